@@ -1,0 +1,3 @@
+from covct.cli import main
+
+main()

@@ -1,0 +1,48 @@
+"""Two kinds of error: a series that is not for us, and a run that cannot go on."""
+
+
+class SeriesError(Exception):
+    """This series cannot be processed; it is recorded and the batch goes on.
+
+    Parameters
+    ----------
+    slug : str
+        Stable machine-readable reason, e.g. ``"missing-slices"``; the list stands in README.
+    message : str
+        One sentence for a radiographer: what was got and what was wanted.
+    """
+
+    def __init__(self, slug: str, message: str):
+        super().__init__(message)
+        self.slug = slug
+        self.message = message
+
+
+class RunError(Exception):
+    """The process cannot go on; each subclass has an exit code of its own."""
+
+    exit_code = 1
+
+
+class UsageError(RunError):
+    exit_code = 2
+
+
+class WeightsError(RunError):
+    exit_code = 10
+
+
+class OutputLocked(RunError):
+    exit_code = 11
+
+
+class OutputNotWritable(RunError):
+    exit_code = 12
+
+
+class DeviceMissing(RunError):
+    exit_code = 13
+
+
+class Stopped(BaseException):
+    """A stop signal came. Not an Exception: no handler of errors shall swallow it."""

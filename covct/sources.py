@@ -1,0 +1,141 @@
+"""Files of a source tree: on disk or inside a zip archive. Read only; nothing is ever extracted to disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from covct.errors import SeriesError
+
+LARGEST_MEMBER = 2 * 1024**3  # bytes; one CT slice has half a MiB, an enhanced series some hundred
+LARGEST_RATIO = 200  # a CT slice deflates to a half; zeros to a thousandth
+
+
+@dataclass(frozen=True, order=True)
+class SourceFile:
+    """One file, or one member of a zip archive."""
+
+    path: Path
+    member: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.path}!{self.member}" if self.member else str(self.path)
+
+    @property
+    def name(self) -> str:
+        return self.member or self.path.name
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in the source tree that no series can be made of."""
+
+    label: str
+    slug: str
+    message: str
+
+
+def walk(sources: Iterable[Path], problems: list[Problem], avoid: Path | None = None) -> Iterator[SourceFile]:
+    """All regular files below the sources, sorted, members of zip archives among them.
+
+    Parameters
+    ----------
+    problems : list of Problem
+        What cannot be read is appended here.
+    avoid : Path, optional
+        An output tree that may lie inside a source; it is not entered.
+    """
+    for source in sources:
+        if source.is_dir():
+            for path in _files_below(source, problems, avoid):
+                yield from _with_members(path, problems)
+        else:
+            yield from _with_members(source, problems)
+
+
+def _files_below(folder: Path, problems: list[Problem], avoid: Path | None) -> Iterator[Path]:
+    seen: set[tuple[int, int]] = set()  # a symlink loop leads to a folder already seen
+    avoided = avoid.resolve() if avoid else None
+
+    def note(error: OSError) -> None:
+        problems.append(Problem(str(error.filename), "unreadable", f"the folder cannot be listed: {error.strerror}"))
+
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=note):
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in seen or (avoided and Path(here).resolve() == avoided):
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(here) / name
+
+
+def _with_members(path: Path, problems: list[Problem]) -> Iterator[SourceFile]:
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        problems.append(Problem(str(path), "unreadable", f"the file cannot be read: {error.strerror}"))
+        return
+    if not regular:
+        return
+    if path.suffix.lower() != ".zip":
+        yield SourceFile(path)
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = sorted((m for m in archive.infolist() if not m.is_dir()), key=lambda m: m.filename)
+    except (OSError, zipfile.BadZipFile) as error:
+        problems.append(Problem(str(path), "unreadable", f"the zip archive cannot be read: {error}"))
+        return
+    for member in members:
+        if reason := _refused(member):
+            problems.append(Problem(f"{path}!{member.filename}", "unreadable", reason))
+        else:
+            yield SourceFile(path, member.filename)
+
+
+def _refused(member: zipfile.ZipInfo) -> str | None:
+    if member.flag_bits & 1:
+        return "the archive member is encrypted"
+    if member.file_size > LARGEST_MEMBER:
+        return f"the archive member has {member.file_size} bytes, at most {LARGEST_MEMBER} are read"
+    if member.file_size > LARGEST_RATIO * max(1, member.compress_size) and member.file_size > 10 * 1024**2:
+        return f"the archive member would swell {member.file_size // max(1, member.compress_size)}-fold: a zip bomb"
+    return None
+
+
+def read_all(files: Iterable[SourceFile], first_bytes: int = -1) -> Iterator[tuple[SourceFile, bytes]]:
+    """Contents of the files in the order given; an archive stays open while its members follow one another.
+
+    Raises
+    ------
+    SeriesError
+        `unreadable`, naming the file.
+    """
+    archive: zipfile.ZipFile | None = None
+    opened: Path | None = None
+    try:
+        for file in files:
+            try:
+                if not file.member:
+                    with open(file.path, "rb") as stream:
+                        yield file, stream.read(first_bytes)
+                    continue
+                if opened != file.path or archive is None:
+                    if archive:
+                        archive.close()
+                    archive, opened = zipfile.ZipFile(file.path), file.path
+                with archive.open(file.member) as member:
+                    yield file, member.read(first_bytes)
+            except (OSError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, ValueError) as error:
+                raise SeriesError("unreadable", f"{file.label} cannot be read: {error}") from error
+    finally:
+        if archive:
+            archive.close()

@@ -1,0 +1,61 @@
+"""The vocabulary: codes, labels, colours, bands. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RIGHT_LUNG, LEFT_LUNG = 1, 2
+REGIONS = {"right_lung": (RIGHT_LUNG,), "left_lung": (LEFT_LUNG,), "lungs": (RIGHT_LUNG, LEFT_LUNG)}
+THIRDS = ("upper", "middle", "lower")
+
+# HU of infected voxels. Ground glass as Lung CT Analyzer's "infiltrated"; consolidation up to soft tissue, which
+# airless lung reaches; above it vessels with contrast and calcium.
+HU_BANDS = {"ground_glass": (-750, -400), "consolidation": (-400, 100)}
+
+# CT severity score of the whole lung by infected share, as LungQuant (Lizzi 2021): class, from percent, words.
+SEVERITY_SCALE = "CT-SS (whole lung, 1-5)"
+SEVERITY = (
+    (1, 0.0, "below 5 %"),
+    (2, 5.0, "5 to below 25 %"),
+    (3, 25.0, "25 to below 50 %"),
+    (4, 50.0, "50 to below 75 %"),
+    (5, 75.0, "75 % or more"),
+)
+
+
+@dataclass(frozen=True)
+class CodedTerm:
+    """A code as DICOM carries it: value, coding scheme designator, meaning."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of the DICOM SEG."""
+
+    number: int
+    label: str
+    category: CodedTerm
+    type: CodedTerm
+    modifier: CodedTerm | None
+    region: CodedTerm | None
+    colour_rgb: tuple[int, int, int]
+
+
+ANATOMICAL_STRUCTURE = CodedTerm("91723000", "SCT", "Anatomical Structure")
+ABNORMAL_STRUCTURE = CodedTerm("49755003", "SCT", "Morphologically Abnormal Structure")
+LUNG = CodedTerm("39607008", "SCT", "Lung")
+RIGHT = CodedTerm("24028007", "SCT", "Right")
+LEFT = CodedTerm("7771000", "SCT", "Left")
+INFILTRATE = CodedTerm("47351003", "SCT", "Infiltrate")
+COVID_19 = CodedTerm("840539006", "SCT", "COVID-19")
+ARTIFICIAL_INTELLIGENCE = CodedTerm("123110", "DCM", "Artificial Intelligence")
+
+SEGMENTS = (
+    Segment(1, "Right lung", ANATOMICAL_STRUCTURE, LUNG, RIGHT, None, (110, 184, 209)),
+    Segment(2, "Left lung", ANATOMICAL_STRUCTURE, LUNG, LEFT, None, (172, 138, 214)),
+    Segment(3, "COVID-19 infection", ABNORMAL_STRUCTURE, INFILTRATE, COVID_19, LUNG, (230, 80, 60)),
+)
