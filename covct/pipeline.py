@@ -1,0 +1,108 @@
+"""One series, the steps in order, on one screen."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from covct.burden import find_lesions, measure_burden
+from covct.dicom import load_dicom
+from covct.discover import Choice, Series
+from covct.networks import Networks, field_of_view, probabilities
+from covct.nifti import load_nifti
+from covct.postprocess import remove_specks, separate_lungs, to_source_infection, to_source_lungs
+from covct.quality import Warned, check_hounsfield, coverage, header_warnings
+from covct.report import build_report
+from covct.volume import Scan, spacing_mm, voxel_volume_mm3
+
+
+@dataclass
+class Clock:
+    """Seconds by step, and a call at the beginning of each."""
+
+    announce: Callable[[str], None] = lambda step: None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str):
+        self.announce(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One segmented series; arrays (slices, rows, columns) in working orientation on the source grid."""
+
+    series: Series
+    scan: Scan
+    lungs: np.ndarray
+    infection: np.ndarray
+    report: dict
+    work_key: str
+
+
+def process(choice: Choice, networks: Networks, work_key: str, clock: Clock) -> Result:
+    """Segment and measure the chosen series.
+
+    Raises
+    ------
+    SeriesError
+        The input is not for us, with its slug and reason.
+    """
+    series = choice.chosen
+    assert series is not None
+    with clock.step("load"):
+        scan = load_dicom(series) if series.kind == "dicom" else load_nifti(series)
+    volume = scan.working
+    hu = volume.array
+    spacing = spacing_mm(volume)
+    with clock.step("check"):
+        check_hounsfield(hu)
+        warnings = header_warnings(series)
+
+    lungs_card, infection_card = networks.lungs.card, networks.infection.card
+    with clock.step("lungs"):
+        view = field_of_view(lungs_card, hu, spacing[1:])
+        lung_probability = probabilities(networks.lungs, hu, view, np.ones(len(hu), bool))
+        model_spacing = _model_spacing(spacing, view, lungs_card.size)
+        labels = separate_lungs(lung_probability, lungs_card.threshold, model_spacing)
+        lungs = to_source_lungs(labels, lung_probability, lungs_card.threshold, view, hu.shape[1:])
+        areas = np.count_nonzero(lungs, axis=(1, 2))
+        valid_for, found = coverage(areas, int(areas.sum()) * voxel_volume_mm3(volume) / 1000, len(hu) * spacing[0])
+    with clock.step("infection"):
+        view = field_of_view(infection_card, hu, spacing[1:])
+        infection_probability = probabilities(networks.infection, hu, view, areas > 0)
+    with clock.step("postprocess"):
+        infection = to_source_infection(infection_probability, infection_card.threshold, lungs, view)
+        infection = remove_specks(infection, spacing)
+    with clock.step("measure"):
+        burden = measure_burden(hu, lungs, infection, voxel_volume_mm3(volume))
+        lesions = find_lesions(infection, lungs, volume)
+    report = build_report(
+        choice, scan, burden, lesions, valid_for, [*warnings, *found, *_one_lung(burden)], networks, work_key
+    )
+    return Result(series, scan, lungs, infection, report, work_key)
+
+
+def _model_spacing(spacing, view, size: int) -> tuple[float, float, float]:
+    return spacing[0], spacing[1] * view.height / size, spacing[2] * view.width / size
+
+
+def _one_lung(burden) -> list[Warned]:
+    right, left = burden["right_lung"].volume_ml, burden["left_lung"].volume_ml
+    if min(right, left) < 0.1 * max(right, left):
+        side = "right" if right < left else "left"
+        return [Warned("one-lung", f"hardly any {side} lung was found ({min(right, left):.0f} mL): absent or airless")]
+    return []
+
+
+def peak_memory_mib() -> float:
+    """The process's peak resident memory so far, MiB (Linux counts in KiB)."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

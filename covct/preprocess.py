@@ -1,0 +1,164 @@
+"""Model space: from HU slices to what a network sees, and masks back to the source grid.
+
+A recipe is a named function (slices, size, size) HU -> (slices, size, size) float32 in 0..1; the weight card
+names it, so inference has no preprocessing flags to get wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+AIR_HU = -1000
+BODY_HU = -400  # between lung and fat: skin and everything inside the chest wall is above it
+CT_RANGE_HU = (-1024, 3071)  # 12 bit CT numbers, the range the CLAHE recipe starts from
+
+
+@dataclass(frozen=True)
+class FieldOfView:
+    """A square region of every slice, in pixels of the source grid.
+
+    Attributes
+    ----------
+    row, column : float
+        Centre of the square.
+    height, width : float
+        Extent in rows and columns; they differ where pixels are not square.
+    """
+
+    row: float
+    column: float
+    height: float
+    width: float
+
+
+def whole_slice(shape: tuple[int, int], pixel_spacing_mm=(1.0, 1.0)) -> FieldOfView:
+    """The square that holds the whole slice."""
+    side = max(shape[0] * pixel_spacing_mm[0], shape[1] * pixel_spacing_mm[1])
+    return FieldOfView((shape[0] - 1) / 2, (shape[1] - 1) / 2, side / pixel_spacing_mm[0], side / pixel_spacing_mm[1])
+
+
+def body_field_of_view(hu: np.ndarray, pixel_spacing_mm=(1.0, 1.0), margin: float = 1.06) -> FieldOfView:
+    """The square around the body, the same for every slice of the series.
+
+    Parameters
+    ----------
+    hu : (slices, rows, columns) number
+        Axial slices in Hounsfield units.
+    pixel_spacing_mm : (float, float)
+        Distance between rows and between columns, mm.
+    margin : float
+        Side of the square as a multiple of the body's larger extent.
+
+    Returns
+    -------
+    FieldOfView
+        The whole slice where no body is found.
+
+    Notes
+    -----
+    Table and clothes are thin: an opening removes them. The extents are the 10th and 90th percentile over slices,
+    so that a few slices with arms do not shrink the lungs of all others.
+    """
+    boxes = [box for box in (_body_box(one) for one in hu[:: max(1, len(hu) // 40)]) if box]
+    if not boxes:
+        return whole_slice(hu.shape[1:], pixel_spacing_mm)
+    top, left = np.percentile([box[:2] for box in boxes], 10, axis=0)
+    bottom, right = np.percentile([box[2:] for box in boxes], 90, axis=0)
+    side = margin * max((bottom - top) * pixel_spacing_mm[0], (right - left) * pixel_spacing_mm[1])
+    return FieldOfView(
+        (top + bottom - 1) / 2, (left + right - 1) / 2, side / pixel_spacing_mm[0], side / pixel_spacing_mm[1]
+    )
+
+
+def _body_box(hu_slice: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Top, left, bottom, right of the largest body-like component of one slice, or None."""
+    step = max(1, max(hu_slice.shape) // 256)
+    body = (hu_slice[::step, ::step] > BODY_HU).astype(np.uint8)
+    body = cv2.morphologyEx(body, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
+    count, _, stats, _ = cv2.connectedComponentsWithStats(body)
+    if count < 2:
+        return None
+    largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+    left, top, width, height, area = (int(v) for v in stats[largest])
+    if area < 0.02 * body.size:
+        return None
+    return top * step, left * step, (top + height) * step, (left + width) * step
+
+
+def to_model_space(hu: np.ndarray, view: FieldOfView, size: int) -> np.ndarray:
+    """Cut the field of view out of every slice and bring it to `size` x `size`.
+
+    Parameters
+    ----------
+    hu : (slices, rows, columns) number
+    view : FieldOfView
+    size : int
+        Side of the network's input, pixels.
+
+    Returns
+    -------
+    (slices, size, size) float32
+        HU; air outside the source image.
+    """
+    top, left, height, width = _window(view)
+    out = np.empty((len(hu), size, size), np.float32)
+    # Averaging below half size, else fine noise folds into the network's scale.
+    interpolation = cv2.INTER_AREA if height > size else cv2.INTER_LINEAR
+    for index, one in enumerate(hu):
+        cut = np.full((height, width), AIR_HU, np.float32)
+        inside, source = _overlap(top, left, height, width, one.shape)
+        cut[inside] = one[source]
+        out[index] = cv2.resize(cut, (size, size), interpolation=interpolation)
+    return out
+
+
+def from_model_space(mask: np.ndarray, view: FieldOfView, shape: tuple[int, int]) -> np.ndarray:
+    """Bring one model-space slice back to the source grid.
+
+    mask (size, size) float32 in 0..1 -> (rows, columns) float32, zero outside the field of view.
+    """
+    top, left, height, width = _window(view)
+    out = np.zeros(shape, np.float32)
+    inside, source = _overlap(top, left, height, width, shape)
+    out[source] = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)[inside]
+    return out
+
+
+def _window(view: FieldOfView) -> tuple[int, int, int, int]:
+    height, width = max(1, round(view.height)), max(1, round(view.width))
+    return round(view.row - (height - 1) / 2), round(view.column - (width - 1) / 2), height, width
+
+
+def _overlap(top, left, height, width, shape):
+    """Slices of the window and of the image where the two overlap."""
+    first_row, last_row = max(0, top), min(shape[0], top + height)
+    first_column, last_column = max(0, left), min(shape[1], left + width)
+    source = (slice(first_row, last_row), slice(first_column, last_column))
+    inside = (slice(first_row - top, last_row - top), slice(first_column - left, last_column - left))
+    return inside, source
+
+
+def hu_window(hu: np.ndarray, low: float, high: float) -> np.ndarray:
+    """HU clipped to low..high and scaled to 0..1, float32. Works on any shape."""
+    return np.clip((np.asarray(hu, np.float32) - low) / (high - low), 0, 1)
+
+
+def clahe(hu: np.ndarray, clip_limit: float = 7.0, tiles: int = 8) -> np.ndarray:
+    """The publisher's recipe of the 8-bit slices: min-max per slice to 0..255, then CLAHE (Zuiderveld 1994).
+
+    hu (slices, rows, columns) -> (slices, rows, columns) float32 in 0..1.
+    """
+    equalise = cv2.createCLAHE(clipLimit=clip_limit, tileGridSize=(tiles, tiles))
+    out = np.empty(hu.shape, np.float32)
+    for index, one in enumerate(hu):
+        clipped = np.clip(one, *CT_RANGE_HU)
+        scaled = cv2.normalize(clipped.astype(np.float32), None, 0, 255, cv2.NORM_MINMAX)
+        out[index] = equalise.apply(scaled.astype(np.uint8)) / np.float32(255)
+    return out
+
+
+RECIPES: dict[str, Callable[..., np.ndarray]] = {"hu-window": hu_window, "clahe": clahe}

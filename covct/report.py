@@ -1,0 +1,131 @@
+"""The report: measured values to a dictionary that follows `report.schema.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from importlib.resources import files
+from typing import Any
+
+from covct import RESEARCH_USE, __version__
+from covct.burden import Lesion, RegionBurden, severity
+from covct.cards import Card
+from covct.discover import Choice
+from covct.networks import Networks
+from covct.postprocess import SPECK_MM3
+from covct.quality import ValidFor, Warned
+from covct.terms import HU_BANDS, SEVERITY_SCALE
+from covct.volume import Scan, voxel_volume_mm3
+
+SCHEMA = "covct-report-1"
+BAND_FIGURES = ("infection_mean_hu", "ground_glass_ml", "consolidation_ml")
+
+
+def load_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of the report, as published in the package."""
+    return json.loads(files("covct").joinpath("report.schema.json").read_text())
+
+
+def build_report(
+    choice: Choice,
+    scan: Scan,
+    burden: dict[str, RegionBurden],
+    lesions: tuple[int, list[Lesion]],
+    valid_for: ValidFor,
+    warnings: list[Warned],
+    networks: Networks,
+    work_key: str,
+) -> dict[str, Any]:
+    """Everything but the `run` part, which is known only when the files are written.
+
+    Volumes are rounded to 0.001 mL, percent to 0.01: far below what a segmentation can promise, but a one-voxel
+    lesion shall not read as 0.
+    """
+    series = choice.chosen
+    assert series is not None
+    volume = scan.volume
+    percent = burden["lungs"].infection_percent if valid_for.percent else None
+    cls, words = severity(percent)
+    count, largest = lesions
+    return {
+        "schema": SCHEMA,
+        "research_use": RESEARCH_USE,
+        "covct_version": __version__,
+        "work_key": work_key,
+        "source": {
+            "format": series.kind,
+            "study_instance_uid": series.study_uid or None,
+            "series_instance_uid": series.series_uid or None,
+            "frame_of_reference_uid": volume.frame_of_reference_uid,
+            "instances": len(series.instances) or 1,
+            "path": series.path.label if series.path else None,
+            "transfer_syntaxes": list(scan.transfer_syntaxes),
+            "lossy": any(i.lossy for i in series.instances),
+        },
+        "selection": {
+            "reasons": list(choice.reasons),
+            "left_out": [
+                {"series_instance_uid": other.series_uid or None, "slug": slug, "message": message}
+                for other, slug, message in choice.left_out
+            ],
+        },
+        "geometry": _geometry(scan),
+        "valid_for": asdict(valid_for),
+        "warnings": [asdict(warning) for warning in warnings],
+        "regions": {name: _region(region, valid_for) for name, region in burden.items()},
+        "lesions": {
+            "count": count,
+            "smallest_counted_ml": SPECK_MM3 / 1000,
+            "largest": [
+                {
+                    "volume_ml": round(lesion.volume_ml, 3),
+                    "centroid_lps_mm": list(lesion.centroid_lps_mm),
+                    "side": lesion.side,
+                }
+                for lesion in largest
+            ],
+        },
+        "severity": {"scale": SEVERITY_SCALE, "class": cls, "label": words},
+        "hu_bands": {name: list(band) for name, band in HU_BANDS.items()},
+        "networks": {task: _network(getattr(networks, task).card) for task in ("lungs", "infection")},
+    }
+
+
+def _geometry(scan: Scan) -> dict[str, Any]:
+    volume = scan.working
+    spacing = [round(float(v), 4) for v in volume.spacing]
+    orientation = "".join(str(getattr(v, "value", v)) for v in scan.volume.get_closest_patient_orientation())
+    return {
+        "slices": volume.shape[0],
+        "rows": volume.shape[1],
+        "columns": volume.shape[2],
+        "slice_spacing_mm": spacing[0],
+        "row_spacing_mm": spacing[1],
+        "column_spacing_mm": spacing[2],
+        "voxel_volume_mm3": round(voxel_volume_mm3(volume), 6),
+        "patient_orientation": orientation,
+    }
+
+
+def _region(region: RegionBurden, valid_for: ValidFor) -> dict[str, Any]:
+    figures = asdict(region)
+    thirds = {name: _rounded(third, valid_for) for name, third in figures.pop("thirds").items()}
+    return {**_rounded(figures, valid_for), "thirds": thirds}
+
+
+def _rounded(figures: dict[str, Any], valid_for: ValidFor) -> dict[str, Any]:
+    """Round, and withhold what the gate does not vouch for."""
+    out: dict[str, Any] = {}
+    for name, value in figures.items():
+        withheld = (
+            (name.endswith("_ml") and not valid_for.volume)
+            or (name.endswith("_percent") and not valid_for.percent)
+            or (name in BAND_FIGURES and not valid_for.hu_bands)
+        )
+        digits = 3 if name.endswith("_ml") else 2
+        out[name] = None if withheld or value is None else round(value, digits)
+    return out
+
+
+def _network(card: Card) -> dict[str, Any]:
+    return {"name": card.name, "sha256": card.sha256, "threshold": card.threshold, "licence": card.licence}
