@@ -1,0 +1,318 @@
+"""Many series: skip what is finished, do the rest, record outcomes. Watching is the same pass again and again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from covct import __version__, state
+from covct.cards import file_sha256, read_card
+from covct.discover import Choice, Discovery, Series, choose, discover
+from covct.errors import RunError, SeriesError, Stopped
+from covct.networks import Networks
+from covct.quality import check_headers
+from covct.summary import write_summary
+
+log = logging.getLogger("covct")
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a scan was asked for.
+
+    Attributes
+    ----------
+    formats : tuple of str
+        Keys of WRITERS.
+    force, retry_failed : bool
+        Redo everything; redo what failed unexpectedly.
+    """
+
+    sources: tuple[Path, ...]
+    out: Path
+    weights: Path
+    formats: tuple[str, ...] = ("seg", "png")
+    force: bool = False
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One series with its study's choice, or one that is rejected by its headers (`refusal`)."""
+
+    series: Series
+    choice: Choice
+    work_key: str
+    finished: state.Outcome | None
+    refusal: tuple[str, str] | None = None
+
+    @property
+    def to_do(self) -> bool:
+        return self.finished is None
+
+
+@dataclass
+class Tally:
+    """How a pass ended, by status."""
+
+    counts: Counter = field(default_factory=Counter)
+
+    def __getitem__(self, status: str) -> int:
+        return self.counts[status]
+
+
+def plan(order: Order, found: Discovery) -> list[Job]:
+    """Every series that gets an outcome: the chosen one of each study, or all of a study where none qualifies."""
+    weights = [read_card(order.weights / f"{task}.json").sha256 for task in ("lungs", "infection")]
+    jobs = []
+    by_study = sorted(found.series, key=lambda series: series.folder)
+    for _, group in groupby(by_study, key=lambda series: series.study_folder):
+        choice = choose(list(group), check_headers)
+        if choice.chosen:
+            jobs.append(_job(order, choice.chosen, choice, weights))
+        else:
+            jobs += [_job(order, series, choice, weights, (slug, message)) for series, slug, message in choice.left_out]
+    return jobs
+
+
+def _job(order: Order, series: Series, choice: Choice, weights: list[str], refusal=None) -> Job:
+    key = state.work_key(series.content, {"formats": sorted(order.formats)}, weights)
+    outcome = state.read_outcome(order.out / series.folder)
+    current = outcome is not None and outcome.work_key == key and not order.force
+    if current and outcome and outcome.status == "failed" and order.retry_failed:
+        current = False
+    return Job(series, choice, key, outcome if current else None, refusal)
+
+
+def scan(order: Order, networks: Callable[[], Networks], emit: Emit, found: Discovery | None = None) -> Tally:
+    """One pass over the sources: everything found has an outcome afterwards.
+
+    Parameters
+    ----------
+    networks : function () -> Networks
+        Called once, and only when there is a series to segment: importing keras takes seconds.
+    emit : function (dict) -> None
+        Told of every event; the caller shows or prints it.
+    found : Discovery, optional
+        What to work on, where it is already known.
+    """
+    with state.lock(order.out):
+        state.recover(order.out)
+        found = found or discover(order.sources, avoid=order.out)
+        jobs = plan(order, found)
+        tally = Tally()
+        for problem in found.problems:
+            tally.counts["problem"] += 1
+            emit({"event": "problem", "file": problem.label, "slug": problem.slug, "message": problem.message})
+        emit(_found_event(found, jobs))
+        loaded: list[Networks] = []
+
+        def loaded_networks() -> Networks:
+            if not loaded:
+                emit({"event": "step", "step": "load networks"})
+                loaded.append(networks())
+            return loaded[0]
+
+        for job in jobs:
+            if job.finished:
+                tally.counts["skipped"] += 1
+                emit(_job_event("skipped", job, status=job.finished.status, slug=job.finished.slug))
+                continue
+            outcome = _do(order, job, loaded_networks, emit)
+            tally.counts[outcome.status] += 1
+        with state.output_errors(order.out):
+            write_summary(order.out)
+        emit({"event": "finished", **tally.counts})
+    return tally
+
+
+def _found_event(found: Discovery, jobs: list[Job]) -> dict[str, Any]:
+    return {
+        "event": "found",
+        "series": len(found.series),
+        "to_do": sum(job.to_do for job in jobs),
+        "finished_before": sum(not job.to_do for job in jobs),
+        "problems": len(found.problems),
+        "ignored_files": found.ignored,
+    }
+
+
+def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> state.Outcome:
+    """Process one series to its outcome, whatever happens short of a RunError or a stop."""
+    start = time.perf_counter()
+    folder = job.series.folder
+    emit(_job_event("started", job, slices=len(job.series.instances) or None))
+    attempts = state.begin_attempt(order.out, folder, job.work_key)
+    stage = state.new_stage(order.out, job.work_key)
+    with _not_an_attempt_when_stopped(order.out, folder):
+        try:
+            if job.refusal:
+                raise SeriesError(*job.refusal)
+            if attempts > state.MOST_ATTEMPTS:
+                status, slug, message = (
+                    "failed",
+                    "crashed-repeatedly",
+                    f"{state.MOST_ATTEMPTS} attempts left no outcome",
+                )
+            else:
+                _segment(order, job, networks(), stage, emit)
+                status, slug, message = "done", None, None
+        except SeriesError as error:
+            status, slug, message = "rejected", error.slug, error.message
+        except Exception as error:
+            if isinstance(error, (RunError, OSError)):
+                raise
+            log.exception("%s: unexpected error", folder)
+            status, slug, message = "failed", "unexpected-error", f"{type(error).__name__}: {error}"
+        if status != "done":
+            shutil.rmtree(stage)
+            stage = state.new_stage(order.out, job.work_key)
+        outcome = _outcome(job, stage, status, slug, message, time.perf_counter() - start)
+        state.commit(order.out, folder, stage, outcome)
+        state.end_attempt(order.out, folder)
+    emit(
+        _job_event(
+            status, job, slug=slug, message=message, seconds=outcome.seconds, **_figures(order.out / folder, status)
+        )
+    )
+    return outcome
+
+
+@contextmanager
+def _not_an_attempt_when_stopped(out: Path, folder: str) -> Iterator[None]:
+    """A stop signal or our own disk is not the series' fault."""
+    try:
+        with state.output_errors(out):
+            yield
+    except (Stopped, KeyboardInterrupt, RunError):
+        state.end_attempt(out, folder)
+        raise
+
+
+def _segment(order: Order, job: Job, networks: Networks, stage: Path, emit: Emit) -> None:
+    from covct.pipeline import Clock, peak_memory_mib, process  # highdicom and SimpleITK: only when there is work
+    from covct.writers import REPORT_NAME, WRITERS, formats_for
+
+    clock = Clock(lambda step: emit(_job_event("step", job, step=step)))
+    result = process(job.choice, networks, job.work_key, clock)
+    with clock.step("write"):
+        for name in formats_for(job.series.kind, order.formats):
+            WRITERS[name](result, stage)
+    run = {
+        "device": asdict(networks.device),
+        "timings_s": clock.seconds,
+        "peak_memory_mib": peak_memory_mib(),
+    }
+    state.write_json(stage / REPORT_NAME, {**result.report, "run": run})
+
+
+def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float) -> state.Outcome:
+    return state.Outcome(
+        status=status,
+        work_key=job.work_key,
+        slug=slug,
+        message=message,
+        files={path.name: file_sha256(path) for path in sorted(stage.iterdir())},
+        covct_version=__version__,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+        study_instance_uid=job.series.study_uid,
+        series_instance_uid=job.series.series_uid,
+        source=job.series.path.label if job.series.path else "",
+    )
+
+
+def _job_event(event: str, job: Job, **details: Any) -> dict[str, Any]:
+    return {
+        "event": event,
+        "study": job.series.study_uid or job.series.study_folder,
+        "series": job.series.series_uid or job.series.study_folder,
+        "folder": job.series.folder,
+        **details,
+    }
+
+
+def _figures(folder: Path, status: str) -> dict[str, Any]:
+    """The figures a pipeline asks for first, from the report just written."""
+    if status != "done":
+        return {}
+    report = json.loads((folder / "report.json").read_text())
+    return {
+        "infection_percent": report["regions"]["lungs"]["infection_percent"],
+        "severity_class": report["severity"]["class"],
+        "warnings": [warning["slug"] for warning in report["warnings"]],
+        "research_use": report["research_use"],
+    }
+
+
+def watch(
+    order: Order,
+    networks: Callable[[], Networks],
+    emit: Emit,
+    settle_s: float,
+    interval_s: float,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Pass over the inbox again and again until stopped. A study is taken when its files have settled.
+
+    Settled: count, size and newest modification time did not change for `settle_s` seconds. Polling, not
+    inotify: events do not arrive over NFS or SMB. A late slice changes the study and reopens it.
+    """
+    seen: dict[str, tuple[tuple, float]] = {}
+    loaded: list[Networks] = []
+
+    def once() -> Networks:
+        if not loaded:
+            loaded.append(networks())
+        return loaded[0]
+
+    done_before: set[tuple[str, tuple]] = set()
+    while True:
+        found = discover(order.sources, avoid=order.out)
+        settled = _settled(found, seen, clock(), settle_s)
+        fresh = {(study, seen[study][0]) for study in settled} - done_before
+        if fresh:
+            studies = {study for study, _ in fresh}
+            part = Discovery(tuple(s for s in found.series if s.study_folder in studies), found.problems, found.ignored)
+            scan(order, once, emit, part)
+            done_before |= fresh
+        sleep(interval_s)
+
+
+def _settled(found: Discovery, seen: dict[str, tuple[tuple, float]], now: float, settle_s: float) -> list[str]:
+    """Studies unchanged for `settle_s`; `seen` keeps each study's signature and since when it holds."""
+    settled = []
+    by_study = sorted(found.series, key=lambda series: series.folder)
+    for study, group in groupby(by_study, key=lambda series: series.study_folder):
+        signature = _signature(list(group))
+        if study not in seen or seen[study][0] != signature:
+            seen[study] = (signature, now)
+        if now - seen[study][1] >= settle_s:
+            settled.append(study)
+    return settled
+
+
+def _signature(series: list[Series]) -> tuple:
+    paths = {i.file.path for one in series for i in one.instances} | {one.path.path for one in series if one.path}
+    sizes, newest = [], 0.0
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        sizes.append(status.st_size)
+        newest = max(newest, status.st_mtime)
+    instances = sum(len(one.instances) for one in series)
+    return len(sizes), instances, sum(sizes), newest

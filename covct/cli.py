@@ -1,0 +1,407 @@
+"""Commands, options, errors to exit codes. The only user of rich."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from covct import RESEARCH_USE, __version__
+from covct.errors import DeviceMissing, RunError, SeriesError, Stopped, UsageError
+
+EXIT_CODES = """Exit codes: 0 nothing left to do; 1 a bug (traceback); 2 usage; 3 ended, some series failed or (with
+--strict) were rejected; 10 weights missing or altered; 11 output tree locked; 12 output not writable or disk full;
+13 GPU required but absent; 130 stopped by a signal, finished series kept."""
+
+app = typer.Typer(
+    name="covct",
+    help=f"Segment lungs and COVID-19 infection in chest CT, unattended. {RESEARCH_USE}",
+    epilog=EXIT_CODES,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+stderr = Console(stderr=True)
+
+
+class DeviceChoice(str, Enum):
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+class Task(str, Enum):
+    restorer = "restorer"
+    lungs = "lungs"
+    infection = "infection"
+
+
+class Lesions(str, Enum):
+    none = "none"
+    one_voxel = "one-voxel"
+    moderate = "moderate"
+    severe = "severe"
+
+
+Sources = Annotated[
+    list[Path], typer.Argument(help="Files or directories: DICOM or NIfTI, nested, mixed, zipped.", show_default=False)
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Output tree: results, outcomes, summary.csv, index.html.")]
+Formats = Annotated[str, typer.Option(help="What to write: seg, nifti, png, joined by commas.")]
+WeightsDir = Annotated[Path | None, typer.Option(help="Folder with weights and cards.", envvar="COVCT_WEIGHTS")]
+DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where the networks run.")]
+RequireGpu = Annotated[bool, typer.Option("--require-gpu", help="Exit 13 where there is no GPU.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit 3 also when a series or a file was rejected.")]
+Force = Annotated[bool, typer.Option("--force", help="Redo finished series.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Redo series that failed unexpectedly.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"covct {__version__}. {RESEARCH_USE}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(epilog=EXIT_CODES)
+def scan(
+    sources: Sources,
+    out: Out,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and why the rest not.")] = False,
+    formats: Formats = "seg,png",
+    weights: WeightsDir = None,
+    device: DeviceOption = DeviceChoice.auto,
+    require_gpu: RequireGpu = False,
+    strict: Strict = False,
+    force: Force = False,
+    retry_failed: RetryFailed = False,
+    json_events: Json = False,
+) -> None:
+    """Find studies, segment each, write DICOM SEG and report; then end. What is finished is not redone."""
+    from covct import batch
+
+    order = _order(sources, out, formats, weights, force, retry_failed)
+    missing = [str(source) for source in sources if not source.exists()]
+    if missing:
+        raise UsageError(f"no such file or directory: {', '.join(missing)}")
+    if dry_run:
+        _show_plan(order, json_events)
+        return
+    with _shown(json_events) as emit, _stoppable():
+        tally = batch.scan(order, _networks(order.weights, device, require_gpu), emit)
+    bad = tally["failed"] + (tally["rejected"] + tally["problem"] + _rejected_before(order, tally) if strict else 0)
+    if bad:
+        raise typer.Exit(3)
+
+
+@app.command(epilog=EXIT_CODES)
+def watch(
+    inbox: Annotated[Path, typer.Argument(help="Directory that studies arrive in.", show_default=False)],
+    out: Out,
+    settle: Annotated[float, typer.Option(help="Seconds without change before a study is taken.", min=0)] = 30.0,
+    interval: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 10.0,
+    formats: Formats = "seg,png",
+    weights: WeightsDir = None,
+    device: DeviceOption = DeviceChoice.auto,
+    require_gpu: RequireGpu = False,
+    retry_failed: RetryFailed = False,
+    json_events: Json = False,
+) -> None:
+    """Look at an inbox again and again, and segment what has settled. Ends on SIGTERM or SIGINT with exit code 130."""
+    from covct import batch
+
+    if not inbox.is_dir():
+        raise UsageError(f"no such directory: {inbox}")
+    order = _order([inbox], out, formats, weights, False, retry_failed)
+    with _shown(json_events) as emit, _stoppable():
+        emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
+        batch.watch(order, _networks(order.weights, device, require_gpu), emit, settle, interval)
+
+
+@app.command()
+def status(
+    out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)],
+    json_output: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Count the results of an output tree by outcome and reason."""
+    from covct.summary import read_tree
+
+    if not out.is_dir():
+        raise UsageError(f"no such directory: {out}")
+    counts = Counter((entry.status, entry.slug or "") for entry in read_tree(out))
+    if json_output:
+        rows = [{"status": s, "slug": slug or None, "series": n} for (s, slug), n in sorted(counts.items())]
+        typer.echo(json.dumps({"series": sum(counts.values()), "by_outcome": rows, "research_use": RESEARCH_USE}))
+        return
+    table = Table("status", "reason", "series", title=f"{out}", caption=RESEARCH_USE)
+    for (name, slug), number in sorted(counts.items()):
+        table.add_row(name, slug, str(number))
+    Console().print(table)
+
+
+@app.command()
+def summary(out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)]) -> None:
+    """Write summary.csv and index.html of an output tree again."""
+    from covct.summary import write_summary
+
+    if not out.is_dir():
+        raise UsageError(f"no such directory: {out}")
+    write_summary(out)
+    typer.echo(str(out / "index.html"))
+
+
+@app.command()
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="Directory to write into.", show_default=False)],
+    slices: Annotated[int, typer.Option(help="Axial slices over the whole chest.", min=1)] = 60,
+    lesions: Annotated[Lesions, typer.Option(help="How much infection.")] = Lesions.moderate,
+    position: Annotated[
+        str, typer.Option(help="Patient position: HFS, HFP, FFS, FFP, HFDR, HFDL, FFDR, FFDL.")
+    ] = "HFS",
+    seed: Annotated[int, typer.Option(help="Another seed, another patient.")] = 0,
+) -> None:
+    """Write a synthetic chest CT as a DICOM series, with its true volumes in truth.json."""
+    from covct.phantom import make_phantom, write_dicom_series, write_truth
+
+    made = make_phantom(slices=slices, slice_spacing_mm=None, lesions=lesions.value, seed=seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_dicom_series(made, folder / "dicom", orientation=position)
+    write_truth(made, folder / "truth.json")
+    typer.echo(str(folder))
+
+
+@app.command("train")
+def train_command(
+    task: Annotated[Task, typer.Argument(help="What to train.")],
+    data: Annotated[Path, typer.Argument(help="Folder with the training data.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, card and history.")],
+    epochs: Annotated[int, typer.Option(min=1)] = 12,
+    samples: Annotated[int, typer.Option(help="Augmented slices an epoch.", min=8)] = 1200,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    learning_rate: Annotated[float, typer.Option(help="At its highest; cosine decay to 0.", min=0)] = 1e-3,
+    base_filters: Annotated[int, typer.Option(help="Filters of the first level.", min=4)] = 16,
+    validation_share: Annotated[
+        float, typer.Option(help="Share of patients held out, per source.", min=0, max=0.9)
+    ] = 0.3,
+    seed: Annotated[int, typer.Option()] = 0,
+    initial: Annotated[Path | None, typer.Option(help="Card of a network to start from.")] = None,
+    restorer: Annotated[
+        Path | None, typer.Option(help="Card of the CLAHE-to-HU restorer (8-bit slices need it).")
+    ] = None,
+    mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="bfloat16 arithmetic.")] = False,
+) -> None:
+    """Train the restorer, the lungs or the infection network; whole patients are held out."""
+    if not data.is_dir():
+        raise UsageError(f"no such directory: {data}")
+    _quiet_tensorflow()
+    from covct.train import Settings, train
+
+    settings = Settings(
+        task.value, epochs, samples, batch_size, learning_rate, base_filters,
+        validation_share=validation_share, seed=seed, mixed_precision=mixed_precision,
+    )  # fmt: skip
+    card = train(settings, data, out, initial, restorer)
+    typer.echo(json.dumps({"card": str(out / f"{card.name}.json"), "scores": card.scores}))
+
+
+def _order(sources, out: Path, formats: str, weights: Path | None, force: bool, retry_failed: bool):
+    from covct.batch import Order
+    from covct.cards import default_weights_folder
+
+    wanted = tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
+    if unknown := set(wanted) - {"seg", "nifti", "png"}:
+        raise UsageError(f"unknown format {', '.join(sorted(unknown))}; known are seg, nifti, png")
+    return Order(tuple(sources), out, weights or default_weights_folder(), wanted, force, retry_failed)
+
+
+def _rejected_before(order, tally) -> int:
+    """Rejections of an earlier pass count under --strict too: a rerun shall not turn a 3 into a 0."""
+    if not tally["skipped"]:
+        return 0
+    from covct.summary import read_tree
+
+    return sum(entry.status != "done" for entry in read_tree(order.out))
+
+
+def _networks(weights: Path, device: DeviceChoice, require_gpu: bool) -> Callable[[], Any]:
+    def load():
+        if device is DeviceChoice.cpu:
+            os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # before tensorflow looks
+        _quiet_tensorflow()
+        from covct.segment import load_keras_networks
+
+        networks = load_keras_networks(weights)
+        if networks.device.kind != "gpu" and (require_gpu or device is DeviceChoice.gpu):
+            raise DeviceMissing(
+                "a GPU is required, and keras sees none; check the driver, or run without --require-gpu"
+            )
+        return networks
+
+    return load
+
+
+def _quiet_tensorflow() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
+
+@contextmanager
+def _stoppable():
+    """SIGTERM and SIGINT become `Stopped`, raised wherever the work is."""
+
+    def stop(number, frame):
+        raise Stopped(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _shown(json_events: bool):
+    """A function that shows events: JSON lines on stdout, and a bar or plain lines on stderr."""
+    with Progress(
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        disable=not stderr.is_terminal,
+    ) as progress:
+        bar = progress.add_task("looking for studies", total=None, rate="")
+        begun = time.monotonic()
+
+        def emit(event: dict[str, Any]) -> None:
+            if json_events:
+                print(json.dumps(event, ensure_ascii=False), flush=True)
+            kind = event["event"]
+            if kind == "found":
+                progress.update(bar, total=event["to_do"], completed=0)
+            elif kind == "step":
+                progress.update(bar, description=f"{_short(event.get('series', ''))} {event['step']}")
+            elif kind in ("done", "rejected", "failed"):
+                progress.advance(bar)
+                finished = progress.tasks[0].completed
+                rate = 3600 * finished / (time.monotonic() - begun)
+                progress.update(bar, rate=f"{rate:.0f} series/h")
+            line = _line(event)
+            if line:
+                progress.console.print(line, highlight=False, soft_wrap=True)
+
+        yield emit
+
+
+def _short(uid: str) -> str:
+    return uid if len(uid) <= 16 else f"…{uid[-12:]}"
+
+
+def _line(event: dict[str, Any]) -> str:
+    """One event as a line for a person; empty for what is not worth a line."""
+    kind, series = event["event"], _short(event.get("series", ""))
+    if kind == "found":
+        return (
+            f"{event['series']} series found, {event['to_do']} to do, {event['finished_before']} finished before, "
+            f"{event['problems']} unreadable"
+        )
+    if kind == "problem":
+        return f"[yellow]unreadable[/]  {escape(event['file'])}: {escape(event['message'])}"
+    if kind == "done":
+        percent = event["infection_percent"]
+        shown = "no percentage" if percent is None else f"{percent:.1f} % infected (class {event['severity_class']})"
+        warned = f"  [yellow]{', '.join(event['warnings'])}[/]" if event["warnings"] else ""
+        return f"[green]done[/]        {series}  {shown}  {event['seconds']:.1f} s{warned}"
+    if kind == "rejected":
+        return f"[yellow]rejected[/]    {series}  {event['slug']}: {escape(event['message'])}"
+    if kind == "failed":
+        return f"[red]failed[/]      {series}  {event['slug']}: {escape(event['message'])}"
+    if kind == "watching":
+        return f"watching {escape(event['inbox'])}: settle {event['settle_s']:g} s, every {event['interval_s']:g} s"
+    if kind == "finished":
+        counts = ", ".join(f"{number} {name}" for name, number in event.items() if name != "event") or "nothing to do"
+        return f"{counts}. {RESEARCH_USE}"
+    return ""
+
+
+def _show_plan(order, json_events: bool) -> None:
+    """The dry run: what would be done, what is finished, what is left out and why. Nothing is written."""
+    from covct.batch import plan
+    from covct.discover import discover
+
+    found = discover(order.sources, avoid=order.out)
+    rows: list[dict[str, Any]] = []
+    for job in plan(order, found):
+        series = job.series
+        verdict = {"series": series.series_uid or series.folder, "slices": len(series.instances) or None}
+        if job.finished:
+            rows.append({**verdict, "verdict": "finished", "why": job.finished.slug or job.finished.status})
+        elif job.refusal:
+            rows.append({**verdict, "verdict": "reject", "why": ": ".join(job.refusal)})
+        else:
+            rows.append({**verdict, "verdict": "segment", "why": "; ".join(job.choice.reasons)})
+        if not job.refusal:
+            rows += [
+                {
+                    "series": s.series_uid,
+                    "slices": len(s.instances),
+                    "verdict": "leave out",
+                    "why": f"{slug}: {message}",
+                }
+                for s, slug, message in job.choice.left_out
+            ]
+    rows += [{"series": p.label, "slices": None, "verdict": "unreadable", "why": p.message} for p in found.problems]
+    if json_events:
+        for row in rows:
+            print(json.dumps({"event": "plan", **row}, ensure_ascii=False))
+        return
+    table = Table("series", "slices", "verdict", "why", caption=RESEARCH_USE)
+    for row in rows:
+        table.add_row(_short(row["series"]), str(row["slices"] or ""), row["verdict"], escape(row["why"]))
+    Console().print(table)
+
+
+def main() -> None:
+    """The program: covct's errors become sentences and exit codes; a bug keeps its traceback (exit 1)."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=stderr, show_path=False)]
+    )
+    try:
+        app()
+    except RunError as error:
+        stderr.print(f"[red]covct:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(error.exit_code)
+    except SeriesError as error:
+        stderr.print(f"[red]covct:[/] {escape(error.message)}", soft_wrap=True)
+        sys.exit(3)
+    except Stopped as stopped:
+        stderr.print(f"covct: stopped by {stopped}; finished series are kept")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
