@@ -13,10 +13,10 @@ SIZE = 256
 TISSUE_HU = 40.0
 
 
-def affine(images, orders, rng, scale=(0.85, 1.2), rotation=12.0, shift=0.06, flip=True):
+def affine(images, orders, rng, scale=(0.85, 1.2), rotation=12.0, shift=0.06, flip=True, border_hu=-1000.0):
     """The same random similarity for several images.
 
-    images : sequence of (256, 256); orders : 'hu' (linear, air outside) or 'mask' (nearest, 0 outside) for each.
+    images : sequence of (256, 256); orders : for each 'hu' (linear, `border_hu` outside) or 'mask' (nearest, 0).
     A left-right flip keeps a plausible chest for a network that never tells the sides apart; up-down does not.
     """
     angle = rng.uniform(-rotation, rotation)
@@ -29,7 +29,7 @@ def affine(images, orders, rng, scale=(0.85, 1.2), rotation=12.0, shift=0.06, fl
         matrix[0, 2] += SIZE - 1
     out = []
     for image, order in zip(images, orders, strict=True):
-        flags, border = (cv2.INTER_LINEAR, -1000) if order == "hu" else (cv2.INTER_NEAREST, 0)
+        flags, border = (cv2.INTER_LINEAR, border_hu) if order == "hu" else (cv2.INTER_NEAREST, 0)
         image = image.astype(np.float32) if order == "hu" else image
         out.append(cv2.warpAffine(image, matrix, (SIZE, SIZE), flags=flags, borderValue=border))
     return out
@@ -140,9 +140,9 @@ def rescale_lesion(hu, lungs, infection, rng, remove=0.12):
 
 def noise(hu, rng, strongest=70.0):
     """Correlated scanner noise, blur or sharpening by chance: every source gets the same mixture."""
-    if rng.random() < 0.35:
-        hu = cv2.GaussianBlur(hu, (0, 0), rng.uniform(0.4, 1.3))
-    elif rng.random() < 0.3:
+    if rng.random() < 0.25:
+        hu = cv2.GaussianBlur(hu, (0, 0), rng.uniform(0.4, 1.1))
+    elif rng.random() < 0.4:
         hu = hu + rng.uniform(0.3, 1.2) * (hu - cv2.GaussianBlur(hu, (0, 0), 1.0))
     if rng.random() < 0.7:
         grain = rng.standard_normal(hu.shape).astype(np.float32)

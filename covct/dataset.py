@@ -15,13 +15,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from covct.augment import noise
 from covct.errors import UsageError
 from covct.nifti import read_nifti
-from covct.preprocess import body_field_of_view, clahe, to_model_space, whole_slice
+from covct.preprocess import FieldOfView, body_field_of_view, clahe, to_model_space, whole_slice
 
 SIZE = 256
+Restore = Callable[[np.ndarray], np.ndarray]
 UNKNOWN = 2  # infection label of a pixel nobody vouches for; left out of the loss
 AERATED_HU = -640  # smoothed lung below this holds no infection; above it a cancer patient's lung may
+TISSUE_HU = 40
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,20 @@ class Slices:
     def __len__(self) -> int:
         return len(self.hu)
 
+    @property
+    def first_of_patients(self) -> list[int]:
+        """Index of each patient's first slice."""
+        return sorted({patient: index for index, patient in reversed(list(enumerate(self.patients)))}.values())
+
+    def with_lung(self, pixels: int = 200) -> Slices:
+        """The slices with at least so much lung."""
+        return self._chosen(np.count_nonzero(self.lungs == 1, axis=(1, 2)) >= pixels)
+
     def of(self, patients: frozenset[str], keep: bool = True) -> Slices:
         """The slices of these patients, or with `keep` false of all others."""
-        chosen = np.array([(patient in patients) == keep for patient in self.patients], bool)
+        return self._chosen(np.array([(patient in patients) == keep for patient in self.patients], bool))
+
+    def _chosen(self, chosen: np.ndarray) -> Slices:
         return replace(
             self,
             hu=self.hu[chosen],
@@ -101,13 +115,13 @@ def read_ma_volumes(folder: Path) -> list[tuple[str, str, np.ndarray, np.ndarray
     return volumes
 
 
-def read_ma_slices(folder: Path, restore: Callable[[np.ndarray], np.ndarray]) -> Slices:
+def read_ma_slices(folder: Path, restore: Restore) -> Slices:
     """The slices of Ma et al. in Hounsfield units, body-cropped, by `restore` (slices, 256, 256) uint8 -> HU."""
     parts: list[tuple[np.ndarray, ...]] = []
     patients: list[str] = []
     for patient, _, pixels, lungs, infection in read_ma_volumes(folder):
         hu = restore(pixels)
-        parts.append(_model_space(hu, lungs, infection, (1.0, 1.0)))
+        parts.append(_model_space(hu, lungs, infection, _view_around_lungs(lungs)))
         patients += [patient] * len(pixels)
     return _join(parts, patients, "ma")
 
@@ -132,16 +146,32 @@ def read_lung_volumes(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray, t
     return volumes
 
 
-def read_lung_slices(folder: Path) -> Slices:
-    """LCTSC-like volumes in model space. No infection where lung is aerated; elsewhere in the lung unknown."""
-    parts, patients = [], []
+def read_lung_slices(folder: Path, restore: Restore | None = None) -> Slices:
+    """LCTSC-like volumes in model space. No infection where lung is aerated; elsewhere in the lung unknown.
+
+    With `restore` they go through the 8-bit recipe and back first: negatives that look restored, as source
+    "lctsc-restored".
+    """
+    parts: list[tuple[np.ndarray, ...]] = []
+    patients: list[str] = []
+    rng = np.random.default_rng(0)
     for name, (hu, lungs, spacing) in read_lung_volumes(folder).items():
-        hu, lungs, _ = _model_space(hu, lungs, np.zeros_like(lungs), spacing)
-        smoothed = np.stack([cv2.GaussianBlur(one.astype(np.float32), (0, 0), 2) for one in hu])
-        infection = np.where((lungs > 0) & (smoothed > AERATED_HU), UNKNOWN, 0).astype(np.uint8)
+        if restore:
+            noisy = np.stack([noise(one.astype(np.float32), rng, strongest=80) for one in hu])
+            hu = restore(recipe_pixels(noisy))
+        hu, lungs, _ = _model_space(hu, lungs, np.zeros_like(lungs), body_field_of_view(hu, spacing))
+        dense = np.stack([_smoothed_inside(one, mask) > AERATED_HU for one, mask in zip(hu, lungs, strict=True)])
+        infection = np.where((lungs > 0) & dense, UNKNOWN, 0).astype(np.uint8)
         parts.append((hu, lungs, infection))
         patients += [name] * len(hu)
-    return _join(parts, patients, "lctsc")
+    return _join(parts, patients, "lctsc-restored" if restore else "lctsc")
+
+
+def _smoothed_inside(hu: np.ndarray, mask: np.ndarray, sigma: float = 4.0) -> np.ndarray:
+    """HU smoothed over the mask alone, so that neither a vessel nor the chest wall makes lung look dense."""
+    weight = (mask > 0).astype(np.float32)
+    total = cv2.GaussianBlur((hu + 1000) * weight, (0, 0), sigma)
+    return total / np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-3) - 1000
 
 
 def read_medseg_slices(folder: Path) -> Slices:
@@ -159,12 +189,21 @@ def read_medseg_slices(folder: Path) -> Slices:
         counts = np.bincount(gray.astype(np.uint8).ravel(), minlength=256)[150:]
         tissue = 150 + int(np.argmax(np.convolve(counts, np.ones(9), "same")))
         hu = (gray - air) / np.maximum(1.0, tissue - air) * 1000 - 960
-        view = whole_slice(hu.shape)
-        hu = to_model_space(hu[None], view, SIZE)
-        mask = to_model_space((infection[None] > 127).astype(np.float32) * 1040 - 1000, view, SIZE) > -480
+        view = whole_slice((max(hu.shape), max(hu.shape)))
+        hu = to_model_space(_square(hu, TISSUE_HU)[None], view, SIZE)
+        mask = to_model_space(_square((infection > 127).astype(np.float32), 0)[None], view, SIZE) > 0.5
+        hu = np.clip(hu, -1100, 3071)
         parts.append((hu.astype(np.int16), np.full(hu.shape, UNKNOWN, np.uint8), mask.astype(np.uint8)))
         patients.append(f"medseg_{path.stem}")
     return _join(parts, patients, "medseg")
+
+
+def _square(image: np.ndarray, fill: float) -> np.ndarray:
+    """Pad (rows, columns) to a square: what lies beyond a slice cropped at the ribs is chest wall, not air."""
+    side = max(image.shape)
+    above, left = (side - image.shape[0]) // 2, (side - image.shape[1]) // 2
+    below, right = side - image.shape[0] - above, side - image.shape[1] - left
+    return cv2.copyMakeBorder(image, above, below, left, right, cv2.BORDER_CONSTANT, value=fill)
 
 
 def recipe_pixels(hu: np.ndarray) -> np.ndarray:
@@ -194,8 +233,17 @@ def find_sources(data: Path) -> dict[str, Path]:
     return found
 
 
-def _model_space(hu, lungs, infection, spacing):
-    view = body_field_of_view(hu, spacing)
+def _view_around_lungs(lungs: np.ndarray) -> FieldOfView:
+    """A square as large as the body's would be: restored air outside the body is not to be trusted.
+
+    lungs (slices, rows, columns) uint8. In the LCTSC volumes the body's square is 1.5 times as wide as the lungs.
+    """
+    rows, columns = np.flatnonzero(lungs.any((0, 2))), np.flatnonzero(lungs.any((0, 1)))
+    side = 1.5 * (columns[-1] - columns[0] + 1)
+    return FieldOfView((rows[0] + rows[-1]) / 2, (columns[0] + columns[-1]) / 2, side, side)
+
+
+def _model_space(hu, lungs, infection, view: FieldOfView):
     masks = [
         (to_model_space(mask.astype(np.float32) * 1000 + -1000, view, SIZE) > -500).astype(np.uint8)
         for mask in (lungs, infection)

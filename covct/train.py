@@ -43,6 +43,7 @@ SOURCES = {
     "lungs": "LCTSC (The Cancer Imaging Archive), CC BY 3.0",
     "medseg": "medicalsegmentation.com COVID-19 CT segmentation slices, non-commercial use only",
 }
+CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}  # medseg's slices end at the ribs: shrink, and put tissue around
 Sample = tuple[np.ndarray, np.ndarray]
 
 
@@ -236,7 +237,7 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
     """
     parts = _read(sources, restore, ("ma", "lungs", "medseg"))
     if restore and "lungs" in sources:
-        parts.append(restored_twin(sources["lungs"], restore))
+        parts.append(read_lung_slices(sources["lungs"], restore))
     train_sets, check_sets, held = _split(parts, settings)
     by_source = {part.source: part for part in train_sets}
     diseased = [by_source[name] for name in ("ma", "medseg") if name in by_source]
@@ -244,17 +245,22 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
     if not diseased:
         raise UsageError("infection needs slices with infection masks (volumes.csv with ct/, lungs/, infection/)")
     donors = by_source.get("ma")
+    clean = [part.with_lung() for part in clean]  # the network runs on slices with lung only
 
     def draw(rng: np.random.Generator) -> Sample:
+        cropped = False
         if not clean or rng.random() < 0.55:
             part = diseased[0] if len(diseased) == 1 or rng.random() < 0.75 else diseased[1]
             hu, lungs, infection = _pick(part, rng)
+            cropped = part.source == "medseg"
             if part.source == "ma" and rng.random() < 0.75:
                 hu, infection = augment.rescale_lesion(hu.astype(np.float32), lungs, infection, rng)
         else:
             hu, lungs, infection = _pick(clean[rng.integers(len(clean))], rng)
             hu, infection = _maybe_diseased(hu.astype(np.float32), lungs, infection, donors, rng)
-        hu, lungs, infection = augment.affine((hu, lungs, infection), ("hu", "mask", "mask"), rng, scale=(0.8, 1.3))
+        hu, lungs, infection = augment.affine(
+            (hu, lungs, infection), ("hu", "mask", "mask"), rng, **(CROPPED if cropped else {"scale": (0.85, 1.3)})
+        )
         if rng.random() < 0.25:
             hu = augment.lung_density(hu, (lungs == 1) & (infection == 0), rng)
         hu = augment.contrast(augment.noise(hu, rng), rng)
@@ -284,25 +290,6 @@ def _maybe_diseased(hu, lungs, infection, donors, rng):
     return hu, np.where(mask > 0.5, 1, infection).astype(np.uint8)
 
 
-def restored_twin(folder: Path, restore) -> Slices:
-    """The HU volumes once more, through the recipe and back: negatives that look restored."""
-    import cv2
-
-    from covct.dataset import AERATED_HU, _join, _model_space  # the same steps on other pixels
-
-    parts, patients = [], []
-    rng = np.random.default_rng(0)
-    for name, (hu, lungs, spacing) in read_lung_volumes(folder).items():
-        noisy = np.stack([augment.noise(one.astype(np.float32), rng, strongest=80) for one in hu])
-        back = restore(recipe_pixels(noisy))
-        back, masks, _ = _model_space(back, lungs, np.zeros_like(lungs), spacing)
-        smoothed = np.stack([cv2.GaussianBlur(one.astype(np.float32), (0, 0), 2) for one in back])
-        unknown = np.where((masks > 0) & (smoothed > AERATED_HU), UNKNOWN, 0).astype(np.uint8)
-        parts.append((back, masks, unknown))
-        patients += [name] * len(hu)
-    return _join(parts, patients, "lctsc-restored")
-
-
 def _read(sources: dict[str, Path], restore, wanted: tuple[str, ...]) -> list[Slices]:
     parts = []
     if "ma" in wanted and "ma" in sources:
@@ -329,7 +316,11 @@ def _split(parts: list[Slices], settings: Settings):
 
 
 def _pick(part: Slices, rng):
+    """A slice: half the time of any patient alike, else any slice alike; patients have 2 to 180 slices."""
     index = rng.integers(len(part))
+    if rng.random() < 0.5:
+        patient = part.patients[rng.choice(part.first_of_patients)]
+        index = rng.choice(np.flatnonzero(np.array(part.patients) == patient))
     return part.hu[index], part.lungs[index], part.infection[index]
 
 
@@ -340,7 +331,8 @@ def _windowed(hu, label, weight) -> Sample:
 
 def _stack(part: Slices, label, weight) -> Sample:
     scaled = RECIPES["hu-window"](part.hu, **WINDOW)
-    return scaled[..., None], np.stack([label, weight], -1).astype(np.float32)
+    truth = np.stack([label, weight], -1).astype(np.float32)
+    return scaled[::2, ..., None], truth[::2]  # every second slice: neighbours tell little more, and cost as much
 
 
 def _plan(draw, checks, held, sources, train_sets) -> Plan:
