@@ -54,8 +54,9 @@ INFILTRATE = CodedTerm("47351003", "SCT", "Infiltrate")
 COVID_19 = CodedTerm("840539006", "SCT", "COVID-19")
 ARTIFICIAL_INTELLIGENCE = CodedTerm("123110", "DCM", "Artificial Intelligence")
 
+# Blue, yellow and red-pink stay apart for colour-blind readers, and none of them is a grey of the scan.
 SEGMENTS = (
-    Segment(1, "Right lung", ANATOMICAL_STRUCTURE, LUNG, RIGHT, None, (110, 184, 209)),
-    Segment(2, "Left lung", ANATOMICAL_STRUCTURE, LUNG, LEFT, None, (172, 138, 214)),
-    Segment(3, "COVID-19 infection", ABNORMAL_STRUCTURE, INFILTRATE, COVID_19, LUNG, (230, 80, 60)),
+    Segment(1, "Right lung", ANATOMICAL_STRUCTURE, LUNG, RIGHT, None, (92, 182, 240)),
+    Segment(2, "Left lung", ANATOMICAL_STRUCTURE, LUNG, LEFT, None, (246, 214, 84)),
+    Segment(3, "COVID-19 infection", ABNORMAL_STRUCTURE, INFILTRATE, COVID_19, LUNG, (255, 70, 104)),
 )

@@ -1,0 +1,105 @@
+"""A whole report to test with: every key there, every figure plausible."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from covct import RESEARCH_USE, __version__
+
+
+def example_report(**changes: Any) -> dict[str, Any]:
+    """A valid report; `changes` are set by path, with two underscores between keys.
+
+    ``example_report(regions__lungs__infection_percent=None)``
+    """
+    report = copy.deepcopy(_REPORT)
+    for path, value in changes.items():
+        *parents, key = path.split("__")
+        place = report
+        for parent in parents:
+            place = place[parent]
+        place[key] = value
+    return report
+
+
+def _region(volume_ml: float, infection_ml: float) -> dict[str, Any]:
+    shares = {"upper": 0.2, "middle": 0.3, "lower": 0.5}
+    return {
+        "volume_ml": volume_ml,
+        "infection_ml": infection_ml,
+        "infection_percent": 100 * infection_ml / volume_ml,
+        "infection_mean_hu": -512.5,
+        "ground_glass_ml": 0.75 * infection_ml,
+        "consolidation_ml": 0.2 * infection_ml,
+        "thirds": {
+            third: {
+                "volume_ml": volume_ml / 3,
+                "infection_ml": share * infection_ml,
+                "infection_percent": 300 * share * infection_ml / volume_ml,
+            }
+            for third, share in shares.items()
+        },
+    }
+
+
+def _network(task: str) -> dict[str, Any]:
+    return {"name": f"{task}-1", "sha256": "c" * 64, "threshold": 0.5, "licence": "CC BY-NC-SA 4.0"}
+
+
+_REPORT: dict[str, Any] = {
+    "schema": "covct-report-1",
+    "research_use": RESEARCH_USE,
+    "covct_version": __version__,
+    "work_key": "0123456789abcdef" * 4,
+    "source": {
+        "format": "dicom",
+        "study_instance_uid": "1.2.826.0.1.3680043.8.498.1",
+        "series_instance_uid": "1.2.826.0.1.3680043.8.498.1.2",
+        "frame_of_reference_uid": "1.2.826.0.1.3680043.8.498.1.3",
+        "instances": 122,
+        "path": None,
+        "transfer_syntaxes": ["1.2.840.10008.1.2.1"],
+        "lossy": False,
+    },
+    "selection": {
+        "reasons": ["122 slices", "3 mm thick"],
+        "left_out": [
+            {
+                "series_instance_uid": "1.2.826.0.1.3680043.8.498.1.9",
+                "slug": "too-few-slices",
+                "message": "2 slices; a localizer?",
+            }
+        ],
+    },
+    "geometry": {
+        "slices": 122,
+        "rows": 512,
+        "columns": 512,
+        "slice_spacing_mm": 3.0,
+        "row_spacing_mm": 0.9765625,
+        "column_spacing_mm": 0.9765625,
+        "voxel_volume_mm3": 2.86102294921875,
+        "patient_orientation": "FPL",
+    },
+    "valid_for": {"volume": True, "percent": True, "hu_bands": True},
+    "warnings": [{"slug": "thick-slices", "message": "slices are 3 mm thick; small lesions may be missed"}],
+    "regions": {
+        "right_lung": _region(2400.0, 240.0),
+        "left_lung": _region(2000.0, 300.0),
+        "lungs": _region(4400.0, 540.0),
+    },
+    "lesions": {
+        "count": 14,
+        "smallest_counted_ml": 0.1,
+        "largest": [{"volume_ml": 210.4, "centroid_lps_mm": [62.1, 40.0, -210.5], "side": "left_lung"}],
+    },
+    "severity": {"scale": "CT-SS (whole lung, 1-5)", "class": 2, "label": "5 to below 25 %"},
+    "hu_bands": {"ground_glass": [-750, -400], "consolidation": [-400, 100]},
+    "networks": {"lungs": _network("lungs"), "infection": _network("infection")},
+    "run": {
+        "device": {"kind": "cpu", "name": "8 cores"},
+        "timings_s": {"load": 1.2, "lungs": 14.0, "infection": 15.5, "write": 0.8},
+        "peak_memory_mib": 1830.5,
+    },
+}

@@ -1,0 +1,358 @@
+import csv
+import json
+import re
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+from html.parser import HTMLParser
+
+import pytest
+
+from covct import RESEARCH_USE, summary
+from covct.summary import Entry, as_csv, as_html, read_tree, worst_first, write_summary
+from tests.example_report import example_report
+
+NIGHT = datetime(2026, 3, 4, 6, 30, tzinfo=timezone(timedelta(hours=1)))
+DICOM_FILES = ("report.json", "segmentation.seg.dcm", "overlay.png")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def put(out, folder, status="done", files=DICOM_FILES, report=None, **changes):
+    """A result as the program leaves it; `changes` replace keys of its outcome."""
+    place = out / folder
+    place.mkdir(parents=True)
+    study, series = folder.split("/")
+    outcome = {
+        "status": status,
+        "slug": None,
+        "message": None,
+        "work_key": "a" * 64,
+        "files": {name: "b" * 64 for name in files} if status == "done" else {},
+        "covct_version": "0.1.0",
+        "finished": "2026-03-04T02:15:00Z",
+        "seconds": 41.7,
+        "study_instance_uid": study,
+        "series_instance_uid": series,
+        "source": "/archive/Doe^Jane",
+    }
+    if status == "done":
+        (place / "report.json").write_text(json.dumps(report or example_report()))
+    (place / "outcome.json").write_text(json.dumps(outcome | changes))
+    return place
+
+
+def percent(value):
+    return example_report(regions__lungs__infection_percent=value)
+
+
+def page(out):
+    return (out / "index.html").read_text(encoding="utf-8")
+
+
+def rows(out):
+    with open(out / "summary.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Tags(HTMLParser):
+    """Start tags with their attributes, and the text of a page."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag, key):
+        return [attributes[key] for name, attributes in self.tags if name == tag and key in attributes]
+
+
+def test_done_series_keeps_its_figures(out):
+    put(out, "1.2/1.2.3")
+    [entry] = read_tree(out)
+    assert (entry.status, entry.folder, entry.series_instance_uid) == ("done", "1.2/1.2.3", "1.2.3")
+    assert (entry.lungs_ml, entry.infection_ml, entry.right_percent) == (4400.0, 540.0, 10.0)
+    assert entry.severity_class == 2
+    assert entry.warnings[0][0] == "thick-slices"
+    assert dict(entry.valid_for) == {"volume": True, "percent": True, "hu_bands": True}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"status": "do',
+        b"[]",
+        b"\xff\xfe\x00broken",
+        b'{"status": "excellent"}',
+        b'{"status": NaN}',
+        b"[" * 100_000,
+    ],
+)
+def test_damaged_outcome_is_a_failed_entry_and_hides_no_other(out, content):
+    put(out, "1.2/1.2.3")
+    (put(out, "1.2/1.2.4") / "outcome.json").write_bytes(content)
+    good, damaged = read_tree(out)
+    assert good.status == "done"
+    assert (damaged.status, damaged.slug, damaged.series_instance_uid) == ("failed", "damaged-result", "1.2.4")
+    write_summary(out)
+
+
+@pytest.mark.parametrize("report", ["{", "[1]", "{}", '{"regions": {"lungs": 7}}', json.dumps(percent(101))])
+def test_damaged_report_is_a_failed_entry(out, report):
+    (put(out, "1.2/1.2.3") / "report.json").write_text(report)
+    [entry] = read_tree(out)
+    assert (entry.status, entry.slug, entry.finished) == ("failed", "damaged-result", "2026-03-04T02:15:00Z")
+
+
+def test_done_without_its_report_is_damaged(out):
+    (put(out, "1.2/1.2.3") / "report.json").unlink()
+    [entry] = read_tree(out)
+    assert entry.slug == "damaged-result"
+    assert "report.json is missing" in entry.message
+
+
+def test_report_with_odd_types_is_read_as_far_as_it_goes(out):
+    report = example_report(severity={"class": True}, warnings="none", valid_for=[], lesions=3)
+    report["regions"]["right_lung"] = "?"
+    put(out, "1.2/1.2.3", report=report, seconds="long", files=())
+    [entry] = read_tree(out)
+    assert entry.status == "done"
+    assert entry.lungs_ml == 4400.0
+    assert (entry.right_percent, entry.warnings, entry.seconds) == (None, (), None)
+    write_summary(out)
+
+
+def test_folder_without_outcome_and_staging_are_not_results(out):
+    (out / "1.2/1.2.3").mkdir(parents=True)
+    put(out, ".covct/staging")
+    put(out, "1.2/.1.2.4-new")
+    assert read_tree(out) == []
+
+
+def test_worst_is_first_then_failed_then_rejected(out):
+    put(out, "1.1/a", "rejected", slug="too-few-slices")
+    put(out, "1.1/b", report=percent(3.0))
+    put(out, "1.1/c", "failed", slug="unexpected")
+    put(out, "1.1/d", report=percent(None))
+    put(out, "1.1/e", report=percent(55.0))
+    put(out, "1.1/f", report=percent(0.0))
+    entries = write_summary(out)
+    assert [entry.folder[-1] for entry in entries] == ["e", "b", "f", "d", "c", "a"]
+    assert [row["series_instance_uid"] for row in rows(out)] == ["e", "b", "f", "d", "c", "a"]
+    html = page(out)
+    places = [html.index(text) for text in ("55.0 %", ">3.0 %", "not known", ">Failed ", ">Rejected ")]
+    assert places == sorted(places)
+
+
+def test_csv_holds_a_row_a_series_with_units_in_its_names(out):
+    put(out, "1.2/1.2.3")
+    put(out, "1.2/1.2.9", "rejected", slug="too-few-slices", message="2 slices, at least 10 wanted")
+    write_summary(out)
+    done, rejected = rows(out)
+    assert float(done["lungs_volume_ml"]) == 4400
+    assert float(done["infection_percent"]) == pytest.approx(100 * 540 / 4400, abs=1e-3)
+    assert (done["infection_percent_right"], done["infection_percent_left"]) == ("10.0", "15.0")
+    assert float(done["ground_glass_ml"]) == 405
+    assert (done["severity_class"], done["valid_for_percent"], done["warnings"]) == ("2", "yes", "thick-slices")
+    assert done["overlay"] == "1.2/1.2.3/overlay.png"
+    assert rejected["message"] == "2 slices, at least 10 wanted"
+    assert rejected["infection_percent"] == "" and rejected["valid_for_volume"] == ""
+    assert {done["research_use"], rejected["research_use"]} == {RESEARCH_USE}
+
+
+@pytest.mark.parametrize("hostile", ["=1+1", "+1", "-1+1", "@SUM(A1)", "\t=1+1", "bad;=1+1", "bad; @x", "\uff1d1"])
+def test_csv_runs_no_formula_in_a_spreadsheet(out, hostile):
+    put(out, "1.2/1.2.3", "failed", slug="unexpected", message=hostile)
+    write_summary(out)
+    [row] = rows(out)
+    for cell in re.split(";", row["message"]):
+        assert cell.strip()[0] not in "=+-@\t\uff1d"
+
+
+def test_csv_of_an_empty_tree_has_its_header(out):
+    out.mkdir()
+    assert write_summary(out) == []
+    assert (out / "summary.csv").read_text().startswith("study_instance_uid,series_instance_uid,status,")
+    assert "No series has a result yet" in page(out)
+
+
+def test_hostile_texts_stay_texts(out):
+    hostile = "<script>alert('x')</script>\"><img src=x onerror=y>\x00\u202e"
+    report = example_report(
+        warnings=[{"slug": hostile, "message": hostile}], severity={"class": 2, "scale": "", "label": hostile}
+    )
+    put(out, "1.2/1.2.3", report=report, series_instance_uid=hostile, study_instance_uid=hostile, finished=hostile)
+    put(out, "1.2/1.2.4", "failed", slug=hostile, message=hostile)
+    put(out, "1.2/1.2.5", "rejected", slug=hostile, message=hostile)
+    put(out, "1.2/1.2.6", "rejected", slug="\ud800", message="lone surrogate \ud800")
+    write_summary(out)
+    html = page(out)
+    found = Tags(html)
+    assert not found.all("img", "onerror")
+    assert "script" not in {name for name, _ in found.tags}
+    assert found.all("img", "src") == ["1.2/1.2.3/overlay.png"]
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in html
+    assert "\x00" not in html and "\u202e" not in html
+
+
+def test_page_loads_nothing_from_elsewhere(out):
+    put(out, "1.2/1.2.3")
+    write_summary(out)
+    found = Tags(page(out))
+    addresses = found.all("a", "href") + found.all("img", "src")
+    assert all(not re.match(r"[a-z]+:|//", address) for address in addresses)
+    assert not {"script", "link", "iframe", "base", "object"} & {name for name, _ in found.tags}
+    [policy] = [tag["content"] for name, tag in found.tags if tag.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none';")
+    assert not any("style" in attributes for _, attributes in found.tags)  # the policy would drop them
+
+
+def test_links_lead_to_files_that_are_there(out):
+    place = put(out, "1.2/1.2.3-2", series_instance_uid="1.2.3")
+    for name in DICOM_FILES[1:]:
+        (place / name).touch()
+    write_summary(out)
+    links = [address for address in Tags(page(out)).all("a", "href") if not address.startswith("#")]
+    assert "1.2/1.2.3-2/segmentation.seg.dcm" in links
+    assert all((out / address).is_file() for address in links)
+
+
+def test_file_names_of_an_outcome_are_not_trusted(out):
+    put(out, "1.2/1.2.3", files=("../../../etc/passwd", "javascript:alert(1)", "overlay.png"))
+    write_summary(out)
+    html = page(out)
+    assert "passwd" not in html and "javascript" not in html
+
+
+def test_second_acquisition_of_a_series_is_told_apart(out):
+    put(out, "1.2/1.2.3-2", series_instance_uid="1.2.3")
+    write_summary(out)
+    assert "<code>1.2.3 (acquisition 2)</code>" in page(out)
+
+
+def test_nifti_is_known_by_its_path_and_dicom_never(out):
+    """A path of DICOM files may hold a patient's name, and the UIDs say enough."""
+    blank = {"study_instance_uid": "", "series_instance_uid": ""}
+    put(out, "nifti-0123456789ab/volume", source="cohort/case 7.nii.gz", files=("lungs.nii.gz",), **blank)
+    put(out, "1.2/1.2.3")
+    write_summary(out)
+    everything = page(out) + (out / "summary.csv").read_text()
+    assert "cohort/case 7.nii.gz" in page(out)
+    assert "Jane" not in everything
+
+
+def test_top_counts_and_says_when(out):
+    put(out, "1.2/1.2.3")
+    put(out, "1.2/1.2.4", "failed", slug="unexpected", finished="2026-03-04T05:10:00+00:00")
+    write_summary(out, NIGHT)
+    html, text = page(out), " ".join("".join(Tags(page(out)).text).split())
+    assert "<b>2</b> series" in html
+    assert "<b>1</b> done" in html and "<b>1</b> failed" in html and "<b>0</b> rejected" in html
+    assert "Written 2026-03-04 06:30 UTC+01:00." in text
+    assert "Results from 2026-03-04 02:15 UTC to 2026-03-04 05:10 UTC." in text
+    assert html.count(RESEARCH_USE) == 2
+
+
+def test_rejected_are_grouped_by_reason_largest_group_first(out):
+    for number in range(3):
+        put(out, f"1.2/{number}", "rejected", slug="too-few-slices", message="2 slices")
+    put(out, "1.2/9", "rejected", slug="missing-slices", message="a gap of 15 mm")
+    write_summary(out)
+    html = page(out)
+    assert html.count("<details") == 2
+    assert html.index("too-few-slices") < html.index("missing-slices")
+
+
+def test_figures_that_are_not_valid_are_said_to_be_missing(out):
+    report = example_report(valid_for={"volume": False, "percent": False, "hu_bands": True})
+    report["regions"]["lungs"].update(volume_ml=None, infection_ml=None, infection_percent=None)
+    report["severity"] = {"scale": "CT-SS", "class": None, "label": "not determined"}
+    put(out, "1.2/1.2.3", report=report)
+    write_summary(out)
+    html = page(out)
+    assert "no volumes, no percentages" in html
+    assert "no severity class" in html
+    assert "None" not in html and "nan" not in html
+
+
+def test_bar_is_as_long_as_the_share():
+    html = as_html([Entry("a/b", "done", infection_percent=37.5, right_percent=0.02, left_percent=100)], NIGHT)
+    assert re.findall(r'class="fill" width="([\d.]+)"', html) == ["0.02", "100.00", "37.50"]
+    assert "&lt; 0.1 %" in html and "100.0 %" in html
+
+
+def test_thousands_of_series_show_the_worst_with_pictures_and_the_rest_as_rows():
+    entries = worst_first(
+        Entry(f"1.{n}/2", "done", files=DICOM_FILES, infection_percent=n / 100, series_instance_uid=f"2.{n}")
+        for n in range(10_000)
+    )
+    html = as_html(entries, NIGHT)
+    assert html.count("<img ") == summary.WITH_PICTURE == html.count('loading="lazy"')
+    assert "the 500 most infected of 10,000" in html
+    assert all(f"<code>2.{n}</code>" in html for n in (0, 9499, 9500, 9999))
+    assert len(html) < 12e6
+
+
+def test_pictures_and_tables_can_be_read_aloud(out):
+    put(out, "1.2/1.2.3")
+    put(out, "1.2/1.2.4", "failed", slug="unexpected")
+    write_summary(out)
+    found = Tags(page(out))
+    assert all(attributes.get("alt") for name, attributes in found.tags if name == "img")
+    assert all(attributes.get("scope") in ("col", "row") for name, attributes in found.tags if name == "th")
+    assert found.all("html", "lang") == ["en"]
+
+
+def luminance(colour):
+    digits = colour.lstrip("#")
+    channels = [int(d * 2, 16) for d in digits] if len(digits) == 3 else [*bytes.fromhex(digits)]
+    linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
+def test_texts_stand_out_from_what_is_behind_them(mode):
+    """WCAG 2.1 AA wants 4.5 to 1."""
+    colours = dict(re.findall(r"--([\w-]+): (#\w+)", re.findall(r":root \{(.*?)\}", summary.STYLE, re.S)[mode]))
+    pairs = [(text, back) for text in ("text", "dim", "link", "bad") for back in ("page", "card")]
+    pairs += [("text", f"c{number}") for number in range(5)] + [("c5-text", "c5"), ("notice-text", "notice")]
+    for text, back in pairs:
+        bright, dark = sorted((luminance(colours[text]), luminance(colours[back])), reverse=True)
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5, (text, back)
+
+
+def test_failed_write_leaves_the_old_page_whole(out, monkeypatch):
+    put(out, "1.2/1.2.3")
+    write_summary(out)
+    before = page(out)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(summary.os, "fsync", full)
+    put(out, "1.2/1.2.4")
+    with pytest.raises(OSError, match="No space left"):
+        write_summary(out)
+    assert page(out) == before
+    assert sorted(path.name for path in out.iterdir()) == ["1.2", "index.html", "summary.csv"]
+
+
+def test_csv_numbers_are_numbers():
+    text = as_csv([Entry("a/b", "done", infection_ml=0.12345, severity_class=1)])
+    [row] = csv.DictReader(text.splitlines())
+    assert (row["infection_ml"], row["severity_class"]) == ("0.123", "1")
+
+
+def test_import_is_light():
+    code = "import sys, covct.summary; print(*{'numpy', 'keras', 'cv2', 'rich', 'typer', 'pydicom'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
