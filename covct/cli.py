@@ -25,15 +25,18 @@ from rich.table import Table
 from covct import RESEARCH_USE, __version__
 from covct.errors import DeviceMissing, RunError, SeriesError, Stopped, UsageError
 
-EXIT_CODES = """Exit codes: 0 nothing left to do; 1 a bug (traceback); 2 usage; 3 ended, some series failed or (with
---strict) were rejected; 10 weights missing or altered; 11 output tree locked; 12 output not writable or disk full;
-13 GPU required but absent; 130 stopped by a signal, finished series kept."""
+EXIT_CODES = (
+    "Exit codes: 0 nothing left to do; 1 a bug (traceback); 2 usage; 3 ended, some series failed or (with --strict) "
+    "were rejected; 10 weights missing or altered; 11 output tree locked; 12 output not writable or disk full; "
+    "13 GPU required but absent; 130 stopped by a signal, finished series kept."
+)
 
 app = typer.Typer(
     name="covct",
     help=f"Segment lungs and COVID-19 infection in chest CT, unattended. {RESEARCH_USE}",
     epilog=EXIT_CODES,
     pretty_exceptions_enable=False,
+    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 stderr = Console(stderr=True)

@@ -155,6 +155,8 @@ def header_warnings(series: Series) -> list[Warned]:
             found.append(
                 Warned("no-frame-of-reference", "FrameOfReferenceUID is missing; one was derived from the series")
             )
+        if any(not i.thickness for i in series.instances):
+            found.append(Warned("no-slice-thickness", "SliceThickness is missing; the SEG carries the slice spacing"))
         if len(series.instances) > 2:
             along = np.sort(_along_normal(series))
             steps = np.diff(along)

@@ -47,7 +47,7 @@ def write_seg(
     """
     masks = scan.to_source(lungs).array, scan.to_source(infection).array
     pixels = np.stack([masks[0] == 1, masks[0] == 2, masks[1]], -1).astype(np.uint8)
-    sources = encodable(scan.headers, key)
+    sources = encodable(scan.headers, key, float(scan.volume.spacing[0]))
     with warnings.catch_warnings():  # highdicom warns of odd person names, and quotes them: no names in logs
         warnings.simplefilter("ignore", UserWarning)
         segmentation = _segmentation(sources, pixels, key, weights)
@@ -78,11 +78,11 @@ def _segmentation(sources, pixels: np.ndarray, key: str, weights: dict[str, str]
     )
 
 
-def encodable(headers: tuple[pydicom.Dataset, ...], key: str) -> list[pydicom.Dataset]:
+def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float) -> list[pydicom.Dataset]:
     """Copies of the source headers that can be encoded against: type 2 attributes present, one orientation.
 
     Nothing is invented that could be taken for the patient's: what is missing is empty; a missing frame of
-    reference is derived from the work.
+    reference is derived from the work, a missing slice thickness (which the object must have) is the slice spacing.
     """
     orientation = _snapped(headers[0].ImageOrientationPatient)
     out = []
@@ -96,7 +96,7 @@ def encodable(headers: tuple[pydicom.Dataset, ...], key: str) -> list[pydicom.Da
         if not filled.get("FrameOfReferenceUID"):
             filled.FrameOfReferenceUID = generate_uid(entropy_srcs=[key, "frame-of-reference"])
         if not filled.get("SliceThickness"):
-            filled.SliceThickness = None
+            filled.SliceThickness = float(round(spacing_mm, 6))
         filled.ImageOrientationPatient = orientation
         out.append(filled)
     return out

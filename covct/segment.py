@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,8 +26,11 @@ def load_network(card_path: Path) -> tuple[Card, keras.Model]:
     card = read_card(card_path)
     try:
         network = ARCHITECTURES[card.architecture["name"]](**card.architecture["arguments"])
-        network.load_weights(weights_path(card_path, card))
-    except (KeyError, TypeError, ValueError, OSError) as error:
+        with warnings.catch_warnings():
+            # keras only warns where the file lacks a layer, and leaves it at random
+            warnings.filterwarnings("error", message=".*(no matching group|freshly-initialized).*")
+            network.load_weights(weights_path(card_path, card))
+    except (KeyError, TypeError, ValueError, OSError, UserWarning) as error:
         raise WeightsError(f"{card_path}: the weights do not fit the card's architecture: {error}") from error
     return card, network
 

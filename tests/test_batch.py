@@ -1,0 +1,248 @@
+"""Many series: every one has an outcome, none is done twice, one's failure is not another's."""
+
+import os
+import shutil
+from dataclasses import replace
+
+import jsonschema
+import pydicom
+import pytest
+from conftest import read_json
+from test_discover import change
+
+from covct import batch, state
+from covct.errors import OutputNotWritable, Stopped, WeightsError
+from covct.report import load_schema
+
+
+@pytest.fixture
+def inbox(phantom_series, tmp_path):
+    """Three studies: a, b, c."""
+    for index, name in enumerate("abc"):
+        folder = shutil.copytree(phantom_series, tmp_path / "inbox" / name)
+        change(
+            folder,
+            StudyInstanceUID=f"1.2.{index + 1}",
+            SeriesInstanceUID=f"1.2.{index + 1}.1",
+            SOPInstanceUID=lambda i, index=index: f"1.2.{index + 1}.1.{i + 1}",
+        )
+    return tmp_path / "inbox"
+
+
+@pytest.fixture
+def order(inbox, tmp_path, weights):
+    return batch.Order((inbox,), tmp_path / "out", weights, formats=("seg",))
+
+
+def run(order, networks):
+    events = []
+    tally = batch.scan(order, lambda: networks, events.append)
+    return tally, events
+
+
+def never():
+    raise AssertionError("networks must not be loaded when there is nothing to do")
+
+
+def test_every_series_has_a_report_that_follows_the_schema(order, networks):
+    tally, _ = run(order, networks)
+    assert tally["done"] == 3
+    reports = list(order.out.glob("*/*/report.json"))
+    assert len(reports) == 3
+    for path in reports:
+        jsonschema.validate(read_json(path), load_schema())
+
+
+def test_second_run_does_nothing_and_loads_nothing(order, networks):
+    run(order, networks)
+    before = {p: p.stat().st_mtime_ns for p in order.out.glob("*/*/*")}
+    tally = batch.scan(order, never, lambda event: None)
+    assert (tally["skipped"], tally["done"]) == (3, 0)
+    assert {p: p.stat().st_mtime_ns for p in order.out.glob("*/*/*")} == before
+
+
+def test_one_bad_series_does_not_stop_the_others(order, inbox, networks):
+    victim = sorted((inbox / "b").iterdir())[7]
+    victim.write_bytes(victim.read_bytes()[:-9000])
+    tally, events = run(order, networks)
+    assert (tally["done"], tally["rejected"]) == (2, 1)
+    [rejected] = [e for e in events if e["event"] == "rejected"]
+    assert rejected["slug"] == "unreadable"
+    assert victim.name in rejected["message"], "the file is named"
+
+
+def test_unexpected_error_fails_one_series_and_is_retried_on_demand(order, networks):
+    calls = []
+
+    def sometimes(slices):
+        calls.append(1)
+        if len(calls) == 1:
+            raise ZeroDivisionError("a bug")
+        return networks.lungs.predict(slices)
+
+    flaky = replace(networks, lungs=replace(networks.lungs, predict=sometimes))
+    tally, events = run(order, flaky)
+    assert (tally["done"], tally["failed"]) == (2, 1)
+    [failed] = [e for e in events if e["event"] == "failed"]
+    assert failed["message"] == "ZeroDivisionError: a bug"
+    assert run(order, flaky)[0]["skipped"] == 3
+    assert run(replace(order, retry_failed=True), flaky)[0]["done"] == 1
+
+
+def test_a_late_slice_reopens_its_series_only(order, inbox, networks):
+    late = sorted((inbox / "a").iterdir())[-1]
+    aside = inbox.parent / late.name
+    shutil.move(late, aside)
+    run(order, networks)
+    shutil.move(aside, late)
+    tally, _ = run(order, networks)
+    assert (tally["done"], tally["skipped"]) == (1, 2)
+
+
+def test_other_weights_redo_everything(order, networks):
+    run(order, networks)
+    card = read_json(order.weights / "lungs.json")
+    (order.weights / "lungs.keras").write_bytes(b"other")
+    from covct.cards import Card, file_sha256, write_card
+
+    write_card(Card(**{**card, "sha256": file_sha256(order.weights / "lungs.keras")}), order.weights)
+    assert run(order, networks)[0]["done"] == 3
+
+
+def test_altered_weights_stop_the_run_before_any_work(order, networks):
+    (order.weights / "infection.keras").write_bytes(b"altered")
+    with pytest.raises(WeightsError, match="altered"):
+        run(order, networks)
+
+
+def test_series_that_keeps_killing_the_process_is_given_up(order, networks):
+    """A container's restart loop must move on: three attempts without outcome, and the series is poison."""
+    [victim, *_] = batch.plan(order, batch.discover(order.sources))
+    with state.lock(order.out):
+        for _ in range(3):
+            state.begin_attempt(order.out, victim.series.folder, victim.work_key)
+    tally, events = run(order, networks)
+    assert (tally["done"], tally["failed"]) == (2, 1)
+    assert [e["slug"] for e in events if e["event"] == "failed"] == ["crashed-repeatedly"]
+
+
+def test_a_stop_signal_is_no_attempt_and_leaves_nothing_half(order, networks):
+    def stopped(slices):
+        raise Stopped("SIGTERM")
+
+    for _ in range(4):
+        with pytest.raises(Stopped):
+            run(order, replace(networks, lungs=replace(networks.lungs, predict=stopped)))
+    assert not list(order.out.glob("1.2.*/*/*"))
+    assert run(order, networks)[0]["done"] == 3
+
+
+def test_our_own_disk_failing_stops_the_run(order, networks, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state.os, "fsync", full)
+    with pytest.raises(OutputNotWritable, match="No space left"):
+        run(order, networks)
+
+
+def test_a_study_where_nothing_qualifies_has_its_reasons(order, inbox, networks):
+    change(inbox / "c", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    tally, _ = run(order, networks)
+    assert (tally["done"], tally["rejected"]) == (2, 1)
+    outcome = state.read_outcome(order.out / "1.2.3" / "1.2.3.1")
+    assert (outcome.status, outcome.slug) == ("rejected", "localizer")
+
+
+def test_hashes_in_the_outcome_are_those_of_the_files(order, networks):
+    from covct.cards import file_sha256
+
+    run(order, networks)
+    for path in order.out.glob("*/*/outcome.json"):
+        for name, digest in read_json(path)["files"].items():
+            assert file_sha256(path.with_name(name)) == digest
+
+
+def test_no_patient_name_in_events_and_file_names(order, inbox, networks):
+    change(inbox / "a", PatientName="Planted^Name", PatientID="PLANTED-ID", PatientBirthDate="19010203")
+    _, events = run(order, networks)
+    seen = repr(events) + repr([str(p) for p in order.out.rglob("*")])
+    for secret in ("Planted", "PLANTED", "19010203"):
+        assert secret not in seen
+    text = "".join(p.read_text() for p in order.out.rglob("*.json"))
+    assert "Planted" not in text
+
+
+def test_output_inside_the_source_is_not_segmented_again(order, inbox, networks):
+    inside = replace(order, out=inbox / "out")
+    run(inside, networks)
+    assert run(inside, networks)[0]["skipped"] == 3
+
+
+def test_empty_directory_is_nothing_to_do(tmp_path, weights):
+    (tmp_path / "empty").mkdir()
+    tally = batch.scan(batch.Order((tmp_path / "empty",), tmp_path / "out", weights), never, lambda event: None)
+    assert not tally.counts
+
+
+class Clock:
+    """Time that passes by sleeping; the inbox changes meanwhile."""
+
+    def __init__(self, changes):
+        self.now, self.changes = 0.0, changes
+
+    def sleep(self, seconds):
+        self.now += seconds
+        if not self.changes:
+            raise Stopped("SIGTERM")
+        if change_now := self.changes.pop(0):
+            change_now()
+
+
+def watched(order, networks, changes, settle=25):
+    clock, events = Clock(changes), []
+    with pytest.raises(Stopped):
+        batch.watch(order, lambda: networks, events.append, settle, 10, clock.sleep, lambda: clock.now)
+    return [(e["event"], e["folder"]) for e in events if e["event"] in ("done", "rejected", "failed", "skipped")]
+
+
+def test_watch_waits_until_a_study_has_settled(order, inbox, networks):
+    aside = inbox.parent / "aside"
+    shutil.move(inbox / "a", aside)
+    (inbox / "a").mkdir()
+    parts = sorted(aside.iterdir())
+
+    def arrive(first, last):
+        return lambda: [shutil.copy2(p, inbox / "a") for p in parts[first:last]]
+
+    done = watched(order, networks, [arrive(0, 10), arrive(10, 20), arrive(20, 30), None, None, None, None])
+    assert sorted(done) == [("done", "1.2.1/1.2.1.1"), ("done", "1.2.2/1.2.2.1"), ("done", "1.2.3/1.2.3.1")]
+    assert read_json(order.out / "1.2.1/1.2.1.1/report.json")["source"]["instances"] == 30
+
+
+def test_watch_redoes_a_study_that_a_late_slice_reopens(order, inbox, networks):
+    late = sorted((inbox / "a").iterdir())[-1]
+    aside = inbox.parent / late.name
+    shutil.move(late, aside)
+    done = watched(order, networks, [None, None, None, lambda: shutil.move(aside, late), None, None, None])
+    assert done.count(("done", "1.2.1/1.2.1.1")) == 2
+    assert done.count(("done", "1.2.2/1.2.2.1")) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_unreadable_file_is_named(order, inbox, networks):
+    path = sorted((inbox / "a").iterdir())[3]
+    path.chmod(0)
+    _, events = run(order, networks)
+    assert path.name in [e for e in events if e["event"] == "problem"][0]["file"]
+
+
+def test_lossy_is_flagged(order, inbox, networks):
+    for path in (inbox / "a").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.LossyImageCompression = "01"
+        dataset.save_as(path)
+    run(order, networks)
+    report = read_json(order.out / "1.2.1/1.2.1.1/report.json")
+    assert report["source"]["lossy"] is True
+    assert "lossy" in [w["slug"] for w in report["warnings"]]

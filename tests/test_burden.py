@@ -1,0 +1,88 @@
+"""Volumes, percent, bands, thirds, lesions, severity: on arrays that can be checked by eye."""
+
+import highdicom as hd
+import numpy as np
+import pytest
+
+from covct.burden import find_lesions, measure_burden, severity
+
+MM3 = 1000.0  # a voxel of one millilitre
+
+
+def chest():
+    """Six slices: right lung 4 columns, left lung 2 columns, each 5 rows."""
+    lungs = np.zeros((6, 5, 10), np.uint8)
+    lungs[:, :, 0:4], lungs[:, :, 6:8] = 1, 2
+    infection = np.zeros(lungs.shape, bool)
+    hu = np.full(lungs.shape, -850, np.int16)
+    return hu, lungs, infection
+
+
+def test_clean_lung_is_zero_percent():
+    regions = measure_burden(*chest(), MM3)
+    assert regions["lungs"].infection_percent == 0.0
+    assert regions["lungs"].volume_ml == 180.0
+    assert regions["right_lung"].volume_ml == 120.0
+    assert regions["lungs"].infection_mean_hu is None
+
+
+def test_absent_lung_has_no_percentage_rather_than_zero():
+    hu, lungs, infection = chest()
+    lungs[lungs == 2] = 0
+    regions = measure_burden(hu, lungs, infection, MM3)
+    assert regions["left_lung"].infection_percent is None
+    assert regions["left_lung"].volume_ml == 0.0
+    assert regions["left_lung"].thirds["upper"].infection_percent is None
+
+
+def test_ground_glass_and_consolidation_by_hu():
+    hu, lungs, infection = chest()
+    infection[0, 0, 0:3] = True
+    hu[0, 0, 0], hu[0, 0, 1], hu[0, 0, 2] = -600, -100, -800
+    region = measure_burden(hu, lungs, infection, MM3)["right_lung"]
+    assert (region.infection_ml, region.ground_glass_ml, region.consolidation_ml) == (3.0, 1.0, 1.0)
+    assert region.infection_mean_hu == pytest.approx(-500)
+    assert region.infection_percent == pytest.approx(2.5)
+
+
+def test_infection_outside_the_lungs_cannot_make_more_than_100_percent():
+    hu, lungs, infection = chest()
+    infection[:] = True
+    regions = measure_burden(hu, lungs, infection, MM3)
+    assert regions["lungs"].infection_percent == 100.0
+
+
+def test_upper_third_is_towards_the_head():
+    hu, lungs, infection = chest()
+    infection[0:2, :, 0:4] = True
+    thirds = measure_burden(hu, lungs, infection, MM3)["right_lung"].thirds
+    assert [thirds[name].infection_percent for name in ("upper", "middle", "lower")] == [100.0, 0.0, 0.0]
+    assert sum(third.volume_ml for third in thirds.values()) == 120.0
+
+
+def test_lesions_largest_first_with_side_and_centroid_in_lps():
+    _, lungs, infection = chest()
+    infection[1:3, 1:3, 1:3] = True  # 8 voxels, right
+    infection[4, 4, 7] = True  # 1 voxel, left
+    affine = np.array([[0, 0, 2.0, -10], [0, 2.0, 0, -20], [-5.0, 0, 0, 100], [0, 0, 0, 1]])
+    geometry = hd.Volume(infection.astype(np.uint8), affine, "PATIENT")
+    count, [first, second] = find_lesions(infection, lungs, geometry)
+    assert count == 2
+    assert (first.side, second.side) == ("right_lung", "left_lung")
+    assert first.volume_ml == pytest.approx(8 * 0.02)
+    assert first.centroid_lps_mm == pytest.approx((-10 + 2 * 1.5, -20 + 2 * 1.5, 100 - 5 * 1.5))
+
+
+def test_only_ten_lesions_are_listed_but_all_are_counted():
+    lungs = np.ones((3, 30, 30), np.uint8)
+    infection = np.zeros(lungs.shape, bool)
+    infection[1, ::5, ::5] = True
+    count, listed = find_lesions(infection, lungs, hd.Volume(lungs, np.eye(4), "PATIENT"))
+    assert (count, len(listed)) == (36, 10)
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"), [(0, 1), (4.99, 1), (5, 2), (24.9, 2), (25, 3), (50, 4), (75, 5), (100, 5), (None, None)]
+)
+def test_severity_class_at_its_edges(percent, expected):
+    assert severity(percent)[0] == expected

@@ -1,0 +1,82 @@
+"""The architecture, read from the code: who imports whom, and what is heavy."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import covct
+
+PACKAGE = Path(covct.__file__).parent
+# A module may import from its own rank and below.
+RANKS = [
+    {"errors", "terms", "__init__"},
+    {"sources", "cards", "preprocess", "volume", "state"},
+    {"discover", "networks", "burden", "postprocess", "overlay", "summary", "seg", "augment"},
+    {"quality", "nifti", "dicom", "phantom", "architectures", "losses"},
+    {"report", "dataset", "segment"},
+    {"pipeline", "train"},
+    {"writers"},
+    {"batch"},
+    {"cli"},
+    {"__main__"},
+]
+RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
+KERAS_ONLY = {"architectures", "losses", "train", "segment"}
+
+
+def modules():
+    return {path.stem: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py")}
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            if node.module == "covct":
+                yield from (f"covct.{alias.name}" for alias in node.names)
+
+
+def test_every_module_has_its_rank():
+    assert set(modules()) == set(RANK)
+
+
+@pytest.mark.parametrize("name", sorted(RANK))
+def test_imports_point_downwards(name):
+    for imported in imports(modules()[name]):
+        other = imported.removeprefix("covct.").split(".")[0]
+        if imported.startswith("covct.") and other in RANK:
+            assert RANK[other] <= RANK[name], f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("name", sorted(RANK))
+def test_keras_and_rich_stay_in_their_rooms(name):
+    found = {imported.split(".")[0] for imported in imports(modules()[name])}
+    assert "tensorflow" not in found, "keras.ops only: training also runs on jax"
+    assert name in KERAS_ONLY or "keras" not in found
+    assert name == "cli" or not found & {"rich", "typer"}
+
+
+@pytest.mark.parametrize(
+    ("command", "forbidden"),
+    [
+        (["--help"], {"keras", "tensorflow", "highdicom", "pydicom", "SimpleITK", "nibabel", "cv2"}),
+        (["scan", "--help"], {"keras", "tensorflow", "highdicom", "SimpleITK", "nibabel"}),
+        (["status", "."], {"keras", "tensorflow", "highdicom", "pydicom", "SimpleITK", "nibabel", "cv2"}),
+    ],
+)
+def test_heavy_packages_are_loaded_only_for_work(command, forbidden, tmp_path):
+    code = (
+        "import sys, json\nfrom covct.cli import app\n"
+        f"try:\n    app({command!r})\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment)
+    loaded = set(ast.literal_eval(run.stdout.rsplit("LOADED", 1)[1].strip()))
+    assert not loaded & forbidden

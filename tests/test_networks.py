@@ -1,0 +1,151 @@
+"""Keras: networks, losses, weights. The only tests besides the end-to-end one that load it."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import SHARED
+
+keras = pytest.importorskip("keras")
+
+from covct.architectures import ARCHITECTURES  # noqa: E402
+from covct.cards import Card, default_weights_folder, file_sha256, read_card, write_card  # noqa: E402
+from covct.errors import UsageError, WeightsError  # noqa: E402
+from covct.losses import LOSSES, WeightedDice  # noqa: E402
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_a_network_gives_one_probability_a_pixel(name):
+    network = ARCHITECTURES[name](size=32, base_filters=4)
+    out = np.asarray(network(np.random.default_rng(0).random((2, 32, 32, 1), np.float32)))
+    assert out.shape == (2, 32, 32, 1)
+    assert 0 <= out.min() <= out.max() <= 1
+
+
+def truth(label, weight=None):
+    label = np.asarray(label, np.float32)
+    return np.stack([label, np.ones_like(label) if weight is None else np.asarray(weight, np.float32)], -1)
+
+
+def test_dice_plus_cross_entropy_prefers_the_truth():
+    label = np.zeros((1, 8, 8))
+    label[0, 2:5, 2:5] = 1
+    right, wrong = label[..., None], 1 - label[..., None]
+    loss = LOSSES["dice+ce"]
+    assert float(loss(truth(label), right)) < 0.01
+    assert float(loss(truth(label), wrong)) > 5
+
+
+def test_pixels_nobody_vouches_for_are_left_out_of_the_loss():
+    label, weight = np.zeros((1, 8, 8)), np.ones((1, 8, 8))
+    weight[0, :4] = 0
+    prediction = np.zeros((1, 8, 8, 1))
+    prediction[0, :4] = 1  # wrong, but nobody knows
+    assert float(LOSSES["dice+ce"](truth(label, weight), prediction)) < 0.05
+    metric = WeightedDice()
+    metric.update_state(truth(label, weight), prediction)
+    assert float(metric.result()) == 0
+
+
+def test_dice_is_pooled_over_batches():
+    metric = WeightedDice()
+    one = np.ones((1, 4, 4))
+    metric.update_state(truth(one), one[..., None])
+    metric.update_state(truth(one), 0 * one[..., None])
+    assert float(metric.result()) == pytest.approx(2 / 3)
+
+
+def small_card(folder, **changes):
+    network = ARCHITECTURES["unet"](size=32, base_filters=4)
+    network.save(folder / "lungs.keras")
+    fields = {
+        "name": "lungs", "task": "lungs",
+        "architecture": {"name": "unet", "arguments": {"size": 32, "base_filters": 4}},
+        "recipe": {"name": "hu-window", "arguments": {"low": -1000, "high": 200}},
+        "field_of_view": "body", "size": 32, "threshold": 0.5, "weights": "lungs.keras",
+        "sha256": file_sha256(folder / "lungs.keras"), "licence": "none",
+    }  # fmt: skip
+    return network, write_card(Card(**{**fields, **changes}), folder)
+
+
+def test_weights_come_back_as_they_were_saved(tmp_path):
+    from covct.segment import keras_predictor, load_network
+
+    network, path = small_card(tmp_path)
+    _, again = load_network(path)
+    slices = np.random.default_rng(0).random((11, 32, 32, 1), np.float32)
+    np.testing.assert_allclose(
+        keras_predictor(again)(slices), np.asarray(network.predict(slices, verbose=0))[..., 0], atol=1e-5
+    )
+
+
+def test_altered_weights_are_not_loaded(tmp_path):
+    _, path = small_card(tmp_path)
+    with open(tmp_path / "lungs.keras", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(WeightsError, match="altered"):
+        read_card(path)
+
+
+def test_missing_weights_and_cards_say_what_to_do(tmp_path):
+    with pytest.raises(WeightsError, match="reinstall"):
+        read_card(tmp_path / "lungs.json")
+    _, path = small_card(tmp_path)
+    (tmp_path / "lungs.keras").unlink()
+    with pytest.raises(WeightsError, match="reinstall"):
+        read_card(path)
+
+
+def test_a_card_cannot_point_elsewhere(tmp_path):
+    _, path = small_card(tmp_path, weights="../lungs.keras")
+    with pytest.raises(WeightsError, match="bare file name"):
+        read_card(path)
+
+
+def test_weights_that_do_not_fit_the_card(tmp_path):
+    from covct.segment import load_network
+
+    _, path = small_card(tmp_path, architecture={"name": "unet", "arguments": {"size": 32, "base_filters": 8}})
+    with pytest.raises(WeightsError, match="do not fit"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("task", ["lungs", "infection", "restorer"])
+def test_shipped_weights_are_whole_and_say_where_they_come_from(task):
+    card = read_card(default_weights_folder() / f"{task}.json")
+    assert (default_weights_folder() / card.weights).stat().st_size < 16 * 1024**2
+    assert card.licence == "research, non-commercial"
+    assert card.training["sources"]
+    assert card.training["held_out_patients"]
+    assert card.scores
+
+
+def test_training_runs_keeps_patients_apart_and_writes_a_card(tmp_path):
+    """Two steps on a real folder of slices: enough to see the line from data to a card that loads."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real scans at {SHARED} (set COVCT_DATA)")
+    from covct.segment import load_network
+    from covct.train import Settings, train
+
+    (tmp_path / "data").mkdir()
+    for name in ("case-000", "case-002"):
+        for kind in ("ct", "lungs"):
+            (tmp_path / "data" / f"{name}_{kind}.nii.gz").symlink_to(SHARED / "lctsc-256" / f"{name}_{kind}.nii.gz")
+    settings = Settings("restorer", epochs=1, samples_per_epoch=4, batch_size=2, base_filters=4)
+    card = train(settings, tmp_path / "data", tmp_path / "out")
+    assert card.task == "restorer"
+    [held] = card.training["held_out_patients"]["lungs"]
+    assert held in ("case-000", "case-002")
+    load_network(tmp_path / "out" / "restorer.json")
+    assert json.loads((tmp_path / "out" / "restorer-history.json").read_text())["val_loss"]
+
+
+def test_whole_patients_are_held_out():
+    from covct.dataset import held_out_patients
+
+    patients = ["a"] * 5 + ["b"] * 3 + ["c"] + ["d"] * 9
+    held = held_out_patients(patients, 0.3, seed=1)
+    assert len(held) == 1
+    assert held == held_out_patients(patients[::-1], 0.3, seed=1)
+    with pytest.raises(UsageError, match="two patients"):
+        held_out_patients(["a", "a"], 0.3, seed=1)

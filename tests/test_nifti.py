@@ -1,0 +1,102 @@
+"""NIfTI in: only here RAS is known."""
+
+import gzip
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import read_json
+
+from covct import batch
+from covct.discover import discover
+from covct.errors import SeriesError
+from covct.nifti import load_nifti, read_nifti, write_nifti
+
+
+def save(array, path, affine=None, **codes):
+    image = nibabel.Nifti1Image(array, np.diag([-2.0, -2, 5, 1]) if affine is None else affine)
+    image.set_sform(image.affine, code=codes.get("sform", 1))
+    image.set_qform(image.affine, code=codes.get("qform", 1))
+    nibabel.save(image, path)
+
+
+@pytest.mark.parametrize("signs", [(-1, -1, 1), (1, 1, 1), (1, -1, -1), (-1, 1, -1)])
+def test_every_axis_direction_gives_the_same_patient(phantom, tmp_path, signs):
+    """LPS, RAS, RPI, LAI files of one patient look alike in working orientation."""
+    codes = "".join(pair[sign < 0] for pair, sign in zip(("LR", "PA", "HF"), signs, strict=True))
+    write_nifti(phantom.volume.to_patient_orientation(codes), tmp_path / "a.nii")
+    np.testing.assert_array_equal(load_nifti(discover([tmp_path]).series[0]).working.array, phantom.volume.array)
+
+
+def test_zipped_and_gzipped(phantom, tmp_path):
+    import zipfile
+
+    write_nifti(phantom.volume, tmp_path / "a.nii.gz")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "a.nii.gz", "deep/a.nii.gz")
+    (tmp_path / "a.nii.gz").unlink()
+    [series] = discover([tmp_path]).series
+    np.testing.assert_array_equal(load_nifti(series).working.array, phantom.volume.array)
+
+
+def test_time_series_is_refused(tmp_path):
+    save(np.zeros((4, 4, 4, 2), np.int16), tmp_path / "a.nii")
+    with pytest.raises(SeriesError, match="3D") as caught:
+        read_nifti(tmp_path / "a.nii")
+    assert caught.value.slug == "not-3d"
+
+
+def test_truncated_gzip_is_unreadable(tmp_path):
+    save(np.random.default_rng(0).integers(-1000, 500, (40, 40, 40)).astype(np.int16), tmp_path / "a.nii.gz")
+    whole = (tmp_path / "a.nii.gz").read_bytes()
+    (tmp_path / "a.nii.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SeriesError) as caught:
+        read_nifti(tmp_path / "a.nii.gz")
+    assert caught.value.slug == "unreadable"
+
+
+def test_no_orientation_is_refused(tmp_path):
+    save(np.zeros((4, 4, 4), np.int16), tmp_path / "a.nii", sform=0, qform=0)
+    with pytest.raises(SeriesError) as caught:
+        read_nifti(tmp_path / "a.nii")
+    assert caught.value.slug == "no-geometry"
+
+
+def test_scale_slope_is_applied(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32) - 512.5, np.eye(4))
+    image.header.set_data_dtype(np.int16)
+    image.set_sform(image.affine, code=1)
+    nibabel.save(image, tmp_path / "a.nii")
+    assert read_nifti(tmp_path / "a.nii").array.min() == pytest.approx(-512.5, abs=0.1)
+
+
+def test_masks_and_report_but_no_seg_and_it_says_so(phantom, tmp_path, weights, networks):
+    write_nifti(phantom.volume, tmp_path / "patient.nii")
+    order = batch.Order((tmp_path / "patient.nii",), tmp_path / "out", weights)
+    assert batch.scan(order, lambda: networks, lambda event: None)["done"] == 1
+    [folder] = [p.parent for p in (tmp_path / "out").glob("*/*/report.json")]
+    assert {p.name for p in folder.iterdir()} == {
+        "report.json", "outcome.json", "overlay.png", "lungs.nii.gz", "infection.nii.gz"
+    }  # fmt: skip
+    assert "no-seg" in [warning["slug"] for warning in read_json(folder / "report.json")["warnings"]]
+    source, mask = nibabel.load(tmp_path / "patient.nii"), nibabel.load(folder / "lungs.nii.gz")
+    assert mask.shape == source.shape
+    np.testing.assert_allclose(mask.affine, source.affine, atol=1e-4)
+    assert "patient" not in str(folder), "a file name may hold a patient's name"
+
+
+def test_8_bit_nifti_is_rejected_with_what_was_wanted(tmp_path, weights, networks):
+    save(np.random.default_rng(0).integers(0, 256, (40, 40, 30)).astype(np.uint8), tmp_path / "a.nii.gz")
+    order = batch.Order((tmp_path,), tmp_path / "out", weights)
+    events = []
+    assert batch.scan(order, lambda: networks, events.append)["rejected"] == 1
+    [event] = [e for e in events if e["event"] == "rejected"]
+    assert event["slug"] == "not-hounsfield"
+    assert "0 to 255" in event["message"]
+    assert "Hounsfield" in event["message"]
+
+
+def test_corrupt_gzip_header(tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(b"no nifti at all"))
+    with pytest.raises(SeriesError):
+        read_nifti(tmp_path / "a.nii.gz")

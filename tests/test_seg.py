@@ -1,0 +1,114 @@
+"""The DICOM SEG, judged by others: dciodvfy, dcmqi, highdicom."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import highdicom as hd
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from conftest import read_json
+from test_discover import change
+
+from covct import batch
+from covct.terms import SEGMENTS
+
+
+def tool(name: str) -> str:
+    """A validator on the path or beside this interpreter."""
+    beside = Path(sys.executable).with_name(name)
+    found = shutil.which(name) or (str(beside) if beside.exists() else None)
+    if not found:
+        pytest.skip(f"{name} is not installed (pip install covct[dev])")
+    return found
+
+
+def segment(folder, out, weights, networks, formats=("seg", "nifti")):
+    order = batch.Order((folder,), out, weights, formats=formats)
+    events = []
+    tally = batch.scan(order, lambda: networks, events.append)
+    assert tally["done"] == 1, events
+    [report] = out.glob("*/*/report.json")
+    return report.parent
+
+
+def test_dciodvfy_finds_no_error(series_folder, tmp_path, weights, networks):
+    folder = segment(series_folder, tmp_path / "out", weights, networks)
+    verdict = subprocess.run(
+        [tool("dciodvfy"), "-new", folder / "segmentation.seg.dcm"], capture_output=True, text=True, check=False
+    )
+    errors = [line for line in verdict.stderr.splitlines() if line.startswith("Error")]
+    assert verdict.returncode == 0, errors
+    assert not errors
+
+
+def test_dcmqi_reads_the_same_voxels(series_folder, tmp_path, weights, networks):
+    folder = segment(series_folder, tmp_path / "out", weights, networks)
+    subprocess.run(
+        [tool("segimage2itkimage"), "--inputDICOM", folder / "segmentation.seg.dcm", "--outputDirectory", tmp_path,
+         "-p", "q", "-t", "nifti"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    lungs = nibabel.load(folder / "lungs.nii.gz")
+    for number in (1, 2):
+        theirs = nibabel.load(tmp_path / f"q-{number}.nii.gz")
+        points = np.argwhere(np.asarray(theirs.dataobj) > 0)
+        world = nibabel.affines.apply_affine(theirs.affine, points)
+        index = np.rint(nibabel.affines.apply_affine(np.linalg.inv(lungs.affine), world)).astype(int)
+        ours = np.asarray(lungs.dataobj) == number
+        assert len(points) == np.count_nonzero(ours)
+        assert ours[tuple(index.T)].all()
+
+
+def test_clean_lung_is_written_and_says_zero(series_folder, tmp_path, weights, networks):
+    from dataclasses import replace
+
+    nothing = replace(networks, infection=replace(networks.infection, predict=lambda s: np.zeros(s.shape[:3], np.float32)))
+    folder = segment(series_folder, tmp_path / "out", weights, nothing)
+    report = read_json(folder / "report.json")
+    assert report["regions"]["lungs"]["infection_percent"] == 0
+    assert report["lesions"] == {"count": 0, "smallest_counted_ml": 0.1, "largest": []}
+    assert report["severity"]["class"] == 1
+    seg = hd.seg.segread(folder / "segmentation.seg.dcm")
+    assert [seg.get_segment_description(n).segment_label for n in (1, 2, 3)] == [s.label for s in SEGMENTS]
+
+
+def test_deidentified_series_without_type_2_attributes(series_folder, tmp_path, weights, networks):
+    for path in series_folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber",
+                        "StudyDate", "StudyTime", "ReferringPhysicianName", "FrameOfReferenceUID", "SliceThickness",
+                        "PositionReferenceIndicator"):  # fmt: skip
+            if keyword in dataset:
+                delattr(dataset, keyword)
+        dataset.save_as(path)
+    folder = segment(series_folder, tmp_path / "out", weights, networks)
+    seg = pydicom.dcmread(folder / "segmentation.seg.dcm")
+    assert seg.PatientID in ("", None), "nothing is invented that could be taken for the patient's"
+    verdict = subprocess.run(
+        [tool("dciodvfy"), "-new", folder / "segmentation.seg.dcm"], capture_output=True, text=True, check=False
+    )
+    assert verdict.returncode == 0, verdict.stderr
+    assert "no-frame-of-reference" in [w["slug"] for w in read_json(folder / "report.json")["warnings"]]
+
+
+def test_noise_in_the_cosines_still_encodes(series_folder, tmp_path, weights, networks):
+    change(series_folder, ImageOrientationPatient=lambda i: [1, 1e-6 * (i % 3), 0, 0, 1, -1e-6])
+    segment(series_folder, tmp_path / "out", weights, networks)
+
+
+def test_a_redo_sends_the_same_object(series_folder, tmp_path, weights, networks):
+    first = segment(series_folder, tmp_path / "one", weights, networks)
+    second = segment(series_folder, tmp_path / "two", weights, networks)
+    uids = [pydicom.dcmread(f / "segmentation.seg.dcm", stop_before_pixels=True).SOPInstanceUID for f in (first, second)]
+    assert uids[0] == uids[1]
+
+
+def test_research_use_stands_in_the_object(series_folder, tmp_path, weights, networks):
+    folder = segment(series_folder, tmp_path / "out", weights, networks)
+    seg = pydicom.dcmread(folder / "segmentation.seg.dcm")
+    assert "research use only" in seg.SeriesDescription.lower()
+    assert "Not a medical device" in seg.ContentDescription
