@@ -326,7 +326,7 @@ def _short(uid: str) -> str:
 
 def _line(event: dict[str, Any]) -> str:
     """One event as a line for a person; empty for what is not worth a line."""
-    kind, series = event["event"], _short(event.get("series", ""))
+    kind, series = event["event"], _short(str(event.get("series", "")))
     if kind == "found":
         return (
             f"{event['series']} series found, {event['to_do']} to do, {event['finished_before']} finished before, "

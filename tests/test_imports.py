@@ -77,6 +77,8 @@ def test_heavy_packages_are_loaded_only_for_work(command, forbidden, tmp_path):
         "print('LOADED', json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
     )
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+    )
     loaded = set(ast.literal_eval(run.stdout.rsplit("LOADED", 1)[1].strip()))
     assert not loaded & forbidden

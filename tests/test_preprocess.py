@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from covct.preprocess import FieldOfView, body_field_of_view, clahe, from_model_space, hu_window, to_model_space, whole_slice
+from covct.preprocess import (
+    FieldOfView,
+    body_field_of_view,
+    clahe,
+    from_model_space,
+    hu_window,
+    to_model_space,
+    whole_slice,
+)
 
 
 def body(rows=200, columns=240, centre=(110, 100), half=(60, 80)):

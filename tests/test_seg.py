@@ -66,7 +66,9 @@ def test_dcmqi_reads_the_same_voxels(series_folder, tmp_path, weights, networks)
 def test_clean_lung_is_written_and_says_zero(series_folder, tmp_path, weights, networks):
     from dataclasses import replace
 
-    nothing = replace(networks, infection=replace(networks.infection, predict=lambda s: np.zeros(s.shape[:3], np.float32)))
+    nothing = replace(
+        networks, infection=replace(networks.infection, predict=lambda s: np.zeros(s.shape[:3], np.float32))
+    )
     folder = segment(series_folder, tmp_path / "out", weights, nothing)
     report = read_json(folder / "report.json")
     assert report["regions"]["lungs"]["infection_percent"] == 0
@@ -103,7 +105,9 @@ def test_noise_in_the_cosines_still_encodes(series_folder, tmp_path, weights, ne
 def test_a_redo_sends_the_same_object(series_folder, tmp_path, weights, networks):
     first = segment(series_folder, tmp_path / "one", weights, networks)
     second = segment(series_folder, tmp_path / "two", weights, networks)
-    uids = [pydicom.dcmread(f / "segmentation.seg.dcm", stop_before_pixels=True).SOPInstanceUID for f in (first, second)]
+    uids = [
+        pydicom.dcmread(f / "segmentation.seg.dcm", stop_before_pixels=True).SOPInstanceUID for f in (first, second)
+    ]
     assert uids[0] == uids[1]
 
 

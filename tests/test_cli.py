@@ -1,0 +1,176 @@
+"""The program as a person or a pipeline runs it: exit codes, stdout and stderr, README true to it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import covct
+from covct import cli
+
+ROOT = Path(covct.__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "covct", *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def threshold_networks(monkeypatch, networks):
+    """The command line in this process, with networks that need no keras."""
+    monkeypatch.setattr(cli, "_networks", lambda *_: lambda: networks)
+
+
+def invoke(*arguments):
+    """Exit code, stdout and stderr of `covct ARGUMENTS`, run in this process."""
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def test_json_events_are_one_object_a_line_on_stdout(series_folder, tmp_path, weights, threshold_networks):
+    result = invoke("scan", series_folder, "--out", tmp_path / "out", "--weights", weights, "--json")
+    assert result.exit_code == 0
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [e["event"] for e in events if e["event"] != "step"] == ["found", "started", "done", "finished"]
+    done = next(e for e in events if e["event"] == "done")
+    assert done["infection_percent"] > 0
+    assert "Research use only" in done["research_use"]
+
+
+def test_without_json_stdout_is_empty(series_folder, tmp_path, weights, threshold_networks):
+    result = invoke("scan", series_folder, "--out", tmp_path / "out", "--weights", weights)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert (tmp_path / "out" / "summary.csv").exists()
+    assert "Research use only" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_strict_turns_a_rejection_into_exit_3_also_on_the_second_run(series_folder, tmp_path, weights, threshold_networks):
+    sorted(series_folder.iterdir())[10].unlink()
+    arguments = ("scan", series_folder, "--out", tmp_path / "out", "--weights", weights)
+    assert invoke(*arguments).exit_code == 0
+    assert invoke(*arguments, "--strict").exit_code == 3
+    assert invoke(*arguments, "--strict", "--force").exit_code == 3
+
+
+def test_dry_run_says_what_and_why_and_writes_nothing(series_folder, tmp_path, weights):
+    shutil.copytree(series_folder, tmp_path / "gap")
+    for path in sorted((tmp_path / "gap").iterdir())[10:12]:
+        path.unlink()
+    result = run("scan", tmp_path / "gap", series_folder, "--out", tmp_path / "out", "--dry-run", "--weights", weights)
+    assert result.returncode == 0
+    assert "segment" in result.stdout
+    assert "Research use only" in result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["scan", "/nonexistent", "--out", "{tmp}/out"], 2, "no such file or directory: /nonexistent"),
+        (["watch", "/nonexistent", "--out", "{tmp}/out"], 2, "no such directory"),
+        (["status", "/nonexistent"], 2, "no such directory"),
+        (["scan", "{tmp}", "--out", "{tmp}/out", "--formats", "seg,jpeg"], 2, "unknown format jpeg"),
+        (["scan", "{tmp}", "--out", "{tmp}/out", "--weights", "{tmp}/none"], 10, "reinstall"),
+        (["scan", "{tmp}", "--out", "/proc/out"], 12, "cannot write"),
+        (["scan", "{tmp}"], 2, "--out"),
+    ],
+)
+def test_exit_codes(arguments, code, words, tmp_path, weights):
+    result = run(*(a.format(tmp=tmp_path) for a in arguments), COVCT_WEIGHTS=str(weights))
+    assert result.returncode == code, result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_empty_directory_is_exit_0_and_says_so(tmp_path, weights):
+    (tmp_path / "in").mkdir()
+    result = run("scan", tmp_path / "in", "--out", tmp_path / "out", COVCT_WEIGHTS=str(weights))
+    assert result.returncode == 0
+    assert "0 series found" in result.stderr
+    assert "nothing to do" in result.stderr
+
+
+def test_second_process_on_one_tree_is_exit_11(tmp_path, weights):
+    from covct import state
+
+    (tmp_path / "in").mkdir()
+    with state.lock(tmp_path / "out"):
+        result = run("scan", tmp_path / "in", "--out", tmp_path / "out", COVCT_WEIGHTS=str(weights))
+    assert result.returncode == 11
+    assert f"process {os.getpid()}" in result.stderr
+
+
+def test_watch_ends_on_sigterm_with_130(tmp_path, weights):
+    (tmp_path / "in").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "covct", "watch", tmp_path / "in", "--out", tmp_path / "out", "--interval", "0.2", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COVCT_WEIGHTS": str(weights)},
+    )  # fmt: skip
+    assert json.loads(process.stdout.readline())["event"] == "watching"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "finished series are kept" in stderr
+
+
+def test_status_counts_by_reason(series_folder, tmp_path, weights, threshold_networks):
+    sorted(series_folder.iterdir())[10].unlink()
+    invoke("scan", series_folder, "--out", tmp_path / "out", "--weights", weights)
+    result = invoke("status", tmp_path / "out", "--json")
+    assert json.loads(result.stdout)["by_outcome"] == [{"status": "rejected", "slug": "missing-slices", "series": 1}]
+    assert "missing-slices" in invoke("status", tmp_path / "out").stdout
+
+
+def test_version():
+    result = run("--version")
+    assert result.stdout.startswith(f"covct {covct.__version__}")
+
+
+def slugs(kind: str) -> set[str]:
+    code = "".join(path.read_text() for path in (ROOT / "covct").glob("*.py"))
+    return set(re.findall(rf'{kind}\(\s*"([a-z0-9-]+)"', code))
+
+
+def test_readme_lists_every_reason():
+    table = README.split("## Why a series was rejected")[1].split("## In a container")[0]
+    listed = set(re.findall(r"^\| `([a-z0-9-]+)`", table, re.M))
+    assert listed == slugs("SeriesError")
+    warned = set(re.findall(r"`([a-z0-9-]+)`", table.split("Warnings in the report:")[1]))
+    assert warned == slugs("Warned")
+
+
+def test_readme_lists_every_exit_code():
+    from covct import errors
+
+    table = README.split("## Exit codes")[1].split("## Outputs")[0]
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.M)}
+    declared = {int(code) for code in re.findall(r"(\d+) ", cli.EXIT_CODES)}
+    assert listed == declared
+    assert {c.exit_code for c in errors.RunError.__subclasses__()} <= listed
+
+
+def test_readme_options_and_commands_exist():
+    help_of = {name: run(name, "--help").stdout for name in ("scan", "watch", "train", "status")}
+    options = README.split("Options of `scan`")[1].split("## Exit codes")[0]
+    for option in re.findall(r"^\| `(--[a-z-]+)`", options, re.M):
+        assert option in help_of["scan"], option
+    for option in ("--settle", "--interval"):
+        assert option in help_of["watch"]
+    commands = README.split("## Commands")[1].split("Options of")[0]
+    root = run("--help").stdout
+    for name in re.findall(r"^\| `covct ([a-z]+)", commands, re.M):
+        assert f"{name} " in root
