@@ -63,7 +63,7 @@ def measure_burden(
     """
     ml = voxel_volume_mm3 / 1000
     # Counts per slice and lung are all that is needed: no full-size temporary.
-    lung_counts = np.stack([np.bincount(one.ravel(), minlength=3)[:3] for one in lungs])
+    lung_counts = np.array([[np.count_nonzero(one == label) for label in range(3)] for one in lungs])
     infected_counts = np.zeros_like(lung_counts)
     bands = {name: np.zeros(3, np.int64) for name in HU_BANDS}
     sums = np.zeros(3)
@@ -118,17 +118,20 @@ def find_lesions(infection: np.ndarray, lungs: np.ndarray, geometry: hd.Volume) 
     first, last = int(planes[0]), int(planes[-1]) + 1
     relabel = sitk.RelabelComponentImageFilter()
     image = sitk.GetImageFromArray(infection[first:last].astype(np.uint8))
-    labels = sitk.GetArrayFromImage(relabel.Execute(sitk.ConnectedComponent(image)))
+    labelled = relabel.Execute(sitk.ConnectedComponent(image))
+    shapes = sitk.LabelShapeStatisticsImageFilter()
+    shapes.Execute(labelled)
+    labels = sitk.GetArrayViewFromImage(labelled)
     sizes = relabel.GetSizeOfObjectsInPixels()
     ml = float(np.prod(geometry.spacing)) / 1000
+    on_the_right = np.bincount(labels[lungs[first:last] == RIGHT_LUNG].ravel(), minlength=len(sizes) + 1)
     lesions = []
     for label in range(1, min(len(sizes), LARGEST_LESIONS) + 1):
-        voxels = np.argwhere(labels == label)
-        voxels[:, 0] += first
-        centroid = geometry.map_indices_to_reference(voxels.mean(0)[None])[0]
-        right = np.mean(lungs[tuple(voxels.T)] == RIGHT_LUNG) >= 0.5
+        column, row, plane = shapes.GetCentroid(label)
+        centroid = geometry.map_indices_to_reference(np.array([[plane + first, row, column]]))[0]
+        side = "right_lung" if 2 * on_the_right[label] >= sizes[label - 1] else "left_lung"
         x, y, z = (round(float(v), 1) for v in centroid)
-        lesions.append(Lesion(len(voxels) * ml, (x, y, z), "right_lung" if right else "left_lung"))
+        lesions.append(Lesion(sizes[label - 1] * ml, (x, y, z), side))
     return len(sizes), lesions
 
 

@@ -6,11 +6,13 @@ import cv2
 import numpy as np
 import SimpleITK as sitk
 
-from covct.preprocess import FieldOfView, from_model_space
+from covct.preprocess import BODY_HU, FieldOfView, from_model_space
 from covct.terms import LEFT_LUNG, RIGHT_LUNG
 
 LEAST_PART = 0.02  # of the largest component: less is bowel gas, mattress or a bronchus
 LEAST_SECOND_LUNG = 0.12  # of the larger lung: a smaller "second lung" is a part of the first
+# The lungs touch at the anterior junction, a bridge some millimetres thick: erode until it breaks.
+EROSIONS_MM = (0.0, 1.5, 3.0, 4.5, 6.0, 8.0, 10.0, 13.0)
 SPECK_MM3 = 100.0  # infection smaller than this (a cube of 4.6 mm) is not counted
 SPECK_MM2 = 25.0  # the same for a single slice
 
@@ -34,10 +36,34 @@ def separate_lungs(probability: np.ndarray, threshold: float, spacing_mm: tuple[
     mask = _fill_holes(_main_components(probability >= threshold))
     if not mask.any():
         return mask.astype(np.uint8)
-    cores = _two_cores(mask, spacing_mm)
-    if cores is None:
-        return _by_midline(mask)
-    return _grow(cores, mask, spacing_mm)
+    depth = _depth_mm(mask, spacing_mm)
+    for erosion_mm in EROSIONS_MM:
+        cores = _two_cores(depth > erosion_mm, mask)
+        if cores is not None:
+            return _grow(cores, mask, depth) if erosion_mm else _with_islands(cores, mask)
+    return _by_midline(mask)
+
+
+def remove_outside_air(probability: np.ndarray, hu: np.ndarray, threshold: float) -> np.ndarray:
+    """Take back what was called lung in the air outside the body: under an arm, in a mattress, in a tube.
+
+    probability (slices, rows, columns), hu likewise in model space -> a changed copy. Where more than half of a
+    slice's lung would go the slice stays: there the lung itself reaches the edge of the field of view.
+    """
+    out = probability.copy()
+    for index in np.flatnonzero((probability >= threshold).any((1, 2))):
+        outside = _connected_with_border(hu[index] < BODY_HU)
+        called = probability[index] >= threshold
+        if np.count_nonzero(outside & called) < 0.5 * np.count_nonzero(called):
+            out[index][outside] = 0
+    return out
+
+
+def _connected_with_border(air: np.ndarray) -> np.ndarray:
+    """The air of one slice that is connected with a border of air around the slice."""
+    framed = cv2.copyMakeBorder(air.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
+    cv2.floodFill(framed, None, (0, 0), 2)
+    return framed[1:-1, 1:-1] == 2
 
 
 def _main_components(mask: np.ndarray) -> np.ndarray:
@@ -66,44 +92,45 @@ def _fill_holes(mask: np.ndarray) -> np.ndarray:
     return out
 
 
-def _two_cores(mask: np.ndarray, spacing_mm) -> np.ndarray | None:
-    """Labels 1 (right) and 2 (left) on the cores of both lungs; None where there is only one.
-
-    The lungs touch at the anterior junction, a bridge some millimetres thick: erode until it breaks.
-    """
-    depth = _depth_mm(mask, spacing_mm)
-    for erosion_mm in (0.0, 1.5, 3.0, 4.5, 6.0, 8.0, 10.0, 13.0):
-        labels, sizes = _components(depth > erosion_mm)
-        if len(sizes) >= 2 and sizes[1] >= LEAST_SECOND_LUNG * sizes[0]:
-            columns = [float(np.mean(np.nonzero(labels == label)[2])) for label in (1, 2)]
-            middle = float(np.mean(np.nonzero(mask.any((0, 1)))[0]))
-            if (columns[0] - middle) * (columns[1] - middle) < 0:  # one on each side of the chest
-                right = 1 if columns[0] < columns[1] else 2
-                cores = np.zeros(mask.shape, np.uint8)
-                cores[labels == right] = RIGHT_LUNG
-                cores[labels == 3 - right] = LEFT_LUNG
-                return cores
-    return None
+def _two_cores(eroded: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+    """Labels 1 (right) and 2 (left) where the eroded mask falls apart into two lungs; None where it does not."""
+    labels, sizes = _components(eroded)
+    if len(sizes) < 2 or sizes[1] < LEAST_SECOND_LUNG * sizes[0]:
+        return None
+    columns = [float(np.average(np.arange(mask.shape[2]), weights=(labels == n).sum((0, 1)))) for n in (1, 2)]
+    middle = float(np.mean(np.flatnonzero(mask.any((0, 1)))))
+    if (columns[0] - middle) * (columns[1] - middle) >= 0:  # both on one side of the chest
+        return None
+    right = 1 if columns[0] < columns[1] else 2
+    cores = np.zeros(mask.shape, np.uint8)
+    cores[labels == right] = RIGHT_LUNG
+    cores[labels == 3 - right] = LEFT_LUNG
+    return cores
 
 
 def _depth_mm(mask: np.ndarray, spacing_mm) -> np.ndarray:
     """In-plane distance to the edge of the mask, mm. Bridges are thin in the plane whatever the slice spacing."""
-    scale = float(spacing_mm[1] + spacing_mm[2]) / 2
+    scale = np.float32((spacing_mm[1] + spacing_mm[2]) / 2)
     return np.stack([cv2.distanceTransform(one.astype(np.uint8), cv2.DIST_L2, 3) for one in mask]) * scale
 
 
-def _grow(cores: np.ndarray, mask: np.ndarray, spacing_mm) -> np.ndarray:
+def _grow(cores: np.ndarray, mask: np.ndarray, depth: np.ndarray) -> np.ndarray:
     """Give every voxel of the mask to the core that reaches it first (watershed from markers)."""
-    relief = sitk.GetImageFromArray(-_depth_mm(mask, spacing_mm).astype(np.float32))
     markers = np.where(mask, cores, 3).astype(np.uint8)  # 3: background floods what is not lung
     grown = sitk.GetArrayFromImage(
-        sitk.MorphologicalWatershedFromMarkers(relief, sitk.GetImageFromArray(markers), markWatershedLine=False)
+        sitk.MorphologicalWatershedFromMarkers(
+            sitk.GetImageFromArray(-depth), sitk.GetImageFromArray(markers), markWatershedLine=False
+        )
     )
-    out = np.where(mask & (grown != 3), grown, 0).astype(np.uint8)
-    missed = mask & (out == 0)  # islands that no core reaches: by the side they lie on
+    return _with_islands(np.where(mask & (grown != 3), grown, 0).astype(np.uint8), mask)
+
+
+def _with_islands(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Lung that no core reaches goes to the side it lies on."""
+    missed = mask & (labels == 0)
     if missed.any():
-        out[missed] = _by_midline(mask)[missed]
-    return out
+        labels[missed] = _by_midline(mask)[missed]
+    return labels
 
 
 def _by_midline(mask: np.ndarray) -> np.ndarray:

@@ -89,7 +89,7 @@ def _body_box(hu_slice: np.ndarray) -> tuple[int, int, int, int] | None:
     return top * step, left * step, (top + height) * step, (left + width) * step
 
 
-def to_model_space(hu: np.ndarray, view: FieldOfView, size: int) -> np.ndarray:
+def to_model_space(hu: np.ndarray, view: FieldOfView, size: int, dtype=np.float32) -> np.ndarray:
     """Cut the field of view out of every slice and bring it to `size` x `size`.
 
     Parameters
@@ -101,11 +101,11 @@ def to_model_space(hu: np.ndarray, view: FieldOfView, size: int) -> np.ndarray:
 
     Returns
     -------
-    (slices, size, size) float32
+    (slices, size, size), float32 unless `dtype` says otherwise
         HU; air outside the source image.
     """
     top, left, height, width = _window(view)
-    out = np.empty((len(hu), size, size), np.float32)
+    out = np.empty((len(hu), size, size), dtype)
     # Averaging below half size, else fine noise folds into the network's scale.
     interpolation = cv2.INTER_AREA if height > size else cv2.INTER_LINEAR
     for index, one in enumerate(hu):

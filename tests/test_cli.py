@@ -56,7 +56,9 @@ def test_without_json_stdout_is_empty(series_folder, tmp_path, weights, threshol
     assert "Research use only" in (tmp_path / "out" / "index.html").read_text()
 
 
-def test_strict_turns_a_rejection_into_exit_3_also_on_the_second_run(series_folder, tmp_path, weights, threshold_networks):
+def test_strict_turns_a_rejection_into_exit_3_also_on_the_second_run(
+    series_folder, tmp_path, weights, threshold_networks
+):
     sorted(series_folder.iterdir())[10].unlink()
     arguments = ("scan", series_folder, "--out", tmp_path / "out", "--weights", weights)
     assert invoke(*arguments).exit_code == 0
@@ -115,7 +117,7 @@ def test_second_process_on_one_tree_is_exit_11(tmp_path, weights):
 def test_watch_ends_on_sigterm_with_130(tmp_path, weights):
     (tmp_path / "in").mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", "covct", "watch", tmp_path / "in", "--out", tmp_path / "out", "--interval", "0.2", "--json"],
+        [sys.executable, "-m", "covct", "watch", tmp_path / "in", "--out", tmp_path / "out", "--interval=0.2", "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COVCT_WEIGHTS": str(weights)},
     )  # fmt: skip

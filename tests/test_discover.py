@@ -57,7 +57,13 @@ def test_two_acquisitions_in_one_series_are_two_candidates(series_folder, tmp_pa
 def test_thin_lung_kernel_is_chosen_before_thick_soft_kernel(series_folder, tmp_path):
     soft = shutil.copytree(series_folder, tmp_path / "soft")
     change(series_folder, ConvolutionKernel="B60f", SliceThickness=1.0)
-    change(soft, ConvolutionKernel="B30f", SliceThickness=5.0, SeriesInstanceUID="1.2.3", SOPInstanceUID=lambda i: f"1.9.{i}")
+    change(
+        soft,
+        ConvolutionKernel="B30f",
+        SliceThickness=5.0,
+        SeriesInstanceUID="1.2.3",
+        SOPInstanceUID=lambda i: f"1.9.{i}",
+    )
     choice = choose(list(discover([series_folder, soft]).series), check_headers)
     assert choice.chosen.instances[0].kernel == "B60f"
     assert "kernel B60f (lung)" in choice.reasons

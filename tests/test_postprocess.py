@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from covct.postprocess import remove_specks, separate_lungs, to_source_infection, to_source_lungs
+from covct.postprocess import remove_outside_air, remove_specks, separate_lungs, to_source_infection, to_source_lungs
 from covct.preprocess import FieldOfView
 
 SPACING = (3.0, 1.5, 1.5)
@@ -63,6 +63,25 @@ def test_bowel_gas_is_no_lung():
     mask[-2:, 2:6, 60:64] = True
     labels = separate_lungs(mask.astype(float), 0.5, SPACING)
     assert not labels[:, 2:6, 60:64].any()
+
+
+def test_air_outside_the_body_is_no_lung():
+    hu = np.full((1, 60, 60), -1000.0)
+    hu[:, 10:50, 10:50] = 40
+    hu[:, 20:40, 15:45] = -850
+    called = np.zeros(hu.shape, np.float32)
+    called[:, 20:40, 15:45] = 1
+    called[:, 2:8, 20:30] = 1
+    kept = remove_outside_air(called, hu, 0.5)
+    assert kept[0, 20:40, 15:45].all()
+    assert not kept[0, :10].any()
+
+
+def test_lung_that_reaches_the_edge_of_the_field_of_view_is_kept():
+    hu = np.full((1, 40, 40), 40.0)
+    hu[:, 10:30, 20:] = -850
+    called = (hu < -400).astype(np.float32)
+    assert np.array_equal(remove_outside_air(called, hu, 0.5), called)
 
 
 def test_no_lung_at_all():
