@@ -61,7 +61,7 @@ def _scores(name: str, kept: list[tuple[np.ndarray, ...]]) -> dict:
 def whole_series(networks: Networks, source: Path, mask: Path) -> dict:
     """The whole pipeline on one scan in HU of a patient without COVID: lung Dice, and infection called all the same."""
     [series] = discover([source]).series
-    result: Result = process(Choice(series, (), ()), networks, "accuracy", Clock())
+    result: Result = process(Choice(series, (), ()), lambda: networks, "accuracy", Clock())
     volume = result.scan.working
     truth = read_nifti(mask).to_patient_orientation(WORKING_ORIENTATION).array > 0
     aerated = np.stack([_aerated(hu, one, spacing_mm(volume)[1]) for hu, one in zip(volume.array, truth, strict=True)])
@@ -69,7 +69,9 @@ def whole_series(networks: Networks, source: Path, mask: Path) -> dict:
         "case": mask.name.removesuffix("_lungs.nii.gz"),
         "slices": len(truth),
         "lung_dice": round(dice(result.lungs > 0, truth), 3),
-        "infection_percent_of_lung": round(100 * np.count_nonzero(result.infection) / max(1, np.count_nonzero(truth)), 2),
+        "infection_percent_of_lung": round(
+            100 * np.count_nonzero(result.infection) / max(1, np.count_nonzero(truth)), 2
+        ),
         "infection_percent_of_aerated_lung": round(
             100 * np.count_nonzero(result.infection & aerated) / max(1, np.count_nonzero(aerated)), 2
         ),

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from covct import __version__, state
 from covct.cards import file_sha256, read_card
-from covct.discover import Choice, Discovery, Series, choose, discover
+from covct.discover import NOT_CHOSEN, Choice, Discovery, Series, choose, discover
 from covct.errors import RunError, SeriesError, Stopped
 from covct.networks import Networks
 from covct.quality import check_headers
@@ -74,28 +75,55 @@ class Tally:
 
 def plan(order: Order, found: Discovery) -> list[Job]:
     """Every series that gets an outcome: the chosen one of each study, or all of a study where none qualifies."""
-    weights = [read_card(order.weights / f"{task}.json").sha256 for task in ("lungs", "infection")]
+    cards = _card_hashes(order.weights)
     jobs = []
     by_study = sorted(found.series, key=lambda series: series.folder)
     for _, group in groupby(by_study, key=lambda series: series.study_folder):
         choice = choose(list(group), check_headers)
         if choice.chosen:
-            jobs.append(_job(order, choice.chosen, choice, weights))
+            job: Job | None = _job(order, choice.chosen, choice, cards)
+            while job:
+                jobs.append(job)
+                job = _follow(order, job, job.finished, cards)
         else:
-            jobs += [_job(order, series, choice, weights, (slug, message)) for series, slug, message in choice.left_out]
+            jobs += [_job(order, series, choice, cards, (slug, message)) for series, slug, message in choice.left_out]
     return jobs
 
 
-def _job(order: Order, series: Series, choice: Choice, weights: list[str], refusal=None) -> Job:
-    key = state.work_key(series.content, {"formats": sorted(order.formats)}, weights)
-    outcome = state.read_outcome(order.out / series.folder)
-    current = outcome is not None and outcome.work_key == key and not order.force
-    if current and outcome and outcome.status == "failed" and order.retry_failed:
-        current = False
-    return Job(series, choice, key, outcome if current else None, refusal)
+def _card_hashes(weights: Path) -> dict[str, str]:
+    """sha256 of each card, once its weights are found unaltered."""
+    hashes = {}
+    for task in ("lungs", "infection"):
+        card = weights / f"{task}.json"
+        read_card(card)
+        hashes[task] = file_sha256(card)
+    return hashes
 
 
-def scan(order: Order, networks: Callable[[], Networks], emit: Emit, found: Discovery | None = None) -> Tally:
+def _job(order: Order, series: Series, choice: Choice, cards: dict[str, str], refusal=None) -> Job:
+    key = state.work_key(series.content, {"formats": sorted(order.formats)}, cards)
+    folder = order.out / series.folder
+    outcome = state.read_outcome(folder)
+    if outcome and (
+        order.force
+        or outcome.work_key != key
+        or outcome.slug == "unreadable"  # a file that was still being copied has the same identity when it is whole
+        or (outcome.status == "failed" and order.retry_failed)
+        or not state.is_whole(folder, outcome)
+    ):
+        outcome = None
+    return Job(series, choice, key, outcome, refusal)
+
+
+def _follow(order: Order, job: Job, outcome: state.Outcome | None, cards: dict[str, str]) -> Job | None:
+    """The next best series of the study, where the chosen one was rejected for what it holds."""
+    if not outcome or outcome.status != "rejected" or job.refusal:
+        return None
+    choice = job.choice.without_chosen(outcome.slug or "", outcome.message or "")
+    return _job(order, choice.chosen, choice, cards) if choice and choice.chosen else None
+
+
+def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> Tally:
     """One pass over the sources: everything found has an outcome afterwards.
 
     Parameters
@@ -104,43 +132,55 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit, found: Disc
         Called once, and only when there is a series to segment: importing keras takes seconds.
     emit : function (dict) -> None
         Told of every event; the caller shows or prints it.
-    found : Discovery, optional
-        What to work on, where it is already known.
     """
     with state.lock(order.out):
         state.recover(order.out)
-        found = found or discover(order.sources, avoid=order.out)
-        jobs = plan(order, found)
-        tally = Tally()
-        for problem in found.problems:
-            tally.counts["problem"] += 1
+        found = discover(order.sources, avoid=order.out)
+        _emit_problems(found, emit)
+        return _pass(order, found, cache(networks), emit)
+
+
+def _emit_problems(found: Discovery, emit: Emit, told: set[str] | None = None) -> None:
+    for problem in found.problems:
+        if told is None or problem.label not in told:
             emit({"event": "problem", "file": problem.label, "slug": problem.slug, "message": problem.message})
-        emit(_found_event(found, jobs))
-        loaded: list[Networks] = []
+            if told is not None:
+                told.add(problem.label)
 
-        def loaded_networks() -> Networks:
-            if not loaded:
-                emit({"event": "step", "step": "load networks"})
-                loaded.append(networks())
-            return loaded[0]
 
-        for job in jobs:
+def _pass(order: Order, found: Discovery, networks: Callable[[], Networks], emit: Emit) -> Tally:
+    """Bring everything found to an outcome. The caller holds the lock."""
+    jobs = plan(order, found)
+    cards = _card_hashes(order.weights)
+    tally = Tally()
+    if found.problems:
+        tally.counts["unreadable files"] = len(found.problems)
+    emit(_found_event(found, jobs))
+    try:
+        while jobs:
+            job = jobs.pop(0)
             if job.finished:
-                tally.counts["skipped"] += 1
+                tally.counts[f"{job.finished.status} before"] += 1
                 emit(_job_event("skipped", job, status=job.finished.status, slug=job.finished.slug))
                 continue
-            outcome = _do(order, job, loaded_networks, emit)
+            outcome = _do(order, job, networks, emit)
             tally.counts[outcome.status] += 1
-        with state.output_errors(order.out):
+            if next_best := _follow(order, job, outcome, cards):
+                jobs.insert(0, next_best)
+    except BaseException:
+        with suppress(OSError):  # the page of what was finished, if the disk still takes it
             write_summary(order.out)
-        emit({"event": "finished", **tally.counts})
+        raise
+    with state.output_errors(order.out):
+        write_summary(order.out)
+    emit({"event": "finished", **tally.counts})
     return tally
 
 
 def _found_event(found: Discovery, jobs: list[Job]) -> dict[str, Any]:
     return {
         "event": "found",
-        "series": len(found.series),
+        "candidates": len(found.series),
         "to_do": sum(job.to_do for job in jobs),
         "finished_before": sum(not job.to_do for job in jobs),
         "problems": len(found.problems),
@@ -155,38 +195,46 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
     emit(_job_event("started", job, slices=len(job.series.instances) or None))
     attempts = state.begin_attempt(order.out, folder, job.work_key)
     stage = state.new_stage(order.out, job.work_key)
+    status, slug, message = "done", None, None
     with _not_an_attempt_when_stopped(order.out, folder):
         try:
             if job.refusal:
                 raise SeriesError(*job.refusal)
             if attempts > state.MOST_ATTEMPTS:
-                status, slug, message = (
-                    "failed",
-                    "crashed-repeatedly",
-                    f"{state.MOST_ATTEMPTS} attempts left no outcome",
-                )
+                status, slug = "failed", "crashed-repeatedly"
+                message = f"{state.MOST_ATTEMPTS} attempts left no outcome"
             else:
-                _segment(order, job, networks(), stage, emit)
-                status, slug, message = "done", None, None
+                _segment(order, job, networks, stage, emit)
         except SeriesError as error:
             status, slug, message = "rejected", error.slug, error.message
         except Exception as error:
             if isinstance(error, (RunError, OSError)):
                 raise
-            log.exception("%s: unexpected error", folder)
-            status, slug, message = "failed", "unexpected-error", f"{type(error).__name__}: {error}"
+            status, slug, message = "failed", "unexpected-error", _whereabouts(error)
+            log.error("%s: %s\n%s", folder, message, "".join(traceback.format_tb(error.__traceback__)))
         if status != "done":
-            shutil.rmtree(stage)
             stage = state.new_stage(order.out, job.work_key)
         outcome = _outcome(job, stage, status, slug, message, time.perf_counter() - start)
         state.commit(order.out, folder, stage, outcome)
         state.end_attempt(order.out, folder)
-    emit(
-        _job_event(
-            status, job, slug=slug, message=message, seconds=outcome.seconds, **_figures(order.out / folder, status)
-        )
-    )
+        if status == "done":
+            _retire_others(order.out, job.choice)
+    details = {"slug": slug, "message": message, "seconds": outcome.seconds, **_figures(order.out / folder, status)}
+    emit(_job_event(status, job, **details))
     return outcome
+
+
+def _whereabouts(error: Exception) -> str:
+    """Kind and place of an unexpected error. Not its text: that may quote a patient's name or birth date."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
+
+
+def _retire_others(out: Path, choice: Choice) -> None:
+    """A better series came later: the result of the one chosen before must not count the patient twice."""
+    for series, slug, _ in choice.left_out:
+        if slug == NOT_CHOSEN:
+            state.retire(out, series.folder)
 
 
 @contextmanager
@@ -200,17 +248,24 @@ def _not_an_attempt_when_stopped(out: Path, folder: str) -> Iterator[None]:
         raise
 
 
-def _segment(order: Order, job: Job, networks: Networks, stage: Path, emit: Emit) -> None:
+def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Path, emit: Emit) -> None:
     from covct.pipeline import Clock, peak_memory_mib, process  # highdicom and SimpleITK: only when there is work
     from covct.writers import REPORT_NAME, WRITERS, formats_for
 
     clock = Clock(lambda step: emit(_job_event("step", job, step=step)))
-    result = process(job.choice, networks, job.work_key, clock)
+    loaded: list[Networks] = []
+
+    def asked() -> Networks:
+        emit(_job_event("step", job, step="networks"))
+        loaded.append(networks())
+        return loaded[0]
+
+    result = process(job.choice, asked, job.work_key, clock)
     with clock.step("write"):
         for name in formats_for(job.series.kind, order.formats):
             WRITERS[name](result, stage)
     run = {
-        "device": asdict(networks.device),
+        "device": asdict(loaded[0].device),
         "timings_s": clock.seconds,
         "peak_memory_mib": peak_memory_mib(),
     }
@@ -271,24 +326,22 @@ def watch(
     inotify: events do not arrive over NFS or SMB. A late slice changes the study and reopens it.
     """
     seen: dict[str, tuple[tuple, float]] = {}
-    loaded: list[Networks] = []
-
-    def once() -> Networks:
-        if not loaded:
-            loaded.append(networks())
-        return loaded[0]
-
+    told: set[str] = set()
     done_before: set[tuple[str, tuple]] = set()
-    while True:
-        found = discover(order.sources, avoid=order.out)
-        settled = _settled(found, seen, clock(), settle_s)
-        fresh = {(study, seen[study][0]) for study in settled} - done_before
-        if fresh:
-            studies = {study for study, _ in fresh}
-            part = Discovery(tuple(s for s in found.series if s.study_folder in studies), found.problems, found.ignored)
-            scan(order, once, emit, part)
-            done_before |= fresh
-        sleep(interval_s)
+    loaded = cache(networks)
+    with state.lock(order.out):
+        state.recover(order.out)
+        while True:
+            found = discover(order.sources, avoid=order.out)
+            _emit_problems(found, emit, told)
+            settled = _settled(found, seen, clock(), settle_s)
+            fresh = {(study, seen[study][0]) for study in settled} - done_before
+            if fresh:
+                studies = {study for study, _ in fresh}
+                part = tuple(series for series in found.series if series.study_folder in studies)
+                _pass(order, Discovery(part, (), found.ignored), loaded, emit)
+                done_before |= fresh
+            sleep(interval_s)
 
 
 def _settled(found: Discovery, seen: dict[str, tuple[tuple, float]], now: float, settle_s: float) -> list[str]:

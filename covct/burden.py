@@ -8,6 +8,7 @@ import highdicom as hd
 import numpy as np
 import SimpleITK as sitk
 
+from covct.postprocess import bounding_box
 from covct.terms import HU_BANDS, REGIONS, RIGHT_LUNG, SEVERITY, THIRDS
 
 LARGEST_LESIONS = 10
@@ -112,23 +113,23 @@ def find_lesions(infection: np.ndarray, lungs: np.ndarray, geometry: hd.Volume) 
     infection (slices, rows, columns) bool, lungs likewise uint8, both on the grid of `geometry`, whose affine
     gives LPS millimetres. The side is that of most of the lesion's voxels.
     """
-    planes = np.flatnonzero(infection.any((1, 2)))
-    if not planes.size:
+    if not infection.any():
         return 0, []
-    first, last = int(planes[0]), int(planes[-1]) + 1
+    box = bounding_box(infection)
+    origin = np.array([axis.start for axis in box])
     relabel = sitk.RelabelComponentImageFilter()
-    image = sitk.GetImageFromArray(infection[first:last].astype(np.uint8))
+    image = sitk.GetImageFromArray(infection[box].astype(np.uint8))
     labelled = relabel.Execute(sitk.ConnectedComponent(image))
     shapes = sitk.LabelShapeStatisticsImageFilter()
     shapes.Execute(labelled)
     labels = sitk.GetArrayViewFromImage(labelled)
     sizes = relabel.GetSizeOfObjectsInPixels()
     ml = float(np.prod(geometry.spacing)) / 1000
-    on_the_right = np.bincount(labels[lungs[first:last] == RIGHT_LUNG].ravel(), minlength=len(sizes) + 1)
+    on_the_right = np.bincount(labels[lungs[box] == RIGHT_LUNG].ravel(), minlength=len(sizes) + 1)
     lesions = []
     for label in range(1, min(len(sizes), LARGEST_LESIONS) + 1):
         column, row, plane = shapes.GetCentroid(label)
-        centroid = geometry.map_indices_to_reference(np.array([[plane + first, row, column]]))[0]
+        centroid = geometry.map_indices_to_reference(origin + np.array([[plane, row, column]]))[0]
         side = "right_lung" if 2 * on_the_right[label] >= sizes[label - 1] else "left_lung"
         x, y, z = (round(float(v), 1) for v in centroid)
         lesions.append(Lesion(sizes[label - 1] * ml, (x, y, z), side))

@@ -113,7 +113,10 @@ def scan(
         return
     with _shown(json_events) as emit, _stoppable():
         tally = batch.scan(order, _networks(order.weights, device, require_gpu), emit)
-    bad = tally["failed"] + (tally["rejected"] + tally["problem"] + _rejected_before(order, tally) if strict else 0)
+    # What was rejected or failed before counts too: a rerun shall not turn a 3 into a 0.
+    bad = tally["failed"] + tally["failed before"]
+    if strict:
+        bad += tally["rejected"] + tally["rejected before"] + tally["unreadable files"]
     if bad:
         raise typer.Exit(3)
 
@@ -166,11 +169,13 @@ def status(
 @app.command()
 def summary(out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)]) -> None:
     """Write summary.csv and index.html of an output tree again."""
+    from covct.state import output_errors
     from covct.summary import write_summary
 
     if not out.is_dir():
         raise UsageError(f"no such directory: {out}")
-    write_summary(out)
+    with output_errors(out):
+        write_summary(out)
     typer.echo(str(out / "index.html"))
 
 
@@ -236,15 +241,6 @@ def _order(sources, out: Path, formats: str, weights: Path | None, force: bool, 
     if unknown := set(wanted) - {"seg", "nifti", "png"}:
         raise UsageError(f"unknown format {', '.join(sorted(unknown))}; known are seg, nifti, png")
     return Order(tuple(sources), out, weights or default_weights_folder(), wanted, force, retry_failed)
-
-
-def _rejected_before(order, tally) -> int:
-    """Rejections of an earlier pass count under --strict too: a rerun shall not turn a 3 into a 0."""
-    if not tally["skipped"]:
-        return 0
-    from covct.summary import read_tree
-
-    return sum(entry.status != "done" for entry in read_tree(order.out))
 
 
 def _networks(weights: Path, device: DeviceChoice, require_gpu: bool) -> Callable[[], Any]:
@@ -326,10 +322,10 @@ def _short(uid: str) -> str:
 
 def _line(event: dict[str, Any]) -> str:
     """One event as a line for a person; empty for what is not worth a line."""
-    kind, series = event["event"], _short(str(event.get("series", "")))
+    kind, series = event["event"], _short(event.get("series", ""))
     if kind == "found":
         return (
-            f"{event['series']} series found, {event['to_do']} to do, {event['finished_before']} finished before, "
+            f"{event['candidates']} series found, {event['to_do']} to do, {event['finished_before']} finished before, "
             f"{event['problems']} unreadable"
         )
     if kind == "problem":

@@ -42,6 +42,8 @@ def load_dicom(series: Series) -> Scan:
             raise SeriesError("unreadable", f"{file.name} changed while it was read")
         if array is None:
             array = np.empty((len(ordered), *hu.shape), np.int16)
+        if hu.shape != array.shape[1:]:
+            raise SeriesError("unreadable", f"{file.name} has {hu.shape} pixels, its header said {array.shape[1:]}")
         if hu.dtype != array.dtype and array.dtype != np.float32:
             array = array.astype(np.float32)
         array[index] = hu

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import groupby
@@ -12,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 from covct.errors import SeriesError
 from covct.sources import Problem, SourceFile, read_all, walk
@@ -21,12 +23,15 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 HEADER_BYTES = 64 * 1024  # a CT header has 2 to 20 KiB; larger ones are read whole
 NOT_IMAGES = {".png", ".jpg", ".jpeg", ".txt", ".csv", ".json", ".xml", ".html", ".pdf", ".md", ".log", ".tmp"}
 UID_PATTERN = re.compile(r"[0-9.]{1,64}")
+MOSTLY = 0.5  # of an acquisition's positions are another's too: two scans of one region, not one scan in rotations
+OTHER_PARTS = re.compile(r"HEAD|BRAIN|SKULL|SINUS|NECK|ABDOMEN|PELVIS|KNEE|HIP|LEG|FOOT|ARM|HAND|SPINE")
+CHEST_PARTS = re.compile(r"CHEST|THORAX|LUNG|CAP|TAP|BODY|PULM")
 CT_IMAGE, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
 HEADER_TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality",
     "ImageType", "AcquisitionNumber", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "Rows", "Columns", "RescaleSlope", "RescaleIntercept", "RescaleType",
-    "ConvolutionKernel", "BodyPartExamined", "LossyImageCompression", "ContrastBolusAgent",
+    "ConvolutionKernel", "BodyPartExamined", "LossyImageCompression", "ContrastBolusAgent", "SeriesDescription",
 ]  # fmt: skip
 
 
@@ -47,6 +52,8 @@ class Instance:
     thickness: float | None
     shape: tuple[int, int]
     has_rescale: bool
+    rescale_type: str
+    body_part: str
     kernel: str
     contrast: bool
     lossy: bool
@@ -72,6 +79,8 @@ class Series:
         What identifies the input: sorted SOP Instance UIDs, or the file's sha256.
     duplicates : int
         Files that repeated an instance already there.
+    unreadable_beside : int
+        Unreadable files in the same folder or archive: an end slice may be among them.
     """
 
     kind: str
@@ -82,6 +91,7 @@ class Series:
     instances: tuple[Instance, ...] = ()
     path: SourceFile | None = None
     duplicates: int = 0
+    unreadable_beside: int = 0
 
     @property
     def study_folder(self) -> str:
@@ -109,13 +119,14 @@ def discover(sources: Iterable[Path], avoid: Path | None = None) -> Discovery:
     problems: list[Problem] = []
     instances: list[tuple[str, str, Instance]] = []
     volumes: list[Series] = []
+    unreadable: list[SourceFile] = []
     ignored = 0
     for file in walk(sources, problems, avoid):
         suffix = Path(file.name).suffix.lower()
         try:
             if file.name.lower().endswith(NIFTI_SUFFIXES):
                 volumes.append(_nifti_series(file))
-            elif suffix in NOT_IMAGES or Path(file.name).name == "DICOMDIR":
+            elif suffix in NOT_IMAGES or Path(file.name).name.upper() == "DICOMDIR":
                 ignored += 1
             elif found := _read_instance(file):
                 instances.append(found)
@@ -123,7 +134,18 @@ def discover(sources: Iterable[Path], avoid: Path | None = None) -> Discovery:
                 ignored += 1
         except SeriesError as error:
             problems.append(Problem(file.label, error.slug, error.message))
-    return Discovery((*_dicom_series(instances), *volumes), tuple(problems), ignored)
+            unreadable.append(file)
+    spoiled = Counter(_place(file) for file in unreadable)
+    series = [
+        replace(one, unreadable_beside=sum(spoiled[place] for place in {_place(i.file) for i in one.instances}))
+        for one in _dicom_series(instances)
+    ]
+    return Discovery((*series, *volumes), tuple(problems), ignored)
+
+
+def _place(file: SourceFile) -> str:
+    """The folder, or the archive, that a file lies in."""
+    return str(file.path) if file.member else str(file.path.parent)
 
 
 def _read_instance(file: SourceFile) -> tuple[str, str, Instance] | None:
@@ -132,22 +154,26 @@ def _read_instance(file: SourceFile) -> tuple[str, str, Instance] | None:
     claims = start[128:132] == b"DICM" or Path(file.name).suffix.lower() in (".dcm", ".ima")
     if not claims and not _looks_like_dicom(start):
         return None
+    found = _parsed(file, start)
+    if (found is None or found[2].shape == (0, 0)) and len(start) == HEADER_BYTES:  # a long header, or a deflated file: read it whole
+        [(_, start)] = read_all([file])
+        found = _parsed(file, start)
+    if found is None and claims:
+        raise SeriesError("unreadable", f"not a readable DICOM image ({len(start)} bytes): cut short?")
+    return found
+
+
+def _parsed(file: SourceFile, start: bytes) -> tuple[str, str, Instance] | None:
     try:
         header = _parse(start)
-        if "Rows" not in header and len(start) == HEADER_BYTES:
-            [(_, start)] = read_all([file])
-            header = _parse(start)
-    except (InvalidDicomError, ValueError, EOFError, KeyError, AttributeError, TypeError, NotImplementedError) as error:
-        if not claims:
+        uid = header.get("SOPInstanceUID") or header.file_meta.get("MediaStorageSOPInstanceUID")
+        if not uid:
             return None
-        raise SeriesError("unreadable", f"not a readable DICOM file ({len(start)} bytes): {error}") from error
-    uid = header.get("SOPInstanceUID") or getattr(header, "file_meta", {}).get("MediaStorageSOPInstanceUID")
-    if not uid:
-        if not claims:
-            return None
-        raise SeriesError("unreadable", "a DICOM file without SOPInstanceUID: cut short, or no image?")
-    header.SOPInstanceUID = uid
-    return str(header.get("StudyInstanceUID", "")), str(header.get("SeriesInstanceUID", "")), _instance(file, header)
+        header.SOPInstanceUID = uid
+        study, series = str(header.get("StudyInstanceUID") or ""), str(header.get("SeriesInstanceUID") or "")
+        return study, series, _instance(file, header)
+    except Exception:  # a header cut or damaged anywhere raises anything: struct, zlib, unicode, value errors
+        return None
 
 
 def _looks_like_dicom(start: bytes) -> bool:
@@ -168,11 +194,12 @@ def _instance(file: SourceFile, header: pydicom.Dataset) -> Instance:
             values = tuple(float(v) for v in header.get(keyword) or ())
         except (TypeError, ValueError):
             return None
-        return values if len(values) == count else None
+        return values if len(values) == count and all(map(math.isfinite, values)) else None
 
     def number(keyword: str) -> float | None:
         try:
-            return float(header[keyword].value)
+            value = float(header[keyword].value)
+            return value if math.isfinite(value) else None
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -192,8 +219,10 @@ def _instance(file: SourceFile, header: pydicom.Dataset) -> Instance:
         orientation=numbers("ImageOrientationPatient", 6),
         pixel_spacing=numbers("PixelSpacing", 2),
         thickness=number("SliceThickness"),
-        shape=(int(header.get("Rows") or 0), int(header.get("Columns") or 0)),
+        shape=(int(number("Rows") or 0), int(number("Columns") or 0)),
         has_rescale=number("RescaleSlope") is not None and number("RescaleIntercept") is not None,
+        rescale_type=str(header.get("RescaleType") or ""),
+        body_part=f"{header.get('BodyPartExamined') or ''} {header.get('SeriesDescription') or ''}".upper(),
         kernel=kernel if isinstance(kernel, str) else str(kernel[0]),
         contrast=bool(header.get("ContrastBolusAgent")),
         lossy=str(header.get("LossyImageCompression", "")) == "01",
@@ -223,23 +252,30 @@ def _dicom_series(found: list[tuple[str, str, Instance]]) -> list[Series]:
 
 
 def _split_acquisitions(series: Series) -> list[Series]:
-    """Two acquisitions under one Series Instance UID occupy the same positions; each is a candidate of its own."""
-    positions = [instance.position for instance in series.instances]
+    """Two whole acquisitions under one Series Instance UID occupy the same positions; each is a candidate of its own.
+
+    Split only where that explains the doubled positions: each acquisition has every position once, and all are
+    numbered. Else the series stays whole, for the gate to name what is wrong with it.
+    """
     numbers = sorted({i.acquisition for i in series.instances if i.acquisition is not None})
-    if len(numbers) < 2 or len(set(positions)) == len(positions):
+    parts = [tuple(i for i in series.instances if i.acquisition == number) for number in numbers]
+    doubled = len(series.instances) - len({i.position for i in series.instances})
+    if not (
+        len(parts) > 1
+        and sum(map(len, parts)) == len(series.instances)
+        and all(len({i.position for i in part}) == len(part) for part in parts)
+        and doubled >= MOSTLY * min(map(len, parts))
+    ):
         return [series]
-    parts = []
-    for number in numbers:
-        instances = tuple(i for i in series.instances if i.acquisition == number)
-        parts.append(
-            replace(
-                series,
-                folder=f"{series.folder}-{number}",
-                content=tuple(i.sop_instance_uid for i in instances),
-                instances=instances,
-            )
+    return [
+        replace(
+            series,
+            folder=f"{series.folder}-{number}",
+            content=tuple(i.sop_instance_uid for i in part),
+            instances=part,
         )
-    return parts
+        for number, part in zip(numbers, parts, strict=True)
+    ]
 
 
 def _nifti_series(file: SourceFile) -> Series:
@@ -255,23 +291,44 @@ def _safe(uid: str) -> str:
     """A UID as a folder name; anything that is not one is hashed, since DICOM contents are not to be trusted."""
     if UID_PATTERN.fullmatch(uid) and uid.strip("."):
         return uid
-    return "uid-" + hashlib.sha256(uid.encode()).hexdigest()[:24]
+    return "uid-" + hashlib.sha256(os.fsencode(uid)).hexdigest()[:24]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One study's series to segment, with the reason, and the others with theirs."""
+    """One study's series to segment, with the reasons, and the others with theirs.
+
+    `next_best` are the series that also passed the gate, in order of preference: where the chosen one turns out to
+    hold no lungs, or cannot be read, the next takes its place.
+    """
 
     chosen: Series | None
     reasons: tuple[str, ...]
     left_out: tuple[tuple[Series, str, str], ...]  # series, slug, message
+    next_best: tuple[Series, ...] = ()
+
+    def without_chosen(self, slug: str, message: str) -> Choice | None:
+        """The choice once the chosen series was rejected for this reason; None where no other is left."""
+        assert self.chosen is not None
+        if not self.next_best:
+            return None
+        best, *others = self.next_best
+        reasons = (*_reasons(best, others), f"the preferred series was rejected ({slug})")
+        refused = tuple(entry for entry in self.left_out if entry[1] != NOT_CHOSEN)
+        return Choice(
+            best, reasons, (*refused, (self.chosen, slug, message), *_not_chosen(others, reasons)), tuple(others)
+        )
 
 
-def choose(candidates: list[Series], check) -> Choice:
+NOT_CHOSEN = "not-chosen"
+
+
+def choose(candidates: list[Series], check: Callable[[Series], None]) -> Choice:
     """Choose the series of one study to segment, always the same for the same study.
 
-    The rule, in this order: a series that passes the gate; more slices than a localizer (three or more);
-    a lung or sharp kernel before a soft one; thinner slices; more slices; no contrast medium; the lowest UID.
+    The rule, in this order: a series that passes the gate; more slices than a localizer (three or more); not said to
+    be of another part of the body; a lung or sharp kernel before a soft one; thinner slices; more slices; no contrast
+    medium; the lowest UID.
 
     Parameters
     ----------
@@ -281,27 +338,30 @@ def choose(candidates: list[Series], check) -> Choice:
         Raises SeriesError for a series that cannot be segmented.
     """
     good: list[Series] = []
-    left_out: list[tuple[Series, str, str]] = []
+    refused: list[tuple[Series, str, str]] = []
     for series in candidates:
         try:
             check(series)
             good.append(series)
         except SeriesError as error:
-            left_out.append((series, error.slug, error.message))
+            refused.append((series, error.slug, error.message))
     if not good:
-        return Choice(None, (), tuple(left_out))
+        return Choice(None, (), tuple(refused))
     best, *others = sorted(good, key=_preference)
     reasons = _reasons(best, others)
-    left_out += [
-        (other, "not-chosen", f"another series of the study was chosen: {'; '.join(reasons)}") for other in others
-    ]
-    return Choice(best, reasons, tuple(left_out))
+    return Choice(best, reasons, (*refused, *_not_chosen(others, reasons)), tuple(others))
+
+
+def _not_chosen(others: list[Series], reasons: tuple[str, ...]) -> list[tuple[Series, str, str]]:
+    message = f"another series of the study was chosen: {'; '.join(reasons)}"
+    return [(other, NOT_CHOSEN, message) for other in others]
 
 
 def _preference(series: Series):
     first = series.instances[0] if series.instances else None
     return (
         len(series.instances) < 3,
+        bool(first and OTHER_PARTS.search(first.body_part) and not CHEST_PARTS.search(first.body_part)),
         not (first and is_lung_kernel(first.kernel)),
         round((first.thickness if first else None) or 99.0, 2),
         -len(series.instances),
@@ -325,9 +385,9 @@ def _reasons(best: Series, others: list[Series]) -> tuple[str, ...]:
 
 
 def is_lung_kernel(kernel: str) -> bool:
-    """GE LUNG and BONE, Siemens B50 and above, Toshiba FC50 to FC56, Philips L and YC: sharp, made for lungs."""
+    """GE LUNG, BONE, BONEPLUS, EDGE; Siemens B50 and above; Toshiba FC50 to FC56; Philips L, YC, YD: sharp kernels."""
     name = kernel.upper().strip()
-    if name in {"LUNG", "L", "YC", "YD"}:
+    if name in {"LUNG", "BONE", "BONEPLUS", "EDGE", "L", "YC", "YD"}:
         return True
     siemens = re.match(r"(?:B|BL|BR|BV|I|QR)(\d\d)", name)
     toshiba = re.match(r"FC(\d\d)", name)

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import gzip
-import zlib
 from pathlib import Path
 
 import highdicom as hd
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 
 from covct.discover import Series
 from covct.errors import SeriesError
-from covct.sources import read_all
+from covct.sources import SourceFile, read_all
 from covct.volume import Scan
+
+GZIP_MAGIC = b"\x1f\x8b"
+NIFTI2_HEADER = (540).to_bytes(4, "little")  # its size; in either byte order
+SHEAR_TOLERANCE = 0.01  # of a direction cosine, 0.6 degrees: what rounding to three digits can make
 
 
 def load_nifti(series: Series) -> Scan:
     """The series' one file as a Scan; also from inside a zip archive."""
     assert series.path is not None
-    if not series.path.member:
-        return Scan(read_nifti(series.path.path))
-    [(file, contents)] = read_all([series.path])
-    try:
-        image = nibabel.Nifti1Image.from_bytes(gzip.decompress(contents) if file.name.endswith(".gz") else contents)
-    except (OSError, EOFError, zlib.error, ImageFileError, ValueError) as error:
-        raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
-    return Scan(_to_volume(image))
+    [(_, contents)] = read_all([series.path])
+    return Scan(_decode(contents))
 
 
 def read_nifti(path: Path) -> hd.Volume:
@@ -41,28 +37,55 @@ def read_nifti(path: Path) -> hd.Volume:
     Raises
     ------
     SeriesError
-        `unreadable` for a truncated or foreign file, `not-3d` for more than one volume, `no-geometry` where the
-        file says nothing of how the patient lies.
+        `unreadable` for a truncated, damaged or foreign file, `not-3d` for more than one volume, `no-geometry` where
+        the file says nothing, or two different things, of how the patient lies.
     """
-    try:
-        image = nibabel.load(path)
-    except (OSError, EOFError, zlib.error, ImageFileError, ValueError) as error:
-        raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
-    return _to_volume(image)
+    [(_, contents)] = read_all([SourceFile(path)])
+    return _decode(contents)
 
 
-def _to_volume(image) -> hd.Volume:
+def _decode(contents: bytes) -> hd.Volume:
     try:
+        # gzip's own checksum finds damage that leaves the length as it was
+        plain = gzip.decompress(contents) if contents[:2] == GZIP_MAGIC else contents
+        kind = nibabel.Nifti2Image if NIFTI2_HEADER in (plain[:4], plain[3::-1]) else nibabel.Nifti1Image
+        image = kind.from_bytes(plain)
         if len(image.shape) > 3 and all(extent == 1 for extent in image.shape[3:]):
             image = image.slicer[(slice(None),) * 3 + (0,) * (len(image.shape) - 3)]
         if len(image.shape) != 3:
             raise SeriesError("not-3d", f"the NIfTI has shape {image.shape}; one 3D volume is wanted")
-        if not (image.header["sform_code"] or image.header["qform_code"]):
-            raise SeriesError("no-geometry", "the NIfTI has neither sform nor qform: left and right are unknown")
-        array = np.asanyarray(image.dataobj)
-        return hd.Volume(_compact(array), image.affine, "PATIENT", from_reference_convention="RAS")
-    except (OSError, EOFError, zlib.error, ValueError) as error:  # pixels are read here, and may be cut short
+        if image.get_data_dtype().fields:
+            raise SeriesError("not-hounsfield", "the NIfTI holds colours; wanted Hounsfield units (air -1000, water 0)")
+        array = _compact(np.asanyarray(image.dataobj))
+        return hd.Volume(array, _affine(image), "PATIENT", from_reference_convention="RAS")
+    except SeriesError:
+        raise
+    except Exception as error:  # a damaged file raises what the damage hits
         raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
+
+
+def _affine(image: nibabel.Nifti1Image) -> np.ndarray:
+    """The file's affine with its axes made exactly perpendicular, since headers round."""
+    header = image.header
+    if not (header["sform_code"] or header["qform_code"]):
+        raise SeriesError("no-geometry", "the NIfTI has neither sform nor qform: left and right are unknown")
+    affine = np.array(image.affine, float)
+    if header["sform_code"] and header["qform_code"]:
+        corners = np.array([[0, 0, 0, 1], [*np.array(image.shape) - 1, 1]]).T
+        apart = np.abs(header.get_sform() @ corners - header.get_qform() @ corners)[:3].max()
+        if apart > max(header.get_zooms()[:3]):
+            raise SeriesError(
+                "no-geometry", f"sform and qform of the NIfTI disagree by {apart:.0f} mm; wanted one place"
+            )
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.all(np.isfinite(affine)) or spacing.min() <= 0:
+        raise SeriesError("no-geometry", "the NIfTI's affine is singular: voxels have no size")
+    cosines = affine[:3, :3] / spacing
+    u, _, v = np.linalg.svd(cosines)
+    if np.abs(u @ v - cosines).max() > SHEAR_TOLERANCE:
+        raise SeriesError("gantry-tilt", "the NIfTI's affine is sheared; wanted slices stacked along their normal")
+    affine[:3, :3] = (u @ v) * spacing
+    return affine
 
 
 def write_nifti(volume: hd.Volume, path: Path) -> None:

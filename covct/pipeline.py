@@ -6,7 +6,7 @@ import resource
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -49,8 +49,8 @@ class Result:
     work_key: str
 
 
-def process(choice: Choice, networks: Networks, work_key: str, clock: Clock) -> Result:
-    """Segment and measure the chosen series.
+def process(choice: Choice, load_networks: Callable[[], Networks], work_key: str, clock: Clock) -> Result:
+    """Segment and measure the chosen series. The networks are asked for only once its slices are read and checked.
 
     Raises
     ------
@@ -66,7 +66,8 @@ def process(choice: Choice, networks: Networks, work_key: str, clock: Clock) -> 
     spacing = spacing_mm(volume)
     with clock.step("check"):
         check_hounsfield(hu)
-        warnings = header_warnings(series)
+        valid_headers, warnings = header_warnings(series)
+    networks = load_networks()
 
     lungs_card, infection_card = networks.lungs.card, networks.infection.card
     with clock.step("lungs"):
@@ -79,7 +80,7 @@ def process(choice: Choice, networks: Networks, work_key: str, clock: Clock) -> 
         labels = separate_lungs(lung_probability, lungs_card.threshold, model_spacing)
         lungs = to_source_lungs(labels, lung_probability, lungs_card.threshold, view, hu.shape[1:])
         areas = np.count_nonzero(lungs, axis=(1, 2))
-        valid_for, found = coverage(areas, int(areas.sum()) * voxel_volume_mm3(volume) / 1000, len(hu) * spacing[0])
+        valid_lungs, found = coverage(areas, int(areas.sum()) * voxel_volume_mm3(volume) / 1000, len(hu) * spacing[0])
     with clock.step("infection"):
         view = field_of_view(infection_card, hu, spacing[1:])
         infection_probability = probabilities(networks.infection, hu, view, areas > 0)
@@ -89,6 +90,7 @@ def process(choice: Choice, networks: Networks, work_key: str, clock: Clock) -> 
     with clock.step("measure"):
         burden = measure_burden(hu, lungs, infection, voxel_volume_mm3(volume))
         lesions = find_lesions(infection, lungs, volume)
+    valid_for = replace(valid_lungs, hu_bands=valid_headers.hu_bands)
     report = build_report(
         choice, scan, burden, lesions, valid_for, [*warnings, *found, *_one_lung(burden)], networks, work_key
     )

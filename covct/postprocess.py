@@ -182,10 +182,16 @@ def remove_specks(infection: np.ndarray, spacing_mm: tuple[float, float, float])
         return infection
     single = len(infection) == 1
     voxel = spacing_mm[1] * spacing_mm[2] * (1 if single else spacing_mm[0])
-    first, last = np.flatnonzero(infection.any((1, 2)))[[0, -1]]
-    labels, sizes = _components(infection[first : last + 1])
+    box = bounding_box(infection)
+    labels, sizes = _components(infection[box])
     too_small = np.flatnonzero(sizes * voxel < (SPECK_MM2 if single else SPECK_MM3)) + 1
     out = infection.copy()
     if too_small.size:  # labels are ordered by size: the small ones are the last
-        out[first : last + 1] &= labels < too_small[0]
+        out[box] &= labels < too_small[0]
     return out
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """The slices that hold all true voxels of a mask with any."""
+    ranges = (np.flatnonzero(mask.any(axis)) for axis in ((1, 2), (0, 2), (0, 1)))
+    return tuple(slice(int(held[0]), int(held[-1]) + 1) for held in ranges)

@@ -18,6 +18,7 @@ FEW_SLICES = 10  # fewer cannot hold both lungs
 SECONDARY_TYPES = {"MIP", "MINIP", "MPR", "REFORMATTED", "PROJECTION IMAGE", "SECONDARY", "SCREEN SAVE", "CSA MPR"}
 LEAST_LUNG_ML = 300.0  # one badly collapsed adult lung still holds more; bowel gas seldom does
 LEAST_LUNG_CM2 = 40.0  # mean over the slices; a chest has 100 and more, an upper abdomen next to none
+HOUNSFIELD_TYPES = {"", "HU", "HU_MOD", "US"}  # US: unspecified, as many archives write
 AIR_HU, LEAST_AIR_SHARE = -500, 0.002  # a chest CT holds air; so does nearly every other CT
 
 
@@ -61,6 +62,8 @@ def check_headers(series: Series) -> None:
             raise SeriesError("enhanced-multiframe", "an enhanced multi-frame CT; single-frame CT images are wanted")
         if instance.sop_class_uid != CT_IMAGE:
             raise SeriesError("not-ct", f"SOP class is {instance.sop_class_uid}, wanted CT Image Storage")
+        if instance.rescale_type.upper() not in HOUNSFIELD_TYPES:
+            raise SeriesError("not-hounsfield", f"RescaleType is {instance.rescale_type}, wanted HU")
         if "LOCALIZER" in instance.image_type:
             raise SeriesError("localizer", "a localizer (scout) image, not an axial series")
         if SECONDARY_TYPES & set(instance.image_type) or (
@@ -78,6 +81,10 @@ def _check_geometry(series: Series) -> None:
                 "no-geometry",
                 f"{instance.file.name} lacks ImagePositionPatient, ImageOrientationPatient or PixelSpacing",
             )
+    if min(first.pixel_spacing or (0.0,)) <= 0:
+        raise SeriesError("no-geometry", f"PixelSpacing is {_list(first.pixel_spacing)}, wanted millimetres above 0")
+    if len({i.frame_of_reference_uid for i in series.instances}) > 1:
+        raise SeriesError("mixed-geometry", "slices belong to several frames of reference; wanted one")
     shapes = sorted({i.shape for i in series.instances})
     spacings = np.array([i.pixel_spacing for i in series.instances])
     orientations = np.array([i.orientation for i in series.instances])
@@ -137,9 +144,10 @@ def _tilt_degrees(positions: np.ndarray, normal: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.clip(abs(along @ normal) / np.linalg.norm(along), 0, 1))))
 
 
-def header_warnings(series: Series) -> list[Warned]:
-    """Findings of the headers worth telling."""
+def header_warnings(series: Series) -> tuple[ValidFor, list[Warned]]:
+    """Findings of the headers worth telling, and what they leave valid."""
     found = []
+    calibrated = all(i.has_rescale for i in series.instances)
     if series.kind == "nifti":
         found.append(Warned("no-seg", "NIfTI has no DICOM instances to reference: masks and report, no DICOM SEG"))
     if series.duplicates:
@@ -147,8 +155,12 @@ def header_warnings(series: Series) -> list[Warned]:
             Warned("duplicate-files", f"{series.duplicates} files repeat an instance already there; each is used once")
         )
     if series.kind == "dicom":
-        if not all(i.has_rescale for i in series.instances):
-            found.append(Warned("no-rescale", "RescaleSlope or RescaleIntercept is missing; 1 and 0 were taken"))
+        if not calibrated:
+            message = "RescaleSlope or RescaleIntercept is missing; 1 and 0 were taken, figures by HU are withheld"
+            found.append(Warned("no-rescale", message))
+        if series.unreadable_beside:
+            message = f"{series.unreadable_beside} files beside it cannot be read: slices may be missing at an end"
+            found.append(Warned("unreadable-beside", message))
         if any(i.lossy for i in series.instances):
             found.append(Warned("lossy", "the images were compressed with loss"))
         if any(i.frame_of_reference_uid is None for i in series.instances):
@@ -163,7 +175,7 @@ def header_warnings(series: Series) -> list[Warned]:
             uneven = float(np.abs(steps - np.median(steps)).max() / np.median(steps))
             if uneven > UNEVEN_WARNED:
                 found.append(Warned("uneven-spacing", f"slice steps differ by up to {100 * uneven:.0f} %"))
-    return found
+    return ValidFor(hu_bands=calibrated), found
 
 
 def _along_normal(series: Series) -> np.ndarray:

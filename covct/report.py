@@ -75,10 +75,10 @@ def build_report(
         "regions": {name: _region(region, valid_for) for name, region in burden.items()},
         "lesions": {
             "count": count,
-            "smallest_counted_ml": SPECK_MM3 / 1000,
+            "smallest_counted_ml": SPECK_MM3 / 1000 if scan.volume.shape[0] > 1 else None,
             "largest": [
                 {
-                    "volume_ml": round(lesion.volume_ml, 3),
+                    "volume_ml": round(lesion.volume_ml, 3) if valid_for.volume else None,
                     "centroid_lps_mm": list(lesion.centroid_lps_mm),
                     "side": lesion.side,
                 }

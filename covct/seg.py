@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
+from datetime import date
 from pathlib import Path
 
 import highdicom as hd
@@ -45,8 +47,11 @@ def write_seg(
     An empty mask is written too: that a lung is clean is a finding (PS3.3 A.51; frames without pixels are kept
     when all are empty).
     """
-    masks = scan.to_source(lungs).array, scan.to_source(infection).array
-    pixels = np.stack([masks[0] == 1, masks[0] == 2, masks[1]], -1).astype(np.uint8)
+    pixels = np.empty((*scan.volume.shape, len(SEGMENTS)), np.uint8)
+    lungs = scan.to_source(lungs).array
+    for label in (1, 2):
+        np.equal(lungs, label, out=pixels[..., label - 1], casting="unsafe")
+    pixels[..., 2] = scan.to_source(infection).array
     sources = encodable(scan.headers, key, float(scan.volume.spacing[0]))
     with warnings.catch_warnings():  # highdicom warns of odd person names, and quotes them: no names in logs
         warnings.simplefilter("ignore", UserWarning)
@@ -89,8 +94,11 @@ def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float)
     for header in headers:
         filled = copy.copy(header)
         for keyword in TYPE_2:
-            if keyword not in filled:
+            if keyword not in filled or not _encodes(keyword, filled.get(keyword)):
                 setattr(filled, keyword, "" if keyword != "PatientName" else None)
+        # Names are decoded by the source's character set on access, whatever it is, and written as UTF-8.
+        filled.PatientName = str(filled.PatientName or "") or None
+        filled.SpecificCharacterSet = "ISO_IR 192"
         if not filled.get("SOPInstanceUID"):
             filled.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID
         if not filled.get("FrameOfReferenceUID"):
@@ -100,6 +108,28 @@ def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float)
         filled.ImageOrientationPatient = orientation
         out.append(filled)
     return out
+
+
+PATTERNS = {
+    "PatientBirthDate": re.compile(r"\d{8}"),
+    "StudyDate": re.compile(r"\d{8}"),
+    "StudyTime": re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?"),
+    "PatientSex": re.compile(r"[MFO]"),
+}
+
+
+def _encodes(keyword: str, value) -> bool:
+    """Whether a value follows its value representation; what does not is left empty rather than passed on."""
+    text = str(value or "").strip()
+    pattern = PATTERNS.get(keyword)
+    if not pattern or not text:
+        return True
+    if not pattern.fullmatch(text):
+        return False
+    try:
+        return not keyword.endswith("Date") or bool(date(int(text[:4]), int(text[4:6]), int(text[6:])))
+    except ValueError:
+        return False
 
 
 def _snapped(cosines) -> list[float]:

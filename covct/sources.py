@@ -24,11 +24,16 @@ class SourceFile:
 
     @property
     def label(self) -> str:
-        return f"{self.path}!{self.member}" if self.member else str(self.path)
+        return printable(f"{self.path}!{self.member}" if self.member else self.path)
 
     @property
     def name(self) -> str:
-        return self.member or self.path.name
+        return printable(self.member or self.path.name)
+
+
+def printable(path: Path | str) -> str:
+    """A path as text that JSON and a terminal take: names of old exports are Latin-1, not UTF-8."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,16 @@ def _files_below(folder: Path, problems: list[Problem], avoid: Path | None) -> I
     avoided = avoid.resolve() if avoid else None
 
     def note(error: OSError) -> None:
-        problems.append(Problem(str(error.filename), "unreadable", f"the folder cannot be listed: {error.strerror}"))
+        where = printable(error.filename or folder)
+        problems.append(Problem(where, "unreadable", f"the folder cannot be listed: {error.strerror}"))
 
     for here, folders, names in os.walk(folder, followlinks=True, onerror=note):
-        status = os.stat(here)
+        try:
+            status = os.stat(here)
+        except OSError as error:  # moved away since it was listed
+            note(error)
+            folders.clear()
+            continue
         if (status.st_dev, status.st_ino) in seen or (avoided and Path(here).resolve() == avoided):
             folders.clear()
             continue
@@ -81,7 +92,7 @@ def _with_members(path: Path, problems: list[Problem]) -> Iterator[SourceFile]:
     try:
         regular = stat.S_ISREG(path.stat().st_mode)
     except OSError as error:
-        problems.append(Problem(str(path), "unreadable", f"the file cannot be read: {error.strerror}"))
+        problems.append(Problem(printable(path), "unreadable", f"the file cannot be read: {error.strerror}"))
         return
     if not regular:
         return
@@ -90,15 +101,20 @@ def _with_members(path: Path, problems: list[Problem]) -> Iterator[SourceFile]:
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            members = sorted((m for m in archive.infolist() if not m.is_dir()), key=lambda m: m.filename)
-    except (OSError, zipfile.BadZipFile) as error:
-        problems.append(Problem(str(path), "unreadable", f"the zip archive cannot be read: {error}"))
+            members = sorted((m for m in archive.infolist() if not _hidden(m)), key=lambda m: m.filename)
+    except Exception as error:  # a damaged directory raises what the damage hits: struct, unicode, zip errors
+        problems.append(Problem(printable(path), "unreadable", f"the zip archive cannot be read: {error}"))
         return
     for member in members:
         if reason := _refused(member):
-            problems.append(Problem(f"{path}!{member.filename}", "unreadable", reason))
+            problems.append(Problem(SourceFile(path, member.filename).label, "unreadable", reason))
         else:
             yield SourceFile(path, member.filename)
+
+
+def _hidden(member: zipfile.ZipInfo) -> bool:
+    parts = member.filename.split("/")
+    return member.is_dir() or any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def _refused(member: zipfile.ZipInfo) -> str | None:
@@ -134,7 +150,7 @@ def read_all(files: Iterable[SourceFile], first_bytes: int = -1) -> Iterator[tup
                     archive, opened = zipfile.ZipFile(file.path), file.path
                 with archive.open(file.member) as member:
                     yield file, member.read(first_bytes)
-            except (OSError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, ValueError) as error:
+            except Exception as error:  # a damaged member raises what the damage hits: zlib, lzma, zip errors
                 raise SeriesError("unreadable", f"{file.label} cannot be read: {error}") from error
     finally:
         if archive:

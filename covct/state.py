@@ -42,12 +42,15 @@ class Outcome:
     source: str = ""
 
 
-def work_key(content: tuple[str, ...], settings: dict[str, Any], weights: list[str]) -> str:
-    """sha256 of all that decides a result: the input's identity, settings, both weight files, RESULT_VERSION."""
+def work_key(content: tuple[str, ...], settings: dict[str, Any], weights: dict[str, str]) -> str:
+    """sha256 of all that decides a result: the input's identity, settings, both weight cards, RESULT_VERSION.
+
+    `weights` maps the task to the hash of its card, which holds the weights' own hash, the threshold and the recipe.
+    """
     parts = {
         "content": sorted(content),
         "settings": settings,
-        "weights": sorted(weights),
+        "weights": weights,
         "result_version": RESULT_VERSION,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -89,6 +92,8 @@ def lock(out: Path) -> Iterator[None]:
         except BlockingIOError as error:
             handle.seek(0)
             raise OutputLocked(f"{out}: another covct writes here ({handle.read().strip() or 'unknown'})") from error
+        except OSError as error:
+            raise OutputNotWritable(f"{out}: this file system offers no file locks ({error.strerror})") from error
         with output_errors(out):
             handle.truncate(0)
             handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -140,6 +145,18 @@ def commit(out: Path, folder: str, stage: Path, outcome: Outcome) -> None:
         os.rename(stage, place)
         _fsync(place.parent)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def is_whole(folder: Path, outcome: Outcome) -> bool:
+    """Whether every file of a result is still there."""
+    return all((folder / name).is_file() for name in outcome.files)
+
+
+def retire(out: Path, folder: str) -> None:
+    """Take a result away that another series of its study has superseded."""
+    with output_errors(out):
+        if (out / folder).exists():
+            shutil.rmtree(out / folder)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -61,7 +61,6 @@ class Settings:
     validation_share: float = 0.3
     seed: int = 0
     mixed_precision: bool = False
-    minutes: float | None = None
 
 
 class Batches(keras.utils.PyDataset):

@@ -57,7 +57,7 @@ def test_second_run_does_nothing_and_loads_nothing(order, networks):
     run(order, networks)
     before = {p: p.stat().st_mtime_ns for p in order.out.glob("*/*/*")}
     tally = batch.scan(order, never, lambda event: None)
-    assert (tally["skipped"], tally["done"]) == (3, 0)
+    assert (tally["done before"], tally["done"]) == (3, 0)
     assert {p: p.stat().st_mtime_ns for p in order.out.glob("*/*/*")} == before
 
 
@@ -84,8 +84,9 @@ def test_unexpected_error_fails_one_series_and_is_retried_on_demand(order, netwo
     tally, events = run(order, flaky)
     assert (tally["done"], tally["failed"]) == (2, 1)
     [failed] = [e for e in events if e["event"] == "failed"]
-    assert failed["message"] == "ZeroDivisionError: a bug"
-    assert run(order, flaky)[0]["skipped"] == 3
+    assert failed["message"].startswith("ZeroDivisionError at test_batch.py:"), "the place, not the text: it may quote"
+    again = run(order, flaky)[0]
+    assert (again["done before"], again["failed before"]) == (2, 1)
     assert run(replace(order, retry_failed=True), flaky)[0]["done"] == 1
 
 
@@ -96,7 +97,7 @@ def test_a_late_slice_reopens_its_series_only(order, inbox, networks):
     run(order, networks)
     shutil.move(aside, late)
     tally, _ = run(order, networks)
-    assert (tally["done"], tally["skipped"]) == (1, 2)
+    assert (tally["done"], tally["done before"]) == (1, 2)
 
 
 def test_other_weights_redo_everything(order, networks):
@@ -176,7 +177,7 @@ def test_no_patient_name_in_events_and_file_names(order, inbox, networks):
 def test_output_inside_the_source_is_not_segmented_again(order, inbox, networks):
     inside = replace(order, out=inbox / "out")
     run(inside, networks)
-    assert run(inside, networks)[0]["skipped"] == 3
+    assert run(inside, networks)[0]["done before"] == 3
 
 
 def test_empty_directory_is_nothing_to_do(tmp_path, weights):
@@ -246,3 +247,99 @@ def test_lossy_is_flagged(order, inbox, networks):
     report = read_json(order.out / "1.2.1/1.2.1.1/report.json")
     assert report["source"]["lossy"] is True
     assert "lossy" in [w["slug"] for w in report["warnings"]]
+
+
+def test_a_slice_that_was_half_copied_is_read_again_when_it_is_whole(order, inbox, networks):
+    """Its SOP Instance UID is the same then and now: the rejection must not outlive the copying."""
+    victim = sorted((inbox / "b").iterdir())[7]
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-9000])
+    assert run(order, networks)[0]["rejected"] == 1
+    victim.write_bytes(whole)
+    tally, _ = run(order, networks)
+    assert (tally["done"], tally["done before"]) == (1, 2)
+
+
+def one_study(inbox, **of_b):
+    """Series a and b in one study."""
+    shutil.rmtree(inbox / "c")
+    change(inbox / "b", StudyInstanceUID="1.2.1", **of_b)
+    return "1.2.1/1.2.1.1", "1.2.1/1.2.2.1"
+
+
+def test_the_next_best_series_takes_the_place_of_one_without_lungs(order, inbox, networks):
+    """A sharp head series in a polytrauma study must not hide the chest."""
+    chest, head = one_study(inbox, ConvolutionKernel="B70s")
+    for path in (inbox / "b").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.PixelData = bytes(len(dataset.PixelData))  # air, no lungs
+        dataset.save_as(path)
+    tally, events = run(order, networks)
+    assert (tally["done"], tally["rejected"]) == (1, 1)
+    assert [e["folder"] for e in events if e["event"] in ("done", "rejected")] == [head, chest]
+    left_out = read_json(order.out / chest / "report.json")["selection"]["left_out"]
+    assert [entry["slug"] for entry in left_out] == ["no-lungs"]
+    again = run(order, networks)[0]
+    assert (again["done before"], again["rejected before"], again["done"]) == (1, 1, 0)
+
+
+def test_a_series_named_head_comes_after_the_chest(order, inbox, networks):
+    chest, _ = one_study(inbox, ConvolutionKernel="B70s", BodyPartExamined="HEAD", SeriesDescription="bone")
+    _, events = run(order, networks)
+    assert [e["folder"] for e in events if e["event"] == "done"] == [chest]
+
+
+def test_a_better_series_that_comes_later_supersedes_the_first(order, inbox, networks):
+    """The patient must not be counted twice in the morning."""
+    soft, lung = one_study(inbox, ConvolutionKernel="B70s")
+    shutil.move(inbox / "b", inbox.parent / "later")
+    run(order, networks)
+    assert (order.out / soft / "report.json").exists()
+    shutil.move(inbox.parent / "later", inbox / "b")
+    run(order, networks)
+    assert (order.out / lung / "report.json").exists()
+    assert not (order.out / soft).exists()
+
+
+def test_a_result_whose_file_was_lost_is_done_again(order, networks):
+    run(order, networks)
+    next(order.out.glob("*/*/segmentation.seg.dcm")).unlink()
+    tally, _ = run(order, networks)
+    assert (tally["done"], tally["done before"]) == (1, 2)
+
+
+def test_the_page_shows_what_was_finished_before_the_stop(order, networks):
+    calls = []
+
+    def stopped(slices):
+        calls.append(1)
+        if len(calls) > 1:
+            raise Stopped("SIGTERM")
+        return networks.lungs.predict(slices)
+
+    with pytest.raises(Stopped):
+        run(order, replace(networks, lungs=replace(networks.lungs, predict=stopped)))
+    assert (order.out / "summary.csv").read_text().count("done") == 1
+
+
+def test_an_error_that_quotes_the_patient_stays_out_of_results_and_logs(order, networks, caplog):
+    header = "Unable to convert '1950-01-01' of Planted^Name"
+
+    def quoting(slices):
+        raise ValueError(header)
+
+    _, events = run(order, replace(networks, lungs=replace(networks.lungs, predict=quoting)))
+    text = repr(events) + caplog.text + "".join(p.read_text() for p in order.out.rglob("*.json"))
+    assert "ValueError" in text
+    assert "Planted" not in text
+    assert "1950-01-01" not in text
+
+
+def test_watch_keeps_the_tree_to_itself(order, networks):
+    from covct.errors import OutputLocked
+
+    def second():
+        with pytest.raises(OutputLocked):
+            batch.scan(order, never, lambda event: None)
+
+    watched(order, networks, [second, second])

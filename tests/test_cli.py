@@ -117,7 +117,7 @@ def test_second_process_on_one_tree_is_exit_11(tmp_path, weights):
 def test_watch_ends_on_sigterm_with_130(tmp_path, weights):
     (tmp_path / "in").mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", "covct", "watch", tmp_path / "in", "--out", tmp_path / "out", "--interval=0.2", "--json"],
+        [sys.executable, "-m", "covct", "watch", tmp_path / "in", "-o", tmp_path / "out", "--interval=0.2", "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COVCT_WEIGHTS": str(weights)},
     )  # fmt: skip

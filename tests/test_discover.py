@@ -35,6 +35,7 @@ def test_a_zip_is_read_like_a_folder(series_folder, tmp_path):
             archive.write(path, f"deep/{path.name}")
     from_folder, from_zip = discover([series_folder]).series[0], discover([tmp_path / "series.zip"]).series[0]
     assert from_zip.content == from_folder.content
+    assert [from_zip.study_uid, from_zip.series_uid] == [from_folder.study_uid, from_folder.series_uid]
 
 
 def test_every_file_twice_is_one_series_with_a_note(series_folder, tmp_path):
@@ -145,3 +146,78 @@ def test_lung_kernels(kernel):
 @pytest.mark.parametrize("kernel", ["STANDARD", "B30f", "FC17", "SOFT", "Br38f", "", "B"])
 def test_soft_kernels(kernel):
     assert not is_lung_kernel(kernel)
+
+
+def with_sequence(folder):
+    """A header like a scanner's, with a sequence of undefined length before the pixels."""
+    path = sorted(folder.iterdir())[0]
+    dataset = pydicom.dcmread(path)
+    item = pydicom.Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "1", "99TEST", "test"
+    dataset.ProcedureCodeSequence = [item]
+    dataset["ProcedureCodeSequence"].is_undefined_length = True
+    dataset.save_as(path)
+    return path
+
+
+def test_a_file_cut_anywhere_never_ends_the_night(series_folder):
+    path = with_sequence(series_folder)
+    whole = path.read_bytes()
+    end = len(whole) - 128 * 128 * 2
+    for cut in range(0, end, 7):
+        path.write_bytes(whole[:cut])
+        found = discover([path])
+        assert len(found.series) + len(found.problems) + found.ignored == 1
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "abc", ""])
+def test_numbers_that_are_none(series_folder, value):
+    path = sorted(series_folder.iterdir())[0]
+    dataset = pydicom.dcmread(path)
+    with pydicom.config.disable_value_validation():
+        for keyword in ("AcquisitionNumber", "InstanceNumber", "SliceThickness"):
+            dataset.add_new(keyword, "LO", value)
+    dataset.save_as(path)
+    assert len(discover([series_folder]).series) == 1
+
+
+def test_header_longer_than_the_first_read(series_folder):
+    for path in series_folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.add_new(0x00091010, "OB", bytes(100_000))
+        dataset.save_as(path)
+    [series] = discover([series_folder]).series
+    assert series.instances[0].shape == (128, 128)
+
+
+def test_latin_1_file_names(series_folder):
+    folder = os.fsencode(series_folder)
+    os.rename(os.fsencode(sorted(series_folder.iterdir())[0]), os.path.join(folder, b"M\xfcller.dcm"))
+    with open(os.path.join(folder, b"kaputt-\xfc.dcm"), "wb") as file:
+        file.write(b"no dicom")
+    found = discover([series_folder])
+    assert len(found.series[0].instances) == 30
+    assert found.problems[0].label.encode("utf-8")
+
+
+def test_a_damaged_member_is_named_and_the_rest_is_read(series_folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(series_folder.iterdir()):
+            archive.write(path, path.name)
+        offset = archive.infolist()[-1].header_offset + 60
+    contents = bytearray((tmp_path / "a.zip").read_bytes())
+    contents[offset : offset + 40] = b"\xff" * 40
+    (tmp_path / "a.zip").write_bytes(bytes(contents))
+    found = discover([tmp_path / "a.zip"])
+    assert len(found.series[0].instances) == 29
+    assert len(found.problems) == 1
+    assert found.series[0].unreadable_beside == 1
+
+
+def test_one_slice_sent_again_does_not_tear_a_series_into_rotations(series_folder):
+    change(series_folder, AcquisitionNumber=lambda i: 1 + i // 12)
+    twin = pydicom.dcmread(sorted(series_folder.iterdir())[3])
+    twin.SOPInstanceUID = twin.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    twin.save_as(series_folder / "twin.dcm")
+    [series] = discover([series_folder]).series
+    assert len(series.instances) == 31

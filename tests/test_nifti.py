@@ -100,3 +100,57 @@ def test_corrupt_gzip_header(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(b"no nifti at all"))
     with pytest.raises(SeriesError):
         read_nifti(tmp_path / "a.nii.gz")
+
+
+def test_damage_that_leaves_the_length_is_found_by_the_checksum(tmp_path):
+    save(np.random.default_rng(0).integers(-1000, 500, (40, 40, 40)).astype(np.int16), tmp_path / "a.nii.gz")
+    contents = bytearray((tmp_path / "a.nii.gz").read_bytes())
+    middle = len(contents) // 2
+    contents[middle : middle + 50] = bytes(50)
+    (tmp_path / "a.nii.gz").write_bytes(bytes(contents))
+    with pytest.raises(SeriesError) as caught:
+        read_nifti(tmp_path / "a.nii.gz")
+    assert caught.value.slug == "unreadable"
+
+
+def test_sform_and_qform_that_mirror_each_other_are_refused(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((20, 20, 20), np.int16), np.diag([-2.0, -2, 5, 1]))
+    image.set_sform(np.diag([-2.0, -2, 5, 1]), code=1)
+    image.set_qform(np.diag([2.0, -2, 5, 1]), code=1)
+    nibabel.save(image, tmp_path / "a.nii")
+    with pytest.raises(SeriesError, match="disagree") as caught:
+        read_nifti(tmp_path / "a.nii")
+    assert caught.value.slug == "no-geometry"
+
+
+def test_an_oblique_affine_rounded_to_three_digits_is_read(tmp_path):
+    turn = np.radians(12)
+    affine = np.eye(4)
+    affine[:2, :2] = np.round([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]], 3)
+    save(np.zeros((4, 5, 6), np.int16), tmp_path / "a.nii", affine, qform=0)
+    assert read_nifti(tmp_path / "a.nii").shape == (4, 5, 6)
+
+
+def test_a_sheared_affine_is_a_tilted_gantry(tmp_path):
+    affine = np.eye(4)
+    affine[1, 2] = 0.27
+    save(np.zeros((4, 5, 6), np.int16), tmp_path / "a.nii", affine, qform=0)
+    with pytest.raises(SeriesError) as caught:
+        read_nifti(tmp_path / "a.nii")
+    assert caught.value.slug == "gantry-tilt"
+
+
+def test_colours_are_no_hounsfield_units(tmp_path):
+    colours = np.zeros((4, 4, 4), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    save(colours, tmp_path / "a.nii")
+    with pytest.raises(SeriesError) as caught:
+        read_nifti(tmp_path / "a.nii")
+    assert caught.value.slug == "not-hounsfield"
+
+
+def test_nifti_2_and_upper_case_names(tmp_path):
+    image = nibabel.Nifti2Image(np.full((4, 5, 6), -7, np.int16), np.eye(4))
+    image.set_sform(image.affine, code=1)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    (tmp_path / "a.nii.gz").rename(tmp_path / "A.NII.GZ")
+    assert load_nifti(discover([tmp_path]).series[0]).volume.array.max() == -7

@@ -7,7 +7,7 @@ from test_discover import change
 
 from covct.discover import discover
 from covct.errors import SeriesError
-from covct.quality import check_headers, check_hounsfield, coverage, header_warnings
+from covct.quality import ValidFor, check_headers, check_hounsfield, coverage, header_warnings
 
 
 def verdict(folder) -> SeriesError:
@@ -20,7 +20,7 @@ def verdict(folder) -> SeriesError:
 def test_a_whole_series_passes_without_a_warning(series_folder):
     [series] = discover([series_folder]).series
     check_headers(series)
-    assert header_warnings(series) == []
+    assert header_warnings(series) == (ValidFor(), [])
 
 
 def test_two_slices_missing_mid_stack_are_named_in_mm(series_folder):
@@ -63,7 +63,7 @@ def test_little_jitter_is_a_warning(series_folder):
     change(series_folder, ImagePositionPatient=lambda i: [0.0, 0.0, round(z[i] + 0.02 * step * (i % 2), 4)])
     [series] = discover([series_folder]).series
     check_headers(series)
-    assert [warning.slug for warning in header_warnings(series)] == ["uneven-spacing"]
+    assert [warning.slug for warning in header_warnings(series)[1]] == ["uneven-spacing"]
 
 
 def test_same_position_with_another_uid(series_folder):
@@ -84,6 +84,9 @@ def test_same_position_with_another_uid(series_folder):
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "not-ct"),
         ({"SeriesInstanceUID": ""}, "no-identifiers"),
         ({"ImagePositionPatient": None}, "no-geometry"),
+        ({"PixelSpacing": [0, 0]}, "no-geometry"),
+        ({"RescaleType": "Z_EFF"}, "not-hounsfield"),
+        ({"FrameOfReferenceUID": lambda i: f"1.2.{i % 2}"}, "mixed-geometry"),
         ({"Rows": lambda i: 128 if i else 64}, "mixed-geometry"),
         ({"ImageOrientationPatient": lambda i: [1, 0, 0, 0, 1, 0] if i else [0, 1, 0, 0, 0, -1]}, "mixed-geometry"),
     ],
@@ -136,3 +139,14 @@ def test_one_slice_speaks_for_itself_only():
     valid, [warning] = coverage(np.array([900]), 50.0, 2.5)
     assert not valid.percent
     assert warning.slug == "few-slices"
+
+
+def test_without_rescale_figures_by_hu_are_withheld(series_folder):
+    for path in series_folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        del dataset.RescaleSlope
+        dataset.save_as(path)
+    [series] = discover([series_folder]).series
+    valid, [warning] = header_warnings(series)
+    assert warning.slug == "no-rescale"
+    assert not valid.hu_bands

@@ -116,3 +116,36 @@ def test_research_use_stands_in_the_object(series_folder, tmp_path, weights, net
     seg = pydicom.dcmread(folder / "segmentation.seg.dcm")
     assert "research use only" in seg.SeriesDescription.lower()
     assert "Not a medical device" in seg.ContentDescription
+
+
+@pytest.mark.parametrize(
+    "dirt",
+    [
+        {"PatientBirthDate": "19500000"},
+        {"PatientBirthDate": "1950-01-01"},
+        {"PatientBirthDate": "UNKNOWN"},
+        {"StudyDate": "20200230"},
+        {"StudyTime": "10:10:10"},
+        {"StudyTime": "240000"},
+        {"PatientSex": "UNKNOWN"},
+        {"SpecificCharacterSet": "ISO-IR 100"},
+        {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada^Tarou=山田^太郎"},
+        {"SpecificCharacterSet": "GB18030", "PatientName": "Wang^XiaoDong=王^小东"},
+    ],
+    ids=str,
+)
+def test_dirt_in_the_header_does_not_cost_the_result(dirt, series_folder, tmp_path, weights, networks):
+    for path in series_folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        with pydicom.config.disable_value_validation():
+            for keyword, value in dirt.items():
+                setattr(dataset, keyword, value)
+            dataset.save_as(path)
+    folder = segment(series_folder, tmp_path / "out", weights, networks, formats=("seg",))
+    seg = pydicom.dcmread(folder / "segmentation.seg.dcm")
+    if "PatientName" in dirt:
+        assert str(seg.PatientName) == dirt["PatientName"]
+    verdict = subprocess.run(
+        [tool("dciodvfy"), "-new", folder / "segmentation.seg.dcm"], capture_output=True, text=True, check=False
+    )
+    assert verdict.returncode == 0, verdict.stderr

@@ -22,11 +22,12 @@ def stage_with(out, key, text):
 
 
 def test_work_key_knows_the_input_the_settings_and_the_weights():
-    base = state.work_key(("1.2", "1.3"), {"formats": ["seg"]}, ["aa", "bb"])
-    assert state.work_key(("1.3", "1.2"), {"formats": ["seg"]}, ["bb", "aa"]) == base
-    assert state.work_key(("1.3",), {"formats": ["seg"]}, ["aa", "bb"]) != base
-    assert state.work_key(("1.2", "1.3"), {"formats": ["png"]}, ["aa", "bb"]) != base
-    assert state.work_key(("1.2", "1.3"), {"formats": ["seg"]}, ["aa", "cc"]) != base
+    base = state.work_key(("1.2", "1.3"), {"formats": ["seg"]}, {"lungs": "aa", "infection": "bb"})
+    assert state.work_key(("1.3", "1.2"), {"formats": ["seg"]}, {"infection": "bb", "lungs": "aa"}) == base
+    assert state.work_key(("1.3",), {"formats": ["seg"]}, {"lungs": "aa", "infection": "bb"}) != base
+    assert state.work_key(("1.2", "1.3"), {"formats": ["png"]}, {"lungs": "aa", "infection": "bb"}) != base
+    assert state.work_key(("1.2", "1.3"), {"formats": ["seg"]}, {"lungs": "aa", "infection": "cc"}) != base
+    assert state.work_key(("1.2", "1.3"), {"formats": ["seg"]}, {"lungs": "bb", "infection": "aa"}) != base
 
 
 def test_commit_and_read(tmp_path):
