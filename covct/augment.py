@@ -11,6 +11,7 @@ import numpy as np
 
 SIZE = 256
 TISSUE_HU = 40.0
+CLEARLY_VISIBLE_HU = 200.0  # median of a lesion above the median of the lung around it
 
 
 def affine(images, orders, rng, scale=(0.85, 1.2), rotation=12.0, shift=0.06, flip=True, border_hu=-1000.0):
@@ -44,7 +45,7 @@ def smooth_field(rng, cells: float) -> np.ndarray:
 
 def lung_density(hu, lungs, rng):
     """Scale the air content of the lungs: from deep inspiration with emphysema to expiration."""
-    factor = rng.uniform(0.5, 2.0)
+    factor = rng.uniform(0.6, 1.7)
     target = np.minimum(-1000 + (hu + 1000) * factor, np.maximum(hu, -300))
     inside = cv2.GaussianBlur((lungs > 0).astype(np.float32), (0, 0), 1)
     return hu + inside * (target - hu) * (hu < -300)
@@ -88,12 +89,12 @@ def fill_air(hu, mask, target_hu, rng, texture=0.15):
 
 
 def insert_opacity(hu, lungs, rng):
-    """Insert a lesion of random shape and density (-780..0 HU).
+    """Insert a lesion of random shape and density (-740..20 HU).
 
     Returns (hu, mask): the mask float32 in 0..1, all zero where the lung is too small.
     """
     mask = lesion_mask(lungs, rng)
-    target = rng.uniform(-780, -350) if rng.random() < 0.65 else rng.uniform(-350, 20)
+    target = rng.uniform(-740, -300) if rng.random() < 0.75 else rng.uniform(-300, 20)
     return fill_air(hu, mask, target, rng, rng.uniform(0, 0.35)), mask
 
 
@@ -116,11 +117,12 @@ def transplant_lesion(hu, lungs, donor_hu, donor_lungs, donor_infection, rng):
     return np.where(hu < TISSUE_HU, hu + share * (TISSUE_HU - hu), hu), mask
 
 
-def rescale_lesion(hu, lungs, infection, rng, remove=0.12):
-    """Give a real lesion another density: from a just visible veil to its own, sometimes denser; or take it away.
+def rescale_lesion(hu, lungs, infection, rng, remove=0.2):
+    """Give a real lesion another density, 0.8 to 2.5 times as far above the lung as it was; or take it away.
 
-    Returns (hu, infection). With probability `remove` the lesion fades into the lung and its label with it, so
-    that slices of this source without disease exist. No disease outside the lungs, so nothing else changes.
+    Returns (hu, infection). With probability `remove` a clearly visible lesion fades into the lung and its label
+    with it, so that slices of this source without disease exist; a faint one stays, else the network would learn
+    that faint is healthy.
     """
     diseased = (infection == 1) & (hu > -950)
     healthy = hu[(lungs == 1) & (infection == 0) & (hu < -600)]
@@ -128,12 +130,10 @@ def rescale_lesion(hu, lungs, infection, rng, remove=0.12):
         return hu, infection
     base = float(np.median(healthy))
     soft = cv2.GaussianBlur(diseased.astype(np.float32), (0, 0), 1.2)
-    if rng.random() < remove:
-        # leave vessels' grain: keep a tenth of the excess
-        return hu - soft * np.maximum(hu - base, 0) * rng.uniform(0.88, 0.97), np.zeros_like(infection)
-    excess = max(50.0, float(np.median(hu[diseased])) - base)
-    wanted = rng.uniform(130, 800)
-    factor = np.clip(wanted / excess, 0.2, 2.0)
+    excess = float(np.median(hu[diseased])) - base
+    if rng.random() < remove and excess > CLEARLY_VISIBLE_HU:
+        return hu - soft * np.maximum(hu - base, 0) * rng.uniform(0.95, 0.99), np.zeros_like(infection)
+    factor = rng.uniform(0.8, 2.5)
     changed = np.where(hu > base, base + (hu - base) * factor, hu)
     return hu + soft * (np.minimum(changed, np.maximum(hu, 60)) - hu), infection
 

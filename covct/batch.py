@@ -73,9 +73,11 @@ class Tally:
         return self.counts[status]
 
 
-def plan(order: Order, found: Discovery) -> list[Job]:
-    """Every series that gets an outcome: the chosen one of each study, or all of a study where none qualifies."""
-    cards = _card_hashes(order.weights)
+def plan(order: Order, found: Discovery, cards: dict[str, str]) -> list[Job]:
+    """Every series that gets an outcome: the chosen one of each study, or all of a study where none qualifies.
+
+    `cards` holds the hash of each weight card, from `card_hashes`.
+    """
     jobs = []
     by_study = sorted(found.series, key=lambda series: series.folder)
     for _, group in groupby(by_study, key=lambda series: series.study_folder):
@@ -90,7 +92,7 @@ def plan(order: Order, found: Discovery) -> list[Job]:
     return jobs
 
 
-def _card_hashes(weights: Path) -> dict[str, str]:
+def card_hashes(weights: Path) -> dict[str, str]:
     """sha256 of each card, once its weights are found unaltered."""
     hashes = {}
     for task in ("lungs", "infection"):
@@ -150,8 +152,8 @@ def _emit_problems(found: Discovery, emit: Emit, told: set[str] | None = None) -
 
 def _pass(order: Order, found: Discovery, networks: Callable[[], Networks], emit: Emit) -> Tally:
     """Bring everything found to an outcome. The caller holds the lock."""
-    jobs = plan(order, found)
-    cards = _card_hashes(order.weights)
+    cards = card_hashes(order.weights)
+    jobs = plan(order, found, cards)
     tally = Tally()
     if found.problems:
         tally.counts["unreadable files"] = len(found.problems)

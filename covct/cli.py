@@ -349,12 +349,12 @@ def _line(event: dict[str, Any]) -> str:
 
 def _show_plan(order, json_events: bool) -> None:
     """The dry run: what would be done, what is finished, what is left out and why. Nothing is written."""
-    from covct.batch import plan
+    from covct.batch import card_hashes, plan
     from covct.discover import discover
 
     found = discover(order.sources, avoid=order.out)
     rows: list[dict[str, Any]] = []
-    for job in plan(order, found):
+    for job in plan(order, found, card_hashes(order.weights)):
         series = job.series
         verdict = {"series": series.series_uid or series.folder, "slices": len(series.instances) or None}
         if job.finished:

@@ -155,7 +155,7 @@ def _read_instance(file: SourceFile) -> tuple[str, str, Instance] | None:
     if not claims and not _looks_like_dicom(start):
         return None
     found = _parsed(file, start)
-    if (found is None or found[2].shape == (0, 0)) and len(start) == HEADER_BYTES:  # a long header, or a deflated file: read it whole
+    if (found is None or found[2].shape == (0, 0)) and len(start) == HEADER_BYTES:  # a long header: read all
         [(_, start)] = read_all([file])
         found = _parsed(file, start)
     if found is None and claims:

@@ -15,7 +15,14 @@ from covct.dicom import load_dicom
 from covct.discover import Choice, Series
 from covct.networks import Networks, field_of_view, probabilities
 from covct.nifti import load_nifti
-from covct.postprocess import remove_outside_air, remove_specks, separate_lungs, to_source_infection, to_source_lungs
+from covct.postprocess import (
+    remove_enclosed_air,
+    remove_outside_air,
+    remove_specks,
+    separate_lungs,
+    to_source_infection,
+    to_source_lungs,
+)
 from covct.preprocess import to_model_space
 from covct.quality import Warned, check_hounsfield, coverage, header_warnings
 from covct.report import build_report
@@ -73,9 +80,9 @@ def process(choice: Choice, load_networks: Callable[[], Networks], work_key: str
     with clock.step("lungs"):
         view = field_of_view(lungs_card, hu, spacing[1:])
         lung_probability = probabilities(networks.lungs, hu, view, np.ones(len(hu), bool))
-        lung_probability = remove_outside_air(
-            lung_probability, to_model_space(hu, view, lungs_card.size, np.int16), lungs_card.threshold
-        )
+        seen = to_model_space(hu, view, lungs_card.size, np.int16)
+        lung_probability = remove_outside_air(lung_probability, seen, lungs_card.threshold)
+        lung_probability = remove_enclosed_air(lung_probability, seen, lungs_card.threshold)
         model_spacing = _model_spacing(spacing, view, lungs_card.size)
         labels = separate_lungs(lung_probability, lungs_card.threshold, model_spacing)
         lungs = to_source_lungs(labels, lung_probability, lungs_card.threshold, view, hu.shape[1:])

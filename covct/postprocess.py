@@ -11,6 +11,10 @@ from covct.terms import LEFT_LUNG, RIGHT_LUNG
 
 LEAST_PART = 0.02  # of the largest component: less is bowel gas, mattress or a bronchus
 LEAST_SECOND_LUNG = 0.12  # of the larger lung: a smaller "second lung" is a part of the first
+POCKET_HU = -910  # aerated lung seldom is so dark over a region of this size, gas is
+POCKET_SHARE = 0.25
+LEAST_POCKET = 40  # pixels in model space, some 1 cm2 of one slice
+ENCLOSED_SHARE = 0.6
 # The lungs touch at the anterior junction, a bridge some millimetres thick: erode until it breaks.
 EROSIONS_MM = (0.0, 1.5, 3.0, 4.5, 6.0, 8.0, 10.0, 13.0)
 SPECK_MM3 = 100.0  # infection smaller than this (a cube of 4.6 mm) is not counted
@@ -56,6 +60,28 @@ def remove_outside_air(probability: np.ndarray, hu: np.ndarray, threshold: float
         called = probability[index] >= threshold
         if np.count_nonzero(outside & called) < 0.5 * np.count_nonzero(called):
             out[index][outside] = 0
+    return out
+
+
+def remove_enclosed_air(probability: np.ndarray, hu: np.ndarray, threshold: float) -> np.ndarray:
+    """Take back pockets of pure air that soft tissue encloses: trachea, stomach, bowel.
+
+    A pocket is connected air below `POCKET_HU` called lung, at most `POCKET_SHARE` of all that was called lung, with
+    `ENCLOSED_SHARE` of its surroundings (from the third to the fourth pixel) denser than `BODY_HU`. A bulla lies in lung and stays.
+
+    probability (slices, rows, columns), hu likewise in model space -> a changed copy.
+    """
+    called = probability >= threshold
+    labels, sizes = _components(called & (hu < POCKET_HU))
+    out = probability.copy()
+    rim_kernel, outer_kernel = np.ones((5, 5), np.uint8), np.ones((9, 9), np.uint8)
+    for label in np.flatnonzero((sizes >= LEAST_POCKET) & (sizes <= POCKET_SHARE * np.count_nonzero(called))) + 1:
+        planes = np.flatnonzero((labels == label).any((1, 2)))
+        pocket = (labels[planes] == label).astype(np.uint8)
+        rim = np.stack([cv2.dilate(one, rim_kernel) for one in pocket])
+        around = np.stack([cv2.dilate(one, outer_kernel) for one in pocket]) > rim
+        if np.mean(hu[planes][around] > BODY_HU) >= ENCLOSED_SHARE:
+            out[planes] = np.where(rim > 0, 0, out[planes])  # the rim of partial volume goes with the pocket
     return out
 
 

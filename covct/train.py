@@ -17,7 +17,7 @@ import numpy as np
 
 from covct import augment
 from covct.architectures import ARCHITECTURES
-from covct.cards import Card, file_sha256, write_card
+from covct.cards import Card, file_sha256, read_card, write_card
 from covct.dataset import (
     SIZE,
     UNKNOWN,
@@ -101,8 +101,14 @@ def train(settings: Settings, data: Path, out: Path, initial: Path | None = None
     restore = load_restorer(restorer) if restorer else None
     plan = PLANS[settings.task](find_sources(data), settings, restore)
     network = ARCHITECTURES[settings.architecture](size=SIZE, base_filters=settings.base_filters)
+    started_from = {}
     if initial:
-        network.set_weights(load_network(initial)[1].get_weights())
+        card, trained = load_network(initial)
+        _refuse_a_leak(plan, card)
+        network.set_weights(trained.get_weights())
+        started_from = {"initial": {"task": card.task, "sha256": card.sha256, "epochs": card.training.get("epochs")}}
+    if restorer:
+        _refuse_a_leak(plan, read_card(restorer))
     batches = Batches(plan.draw, settings.samples_per_epoch, settings.batch_size, settings.seed)
     steps = len(batches) * settings.epochs
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -130,7 +136,18 @@ def train(settings: Settings, data: Path, out: Path, initial: Path | None = None
             verbose=2,
         ).history
         network.load_weights(best)
-    return _save(network, settings, plan, history, out)
+    return _save(network, settings, plan, history, out, started_from)
+
+
+def _refuse_a_leak(plan: Plan, earlier: Card) -> None:
+    """A patient held out now must not have been learned from before, by the network started from or the restorer."""
+    for source, patients in plan.held_out.items():
+        seen = set(patients) - set(earlier.training.get("held_out_patients", {}).get(source, patients))
+        if seen:
+            raise UsageError(
+                f"{earlier.name} has learned from {', '.join(sorted(seen))}, which would be held out here; "
+                "use its --seed and --validation-share"
+            )
 
 
 @dataclass(frozen=True)
@@ -166,7 +183,7 @@ def plan_restorer(sources: dict[str, Path], settings: Settings, restore=None) ->
 
     x, y = (np.stack(arrays) for arrays in zip(*validation, strict=True))
     return Plan(
-        draw, (x, y), "l1", "clahe", "whole", {"lungs": sorted(held)}, _cite(sources, "lungs"), {"lungs": len(hu)}
+        draw, (x, y), "l1", "clahe", "whole", {"lctsc": sorted(held)}, _cite(sources, "lungs"), {"lctsc": len(hu)}
     )
 
 
@@ -178,8 +195,10 @@ def restoration_pair(hu: np.ndarray, lungs: np.ndarray, rng: np.random.Generator
     hu, lungs = augment.affine((hu, lungs), ("hu", "mask"), rng, scale=(0.95, 1.8), rotation=8)
     if rng.random() < 0.7:
         hu = augment.lung_density(hu, lungs, rng)
-    for _ in range(rng.choice([0, 1, 2, 3], p=[0.2, 0.4, 0.25, 0.15])):
-        hu, _ = augment.insert_opacity(hu, lungs, rng)
+    weight = 1.0 + (lungs > 0)
+    for _ in range(rng.choice([0, 1, 2, 3], p=[0.12, 0.38, 0.3, 0.2])):
+        hu, lesion = augment.insert_opacity(hu, lungs, rng)
+        weight = weight + 2 * lesion  # a faded lesion costs more than a blurred rib
     target = RECIPES["hu-window"](hu, **WINDOW)
     seen = np.clip(augment.noise(hu, rng, strongest=110), *CT_RANGE_HU)
     if rng.random() < 0.4:
@@ -190,7 +209,7 @@ def restoration_pair(hu: np.ndarray, lungs: np.ndarray, rng: np.random.Generator
         seen = np.where(outside, seen.min(), seen)
         target = np.where(outside, 0, target)
     pixels = recipe_pixels(seen[None])[0]
-    return (pixels[..., None] / np.float32(255)), np.stack([target, np.ones_like(target)], -1).astype(np.float32)
+    return (pixels[..., None] / np.float32(255)), np.stack([target, weight], -1).astype(np.float32)
 
 
 def load_restorer(card_path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -248,11 +267,11 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
 
     def draw(rng: np.random.Generator) -> Sample:
         cropped = False
-        if not clean or rng.random() < 0.55:
+        if not clean or rng.random() < 0.6:
             part = diseased[0] if len(diseased) == 1 or rng.random() < 0.75 else diseased[1]
             hu, lungs, infection = _pick(part, rng)
             cropped = part.source == "medseg"
-            if part.source == "ma" and rng.random() < 0.75:
+            if part.source == "ma" and rng.random() < 0.4:
                 hu, infection = augment.rescale_lesion(hu.astype(np.float32), lungs, infection, rng)
         else:
             hu, lungs, infection = _pick(clean[rng.integers(len(clean))], rng)
@@ -261,7 +280,7 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
             (hu, lungs, infection), ("hu", "mask", "mask"), rng, **(CROPPED if cropped else {"scale": (0.85, 1.3)})
         )
         if rng.random() < 0.25:
-            hu = augment.lung_density(hu, (lungs == 1) & (infection == 0), rng)
+            hu = augment.lung_density(hu, lungs == 1, rng)
         hu = augment.contrast(augment.noise(hu, rng), rng)
         return _windowed(hu, infection == 1, infection != UNKNOWN)
 
@@ -344,7 +363,7 @@ def _cite(sources: dict[str, Path], *names: str) -> dict[str, str]:
     return {name: SOURCES[name] for name in names if name in sources}
 
 
-def _save(network, settings: Settings, plan: Plan, history: dict[str, list[float]], out: Path) -> Card:
+def _save(network, settings: Settings, plan: Plan, history: dict[str, list[float]], out: Path, started_from) -> Card:
     # A float32 twin: the policy of the training run does not travel with the weights.
     keras.mixed_precision.set_global_policy("float32")
     arguments: dict[str, Any] = {"size": SIZE, "base_filters": settings.base_filters}
@@ -377,6 +396,7 @@ def _save(network, settings: Settings, plan: Plan, history: dict[str, list[float
             "loss": plan.loss,
             "seed": settings.seed,
             "backend": keras.backend.backend(),
+            **started_from,
         },
         scores={"validation_" + key.removeprefix("val_"): round(float(history[key][best]), 4)},
     )

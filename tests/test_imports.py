@@ -15,8 +15,8 @@ PACKAGE = Path(covct.__file__).parent
 RANKS = [
     {"errors", "terms", "__init__"},
     {"sources", "cards", "preprocess", "volume", "state"},
-    {"discover", "networks", "burden", "postprocess", "overlay", "summary", "seg", "augment"},
-    {"quality", "nifti", "dicom", "phantom", "architectures", "losses"},
+    {"discover", "networks", "postprocess", "overlay", "summary", "seg", "augment"},
+    {"quality", "nifti", "dicom", "burden", "phantom", "architectures", "losses"},
     {"report", "dataset", "segment"},
     {"pipeline", "train"},
     {"writers"},

@@ -134,10 +134,22 @@ def test_training_runs_keeps_patients_apart_and_writes_a_card(tmp_path):
     settings = Settings("restorer", epochs=1, samples_per_epoch=4, batch_size=2, base_filters=4)
     card = train(settings, tmp_path / "data", tmp_path / "out")
     assert card.task == "restorer"
-    [held] = card.training["held_out_patients"]["lungs"]
+    [held] = card.training["held_out_patients"]["lctsc"]
     assert held in ("case-000", "case-002")
     load_network(tmp_path / "out" / "restorer.json")
     assert json.loads((tmp_path / "out" / "restorer-history.json").read_text())["val_loss"]
+
+
+def test_a_patient_learned_from_cannot_be_held_out_later(tmp_path):
+    """Starting from other weights, or from a restorer, must not leak patients into the validation."""
+    from covct.train import Plan, _refuse_a_leak
+
+    _, path = small_card(tmp_path, training={"held_out_patients": {"ma": ["a", "b"]}})
+    plan = Plan(None, (None, None), "l1", "clahe", "whole", {"ma": ["a", "b"], "medseg": ["m"]}, {}, {})
+    _refuse_a_leak(plan, read_card(path))
+    _, path = small_card(tmp_path, training={"held_out_patients": {"ma": ["a", "c"]}})
+    with pytest.raises(UsageError, match="has learned from b"):
+        _refuse_a_leak(plan, read_card(path))
 
 
 def test_whole_patients_are_held_out():

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from covct.postprocess import remove_outside_air, remove_specks, separate_lungs, to_source_infection, to_source_lungs
+from covct.postprocess import (
+    remove_enclosed_air,
+    remove_outside_air,
+    remove_specks,
+    separate_lungs,
+    to_source_infection,
+    to_source_lungs,
+)
 from covct.preprocess import FieldOfView
 
 SPACING = (3.0, 1.5, 1.5)
@@ -82,6 +89,24 @@ def test_lung_that_reaches_the_edge_of_the_field_of_view_is_kept():
     hu[:, 10:30, 20:] = -850
     called = (hu < -400).astype(np.float32)
     assert np.array_equal(remove_outside_air(called, hu, 0.5), called)
+
+
+def test_stomach_and_trachea_are_no_lung_and_a_bulla_is():
+    hu = np.full((4, 120, 120), 40.0)
+    hu[:, 20:100, 10:60] = -850  # a lung
+    hu[:, 40:55, 20:35] = -990  # with a bulla
+    hu[:, 30:50, 80:100] = -1000  # the stomach's gas, called lung too
+    called = (hu < -400).astype(np.float32)
+    kept = remove_enclosed_air(called, hu, 0.5)
+    assert kept[:, 20:100, 10:60].all()
+    assert not kept[:, :, 70:].any()
+
+
+def test_lungs_dark_with_emphysema_are_kept_whole():
+    hu = np.full((4, 60, 60), 40.0)
+    hu[:, 10:50, 10:50] = -950
+    called = (hu < -400).astype(np.float32)
+    assert np.array_equal(remove_enclosed_air(called, hu, 0.5), called)
 
 
 def test_no_lung_at_all():
