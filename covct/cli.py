@@ -151,7 +151,7 @@ def status(
     json_output: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Count the results of an output tree by outcome and reason."""
-    from covct.summary import read_tree
+    from covct.results import read_tree
 
     if not out.is_dir():
         raise UsageError(f"no such directory: {out}")
@@ -190,7 +190,8 @@ def phantom(
     seed: Annotated[int, typer.Option(help="Another seed, another patient.")] = 0,
 ) -> None:
     """Write a synthetic chest CT as a DICOM series, with its true volumes in truth.json."""
-    from covct.phantom import make_phantom, write_dicom_series, write_truth
+    from covct.phantom import make_phantom
+    from covct.phantom_dicom import write_dicom_series, write_truth
 
     made = make_phantom(slices=slices, slice_spacing_mm=None, lesions=lesions.value, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)

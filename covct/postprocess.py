@@ -67,7 +67,8 @@ def remove_enclosed_air(probability: np.ndarray, hu: np.ndarray, threshold: floa
     """Take back pockets of pure air that soft tissue encloses: trachea, stomach, bowel.
 
     A pocket is connected air below `POCKET_HU` called lung, at most `POCKET_SHARE` of all that was called lung, with
-    `ENCLOSED_SHARE` of its surroundings (from the third to the fourth pixel) denser than `BODY_HU`. A bulla lies in lung and stays.
+    `ENCLOSED_SHARE` of its surroundings (from the third to the fourth pixel) denser than `BODY_HU`.
+    A bulla lies in lung and stays.
 
     probability (slices, rows, columns), hu likewise in model space -> a changed copy.
     """

@@ -44,6 +44,18 @@ SOURCES = {
     "medseg": "medicalsegmentation.com COVID-19 CT segmentation slices, non-commercial use only",
 }
 CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}  # medseg's slices end at the ribs: shrink, and put tissue around
+OPTIMISTIC = (
+    "The validation score is optimistic: the best epoch was chosen on the same held-out patients, and restored slices "
+    "are cropped around their true lungs."
+)
+LIMITS = {
+    "restorer": "Learned from six lung cancer patients' scans of one archive with invented opacities; faint ground "
+    "glass comes back fainter than it was. " + OPTIMISTIC,
+    "lungs": "Few patients, adults only; no large effusions, no pneumonectomy, no pneumothorax in the training data. "
+    "Gas in the stomach is called now and then. " + OPTIMISTIC,
+    "infection": "Trained on restored and JPEG slices of few patients, and on lesions put into lungs without "
+    "COVID-19: any other opacity (atelectasis, tumour, oedema, other pneumonia) may be called. " + OPTIMISTIC,
+}
 Sample = tuple[np.ndarray, np.ndarray]
 
 
@@ -398,6 +410,7 @@ def _save(network, settings: Settings, plan: Plan, history: dict[str, list[float
             "backend": keras.backend.backend(),
             **started_from,
         },
+        limits=LIMITS[settings.task],
         scores={"validation_" + key.removeprefix("val_"): round(float(history[key][best]), 4)},
     )
     write_card(card, out)

@@ -95,7 +95,7 @@ def phantom():
 @pytest.fixture(scope="session")
 def phantom_series(phantom, tmp_path_factory) -> Path:
     """The coarse chest as DICOM files, head first and supine. Not to be changed: copy it."""
-    from covct.phantom import write_dicom_series
+    from covct.phantom_dicom import write_dicom_series
 
     folder = tmp_path_factory.mktemp("phantom")
     write_dicom_series(phantom, folder)

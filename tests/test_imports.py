@@ -15,9 +15,9 @@ PACKAGE = Path(covct.__file__).parent
 RANKS = [
     {"errors", "terms", "__init__"},
     {"sources", "cards", "preprocess", "volume", "state"},
-    {"discover", "networks", "postprocess", "overlay", "summary", "seg", "augment"},
-    {"quality", "nifti", "dicom", "burden", "phantom", "architectures", "losses"},
-    {"report", "dataset", "segment"},
+    {"discover", "networks", "postprocess", "overlay", "results", "seg", "augment"},
+    {"quality", "nifti", "dicom", "burden", "phantom", "page", "architectures", "losses"},
+    {"report", "dataset", "segment", "phantom_dicom", "summary"},
     {"pipeline", "train"},
     {"writers"},
     {"batch"},

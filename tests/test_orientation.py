@@ -9,7 +9,8 @@ from conftest import SMALL, read_json
 from covct import batch
 from covct.dicom import load_dicom
 from covct.discover import discover
-from covct.phantom import make_phantom, write_dicom_series
+from covct.phantom import make_phantom
+from covct.phantom_dicom import write_dicom_series
 from covct.volume import WORKING_ORIENTATION
 
 POSITIONS = ["HFS", "HFP", "FFS", "FFP", "HFDR", "HFDL", "FFDR", "FFDL"]

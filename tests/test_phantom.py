@@ -15,7 +15,8 @@ import pytest
 
 from covct import RESEARCH_USE
 from covct.errors import UsageError
-from covct.phantom import LEFT, PATIENT_POSITIONS, RIGHT, make_phantom, write_dicom_series, write_truth
+from covct.phantom import LEFT, RIGHT, make_phantom
+from covct.phantom_dicom import PATIENT_POSITIONS, write_dicom_series, write_truth
 
 
 @pytest.fixture(scope="module")

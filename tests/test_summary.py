@@ -9,7 +9,10 @@ from html.parser import HTMLParser
 import pytest
 
 from covct import RESEARCH_USE, summary
-from covct.summary import Entry, as_csv, as_html, read_tree, worst_first, write_summary
+from covct import page as page_module
+from covct.page import as_html
+from covct.results import Entry, read_tree, worst_first
+from covct.summary import as_csv, write_summary
 from tests.example_report import example_report
 
 NIGHT = datetime(2026, 3, 4, 6, 30, tzinfo=timezone(timedelta(hours=1)))
@@ -297,7 +300,7 @@ def test_thousands_of_series_show_the_worst_with_pictures_and_the_rest_as_rows()
         for n in range(10_000)
     )
     html = as_html(entries, NIGHT)
-    assert html.count("<img ") == summary.WITH_PICTURE == html.count('loading="lazy"')
+    assert html.count("<img ") == page_module.WITH_PICTURE == html.count('loading="lazy"')
     assert "the 500 most infected of 10,000" in html
     assert all(f"<code>2.{n}</code>" in html for n in (0, 9499, 9500, 9999))
     assert len(html) < 12e6
@@ -323,7 +326,7 @@ def luminance(colour):
 @pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
 def test_texts_stand_out_from_what_is_behind_them(mode):
     """WCAG 2.1 AA wants 4.5 to 1."""
-    colours = dict(re.findall(r"--([\w-]+): (#\w+)", re.findall(r":root \{(.*?)\}", summary.STYLE, re.S)[mode]))
+    colours = dict(re.findall(r"--([\w-]+): (#\w+)", re.findall(r":root \{(.*?)\}", page_module.STYLE, re.S)[mode]))
     pairs = [(text, back) for text in ("text", "dim", "link", "bad") for back in ("page", "card")]
     pairs += [("text", f"c{number}") for number in range(5)] + [("c5-text", "c5"), ("notice-text", "notice")]
     for text, back in pairs:
