@@ -24,6 +24,7 @@ SIZE = 256
 Restore = Callable[[np.ndarray], np.ndarray]
 UNKNOWN = 2  # infection label of a pixel nobody vouches for; left out of the loss
 AERATED_HU = -640  # smoothed lung below this holds no infection; above it a cancer patient's lung may
+TRUSTED_HU = -700  # darker still: only so far is a cancer patient's lung taken as a negative in training
 TISSUE_HU = 40
 
 
@@ -160,7 +161,7 @@ def read_lung_slices(folder: Path, restore: Restore | None = None) -> Slices:
             noisy = np.stack([noise(one.astype(np.float32), rng, strongest=80) for one in hu])
             hu = restore(recipe_pixels(noisy))
         hu, lungs, _ = _model_space(hu, lungs, np.zeros_like(lungs), body_field_of_view(hu, spacing))
-        dense = np.stack([_smoothed_inside(one, mask) > AERATED_HU for one, mask in zip(hu, lungs, strict=True)])
+        dense = np.stack([_smoothed_inside(one, mask) > TRUSTED_HU for one, mask in zip(hu, lungs, strict=True)])
         infection = np.where((lungs > 0) & dense, UNKNOWN, 0).astype(np.uint8)
         parts.append((hu, lungs, infection))
         patients += [name] * len(hu)

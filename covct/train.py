@@ -279,8 +279,8 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
 
     def draw(rng: np.random.Generator) -> Sample:
         cropped = False
-        if not clean or rng.random() < 0.6:
-            part = diseased[0] if len(diseased) == 1 or rng.random() < 0.75 else diseased[1]
+        if not clean or rng.random() < 0.68:
+            part = diseased[0] if len(diseased) == 1 or rng.random() < 0.8 else diseased[1]
             hu, lungs, infection = _pick(part, rng)
             cropped = part.source == "medseg"
             if part.source == "ma" and rng.random() < 0.4:
@@ -301,7 +301,7 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
         for part in check_sets
         if part.source != "lctsc-restored"
     ]
-    return _plan(draw, checks, held, sources, train_sets)
+    return _plan(draw, checks, held, sources, train_sets, "tversky+ce")
 
 
 def _maybe_diseased(hu, lungs, infection, donors, rng):
@@ -365,10 +365,10 @@ def _stack(part: Slices, label, weight) -> Sample:
     return scaled[::2, ..., None], truth[::2]  # every second slice: neighbours tell little more, and cost as much
 
 
-def _plan(draw, checks, held, sources, train_sets) -> Plan:
+def _plan(draw, checks, held, sources, train_sets, loss="dice+ce") -> Plan:
     x, y = (np.concatenate(arrays) for arrays in zip(*checks, strict=True))
     counts = {part.source: len(part) for part in train_sets}
-    return Plan(draw, (x, y), "dice+ce", "hu-window", "body", held, _cite(sources, *("ma", "lungs", "medseg")), counts)
+    return Plan(draw, (x, y), loss, "hu-window", "body", held, _cite(sources, *("ma", "lungs", "medseg")), counts)
 
 
 def _cite(sources: dict[str, Path], *names: str) -> dict[str, str]:

@@ -31,9 +31,19 @@ def test_dice_plus_cross_entropy_prefers_the_truth():
     label = np.zeros((1, 8, 8))
     label[0, 2:5, 2:5] = 1
     right, wrong = label[..., None], 1 - label[..., None]
-    loss = LOSSES["dice+ce"]
-    assert float(loss(truth(label), right)) < 0.01
-    assert float(loss(truth(label), wrong)) > 5
+    for name in ("dice+ce", "tversky+ce"):
+        assert float(LOSSES[name](truth(label), right)) < 0.01
+        assert float(LOSSES[name](truth(label), wrong)) > 5
+
+
+def test_tversky_charges_more_for_what_is_missed_than_for_what_is_invented():
+    label = np.zeros((1, 8, 8))
+    label[0, 2:6, 2:6] = 1
+    missed, invented = label.copy(), label.copy()
+    missed[0, 2:4, 2:6] = 0
+    invented[0, 6:8, 2:6] = 1
+    loss = LOSSES["tversky+ce"]
+    assert float(loss(truth(label), missed[..., None])) > float(loss(truth(label), invented[..., None]))
 
 
 def test_pixels_nobody_vouches_for_are_left_out_of_the_loss():
