@@ -18,6 +18,9 @@ from covct.terms import HU_BANDS, SEVERITY_SCALE
 from covct.volume import Scan, voxel_volume_mm3
 
 SCHEMA = "covct-report-1"
+CARD_FIELDS = (
+    "name", "sha256", "threshold", "licence", "architecture", "recipe", "field_of_view", "scores", "limits",
+)  # fmt: skip
 BAND_FIGURES = ("infection_mean_hu", "ground_glass_ml", "consolidation_ml")
 
 
@@ -128,4 +131,5 @@ def _rounded(figures: dict[str, Any], valid_for: ValidFor) -> dict[str, Any]:
 
 
 def _network(card: Card) -> dict[str, Any]:
-    return {"name": card.name, "sha256": card.sha256, "threshold": card.threshold, "licence": card.licence}
+    """What of the card a reader of the figures needs; the whole card is known by the weights' hash."""
+    return {name: getattr(card, name) for name in CARD_FIELDS}

@@ -44,7 +44,17 @@ def _region(volume_ml: float, infection_ml: float) -> dict[str, Any]:
 
 
 def _network(task: str) -> dict[str, Any]:
-    return {"name": f"{task}-1", "sha256": "c" * 64, "threshold": 0.5, "licence": "CC BY-NC-SA 4.0"}
+    return {
+        "name": f"{task}-1",
+        "sha256": "c" * 64,
+        "threshold": 0.5,
+        "licence": "CC BY-NC-SA 4.0",
+        "architecture": {"name": "unet", "arguments": {"size": 256}},
+        "recipe": {"name": "hu-window", "arguments": {"low": -1000, "high": 200}},
+        "field_of_view": "body",
+        "scores": {"validation_dice": 0.9},
+        "limits": "few patients",
+    }
 
 
 _REPORT: dict[str, Any] = {
