@@ -54,7 +54,9 @@ def test_schema_names_the_program_s_research_use():
 
 def test_no_object_lets_unknown_keys_pass():
     open_ones = [path for path, schema in objects(SCHEMA) if schema["additionalProperties"] is not False]
-    assert open_ones == ["$.properties.run.properties.timings_s"]  # the names of steps are the program's affair
+    assert sorted(path.split(".")[-1] for path in open_ones) == ["arguments", "scores", "timings_s"], (
+        "names of steps, scores and arguments are the program's affair"
+    )
 
 
 def test_every_key_is_required_and_described():
