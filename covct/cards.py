@@ -28,6 +28,8 @@ class Card:
         "body": the square around the body; "whole": the whole slice.
     size : int
         Side of the input, pixels.
+    flip : bool
+        Whether the probability is the mean of the slice's and of its mirror image's: twice the time, steadier.
     threshold : float
         Probability from which a pixel is called.
     sha256 : str
@@ -49,6 +51,7 @@ class Card:
     training: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     limits: str = ""
+    flip: bool = False
     format: int = CARD_FORMAT
 
 

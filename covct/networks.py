@@ -64,5 +64,14 @@ def probabilities(network: Network, hu: np.ndarray, view: FieldOfView, chosen: n
     for start in range(0, len(indices), CHUNK):
         part = indices[start : start + CHUNK]
         seen = recipe(to_model_space(hu[part], view, size), **arguments)
-        out[part] = network.predict(seen[..., None])
+        out[part] = predict(network, seen[..., None])
     return out
+
+
+def predict(network: Network, slices: np.ndarray) -> np.ndarray:
+    """One call of the network as its card wants it. (slices, size, size, 1) -> (slices, size, size) probability."""
+    straight = network.predict(slices)
+    if not network.card.flip:
+        return straight
+    mirrored = network.predict(np.ascontiguousarray(slices[:, :, ::-1]))
+    return (straight + mirrored[:, :, ::-1]) / 2

@@ -19,7 +19,7 @@ from covct.volume import Scan, voxel_volume_mm3
 
 SCHEMA = "covct-report-1"
 CARD_FIELDS = (
-    "name", "sha256", "threshold", "licence", "architecture", "recipe", "field_of_view", "scores", "limits",
+    "name", "sha256", "threshold", "licence", "architecture", "recipe", "field_of_view", "flip", "scores", "limits",
 )  # fmt: skip
 BAND_FIGURES = ("infection_mean_hu", "ground_glass_ml", "consolidation_ml")
 

@@ -52,6 +52,7 @@ def _network(task: str) -> dict[str, Any]:
         "architecture": {"name": "unet", "arguments": {"size": 256}},
         "recipe": {"name": "hu-window", "arguments": {"low": -1000, "high": 200}},
         "field_of_view": "body",
+        "flip": False,
         "scores": {"validation_dice": 0.9},
         "limits": "few patients",
     }

@@ -89,6 +89,22 @@ def test_weights_come_back_as_they_were_saved(tmp_path):
     )
 
 
+def test_a_flipping_card_averages_the_slice_and_its_mirror_image(tmp_path):
+    """A network that only looks at the left edge sees both edges, and the result comes back the right way round."""
+    from covct.networks import Network, predict
+
+    def left_edge(slices):
+        out = np.zeros(slices.shape[:3], np.float32)
+        out[:, :, 0] = slices[:, :, 0, 0]
+        return out
+
+    _, path = small_card(tmp_path, flip=True)
+    slices = np.zeros((1, 32, 32, 1), np.float32)
+    slices[0, :, 0], slices[0, :, -1] = 0.2, 0.8
+    seen = predict(Network(read_card(path), left_edge), slices)
+    assert (seen[0, 0, 0], seen[0, 0, -1]) == pytest.approx((0.1, 0.4))
+
+
 def test_altered_weights_are_not_loaded(tmp_path):
     _, path = small_card(tmp_path)
     with open(tmp_path / "lungs.keras", "ab") as file:
