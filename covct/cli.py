@@ -223,8 +223,8 @@ def train_command(
     """Train the restorer, the lungs or the infection network; whole patients are held out."""
     if not data.is_dir():
         raise UsageError(f"no such directory: {data}")
-    _quiet_tensorflow()
-    from covct.train import Settings, train
+    with _quiet_tensorflow():
+        from covct.train import Settings, train
 
     settings = Settings(
         task.value, epochs, samples, batch_size, learning_rate, base_filters,
@@ -248,8 +248,8 @@ def _networks(weights: Path, device: DeviceChoice, require_gpu: bool) -> Callabl
     def load():
         if device is DeviceChoice.cpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # before tensorflow looks
-        _quiet_tensorflow()
-        from covct.segment import load_keras_networks
+        with _quiet_tensorflow():
+            from covct.segment import load_keras_networks
 
         networks = load_keras_networks(weights)
         if networks.device.kind != "gpu" and (require_gpu or device is DeviceChoice.gpu):
@@ -261,9 +261,20 @@ def _networks(weights: Path, device: DeviceChoice, require_gpu: bool) -> Callabl
     return load
 
 
-def _quiet_tensorflow() -> None:
+@contextmanager
+def _quiet_tensorflow():
+    """Import tensorflow without its greeting, which it writes to descriptor 2 before it reads its log level."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    sys.stderr.flush()
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 @contextmanager
