@@ -10,6 +10,7 @@ import numpy as np
 from covct.cards import Card
 from covct.preprocess import RECIPES, FieldOfView, body_field_of_view, to_model_space, whole_slice
 
+FAINT = 0.1
 CHUNK = 32  # slices in model space at once: bounded memory whatever the series
 
 
@@ -73,5 +74,9 @@ def predict(network: Network, slices: np.ndarray) -> np.ndarray:
     straight = network.predict(slices)
     if not network.card.flip:
         return straight
-    mirrored = network.predict(np.ascontiguousarray(slices[:, :, ::-1]))
-    return (straight + mirrored[:, :, ::-1]) / 2
+    # Where the straight look sees nothing at all, the mirrored one would change nothing: it is spared.
+    doubtful = straight.max((1, 2)) >= FAINT
+    if doubtful.any():
+        mirrored = network.predict(np.ascontiguousarray(slices[doubtful][:, :, ::-1]))
+        straight[doubtful] = (straight[doubtful] + mirrored[:, :, ::-1]) / 2
+    return straight

@@ -103,6 +103,8 @@ def test_a_flipping_card_averages_the_slice_and_its_mirror_image(tmp_path):
     slices[0, :, 0], slices[0, :, -1] = 0.2, 0.8
     seen = predict(Network(read_card(path), left_edge), slices)
     assert (seen[0, 0, 0], seen[0, 0, -1]) == pytest.approx((0.1, 0.4))
+    slices[0, :, 0] = 0.05
+    assert predict(Network(read_card(path), left_edge), slices)[0, 0, -1] == 0, "nothing doubtful, nothing mirrored"
 
 
 def test_altered_weights_are_not_loaded(tmp_path):
