@@ -208,6 +208,7 @@ def test_index_settings_are_secrets_and_never_baked(name):
 def test_no_file_names_a_host():
     """Registries, mirrors and indexes are the host's own business."""
     files = [path for folder in (DOCKER, ROOT / "examples") for path in folder.rglob("*") if path.is_file()]
+    files = [path for path in files if path.suffix not in {".png", ".pyc"}]
     assert len(files) > 10
     host = re.compile(r"https?://|\b[\w-]+\.(?:io|com|org|net|dev|cloud)\b(?![.=])")
     for path in files:
