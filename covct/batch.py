@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import traceback
@@ -79,9 +78,8 @@ def plan(order: Order, found: Discovery, cards: dict[str, str]) -> list[Job]:
     `cards` holds the hash of each weight card, from `card_hashes`.
     """
     jobs = []
-    by_study = sorted(found.series, key=lambda series: series.folder)
-    for _, group in groupby(by_study, key=lambda series: series.study_folder):
-        choice = choose(list(group), check_headers)
+    for _, candidates in _by_study(found):
+        choice = choose(candidates, check_headers)
         if choice.chosen:
             job: Job | None = _job(order, choice.chosen, choice, cards)
             while job:
@@ -90,6 +88,13 @@ def plan(order: Order, found: Discovery, cards: dict[str, str]) -> list[Job]:
         else:
             jobs += [_job(order, series, choice, cards, (slug, message)) for series, slug, message in choice.left_out]
     return jobs
+
+
+def _by_study(found: Discovery) -> Iterator[tuple[str, list[Series]]]:
+    """Each study's folder with its series, in a fixed order."""
+    ordered = sorted(found.series, key=lambda series: series.folder)
+    for study, group in groupby(ordered, key=lambda series: series.study_folder):
+        yield study, list(group)
 
 
 def card_hashes(weights: Path) -> dict[str, str]:
@@ -198,6 +203,7 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
     attempts = state.begin_attempt(order.out, folder, job.work_key)
     stage = state.new_stage(order.out, job.work_key)
     status, slug, message = "done", None, None
+    figures: dict[str, Any] = {}
     with _not_an_attempt_when_stopped(order.out, folder):
         try:
             if job.refusal:
@@ -206,7 +212,7 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
                 status, slug = "failed", "crashed-repeatedly"
                 message = f"{state.MOST_ATTEMPTS} attempts left no outcome"
             else:
-                _segment(order, job, networks, stage, emit)
+                figures = _figures(_segment(order, job, networks, stage, emit))
         except SeriesError as error:
             status, slug, message = "rejected", error.slug, error.message
         except Exception as error:
@@ -221,7 +227,7 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
         state.end_attempt(order.out, folder)
         if status == "done":
             _retire_others(order.out, job.choice)
-    details = {"slug": slug, "message": message, "seconds": outcome.seconds, **_figures(order.out / folder, status)}
+    details = {"slug": slug, "message": message, "seconds": outcome.seconds, **figures}
     emit(_job_event(status, job, **details))
     return outcome
 
@@ -250,28 +256,29 @@ def _not_an_attempt_when_stopped(out: Path, folder: str) -> Iterator[None]:
         raise
 
 
-def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Path, emit: Emit) -> None:
+def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Path, emit: Emit) -> dict[str, Any]:
+    """Run the pipeline and write every file of the result into the stage. Returns the report."""
     from covct.pipeline import Clock, peak_memory_mib, process  # highdicom and SimpleITK: only when there is work
     from covct.writers import REPORT_NAME, WRITERS, formats_for
 
     clock = Clock(lambda step: emit(_job_event("step", job, step=step)))
-    loaded: list[Networks] = []
 
     def asked() -> Networks:
         emit(_job_event("step", job, step="networks"))
-        loaded.append(networks())
-        return loaded[0]
+        return networks()
 
     result = process(job.choice, asked, job.work_key, clock)
     with clock.step("write"):
         for name in formats_for(job.series.kind, order.formats):
             WRITERS[name](result, stage)
     run = {
-        "device": asdict(loaded[0].device),
+        "device": asdict(result.device),
         "timings_s": clock.seconds,
         "peak_memory_mib": peak_memory_mib(),
     }
-    state.write_json(stage / REPORT_NAME, {**result.report, "run": run})
+    report = {**result.report, "run": run}
+    state.write_json(stage / REPORT_NAME, report)
+    return report
 
 
 def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float) -> state.Outcome:
@@ -300,11 +307,8 @@ def _job_event(event: str, job: Job, **details: Any) -> dict[str, Any]:
     }
 
 
-def _figures(folder: Path, status: str) -> dict[str, Any]:
-    """The figures a pipeline asks for first, from the report just written."""
-    if status != "done":
-        return {}
-    report = json.loads((folder / "report.json").read_text())
+def _figures(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures a shell pipeline asks for first."""
     return {
         "infection_percent": report["regions"]["lungs"]["infection_percent"],
         "severity_class": report["severity"]["class"],
@@ -349,9 +353,8 @@ def watch(
 def _settled(found: Discovery, seen: dict[str, tuple[tuple, float]], now: float, settle_s: float) -> list[str]:
     """Studies unchanged for `settle_s`; `seen` keeps each study's signature and since when it holds."""
     settled = []
-    by_study = sorted(found.series, key=lambda series: series.folder)
-    for study, group in groupby(by_study, key=lambda series: series.study_folder):
-        signature = _signature(list(group))
+    for study, group in _by_study(found):
+        signature = _signature(group)
         if study not in seen or seen[study][0] != signature:
             seen[study] = (signature, now)
         if now - seen[study][1] >= settle_s:

@@ -13,7 +13,7 @@ import numpy as np
 from covct.burden import find_lesions, measure_burden
 from covct.dicom import load_dicom
 from covct.discover import Choice, Series
-from covct.networks import Networks, field_of_view, probabilities
+from covct.networks import Device, Networks, field_of_view, probabilities
 from covct.nifti import load_nifti
 from covct.postprocess import (
     remove_enclosed_air,
@@ -54,6 +54,7 @@ class Result:
     infection: np.ndarray
     report: dict
     work_key: str
+    device: Device
 
 
 def process(choice: Choice, load_networks: Callable[[], Networks], work_key: str, clock: Clock) -> Result:
@@ -101,7 +102,7 @@ def process(choice: Choice, load_networks: Callable[[], Networks], work_key: str
     report = build_report(
         choice, scan, burden, lesions, valid_for, [*warnings, *found, *_one_lung(burden)], networks, work_key
     )
-    return Result(series, scan, lungs, infection, report, work_key)
+    return Result(series, scan, lungs, infection, report, work_key, networks.device)
 
 
 def _model_spacing(spacing, view, size: int) -> tuple[float, float, float]:

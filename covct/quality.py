@@ -100,11 +100,10 @@ def _check_geometry(series: Series) -> None:
             "no-geometry", f"ImageOrientationPatient {_list(first.orientation)} is no pair of unit vectors"
         )
     if len(series.instances) > 1:
-        _check_positions(series, np.cross(row, column))
+        _check_positions(_positions(series), _normal(series))
 
 
-def _check_positions(series: Series, normal: np.ndarray) -> None:
-    positions = np.array([i.position for i in series.instances])
+def _check_positions(positions: np.ndarray, normal: np.ndarray) -> None:
     along = positions @ normal
     order = np.argsort(along, kind="stable")
     along, positions = along[order], positions[order]
@@ -116,7 +115,7 @@ def _check_positions(series: Series, normal: np.ndarray) -> None:
         )
     middle = float(np.median(steps))
     gaps = [(a, a + s) for a, s in zip(along, steps, strict=False) if s > GAP_FACTOR * middle]
-    uneven = float(np.abs(steps - middle).max() / middle)
+    uneven = _unevenness(steps)
     tilt = _tilt_degrees(positions, normal)
     if gaps:
         whole = all(abs((b - a) / middle - round((b - a) / middle)) < UNEVEN_REFUSED for a, b in gaps)
@@ -170,17 +169,27 @@ def header_warnings(series: Series) -> tuple[ValidFor, list[Warned]]:
         if any(not i.thickness for i in series.instances):
             found.append(Warned("no-slice-thickness", "SliceThickness is missing; the SEG carries the slice spacing"))
         if len(series.instances) > 2:
-            along = np.sort(_along_normal(series))
-            steps = np.diff(along)
-            uneven = float(np.abs(steps - np.median(steps)).max() / np.median(steps))
+            uneven = _unevenness(np.diff(np.sort(_positions(series) @ _normal(series))))
             if uneven > UNEVEN_WARNED:
                 found.append(Warned("uneven-spacing", f"slice steps differ by up to {100 * uneven:.0f} %"))
     return ValidFor(hu_bands=calibrated), found
 
 
-def _along_normal(series: Series) -> np.ndarray:
+def _positions(series: Series) -> np.ndarray:
+    """(slices, 3) LPS mm, in the order of the instances."""
+    return np.array([i.position for i in series.instances])
+
+
+def _normal(series: Series) -> np.ndarray:
+    """Unit vector across the slices."""
     orientation = np.array(series.instances[0].orientation)
-    return np.array([i.position for i in series.instances]) @ np.cross(orientation[:3], orientation[3:])
+    return np.cross(orientation[:3], orientation[3:])
+
+
+def _unevenness(steps: np.ndarray) -> float:
+    """Largest deviation of a slice step from the median step, as a share of it."""
+    middle = np.median(steps)
+    return float(np.abs(steps - middle).max() / middle)
 
 
 def check_hounsfield(hu: np.ndarray) -> None:

@@ -361,15 +361,14 @@ def _windowed(hu, label, weight) -> Sample:
 
 
 def _stack(part: Slices, label, weight) -> Sample:
-    scaled = RECIPES["hu-window"](part.hu, **WINDOW)
-    truth = np.stack([label, weight], -1).astype(np.float32)
-    return scaled[::2, ..., None], truth[::2]  # every second slice: neighbours tell little more, and cost as much
+    """Every second slice: neighbours tell little more, and cost as much."""
+    return _windowed(part.hu[::2], label[::2], weight[::2])
 
 
 def _plan(draw, checks, held, sources, train_sets, loss="dice+ce") -> Plan:
     x, y = (np.concatenate(arrays) for arrays in zip(*checks, strict=True))
     counts = {part.source: len(part) for part in train_sets}
-    return Plan(draw, (x, y), loss, "hu-window", "body", held, _cite(sources, *("ma", "lungs", "medseg")), counts)
+    return Plan(draw, (x, y), loss, "hu-window", "body", held, _cite(sources, "ma", "lungs", "medseg"), counts)
 
 
 def _cite(sources: dict[str, Path], *names: str) -> dict[str, str]:
