@@ -20,6 +20,7 @@ from covct.cards import file_sha256, read_card
 from covct.discover import NOT_CHOSEN, Choice, Discovery, Series, choose, discover
 from covct.errors import RunError, SeriesError, Stopped
 from covct.networks import Networks
+from covct.outputs import Outputs
 from covct.quality import check_headers
 from covct.summary import write_summary
 
@@ -33,8 +34,7 @@ class Order:
 
     Attributes
     ----------
-    formats : tuple of str
-        Keys of WRITERS.
+    outputs : Outputs
     force, retry_failed : bool
         Redo everything; redo what failed unexpectedly.
     """
@@ -42,7 +42,7 @@ class Order:
     sources: tuple[Path, ...]
     out: Path
     weights: Path
-    formats: tuple[str, ...] = ("seg", "png")
+    outputs: Outputs = Outputs()
     force: bool = False
     retry_failed: bool = False
 
@@ -108,7 +108,7 @@ def card_hashes(weights: Path) -> dict[str, str]:
 
 
 def _job(order: Order, series: Series, choice: Choice, cards: dict[str, str], refusal=None) -> Job:
-    key = state.work_key(series.content, {"formats": sorted(order.formats)}, cards)
+    key = state.work_key(series.content, order.outputs.settings(), cards)
     folder = order.out / series.folder
     outcome = state.read_outcome(folder)
     if outcome and (
@@ -269,8 +269,8 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
 
     result = process(job.choice, asked, job.work_key, clock)
     with clock.step("write"):
-        for name in formats_for(job.series.kind, order.formats):
-            WRITERS[name](result, stage)
+        for name in formats_for(job.series.kind, order.outputs.formats):
+            WRITERS[name](result, stage, order.outputs)
     run = {
         "device": asdict(result.device),
         "timings_s": clock.seconds,

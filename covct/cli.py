@@ -48,6 +48,17 @@ class DeviceChoice(str, Enum):
     gpu = "gpu"
 
 
+class SegType(str, Enum):
+    binary = "binary"
+    labelmap = "labelmap"
+    fractional = "fractional"
+
+
+class Captures(str, Enum):
+    key = "key"
+    all = "all"
+
+
 class Task(str, Enum):
     restorer = "restorer"
     lungs = "lungs"
@@ -65,7 +76,10 @@ Sources = Annotated[
     list[Path], typer.Argument(help="Files or directories: DICOM or NIfTI, nested, mixed, zipped.", show_default=False)
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Output tree: results, outcomes, summary.csv, index.html.")]
-Formats = Annotated[str, typer.Option(help="What to write: seg, nifti, png, joined by commas.")]
+Formats = Annotated[str, typer.Option(help="What to write: seg, sr, sc, ko, nifti, png, joined by commas.")]
+SegTypeOption = Annotated[SegType, typer.Option(help="Overlapping masks, one label a voxel, or probabilities.")]
+AllFrames = Annotated[bool, typer.Option("--all-frames", help="The SEG has a frame for every slice and segment.")]
+CapturesOption = Annotated[Captures, typer.Option(help="Slices of the secondary capture (format sc).")]
 WeightsDir = Annotated[Path | None, typer.Option(help="Folder with weights and cards.", envvar="COVCT_WEIGHTS")]
 DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where the networks run.")]
 RequireGpu = Annotated[bool, typer.Option("--require-gpu", help="Exit 13 where there is no GPU.")]
@@ -92,7 +106,10 @@ def scan(
     sources: Sources,
     out: Out,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and why the rest not.")] = False,
-    formats: Formats = "seg,png",
+    formats: Formats = "seg,sr,png",
+    seg_type: SegTypeOption = SegType.binary,
+    all_frames: AllFrames = False,
+    captures: CapturesOption = Captures.key,
     weights: WeightsDir = None,
     device: DeviceOption = DeviceChoice.auto,
     require_gpu: RequireGpu = False,
@@ -104,7 +121,7 @@ def scan(
     """Find studies, segment each, write DICOM SEG and report; then end. What is finished is not redone."""
     from covct import batch
 
-    order = _order(sources, out, formats, weights, force, retry_failed)
+    order = _order(sources, out, _outputs(formats, seg_type, all_frames, captures), weights, force, retry_failed)
     missing = [str(source) for source in sources if not source.exists()]
     if missing:
         raise UsageError(f"no such file or directory: {', '.join(missing)}")
@@ -127,7 +144,10 @@ def watch(
     out: Out,
     settle: Annotated[float, typer.Option(help="Seconds without change before a study is taken.", min=0)] = 30.0,
     interval: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 10.0,
-    formats: Formats = "seg,png",
+    formats: Formats = "seg,sr,png",
+    seg_type: SegTypeOption = SegType.binary,
+    all_frames: AllFrames = False,
+    captures: CapturesOption = Captures.key,
     weights: WeightsDir = None,
     device: DeviceOption = DeviceChoice.auto,
     require_gpu: RequireGpu = False,
@@ -139,7 +159,7 @@ def watch(
 
     if not inbox.is_dir():
         raise UsageError(f"no such directory: {inbox}")
-    order = _order([inbox], out, formats, weights, False, retry_failed)
+    order = _order([inbox], out, _outputs(formats, seg_type, all_frames, captures), weights, False, retry_failed)
     with _shown(json_events) as emit, _stoppable():
         emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
         batch.watch(order, _networks(order.weights, device, require_gpu), emit, settle, interval)
@@ -234,14 +254,20 @@ def train_command(
     typer.echo(json.dumps({"card": str(out / f"{card.name}.json"), "scores": card.scores}))
 
 
-def _order(sources, out: Path, formats: str, weights: Path | None, force: bool, retry_failed: bool):
+def _outputs(formats: str, seg_type: SegType, all_frames: bool, captures: Captures):
+    from covct.outputs import FORMATS, Outputs
+
+    wanted = tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
+    if unknown := set(wanted) - set(FORMATS):
+        raise UsageError(f"unknown format {', '.join(sorted(unknown))}; known are {', '.join(FORMATS)}")
+    return Outputs(wanted, seg_type.value, all_frames, captures.value)
+
+
+def _order(sources, out: Path, outputs, weights: Path | None, force: bool, retry_failed: bool):
     from covct.batch import Order
     from covct.cards import default_weights_folder
 
-    wanted = tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
-    if unknown := set(wanted) - {"seg", "nifti", "png"}:
-        raise UsageError(f"unknown format {', '.join(sorted(unknown))}; known are seg, nifti, png")
-    return Order(tuple(sources), out, weights or default_weights_folder(), wanted, force, retry_failed)
+    return Order(tuple(sources), out, weights or default_weights_folder(), outputs, force, retry_failed)
 
 
 def _networks(weights: Path, device: DeviceChoice, require_gpu: bool) -> Callable[[], Any]:

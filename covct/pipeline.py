@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from covct.burden import find_lesions, measure_burden
-from covct.dicom import load_dicom
+from covct.dicom.load import load_dicom
 from covct.discover import Choice, Series
 from covct.networks import Device, Networks, field_of_view, probabilities
 from covct.nifti import load_nifti
@@ -26,7 +26,7 @@ from covct.postprocess import (
 from covct.preprocess import to_model_space
 from covct.quality import Warned, check_hounsfield, coverage, header_warnings
 from covct.report import build_report
-from covct.volume import Scan, spacing_mm, voxel_volume_mm3
+from covct.volume import Masks, Probability, Scan, spacing_mm, voxel_volume_mm3
 
 
 @dataclass
@@ -46,12 +46,11 @@ class Clock:
 
 @dataclass(frozen=True)
 class Result:
-    """One segmented series; arrays (slices, rows, columns) in working orientation on the source grid."""
+    """One segmented series."""
 
     series: Series
     scan: Scan
-    lungs: np.ndarray
-    infection: np.ndarray
+    masks: Masks
     report: dict
     work_key: str
     device: Device
@@ -79,21 +78,21 @@ def process(choice: Choice, load_networks: Callable[[], Networks], work_key: str
 
     lungs_card, infection_card = networks.lungs.card, networks.infection.card
     with clock.step("lungs"):
-        view = field_of_view(lungs_card, hu, spacing[1:])
-        lung_probability = probabilities(networks.lungs, hu, view, np.ones(len(hu), bool))
-        seen = to_model_space(hu, view, lungs_card.size, np.int16)
+        lung_view = field_of_view(lungs_card, hu, spacing[1:])
+        lung_probability = probabilities(networks.lungs, hu, lung_view, np.ones(len(hu), bool))
+        seen = to_model_space(hu, lung_view, lungs_card.size, np.int16)
         lung_probability = remove_outside_air(lung_probability, seen, lungs_card.threshold)
         lung_probability = remove_enclosed_air(lung_probability, seen, lungs_card.threshold)
-        model_spacing = _model_spacing(spacing, view, lungs_card.size)
+        model_spacing = _model_spacing(spacing, lung_view, lungs_card.size)
         labels = separate_lungs(lung_probability, lungs_card.threshold, model_spacing)
-        lungs = to_source_lungs(labels, lung_probability, lungs_card.threshold, view, hu.shape[1:])
+        lungs = to_source_lungs(labels, lung_probability, lungs_card.threshold, lung_view, hu.shape[1:])
         areas = np.count_nonzero(lungs, axis=(1, 2))
         valid_lungs, found = coverage(areas, int(areas.sum()) * voxel_volume_mm3(volume) / 1000, len(hu) * spacing[0])
     with clock.step("infection"):
-        view = field_of_view(infection_card, hu, spacing[1:])
-        infection_probability = probabilities(networks.infection, hu, view, areas > 0)
+        infection_view = field_of_view(infection_card, hu, spacing[1:])
+        infection_probability = probabilities(networks.infection, hu, infection_view, areas > 0)
     with clock.step("postprocess"):
-        infection = to_source_infection(infection_probability, infection_card.threshold, lungs, view)
+        infection = to_source_infection(infection_probability, infection_card.threshold, lungs, infection_view)
         infection = remove_specks(infection, spacing)
     with clock.step("measure"):
         burden = measure_burden(hu, lungs, infection, voxel_volume_mm3(volume))
@@ -102,7 +101,13 @@ def process(choice: Choice, load_networks: Callable[[], Networks], work_key: str
     report = build_report(
         choice, scan, burden, lesions, valid_for, [*warnings, *found, *_one_lung(burden)], networks, work_key
     )
-    return Result(series, scan, lungs, infection, report, work_key, networks.device)
+    masks = Masks(
+        lungs,
+        infection,
+        Probability(lung_probability, lung_view),
+        Probability(infection_probability, infection_view),
+    )
+    return Result(series, scan, masks, report, work_key, networks.device)
 
 
 def _model_spacing(spacing, view, size: int) -> tuple[float, float, float]:

@@ -43,6 +43,7 @@ class Segment:
     modifier: CodedTerm | None
     region: CodedTerm | None
     colour_rgb: tuple[int, int, int]
+    side: CodedTerm | None = None  # modifies the region
 
 
 ANATOMICAL_STRUCTURE = CodedTerm("91723000", "SCT", "Anatomical Structure")
@@ -52,6 +53,7 @@ RIGHT = CodedTerm("24028007", "SCT", "Right")
 LEFT = CodedTerm("7771000", "SCT", "Left")
 INFILTRATE = CodedTerm("47351003", "SCT", "Infiltrate")
 COVID_19 = CodedTerm("840539006", "SCT", "COVID-19")
+PROCESSING_EQUIPMENT = CodedTerm("109102", "DCM", "Processing Equipment")
 ARTIFICIAL_INTELLIGENCE = CodedTerm("123110", "DCM", "Artificial Intelligence")
 
 # Blue, yellow and red-pink stay apart for colour-blind readers, and none of them is a grey of the scan.
@@ -59,4 +61,12 @@ SEGMENTS = (
     Segment(1, "Right lung", ANATOMICAL_STRUCTURE, LUNG, RIGHT, None, (92, 182, 240)),
     Segment(2, "Left lung", ANATOMICAL_STRUCTURE, LUNG, LEFT, None, (246, 214, 84)),
     Segment(3, "COVID-19 infection", ABNORMAL_STRUCTURE, INFILTRATE, COVID_19, LUNG, (255, 70, 104)),
+)
+
+# A label map has one segment a voxel. Infection is split by side, so that a lung is its two segments together.
+LABELMAP_SEGMENTS = (
+    Segment(1, "Right lung outside infection", ANATOMICAL_STRUCTURE, LUNG, RIGHT, None, (92, 182, 240)),
+    Segment(2, "Left lung outside infection", ANATOMICAL_STRUCTURE, LUNG, LEFT, None, (246, 214, 84)),
+    Segment(3, "COVID-19 infection, right lung", ABNORMAL_STRUCTURE, INFILTRATE, COVID_19, LUNG, (255, 70, 104), RIGHT),
+    Segment(4, "COVID-19 infection, left lung", ABNORMAL_STRUCTURE, INFILTRATE, COVID_19, LUNG, (255, 130, 90), LEFT),
 )

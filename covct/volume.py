@@ -12,6 +12,8 @@ import highdicom as hd
 import numpy as np
 import pydicom
 
+from covct.preprocess import FieldOfView, from_model_space
+
 WORKING_ORIENTATION = "FPL"
 AIR_HU = -1024
 
@@ -25,13 +27,36 @@ class Scan:
     volume : highdicom.Volume
         HU, int16 (float32 where a rescale slope asks for it), in the order of the source.
     headers : tuple of pydicom.Dataset
-        DICOM only: the source slices without pixels, in the order of the volume's slices.
+        DICOM only, without pixels: the source slices in the order of the volume's slices, or the one multi-frame
+        instance that holds them all.
     transfer_syntaxes : tuple of str
+    frames : tuple of int
+        Multi-frame only: the frame number (from 1) of each slice of the volume.
+    tilted_affine : (4, 4) float or None
+        Where the gantry was tilted: slice, row and column index to LPS mm, as the slices really lie. The volume's own
+        affine then is that of the same slices pushed straight along their normal, which has the same voxel volume.
     """
 
     volume: hd.Volume
     headers: tuple[pydicom.Dataset, ...] = ()
     transfer_syntaxes: tuple[str, ...] = field(default=())
+    frames: tuple[int, ...] = ()
+    tilted_affine: np.ndarray | None = None
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4): slice, row and column index of the source to LPS mm."""
+        return self.volume.affine if self.tilted_affine is None else self.tilted_affine
+
+    @property
+    def working_affine(self) -> np.ndarray:
+        """(4, 4): slice, row and column index in working orientation to LPS mm."""
+        return self.affine @ np.linalg.inv(self.volume.affine) @ self.working.affine
+
+    def reference(self, index: int) -> tuple[str, str, int | None]:
+        """SOP Class UID, SOP Instance UID and frame number (multi-frame only) of a slice of the source."""
+        header = self.headers[0 if self.frames else index]
+        return header.SOPClassUID, header.SOPInstanceUID, self.frames[index] if self.frames else None
 
     @property
     def working(self) -> hd.Volume:
@@ -41,6 +66,36 @@ class Scan:
     def to_source(self, mask: np.ndarray) -> hd.Volume:
         """A mask (slices, rows, columns) in working orientation, back in the order of the source."""
         return self.working.with_array(mask).match_orientation(self.volume)
+
+
+@dataclass(frozen=True)
+class Probability:
+    """What a network said, on its own grid: array (slices, size, size) in 0..1, and the field of view it covers."""
+
+    array: np.ndarray
+    view: FieldOfView
+
+    def on_slice(self, index: int, shape: tuple[int, int]) -> np.ndarray:
+        """(rows, columns) float32 in 0..1 on the source grid, working orientation."""
+        return from_model_space(self.array[index].astype(np.float32), self.view, shape)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What was found; on the source grid, in working orientation.
+
+    Attributes
+    ----------
+    lungs : (slices, rows, columns) uint8
+        0 background, 1 right lung, 2 left lung.
+    infection : (slices, rows, columns) bool
+    lung_probability, infection_probability : Probability
+    """
+
+    lungs: np.ndarray
+    infection: np.ndarray
+    lung_probability: Probability
+    infection_probability: Probability
 
 
 def voxel_volume_mm3(volume: hd.Volume) -> float:

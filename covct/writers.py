@@ -1,32 +1,35 @@
-"""A result to files. `WRITERS` maps a format's name to a function (Result, folder)."""
+"""A result to files. `WRITERS` maps a format's name to a function (Result, folder, Outputs)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+from covct.dicom.seg import write_seg
 from covct.nifti import write_nifti
+from covct.outputs import DICOM_FORMATS, Outputs
 from covct.pipeline import Result
-from covct.seg import write_seg
 from covct.volume import spacing_mm
 
 SEG_NAME, OVERLAY_NAME, REPORT_NAME = "segmentation.seg.dcm", "overlay.png", "report.json"
 
 
-def write_dicom_seg(result: Result, folder: Path) -> None:
-    """A DICOM SEG; for NIfTI input there are no instances to reference, and none is written."""
-    if result.series.kind == "dicom":
-        weights = {task: network["sha256"] for task, network in result.report["networks"].items()}
-        write_seg(folder / SEG_NAME, result.scan, result.lungs, result.infection, result.work_key, weights)
+def write_dicom_seg(result: Result, folder: Path, outputs: Outputs) -> None:
+    write_seg(folder / SEG_NAME, result.scan, result.masks, result.work_key, _weights(result), outputs)
 
 
-def write_nifti_masks(result: Result, folder: Path) -> None:
+def _weights(result: Result) -> dict[str, str]:
+    """sha256 of the weights by task."""
+    return {task: network["sha256"] for task, network in result.report["networks"].items()}
+
+
+def write_nifti_masks(result: Result, folder: Path, outputs: Outputs) -> None:
     """Two masks in the source's own grid and axis order: lungs (1 right, 2 left) and infection (1)."""
-    for name, mask in (("lungs", result.lungs), ("infection", result.infection.astype("uint8"))):
+    for name, mask in (("lungs", result.masks.lungs), ("infection", result.masks.infection.astype("uint8"))):
         write_nifti(result.scan.to_source(mask), folder / f"{name}.nii.gz")
 
 
-def write_png(result: Result, folder: Path) -> None:
+def write_png(result: Result, folder: Path, outputs: Outputs) -> None:
     """The montage to look at."""
     from covct.overlay import write_overlay  # draws with OpenCV; not needed to write the rest
 
@@ -34,8 +37,8 @@ def write_png(result: Result, folder: Path) -> None:
     write_overlay(
         folder / OVERLAY_NAME,
         volume.array,
-        result.lungs,
-        result.infection,
+        result.masks.lungs,
+        result.masks.infection,
         spacing_mm(volume)[1:],
         _caption(result.report),
     )
@@ -50,7 +53,7 @@ def _caption(report: dict) -> list[str]:
     return ["   ".join(parts), *([f"warnings: {warned}"] if warned else [])]
 
 
-WRITERS: dict[str, Callable[[Result, Path], None]] = {
+WRITERS: dict[str, Callable[[Result, Path, Outputs], None]] = {
     "seg": write_dicom_seg,
     "nifti": write_nifti_masks,
     "png": write_png,
@@ -58,8 +61,11 @@ WRITERS: dict[str, Callable[[Result, Path], None]] = {
 
 
 def formats_for(kind: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """The formats to write: NIfTI input always gets NIfTI masks, since it can have no SEG."""
-    formats = dict.fromkeys(wanted)
+    """The formats to write, each once and in the order of WRITERS: some refer to those before.
+
+    NIfTI input always gets NIfTI masks, since it has no DICOM instances to refer to.
+    """
+    formats = set(wanted)
     if kind == "nifti":
-        formats = {"nifti": None, **{name: None for name in formats if name != "seg"}}
-    return tuple(formats)
+        formats = formats - set(DICOM_FORMATS) | {"nifti"}
+    return tuple(name for name in WRITERS if name in formats)

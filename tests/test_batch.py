@@ -12,6 +12,7 @@ from test_discover import change
 
 from covct import batch, state
 from covct.errors import OutputNotWritable, Stopped, WeightsError
+from covct.outputs import Outputs
 from covct.report import load_schema
 
 
@@ -31,7 +32,7 @@ def inbox(phantom_series, tmp_path):
 
 @pytest.fixture
 def order(inbox, tmp_path, weights):
-    return batch.Order((inbox,), tmp_path / "out", weights, formats=("seg",))
+    return batch.Order((inbox,), tmp_path / "out", weights, outputs=Outputs(("seg",)))
 
 
 def run(order, networks):

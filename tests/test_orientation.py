@@ -7,8 +7,9 @@ import pytest
 from conftest import SMALL, read_json
 
 from covct import batch
-from covct.dicom import load_dicom
+from covct.dicom.load import load_dicom
 from covct.discover import discover
+from covct.outputs import Outputs
 from covct.phantom import make_phantom
 from covct.phantom_dicom import write_dicom_series
 from covct.volume import WORKING_ORIENTATION
@@ -33,7 +34,7 @@ def test_seg_marks_the_same_points_in_the_patient(position, phantom, weights, ne
 
     write_dicom_series(phantom, tmp_path / "in", orientation=position)
     out = tmp_path / "out"
-    order = batch.Order((tmp_path / "in",), out, weights, formats=("seg", "nifti"))
+    order = batch.Order((tmp_path / "in",), out, weights, outputs=Outputs(("seg", "nifti")))
     assert batch.scan(order, lambda: networks, lambda event: None)["done"] == 1
     [folder] = [path.parent for path in out.glob("*/*/report.json")]
     seg = hd.seg.segread(folder / "segmentation.seg.dcm")
@@ -60,7 +61,7 @@ def test_report_is_the_same_for_every_position(phantom, weights, networks, tmp_p
     regions = []
     for position in ("HFS", "FFP", "HFDL"):
         write_dicom_series(phantom, tmp_path / position, orientation=position)
-        order = batch.Order((tmp_path / position,), tmp_path / f"out-{position}", weights, formats=())
+        order = batch.Order((tmp_path / position,), tmp_path / f"out-{position}", weights, outputs=Outputs(()))
         batch.scan(order, lambda: networks, lambda event: None)
         [path] = (tmp_path / f"out-{position}").glob("*/*/report.json")
         report = read_json(path)
@@ -71,7 +72,7 @@ def test_report_is_the_same_for_every_position(phantom, weights, networks, tmp_p
 def test_rows_longer_than_columns(weights, networks, tmp_path):
     made = make_phantom(**{**SMALL, "rows": 110, "columns": 140, "pixel_spacing_mm": (3.4, 2.8)}, seed=2)
     write_dicom_series(made, tmp_path / "in")
-    order = batch.Order((tmp_path / "in",), tmp_path / "out", weights, formats=("seg",))
+    order = batch.Order((tmp_path / "in",), tmp_path / "out", weights, outputs=Outputs(("seg",)))
     assert batch.scan(order, lambda: networks, lambda event: None)["done"] == 1
     [path] = (tmp_path / "out").glob("*/*/report.json")
     report = read_json(path)

@@ -14,6 +14,7 @@ from conftest import read_json
 from test_discover import change
 
 from covct import batch
+from covct.outputs import Outputs
 from covct.terms import SEGMENTS
 
 
@@ -27,7 +28,7 @@ def tool(name: str) -> str:
 
 
 def segment(folder, out, weights, networks, formats=("seg", "nifti")):
-    order = batch.Order((folder,), out, weights, formats=formats)
+    order = batch.Order((folder,), out, weights, outputs=Outputs(formats))
     events = []
     tally = batch.scan(order, lambda: networks, events.append)
     assert tally["done"] == 1, events

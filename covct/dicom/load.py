@@ -9,10 +9,11 @@ import numpy as np
 import pydicom
 from pydicom.uid import UID
 
+from covct.dicom.pixels import hounsfield
 from covct.discover import Series
 from covct.errors import SeriesError
 from covct.sources import read_all
-from covct.volume import AIR_HU, Scan
+from covct.volume import Scan
 
 
 def load_dicom(series: Series) -> Scan:
@@ -32,7 +33,7 @@ def load_dicom(series: Series) -> Scan:
     for index, (file, contents) in enumerate(read_all(i.file for i in ordered)):
         try:
             dataset = pydicom.dcmread(BytesIO(contents), force=True)
-            hu = _hounsfield(dataset)
+            hu = hounsfield(dataset)
         except Exception as error:  # decoders raise all kinds of errors on damaged pixels
             raise SeriesError(
                 "unreadable", f"{file.name} cannot be decoded ({_first_line(error)}); wanted a whole slice"
@@ -68,34 +69,6 @@ def _slice_vector(ordered, normal: np.ndarray) -> np.ndarray:
         return normal * (ordered[0].thickness or 1.0)
     first, last = np.array(ordered[0].position), np.array(ordered[-1].position)
     return normal * float((last - first) @ normal) / (len(ordered) - 1)
-
-
-def _hounsfield(dataset: pydicom.Dataset) -> np.ndarray:
-    """One slice in HU: int16 for a whole-numbered rescale, else float32. Padding becomes air."""
-    stored = dataset.pixel_array
-    if stored.ndim != 2:
-        raise ValueError(f"{stored.ndim} dimensions, wanted rows and columns")
-    slope = float(dataset.get("RescaleSlope") or 1)
-    intercept = float(dataset.get("RescaleIntercept") or 0)
-    if slope == 1 and intercept.is_integer():
-        hu = stored.astype(np.int32) + int(intercept)
-    else:
-        hu = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    padding = dataset.get("PixelPaddingValue")
-    if padding is not None:
-        hu[stored == _as_stored(padding, stored.dtype)] = AIR_HU
-    if np.issubdtype(hu.dtype, np.floating) and slope.is_integer() and intercept.is_integer():
-        hu = hu.astype(np.int32)
-    if np.issubdtype(hu.dtype, np.integer):
-        return np.clip(hu, AIR_HU, 32767).astype(np.int16)
-    return np.maximum(hu, AIR_HU)
-
-
-def _as_stored(value: int, dtype: np.dtype) -> int:
-    """PixelPaddingValue is signed or not as the header's writer took it; bring it to the stored type."""
-    bits = dtype.itemsize * 8
-    value %= 1 << bits
-    return value - (1 << bits) if dtype.kind == "i" and value >= 1 << (bits - 1) else value
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,1 @@
+"""DICOM in and out: series to Scan, results to DICOM objects."""

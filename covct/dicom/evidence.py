@@ -1,0 +1,140 @@
+"""What every DICOM object we write shares: its source's patient and study, covct as its equipment, coded terms."""
+
+from __future__ import annotations
+
+import copy
+import re
+from datetime import date
+
+import highdicom as hd
+import numpy as np
+import pydicom
+from pydicom.uid import generate_uid
+
+from covct import RESEARCH_USE, __version__
+from covct.terms import ARTIFICIAL_INTELLIGENCE, PROCESSING_EQUIPMENT, CodedTerm
+
+# Type 2 attributes of patient and study: a de-identified source may lack them; empty says "unknown".
+TYPE_2 = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber", "StudyDate",
+    "StudyTime", "ReferringPhysicianName", "PositionReferenceIndicator",
+)  # fmt: skip
+MANUFACTURER = "covct"
+# Series numbers far above a scanner's, one a kind of object, so that they sort last and together.
+SERIES_NUMBERS = {"seg": 9200, "sr": 9201, "sc": 9202, "ko": 9203}
+
+
+def equipment() -> dict[str, str]:
+    """The General Equipment of every object we write, as highdicom's arguments."""
+    return {
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": MANUFACTURER,
+        "software_versions": __version__,
+        "device_serial_number": "0",
+    }
+
+
+def object_uids(key: str, kind: str) -> dict[str, str]:
+    """Series and SOP Instance UID of an object, from the work key: a redo sends a PACS the same object.
+
+    `kind` is a key of SERIES_NUMBERS; more instances of a series take ``instance_uid``.
+    """
+    return {
+        "series_instance_uid": generate_uid(entropy_srcs=[key, f"{kind}-series"]),
+        "sop_instance_uid": instance_uid(key, kind),
+    }
+
+
+def instance_uid(key: str, kind: str, number: int = 1) -> str:
+    """SOP Instance UID of the `number`-th object of a kind; the first is that of `object_uids`."""
+    return generate_uid(entropy_srcs=[key, f"{kind}-instance", *([str(number)] if number > 1 else [])])
+
+
+def algorithm(task: str, weights: dict[str, str]) -> hd.AlgorithmIdentificationSequence:
+    """covct as the algorithm of a task, with the hash of the weights it ran with."""
+    return hd.AlgorithmIdentificationSequence(
+        name="covct",
+        version=__version__,
+        family=code(ARTIFICIAL_INTELLIGENCE),
+        parameters={"weights": weights[task][:16], "task": task},
+    )
+
+
+def contributing_equipment() -> list[hd.ContributingEquipment]:
+    """Contributing Equipment Sequence (0018,A001): covct processed the images; its purpose says research use only."""
+    return [
+        hd.ContributingEquipment(
+            purpose_of_reference=code(PROCESSING_EQUIPMENT),
+            contribution_description=RESEARCH_USE,
+            **equipment(),
+        )
+    ]
+
+
+def mark_as_research(dataset: pydicom.Dataset) -> None:
+    """Content Qualification (0018,9004) RESEARCH: DICOM's own word for what is not a product."""
+    dataset.ContentQualification = "RESEARCH"
+
+
+def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float) -> list[pydicom.Dataset]:
+    """Copies of the source headers that can be encoded against: type 2 attributes present, one orientation.
+
+    Nothing is invented that could be taken for the patient's: what is missing is empty; a missing frame of
+    reference is derived from the work, a missing slice thickness (which the object must have) is the slice spacing.
+    """
+    orientation = _snapped(headers[0].ImageOrientationPatient)
+    out = []
+    for header in headers:
+        filled = copy.copy(header)
+        for keyword in TYPE_2:
+            if keyword not in filled or not _encodes(keyword, filled.get(keyword)):
+                setattr(filled, keyword, "" if keyword != "PatientName" else None)
+        # Names are decoded by the source's character set on access, whatever it is, and written as UTF-8.
+        filled.PatientName = str(filled.PatientName or "") or None
+        filled.SpecificCharacterSet = "ISO_IR 192"
+        if not filled.get("SOPInstanceUID"):
+            filled.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID
+        if not filled.get("FrameOfReferenceUID"):
+            filled.FrameOfReferenceUID = generate_uid(entropy_srcs=[key, "frame-of-reference"])
+        if not filled.get("SliceThickness"):
+            filled.SliceThickness = float(round(spacing_mm, 6))
+        filled.ImageOrientationPatient = orientation
+        out.append(filled)
+    return out
+
+
+PATTERNS = {
+    "PatientBirthDate": re.compile(r"\d{8}"),
+    "StudyDate": re.compile(r"\d{8}"),
+    "StudyTime": re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?"),
+    "PatientSex": re.compile(r"[MFO]"),
+}
+
+
+def _encodes(keyword: str, value) -> bool:
+    """Whether a value follows its value representation; what does not is left empty rather than passed on."""
+    text = str(value or "").strip()
+    pattern = PATTERNS.get(keyword)
+    if not pattern or not text:
+        return True
+    if not pattern.fullmatch(text):
+        return False
+    try:
+        return not keyword.endswith("Date") or bool(date(int(text[:4]), int(text[4:6]), int(text[6:])))
+    except ValueError:
+        return False
+
+
+def _snapped(cosines) -> list[float]:
+    """Orthogonal unit vectors within rounding of the header's; 1e-6 noise is no orientation of its own."""
+    row, column = np.array(cosines[:3], float), np.array(cosines[3:], float)
+    row /= np.linalg.norm(row)
+    column -= (column @ row) * row
+    column /= np.linalg.norm(column)
+    both = np.concatenate([row, column])
+    nearest = np.rint(both)
+    return [float(v) for v in (nearest if np.abs(both - nearest).max() < 1e-4 else np.round(both, 10))]
+
+
+def code(term: CodedTerm) -> hd.sr.CodedConcept:
+    return hd.sr.CodedConcept(term.value, term.scheme, term.meaning)
