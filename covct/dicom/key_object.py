@@ -44,9 +44,8 @@ def write_key_object(path: Path, scan: Scan, masks: Masks, key: str) -> None:
     infected = _per_slice(scan, masks.infection)
     chosen = key_slices(infected, float(scan.volume.spacing[0]))
     if chosen:
-        description = (
-            f"The {len(chosen)} source slices with most called infection, most first, {APART_MM:g} mm apart or more."
-        )
+        share = f"{len(chosen)} of {len(infected)} source slices"
+        description = f"{share}: those with most called infection, most first, {APART_MM:g} mm apart or more."
     else:
         chosen = [int(_per_slice(scan, masks.lungs > 0).argmax())]
         description = "No infection was called. The slice shown is the one with most lung."

@@ -101,7 +101,8 @@ def write_sr(path: Path, scan: Scan, report: dict[str, Any], key: str, outputs: 
     Notes
     -----
     Comprehensive 3D SR is the class that IHE AI Results asks for. There is no image library (TID 1600): the evidence
-    lists the source instances, and their descriptors stand in the images themselves.
+    lists the source instances, and their descriptors stand in the images themselves. dciodvfy (2026-09) complains
+    of the segment number in a reference to a label map, whose storage class its rule does not list yet.
     """
     sources = identified(scan.headers)
     algorithm = _algorithm(report["networks"])
