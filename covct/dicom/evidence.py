@@ -82,7 +82,7 @@ def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float)
     Nothing is invented that could be taken for the patient's: what is missing is empty; a missing frame of
     reference is derived from the work, a missing slice thickness (which the object must have) is the slice spacing.
     """
-    orientation = _snapped(headers[0].ImageOrientationPatient)
+    cosines = headers[0].get("ImageOrientationPatient")  # a multi-frame instance has it in its functional groups
     out = []
     for header in headers:
         filled = copy.copy(header)
@@ -98,7 +98,8 @@ def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float)
             filled.FrameOfReferenceUID = generate_uid(entropy_srcs=[key, "frame-of-reference"])
         if not filled.get("SliceThickness"):
             filled.SliceThickness = float(round(spacing_mm, 6))
-        filled.ImageOrientationPatient = orientation
+        if cosines is not None:
+            filled.ImageOrientationPatient = snapped(cosines)
         out.append(filled)
     return out
 
@@ -125,7 +126,7 @@ def _encodes(keyword: str, value) -> bool:
         return False
 
 
-def _snapped(cosines) -> list[float]:
+def snapped(cosines) -> list[float]:
     """Orthogonal unit vectors within rounding of the header's; 1e-6 noise is no orientation of its own."""
     row, column = np.array(cosines[:3], float), np.array(cosines[3:], float)
     row /= np.linalg.norm(row)
