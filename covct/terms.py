@@ -55,6 +55,7 @@ INFILTRATE = CodedTerm("47351003", "SCT", "Infiltrate")
 COVID_19 = CodedTerm("840539006", "SCT", "COVID-19")
 PROCESSING_EQUIPMENT = CodedTerm("109102", "DCM", "Processing Equipment")
 ARTIFICIAL_INTELLIGENCE = CodedTerm("123110", "DCM", "Artificial Intelligence")
+SOURCE_IMAGE = CodedTerm("121322", "DCM", "Source Image for Image Processing Operation")
 
 # Blue, yellow and red-pink stay apart for colour-blind readers, and none of them is a grey of the scan.
 SEGMENTS = (
