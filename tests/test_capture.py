@@ -11,8 +11,10 @@ import numpy as np
 import pydicom
 import pytest
 from conftest import SMALL, read_json
+from cuts import points_in_seg, write_cut
 from example_report import example_report
 from pydicom.uid import EnhancedCTImageStorage
+from test_orientation import CUTS
 from test_seg import tool
 
 from covct import RESEARCH_USE, batch
@@ -164,22 +166,24 @@ def trimmed(image):
     return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-@pytest.mark.parametrize("position", ["HFS", "FFP"])
-def test_tilted_gantry_slices_lie_as_they_were_scanned(position, phantom, tmp_path):
-    scan, masks = load(phantom, tmp_path, orientation=position)
-    tilted = scan.volume.affine.copy()
-    tilted[:3, 0] += 0.25 * tilted[:3, 1]  # each slice further down the rows than the one before
-    scan = replace(scan, tilted_affine=tilted)
-    captures = draw(scan, masks)
-    infection = scan.to_source(masks.infection).array
-    for source in (10, 14, 18):
-        rows, columns = np.nonzero(infection[source])
-        middle = len(rows) // 2
-        point = (tilted @ [source, rows[middle], columns[middle], 1])[:3]
-        [one] = [c for c in captures if abs(pixel(c, point)[2]) < 1e-3]
-        row, column, _ = pixel(one, point)
-        assert reddish(one.pixel_array[round(row) : round(row) + 1, round(column) : round(column) + 1]).all()
-        assert one.SourceImageSequence[0].ReferencedSOPInstanceUID == scan.headers[source].SOPInstanceUID
+@pytest.mark.parametrize("name", ["oblique 20 degrees sideways", "sagittal", "gantry tilt 15 degrees"])
+def test_any_cut_is_drawn_where_the_seg_has_it(name, phantom, weights, networks, tmp_path):
+    """Every infected point of the SEG lies in the plane of one capture, and is red there."""
+    write_cut(phantom, tmp_path / "in", CUTS[name], pixel_mm=3.0, step_mm=6.0)
+    folder, captures = write(tmp_path / "in", tmp_path / "out", weights, networks, captures="all")
+    infected = points_in_seg(folder / "segmentation.seg.dcm", 3)
+    found = []
+    for one in captures:
+        row, column, distance = pixel(one, infected)
+        here = abs(distance) < 0.01
+        place = np.rint([row[here], column[here]]).astype(int)
+        found += reddish(one.pixel_array)[tuple(place)].tolist()
+    assert len(found) == len(infected) > 1000
+    assert np.mean(found) > 0.97
+    assert judged(folder / "capture-0015.sc.dcm") == []
+    assert len(captures[14].SourceImageSequence) == (
+        len(list((tmp_path / "in").iterdir())) if name == "sagittal" else 1
+    )
 
 
 def test_each_capture_refers_to_its_source_slice(phantom, tmp_path):
@@ -203,6 +207,7 @@ def test_multi_frame_source_is_referred_to_by_frame(phantom, tmp_path):
     header.SOPClassUID, header.NumberOfFrames = EnhancedCTImageStorage, 40
     for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
         delattr(header, keyword)
+    header.PerFrameFunctionalGroupsSequence = [pydicom.Dataset() for _ in range(40)]
     scan = replace(scan, headers=(header,), frames=tuple(range(40, 10, -1)))
     captures = draw(scan, masks)
     step = scan.volume.affine[2, 0]

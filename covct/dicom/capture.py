@@ -320,8 +320,8 @@ def _add_plane(dataset: pydicom.Dataset, scan: Scan, index: int, source: int | N
     dataset.PixelSpacing = [_decimal(mm) for mm in spacing]
     dataset.ImageOrientationPatient = [_decimal(v) for v in snapped([*across, *down])]
     dataset.ImagePositionPatient = [_decimal(mm) for mm in corner]
-    thickness = scan.headers[0].SliceThickness if source is not None else scan.working.spacing[0]
-    dataset.SliceThickness = _decimal(thickness)
+    thickness = scan.headers[0].get("SliceThickness") if source is not None else None
+    dataset.SliceThickness = _decimal(thickness or scan.working.spacing[0])
 
 
 def _decimal(value: float) -> DSfloat:
