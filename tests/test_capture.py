@@ -13,7 +13,7 @@ import pytest
 from conftest import SMALL, read_json
 from cuts import points_in_seg, write_cut
 from example_report import example_report
-from pydicom.uid import EnhancedCTImageStorage
+from multiframe import write_enhanced, write_legacy_converted
 from test_orientation import CUTS
 from test_seg import tool
 
@@ -201,24 +201,17 @@ def test_each_capture_refers_to_its_source_slice(phantom, tmp_path):
         assert series.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == item.ReferencedSOPInstanceUID
 
 
-def test_multi_frame_source_is_referred_to_by_frame(phantom, tmp_path):
-    scan, masks = load(phantom, tmp_path / "in")
-    header = scan.headers[0]
-    header.SOPClassUID, header.NumberOfFrames = EnhancedCTImageStorage, 40
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
-        delattr(header, keyword)
-    header.PerFrameFunctionalGroupsSequence = [pydicom.Dataset() for _ in range(40)]
-    scan = replace(scan, headers=(header,), frames=tuple(range(40, 10, -1)))
-    captures = draw(scan, masks)
-    step = scan.volume.affine[2, 0]
+@pytest.mark.parametrize("convert", [write_enhanced, write_legacy_converted])
+def test_multi_frame_source_is_referred_to_by_frame(convert, phantom_series, tmp_path, weights, networks):
+    """Its frames are not in the order of space."""
+    source = pydicom.dcmread(convert(phantom_series, tmp_path / "in" / "e.dcm"))
+    folder, captures = write(tmp_path / "in", tmp_path / "out", weights, networks)
     for one in captures:
         [item] = one.SourceImageSequence
-        frame = item.ReferencedFrameNumber
-        assert item.ReferencedSOPClassUID == EnhancedCTImageStorage
-        index = (one.ImagePositionPatient[2] - scan.volume.affine[2, 3]) / step
-        assert frame == 40 - round(index)
-    captures[7].save_as(tmp_path / "one.dcm")
-    assert judged(tmp_path / "one.dcm") == []
+        assert item.ReferencedSOPInstanceUID == source.SOPInstanceUID
+        groups = source.PerFrameFunctionalGroupsSequence[item.ReferencedFrameNumber - 1]
+        assert one.ImagePositionPatient[2] == pytest.approx(groups.PlanePositionSequence[0].ImagePositionPatient[2])
+    assert judged(folder / "capture-0001.sc.dcm") == []
 
 
 def test_coronal_series_is_drawn_axial_and_refers_to_all_its_images(phantom, tmp_path):
