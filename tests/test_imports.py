@@ -17,7 +17,7 @@ RANKS = [
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.pixels"},
     {"dicom.header", "dicom.seg", "dicom.sr", "dicom.key_object"},
     {"split"},
-    {"discover", "networks", "postprocess", "overlay", "results", "augment"},
+    {"discover", "networks", "postprocess", "overlay", "results", "augment", "dicom.capture"},
     {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load"},
     {"report", "dataset", "segment", "phantom_dicom", "summary"},
     {"pipeline", "train"},
