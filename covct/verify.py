@@ -26,6 +26,7 @@ from covct.findings import Finding
 from covct.nifti import load_nifti, read_nifti
 from covct.report import SCHEMA, load_schema
 from covct.results import STATUSES
+from covct.sources import printable
 from covct.state import PRIVATE, Outcome, read_outcome
 from covct.terms import LEFT_LUNG, REGIONS, RIGHT_LUNG
 
@@ -121,7 +122,7 @@ def verify(out: Path, sources: Sequence[Path] = (), judges: Judges | None = None
     for folder in _result_folders(out):
         look = _settled(folder, known, judges or Judges())
         if look:
-            name = f"{folder.parent.name}/{folder.name}"
+            name = printable(f"{folder.parent.name}/{folder.name}")
             look.findings += _duplicates(name, look.objects, seen)
             yield Verdict(name, look.status, tuple(look.findings), len(look.objects))
 
@@ -217,7 +218,7 @@ def _check_files(folder: Path, outcome: Outcome) -> Iterator[Finding]:
         there = []
     for name in there:
         if name not in outcome.files and name != OUTCOME:
-            yield Finding("unlisted-file", "the outcome does not list it", name)
+            yield Finding("unlisted-file", "the outcome does not list it", printable(name))
     if not _is_place_of(folder.parent.name, outcome.study_instance_uid) or not _is_place_of(
         folder.name, outcome.series_instance_uid
     ):

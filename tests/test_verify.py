@@ -1,6 +1,7 @@
 """covct verify: a good tree passes, and each kind of damage is found by its name."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -32,7 +33,8 @@ from covct.phantom_dicom import write_dicom_series
 SEG = "segmentation.seg.dcm"
 
 
-def segment(sources, out, **outputs):
+def segment(sources, out, force=False, **outputs):
+    """Run the whole line with threshold networks; the output tree."""
     weights = out.parent / "weights"
     weights.mkdir(parents=True, exist_ok=True)
     for task in ("lungs", "infection"):
@@ -44,7 +46,7 @@ def segment(sources, out, **outputs):
         Device("cpu", "threshold"),
     )
     outputs = {"formats": ("seg", "nifti", "png"), **outputs}
-    order = batch.Order(tuple(sources), out, weights, outputs=Outputs(**outputs))
+    order = batch.Order(tuple(sources), out, weights, outputs=Outputs(**outputs), force=force)
     tally = batch.scan(order, lambda: networks, lambda event: None)
     assert tally["done"] == len(sources)
     return out
@@ -185,6 +187,15 @@ def test_a_deleted_file_is_found(tree, result):
 def test_a_stray_file_is_found(tree, result):
     (result / "notes.txt").write_text("mine")
     assert set(found(tree)) == {"unlisted-file"}
+
+
+def test_a_stray_file_with_an_old_export_s_name_is_found(tree, result):
+    """Latin-1 names can be in a folder, and neither JSON nor a terminal takes them as they are."""
+    Path(os.fsdecode(bytes(result) + b"/caf\xe9.txt")).touch()
+    for options in ([], ["--json"]):
+        ended = invoke("verify", tree, "--no-dciodvfy", *options)
+        assert ended.exit_code == 3
+        assert "unlisted-file" in ended.stdout
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"status": "fine", "work_key": ""}', '{"files": 1}'])
@@ -379,7 +390,7 @@ def test_label_maps_voxels_are_counted_too(series_folder, tmp_path):
     [folder] = (path.parent for path in out.glob(f"*/*/{SEG}"))
 
     def damage(dataset):
-        dataset.decompress()
+        dataset.decompress(generate_instance_uid=False)
         pixels = dataset.pixel_array.copy()
         pixels[pixels == 4] = 3  # infection of the left lung told as the right one's
         dataset.PixelData = pixels.tobytes()
@@ -637,7 +648,7 @@ def test_a_result_that_is_replaced_meanwhile_is_looked_at_again(tree, result, se
         if paths[0].parent == result:
             looks.append(paths)
             if len(looks) == 1:
-                shutil.rmtree(result)
+                result.rename(tree.parent / "old")
                 shutil.copytree(segmented / "out" / "1.2.3.1" / "1.2.3.2", result)
         return found
 
