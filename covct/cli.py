@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -84,7 +85,15 @@ CapturesOption = Annotated[Captures, typer.Option(help="Slices of the secondary 
 WeightsDir = Annotated[Path | None, typer.Option(help="Folder with weights and cards.", envvar="COVCT_WEIGHTS")]
 DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where the networks run.")]
 RequireGpu = Annotated[bool, typer.Option("--require-gpu", help="Exit 13 where there is no GPU.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit 3 also when a series or a file was rejected.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Warnings refuse a series; exit 3 also when a series or a file was rejected.")
+]
+SeriesUids = Annotated[
+    list[str] | None, typer.Option("--series", help="Only this Series Instance UID; may be given again.")
+]
+Select = Annotated[
+    list[str] | None, typer.Option("--select", help="Only series with 'Keyword=regex', e.g. ConvolutionKernel=B[67].")
+]
 Force = Annotated[bool, typer.Option("--force", help="Redo finished series.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Redo series that failed unexpectedly.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")]
@@ -115,6 +124,8 @@ def scan(
     device: DeviceOption = DeviceChoice.auto,
     require_gpu: RequireGpu = False,
     strict: Strict = False,
+    series: SeriesUids = None,
+    select: Select = None,
     force: Force = False,
     retry_failed: RetryFailed = False,
     json_events: Json = False,
@@ -122,7 +133,11 @@ def scan(
     """Find studies, segment each, write DICOM SEG and report; then end. What is finished is not redone."""
     from covct import batch
 
-    order = _order(sources, out, _outputs(formats, seg_type, all_frames, captures), weights, force, retry_failed)
+    outputs = _outputs(formats, seg_type, all_frames, captures)
+    order = _order(
+        sources, out, outputs, weights, force=force, retry_failed=retry_failed, strict=strict,
+        series_uids=tuple(series or ()), select=_patterns(select),
+    )  # fmt: skip
     missing = [str(source) for source in sources if not source.exists()]
     if missing:
         raise UsageError(f"no such file or directory: {', '.join(missing)}")
@@ -152,6 +167,8 @@ def watch(
     weights: WeightsDir = None,
     device: DeviceOption = DeviceChoice.auto,
     require_gpu: RequireGpu = False,
+    strict: Strict = False,
+    select: Select = None,
     retry_failed: RetryFailed = False,
     json_events: Json = False,
 ) -> None:
@@ -160,7 +177,10 @@ def watch(
 
     if not inbox.is_dir():
         raise UsageError(f"no such directory: {inbox}")
-    order = _order([inbox], out, _outputs(formats, seg_type, all_frames, captures), weights, False, retry_failed)
+    outputs = _outputs(formats, seg_type, all_frames, captures)
+    order = _order(
+        [inbox], out, outputs, weights, retry_failed=retry_failed, strict=strict, select=_patterns(select)
+    )  # fmt: skip
     with _shown(json_events) as emit, _stoppable():
         emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
         batch.watch(order, _networks(order.weights, device, require_gpu), emit, settle, interval)
@@ -226,29 +246,29 @@ def verify(
     counts: Counter[str] = Counter()
     with _stoppable():
         for verdict in verdicts(out, sources or (), judges):
-            counts.update(results=1, objects=verdict.objects, findings=len(verdict.findings))
-            counts["results_with_findings"] += bool(verdict.findings)
-            for finding in verdict.findings:
-                _show_finding(verdict.folder, finding, json_events)
-    total = {name: counts[name] for name in ("results", "objects", "findings", "results_with_findings")}
+            counts.update(results=1, objects=verdict.objects, defects=len(verdict.defects))
+            counts["results_with_defects"] += bool(verdict.defects)
+            for defect in verdict.defects:
+                _show_defect(verdict.folder, defect, json_events)
+    total = {name: counts[name] for name in ("results", "objects", "defects", "results_with_defects")}
     if json_events:
         judged = {"jsonschema": judges.jsonschema, "dciodvfy": bool(judges.dciodvfy)}
         print(json.dumps({"event": "verified", **total, "sources": bool(sources), **judged}))
     stderr.print(
-        f"{total['results']} results, {total['objects']} DICOM objects: {total['findings']} findings in "
-        f"{total['results_with_findings']} results"
+        f"{total['results']} results, {total['objects']} DICOM objects: {total['defects']} defects in "
+        f"{total['results_with_defects']} results"
     )
-    if counts["findings"]:
+    if counts["defects"]:
         raise typer.Exit(3)
 
 
-def _show_finding(folder: str, finding, json_events: bool) -> None:
+def _show_defect(folder: str, defect, json_events: bool) -> None:
     if json_events:
-        print(json.dumps({"event": "finding", "folder": folder, **asdict(finding)}, ensure_ascii=False), flush=True)
+        print(json.dumps({"event": "defect", "folder": folder, **asdict(defect)}, ensure_ascii=False), flush=True)
         return
-    where = f"{folder}/{finding.file}" if finding.file else folder
+    where = f"{folder}/{defect.file}" if defect.file else folder
     Console().print(
-        f"[red]{finding.slug}[/]  {escape(where)}: {escape(finding.message)}", highlight=False, soft_wrap=True
+        f"[red]{defect.slug}[/]  {escape(where)}: {escape(defect.message)}", highlight=False, soft_wrap=True
     )
 
 
@@ -316,11 +336,27 @@ def _outputs(formats: str, seg_type: SegType, all_frames: bool, captures: Captur
     return Outputs(wanted, seg_type.value, all_frames, captures.value)
 
 
-def _order(sources, out: Path, outputs, weights: Path | None, force: bool, retry_failed: bool):
+def _patterns(select: list[str] | None) -> tuple[tuple[str, re.Pattern], ...]:
+    """'Keyword=regex' to keyword and pattern; capitals do not matter to the pattern."""
+    from pydicom.datadict import tag_for_keyword
+
+    out = []
+    for one in select or ():
+        keyword, equals, pattern = one.partition("=")
+        if not equals or tag_for_keyword(keyword) is None:
+            raise UsageError(f"--select {one}: wanted Keyword=regex, e.g. SeriesDescription=lung")
+        try:
+            out.append((keyword, re.compile(pattern, re.IGNORECASE)))
+        except re.error as error:
+            raise UsageError(f"--select {one}: {error}") from error
+    return tuple(out)
+
+
+def _order(sources, out: Path, outputs, weights: Path | None, **wishes):
     from covct.batch import Order
     from covct.cards import default_weights_folder
 
-    return Order(tuple(sources), out, weights or default_weights_folder(), outputs, force, retry_failed)
+    return Order(tuple(sources), out, weights or default_weights_folder(), outputs, **wishes)
 
 
 def _networks(weights: Path, device: DeviceChoice, require_gpu: bool) -> Callable[[], Any]:

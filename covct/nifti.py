@@ -44,12 +44,32 @@ def read_nifti(path: Path) -> hd.Volume:
     return _decode(contents)
 
 
+def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels of a mask that `write_nifti` wrote, and its affine (4, 4) to LPS mm, sheared where the gantry was tilted.
+
+    Raises
+    ------
+    SeriesError
+        `unreadable` for a truncated, damaged or foreign file.
+    """
+    [(_, contents)] = read_all([SourceFile(path)])
+    try:
+        image = _image(contents)
+        return np.asanyarray(image.dataobj), np.diag([-1, -1, 1, 1]) @ image.affine  # RAS to LPS
+    except Exception as error:  # a damaged file raises what the damage hits
+        raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
+
+
+def _image(contents: bytes) -> nibabel.Nifti1Image:
+    # gzip's own checksum finds damage that leaves the length as it was
+    plain = gzip.decompress(contents) if contents[:2] == GZIP_MAGIC else contents
+    kind = nibabel.Nifti2Image if NIFTI2_HEADER in (plain[:4], plain[3::-1]) else nibabel.Nifti1Image
+    return kind.from_bytes(plain)
+
+
 def _decode(contents: bytes) -> hd.Volume:
     try:
-        # gzip's own checksum finds damage that leaves the length as it was
-        plain = gzip.decompress(contents) if contents[:2] == GZIP_MAGIC else contents
-        kind = nibabel.Nifti2Image if NIFTI2_HEADER in (plain[:4], plain[3::-1]) else nibabel.Nifti1Image
-        image = kind.from_bytes(plain)
+        image = _image(contents)
         if len(image.shape) > 3 and all(extent == 1 for extent in image.shape[3:]):
             image = image.slicer[(slice(None),) * 3 + (0,) * (len(image.shape) - 3)]
         if len(image.shape) != 3:
@@ -88,10 +108,17 @@ def _affine(image: nibabel.Nifti1Image) -> np.ndarray:
     return affine
 
 
-def write_nifti(volume: hd.Volume, path: Path) -> None:
-    """Write a volume as NIfTI, its affine as both sform and qform (scanner coordinates)."""
+def write_nifti(volume: hd.Volume, path: Path, affine: np.ndarray | None = None) -> None:
+    """Write a volume as NIfTI, its affine as sform and, where it has no shear, as qform too (scanner coordinates).
+
+    `affine` (4, 4), index to LPS mm, replaces the volume's own where the slices of a tilted gantry lie askew; a qform
+    cannot hold that, and is left out.
+    """
     image = volume.to_nibabel()
-    image.set_qform(image.affine, code=1)
+    if affine is not None:
+        image.set_sform(np.diag([-1, -1, 1, 1]) @ affine, code=1)  # LPS to RAS
+    sheared = not np.allclose(image.affine, volume.to_nibabel().affine, atol=1e-4)
+    image.set_qform(None if sheared else image.affine, code=0 if sheared else 1)
     image.set_sform(image.affine, code=1)
     nibabel.save(image, path)
 

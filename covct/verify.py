@@ -19,11 +19,11 @@ import pydicom
 
 from covct.burden import LARGEST_LESIONS, severity
 from covct.cards import file_sha256
+from covct.defects import Defect
 from covct.dicom.check import Sources, check_objects, compare_volumes, source_grid
 from covct.discover import Series, discover
 from covct.errors import SeriesError
-from covct.findings import Finding
-from covct.nifti import load_nifti, read_nifti
+from covct.nifti import load_nifti, read_mask
 from covct.report import SCHEMA, load_schema
 from covct.results import STATUSES
 from covct.sources import printable
@@ -34,7 +34,7 @@ OUTCOME, REPORT = "outcome.json", "report.json"
 MASKS = ("lungs.nii.gz", "infection.nii.gz")
 UID = re.compile(r"[0-9.]{1,64}")
 ROUNDED_ML, ROUNDED_PERCENT = 0.0005, 0.005  # the report's last digit, halved
-AFFINE_TOLERANCE_MM = 1e-3  # NIfTI holds single precision
+SPACING_TOLERANCE_MM, VOXEL_TOLERANCE = 1e-3, 1e-4  # NIfTI holds single precision, the report four digits
 LONGEST_JUDGEMENT_S = 300
 MOST_LOOKS = 3  # at a result that is replaced while it is read
 
@@ -64,7 +64,7 @@ class Verdict:
 
     folder: str
     status: str
-    findings: tuple[Finding, ...]
+    defects: tuple[Defect, ...]
     objects: int = 0
 
 
@@ -78,10 +78,10 @@ class _Known:
 
 @dataclass
 class _Look:
-    """One look at a result: its findings, and the UIDs for the whole tree's sake."""
+    """One look at a result: its defects, and the UIDs for the whole tree's sake."""
 
     status: str = ""
-    findings: list[Finding] = field(default_factory=list)
+    defects: list[Defect] = field(default_factory=list)
     objects: dict[str, pydicom.Dataset] = field(default_factory=dict)
 
 
@@ -107,7 +107,7 @@ def is_output_tree(out: Path) -> bool:
 def verify(out: Path, sources: Sequence[Path] = (), judges: Judges | None = None) -> Iterator[Verdict]:
     """Check every result of an output tree, in the order of their folders.
 
-    A result that disappears or is replaced while it is read, as `covct watch` does, is no finding.
+    A result that disappears or is replaced while it is read, as `covct watch` does, is no defect.
 
     Parameters
     ----------
@@ -123,13 +123,13 @@ def verify(out: Path, sources: Sequence[Path] = (), judges: Judges | None = None
         look = _settled(folder, known, judges or Judges())
         if look:
             name = printable(f"{folder.parent.name}/{folder.name}")
-            look.findings += _duplicates(name, look.objects, seen)
-            yield Verdict(name, look.status, tuple(look.findings), len(look.objects))
+            look.defects += _duplicates(name, look.objects, seen)
+            yield Verdict(name, look.status, tuple(look.defects), len(look.objects))
 
 
 def _known(sources: Sequence[Path], out: Path) -> _Known:
     found = discover(sources, avoid=out).series
-    slices = {(i.sop_instance_uid, getattr(i, "frame", None)): i for series in found for i in series.instances}
+    slices = {(i.sop_instance_uid, i.frame): i for series in found for i in series.instances}
     return _Known(slices, {series.folder: series for series in found if series.kind == "nifti"})
 
 
@@ -157,8 +157,8 @@ def _settled(folder: Path, known: _Known | None, judges: Judges) -> _Look | None
         try:
             look = _look(folder, known, judges)
         except OSError as error:
-            look = _Look(findings=[Finding("no-outcome", f"the folder cannot be read ({error.strerror})")])
-        if not look.findings or _identity(folder) == before:
+            look = _Look(defects=[Defect("no-outcome", f"the folder cannot be read ({error.strerror})")])
+        if not look.defects or _identity(folder) == before:
             break
     return look
 
@@ -179,18 +179,18 @@ def _identity(folder: Path) -> tuple | None:
 def _look(folder: Path, known: _Known | None, judges: Judges) -> _Look:
     outcome = read_outcome(folder)
     if not outcome or not _makes_sense(outcome):
-        return _Look(findings=[Finding("no-outcome", "it is missing, or no outcome of covct's", OUTCOME)])
+        return _Look(defects=[Defect("no-outcome", "it is missing, or no outcome of covct's", OUTCOME)])
     look = _Look(outcome.status, list(_check_files(folder, outcome)))
     report = None
     if outcome.status == "done":
         found, report = _check_report(folder, outcome, judges.jsonschema)
-        look.findings += found
+        look.defects += found
     paths = [folder / name for name in outcome.files if name.endswith(".dcm") and (folder / name).is_file()]
     found, look.objects = check_objects(paths, report, known.slices if known else None)
-    look.findings += found
+    look.defects += found
     if report and all(name in outcome.files and (folder / name).is_file() for name in MASKS):
-        look.findings += _check_masks(folder, report, known)
-    look.findings += _ask(judges, [path for path in paths if path.name in look.objects])
+        look.defects += _check_masks(folder, report, known)
+    look.defects += _ask(judges, [path for path in paths if path.name in look.objects])
     return look
 
 
@@ -203,26 +203,26 @@ def _makes_sense(outcome: Outcome) -> bool:
     )
 
 
-def _check_files(folder: Path, outcome: Outcome) -> Iterator[Finding]:
+def _check_files(folder: Path, outcome: Outcome) -> Iterator[Defect]:
     for name, wanted in sorted(outcome.files.items()):
         try:
             if file_sha256(folder / name) != wanted:
-                yield Finding("altered-file", "its sha256 is not the one in the outcome", name)
+                yield Defect("altered-file", "its sha256 is not the one in the outcome", name)
         except FileNotFoundError:
-            yield Finding("missing-file", "the outcome lists it, and it is not there", name)
+            yield Defect("missing-file", "the outcome lists it, and it is not there", name)
         except OSError as error:
-            yield Finding("altered-file", f"it cannot be read ({error.strerror})", name)
+            yield Defect("altered-file", f"it cannot be read ({error.strerror})", name)
     try:
         there = sorted(path.name for path in folder.iterdir())
     except OSError:
         there = []
     for name in there:
         if name not in outcome.files and name != OUTCOME:
-            yield Finding("unlisted-file", "the outcome does not list it", printable(name))
+            yield Defect("unlisted-file", "the outcome does not list it", printable(name))
     if not _is_place_of(folder.parent.name, outcome.study_instance_uid) or not _is_place_of(
         folder.name, outcome.series_instance_uid
     ):
-        yield Finding("wrong-identity", "the outcome is of another study or series than its folder", OUTCOME)
+        yield Defect("wrong-identity", "the outcome is of another study or series than its folder", OUTCOME)
 
 
 def _is_place_of(name: str, uid: str) -> bool:
@@ -233,27 +233,27 @@ def _is_place_of(name: str, uid: str) -> bool:
 # The report
 
 
-def _check_report(folder: Path, outcome: Outcome, by_schema: bool) -> tuple[list[Finding], dict[str, Any] | None]:
-    """Findings, and the report where it is valid enough to compare with."""
+def _check_report(folder: Path, outcome: Outcome, by_schema: bool) -> tuple[list[Defect], dict[str, Any] | None]:
+    """Defects, and the report where it is valid enough to compare with."""
     try:
         report = json.loads((folder / REPORT).read_bytes(), parse_constant=_refuse)
     except OSError as error:
-        return [Finding("report-invalid", f"it cannot be read ({error.strerror})", REPORT)], None
+        return [Defect("report-invalid", f"it cannot be read ({error.strerror})", REPORT)], None
     except (ValueError, RecursionError):
-        return [Finding("report-invalid", "it is not JSON", REPORT)], None
+        return [Defect("report-invalid", "it is not JSON", REPORT)], None
     try:
         errors = list(_schema_errors(report) if by_schema else _lacking(report))
         if errors:
             more = f", and {len(errors) - 3} more" * (len(errors) > 3)
-            return [Finding("report-invalid", "; ".join(errors[:3]) + more, REPORT)], None
-        findings = [Finding("report-contradicts-itself", message, REPORT) for message in contradictions(report)]
+            return [Defect("report-invalid", "; ".join(errors[:3]) + more, REPORT)], None
+        defects = [Defect("report-contradicts-itself", message, REPORT) for message in contradictions(report)]
         source = report["source"]
         told = (report["work_key"], source["study_instance_uid"] or "", source["series_instance_uid"] or "")
         if told != (outcome.work_key, outcome.study_instance_uid, outcome.series_instance_uid):
-            findings.append(Finding("wrong-identity", "work key, study or series is not the outcome's", REPORT))
-        return findings, report
+            defects.append(Defect("wrong-identity", "work key, study or series is not the outcome's", REPORT))
+        return defects, report
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        return [Finding("report-invalid", f"it lacks what a report must have ({type(error).__name__})", REPORT)], None
+        return [Defect("report-invalid", f"it lacks what a report must have ({type(error).__name__})", REPORT)], None
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -349,60 +349,68 @@ def _lesions(lesions: dict[str, Any], infection_ml: float | None) -> Iterator[st
 # NIfTI masks
 
 
-def _check_masks(folder: Path, report: dict[str, Any], known: _Known | None) -> Iterator[Finding]:
+def _check_masks(folder: Path, report: dict[str, Any], known: _Known | None) -> Iterator[Defect]:
     """Volumes and grid of the NIfTI masks; with the sources of a NIfTI result, the grid of its source."""
-    volumes = []
+    masks = []
     for name in MASKS:
         try:
-            volumes.append(read_nifti(folder / name))
+            masks.append(read_mask(folder / name))
         except SeriesError as error:
-            yield Finding("unreadable-nifti", error.message.split(":")[0], name)
+            yield Defect("unreadable-nifti", error.message.split(":")[0], name)
             return
-    lungs, infection = (volume.array for volume in volumes)
+    (lungs, affine), (infection, _) = masks
     sizes, spacings = source_grid(report)
-    for name, volume in zip(MASKS, volumes, strict=True):
-        if list(volume.shape) != sizes or np.abs(np.subtract(volume.spacing, spacings)).max() > AFFINE_TOLERANCE_MM:
-            yield Finding(
-                "wrong-geometry", f"its grid is {list(volume.shape)}, the report's {sizes} or spaced else", name
+    wanted = report["geometry"]["voxel_volume_mm3"]
+    for name, (mask, place) in zip(MASKS, masks, strict=True):
+        voxel = abs(np.linalg.det(place[:3, :3]))  # also where a tilted gantry shears it
+        pixel = np.linalg.norm(place[:3, 1:3], axis=0)
+        if list(mask.shape) != sizes or np.abs(pixel - spacings[1:]).max() > SPACING_TOLERANCE_MM:
+            yield Defect(
+                "wrong-geometry", f"{_grid(mask.shape, pixel)}, the report says {_grid(sizes, spacings[1:])}", name
             )
             return
+        if wanted and abs(voxel - wanted) > VOXEL_TOLERANCE * wanted:
+            yield Defect("wrong-geometry", f"a voxel has {voxel:.4f} mm³, the report says {wanted:.4f}", name)
+            return
     voxels: dict[tuple[str, str], int] = {}
-    for region, labels in (("right_lung", [RIGHT_LUNG]), ("left_lung", [LEFT_LUNG])):
-        inside = np.isin(lungs, labels)
+    for region, label in (("right_lung", RIGHT_LUNG), ("left_lung", LEFT_LUNG)):
+        inside = lungs == label
         voxels[region, "volume_ml"] = int(np.count_nonzero(inside))
         voxels[region, "infection_ml"] = int(np.count_nonzero(infection[inside]))
-    for finding in compare_volumes(voxels, report):
-        yield Finding(finding.slug, finding.message, MASKS["infection" in finding.message])
+    for defect in compare_volumes(voxels, report):
+        yield Defect(defect.slug, defect.message, MASKS["infection" in defect.message])
     if (
         outside := int(np.count_nonzero(infection))
         - voxels["right_lung", "infection_ml"]
         - voxels["left_lung", "infection_ml"]
     ):
-        yield Finding("volume-differs", f"{outside} infected voxels lie outside of the lungs", MASKS[1])
+        yield Defect("volume-differs", f"{outside} infected voxels lie outside of the lungs", MASKS[1])
     if known and report["source"]["format"] == "nifti":
-        yield from _check_volume(f"{folder.parent.name}/{folder.name}", volumes[0], known)
+        yield from _check_volume(f"{folder.parent.name}/{folder.name}", lungs, affine, known)
 
 
-def _check_volume(place: str, mask, known: _Known) -> Iterator[Finding]:
+def _grid(sizes: Sequence[int], pixel_mm: Sequence[float]) -> str:
+    return f"{' x '.join(map(str, sizes))} voxels, pixels of {' x '.join(f'{mm:.3f}' for mm in pixel_mm)} mm"
+
+
+def _check_volume(place: str, mask: np.ndarray, affine: np.ndarray, known: _Known) -> Iterator[Defect]:
     series = known.volumes.get(place)
     if series is None:
-        yield Finding("source-missing", "no NIfTI among the sources has these contents", MASKS[0])
+        yield Defect("source-missing", "no NIfTI among the sources has these contents", MASKS[0])
         return
     try:
         source = load_nifti(series).volume
     except SeriesError as error:
-        yield Finding("source-missing", error.message.split(":")[0], MASKS[0])
+        yield Defect("source-missing", error.message.split(":")[0], MASKS[0])
         return
-    if mask.shape != source.shape or np.abs(mask.affine - source.affine).max() > AFFINE_TOLERANCE_MM:
-        yield Finding("source-differs", "grid or affine is not that of the source", MASKS[0])
+    if mask.shape != source.shape or np.abs(affine - source.affine).max() > SPACING_TOLERANCE_MM:
+        yield Defect("source-differs", "grid or affine is not that of the source", MASKS[0])
 
 
 # The whole tree
 
 
-def _duplicates(
-    folder: str, objects: dict[str, pydicom.Dataset], seen: dict[str, tuple[str, ...]]
-) -> Iterator[Finding]:
+def _duplicates(folder: str, objects: dict[str, pydicom.Dataset], seen: dict[str, tuple[str, ...]]) -> Iterator[Defect]:
     """An instance is in one file; a series in one result, as one kind of object. `seen` grows."""
     for name, dataset in objects.items():
         for what, uid, place in (
@@ -410,22 +418,22 @@ def _duplicates(
             ("Series Instance UID", str(dataset.SeriesInstanceUID), (folder, str(dataset.get("SeriesNumber")))),
         ):
             if seen.setdefault(uid, place) != place:
-                yield Finding("duplicate-uid", f"its {what} is also that of {seen[uid][0]} ({seen[uid][1]})", name)
+                yield Defect("duplicate-uid", f"its {what} is also that of {seen[uid][0]} ({seen[uid][1]})", name)
 
 
 # Other judges
 
 
-def _ask(judges: Judges, paths: list[Path]) -> Iterator[Finding]:
+def _ask(judges: Judges, paths: list[Path]) -> Iterator[Defect]:
     """Errors of dicom3tools. That sources are not among the files is none: references are followed by ourselves."""
     if judges.dciodvfy:
         for path in paths:
             for message in _errors([judges.dciodvfy, "-new", str(path)], " = "):
-                yield Finding("dciodvfy", message, path.name)
+                yield Defect("dciodvfy", message, path.name)
     if judges.dcentvfy and len(paths) > 1:
         for message in _errors([judges.dcentvfy, *map(str, paths)], " - "):
             if message != "Missing SOPInstanceUID that was referenced":
-                yield Finding("dcentvfy", message)
+                yield Defect("dcentvfy", message)
 
 
 def _errors(command: list[str], values: str) -> list[str]:

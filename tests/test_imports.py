@@ -13,10 +13,12 @@ import covct
 PACKAGE = Path(covct.__file__).parent
 # A module may import from its own rank and below.
 RANKS = [
-    {"errors", "terms", "outputs", "findings", "__init__", "dicom.__init__"},
+    {"errors", "terms", "outputs", "defects", "__init__", "dicom.__init__"},
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.pixels"},
-    {"discover", "networks", "postprocess", "overlay", "results", "augment", "dicom.seg"},
-    {"quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load", "dicom.check"},
+    {"dicom.header", "dicom.seg", "dicom.sr", "dicom.key_object"},
+    {"split"},
+    {"discover", "networks", "postprocess", "overlay", "results", "augment"},
+    {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load", "dicom.check"},
     {"report", "dataset", "segment", "phantom_dicom", "summary"},
     {"pipeline", "train", "verify"},
     {"writers"},

@@ -22,9 +22,9 @@ from test_seg import tool
 from covct import batch, verify
 from covct.burden import measure_burden, severity
 from covct.cards import file_sha256, write_card
+from covct.defects import DEFECTS
 from covct.dicom.check import PATIENT_AND_STUDY, check_objects
 from covct.dicom.evidence import object_uids
-from covct.findings import FINDINGS
 from covct.networks import Device, Network, Networks
 from covct.nifti import write_nifti
 from covct.outputs import Outputs
@@ -78,8 +78,8 @@ def found(out, *sources, judges=None) -> dict[str, str]:
     """Slug to message, or the messages joined."""
     slugs: dict[str, str] = {}
     for verdict in verify.verify(out, sources, judges):
-        for finding in verdict.findings:
-            slugs[finding.slug] = f"{slugs.get(finding.slug, '')} {finding.message}".strip()
+        for defect in verdict.defects:
+            slugs[defect.slug] = f"{slugs.get(defect.slug, '')} {defect.message}".strip()
     return slugs
 
 
@@ -113,7 +113,7 @@ def rewrite_report(folder, change_report) -> None:
 def test_a_good_tree_passes_by_itself_and_against_its_sources(segmented):
     judges = verify.installed_judges()
     verdicts = list(verify.verify(segmented / "out", [segmented / "in"], judges))
-    assert [verdict.findings for verdict in verdicts] == [(), ()]
+    assert [verdict.defects for verdict in verdicts] == [(), ()]
     assert [verdict.objects for verdict in verdicts] == [1, 1]
 
 
@@ -157,7 +157,7 @@ def test_rejected_series_pass(series_folder, tmp_path, weights, networks):
     sorted(series_folder.iterdir())[10].unlink()
     batch.scan(batch.Order((series_folder,), tmp_path / "out", weights), lambda: networks, lambda event: None)
     [verdict] = verify.verify(tmp_path / "out")
-    assert (verdict.status, verdict.findings) == ("rejected", ())
+    assert (verdict.status, verdict.defects) == ("rejected", ())
 
 
 def test_nothing_is_written(segmented):
@@ -423,8 +423,8 @@ def test_every_truncation_of_a_dicom_is_found(segmented):
     cut = segmented / "cut.dcm"
     for length in [*range(0, 2000, 97), *range(2000, len(contents), len(contents) // 40), len(contents) - 2]:
         cut.write_bytes(contents[:length])
-        findings, _ = check_objects([cut], report, None)
-        assert {finding.slug for finding in findings} & {"unreadable-dicom", "bad-pixels"}, length
+        defects, _ = check_objects([cut], report, None)
+        assert {defect.slug for defect in defects} & {"unreadable-dicom", "bad-pixels"}, length
     cut.unlink()
 
 
@@ -618,7 +618,7 @@ def test_a_truncated_document_is_found(tree, result):
     assert set(found(tree)) == {"unreadable-dicom"}
 
 
-def test_dciodvfy_s_errors_are_findings_without_the_values_it_quotes(tree, result):
+def test_dciodvfy_s_errors_are_defects_without_the_values_it_quotes(tree, result):
     tool("dciodvfy")
     rewrite(result, lambda dataset: setattr(dataset, "PatientSex", "Muster^Max"))
     slugs = found(tree, judges=verify.installed_judges())
@@ -630,7 +630,7 @@ def test_dciodvfy_s_errors_are_findings_without_the_values_it_quotes(tree, resul
 # While watch is running
 
 
-def test_a_result_that_disappears_meanwhile_is_no_finding(tree, result, monkeypatch):
+def test_a_result_that_disappears_meanwhile_is_no_defect(tree, result, monkeypatch):
     def gone(*arguments):
         shutil.rmtree(result, ignore_errors=True)
         return check_objects(*arguments)
@@ -667,20 +667,20 @@ def test_exit_0_and_one_line_where_all_is_well(segmented):
     )  # fmt: skip
     assert process.returncode == 0, process.stderr[-2000:]
     [line] = process.stdout.splitlines()
-    assert {"results": 2, "objects": 2, "findings": 0, "sources": True}.items() <= json.loads(line).items()
+    assert {"results": 2, "objects": 2, "defects": 0, "sources": True}.items() <= json.loads(line).items()
     assert " keras\n" not in process.stderr
 
 
-def test_exit_3_and_a_json_line_a_finding(tree, result):
+def test_exit_3_and_a_json_line_a_defect(tree, result):
     (result / "overlay.png").unlink()
     ended = invoke("verify", tree, "--json", "--no-dciodvfy")
     assert ended.exit_code == 3
-    finding, last = (json.loads(line) for line in ended.stdout.splitlines())
-    assert finding == {
-        "event": "finding", "folder": "1.2.3.1/1.2.3.2", "slug": "missing-file", "file": "overlay.png",
+    defect, last = (json.loads(line) for line in ended.stdout.splitlines())
+    assert defect == {
+        "event": "defect", "folder": "1.2.3.1/1.2.3.2", "slug": "missing-file", "file": "overlay.png",
         "message": "the outcome lists it, and it is not there",
     }  # fmt: skip
-    assert (last["event"], last["findings"], last["results_with_findings"]) == ("verified", 1, 1)
+    assert (last["event"], last["defects"], last["results_with_defects"]) == ("verified", 1, 1)
 
 
 def test_a_person_reads_slug_file_and_message(tree, result):
@@ -705,8 +705,8 @@ def test_usage_is_exit_2(arguments, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_readme_lists_every_finding():
+def test_readme_lists_every_defect():
     table = README.split("## What `covct verify` finds")[1].split("\n## ")[0]
-    assert dict(re.findall(r"^\| `([a-z0-9-]+)` \| (.+) \|$", table, re.M)) == FINDINGS
+    assert dict(re.findall(r"^\| `([a-z0-9-]+)` \| (.+) \|$", table, re.M)) == DEFECTS
     code = "".join(path.read_text() for path in (ROOT / "covct").rglob("*.py"))
-    assert set(re.findall(r'(?:Finding|_Damage)\(\s*"([a-z0-9-]+)"', code)) == set(FINDINGS)
+    assert set(re.findall(r'(?:Defect|_Damage)\(\s*"([a-z0-9-]+)"', code)) == set(DEFECTS)

@@ -18,10 +18,10 @@ from pydicom.pixels import iter_pixels
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import SegmentationStorage
 
+from covct.defects import Defect
 from covct.dicom.evidence import SERIES_NUMBERS, TYPE_2, instance_uid, object_uids
-from covct.discover import Instance
+from covct.dicom.header import Instance
 from covct.errors import SeriesError
-from covct.findings import Finding
 from covct.sources import read_all
 from covct.terms import LABELMAP_SEGMENTS, SEGMENTS, Segment
 
@@ -37,6 +37,7 @@ MEASUREMENT_REPORT = "1500"
 POSITION_TOLERANCE_MM = 0.01  # decimal strings hold 16 characters
 COSINE_TOLERANCE = 2e-3  # the gate lets cosines of a series differ by 1e-3, and all take the first slice's
 SPACING_TOLERANCE_MM = 1e-3  # of the same: the gate's tolerance for pixel spacing
+SIDEWAYS_TOLERANCE_MM = 10.0  # the gate lets slices be shifted by 5 mm to either side
 STEP_TOLERANCE = 0.15  # of the slice spacing: the gate refuses steps beyond 10 % of the median
 AXES = {"F": "slice", "H": "slice", "A": "row", "P": "row", "L": "column", "R": "column"}
 SIZES = {"slice": "slices", "row": "rows", "column": "columns"}
@@ -46,7 +47,7 @@ Sources = Mapping[tuple[str, int | None], Instance]
 
 def check_objects(
     paths: Iterable[Path], report: dict[str, Any] | None, sources: Sources | None
-) -> tuple[list[Finding], dict[str, pydicom.Dataset]]:
+) -> tuple[list[Defect], dict[str, pydicom.Dataset]]:
     """Check the DICOM files of one result.
 
     Parameters
@@ -59,35 +60,35 @@ def check_objects(
 
     Returns
     -------
-    findings, and by file name the data sets that could be read, without their pixels
+    defects, and by file name the data sets that could be read, without their pixels
     """
-    findings: list[Finding] = []
+    defects: list[Defect] = []
     objects: dict[str, pydicom.Dataset] = {}
     for path in paths:
         try:
             dataset = _read(path)
             counts = _quietly(_check_pixels, dataset)
         except _Damage as damage:
-            findings.append(Finding(damage.slug, str(damage), path.name))
+            defects.append(Defect(damage.slug, str(damage), path.name))
             continue
         except FileNotFoundError:
-            findings.append(Finding("missing-file", "it disappeared while the result was read", path.name))
+            defects.append(Defect("missing-file", "it disappeared while the result was read", path.name))
             continue
         except Exception as error:  # damage makes a parser raise anything; its text may quote the patient
-            findings.append(Finding("unreadable-dicom", f"it cannot be parsed ({type(error).__name__})", path.name))
+            defects.append(Defect("unreadable-dicom", f"it cannot be parsed ({type(error).__name__})", path.name))
             continue
         objects[path.name] = dataset
         if not _is_seg(dataset):
-            findings += _guarded(path.name, _check_template, dataset)
+            defects += _guarded(path.name, _check_template, dataset)
             continue
-        findings += _guarded(path.name, _check_seg, dataset, counts, report)
+        defects += _guarded(path.name, _check_seg, dataset, counts, report)
         if sources is not None:
-            findings += _guarded(path.name, _check_source, dataset, sources)
-    findings += _guarded("", _same_patient, objects)
+            defects += _guarded(path.name, _check_source, dataset, sources)
+    defects += _guarded("", _same_patient, objects)
     if report:
-        findings += _guarded("", _check_identity, objects, report)
-    findings += _guarded("", _check_references, objects, report)
-    return findings, objects
+        defects += _guarded("", _check_identity, objects, report)
+    defects += _guarded("", _check_references, objects, report)
+    return defects, objects
 
 
 class _Damage(Exception):
@@ -98,14 +99,14 @@ class _Damage(Exception):
         self.slug = slug
 
 
-def _guarded(name: str, check: Callable[..., Iterable[Finding]], *arguments: Any) -> list[Finding]:
-    """The findings of a check, under the file's name; an object that lacks what it must have is one itself."""
-    found: list[Finding] = []
+def _guarded(name: str, check: Callable[..., Iterable[Defect]], *arguments: Any) -> list[Defect]:
+    """The defects of a check, under the file's name; an object that lacks what it must have is one itself."""
+    found: list[Defect] = []
     try:
-        for finding in check(*arguments):
-            found.append(replace(finding, file=finding.file or name))
+        for defect in check(*arguments):
+            found.append(replace(defect, file=defect.file or name))
     except Exception as error:  # an attribute that is missing, empty or of the wrong kind
-        found.append(Finding("unreadable-dicom", f"it lacks what its kind must have ({_reason(error)})", name))
+        found.append(Defect("unreadable-dicom", f"it lacks what its kind must have ({_reason(error)})", name))
     return found
 
 
@@ -246,26 +247,24 @@ def _numbers(value: Any) -> list[int | None]:
     return [int(v) for v in value] if isinstance(value, pydicom.multival.MultiValue) else [int(value)]
 
 
-def _check_seg(dataset: pydicom.Dataset, counts: dict[int, int], report: dict[str, Any] | None) -> Iterator[Finding]:
+def _check_seg(dataset: pydicom.Dataset, counts: dict[int, int], report: dict[str, Any] | None) -> Iterator[Defect]:
     yield from _check_segments(dataset)
     frames = [_frame(group) for group in dataset.PerFrameFunctionalGroupsSequence]
     if doubled := [f for f, n in Counter((f.segment, f.position) for f in frames).items() if n > 1]:
-        yield Finding("wrong-geometry", f"{len(doubled)} planes occur twice in one segment")
+        yield Defect("wrong-geometry", f"{len(doubled)} planes occur twice in one segment")
     if silent := sum(not frame.references for frame in frames):
-        yield Finding("dangling-reference", f"{silent} of {len(frames)} frames name no source slice")
+        yield Defect("dangling-reference", f"{silent} of {len(frames)} frames name no source slice")
     if report is None:
         return
     source = report["source"]
     frame_of_reference = source["frame_of_reference_uid"]
     if not dataset.get("FrameOfReferenceUID") or frame_of_reference not in (None, dataset.FrameOfReferenceUID):
-        yield Finding("wrong-frame-of-reference", f"got {dataset.get('FrameOfReferenceUID')}, the report says another")
+        yield Defect("wrong-frame-of-reference", f"got {dataset.get('FrameOfReferenceUID')}, the report says another")
     listed = [(str(s.SeriesInstanceUID), len(_instances(s))) for s in dataset.ReferencedSeriesSequence]
     if [uid for uid, _ in listed] != [source["series_instance_uid"]]:
-        yield Finding(
-            "wrong-source", f"it was drawn on series {', '.join(u for u, _ in listed)}, the report on another"
-        )
+        yield Defect("wrong-source", f"it was drawn on series {', '.join(u for u, _ in listed)}, the report on another")
     elif listed[0][1] != source["instances"]:
-        yield Finding("wrong-source", f"its source has {listed[0][1]} instances, the report's {source['instances']}")
+        yield Defect("wrong-source", f"its source has {listed[0][1]} instances, the report's {source['instances']}")
     yield from _check_grid(dataset, frames, report)
     yield from compare_volumes(_by_figure(dataset.SegmentationType, counts), report)
 
@@ -274,17 +273,17 @@ def _instances(series: pydicom.Dataset) -> list[pydicom.Dataset]:
     return list(series.get("ReferencedInstanceSequence") or [])
 
 
-def _check_segments(dataset: pydicom.Dataset) -> Iterator[Finding]:
+def _check_segments(dataset: pydicom.Dataset) -> Iterator[Defect]:
     wanted = LABELMAP_SEGMENTS if dataset.SegmentationType == "LABELMAP" else SEGMENTS
     segments = [s for s in dataset.SegmentSequence if s.SegmentNumber != 0]  # 0: a label map's background
     got = [(int(s.SegmentNumber), str(s.SegmentLabel)) for s in segments]
     if got != [(s.number, s.label) for s in wanted]:
         told = ", ".join(f"{number} {label}" for number, label in got)
-        yield Finding("wrong-segments", f"it has {told}; wanted {', '.join(f'{s.number} {s.label}' for s in wanted)}")
+        yield Defect("wrong-segments", f"it has {told}; wanted {', '.join(f'{s.number} {s.label}' for s in wanted)}")
         return
     for segment, term in zip(segments, wanted, strict=True):
         if _codes(segment) != _wanted_codes(term):
-            yield Finding("wrong-segments", f"segment {term.number} is not coded as {term.label}")
+            yield Defect("wrong-segments", f"segment {term.number} is not coded as {term.label}")
 
 
 def _codes(segment: pydicom.Dataset) -> list[str]:
@@ -298,35 +297,35 @@ def _wanted_codes(segment: Segment) -> list[str]:
     return [term.value for term in (segment.category, segment.type, segment.modifier) if term]
 
 
-def _check_grid(dataset: pydicom.Dataset, frames: list[_Frame], report: dict[str, Any]) -> Iterator[Finding]:
+def _check_grid(dataset: pydicom.Dataset, frames: list[_Frame], report: dict[str, Any]) -> Iterator[Defect]:
     """Planes lie one slice spacing apart, or whole multiples where slices hold nothing; a tilt shears them evenly."""
     sizes, spacings = source_grid(report)
     shared = dataset.SharedFunctionalGroupsSequence[0]
     if (dataset.Rows, dataset.Columns) != tuple(sizes[1:]):
-        yield Finding("wrong-geometry", f"{dataset.Rows} x {dataset.Columns} pixels, the report says {sizes[1:]}")
+        yield Defect("wrong-geometry", f"{dataset.Rows} x {dataset.Columns} pixels, the report says {sizes[1:]}")
     pixel = [float(v) for v in shared.PixelMeasuresSequence[0].PixelSpacing]
     if np.abs(np.subtract(pixel, spacings[1:])).max() > SPACING_TOLERANCE_MM:
-        yield Finding("wrong-geometry", f"pixel spacing {pixel} mm, the report says {spacings[1:]}")
+        yield Defect("wrong-geometry", f"pixel spacing {pixel} mm, the report says {spacings[1:]}")
     cosines = np.array([float(v) for v in shared.PlaneOrientationSequence[0].ImageOrientationPatient])
     normal = np.cross(cosines[:3], cosines[3:])
     positions = np.unique(np.array([frame.position for frame in frames]), axis=0)
     along = positions @ normal
     positions, along = positions[np.argsort(along)], np.sort(along)
     if len(along) > sizes[0]:
-        yield Finding("wrong-geometry", f"{len(along)} planes, the report says {sizes[0]} slices")
+        yield Defect("wrong-geometry", f"{len(along)} planes, the report says {sizes[0]} slices")
     if len(along) < 2 or not spacings[0]:
         return
     steps = np.diff(along)
     number = np.maximum(np.rint(steps / spacings[0]), 1)
     if (off := np.abs(steps - number * spacings[0]) > STEP_TOLERANCE * number * spacings[0]).any():
         at = f"{steps[np.argmax(off)]:.2f} mm at {along[np.argmax(off)]:.1f} mm"
-        yield Finding("wrong-geometry", f"planes lie {at}, the report says {spacings[0]:g} mm from slice to slice")
+        yield Defect("wrong-geometry", f"planes lie {at}, the report says {spacings[0]:g} mm from slice to slice")
         return
     lateral = positions - np.outer(along, normal)
     design = np.stack([along, np.ones_like(along)], axis=1)
     residual = lateral - design @ np.linalg.lstsq(design, lateral, rcond=None)[0]
-    if (worst := float(np.linalg.norm(residual, axis=1).max())) > max(pixel):
-        yield Finding("wrong-geometry", f"a plane lies {worst:.1f} mm beside the line of the others")
+    if (worst := float(np.linalg.norm(residual, axis=1).max())) > SIDEWAYS_TOLERANCE_MM:
+        yield Defect("wrong-geometry", f"a plane lies {worst:.1f} mm beside the line of the others")
 
 
 def source_grid(report: dict[str, Any]) -> tuple[list[int], list[float]]:
@@ -356,7 +355,7 @@ def _by_figure(kind: str, counts: dict[int, int]) -> dict[tuple[str, str], int]:
     return {}
 
 
-def compare_volumes(voxels: Mapping[tuple[str, str], int], report: dict[str, Any]) -> Iterator[Finding]:
+def compare_volumes(voxels: Mapping[tuple[str, str], int], report: dict[str, Any]) -> Iterator[Defect]:
     """Voxels by region and figure against the report's mL, within the rounding of both the mL and the voxel volume."""
     voxel_mm3 = report["geometry"]["voxel_volume_mm3"]
     for (region, figure), number in voxels.items():
@@ -365,16 +364,16 @@ def compare_volumes(voxels: Mapping[tuple[str, str], int], report: dict[str, Any
             continue
         volume = number * voxel_mm3 / 1000
         if abs(volume - told) > 0.0005 + number * 5e-10 + 1e-6:
-            yield Finding("volume-differs", f"{region} {figure}: the mask has {volume:.3f} mL, the report {told:.3f}")
+            yield Defect("volume-differs", f"{region} {figure}: the mask has {volume:.3f} mL, the report {told:.3f}")
 
 
 # Against the source
 
 
-def _check_source(dataset: pydicom.Dataset, sources: Sources) -> Iterator[Finding]:
+def _check_source(dataset: pydicom.Dataset, sources: Sources) -> Iterator[Defect]:
     wanted = {str(i.ReferencedSOPInstanceUID) for s in dataset.ReferencedSeriesSequence for i in _instances(s)}
     if missing := sorted(wanted - {uid for uid, _ in sources}):
-        yield Finding("source-missing", f"{len(missing)} of {len(wanted)} instances are missing, first {missing[0]}")
+        yield Defect("source-missing", f"{len(missing)} of {len(wanted)} instances are missing, first {missing[0]}")
     if source := next((source for (uid, _), source in sources.items() if uid in wanted), None):
         yield from _check_patient(dataset, source)
     shared = dataset.SharedFunctionalGroupsSequence[0]
@@ -387,7 +386,7 @@ def _check_source(dataset: pydicom.Dataset, sources: Sources) -> Iterator[Findin
             elif uid not in missing:
                 differing.setdefault("frame", []).append(f"there is no frame {number} in source {uid}")
     for messages in differing.values():
-        yield Finding("source-differs", f"{messages[0]}" + (f", and in {len(messages) - 1} more" * (len(messages) > 1)))
+        yield Defect("source-differs", f"{messages[0]}" + (f", and in {len(messages) - 1} more" * (len(messages) > 1)))
 
 
 def _differences(
@@ -408,19 +407,19 @@ def _differences(
         yield "frame", f"frame of reference is {dataset.FrameOfReferenceUID}, but {source.frame_of_reference_uid}"
 
 
-def _check_patient(dataset: pydicom.Dataset, source: Instance) -> Iterator[Finding]:
+def _check_patient(dataset: pydicom.Dataset, source: Instance) -> Iterator[Defect]:
     """Patient and study are the source's. Empty in either says nothing: what breaks its type is left out of a SEG."""
     try:
         [(_, contents)] = read_all([source.file])
     except SeriesError as error:
-        yield Finding("source-missing", error.message)
+        yield Defect("source-missing", error.message)
         return
     tags = ["SpecificCharacterSet", *PATIENT_AND_STUDY]
     options = {"stop_before_pixels": True, "force": True, "specific_tags": tags}
     header = _quietly(pydicom.dcmread, BytesIO(contents), **options)
     differing = [k for k in PATIENT_AND_STUDY if _text(header, k) and _text(dataset, k) not in ("", _text(header, k))]
     if differing:
-        yield Finding("patient-differs", f"{', '.join(differing)} not as in the source")
+        yield Defect("patient-differs", f"{', '.join(differing)} not as in the source")
 
 
 def _list(values: Iterable[float] | None) -> str:
@@ -430,63 +429,63 @@ def _list(values: Iterable[float] | None) -> str:
 # Among one another
 
 
-def _same_patient(objects: dict[str, pydicom.Dataset]) -> Iterator[Finding]:
+def _same_patient(objects: dict[str, pydicom.Dataset]) -> Iterator[Defect]:
     named = iter(objects.items())
     first = next(named, None)
     for name, dataset in named:
         assert first
         differing = [k for k in PATIENT_AND_STUDY if _text(dataset, k) != _text(first[1], k)]
         if differing:
-            yield Finding("patient-differs", f"{', '.join(differing)} not as in {first[0]}", name)
+            yield Defect("patient-differs", f"{', '.join(differing)} not as in {first[0]}", name)
 
 
 def _text(dataset: pydicom.Dataset, keyword: str) -> str:
     return str(dataset.get(keyword) or "").strip()
 
 
-def _check_identity(objects: dict[str, pydicom.Dataset], report: dict[str, Any]) -> Iterator[Finding]:
+def _check_identity(objects: dict[str, pydicom.Dataset], report: dict[str, Any]) -> Iterator[Defect]:
     """UIDs derive from the report's work key: an object of another result, or of another series, is found out."""
     kinds = {number: kind for kind, number in SERIES_NUMBERS.items()}
     study, key = report["source"]["study_instance_uid"], report["work_key"]
     numbers = Counter(dataset.get("SeriesNumber") for dataset in objects.values())
     for name, dataset in objects.items():
         if dataset.get("StudyInstanceUID") != study:
-            yield Finding("wrong-identity", f"it belongs to study {dataset.get('StudyInstanceUID')}", name)
+            yield Defect("wrong-identity", f"it belongs to study {dataset.get('StudyInstanceUID')}", name)
         kind = kinds.get(dataset.get("SeriesNumber"))
         if kind is None:
-            yield Finding("wrong-identity", f"series number {dataset.get('SeriesNumber')} is none of covct's", name)
+            yield Defect("wrong-identity", f"series number {dataset.get('SeriesNumber')} is none of covct's", name)
         elif dataset.SeriesInstanceUID != object_uids(key, kind)["series_instance_uid"]:
-            yield Finding("wrong-identity", "its Series Instance UID is not that of the report's work key", name)
+            yield Defect("wrong-identity", "its Series Instance UID is not that of the report's work key", name)
         elif dataset.SOPInstanceUID not in {
             instance_uid(key, kind, number)
             for number in {*range(1, numbers[dataset.SeriesNumber] + 1), int(dataset.get("InstanceNumber") or 1)}
         }:
-            yield Finding("wrong-identity", "its SOP Instance UID is not that of the report's work key", name)
+            yield Defect("wrong-identity", "its SOP Instance UID is not that of the report's work key", name)
 
 
-def _check_template(dataset: pydicom.Dataset) -> Iterator[Finding]:
+def _check_template(dataset: pydicom.Dataset) -> Iterator[Defect]:
     if dataset.get("Modality") != "SR":
         return
     templates = [item.get("TemplateIdentifier") for item in dataset.get("ContentTemplateSequence") or []]
     if templates != [MEASUREMENT_REPORT]:
-        yield Finding("wrong-template", f"template {templates}, wanted TID {MEASUREMENT_REPORT}")
+        yield Defect("wrong-template", f"template {templates}, wanted TID {MEASUREMENT_REPORT}")
 
 
-def _check_references(objects: dict[str, pydicom.Dataset], report: dict[str, Any] | None) -> Iterator[Finding]:
+def _check_references(objects: dict[str, pydicom.Dataset], report: dict[str, Any] | None) -> Iterator[Defect]:
     """Every instance that an object names is in the result or in its source; every segment in the SEG it names."""
     own = {str(dataset.SOPInstanceUID): dataset for dataset in objects.values()}
     source = _source_instances(objects.values(), report)
     for name, dataset in objects.items():
         named = list(_referenced(dataset))
         if strange := sorted({uid for uid, _, _ in named} - set(own) - source):
-            yield Finding("dangling-reference", f"{len(strange)} instances are unknown, first {strange[0]}", name)
+            yield Defect("dangling-reference", f"{len(strange)} instances are unknown, first {strange[0]}", name)
         if moved := sorted({u for u, s, _ in named if s and u in own and own[u].SeriesInstanceUID != s}):
-            yield Finding("dangling-reference", f"{moved[0]} is not in the series it is said to be in", name)
+            yield Defect("dangling-reference", f"{moved[0]} is not in the series it is said to be in", name)
         for uid, _, segments in named:
             if segments and uid in own:
                 there = {s.get("SegmentNumber") for s in own[uid].get("SegmentSequence") or []}
                 if absent := set(segments) - there:
-                    yield Finding("dangling-reference", f"segment {min(absent)} is not in {uid}", name)
+                    yield Defect("dangling-reference", f"segment {min(absent)} is not in {uid}", name)
 
 
 def _source_instances(objects: Iterable[pydicom.Dataset], report: dict[str, Any] | None) -> set[str]:

@@ -1,11 +1,11 @@
-"""What `covct verify` can find: the slugs with their meaning, and one finding. Data only."""
+"""What `covct verify` can find: the slugs with their meaning, and one defect. Data only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 # Slug: what is wrong. README's table is this one.
-FINDINGS = {
+DEFECTS = {
     "no-outcome": "`outcome.json` is missing or makes no sense",
     "missing-file": "a file that the outcome lists is not there",
     "altered-file": "a file's sha256 is not the one in the outcome",
@@ -33,13 +33,13 @@ FINDINGS = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class Defect:
     """Something wrong with a result.
 
     Attributes
     ----------
     slug : str
-        A key of FINDINGS.
+        A key of DEFECTS.
     message : str
         One sentence; UIDs and figures, never a patient's name or date.
     file : str
