@@ -11,11 +11,13 @@ import numpy as np
 
 from covct.discover import Series
 from covct.errors import SeriesError
+from covct.quality import TILT_REFUSED_DEGREES
 from covct.sources import SourceFile, read_all
 from covct.volume import Scan
 
 GZIP_MAGIC = b"\x1f\x8b"
 NIFTI2_HEADER = (540).to_bytes(4, "little")  # its size; in either byte order
+RAS_OF_LPS = np.diag([-1.0, -1, 1, 1])
 SHEAR_TOLERANCE = 0.01  # of a direction cosine, 0.6 degrees: what rounding to three digits can make
 
 
@@ -23,7 +25,8 @@ def load_nifti(series: Series) -> Scan:
     """The series' one file as a Scan; also from inside a zip archive."""
     assert series.path is not None
     [(_, contents)] = read_all([series.path])
-    return Scan(_decode(contents))
+    volume, tilted = _decode(contents)
+    return Scan(volume, tilted_affine=tilted)
 
 
 def read_nifti(path: Path) -> hd.Volume:
@@ -41,7 +44,7 @@ def read_nifti(path: Path) -> hd.Volume:
         the file says nothing, or two different things, of how the patient lies.
     """
     [(_, contents)] = read_all([SourceFile(path)])
-    return _decode(contents)
+    return _decode(contents)[0]
 
 
 def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +70,8 @@ def _image(contents: bytes) -> nibabel.Nifti1Image:
     return kind.from_bytes(plain)
 
 
-def _decode(contents: bytes) -> hd.Volume:
+def _decode(contents: bytes) -> tuple[hd.Volume, np.ndarray | None]:
+    """The volume, and the LPS affine of its tilted slices where the gantry was tilted."""
     try:
         image = _image(contents)
         if len(image.shape) > 3 and all(extent == 1 for extent in image.shape[3:]):
@@ -77,15 +81,17 @@ def _decode(contents: bytes) -> hd.Volume:
         if image.get_data_dtype().fields:
             raise SeriesError("not-hounsfield", "the NIfTI holds colours; wanted Hounsfield units (air -1000, water 0)")
         array = _compact(np.asanyarray(image.dataobj))
-        return hd.Volume(array, _affine(image), "PATIENT", from_reference_convention="RAS")
+        affine, tilted = _affine(image)
+        volume = hd.Volume(array, affine, "PATIENT", from_reference_convention="RAS")
+        return volume, None if tilted is None else RAS_OF_LPS @ tilted
     except SeriesError:
         raise
     except Exception as error:  # a damaged file raises what the damage hits
         raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
 
 
-def _affine(image: nibabel.Nifti1Image) -> np.ndarray:
-    """The file's affine with its axes made exactly perpendicular, since headers round."""
+def _affine(image: nibabel.Nifti1Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """The affine (RAS) with its axes made exactly perpendicular, since headers round; and as it is, where tilted."""
     header = image.header
     if not (header["sform_code"] or header["qform_code"]):
         raise SeriesError("no-geometry", "the NIfTI has neither sform nor qform: left and right are unknown")
@@ -102,24 +108,54 @@ def _affine(image: nibabel.Nifti1Image) -> np.ndarray:
         raise SeriesError("no-geometry", "the NIfTI's affine is singular: voxels have no size")
     cosines = affine[:3, :3] / spacing
     u, _, v = np.linalg.svd(cosines)
-    if np.abs(u @ v - cosines).max() > SHEAR_TOLERANCE:
-        raise SeriesError("gantry-tilt", "the NIfTI's affine is sheared; wanted slices stacked along their normal")
-    affine[:3, :3] = (u @ v) * spacing
-    return affine
+    if np.abs(u @ v - cosines).max() <= SHEAR_TOLERANCE:
+        affine[:3, :3] = (u @ v) * spacing
+        return affine, None
+    return _straightened(affine), affine
 
 
-def write_nifti(volume: hd.Volume, path: Path, affine: np.ndarray | None = None) -> None:
-    """Write a volume as NIfTI, its affine as sform and, where it has no shear, as qform too (scanner coordinates).
+def _straightened(affine: np.ndarray) -> np.ndarray:
+    """A tilted gantry's affine with its slices pushed straight along their normal: the same voxel volume.
 
-    `affine` (4, 4), index to LPS mm, replaces the volume's own where the slices of a tilted gantry lie askew; a qform
-    cannot hold that, and is left out.
+    The last axis is taken for that of the slices, where the other two are perpendicular, as converters write it.
+    """
+    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    for axis in (2, 1, 0):
+        one, other = (cosines[:, k] for k in range(3) if k != axis)
+        if abs(one @ other) > SHEAR_TOLERANCE:
+            continue
+        normal = np.cross(one, other)
+        normal /= np.linalg.norm(normal)
+        tilt = np.degrees(np.arccos(np.clip(abs(cosines[:, axis] @ normal), 0, 1)))
+        if tilt > TILT_REFUSED_DEGREES:
+            raise SeriesError("gantry-tilt", f"the NIfTI's affine is sheared by {tilt:.1f}°, more than a gantry tilts")
+        straight = affine.copy()
+        straight[:3, axis] = normal * (affine[:3, axis] @ normal)
+        return straight
+    raise SeriesError("no-geometry", "the NIfTI's axes are sheared against each other; wanted perpendicular rows")
+
+
+def write_nifti(volume: hd.Volume, path: Path, affine: np.ndarray | None = None, description: str = "") -> None:
+    """Write a volume as NIfTI in its own axis order.
+
+    Parameters
+    ----------
+    affine : (4, 4), optional
+        Index to LPS mm, where the slices of a tilted gantry lie askew. It becomes the sform; a qform cannot hold that
+        and is marked as unknown. Default: the volume's own, as both sform and qform (scanner coordinates).
+    description : str
+        For the header's `descrip`, up to 80 bytes. Nothing of the patient belongs there.
     """
     image = volume.to_nibabel()
-    if affine is not None:
-        image.set_sform(np.diag([-1, -1, 1, 1]) @ affine, code=1)  # LPS to RAS
-    sheared = not np.allclose(image.affine, volume.to_nibabel().affine, atol=1e-4)
-    image.set_qform(None if sheared else image.affine, code=0 if sheared else 1)
-    image.set_sform(image.affine, code=1)
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = description.encode()
+    if affine is None or np.allclose(affine, volume.affine, atol=1e-4):
+        image.set_qform(image.affine, code=1)
+        image.set_sform(image.affine, code=1)
+    else:
+        image.set_sform(RAS_OF_LPS @ affine, code=1)
+        image.set_qform(None, code=0)
+        image.header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
     nibabel.save(image, path)
 
 

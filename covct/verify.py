@@ -399,11 +399,11 @@ def _check_volume(place: str, mask: np.ndarray, affine: np.ndarray, known: _Know
         yield Defect("source-missing", "no NIfTI among the sources has these contents", MASKS[0])
         return
     try:
-        source = load_nifti(series).volume
+        source = load_nifti(series)
     except SeriesError as error:
         yield Defect("source-missing", error.message.split(":")[0], MASKS[0])
         return
-    if mask.shape != source.shape or np.abs(affine - source.affine).max() > SPACING_TOLERANCE_MM:
+    if mask.shape != source.volume.shape or np.abs(affine - source.affine).max() > SPACING_TOLERANCE_MM:
         yield Defect("source-differs", "grid or affine is not that of the source", MASKS[0])
 
 

@@ -300,7 +300,10 @@ def test_cut_lungs_have_no_volumes_and_the_document_says_why(series_folder, tmp_
         [text] = texts(group, "withheld")
         assert "volumes; infected shares and severity class" in text
         assert "ground glass" not in text
-    assert [text.split(":")[0] for text in texts(found["covct Both lungs"], "warning")] == ["partial-lungs"]
+    assert [text.split(":")[0] for text in texts(found["covct Both lungs"], "warning")] == [
+        "thick-slices",
+        "partial-lungs",
+    ]
     assert "ct-ss" not in str(pydicom.dcmread(folder / SR))
     assert pydicom.dcmread(folder / SR).CompletionFlag == "PARTIAL"
     assert judge(folder / SR) == (0, [])
@@ -477,4 +480,7 @@ def test_no_rescale_withholds_what_rests_on_hounsfield_units(series_folder, tmp_
     found = groups(segment(series_folder, tmp_path / "out", weights, networks))
     assert set(figures(found["covct COVID-19 infection"])) == {"118565006", "infected-percent"}
     assert set(figures(found["covct Both lungs"])) == {"118565006", "infected-ml", "infected-percent"}
-    assert [text.split(":")[0] for text in texts(found["covct Both lungs"], "warning")] == ["no-rescale"]
+    assert [text.split(":")[0] for text in texts(found["covct Both lungs"], "warning")] == [
+        "thick-slices",
+        "no-rescale",
+    ]

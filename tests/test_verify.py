@@ -15,6 +15,8 @@ import numpy as np
 import pydicom
 import pytest
 from conftest import call_infection, call_lungs, read_json, threshold_card
+from cuts import tilted, turned, write_cut
+from multiframe import write_enhanced
 from test_cli import README, ROOT, invoke, run
 from test_discover import change
 from test_seg import tool
@@ -143,6 +145,26 @@ def test_coronal_slices_pass(phantom, tmp_path):
     write_dicom_series(phantom, tmp_path / "in", orientation_cosines=[1, 0, 0, 0, 0, -1])
     segment([tmp_path / "in"], tmp_path / "out")
     assert found(tmp_path / "out", tmp_path / "in") == {}
+
+
+@pytest.mark.parametrize("cut", [tilted(15), turned("x", 10)], ids=["tilted", "oblique"])
+def test_slices_that_lie_askew_pass(cut, phantom, tmp_path):
+    """A tilted gantry shears SEG planes and NIfTI masks alike; a voxel's volume is what the report says."""
+    write_cut(phantom, tmp_path / "in", cut, pixel_mm=4.0, step_mm=8.0)
+    segment([tmp_path / "in"], tmp_path / "out")
+    assert found(tmp_path / "out", tmp_path / "in") == {}
+
+
+@pytest.mark.parametrize("stacks", [1, 2])
+def test_frames_of_a_multi_frame_source_pass_and_are_compared_one_by_one(stacks, phantom_series, tmp_path):
+    source = write_enhanced(phantom_series, tmp_path / "in" / "enhanced.dcm", stacks)
+    segment([tmp_path / "in"], tmp_path / "out")
+    assert found(tmp_path / "out", tmp_path / "in") == {}
+    dataset = pydicom.dcmread(source)
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        frame.PlanePositionSequence[0].ImagePositionPatient[2] += 1
+    dataset.save_as(source)
+    assert set(found(tmp_path / "out", tmp_path / "in")) == {"source-differs"}
 
 
 def test_nifti_source_passes_and_is_missed_when_it_changes(phantom, tmp_path):
