@@ -1,10 +1,10 @@
 """DICOM secondary capture: slices in colour with outlines and figures burned in, for a PACS that cannot show SEG.
 
 A series of single-frame instances (Secondary Capture Image Storage), uncompressed RGB: the form that the least of
-viewers shows. dciodvfy accepts Multi-frame True Color too, and it would be one file; but archives too old for SEG
-seldom know that class, and viewers that draw it often pass over the geometry in its functional groups, which costs
-reference lines and synchronised scrolling. A single frame has position, orientation and spacing where a CT slice has
-them (PS3.3 A.8.1.3 foresees the Image Plane for it).
+viewers shows. Multi-frame True Color would be one file; but archives too old for SEG seldom know that class, and
+viewers that draw it often pass over the geometry in its functional groups, which costs reference lines and
+synchronised scrolling. A single frame has position, orientation and spacing where a CT slice has them, and dciodvfy
+takes them there.
 
 Uncompressed, since every archive takes that and compresses as it likes, and since colour transforms are where viewers
 of compressed colour go wrong. All 122 slices of a 512 x 512 CT are 128 MB, the twelve key slices 13 MB; without the
