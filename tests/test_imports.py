@@ -13,8 +13,9 @@ import covct
 PACKAGE = Path(covct.__file__).parent
 # A module may import from its own rank and below.
 RANKS = [
-    {"errors", "terms", "outputs", "__init__", "dicom.__init__"},
-    {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.pixels"},
+    {"errors", "terms", "outputs", "__init__", "dicom.__init__", "dicom.syntaxes"},
+    {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.pixels"}
+    | {"dicom.codestream", "dicom.parallel", "dicom.read"},
     {"discover", "networks", "postprocess", "overlay", "results", "augment", "dicom.seg"},
     {"quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load"},
     {"report", "dataset", "segment", "phantom_dicom", "summary"},
