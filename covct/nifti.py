@@ -88,10 +88,17 @@ def _affine(image: nibabel.Nifti1Image) -> np.ndarray:
     return affine
 
 
-def write_nifti(volume: hd.Volume, path: Path) -> None:
-    """Write a volume as NIfTI, its affine as both sform and qform (scanner coordinates)."""
+def write_nifti(volume: hd.Volume, path: Path, affine: np.ndarray | None = None) -> None:
+    """Write a volume as NIfTI, its affine as sform and, where it has no shear, as qform too (scanner coordinates).
+
+    `affine` (4, 4), index to LPS mm, replaces the volume's own where the slices of a tilted gantry lie askew; a qform
+    cannot hold that, and is left out.
+    """
     image = volume.to_nibabel()
-    image.set_qform(image.affine, code=1)
+    if affine is not None:
+        image.set_sform(np.diag([-1, -1, 1, 1]) @ affine, code=1)  # LPS to RAS
+    sheared = not np.allclose(image.affine, volume.to_nibabel().affine, atol=1e-4)
+    image.set_qform(None if sheared else image.affine, code=0 if sheared else 1)
     image.set_sform(image.affine, code=1)
     nibabel.save(image, path)
 

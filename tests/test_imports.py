@@ -16,8 +16,10 @@ RANKS = [
     {"errors", "terms", "outputs", "__init__", "dicom.__init__", "dicom.syntaxes"},
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.pixels"}
     | {"dicom.codestream", "dicom.parallel", "dicom.read"},
-    {"discover", "networks", "postprocess", "overlay", "results", "augment", "dicom.seg"},
-    {"quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load"},
+    {"dicom.header", "dicom.seg", "dicom.sr", "dicom.key_object"},
+    {"split"},
+    {"discover", "networks", "postprocess", "overlay", "results", "augment"},
+    {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load"},
     {"report", "dataset", "segment", "phantom_dicom", "summary"},
     {"pipeline", "train"},
     {"writers"},

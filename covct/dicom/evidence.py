@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterable
 from datetime import date
 
 import highdicom as hd
@@ -12,7 +13,7 @@ import pydicom
 from pydicom.uid import generate_uid
 
 from covct import RESEARCH_USE, __version__
-from covct.terms import ARTIFICIAL_INTELLIGENCE, PROCESSING_EQUIPMENT, CodedTerm
+from covct.terms import ARTIFICIAL_INTELLIGENCE, DEVICE, PROCESSING_EQUIPMENT, CodedTerm
 
 # Type 2 attributes of patient and study: a de-identified source may lack them; empty says "unknown".
 TYPE_2 = (
@@ -71,6 +72,27 @@ def contributing_equipment() -> list[hd.ContributingEquipment]:
     ]
 
 
+def device_observer() -> hd.sr.ObserverContext:
+    """covct as the observer of a document (TID 1004); its name, which viewers show on top, says research use only."""
+    return hd.sr.ObserverContext(
+        observer_type=code(DEVICE),
+        observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
+            uid=generate_uid(entropy_srcs=["covct device", __version__]),
+            name=f"covct {__version__}. {RESEARCH_USE}",
+            manufacturer_name=MANUFACTURER,
+            model_name=MANUFACTURER,
+        ),
+    )
+
+
+def separate_items(container: pydicom.Dataset) -> None:
+    """Continuity of Content (0040,A050) SEPARATE, here and below: viewers set items apart, not into one sentence."""
+    container.ContinuityOfContent = "SEPARATE"
+    for item in container.get("ContentSequence", []):
+        if item.ValueType == "CONTAINER":
+            separate_items(item)
+
+
 def mark_as_research(dataset: pydicom.Dataset) -> None:
     """Content Qualification (0018,9004) RESEARCH: DICOM's own word for what is not a product."""
     dataset.ContentQualification = "RESEARCH"
@@ -79,28 +101,71 @@ def mark_as_research(dataset: pydicom.Dataset) -> None:
 def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float) -> list[pydicom.Dataset]:
     """Copies of the source headers that can be encoded against: type 2 attributes present, one orientation.
 
-    Nothing is invented that could be taken for the patient's: what is missing is empty; a missing frame of
-    reference is derived from the work, a missing slice thickness (which the object must have) is the slice spacing.
+    A missing frame of reference is derived from the work, a missing slice thickness (which the object must have) is
+    the slice spacing. `filled` says in words what was done.
     """
-    orientation = _snapped(headers[0].ImageOrientationPatient)
+    out = []
+    for good in identified(headers):
+        if not good.get("FrameOfReferenceUID"):
+            good.FrameOfReferenceUID = generate_uid(entropy_srcs=[key, "frame-of-reference"])
+        if good.get("PerFrameFunctionalGroupsSequence"):
+            _complete_groups(good, spacing_mm)
+        else:
+            if not good.get("SliceThickness"):
+                good.SliceThickness = float(round(spacing_mm, 6))
+            good.ImageOrientationPatient = _snapped(headers[0].ImageOrientationPatient)
+        out.append(good)
+    return out
+
+
+def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
+    """Copies of source headers that can be referred to and inherited from: type 2 attributes of patient and study.
+
+    Nothing is invented that could be taken for the patient's: what is missing is empty.
+    """
     out = []
     for header in headers:
-        filled = copy.copy(header)
+        good = copy.copy(header)
         for keyword in TYPE_2:
-            if keyword not in filled or not _encodes(keyword, filled.get(keyword)):
-                setattr(filled, keyword, "" if keyword != "PatientName" else None)
+            if keyword not in good or not _encodes(keyword, good.get(keyword)):
+                setattr(good, keyword, "" if keyword != "PatientName" else None)
         # Names are decoded by the source's character set on access, whatever it is, and written as UTF-8.
-        filled.PatientName = str(filled.PatientName or "") or None
-        filled.SpecificCharacterSet = "ISO_IR 192"
-        if not filled.get("SOPInstanceUID"):
-            filled.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID
-        if not filled.get("FrameOfReferenceUID"):
-            filled.FrameOfReferenceUID = generate_uid(entropy_srcs=[key, "frame-of-reference"])
-        if not filled.get("SliceThickness"):
-            filled.SliceThickness = float(round(spacing_mm, 6))
-        filled.ImageOrientationPatient = orientation
-        out.append(filled)
+        good.PatientName = str(good.PatientName or "") or None
+        good.SpecificCharacterSet = "ISO_IR 192"
+        if not good.get("SOPInstanceUID"):
+            good.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID
+        out.append(good)
     return out
+
+
+def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:
+    """What `encodable` has to fill or snap, a phrase an attribute; for the report. Never a value of the patient's."""
+    found = set()
+    for header in headers:
+        for keyword in TYPE_2:
+            if keyword not in header:
+                found.add(f"{keyword}: missing, left empty")
+            elif not _encodes(keyword, header.get(keyword)):
+                found.add(f"{keyword}: not valid, left empty")
+        if not header.get("FrameOfReferenceUID"):
+            found.add("FrameOfReferenceUID: missing, derived from the work key")
+        if not header.get("PerFrameFunctionalGroupsSequence"):
+            if not header.get("SliceThickness"):
+                found.add("SliceThickness: missing, the slice spacing was taken")
+            cosines = header.get("ImageOrientationPatient")
+            if cosines and np.abs(np.array(cosines, float) - _snapped(headers[0].ImageOrientationPatient)).max() > 0:
+                found.add("ImageOrientationPatient: snapped to perpendicular unit vectors")
+    return sorted(found)
+
+
+def _complete_groups(header: pydicom.Dataset, spacing_mm: float) -> None:
+    """Fill a slice thickness and snap orientations in the functional groups of a multi-frame header of ours."""
+    for groups in [*header.get("SharedFunctionalGroupsSequence", []), *header.PerFrameFunctionalGroupsSequence]:
+        for measures in groups.get("PixelMeasuresSequence", []):
+            if not measures.get("SliceThickness"):
+                measures.SliceThickness = float(round(spacing_mm, 6))
+        for plane in groups.get("PlaneOrientationSequence", []):
+            plane.ImageOrientationPatient = _snapped(plane.ImageOrientationPatient)
 
 
 PATTERNS = {
