@@ -13,9 +13,9 @@ import covct
 PACKAGE = Path(covct.__file__).parent
 # A module may import from its own rank and below.
 RANKS = [
-    {"errors", "terms", "outputs", "defects", "__init__", "dicom.__init__"},
-    {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.pixels"},
-    {"dicom.header", "dicom.seg", "dicom.sr", "dicom.key_object"},
+    {"errors", "terms", "outputs", "defects", "__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel"},
+    {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
+    {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
     {"split"},
     {"discover", "networks", "postprocess", "overlay", "results", "augment", "dicom.capture"},
     {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load", "dicom.check"},

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from covct.dicom.read import read_dataset, transfer_syntax_uid
+from covct.dicom.syntaxes import DEFLATED, is_lossy
 from covct.errors import SeriesError
 from covct.sources import SourceFile, read_all
 
@@ -123,7 +124,7 @@ def read_header(file: SourceFile) -> Header | None:
 def read_values(file: SourceFile, keywords: tuple[str, ...]) -> dict[str, str]:
     """Values of attributes of one file's top level, as text; several are joined by backslashes, missing ones empty."""
     [(_, contents)] = read_all([file])
-    header = pydicom.dcmread(BytesIO(contents), stop_before_pixels=True, force=True, specific_tags=list(keywords))
+    header = read_dataset(contents, stop_before_pixels=True, specific_tags=keywords)
     values = {}
     for keyword in keywords:
         value = header.get(keyword)
@@ -141,9 +142,9 @@ def _parsed(file: SourceFile, start: bytes) -> tuple[Header | None, bool]:
     """The header, and whether the bytes reached to its end."""
     stream = BytesIO(start)
     try:
-        header = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=HEADER_TAGS)
-        syntax = str(getattr(header, "file_meta", {}).get("TransferSyntaxUID", "") or "")
-        reached = stream.tell() < len(start) - 8 and syntax != DeflatedExplicitVRLittleEndian
+        header = read_dataset(stream, stop_before_pixels=True, specific_tags=HEADER_TAGS)
+        syntax = transfer_syntax_uid(header)
+        reached = stream.tell() < len(start) - 8 and syntax != DEFLATED
         for keyword in HEADER_TAGS:
             header.get(keyword)  # values are parsed on access: a damaged one shall be found here
         uid = header.get("SOPInstanceUID") or header.file_meta.get("MediaStorageSOPInstanceUID")
@@ -236,7 +237,7 @@ def _instance(file: SourceFile, values: _Attributes, syntax: str, frame: int | N
         body_part=f"{values.text('BodyPartExamined')} {values.text('SeriesDescription')}".upper(),
         kernel=values.text("ConvolutionKernel"),
         contrast=bool(values.get("ContrastBolusAgent")),
-        lossy=values.text("LossyImageCompression") == "01",
+        lossy=is_lossy(syntax, values.text("LossyImageCompression")),
         frame_of_reference_uid=values.text("FrameOfReferenceUID") or None,
         transfer_syntax_uid=syntax,
         comment=f"{values.text('SeriesDescription')} {values.text('ImageComments')}".upper(),

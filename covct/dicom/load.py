@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from io import BytesIO
+from dataclasses import dataclass
 
 import highdicom as hd
 import numpy as np
@@ -12,7 +12,10 @@ import pydicom
 from pydicom.uid import UID
 
 from covct.dicom.header import Instance, read_header
+from covct.dicom.parallel import WORKERS, decode_in_order
 from covct.dicom.pixels import hounsfield
+from covct.dicom.read import read_dataset
+from covct.dicom.syntaxes import is_compressed
 from covct.discover import Series
 from covct.errors import SeriesError
 from covct.quality import TILT_WARNED_DEGREES, tilt_degrees
@@ -56,6 +59,16 @@ def load_dicom(series: Series) -> Scan:
     )
 
 
+@dataclass(frozen=True)
+class _Slice:
+    """One decoded slice: HU (rows, columns), its header without pixels, and a digest of its file."""
+
+    instance: Instance
+    hu: np.ndarray
+    header: pydicom.Dataset
+    digest: bytes
+
+
 def _read_slices(
     ordered: list[Instance], keep_digests: bool
 ) -> tuple[np.ndarray, tuple[pydicom.Dataset, ...], dict[str, bytes]]:
@@ -63,11 +76,8 @@ def _read_slices(
     array: np.ndarray | None = None
     headers: list[pydicom.Dataset] = []
     digests: dict[str, bytes] = {}
-    for index, (instance, dataset, contents) in enumerate(_datasets(ordered)):
-        try:
-            hu = hounsfield(dataset, instance.frame, instance.rescale if instance.frame else None)
-        except Exception as error:  # decoders raise all kinds of errors on damaged pixels
-            raise _unreadable(instance.file, error) from error
+    for index, one in enumerate(_decoded(ordered, keep_digests)):
+        hu, instance = one.hu, one.instance
         if array is None:
             array = np.empty((len(ordered), *hu.shape), np.int16)
         if hu.shape != array.shape[1:] or hu.shape != instance.shape:
@@ -77,39 +87,55 @@ def _read_slices(
         if hu.dtype != array.dtype and array.dtype != np.float32:
             array = array.astype(np.float32)
         array[index] = hu
+        digests[instance.sop_instance_uid] = one.digest
         if not headers or not instance.frame:
-            headers.append(dataset)
-        if keep_digests:
-            digests[instance.sop_instance_uid] = hashlib.sha256(contents).digest()
-        if not instance.frame:
-            del dataset.PixelData
+            headers.append(one.header)
     assert array is not None
     for header in headers:
         header.pop("PixelData", None)
     return array, tuple(headers), digests
 
 
-def _datasets(ordered: list[Instance]) -> Iterator[tuple[Instance, pydicom.Dataset, bytes]]:
-    """Each slice with its data set; a multi-frame file is read once for all its frames."""
+def _decoded(ordered: list[Instance], keep_digests: bool) -> Iterator[_Slice]:
+    """Each slice in order; compressed ones are decoded side by side. A multi-frame file is read once."""
+    workers = WORKERS if any(is_compressed(i.transfer_syntax_uid) for i in ordered) else 1
     if ordered[0].frame:
         [(file, contents)] = read_all([ordered[0].file])
+        digest = hashlib.sha256(contents).digest() if keep_digests else b""
         dataset = _dataset(file, contents, ordered[0])
-        for instance in ordered:
-            yield instance, dataset, contents
+        del contents
+        yield from decode_in_order(
+            ordered, lambda instance: _Slice(instance, _hounsfield(dataset, instance), dataset, digest), workers
+        )
         return
-    for instance, (file, contents) in zip(ordered, read_all(i.file for i in ordered), strict=True):
-        yield instance, _dataset(file, contents, instance), contents
+
+    def decode(item: tuple[Instance, tuple[SourceFile, bytes]]) -> _Slice:
+        instance, (file, contents) = item
+        dataset = _dataset(file, contents, instance)
+        hu = _hounsfield(dataset, instance)
+        dataset.pop("PixelData", None)
+        return _Slice(instance, hu, dataset, hashlib.sha256(contents).digest() if keep_digests else b"")
+
+    files = read_all(i.file for i in ordered)
+    yield from decode_in_order(zip(ordered, files, strict=True), decode, workers)
 
 
 def _dataset(file: SourceFile, contents: bytes, instance: Instance) -> pydicom.Dataset:
     try:
-        dataset = pydicom.dcmread(BytesIO(contents), force=True)
+        dataset = read_dataset(contents)
         uid = dataset.get("SOPInstanceUID") or dataset.file_meta.MediaStorageSOPInstanceUID
-    except Exception as error:
+    except Exception as error:  # a damaged file raises what the damage hits
         raise _unreadable(file, error) from error
     if uid != instance.sop_instance_uid:
         raise SeriesError("unreadable", f"{file.name} changed while it was read")
     return dataset
+
+
+def _hounsfield(dataset: pydicom.Dataset, instance: Instance) -> np.ndarray:
+    try:
+        return hounsfield(dataset, instance.frame, instance.rescale if instance.frame else None)
+    except Exception as error:  # decoders raise all kinds of errors on damaged pixels
+        raise _unreadable(instance.file, error) from error
 
 
 def _check_twins(series: Series, ordered: list[Instance], array: np.ndarray, digests: dict[str, bytes]) -> None:
@@ -123,11 +149,7 @@ def _check_twins(series: Series, ordered: list[Instance], array: np.ndarray, dig
             index = index_of.get((instance.sop_instance_uid, instance.frame))
             if index is None:
                 continue  # of another scan of the series
-            dataset = _dataset(file, contents, instance)
-            try:
-                hu = hounsfield(dataset, instance.frame, instance.rescale if instance.frame else None)
-            except Exception as error:
-                raise _unreadable(file, error) from error
+            hu = _hounsfield(_dataset(file, contents, instance), instance)
             if not np.array_equal(hu, array[index]) or _place(instance) != _place(ordered[index]):
                 raise SeriesError(
                     "conflicting-files",

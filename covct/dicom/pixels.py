@@ -1,12 +1,31 @@
-"""Stored pixels to Hounsfield units: decoding, rescale, padding."""
+"""Stored pixels to Hounsfield units: what the header declares is checked, then a frame is decoded, then rescaled.
+
+Nothing is allocated or decoded before header and codestream agree on a plausible size, so that no file makes covct
+use more memory than an honest file of the size it declares.
+"""
 
 from __future__ import annotations
 
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 import pydicom
-from pydicom.pixels import pixel_array
 
+from covct.dicom.codestream import coded, raw_codestream
+from covct.dicom.read import transfer_syntax_uid
+from covct.dicom.syntaxes import EXPLICIT_BIG_ENDIAN, syntax
 from covct.volume import AIR_HU
+
+LARGEST_SIDE = 4096  # rows or columns; CT scanners reconstruct up to 2048
+MOST_FRAMES = 16384  # of one instance: 1.6 m in slices of 0.1 mm
+HIGHEST_HU = 32767  # of int16
+STEEPEST_SLOPE, FARTHEST_INTERCEPT = 1e3, 1e6  # Hounsfield units need no more, and sums stay exact
+ITEM, DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+FRAME_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ")  # JPEG and JPEG-LS, JPEG 2000, .jp2
+RLE_HEADER = struct.Struct("<16L")  # number of segments, offsets of 15 (PS3.5 G.5)
 
 
 def hounsfield(
@@ -14,10 +33,13 @@ def hounsfield(
 ) -> np.ndarray:
     """One slice in HU.
 
+    MONOCHROME1 changes nothing: it says that low values are to be *shown* bright (PS3.3 C.7.6.3.1.2); the rescale is
+    applied to the stored values all the same.
+
     Parameters
     ----------
     dataset : pydicom.Dataset
-        With Pixel Data.
+        With Pixel Data, as read by `covct.dicom.read.read_dataset`.
     frame : int, optional
         Frame number, from 1, of a multi-frame instance.
     rescale : (float, float), optional
@@ -26,37 +48,269 @@ def hounsfield(
     Returns
     -------
     (rows, columns)
-        int16 for a whole-numbered rescale, else float32. Padding becomes air.
+        int16 for a whole-numbered rescale, else float32; from AIR_HU to 32767, clipped and never wrapped. Padding
+        (Pixel Padding Value, and the range to Pixel Padding Range Limit) becomes air.
 
     Raises
     ------
+    ValueError
+        What was got and what was wanted: pixels that are no CT slice, too few of them, a codestream of another size.
+    SeriesError
+        `unreadable`: a transfer syntax that is not read.
     Exception
         Of any kind: decoders raise whatever damaged pixels make them raise.
     """
-    stored = pixel_array(dataset) if frame is None else pixel_array(dataset, index=frame - 1)
-    if stored.ndim != 2:
-        raise ValueError(f"{stored.ndim} dimensions, wanted rows and columns")
-    slope, intercept = rescale or _rescale(dataset)
-    if slope == 1 and intercept.is_integer():
-        hu = stored.astype(np.int32) + int(intercept)
+    image = describe(dataset)
+    slope, intercept = _checked_rescale(dataset, rescale)
+    if frame is None and image.frames > 1:
+        raise ValueError(f"{image.frames} frames, wanted one or the number of one")
+    number = 1 if frame is None else frame
+    if not 1 <= number <= image.frames:
+        raise ValueError(f"frame {number} of {image.frames}")
+    patterns, bits = _decoded(dataset, image, number - 1)
+    if patterns.shape != (image.rows, image.columns) or patterns.dtype.itemsize * 8 > image.bits_allocated:
+        raise ValueError(
+            f"{patterns.dtype} pixels of shape {patterns.shape} were decoded, wanted {image.bits_allocated} bits of "
+            f"{image.rows} x {image.columns}"
+        )
+    table = _hounsfield_table(patterns.dtype.itemsize * 8, bits, image.signed, slope, intercept, image.padding)
+    return np.take(table, patterns)
+
+
+@dataclass(frozen=True)
+class Image:
+    """What the Image Pixel module (PS3.3 C.7.6.3) declares, found plausible.
+
+    Attributes
+    ----------
+    padding : (int, int) or None
+        The first and the last stored value that mean "no pixel here", as the header's writer took them.
+    """
+
+    rows: int
+    columns: int
+    frames: int
+    bits_allocated: int
+    bits_stored: int
+    signed: bool
+    padding: tuple[int, int] | None
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.rows * self.columns * self.bits_allocated // 8
+
+
+def describe(dataset: pydicom.Dataset) -> Image:
+    """Check that a header declares pixels of a CT.
+
+    Raises
+    ------
+    ValueError
+        Which attribute, what was got and what was wanted.
+    """
+    for keyword in ("FloatPixelData", "DoubleFloatPixelData"):
+        if keyword in dataset:
+            raise ValueError(f"pixels are floating point ({keyword}), wanted integers (PixelData)")
+    rows = _whole(dataset, "Rows", None, 1, LARGEST_SIDE)
+    columns = _whole(dataset, "Columns", None, 1, LARGEST_SIDE)
+    frames = _whole(dataset, "NumberOfFrames", 1, 1, MOST_FRAMES)
+    _whole(dataset, "SamplesPerPixel", 1, 1, 1)
+    photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2").strip()
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ValueError(f"PhotometricInterpretation is {photometric[:20]}, wanted MONOCHROME1 or MONOCHROME2")
+    allocated = _whole(dataset, "BitsAllocated", None, 8, 16)
+    if allocated not in (8, 16):
+        raise ValueError(f"BitsAllocated is {allocated}, wanted 8 or 16")
+    stored = _whole(dataset, "BitsStored", allocated, 1, allocated)
+    _whole(dataset, "HighBit", stored - 1, stored - 1, stored - 1)
+    signed = _whole(dataset, "PixelRepresentation", 0, 0, 1) == 1
+    if dataset.get("ModalityLUTSequence"):
+        raise ValueError("a Modality LUT Sequence, wanted Rescale Slope and Intercept")
+    return Image(rows, columns, frames, allocated, stored, signed, _padding(dataset))
+
+
+def _whole(dataset: pydicom.Dataset, keyword: str, default: int | None, least: int, most: int) -> int:
+    """A whole number of the header within bounds. An empty or absent one is the default, where there is one."""
+    value: Any = dataset.get(keyword)
+    wanted = str(least) if least == most else f"{least} to {most}"
+    if value is None or value == "":
+        if default is None:
+            raise ValueError(f"{keyword} is missing, wanted {wanted}")
+        return default
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{keyword} is no whole number, wanted {wanted}") from None
+    if not least <= number <= most:
+        raise ValueError(f"{keyword} is {number}, wanted {wanted}")
+    return number
+
+
+def _padding(dataset: pydicom.Dataset) -> tuple[int, int] | None:
+    """Pixel Padding Value and Pixel Padding Range Limit, in either order (PS3.3 C.7.5.1.1.2)."""
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if value is None or value == "":
+        return None
+    return int(value), int(value if limit is None or limit == "" else limit)
+
+
+def _checked_rescale(dataset: pydicom.Dataset, rescale: tuple[float, float] | None) -> tuple[float, float]:
+    if rescale is None:
+        given = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+        slope, intercept = (d if v in (None, "") else float(v) for v, d in zip(given, (1.0, 0.0), strict=True))
     else:
-        hu = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    padding = dataset.get("PixelPaddingValue")
+        slope, intercept = float(rescale[0]), float(rescale[1])
+    # NaN compares as false
+    if not 0 < abs(slope) <= STEEPEST_SLOPE:
+        raise ValueError(f"RescaleSlope is {slope:g}, wanted a number other than 0 and up to {STEEPEST_SLOPE:g}")
+    if not abs(intercept) <= FARTHEST_INTERCEPT:
+        raise ValueError(f"RescaleIntercept is {intercept:g}, wanted one up to {FARTHEST_INTERCEPT:g}")
+    return slope, intercept
+
+
+@lru_cache(maxsize=16)  # one entry serves a series; slopes that change from slice to slice cost 1 ms each
+def _hounsfield_table(
+    width: int, bits: int, signed: bool, slope: float, intercept: float, padding: tuple[int, int] | None
+) -> np.ndarray:
+    """HU of every pattern of `width` bits that a pixel can hold: int16, or float32 for a fractional rescale.
+
+    One table in place of arithmetic on each slice: as fast, and nothing can wrap.
+
+    Parameters
+    ----------
+    bits : int
+        The low bits that carry the value; those above may hold anything (retired overlays, garbage, no sign).
+    """
+    patterns = np.arange(1 << width, dtype=np.int64)
+    values = _numbers(patterns, bits, signed)
+    hu = values * slope + intercept
     if padding is not None:
-        hu[stored == _as_stored(padding, stored.dtype)] = AIR_HU
-    if np.issubdtype(hu.dtype, np.floating) and slope.is_integer() and intercept.is_integer():
-        hu = hu.astype(np.int32)
-    if np.issubdtype(hu.dtype, np.integer):
-        return np.clip(hu, AIR_HU, 32767).astype(np.int16)
-    return np.maximum(hu, AIR_HU)
+        # writers take the padding's sign as they like, and set it in all bits allocated (-2000 in 12 bits stored)
+        for numbers, in_bits in ((values, bits), (_numbers(patterns, width, signed), width)):
+            low, high = sorted(int(v) for v in _numbers(np.array(padding), in_bits, signed))
+            hu[(numbers >= low) & (numbers <= high)] = AIR_HU
+    hu = np.clip(hu, AIR_HU, HIGHEST_HU)
+    table = hu.astype(np.int16 if slope.is_integer() and intercept.is_integer() else np.float32)
+    table.flags.writeable = False  # it is shared
+    return table
 
 
-def _rescale(dataset: pydicom.Dataset) -> tuple[float, float]:
-    return float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
+def _numbers(patterns: np.ndarray, bits: int, signed: bool) -> np.ndarray:
+    """The low bits of each pattern as a number, two's complement where signed."""
+    low = patterns & ((1 << bits) - 1)
+    return low - ((low >> (bits - 1)) << bits) if signed else low
 
 
-def _as_stored(value: int, dtype: np.dtype) -> int:
-    """PixelPaddingValue is signed or not as the header's writer took it; bring it to the stored type."""
-    bits = dtype.itemsize * 8
-    value %= 1 << bits
-    return value - (1 << bits) if dtype.kind == "i" and value >= 1 << (bits - 1) else value
+def _decoded(dataset: pydicom.Dataset, image: Image, index: int) -> tuple[np.ndarray, int]:
+    """The bit patterns of one frame, (rows, columns) unsigned, and how many low bits of each carry the value."""
+    if not dataset.get("PixelData"):
+        raise ValueError("no Pixel Data")
+    element = dataset["PixelData"]
+    data: bytes = element.value
+    uid = transfer_syntax_uid(dataset)
+    kind = syntax(uid).codestream
+    if kind is None:
+        return _plain(data, element, image, index, big=uid == EXPLICIT_BIG_ENDIAN), image.bits_stored
+    frame = _frame(data, image.frames, index)
+    if kind == "rle":
+        return _run_lengths(frame, image), image.bits_stored
+    return _decompressed(frame, kind, image)
+
+
+def _plain(data: bytes, element, image: Image, index: int, big: bool) -> np.ndarray:
+    wanted, bytes_each = image.frame_bytes * image.frames, image.bits_allocated // 8
+    if element.is_undefined_length:
+        raise ValueError("Pixel Data is compressed, the transfer syntax says it is not")
+    if len(data) < wanted:
+        raise ValueError(f"Pixel Data has {len(data)} bytes, wanted {wanted}")
+    if len(data) >= wanted + image.frame_bytes and len(data) > wanted + 1:
+        raise ValueError(f"Pixel Data has {len(data)} bytes, wanted {wanted}: more frames than the header says")
+    count, offset = image.rows * image.columns, index * image.frame_bytes
+    if big and bytes_each == 1 and element.VR == "OW":  # bytes lie in words, swapped
+        pixels = np.frombuffer(data[: len(data) // 2 * 2], "<u2").byteswap().view(np.uint8)[offset : offset + count]
+        if len(pixels) < count:
+            raise ValueError(f"Pixel Data has {len(data)} bytes, wanted whole words")
+    else:
+        pixels = np.frombuffer(data, f"{'>' if big else '<'}u{bytes_each}", count, offset)
+    return pixels.reshape(image.rows, image.columns)
+
+
+def _frame(data: bytes, frames: int, index: int) -> bytes:
+    """One frame of encapsulated pixel data (PS3.5 A.4), its fragments joined.
+
+    Offset tables are often wrong, so they are not relied on: frames are fragments, or begin where a codestream does.
+    """
+    fragments = _fragments(data)
+    if frames == 1:
+        return b"".join(data[start:end] for start, end in fragments)
+    if len(fragments) > frames:
+        starts = [k for k, (start, _) in enumerate(fragments) if data.startswith(FRAME_STARTS, start)]
+        groups = [fragments[a:b] for a, b in zip(starts, [*starts[1:], len(fragments)], strict=True)]
+    else:
+        groups = [[fragment] for fragment in fragments]
+    if len(groups) != frames:
+        raise ValueError(f"Pixel Data holds {len(groups)} frames in {len(fragments)} fragments, wanted {frames}")
+    return b"".join(data[start:end] for start, end in groups[index])
+
+
+def _fragments(data: bytes) -> list[tuple[int, int]]:
+    """Start and end of each fragment, without the offset table and empty ones."""
+    found = []
+    position, first = 0, True
+    while data[position : position + 4] == ITEM:
+        length = int.from_bytes(data[position + 4 : position + 8], "little")
+        start, position = position + 8, position + 8 + length
+        if position > len(data):
+            raise ValueError(f"a fragment of {length} bytes is cut short after {len(data) - start}")
+        if length and not first:
+            found.append((start, position))
+        first = False
+    if data[position : position + 4] not in (DELIMITER, b""):
+        raise ValueError(f"no fragment at byte {position} of the Pixel Data")
+    if not found:
+        raise ValueError("Pixel Data holds no fragment of a frame")
+    return found
+
+
+def _run_lengths(frame: bytes, image: Image) -> np.ndarray:
+    """RLE (PS3.5 annex G): a segment for each byte of a pixel, the most significant first."""
+    import imagecodecs
+
+    bytes_each, count = image.bits_allocated // 8, image.rows * image.columns
+    if len(frame) < RLE_HEADER.size:
+        raise ValueError(f"an RLE frame of {len(frame)} bytes, wanted a header of {RLE_HEADER.size}")
+    segments, *offsets = RLE_HEADER.unpack_from(frame)
+    if segments != bytes_each:
+        raise ValueError(f"{segments} RLE segments, wanted {bytes_each}")
+    bounds = [*offsets[:segments], len(frame)]
+    if bounds[0] != RLE_HEADER.size or any(a >= b for a, b in zip(bounds, bounds[1:], strict=False)):
+        raise ValueError(f"RLE segments begin at {', '.join(map(str, bounds[:-1]))} of {len(frame)} bytes")
+    pixels = np.empty((count, bytes_each), np.uint8)
+    for number in range(segments):
+        # one byte more: some writers encode the padding to an even length
+        plane = imagecodecs.packbits_decode(frame[bounds[number] : bounds[number + 1]], out=count + 1)
+        if len(plane) < count:
+            raise ValueError(f"an RLE segment expands to {len(plane)} bytes, wanted {count}")
+        pixels[:, bytes_each - 1 - number] = np.frombuffer(plane, np.uint8, count)
+    return pixels.view(f"<u{bytes_each}").reshape(image.rows, image.columns)
+
+
+def _decompressed(frame: bytes, kind: str, image: Image) -> tuple[np.ndarray, int]:
+    import imagecodecs
+
+    codestream = raw_codestream(frame) if kind == "jpeg2000" else frame
+    said = coded(codestream, kind)
+    if (said.rows, said.columns, said.components) != (image.rows, image.columns, 1):
+        raise ValueError(
+            f"the codestream holds {said.rows} x {said.columns} pixels of {said.components} samples, the header says "
+            f"{image.rows} x {image.columns} of 1"
+        )
+    if not 2 <= said.precision <= image.bits_allocated:
+        raise ValueError(f"the codestream has {said.precision} bits a sample, wanted 2 to {image.bits_allocated}")
+    decoders = {"jpeg2000": imagecodecs.jpeg2k_decode, "jpeg-ls": imagecodecs.jpegls_decode}
+    pixels = decoders.get(kind, imagecodecs.jpeg8_decode)(codestream)
+    patterns = pixels.view(f"u{pixels.dtype.itemsize}")
+    if not said.signed:
+        return patterns, min(said.precision, image.bits_stored)
+    # Signed samples come with their sign in all bits. Where the header says unsigned, the codestream's bits are meant.
+    return patterns, patterns.dtype.itemsize * 8 if image.signed else said.precision
