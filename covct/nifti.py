@@ -16,6 +16,7 @@ from covct.volume import Scan
 
 GZIP_MAGIC = b"\x1f\x8b"
 NIFTI2_HEADER = (540).to_bytes(4, "little")  # its size; in either byte order
+RAS_OF_LPS = np.diag([-1.0, -1, 1, 1])
 SHEAR_TOLERANCE = 0.01  # of a direction cosine, 0.6 degrees: what rounding to three digits can make
 
 
@@ -88,12 +89,37 @@ def _affine(image: nibabel.Nifti1Image) -> np.ndarray:
     return affine
 
 
-def write_nifti(volume: hd.Volume, path: Path) -> None:
-    """Write a volume as NIfTI, its affine as both sform and qform (scanner coordinates)."""
+def write_nifti(volume: hd.Volume, path: Path, affine: np.ndarray | None = None, description: str = "") -> None:
+    """Write a volume as NIfTI in its own axis order.
+
+    Parameters
+    ----------
+    affine : (4, 4), optional
+        Index to LPS mm where it is not the volume's own: sheared, of a tilted gantry. It becomes the sform, and the
+        qform, which cannot hold a shear, is marked as unknown. Default: the volume's, as both sform and qform
+        (scanner coordinates).
+    description : str
+        For the header's `descrip`, up to 80 bytes. Nothing of the patient belongs there.
+    """
     image = volume.to_nibabel()
-    image.set_qform(image.affine, code=1)
-    image.set_sform(image.affine, code=1)
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = description.encode()
+    if affine is None:
+        image.set_qform(image.affine, code=1)
+        image.set_sform(image.affine, code=1)
+    else:
+        image.set_sform(RAS_OF_LPS @ affine, code=1)
+        image.set_qform(None, code=0)
+        image.header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
     nibabel.save(image, path)
+
+
+def read_description(path: Path) -> str:
+    """The header's `descrip`; empty for what is no NIfTI."""
+    try:
+        return nibabel.load(path).header["descrip"].item().decode("ascii", "replace")
+    except Exception:  # a damaged or foreign file raises what the damage hits
+        return ""
 
 
 def _compact(array: np.ndarray) -> np.ndarray:

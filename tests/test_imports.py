@@ -17,7 +17,7 @@ RANKS = [
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.pixels"},
     {"discover", "networks", "postprocess", "overlay", "results", "augment", "dicom.seg", "dicom.ct_series"},
     {"quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load"},
-    {"report", "dataset", "segment", "phantom_dicom", "summary"},
+    {"report", "dataset", "segment", "phantom_dicom", "summary", "convert"},
     {"pipeline", "train"},
     {"writers"},
     {"batch"},
