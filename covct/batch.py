@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from covct import __version__, state
 from covct.cards import file_sha256, read_card
-from covct.discover import NOT_CHOSEN, Choice, Discovery, Series, choose, discover
+from covct.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, selected
+from covct.discover import Discovery, Series, discover
 from covct.errors import RunError, SeriesError, Stopped, whereabouts
 from covct.networks import Networks
 from covct.outputs import Outputs
@@ -37,6 +39,12 @@ class Order:
     outputs : Outputs
     force, retry_failed : bool
         Redo everything; redo what failed unexpectedly.
+    strict : bool
+        Warnings refuse a series.
+    series_uids : tuple of str
+        Only these series; empty: the rule chooses.
+    select : tuple of (str, re.Pattern)
+        Only series whose first slice has this in an attribute, by keyword.
     """
 
     sources: tuple[Path, ...]
@@ -45,6 +53,9 @@ class Order:
     outputs: Outputs = Outputs()
     force: bool = False
     retry_failed: bool = False
+    strict: bool = False
+    series_uids: tuple[str, ...] = ()
+    select: tuple[tuple[str, re.Pattern], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,15 +90,28 @@ def plan(order: Order, found: Discovery, cards: dict[str, str]) -> list[Job]:
     """
     jobs = []
     for _, candidates in _by_study(found):
-        choice = choose(candidates, check_headers)
+        wanted = [series for series in candidates if selected(series, order.series_uids, order.select)]
+        if not wanted:
+            continue
+        choice = choose(wanted, partial(check_headers, strict=order.strict))
+        choice = replace(choice, left_out=(*choice.left_out, *_not_selected(candidates, wanted)))
         if choice.chosen:
             job: Job | None = _job(order, choice.chosen, choice, cards)
             while job:
                 jobs.append(job)
                 job = _follow(order, job, job.finished, cards)
         else:
-            jobs += [_job(order, series, choice, cards, (slug, message)) for series, slug, message in choice.left_out]
+            jobs += [
+                _job(order, series, choice, cards, (slug, message))
+                for series, slug, message in choice.left_out
+                if slug != NOT_SELECTED
+            ]
     return jobs
+
+
+def _not_selected(candidates: list[Series], wanted: list[Series]) -> list[tuple[Series, str, str]]:
+    message = "not among the series asked for by --series or --select"
+    return [(series, NOT_SELECTED, message) for series in candidates if series not in wanted]
 
 
 def _by_study(found: Discovery) -> Iterator[tuple[str, list[Series]]]:
@@ -108,7 +132,8 @@ def card_hashes(weights: Path) -> dict[str, str]:
 
 
 def _job(order: Order, series: Series, choice: Choice, cards: dict[str, str], refusal=None) -> Job:
-    key = state.work_key(series.content, order.outputs.settings(), cards)
+    settings = {**order.outputs.settings(), "strict": order.strict}
+    key = state.work_key(series.content, settings, cards)
     folder = order.out / series.folder
     outcome = state.read_outcome(folder)
     if outcome and (
@@ -261,7 +286,7 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
         emit(_job_event("step", job, step="networks"))
         return networks()
 
-    result = process(job.choice, asked, job.work_key, clock)
+    result = process(job.choice, asked, job.work_key, clock, order.strict)
     with clock.step("write"):
         for name in formats_for(job.series.kind, order.outputs.formats):
             WRITERS[name](result, stage, order.outputs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import highdicom as hd
 import numpy as np
 import SimpleITK as sitk
 
@@ -107,11 +106,11 @@ def _percent(part: int, whole: int) -> float | None:
     return 100.0 * part / whole if whole else None
 
 
-def find_lesions(infection: np.ndarray, lungs: np.ndarray, geometry: hd.Volume) -> tuple[int, list[Lesion]]:
+def find_lesions(infection: np.ndarray, lungs: np.ndarray, affine: np.ndarray) -> tuple[int, list[Lesion]]:
     """Count connected lesions and describe the largest ten.
 
-    infection (slices, rows, columns) bool, lungs likewise uint8, both on the grid of `geometry`, whose affine
-    gives LPS millimetres. The side is that of most of the lesion's voxels.
+    infection (slices, rows, columns) bool, lungs likewise uint8; `affine` (4, 4) brings their indices to LPS
+    millimetres. The side is that of most of the lesion's voxels.
     """
     if not infection.any():
         return 0, []
@@ -124,12 +123,12 @@ def find_lesions(infection: np.ndarray, lungs: np.ndarray, geometry: hd.Volume) 
     shapes.Execute(labelled)
     labels = sitk.GetArrayViewFromImage(labelled)
     sizes = relabel.GetSizeOfObjectsInPixels()
-    ml = float(np.prod(geometry.spacing)) / 1000
+    ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     on_the_right = np.bincount(labels[lungs[box] == RIGHT_LUNG].ravel(), minlength=len(sizes) + 1)
     lesions = []
     for label in range(1, min(len(sizes), LARGEST_LESIONS) + 1):
         column, row, plane = shapes.GetCentroid(label)
-        centroid = geometry.map_indices_to_reference(origin + np.array([[plane, row, column]]))[0]
+        centroid = affine[:3, :3] @ (origin + [plane, row, column]) + affine[:3, 3]
         side = "right_lung" if 2 * on_the_right[label] >= sizes[label - 1] else "left_lung"
         x, y, z = (round(float(v), 1) for v in centroid)
         lesions.append(Lesion(sizes[label - 1] * ml, (x, y, z), side))

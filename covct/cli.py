@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -88,7 +89,15 @@ CapturesOption = Annotated[Captures, typer.Option(help="Slices of the secondary 
 WeightsDir = Annotated[Path | None, typer.Option(help="Folder with weights and cards.", envvar="COVCT_WEIGHTS")]
 DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where the networks run.")]
 RequireGpu = Annotated[bool, typer.Option("--require-gpu", help="Exit 13 where there is no GPU.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit 3 also when a series or a file was rejected.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Warnings refuse a series; exit 3 also when a series or a file was rejected.")
+]
+SeriesUids = Annotated[
+    list[str] | None, typer.Option("--series", help="Only this Series Instance UID; may be given again.")
+]
+Select = Annotated[
+    list[str] | None, typer.Option("--select", help="Only series with 'Keyword=regex', e.g. ConvolutionKernel=B[67].")
+]
 Force = Annotated[bool, typer.Option("--force", help="Redo finished series.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Redo series that failed unexpectedly.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")]
@@ -119,6 +128,8 @@ def scan(
     device: DeviceOption = DeviceChoice.auto,
     require_gpu: RequireGpu = False,
     strict: Strict = False,
+    series: SeriesUids = None,
+    select: Select = None,
     force: Force = False,
     retry_failed: RetryFailed = False,
     json_events: Json = False,
@@ -126,7 +137,11 @@ def scan(
     """Find studies, segment each, write DICOM SEG and report; then end. What is finished is not redone."""
     from covct import batch
 
-    order = _order(sources, out, _outputs(formats, seg_type, all_frames, captures), weights, force, retry_failed)
+    outputs = _outputs(formats, seg_type, all_frames, captures)
+    order = _order(
+        sources, out, outputs, weights, force=force, retry_failed=retry_failed, strict=strict,
+        series_uids=tuple(series or ()), select=_patterns(select),
+    )  # fmt: skip
     _check_there(sources)
     if dry_run:
         _show_plan(order, json_events)
@@ -154,6 +169,8 @@ def watch(
     weights: WeightsDir = None,
     device: DeviceOption = DeviceChoice.auto,
     require_gpu: RequireGpu = False,
+    strict: Strict = False,
+    select: Select = None,
     retry_failed: RetryFailed = False,
     json_events: Json = False,
 ) -> None:
@@ -162,7 +179,10 @@ def watch(
 
     if not inbox.is_dir():
         raise UsageError(f"no such directory: {inbox}")
-    order = _order([inbox], out, _outputs(formats, seg_type, all_frames, captures), weights, False, retry_failed)
+    outputs = _outputs(formats, seg_type, all_frames, captures)
+    order = _order(
+        [inbox], out, outputs, weights, retry_failed=retry_failed, strict=strict, select=_patterns(select)
+    )  # fmt: skip
     with _shown(json_events) as emit, _stoppable():
         emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
         batch.watch(order, _networks(order.weights, device, require_gpu), emit, settle, interval)
@@ -244,7 +264,7 @@ def convert(
 
     _check_there(sources)
     with _shown(json_events) as emit, _stoppable():
-        counts = run(Conversion(tuple(sources), out, to.value if to else None, force), emit)
+        counts = run(Conversion(tuple(sources), out, to.value if to else None, force, strict), emit)
     if counts["failed"] or (strict and counts["rejected"] + counts["unreadable files"]):
         raise typer.Exit(3)
 
@@ -298,11 +318,27 @@ def _outputs(formats: str, seg_type: SegType, all_frames: bool, captures: Captur
     return Outputs(wanted, seg_type.value, all_frames, captures.value)
 
 
-def _order(sources, out: Path, outputs, weights: Path | None, force: bool, retry_failed: bool):
+def _patterns(select: list[str] | None) -> tuple[tuple[str, re.Pattern], ...]:
+    """'Keyword=regex' to keyword and pattern; capitals do not matter to the pattern."""
+    from pydicom.datadict import tag_for_keyword
+
+    out = []
+    for one in select or ():
+        keyword, equals, pattern = one.partition("=")
+        if not equals or tag_for_keyword(keyword) is None:
+            raise UsageError(f"--select {one}: wanted Keyword=regex, e.g. SeriesDescription=lung")
+        try:
+            out.append((keyword, re.compile(pattern, re.IGNORECASE)))
+        except re.error as error:
+            raise UsageError(f"--select {one}: {error}") from error
+    return tuple(out)
+
+
+def _order(sources, out: Path, outputs, weights: Path | None, **wishes):
     from covct.batch import Order
     from covct.cards import default_weights_folder
 
-    return Order(tuple(sources), out, weights or default_weights_folder(), outputs, force, retry_failed)
+    return Order(tuple(sources), out, weights or default_weights_folder(), outputs, **wishes)
 
 
 def _networks(weights: Path, device: DeviceChoice, require_gpu: bool) -> Callable[[], Any]:
@@ -409,7 +445,7 @@ def _line(event: dict[str, Any]) -> str:
         warned = f"  [yellow]{', '.join(event['warnings'])}[/]" if event["warnings"] else ""
         return f"[green]done[/]        {series}  {shown}  {event['seconds']:.1f} s{warned}"
     if kind == "converted":
-        warned = ", ".join(warning["slug"] for warning in event["warnings"])
+        warned = ", ".join(finding["slug"] for finding in event["findings"])
         shown = "  ".join(escape(event[name]) for name in ("source", "path") if event[name])
         return f"[green]converted[/]   {shown}" + (f"  [yellow]{warned}[/]" if warned else "")
     if kind == "nothing":

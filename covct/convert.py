@@ -21,7 +21,7 @@ from covct.dicom.load import load_dicom
 from covct.discover import Discovery, Series, discover
 from covct.errors import OutputNotWritable, RunError, SeriesError, UsageError, whereabouts
 from covct.nifti import load_nifti, read_description, write_nifti
-from covct.quality import Warned, check_headers, check_hounsfield, header_warnings
+from covct.quality import NOTED, Finding, check_headers, check_hounsfield, header_warnings, refuse_warnings
 from covct.sources import printable
 
 log = logging.getLogger("covct")
@@ -41,12 +41,15 @@ class Conversion:
         "nifti" or "dicom": only series that are not that already. None: each to the other format.
     force : bool
         Convert again what is there already, and replace files that covct did not write.
+    strict : bool
+        Warnings refuse a series.
     """
 
     sources: tuple[Path, ...]
     out: Path
     to: str | None = None
     force: bool = False
+    strict: bool = False
 
 
 def convert(order: Conversion, emit: Emit) -> Counter:
@@ -116,10 +119,11 @@ def _convert(order: Conversion, series: Series) -> dict[str, Any]:
         "source": series.path.label if series.path else None,
         "to": OTHER[series.kind],
     }
-    if _is_there(order, series):
-        return {"event": "kept", **about, "path": printable(order.out / place)}
     try:
-        warned = _write(order, series, place)
+        check_headers(series, order.strict)
+        if _is_there(order, series):
+            return {"event": "kept", **about, "path": printable(order.out / place)}
+        findings = _write(order, series, place)
     except SeriesError as error:
         return {"event": "rejected", **about, "slug": error.slug, "message": error.message}
     except Exception as error:
@@ -132,58 +136,59 @@ def _convert(order: Conversion, series: Series) -> dict[str, Any]:
         "event": "converted",
         **about,
         "path": printable(order.out / place),
-        "warnings": [asdict(warning) for warning in warned],
+        "findings": [asdict(finding) for finding in findings],
         "research_use": RESEARCH_USE,
     }
 
 
-def _write(order: Conversion, series: Series, place: str) -> list[Warned]:
-    check_headers(series)
+def _write(order: Conversion, series: Series, place: str) -> list[Finding]:
     write = _write_nifti if series.kind == "dicom" else _write_dicom
     stage = state.new_stage(order.out, _key(series))
     try:
-        staged, warned = write(series, stage)
+        staged, findings = write(series, stage)
+        if order.strict:
+            refuse_warnings(findings)
         state.install(order.out, staged, place)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-    return warned
+    return findings
 
 
-def _write_nifti(series: Series, stage: Path) -> tuple[Path, list[Warned]]:
+def _write_nifti(series: Series, stage: Path) -> tuple[Path, list[Finding]]:
     """HU as NIfTI, its axes in the order that other programs write: columns, rows, slices."""
     scan = load_dicom(series)
     volume = scan.volume.permute_spatial_axes([2, 1, 0])
-    sheared = None if scan.tilted_affine is None else scan.affine[:, [2, 1, 0, 3]]
     path = stage / "volume.nii.gz"
-    write_nifti(volume, path, sheared, _description(series))
+    write_nifti(volume, path, scan.affine[:, [2, 1, 0, 3]], _description(series))
     return path, header_warnings(series)[1]
 
 
-def _write_dicom(series: Series, stage: Path) -> tuple[Path, list[Warned]]:
+def _write_dicom(series: Series, stage: Path) -> tuple[Path, list[Finding]]:
     """Axial slices, first the one nearest to the head, whatever the axes of the NIfTI."""
     scan = load_nifti(series)
     hu = scan.working.array
     check_hounsfield(hu)
     storage = storage_for(hu)
-    warned = _losses(storage)
-    header = _derived_header(series, warned)
+    losses = _losses(storage)
+    header = _derived_header(series, losses)
     write_ct_series(
         stage, hu, scan.working_affine, header, lambda number: _uid(series, "instance", str(number)), storage
     )
-    return stage, warned
+    return stage, losses
 
 
-def _losses(storage: Storage) -> list[Warned]:
-    warned = []
+def _losses(storage: Storage) -> list[Finding]:
+    found = []
     if storage.clipped:
         message = f"{storage.clipped} voxels beyond -32768 to 32767 HU were clipped: 16 bits hold no more"
-        warned.append(Warned("clipped", message))
+        found.append(Finding("clipped", message))
     if storage.rounded:
-        warned.append(Warned("rounded", f"HU were rounded to steps of {storage.slope:g}, to fit into 16 bits"))
-    return warned
+        message = f"HU were rounded to steps of {storage.slope:g}, to fit into 16 bits"
+        found.append(Finding("rounded", message, NOTED))
+    return found
 
 
-def _derived_header(series: Series, warned: list[Warned]) -> pydicom.Dataset:
+def _derived_header(series: Series, losses: list[Finding]) -> pydicom.Dataset:
     """What all slices say of patient, study and series.
 
     Nothing is invented that could be taken for the patient's: a NIfTI says nothing of who it is of, nor of how the
@@ -199,8 +204,8 @@ def _derived_header(series: Series, warned: list[Warned]) -> pydicom.Dataset:
     dataset.SeriesNumber = 1
     dataset.ManufacturerModelName = MANUFACTURER
     dataset.StudyDescription = dataset.SeriesDescription = CONVERTED
-    losses = "".join(f" {warning.message}." for warning in warned)
-    dataset.DerivationDescription = f"Converted by covct {__version__} from a NIfTI volume.{losses} {RESEARCH_USE}"
+    lost = "".join(f" {loss.message}." for loss in losses)
+    dataset.DerivationDescription = f"Converted by covct {__version__} from a NIfTI volume.{lost} {RESEARCH_USE}"
     dataset.ImageComments = f"{CONVERTED}. Derived, not as a scanner wrote it. {RESEARCH_USE}"
     dataset.ContributingEquipmentSequence = contributing_equipment()
     mark_as_research(dataset)

@@ -95,16 +95,15 @@ def write_nifti(volume: hd.Volume, path: Path, affine: np.ndarray | None = None,
     Parameters
     ----------
     affine : (4, 4), optional
-        Index to LPS mm where it is not the volume's own: sheared, of a tilted gantry. It becomes the sform, and the
-        qform, which cannot hold a shear, is marked as unknown. Default: the volume's, as both sform and qform
-        (scanner coordinates).
+        Index to LPS mm, where the slices of a tilted gantry lie askew. It becomes the sform; a qform cannot hold that
+        and is marked as unknown. Default: the volume's own, as both sform and qform (scanner coordinates).
     description : str
         For the header's `descrip`, up to 80 bytes. Nothing of the patient belongs there.
     """
     image = volume.to_nibabel()
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description.encode()
-    if affine is None:
+    if affine is None or np.allclose(affine, volume.affine, atol=1e-4):
         image.set_qform(image.affine, code=1)
         image.set_sform(image.affine, code=1)
     else:

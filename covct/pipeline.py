@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from covct.burden import find_lesions, measure_burden
+from covct.choice import Choice, is_other_part
+from covct.dicom.evidence import filled
 from covct.dicom.load import load_dicom
-from covct.discover import Choice, Series
+from covct.discover import Series
 from covct.networks import Device, Networks, field_of_view, probabilities
 from covct.nifti import load_nifti
 from covct.postprocess import (
@@ -24,7 +26,7 @@ from covct.postprocess import (
     to_source_lungs,
 )
 from covct.preprocess import to_model_space
-from covct.quality import Warned, check_hounsfield, coverage, header_warnings
+from covct.quality import NOTED, Finding, check_hounsfield, check_region, coverage, header_warnings, refuse_warnings
 from covct.report import build_report
 from covct.volume import Masks, Probability, Scan, spacing_mm, voxel_volume_mm3
 
@@ -56,8 +58,15 @@ class Result:
     device: Device
 
 
-def process(choice: Choice, load_networks: Callable[[], Networks], work_key: str, clock: Clock) -> Result:
+def process(
+    choice: Choice, load_networks: Callable[[], Networks], work_key: str, clock: Clock, strict: bool = False
+) -> Result:
     """Segment and measure the chosen series. The networks are asked for only once its slices are read and checked.
+
+    Parameters
+    ----------
+    strict : bool
+        Warnings refuse the series.
 
     Raises
     ------
@@ -73,7 +82,9 @@ def process(choice: Choice, load_networks: Callable[[], Networks], work_key: str
     spacing = spacing_mm(volume)
     with clock.step("check"):
         check_hounsfield(hu)
-        valid_headers, warnings = header_warnings(series)
+        check_region(hu, spacing, is_other_part(series))
+        valid_headers, findings = header_warnings(series)
+        findings += _filled(scan)
     networks = load_networks()
 
     lungs_card, infection_card = networks.lungs.card, networks.infection.card
@@ -86,21 +97,24 @@ def process(choice: Choice, load_networks: Callable[[], Networks], work_key: str
         model_spacing = _model_spacing(spacing, lung_view, lungs_card.size)
         labels = separate_lungs(lung_probability, lungs_card.threshold, model_spacing)
         lungs = to_source_lungs(labels, lung_probability, lungs_card.threshold, lung_view, hu.shape[1:])
-        areas = np.count_nonzero(lungs, axis=(1, 2))
-        valid_lungs, found = coverage(areas, int(areas.sum()) * voxel_volume_mm3(volume) / 1000, len(hu) * spacing[0])
+        valid_lungs, found = coverage(lungs, spacing, is_other_part(series))
+        findings += found
     with clock.step("infection"):
         infection_view = field_of_view(infection_card, hu, spacing[1:])
-        infection_probability = probabilities(networks.infection, hu, infection_view, areas > 0)
+        infection_probability = probabilities(
+            networks.infection, hu, infection_view, np.count_nonzero(lungs, axis=(1, 2)) > 0
+        )
     with clock.step("postprocess"):
         infection = to_source_infection(infection_probability, infection_card.threshold, lungs, infection_view)
         infection = remove_specks(infection, spacing)
     with clock.step("measure"):
         burden = measure_burden(hu, lungs, infection, voxel_volume_mm3(volume))
-        lesions = find_lesions(infection, lungs, volume)
+        lesions = find_lesions(infection, lungs, scan.working_affine)
+        findings += _one_lung(burden)
+        if strict:
+            refuse_warnings(findings)
     valid_for = replace(valid_lungs, hu_bands=valid_headers.hu_bands)
-    report = build_report(
-        choice, scan, burden, lesions, valid_for, [*warnings, *found, *_one_lung(burden)], networks, work_key
-    )
+    report = build_report(choice, scan, burden, lesions, valid_for, findings, networks, work_key)
     masks = Masks(
         lungs,
         infection,
@@ -114,11 +128,16 @@ def _model_spacing(spacing, view, size: int) -> tuple[float, float, float]:
     return spacing[0], spacing[1] * view.height / size, spacing[2] * view.width / size
 
 
-def _one_lung(burden) -> list[Warned]:
+def _filled(scan: Scan) -> list[Finding]:
+    what = filled(scan.headers)
+    return [Finding("filled-headers", "; ".join(what), NOTED)] if what else []
+
+
+def _one_lung(burden) -> list[Finding]:
     right, left = burden["right_lung"].volume_ml, burden["left_lung"].volume_ml
     if min(right, left) < 0.1 * max(right, left):
         side = "right" if right < left else "left"
-        return [Warned("one-lung", f"hardly any {side} lung was found ({min(right, left):.0f} mL): absent or airless")]
+        return [Finding("one-lung", f"hardly any {side} lung was found ({min(right, left):.0f} mL): absent or airless")]
     return []
 
 

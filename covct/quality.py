@@ -1,33 +1,178 @@
-"""The input gate: what of a series can be trusted. Two tolerances each: refuse beyond one, warn beyond the other."""
+"""The input gate: what of a series can be trusted. Two tolerances: refused beyond one, warned of beyond the other.
+
+Every finding has a slug of `GATE`, whose numbers and their reasons README shows.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
-from covct.discover import CT_IMAGE, ENHANCED_CT, Series
+from covct.dicom.header import CT_IMAGE, MULTI_FRAME_CT
+from covct.discover import Series
 from covct.errors import SeriesError
+from covct.split import MOSTLY
 
-COSINE_TOLERANCE = 1e-3  # 0.06 degrees: headers round to 6 digits, patients do not turn between slices
-TILT_REFUSED_DEGREES = 1.0  # at 1 degree a 300 mm chest is sheared by 5 mm
-GAP_FACTOR = 1.5  # a step this much larger than the median is a missing slice, not jitter
-UNEVEN_REFUSED, UNEVEN_WARNED = 0.10, 0.02  # of the median step; volumes are wrong by about as much
-CUT_WARNED = 0.10  # lung area on the outermost slice, of the largest: beyond it more than some 2 % is missing
-FEW_SLICES = 10  # fewer cannot hold both lungs
-SECONDARY_TYPES = {"MIP", "MINIP", "MPR", "REFORMATTED", "PROJECTION IMAGE", "SECONDARY", "SCREEN SAVE", "CSA MPR"}
-LEAST_LUNG_ML = 300.0  # one badly collapsed adult lung still holds more; bowel gas seldom does
-LEAST_LUNG_CM2 = 40.0  # mean over the slices; a chest has 100 and more, an upper abdomen next to none
+COSINE_TOLERANCE = 1e-3
+TILT_REFUSED_DEGREES, TILT_WARNED_DEGREES = 30.5, 0.1
+OBLIQUE_REFUSED_DEGREES, OBLIQUE_WARNED_DEGREES = 35.0, 20.5
+GAP_FACTOR = 1.5
+UNEVEN_REFUSED, UNEVEN_WARNED = 0.10, 0.02
+SHIFT_REFUSED_MM, SHIFT_WARNED_MM = 5.0, 0.5
+STEP_REFUSED_MM, STEP_WARNED_MM = 20.0, 5.5
+LOSSY_RATIO_REFUSED = 15.0
+CUT_WARNED = 0.10
+EDGE_CUT = 0.10
+FEW_SLICES = 10
+LEAST_LUNG_ML = 300.0
+LEAST_LUNG_CM2 = 40.0
+PIXEL_MM = (0.1, 10.0)
+PIXEL_RATIO = 4.0
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+SECONDARY_TYPES = {
+    "MIP", "MINIP", "MPR", "REFORMATTED", "PROJECTION IMAGE", "SECONDARY", "SCREEN SAVE", "CSA MPR", "VRT", "VOLREN",
+    "3DREND", "DOSE_INFO", "DISTORTED", "MAXIMUM", "MINIMUM", "STD_DEVIATION", "SUBTRACTION", "MASKED",
+}  # fmt: skip
 HOUNSFIELD_TYPES = {"", "HU", "HU_MOD", "US"}  # US: unspecified, as many archives write
 AIR_HU, LEAST_AIR_SHARE = -500, 0.002  # a chest CT holds air; so does nearly every other CT
 
 
 @dataclass(frozen=True)
-class Warned:
-    """A finding that does not stop the series."""
+class Rule:
+    """One line of the gate: what it is about, what is refused, what only warned of, and why these numbers."""
+
+    about: str
+    refused: str = ""
+    warned: str = ""
+    why: str = ""
+
+
+GATE = {
+    "not-ct": Rule("the modality or SOP class is not CT", "always"),
+    "localizer": Rule("a localizer (scout)", "always"),
+    "derived": Rule("a MIP, reformat, render or secondary capture", "always"),
+    "no-identifiers": Rule("no StudyInstanceUID or SeriesInstanceUID to attach a result to", "always"),
+    "no-geometry": Rule(
+        "position, orientation or pixel spacing is missing or impossible",
+        f"missing; pixels outside {PIXEL_MM[0]:g} to {PIXEL_MM[1]:g} mm or {PIXEL_RATIO:g} times longer than wide",
+        why="no scanner makes them",
+    ),
+    "mixed-geometry": Rule(
+        "slices differ in size, spacing, orientation or frame of reference, or are shifted sideways",
+        f"any; cosines by more than {COSINE_TOLERANCE:g}; shifts above {SHIFT_REFUSED_MM:g} mm",
+        f"shifts above {SHIFT_WARNED_MM:g} mm",
+        "headers round cosines to 6 digits; a shift of some mm parts what is one in neighbouring slices",
+    ),
+    "mixed-acquisitions": Rule(
+        "several scans in one series that nothing in the headers tells apart",
+        f"at least {100 * MOSTLY:.0f} % of the positions doubled",
+        why="where acquisition, phase, kernel or numbers tell them apart, each is a candidate of its own",
+    ),
+    "concatenation": Rule("one part of a multi-frame image that was cut into several", "always"),
+    "duplicate-slices": Rule("different slices at one position", "always", why="which of them is right is not known"),
+    "conflicting-files": Rule(
+        "two files with one SOP Instance UID hold different pixels", "always", why="which of them is right is not known"
+    ),
+    "missing-slices": Rule(
+        "slices are missing; positions in mm are named",
+        f"a step of {GAP_FACTOR:g} times the median or more",
+        "fewer slices than the header says were acquired",
+        "jitter is far smaller; at an end only a count can tell",
+    ),
+    "too-few-slices": Rule(
+        "the series does not hold whole lungs",
+        f"fewer than {FEW_SLICES} coronal or sagittal slices",
+        f"fewer than {FEW_SLICES}",
+        "volume and percent are withheld: they would describe what is shown, not the lungs",
+    ),
+    "gantry-tilt": Rule(
+        "the gantry was tilted",
+        f"more than {TILT_REFUSED_DEGREES:g}°",
+        f"more than {TILT_WARNED_DEGREES:g}°",
+        "gantries tilt by up to 30°; volumes and masks are right on tilted slices; below 0.1° a chest shears by 0.5 mm",
+    ),
+    "oblique": Rule(
+        "the slices are turned against the patient's axes",
+        f"more than {OBLIQUE_REFUSED_DEGREES:g}°",
+        f"more than {OBLIQUE_WARNED_DEGREES:g}°",
+        "the networks were trained on axial slices; beyond 45° left and front could be taken for each other",
+    ),
+    "not-axial": Rule(
+        "acquired in coronal or sagittal slices", warned="always", why="axial slices were put together from them"
+    ),
+    "uneven-spacing": Rule(
+        "slice steps differ",
+        f"more than {100 * UNEVEN_REFUSED:.0f} % of the median",
+        f"more than {100 * UNEVEN_WARNED:.0f} %",
+        "volumes are wrong by about as much",
+    ),
+    "thick-slices": Rule(
+        "slices lie far apart",
+        f"more than {STEP_REFUSED_MM:g} mm",
+        f"more than {STEP_WARNED_MM:g} mm",
+        "lesions between two slices are not seen; 5 mm is common, 10 mm an old HRCT",
+    ),
+    "not-hounsfield": Rule(
+        "grey values (0..255, 0..4095, a mask, colours) and not Hounsfield units",
+        f"RescaleType other than HU; values without air (below {AIR_HU} HU)",
+    ),
+    "no-rescale": Rule(
+        "RescaleSlope or RescaleIntercept is missing", warned="always", why="1 and 0 are taken, figures by HU withheld"
+    ),
+    "lossy": Rule(
+        "the images were compressed with loss",
+        f"a ratio above {LOSSY_RATIO_REFUSED:g}:1",
+        "always",
+        "guidelines allow chest CT 8:1 to 15:1 for reading; figures by HU are withheld",
+    ),
+    "not-3d": Rule("a NIfTI with more than one volume", "always"),
+    "unreadable": Rule("a file is truncated, damaged or cannot be decoded; it is named", "always"),
+    "unreadable-beside": Rule("files beside the series cannot be read", warned="always", why="they may be its slices"),
+    "partial-lungs": Rule(
+        "the lungs reach the first or last slice, or the edge of the image",
+        warned="always",
+        why=f"beyond {100 * CUT_WARNED:.0f} % of the largest lung area on an end slice, or of the slices at the edge, "
+        "volume and percent are withheld",
+    ),
+    "one-lung": Rule("hardly any of one lung was found", warned="a tenth of the other", why="absent or airless"),
+    "head-or-abdomen": Rule(
+        "said to be of another part of the body, and next to no lung",
+        f"less than {LEAST_LUNG_ML:g} mL and {LEAST_LUNG_CM2:g} cm² a slice",
+        why="one badly collapsed adult lung still holds more, bowel gas seldom; a chest has 100 cm² and more",
+    ),
+    "no-lungs": Rule(
+        "no chest: next to no lung was found",
+        f"less than {LEAST_LUNG_ML:g} mL and {LEAST_LUNG_CM2:g} cm² a slice",
+        why="as above",
+    ),
+    "duplicate-files": Rule("files repeat an instance already there", warned="note", why="each is used once"),
+    "filled-headers": Rule(
+        "attributes that the results need are missing or not valid", warned="note", why="the report lists them"
+    ),
+    "no-seg": Rule("a NIfTI has no DICOM instances to refer to", warned="note", why="see `covct convert`"),
+    "clipped": Rule(
+        "HU beyond -32768 to 32767 in a NIfTI that is converted", warned="always", why="16 bits hold no more"
+    ),
+    "rounded": Rule(
+        "fractions of a HU in a NIfTI that is converted",
+        warned="note",
+        why="stored in steps as fine as 16 bits allow: 1/16 HU for -1024 to 3071",
+    ),
+}  # fmt: skip
+REFUSED, WARNED, NOTED = "refused", "warned", "noted"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the gate found; `level`: refused, warned, or noted (nothing of the figures is in doubt)."""
 
     slug: str
     message: str
+    level: str = WARNED
 
 
 @dataclass(frozen=True)
@@ -39,151 +184,235 @@ class ValidFor:
     hu_bands: bool = True
 
 
-def check_headers(series: Series) -> None:
+def check_headers(series: Series, strict: bool = False) -> None:
     """Refuse what cannot be segmented, from headers alone.
+
+    Parameters
+    ----------
+    strict : bool
+        Warnings refuse too.
 
     Raises
     ------
     SeriesError
-        With one of the slugs of README's table, naming what was got and what was wanted.
+        With one of the slugs of `GATE`, naming what was got and what was wanted.
     """
+    for finding in inspect_headers(series):
+        if finding.level == REFUSED or (strict and finding.level == WARNED):
+            raise SeriesError(finding.slug, finding.message)
+
+
+def header_warnings(series: Series) -> tuple[ValidFor, list[Finding]]:
+    """Findings of the headers that do not stop the series, and what they leave valid."""
+    found = [finding for finding in inspect_headers(series) if finding.level != REFUSED]
+    return ValidFor(hu_bands=not {"no-rescale", "lossy"} & {finding.slug for finding in found}), found
+
+
+def refuse_warnings(findings: list[Finding]) -> None:
+    """The strict gate: the first warning refuses the series."""
+    for finding in findings:
+        if finding.level == WARNED:
+            raise SeriesError(finding.slug, finding.message)
+
+
+def inspect_headers(series: Series) -> list[Finding]:
+    """The verdict on a series by its headers: what refuses it, or all that is to be told of it."""
     if series.kind == "nifti":
-        return
+        return [Finding("no-seg", "NIfTI has no DICOM instances to refer to: masks and report, no DICOM SEG", NOTED)]
+    found: list[Finding] = []
+    for look in (_identity, _kind, _grid, _positions_in_space, _contents):
+        found += look(series)
+        if refused := [finding for finding in found if finding.level == REFUSED]:
+            return refused
+    return found
+
+
+def _refused(slug: str, message: str) -> Finding:
+    return Finding(slug, message, REFUSED)
+
+
+def _identity(series: Series) -> Iterator[Finding]:
     if not series.study_uid or not series.series_uid:
-        raise SeriesError(
+        yield _refused(
             "no-identifiers",
-            f"{len(series.instances)} files without StudyInstanceUID or SeriesInstanceUID; wanted both, since a result "
-            "could not be attached to its series",
+            f"{len(series.instances)} slices without StudyInstanceUID or SeriesInstanceUID; wanted both, since a "
+            "result could not be attached to its series",
         )
+
+
+def _kind(series: Series) -> Iterator[Finding]:
     for instance in series.instances:
+        types = set(instance.image_type)
         if instance.modality != "CT":
-            raise SeriesError("not-ct", f"modality is {instance.modality or 'missing'}, wanted CT")
-        if instance.sop_class_uid == ENHANCED_CT:
-            raise SeriesError("enhanced-multiframe", "an enhanced multi-frame CT; single-frame CT images are wanted")
-        if instance.sop_class_uid != CT_IMAGE:
-            raise SeriesError("not-ct", f"SOP class is {instance.sop_class_uid}, wanted CT Image Storage")
+            yield _refused("not-ct", f"modality is {instance.modality or 'missing'}, wanted CT")
+        if instance.sop_class_uid.startswith(SECONDARY_CAPTURE):
+            yield _refused("derived", "a secondary capture, wanted original slices")
+        elif instance.sop_class_uid not in {CT_IMAGE, *MULTI_FRAME_CT}:
+            yield _refused("not-ct", f"SOP class is {instance.sop_class_uid or 'missing'}, wanted CT Image Storage")
+        if instance.concatenated:
+            yield _refused("concatenation", "one part of a concatenation; wanted the whole multi-frame image")
+        if "LOCALIZER" in types:
+            yield _refused("localizer", "a localizer (scout) image, not an axial series")
+        if SECONDARY_TYPES & types or (instance.image_type[:1] == ("DERIVED",) and not {"AXIAL", "VOLUME"} & types):
+            yield _refused("derived", f"image type is {'/'.join(instance.image_type)}, wanted original slices")
         if instance.rescale_type.upper() not in HOUNSFIELD_TYPES:
-            raise SeriesError("not-hounsfield", f"RescaleType is {instance.rescale_type}, wanted HU")
-        if "LOCALIZER" in instance.image_type:
-            raise SeriesError("localizer", "a localizer (scout) image, not an axial series")
-        if SECONDARY_TYPES & set(instance.image_type) or (
-            instance.image_type[:1] == ("DERIVED",) and "AXIAL" not in instance.image_type
-        ):
-            raise SeriesError("derived", f"image type is {'/'.join(instance.image_type)}, wanted original axial slices")
-    _check_geometry(series)
+            yield _refused("not-hounsfield", f"RescaleType is {instance.rescale_type}, wanted HU")
 
 
-def _check_geometry(series: Series) -> None:
-    first = series.instances[0]
+def _grid(series: Series) -> Iterator[Finding]:
+    """Whether the slices are parallel planes of one grid."""
     for instance in series.instances:
         if instance.position is None or instance.orientation is None or instance.pixel_spacing is None:
-            raise SeriesError(
+            yield _refused(
                 "no-geometry",
                 f"{instance.file.name} lacks ImagePositionPatient, ImageOrientationPatient or PixelSpacing",
             )
-    if min(first.pixel_spacing or (0.0,)) <= 0:
-        raise SeriesError("no-geometry", f"PixelSpacing is {_list(first.pixel_spacing)}, wanted millimetres above 0")
-    if len({i.frame_of_reference_uid for i in series.instances}) > 1:
-        raise SeriesError("mixed-geometry", "slices belong to several frames of reference; wanted one")
-    shapes = sorted({i.shape for i in series.instances})
+            return
     spacings = np.array([i.pixel_spacing for i in series.instances])
     orientations = np.array([i.orientation for i in series.instances])
+    shapes = sorted({i.shape for i in series.instances})
+    low, high = spacings.min(), spacings.max()
+    if low < PIXEL_MM[0] or high > PIXEL_MM[1] or high > PIXEL_RATIO * low:
+        wanted = f"{PIXEL_MM[0]:g} to {PIXEL_MM[1]:g} mm, nearly square"
+        yield _refused("no-geometry", f"PixelSpacing is {_list(spacings[0])} mm; wanted {wanted}")
+    if min(map(min, shapes)) < 2:
+        yield _refused("no-geometry", f"slices have {_list(shapes[0])} rows and columns")
+    if np.abs(np.array([i.position for i in series.instances])).max() > 1e5:
+        yield _refused("no-geometry", "ImagePositionPatient is more than 100 m away")
+    if len({i.frame_of_reference_uid for i in series.instances}) > 1:
+        yield _refused("mixed-geometry", "slices belong to several frames of reference; wanted one")
     if len(shapes) > 1 or np.ptp(spacings, axis=0).max() > 1e-3:
-        raise SeriesError(
-            "mixed-geometry", f"slices differ in size or pixel spacing ({_list(shapes)}); wanted one grid"
-        )
+        yield _refused("mixed-geometry", f"slices differ in size or pixel spacing ({_list(shapes)}); wanted one grid")
     if np.ptp(orientations, axis=0).max() > COSINE_TOLERANCE:
-        raise SeriesError("mixed-geometry", "slices differ in orientation; wanted parallel slices")
+        yield _refused("mixed-geometry", "slices differ in orientation; wanted parallel slices")
     row, column = orientations[0][:3], orientations[0][3:]
     if abs(np.linalg.norm(row) - 1) > 0.01 or abs(np.linalg.norm(column) - 1) > 0.01 or abs(row @ column) > 0.01:
-        raise SeriesError(
-            "no-geometry", f"ImageOrientationPatient {_list(first.orientation)} is no pair of unit vectors"
-        )
-    if len(series.instances) > 1:
-        _check_positions(_positions(series), _normal(series))
+        text = _list(series.instances[0].orientation)
+        yield _refused("no-geometry", f"ImageOrientationPatient {text} is no pair of perpendicular unit vectors")
 
 
-def _check_positions(positions: np.ndarray, normal: np.ndarray) -> None:
+def _positions_in_space(series: Series) -> Iterator[Finding]:
+    """Whether the slices follow one another in even steps along one line, and how they lie in the patient."""
+    normal = _normal(series)
+    turned = oblique_degrees(series)
+    if turned > OBLIQUE_REFUSED_DEGREES:
+        yield _refused("oblique", f"the slices are turned by {turned:.0f}° against the patient's axes")
+    elif turned > OBLIQUE_WARNED_DEGREES:
+        yield Finding("oblique", f"the slices are turned by {turned:.0f}° against the patient's axes")
+    axial = int(np.argmax(np.abs(normal))) == 2
+    if not axial:
+        name = ("sagittal", "coronal")[int(np.argmax(np.abs(normal)))]
+        if len(series.instances) < FEW_SLICES:
+            count = len(series.instances)
+            yield _refused("too-few-slices", f"{count} {name} slices; wanted axial ones, or at least {FEW_SLICES}")
+        yield Finding("not-axial", f"acquired in {name} slices; axial ones were put together from them")
+    if len(series.instances) < 2:
+        return
+    positions = np.array([i.position for i in series.instances])
+    order = np.argsort(positions @ normal, kind="stable")
+    positions = positions[order]
     along = positions @ normal
-    order = np.argsort(along, kind="stable")
-    along, positions = along[order], positions[order]
     steps = np.diff(along)
     if steps.min() < 0.01:
-        at = along[np.argmin(steps)]
-        raise SeriesError(
-            "duplicate-slices", f"two different slices lie at the same position ({at:.1f} mm); wanted one each"
-        )
+        yield _doubled(along, steps)
+        return
     middle = float(np.median(steps))
-    gaps = [(a, a + s) for a, s in zip(along, steps, strict=False) if s > GAP_FACTOR * middle]
     uneven = _unevenness(steps)
-    tilt = _tilt_degrees(positions, normal)
-    if gaps:
-        whole = all(abs((b - a) / middle - round((b - a) / middle)) < UNEVEN_REFUSED for a, b in gaps)
-        where = ", ".join(f"between {a:.1f} and {b:.1f} mm" for a, b in gaps[:5])
-        if whole:
-            count = sum(round((b - a) / middle) - 1 for a, b in gaps)
-            raise SeriesError("missing-slices", f"{count} slices are missing {where} (slice step {middle:g} mm)")
+    yield from _gaps(along, steps, middle)
+    tilt = tilt_degrees(series)
+    spread = f"{steps.min():.2f} to {steps.max():.2f} mm"
     if tilt > TILT_REFUSED_DEGREES:
-        also = (
-            f"; the spacing is uneven too ({steps.min():.2f} to {steps.max():.2f} mm)"
-            if uneven > UNEVEN_REFUSED
-            else ""
-        )
-        raise SeriesError(
-            "gantry-tilt", f"the gantry was tilted by {tilt:.1f}°, wanted slices stacked along their normal{also}"
-        )
+        yield _refused("gantry-tilt", f"the slices are sheared by {tilt:.1f}°, more than a gantry tilts")
     if uneven > UNEVEN_REFUSED:
-        raise SeriesError(
-            "uneven-spacing", f"slice steps run from {steps.min():.2f} to {steps.max():.2f} mm; wanted one spacing"
-        )
+        also = f"; the gantry was tilted by {tilt:.1f}° too" if tilt > TILT_WARNED_DEGREES else ""
+        yield _refused("uneven-spacing", f"slice steps run from {spread}; wanted one spacing{also}")
+    elif uneven > UNEVEN_WARNED:
+        yield Finding("uneven-spacing", f"slice steps differ by up to {100 * uneven:.0f} % ({spread})")
+    if middle > STEP_WARNED_MM:
+        level = REFUSED if middle > STEP_REFUSED_MM else WARNED
+        yield Finding("thick-slices", f"slices lie {middle:g} mm apart; lesions between them are not seen", level)
+    if tilt > TILT_WARNED_DEGREES:
+        message = f"the gantry was tilted by {tilt:.1f}°: the masks lie on the tilted slices, volumes are right"
+        yield Finding("gantry-tilt", message)
+    shift = _sideways_mm(positions, along)
+    if shift > SHIFT_WARNED_MM:
+        level = REFUSED if shift > SHIFT_REFUSED_MM else WARNED
+        yield Finding("mixed-geometry", f"slices are shifted sideways by up to {shift:.1f} mm; wanted one line", level)
 
 
-def _tilt_degrees(positions: np.ndarray, normal: np.ndarray) -> float:
-    along = positions[-1] - positions[0]
-    return float(np.degrees(np.arccos(np.clip(abs(along @ normal) / np.linalg.norm(along), 0, 1))))
+def _doubled(along: np.ndarray, steps: np.ndarray) -> Finding:
+    doubled = int(np.count_nonzero(steps < 0.01))
+    if doubled >= MOSTLY * (len(along) - doubled):
+        message = f"{doubled} of {len(along)} slices lie where another one does: several scans in one series"
+        return _refused("mixed-acquisitions", f"{message}, and nothing in the headers tells them apart")
+    at = along[np.argmin(steps)]
+    return _refused("duplicate-slices", f"two different slices lie at the same position ({at:.1f} mm); wanted one each")
 
 
-def header_warnings(series: Series) -> tuple[ValidFor, list[Warned]]:
-    """Findings of the headers worth telling, and what they leave valid."""
-    found = []
-    calibrated = all(i.has_rescale for i in series.instances)
-    if series.kind == "nifti":
-        found.append(Warned("no-seg", "NIfTI has no DICOM instances to reference: masks and report, no DICOM SEG"))
-    if series.duplicates:
-        found.append(
-            Warned("duplicate-files", f"{series.duplicates} files repeat an instance already there; each is used once")
-        )
-    if series.kind == "dicom":
-        if not calibrated:
-            message = "RescaleSlope or RescaleIntercept is missing; 1 and 0 were taken, figures by HU are withheld"
-            found.append(Warned("no-rescale", message))
-        if series.unreadable_beside:
-            message = f"{series.unreadable_beside} files beside it cannot be read: slices may be missing at an end"
-            found.append(Warned("unreadable-beside", message))
-        if any(i.lossy for i in series.instances):
-            found.append(Warned("lossy", "the images were compressed with loss"))
-        if any(i.frame_of_reference_uid is None for i in series.instances):
-            found.append(
-                Warned("no-frame-of-reference", "FrameOfReferenceUID is missing; one was derived from the series")
-            )
-        if any(not i.thickness for i in series.instances):
-            found.append(Warned("no-slice-thickness", "SliceThickness is missing; the SEG carries the slice spacing"))
-        if len(series.instances) > 2:
-            uneven = _unevenness(np.diff(np.sort(_positions(series) @ _normal(series))))
-            if uneven > UNEVEN_WARNED:
-                found.append(Warned("uneven-spacing", f"slice steps differ by up to {100 * uneven:.0f} %"))
-    return ValidFor(hu_bands=calibrated), found
+def _gaps(along: np.ndarray, steps: np.ndarray, middle: float) -> Iterator[Finding]:
+    gaps = [(a, a + step) for a, step in zip(along, steps, strict=False) if step > GAP_FACTOR * middle]
+    if gaps and all(abs((b - a) / middle - round((b - a) / middle)) < UNEVEN_REFUSED for a, b in gaps):
+        where = ", ".join(f"between {a:.1f} and {b:.1f} mm" for a, b in gaps[:5])
+        count = sum(round((b - a) / middle) - 1 for a, b in gaps)
+        yield _refused("missing-slices", f"{count} slices are missing {where} (slice step {middle:g} mm)")
 
 
-def _positions(series: Series) -> np.ndarray:
-    """(slices, 3) LPS mm, in the order of the instances."""
-    return np.array([i.position for i in series.instances])
+def _sideways_mm(positions: np.ndarray, along: np.ndarray) -> float:
+    """How far a slice lies beside the straight line from the first to the last."""
+    share = (along - along[0]) / (along[-1] - along[0])
+    line = positions[0] + share[:, None] * (positions[-1] - positions[0])
+    return float(np.linalg.norm(positions - line, axis=1).max())
+
+
+def _contents(series: Series) -> Iterator[Finding]:
+    """What the headers say of the pixels and of what is not there."""
+    if series.twins:
+        message = f"{len(series.twins)} files repeat an instance already there; each is used once"
+        yield Finding("duplicate-files", message, NOTED)
+    if any(i.rescale is None for i in series.instances):
+        message = "RescaleSlope or RescaleIntercept is missing; 1 and 0 were taken, figures by HU are withheld"
+        yield Finding("no-rescale", message)
+    if series.unreadable_beside:
+        message = f"{series.unreadable_beside} files beside it cannot be read: slices may be missing at an end"
+        yield Finding("unreadable-beside", message)
+    if any(i.lossy for i in series.instances):
+        ratio = max(i.lossy_ratio for i in series.instances)
+        said = f" {ratio:g}:1" if ratio else ""
+        level = REFUSED if ratio > LOSSY_RATIO_REFUSED else WARNED
+        yield Finding("lossy", f"the images were compressed with loss{said}; figures by HU are withheld", level)
+    yield from _fewer_than_acquired(series)
+
+
+def _fewer_than_acquired(series: Series) -> Iterator[Finding]:
+    """Images in Acquisition counts all reconstructions: twice as many and more are another kernel's."""
+    counts = Counter((i.acquisition, i.images_in_acquisition) for i in series.instances if not i.frame)
+    for (_, declared), count in sorted(counts.items(), key=lambda item: item[0][1]):
+        if count < declared < 2 * count:
+            yield Finding("missing-slices", f"the header says {declared} images were acquired, {count} are here")
+
+
+def tilt_degrees(series: Series) -> float:
+    """Angle between the way from the first slice to the last and the slices' normal; 0 for a single slice."""
+    positions = np.array([i.position for i in series.instances])
+    along = positions @ _normal(series)
+    way = positions[np.argmax(along)] - positions[np.argmin(along)]
+    length = np.linalg.norm(way)
+    return float(np.degrees(np.arccos(np.clip(abs(way @ _normal(series)) / length, 0, 1)))) if length else 0.0
+
+
+def oblique_degrees(series: Series) -> float:
+    """The largest angle between an axis of the slices and the patient's axis nearest to it."""
+    row, column = np.array(series.instances[0].orientation).reshape(2, 3)
+    axes = np.array([row, column, np.cross(row, column)])
+    nearest = np.abs(axes).max(axis=1) / np.linalg.norm(axes, axis=1)
+    return float(np.degrees(np.arccos(np.clip(nearest.min(), 0, 1))))
 
 
 def _normal(series: Series) -> np.ndarray:
     """Unit vector across the slices."""
     orientation = np.array(series.instances[0].orientation)
-    return np.cross(orientation[:3], orientation[3:])
+    normal = np.cross(orientation[:3], orientation[3:])
+    return normal / np.linalg.norm(normal)
 
 
 def _unevenness(steps: np.ndarray) -> float:
@@ -213,40 +442,84 @@ def check_hounsfield(hu: np.ndarray) -> None:
         raise SeriesError("not-hounsfield", f"values run from {low:g} to {high:g} with next to no air; {wanted}")
 
 
-def coverage(lung_areas: np.ndarray, volume_ml: float, extent_mm: float) -> tuple[ValidFor, list[Warned]]:
-    """Whether the series holds whole lungs.
+def check_region(hu: np.ndarray, spacing_mm: tuple[float, float, float], other_part: bool) -> None:
+    """Refuse a head or an abdomen before the networks are loaded: the header says so, and it holds next to no air.
 
     Parameters
     ----------
-    lung_areas : (slices,) int
-        Lung voxels of each slice, head to feet.
-    volume_ml : float
-        Lung volume found.
-    extent_mm : float
-        Head-to-feet extent of the series: a short one may hold little lung and still be of the chest.
+    hu : (slices, rows, columns) number
+        Working orientation.
+    other_part : bool
+        The header names another part of the body. A chest under a wrong name holds lungs, and goes on.
 
     Raises
     ------
     SeriesError
-        `no-lungs`: not a chest.
+        `head-or-abdomen`.
     """
-    slices = len(lung_areas)
-    area_cm2 = volume_ml / (extent_mm / 10)
-    if volume_ml < LEAST_LUNG_ML and area_cm2 < LEAST_LUNG_CM2:
+    if not other_part:
+        return
+    step = max(1, len(hu) // 60)
+    enclosed = sum(_enclosed_air(one[::4, ::4]) for one in hu[::step])
+    volume_ml = 16 * step * enclosed * float(np.prod(spacing_mm)) / 1000
+    if volume_ml < LEAST_LUNG_ML:
         raise SeriesError(
-            "no-lungs",
+            "head-or-abdomen",
+            f"said to be of another part of the body, with {volume_ml:.0f} mL of air inside; wanted a chest CT",
+        )
+
+
+def _enclosed_air(hu_slice: np.ndarray) -> int:
+    """Pixels of air that are not connected with the border of the slice."""
+    air = (hu_slice < AIR_HU).astype(np.uint8)
+    _, labels = cv2.connectedComponents(air)
+    outside = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    return int(np.count_nonzero((air > 0) & ~np.isin(labels, outside[outside > 0])))
+
+
+def coverage(
+    lungs: np.ndarray, spacing_mm: tuple[float, float, float], other_part: bool = False
+) -> tuple[ValidFor, list[Finding]]:
+    """Whether the series holds whole lungs.
+
+    Parameters
+    ----------
+    lungs : (slices, rows, columns) uint8
+        Lung labels, head to feet; 0 is background.
+    spacing_mm : (float, float, float)
+        Of slices, rows and columns.
+    other_part : bool
+        The header names another part of the body.
+
+    Raises
+    ------
+    SeriesError
+        `no-lungs` or `head-or-abdomen`: not a chest.
+    """
+    areas = np.count_nonzero(lungs, axis=(1, 2))
+    slices, extent_mm = len(lungs), len(lungs) * spacing_mm[0]
+    volume_ml = int(areas.sum()) * float(np.prod(spacing_mm)) / 1000
+    if volume_ml < LEAST_LUNG_ML and volume_ml / (extent_mm / 10) < LEAST_LUNG_CM2:
+        raise SeriesError(
+            "head-or-abdomen" if other_part else "no-lungs",
             f"{volume_ml:.0f} mL of lung found over {extent_mm:.0f} mm; wanted a chest CT ({LEAST_LUNG_ML:g} mL)",
         )
     if slices < FEW_SLICES:
         message = f"{slices} slice{'s' * (slices > 1)}: the figures describe what is shown, not the lungs"
-        return ValidFor(volume=False, percent=False), [Warned("few-slices", message)]
-    ends = {name: lung_areas[at] / lung_areas.max() for name, at in (("first", 0), ("last", -1)) if lung_areas[at]}
-    if not ends:
-        return ValidFor(), []
-    message = f"the lungs reach the {' and the '.join(ends)} slice: a part of them was not scanned"
-    whole = bool(max(ends.values()) < CUT_WARNED)
-    return ValidFor(volume=whole, percent=whole), [Warned("partial-lungs", message)]
+        return ValidFor(volume=False, percent=False), [Finding("too-few-slices", message)]
+    found, whole = [], True
+    ends = {name: areas[at] / areas.max() for name, at in (("first", 0), ("last", -1)) if areas[at]}
+    if ends:
+        message = f"the lungs reach the {' and the '.join(ends)} slice: a part of them was not scanned"
+        whole = bool(max(ends.values()) < CUT_WARNED)
+        found.append(Finding("partial-lungs", message))
+    at_edge = np.count_nonzero([one[0].any() or one[-1].any() or one[:, (0, -1)].any() for one in lungs])
+    if at_edge:
+        message = f"the lungs reach the edge of the image in {at_edge} slices: a part of them lies outside"
+        whole = whole and bool(at_edge < EDGE_CUT * np.count_nonzero(areas))
+        found.append(Finding("partial-lungs", message))
+    return ValidFor(volume=whole, percent=whole), found
 
 
 def _list(values) -> str:
-    return ", ".join(str(v) for v in values)
+    return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)

@@ -7,13 +7,16 @@ from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+
 from covct import RESEARCH_USE, __version__
 from covct.burden import Lesion, RegionBurden, severity
 from covct.cards import Card
-from covct.discover import Choice
+from covct.choice import Choice
+from covct.dicom.evidence import filled
 from covct.networks import Networks
 from covct.postprocess import SPECK_MM3
-from covct.quality import ValidFor, Warned
+from covct.quality import Finding, ValidFor
 from covct.terms import HU_BANDS, SEVERITY_SCALE
 from covct.volume import Scan, voxel_volume_mm3
 
@@ -35,7 +38,7 @@ def build_report(
     burden: dict[str, RegionBurden],
     lesions: tuple[int, list[Lesion]],
     valid_for: ValidFor,
-    warnings: list[Warned],
+    findings: list[Finding],
     networks: Networks,
     work_key: str,
 ) -> dict[str, Any]:
@@ -60,10 +63,11 @@ def build_report(
             "study_instance_uid": series.study_uid or None,
             "series_instance_uid": series.series_uid or None,
             "frame_of_reference_uid": volume.frame_of_reference_uid,
-            "instances": len(series.instances) or 1,
+            "instances": len(series.sop_instance_uids) or 1,
             "path": series.path.label if series.path else None,
             "transfer_syntaxes": list(scan.transfer_syntaxes),
             "lossy": any(i.lossy for i in series.instances),
+            "filled": filled(scan.headers),
         },
         "selection": {
             "reasons": list(choice.reasons),
@@ -74,7 +78,7 @@ def build_report(
         },
         "geometry": _geometry(scan),
         "valid_for": asdict(valid_for),
-        "warnings": [asdict(warning) for warning in warnings],
+        "warnings": [{"slug": finding.slug, "message": finding.message} for finding in findings],
         "regions": {name: _region(region, valid_for) for name, region in burden.items()},
         "lesions": {
             "count": count,
@@ -107,7 +111,16 @@ def _geometry(scan: Scan) -> dict[str, Any]:
         "column_spacing_mm": spacing[2],
         "voxel_volume_mm3": round(voxel_volume_mm3(volume), 6),
         "patient_orientation": orientation,
+        "gantry_tilt_degrees": round(_tilt_degrees(scan), 2),
     }
+
+
+def _tilt_degrees(scan: Scan) -> float:
+    """Angle between the way from slice to slice and the slices' normal."""
+    if scan.tilted_affine is None:
+        return 0.0
+    step, normal = scan.tilted_affine[:3, 0], scan.volume.affine[:3, 0]
+    return float(np.degrees(np.arccos(np.linalg.norm(normal) / np.linalg.norm(step))))
 
 
 def _region(region: RegionBurden, valid_for: ValidFor) -> dict[str, Any]:

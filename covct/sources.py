@@ -56,6 +56,8 @@ def walk(sources: Iterable[Path], problems: list[Problem], avoid: Path | None = 
         An output tree that may lie inside a source; it is not entered.
     """
     for source in sources:
+        if source.name.upper() == "DICOMDIR":  # the index of a medium means the medium
+            source = source.parent
         if source.is_dir():
             for path in _files_below(source, problems, avoid):
                 yield from _with_members(path, problems)

@@ -26,7 +26,7 @@ def _weights(result: Result) -> dict[str, str]:
 def write_nifti_masks(result: Result, folder: Path, outputs: Outputs) -> None:
     """Two masks in the source's own grid and axis order: lungs (1 right, 2 left) and infection (1)."""
     for name, mask in (("lungs", result.masks.lungs), ("infection", result.masks.infection.astype("uint8"))):
-        write_nifti(result.scan.to_source(mask), folder / f"{name}.nii.gz")
+        write_nifti(result.scan.to_source(mask), folder / f"{name}.nii.gz", result.scan.affine)
 
 
 def write_png(result: Result, folder: Path, outputs: Outputs) -> None:

@@ -72,6 +72,7 @@ _REPORT: dict[str, Any] = {
         "path": None,
         "transfer_syntaxes": ["1.2.840.10008.1.2.1"],
         "lossy": False,
+        "filled": [],
     },
     "selection": {
         "reasons": ["122 slices", "3 mm thick"],
@@ -92,6 +93,7 @@ _REPORT: dict[str, Any] = {
         "column_spacing_mm": 0.9765625,
         "voxel_volume_mm3": 2.86102294921875,
         "patient_orientation": "FPL",
+        "gantry_tilt_degrees": 0.0,
     },
     "valid_for": {"volume": True, "percent": True, "hu_bands": True},
     "warnings": [{"slug": "thick-slices", "message": "slices are 3 mm thick; small lesions may be missed"}],

@@ -66,7 +66,7 @@ def test_lesions_largest_first_with_side_and_centroid_in_lps():
     infection[4, 4, 7] = True  # 1 voxel, left
     affine = np.array([[0, 0, 2.0, -10], [0, 2.0, 0, -20], [-5.0, 0, 0, 100], [0, 0, 0, 1]])
     geometry = hd.Volume(infection.astype(np.uint8), affine, "PATIENT")
-    count, [first, second] = find_lesions(infection, lungs, geometry)
+    count, [first, second] = find_lesions(infection, lungs, geometry.affine)
     assert count == 2
     assert (first.side, second.side) == ("right_lung", "left_lung")
     assert first.volume_ml == pytest.approx(8 * 0.02)
@@ -77,7 +77,7 @@ def test_only_ten_lesions_are_listed_but_all_are_counted():
     lungs = np.ones((3, 30, 30), np.uint8)
     infection = np.zeros(lungs.shape, bool)
     infection[1, ::5, ::5] = True
-    count, listed = find_lesions(infection, lungs, hd.Volume(lungs, np.eye(4), "PATIENT"))
+    count, listed = find_lesions(infection, lungs, np.eye(4))
     assert (count, len(listed)) == (36, 10)
 
 

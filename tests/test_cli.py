@@ -142,17 +142,18 @@ def test_version():
     assert result.stdout.startswith(f"covct {covct.__version__}")
 
 
-def slugs(kind: str) -> set[str]:
-    code = "".join(path.read_text() for path in (ROOT / "covct").glob("*.py"))
-    return set(re.findall(rf'{kind}\(\s*"([a-z0-9-]+)"', code))
+def test_readme_lists_every_line_of_the_gate_with_its_numbers():
+    from covct.quality import GATE
 
-
-def test_readme_lists_every_reason():
-    table = README.split("## Why a series was rejected")[1].split("## In a container")[0]
-    listed = set(re.findall(r"^\| `([a-z0-9-]+)`", table, re.M))
-    assert listed == slugs("SeriesError")
-    warned = set(re.findall(r"`([a-z0-9-]+)`", table.split("Warnings in the report:")[1]))
-    assert warned == slugs("Warned")
+    table = README.split("## The input gate")[1].split("## In a container")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| `")]
+    assert rows == [
+        [f"`{slug}`", rule.about, rule.refused or "–", rule.warned or "–", rule.why] for slug, rule in GATE.items()
+    ]
+    code = "".join(path.read_text() for path in (ROOT / "covct").rglob("*.py"))
+    assert set(re.findall(r'(?:SeriesError|Finding|_refused)\(\s*"([a-z0-9-]+)"', code)) <= set(GATE)
+    for slug in GATE:
+        assert code.count(f'"{slug}"') > 1, f"nothing ever says {slug}"
 
 
 def test_readme_lists_every_exit_code():

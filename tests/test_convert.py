@@ -6,7 +6,6 @@ import resource
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -15,15 +14,16 @@ import pydicom
 import pytest
 import SimpleITK
 from conftest import SMALL, read_json
+from highdicom.legacy import LegacyConvertedEnhancedCTImage
 from test_cli import ROOT, invoke, run
 from test_discover import change
 from test_nifti import save
+from test_quality import tilt
 from test_seg import tool
 
 from covct import RESEARCH_USE, batch, convert
 from covct.convert import Conversion
 from covct.dicom.ct_series import Storage, storage_for, write_ct_series
-from covct.dicom.load import load_dicom
 from covct.discover import discover
 from covct.errors import OutputNotWritable, UsageError
 from covct.nifti import read_nifti, write_nifti
@@ -207,7 +207,8 @@ def test_a_nifti_study_gets_a_seg_and_the_same_figures(phantom, weights, network
     assert reports[0]["regions"] == reports[1]["regions"]
     assert reports[0]["lesions"] == reports[1]["lesions"]
     assert reports[0]["regions"]["lungs"]["infection_ml"] > 0
-    assert reports[1]["warnings"] == []
+    told = [{warning["slug"] for warning in report["warnings"]} for report in reports]
+    assert "no-seg" in told[0] - told[1]
     seg = pydicom.dcmread(path.parent / "segmentation.seg.dcm")
     assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == derived.name
     verdict = subprocess.run(
@@ -229,18 +230,28 @@ SHEARED = np.array(
 )  # each slice shifted along the columns
 
 
-def test_tilted_scan_has_a_sheared_sform_and_no_qform(series_folder, tmp_path, monkeypatch):
-    scan = load_dicom(discover([series_folder]).series[0])
-    sheared = scan.volume.affine.copy()
-    sheared[1, 0] += 2.5
-    monkeypatch.setattr(convert, "load_dicom", lambda series: replace(scan, tilted_affine=sheared))
+def test_tilted_scan_has_a_sheared_sform_and_no_qform(series_folder, tmp_path):
+    """ITK has no shear, so each slice's own header is the yardstick."""
+    tilt(series_folder, 14)
     image = nibabel.load(one(series_folder, tmp_path / "out"))
     assert (image.header["qform_code"], image.header["sform_code"]) == (0, 1)
     np.testing.assert_allclose(image.header.get_zooms(), nibabel.affines.voxel_sizes(image.affine), atol=1e-5)
-    for slice_, row, column in ((0, 0, 0), (7, 20, 90), (29, 127, 3)):
-        x, y, z, _ = sheared @ [slice_, row, column, 1]
-        np.testing.assert_allclose(image.affine @ [column, row, slice_, 1], [-x, -y, z, 1], atol=1e-3)
-        assert image.dataobj[column, row, slice_] == scan.volume.array[slice_, row, column]
+    for path in sorted(series_folder.iterdir())[::7]:
+        header = pydicom.dcmread(path)
+        for row, column in ((0, 0), (20, 90), (127, 3)):
+            x, y, z = header.ImagePositionPatient + np.array([3.0 * column, 3.0 * row, 0])
+            value = nifti_at(image.get_filename(), np.array([[x, y, z]]))
+            assert value == header.pixel_array[row, column] - 1024.0
+
+
+def test_multi_frame_instance_gives_the_nifti_of_its_single_frames(series_folder, tmp_path):
+    frames = [pydicom.dcmread(path) for path in series_folder.iterdir()]
+    whole = LegacyConvertedEnhancedCTImage(frames, "1.2.3", 1, "1.2.3.1", 1)
+    (tmp_path / "multi").mkdir()
+    whole.save_as(tmp_path / "multi" / "a.dcm")
+    first, second = (nibabel.load(one(f, tmp_path / "out")) for f in (series_folder, tmp_path / "multi"))
+    np.testing.assert_allclose(first.affine, second.affine, atol=1e-4)
+    np.testing.assert_array_equal(np.asarray(first.dataobj), np.asarray(second.dataobj))
 
 
 def test_slices_of_a_sheared_volume_are_written_where_they_lie(tmp_path):
@@ -285,7 +296,7 @@ def test_fractions_are_rounded_as_finely_as_16_bits_allow_and_it_is_said(high, e
     events = []
     convert.convert(Conversion((tmp_path / "a.nii",), tmp_path / "out"), events.append)
     [event] = [e for e in events if e["event"] == "converted"]
-    assert [w["slug"] for w in event["warnings"]] == ["rounded"]
+    assert [f["slug"] for f in event["findings"]] == ["rounded"]
     [folder] = (tmp_path / "out").glob("1*/*")
     points, read = read_by_itk(folder)
     assert np.abs(nifti_at(tmp_path / "a.nii", points) - read).max() <= error + 1e-4
@@ -300,8 +311,8 @@ def test_beyond_16_bits_is_clipped_and_it_is_said(tmp_path):
     events = []
     convert.convert(Conversion((tmp_path / "a.nii",), tmp_path / "out"), events.append)
     [event] = [e for e in events if e["event"] == "converted"]
-    assert [w["slug"] for w in event["warnings"]] == ["clipped"]
-    assert event["warnings"][0]["message"].startswith("2 voxels")
+    assert [f["slug"] for f in event["findings"]] == ["clipped"]
+    assert event["findings"][0]["message"].startswith("2 voxels")
     points, read = read_by_itk(next((tmp_path / "out").glob("1*/*")))
     np.testing.assert_array_equal(read, np.clip(nifti_at(tmp_path / "a.nii", points), -32768, 32767))
 
@@ -440,7 +451,10 @@ def test_output_that_is_the_source_or_a_scan_is_refused(series_folder, weights, 
 
 
 def test_exit_codes_and_strict(series_folder, tmp_path):
-    assert invoke("convert", series_folder, "--out", tmp_path / "a", "--strict").exit_code == 0
+    strict = invoke("convert", series_folder, "--out", tmp_path / "a", "--strict")
+    assert strict.exit_code == 3
+    assert "thick-slices" in strict.stderr, "a warning refuses"
+    assert files_of(tmp_path / "a") == []
     sorted(series_folder.iterdir())[10].unlink()
     result = invoke("convert", series_folder, "--out", tmp_path / "b")
     assert result.exit_code == 0

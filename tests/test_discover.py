@@ -7,7 +7,8 @@ import zipfile
 import pydicom
 import pytest
 
-from covct.discover import choose, discover, is_lung_kernel
+from covct.choice import choose, is_lung_kernel
+from covct.discover import discover
 from covct.quality import check_headers
 
 
@@ -42,7 +43,7 @@ def test_every_file_twice_is_one_series_with_a_note(series_folder, tmp_path):
     shutil.copytree(series_folder, tmp_path / "again")
     [series] = discover([series_folder, tmp_path / "again"]).series
     assert len(series.instances) == 30
-    assert series.duplicates == 30
+    assert len(series.twins) == 30
 
 
 def test_two_acquisitions_in_one_series_are_two_candidates(series_folder, tmp_path):
@@ -135,7 +136,7 @@ def test_output_tree_inside_the_source_is_not_entered(series_folder):
     out = series_folder / "out"
     shutil.copytree(series_folder, out, ignore=shutil.ignore_patterns("out"))
     [series] = discover([series_folder], avoid=out).series
-    assert series.duplicates == 0
+    assert not series.twins
 
 
 @pytest.mark.parametrize("kernel", ["LUNG", "B60f", "Br59", "FC51", "L", "BL57"])

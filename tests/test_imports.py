@@ -15,8 +15,10 @@ PACKAGE = Path(covct.__file__).parent
 RANKS = [
     {"errors", "terms", "outputs", "__init__", "dicom.__init__"},
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.pixels"},
+    {"dicom.header"},
+    {"split"},
     {"discover", "networks", "postprocess", "overlay", "results", "augment", "dicom.seg", "dicom.ct_series"},
-    {"quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load"},
+    {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load"},
     {"report", "dataset", "segment", "phantom_dicom", "summary", "convert"},
     {"pipeline", "train"},
     {"writers"},

@@ -1,10 +1,14 @@
 """Left is the patient's left, in every file, however the patient lay."""
 
+import subprocess
+
 import nibabel
 import numpy as np
 import pydicom
 import pytest
 from conftest import SMALL, read_json
+from cuts import Cut, label_at, points_in_seg, tilted, turned, write_cut
+from test_seg import tool
 
 from covct import batch
 from covct.dicom.load import load_dicom
@@ -78,3 +82,96 @@ def test_rows_longer_than_columns(weights, networks, tmp_path):
     report = read_json(path)
     assert report["geometry"]["row_spacing_mm"] == pytest.approx(3.4)
     assert report["geometry"]["column_spacing_mm"] == pytest.approx(2.8)
+
+
+CUTS = {
+    "axial": Cut(),
+    "column negated": Cut(column=(0, -1, 0)),
+    "row negated, head to feet": Cut(row=(-1, 0, 0), step=(0, 0, -1)),
+    "oblique 5 degrees": turned("x", 5),
+    "oblique 20 degrees sideways": turned("y", 20),
+    "oblique 20 degrees turned on the table": turned("z", 20),
+    "coronal": Cut(column=(0, 0, -1), step=(0, 1, 0)),
+    "sagittal": Cut(row=(0, 1, 0), column=(0, 0, -1), step=(1, 0, 0)),
+    "gantry tilt 15 degrees": tilted(15),
+    "gantry tilt 30 degrees": tilted(30),
+    "gantry tilt back 20 degrees": tilted(-20),
+}
+
+
+@pytest.fixture(scope="module")
+def fine_phantom():
+    return make_phantom(slices=60, rows=128, columns=128, slice_spacing_mm=None, pixel_spacing_mm=(3.0, 3.0), seed=1)
+
+
+def segment_cut(cut, phantom, networks, weights, folder):
+    write_cut(phantom, folder / "in", cut, pixel_mm=3.0, step_mm=4.0)
+    order = batch.Order((folder / "in",), folder / "out", weights, outputs=Outputs(("seg", "nifti")))
+    events = []
+    assert batch.scan(order, lambda: networks, events.append)["done"] == 1, events
+    [path] = (folder / "out").glob("*/*/report.json")
+    return path.parent, read_json(path)
+
+
+STRAIGHT_ML: dict[str, float] = {}
+
+
+@pytest.fixture
+def straight_ml(fine_phantom, networks, weights, tmp_path):
+    """Lung volumes that covct measures in plain axial slices of the same phantom."""
+    if not STRAIGHT_ML:
+        _, report = segment_cut(Cut(), fine_phantom, networks, weights, tmp_path / "straight")
+        STRAIGHT_ML.update({name: report["regions"][name]["volume_ml"] for name in ("right_lung", "left_lung")})
+    return STRAIGHT_ML
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_any_cut_marks_the_same_points_in_the_patient(name, fine_phantom, straight_ml, weights, networks, tmp_path):
+    """The patient stays, the planes differ: what the SEG calls right lung must be the phantom's right lung."""
+    folder, report = segment_cut(CUTS[name], fine_phantom, networks, weights, tmp_path)
+    seg = folder / "segmentation.seg.dcm"
+    nifti = nibabel.load(folder / "lungs.nii.gz")
+    for segment, region in ((1, "right_lung"), (2, "left_lung")):
+        points = points_in_seg(seg, segment)
+        labels = label_at(fine_phantom, points)
+        assert np.mean(labels == segment) > 0.97, "the lung is called on its own side"
+        assert np.mean(labels == 3 - segment) < 0.005, "and not on the other"
+        assert report["regions"][region]["volume_ml"] == pytest.approx(straight_ml[region], rel=0.01)
+        index = np.argwhere(np.asarray(nifti.dataobj) == segment)
+        ras = nibabel.affines.apply_affine(nifti.affine, index)
+        assert_same_points(ras * [-1, -1, 1], points)
+        if "tilt" not in name:  # an ITK image has no shear: dcmqi cannot hold tilted slices
+            assert_same_points(points_by_dcmqi(seg, segment, tmp_path), points)
+    referenced_slices_hold_the_marked_points(seg, tmp_path / "in")
+    verdict = subprocess.run([tool("dciodvfy"), "-new", seg], capture_output=True, text=True, check=False)
+    assert verdict.returncode == 0, verdict.stderr
+
+
+def assert_same_points(one, other):
+    """Two sets of points (N, 3) LPS mm are the same but for their order and rounding."""
+
+    def ordered(points):
+        return points[np.lexsort(np.round(points, 1).T)]
+
+    assert one.shape == other.shape
+    np.testing.assert_allclose(ordered(one), ordered(other), atol=0.06)
+
+
+def points_by_dcmqi(seg, segment, folder):
+    subprocess.run(
+        [tool("segimage2itkimage"), "--inputDICOM", seg, "--outputDirectory", folder, "-p", "q", "-t", "nifti"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    image = nibabel.load(folder / f"q-{segment}.nii.gz")
+    return nibabel.affines.apply_affine(image.affine, np.argwhere(np.asarray(image.dataobj) > 0)) * [-1, -1, 1]
+
+
+def referenced_slices_hold_the_marked_points(seg_path, source):
+    """Each frame lies where the slice that it refers to lies."""
+    places = {}
+    for path in source.iterdir():
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        places[header.SOPInstanceUID] = np.array(header.ImagePositionPatient, float)
+    for frame in pydicom.dcmread(seg_path).PerFrameFunctionalGroupsSequence:
+        uid = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        np.testing.assert_allclose(frame.PlanePositionSequence[0].ImagePositionPatient, places[uid], atol=1e-4)

@@ -1,5 +1,7 @@
 """The input gate, named after the situations it meets."""
 
+import shutil
+
 import numpy as np
 import pydicom
 import pytest
@@ -7,7 +9,7 @@ from test_discover import change
 
 from covct.discover import discover
 from covct.errors import SeriesError
-from covct.quality import ValidFor, check_headers, check_hounsfield, coverage, header_warnings
+from covct.quality import ValidFor, check_headers, check_hounsfield, check_region, coverage, header_warnings
 
 
 def verdict(folder) -> SeriesError:
@@ -17,10 +19,16 @@ def verdict(folder) -> SeriesError:
     return caught.value
 
 
+def slugs(findings) -> list[str]:
+    return [finding.slug for finding in findings]
+
+
 def test_a_whole_series_passes_without_a_warning(series_folder):
     [series] = discover([series_folder]).series
     check_headers(series)
-    assert header_warnings(series) == (ValidFor(), [])
+    valid, found = header_warnings(series)
+    assert valid == ValidFor()
+    assert slugs(found) == ["thick-slices"], "the coarse phantom's slices lie 10 mm apart"
 
 
 def test_two_slices_missing_mid_stack_are_named_in_mm(series_folder):
@@ -34,16 +42,31 @@ def test_two_slices_missing_mid_stack_are_named_in_mm(series_folder):
     assert f"between {positions[0]:.1f} and {positions[3]:.1f} mm" in error.message
 
 
-def test_gantry_tilt_is_named_in_degrees(series_folder):
-    def sheared(index):
-        dataset = pydicom.dcmread(sorted(series_folder.iterdir())[index])
-        x, y, z = dataset.ImagePositionPatient
-        return [float(x), round(float(y) + 0.2679 * float(z), 4), float(z)]  # tan 15 degrees
+def tilt(folder, degrees):
+    """Move each slice sideways as a tilted gantry does."""
 
-    change(series_folder, ImagePositionPatient=sheared)
+    def sheared(index):
+        dataset = pydicom.dcmread(sorted(folder.iterdir())[index])
+        x, y, z = dataset.ImagePositionPatient
+        return [float(x), round(float(y) + np.tan(np.radians(degrees)) * float(z), 4), float(z)]
+
+    change(folder, ImagePositionPatient=sheared)
+
+
+def test_gantry_tilt_is_named_in_degrees(series_folder):
+    tilt(series_folder, 15)
+    [series] = discover([series_folder]).series
+    check_headers(series)
+    [thick, warned] = header_warnings(series)[1]
+    assert warned.slug == "gantry-tilt"
+    assert "15.0°" in warned.message
+
+
+def test_more_shear_than_any_gantry_tilts_is_refused(series_folder):
+    tilt(series_folder, 33)
     error = verdict(series_folder)
     assert error.slug == "gantry-tilt"
-    assert "15.0°" in error.message
+    assert "33.0°" in error.message
 
 
 def test_uneven_spacing_is_refused_beyond_ten_percent(series_folder):
@@ -63,7 +86,7 @@ def test_little_jitter_is_a_warning(series_folder):
     change(series_folder, ImagePositionPatient=lambda i: [0.0, 0.0, round(z[i] + 0.02 * step * (i % 2), 4)])
     [series] = discover([series_folder]).series
     check_headers(series)
-    assert [warning.slug for warning in header_warnings(series)[1]] == ["uneven-spacing"]
+    assert slugs(header_warnings(series)[1]) == ["uneven-spacing", "thick-slices"]
 
 
 def test_same_position_with_another_uid(series_folder):
@@ -80,8 +103,8 @@ def test_same_position_with_another_uid(series_folder):
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer"),
         ({"ImageType": ["DERIVED", "SECONDARY", "MIP"]}, "derived"),
         ({"ImageType": ["DERIVED", "PRIMARY", "MPR"]}, "derived"),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"}, "enhanced-multiframe"),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "not-ct"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}, "not-ct"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "derived"),
         ({"SeriesInstanceUID": ""}, "no-identifiers"),
         ({"ImagePositionPatient": None}, "no-geometry"),
         ({"PixelSpacing": [0, 0]}, "no-geometry"),
@@ -115,30 +138,48 @@ def test_grey_values_that_are_no_hounsfield_units(low, high, word):
     assert caught.value.slug == "not-hounsfield"
 
 
-def test_a_head_has_no_lungs():
+def lungs_of(*areas, side=40):
+    """(slices, 40, 40) labels with so many lung voxels a slice, away from the edge."""
+    out = np.zeros((len(areas), side * side), np.uint8)
+    for one, area in zip(out, areas, strict=True):
+        one[:area] = 1
+    return np.pad(out.reshape(-1, side, side), ((0, 0), (1, 1), (1, 1)))
+
+
+SPACING = (5.0, 5.0, 5.0)
+
+
+@pytest.mark.parametrize(("other_part", "slug"), [(False, "no-lungs"), (True, "head-or-abdomen")])
+def test_a_head_has_no_lungs(other_part, slug):
     with pytest.raises(SeriesError) as caught:
-        coverage(np.zeros(40, int), 0.0, 160.0)
-    assert caught.value.slug == "no-lungs"
+        coverage(lungs_of(*[0] * 40), SPACING, other_part)
+    assert caught.value.slug == slug
 
 
 def test_lungs_cut_in_half_have_no_volume_and_no_percentage():
-    valid, [warning] = coverage(np.array([0] * 10 + [900] * 10), 2000.0, 100.0)
+    valid, [warning] = coverage(lungs_of(*[0] * 10, *[900] * 10), SPACING)
     assert (valid.volume, valid.percent, valid.hu_bands) == (False, False, True)
     assert warning.slug == "partial-lungs"
     assert "last slice" in warning.message
 
 
 def test_a_missing_tip_is_only_a_warning():
-    areas = np.array([30, 400, *[900] * 15, 400, 0])
-    valid, [warning] = coverage(areas, 4000.0, 300.0)
+    valid, [warning] = coverage(lungs_of(30, 400, *[900] * 15, 400, 0), SPACING)
     assert valid.volume
     assert warning.slug == "partial-lungs"
 
 
-def test_one_slice_speaks_for_itself_only():
-    valid, [warning] = coverage(np.array([900]), 50.0, 2.5)
+def test_a_field_of_view_that_cuts_the_lungs(series_folder):
+    valid, [warning] = coverage(lungs_of(0, *[900] * 15, 0)[:, 1:], SPACING)
     assert not valid.percent
-    assert warning.slug == "few-slices"
+    assert warning.slug == "partial-lungs"
+    assert "15 slices" in warning.message
+
+
+def test_one_slice_speaks_for_itself_only():
+    valid, [warning] = coverage(lungs_of(900), SPACING)
+    assert not valid.percent
+    assert warning.slug == "too-few-slices"
 
 
 def test_without_rescale_figures_by_hu_are_withheld(series_folder):
@@ -147,6 +188,93 @@ def test_without_rescale_figures_by_hu_are_withheld(series_folder):
         del dataset.RescaleSlope
         dataset.save_as(path)
     [series] = discover([series_folder]).series
-    valid, [warning] = header_warnings(series)
-    assert warning.slug == "no-rescale"
+    valid, found = header_warnings(series)
+    assert slugs(found) == ["thick-slices", "no-rescale"]
     assert not valid.hu_bands
+
+
+def test_lossy_compression_withholds_figures_by_hu_and_is_refused_beyond_15_to_1(series_folder):
+    change(series_folder, LossyImageCompression="01", LossyImageCompressionRatio=8)
+    [series] = discover([series_folder]).series
+    check_headers(series)
+    valid, found = header_warnings(series)
+    assert "lossy" in slugs(found)
+    assert not valid.hu_bands
+    change(series_folder, LossyImageCompressionRatio=[8, 20])
+    assert verdict(series_folder).slug == "lossy"
+
+
+def test_strict_makes_a_warning_a_refusal(series_folder):
+    tilt(series_folder, 10)
+    [series] = discover([series_folder]).series
+    with pytest.raises(SeriesError):
+        check_headers(series, strict=True)
+
+
+def test_slices_shifted_sideways(series_folder):
+    change(series_folder, ImagePositionPatient=lambda i: [2.0 * (i % 2), 0.0, -10.0 * i])
+    [series] = discover([series_folder]).series
+    check_headers(series)
+    assert "mixed-geometry" in slugs(header_warnings(series)[1])
+    change(series_folder, ImagePositionPatient=lambda i: [20.0 * (i % 2), 0.0, -10.0 * i])
+    assert verdict(series_folder).slug == "mixed-geometry"
+
+
+def test_fewer_slices_than_the_header_says_were_acquired(series_folder):
+    change(series_folder, ImagesInAcquisition=34)
+    [series] = discover([series_folder]).series
+    [_, warning] = header_warnings(series)[1]
+    assert warning.slug == "missing-slices"
+    assert "34 images were acquired, 30 are here" in warning.message
+
+
+def test_two_scans_that_nothing_tells_apart(series_folder):
+    change(series_folder, ImagePositionPatient=lambda i: [0.0, 0.0, 10.0 * (i // 2)], InstanceNumber=1)
+    assert verdict(series_folder).slug == "mixed-acquisitions"
+
+
+def test_slices_farther_apart_than_lesions_are_large(series_folder):
+    change(series_folder, ImagePositionPatient=lambda i: [0.0, 0.0, 25.0 * i])
+    assert verdict(series_folder).slug == "thick-slices"
+
+
+@pytest.mark.parametrize(
+    ("orientation", "slug"), [([1, 0, 0, 0, 0.766, 0.643], "oblique"), ([1, 0, 0, 0, 0, -1], "too-few-slices")]
+)
+def test_planes_that_axial_slices_cannot_be_made_of(series_folder, orientation, slug):
+    for path in sorted(series_folder.iterdir())[5:]:
+        path.unlink()
+    normal = np.cross(orientation[:3], orientation[3:])
+    change(
+        series_folder,
+        ImageOrientationPatient=orientation,
+        ImagePositionPatient=lambda i: [float(v) for v in 5 * i * normal],
+    )
+    assert verdict(series_folder).slug == slug
+
+
+def test_a_file_that_came_twice_and_says_two_things(series_folder, tmp_path):
+    from covct.dicom.load import load_dicom
+
+    second = tmp_path / "again"
+    shutil.copytree(series_folder, second)
+    [series] = discover([series_folder, second]).series
+    load_dicom(series)
+    path = sorted(second.iterdir())[7]
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = bytes(len(dataset.PixelData))
+    dataset.save_as(path)
+    with pytest.raises(SeriesError) as caught:
+        load_dicom(series)
+    assert caught.value.slug == "conflicting-files"
+    assert path.name in caught.value.message
+
+
+def test_a_head_is_told_by_header_and_air_before_the_networks_are_loaded():
+    head = np.full((20, 128, 128), -1000, np.int16)
+    head[:, 20:108, 20:108] = 40
+    with pytest.raises(SeriesError) as caught:
+        check_region(head, (5.0, 1.5, 1.5), other_part=True)
+    assert caught.value.slug == "head-or-abdomen"
+    head[:, 40:80, 40:80] = -850
+    check_region(head, (5.0, 1.5, 1.5), other_part=True)

@@ -95,7 +95,9 @@ def test_deidentified_series_without_type_2_attributes(series_folder, tmp_path, 
         [tool("dciodvfy"), "-new", folder / "segmentation.seg.dcm"], capture_output=True, text=True, check=False
     )
     assert verdict.returncode == 0, verdict.stderr
-    assert "no-frame-of-reference" in [w["slug"] for w in read_json(folder / "report.json")["warnings"]]
+    report = read_json(folder / "report.json")
+    assert "filled-headers" in [w["slug"] for w in report["warnings"]]
+    assert "FrameOfReferenceUID: missing, derived from the work key" in report["source"]["filled"]
 
 
 def test_noise_in_the_cosines_still_encodes(series_folder, tmp_path, weights, networks):

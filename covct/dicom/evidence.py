@@ -81,26 +81,59 @@ def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float)
 
     Nothing is invented that could be taken for the patient's: what is missing is empty; a missing frame of
     reference is derived from the work, a missing slice thickness (which the object must have) is the slice spacing.
+    `filled` says in words what was done.
     """
-    orientation = _snapped(headers[0].ImageOrientationPatient)
     out = []
     for header in headers:
-        filled = copy.copy(header)
+        good = copy.copy(header)
         for keyword in TYPE_2:
-            if keyword not in filled or not _encodes(keyword, filled.get(keyword)):
-                setattr(filled, keyword, "" if keyword != "PatientName" else None)
+            if keyword not in good or not _encodes(keyword, good.get(keyword)):
+                setattr(good, keyword, "" if keyword != "PatientName" else None)
         # Names are decoded by the source's character set on access, whatever it is, and written as UTF-8.
-        filled.PatientName = str(filled.PatientName or "") or None
-        filled.SpecificCharacterSet = "ISO_IR 192"
-        if not filled.get("SOPInstanceUID"):
-            filled.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID
-        if not filled.get("FrameOfReferenceUID"):
-            filled.FrameOfReferenceUID = generate_uid(entropy_srcs=[key, "frame-of-reference"])
-        if not filled.get("SliceThickness"):
-            filled.SliceThickness = float(round(spacing_mm, 6))
-        filled.ImageOrientationPatient = orientation
-        out.append(filled)
+        good.PatientName = str(good.PatientName or "") or None
+        good.SpecificCharacterSet = "ISO_IR 192"
+        if not good.get("SOPInstanceUID"):
+            good.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID
+        if not good.get("FrameOfReferenceUID"):
+            good.FrameOfReferenceUID = generate_uid(entropy_srcs=[key, "frame-of-reference"])
+        if good.get("PerFrameFunctionalGroupsSequence"):
+            _complete_groups(good, spacing_mm)
+        else:
+            if not good.get("SliceThickness"):
+                good.SliceThickness = float(round(spacing_mm, 6))
+            good.ImageOrientationPatient = _snapped(headers[0].ImageOrientationPatient)
+        out.append(good)
     return out
+
+
+def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:
+    """What `encodable` has to fill or snap, a phrase an attribute; for the report. Never a value of the patient's."""
+    found = set()
+    for header in headers:
+        for keyword in TYPE_2:
+            if keyword not in header:
+                found.add(f"{keyword}: missing, left empty")
+            elif not _encodes(keyword, header.get(keyword)):
+                found.add(f"{keyword}: not valid, left empty")
+        if not header.get("FrameOfReferenceUID"):
+            found.add("FrameOfReferenceUID: missing, derived from the work key")
+        if not header.get("PerFrameFunctionalGroupsSequence"):
+            if not header.get("SliceThickness"):
+                found.add("SliceThickness: missing, the slice spacing was taken")
+            cosines = header.get("ImageOrientationPatient")
+            if cosines and np.abs(np.array(cosines, float) - _snapped(headers[0].ImageOrientationPatient)).max() > 0:
+                found.add("ImageOrientationPatient: snapped to perpendicular unit vectors")
+    return sorted(found)
+
+
+def _complete_groups(header: pydicom.Dataset, spacing_mm: float) -> None:
+    """Fill a slice thickness and snap orientations in the functional groups of a multi-frame header of ours."""
+    for groups in [*header.get("SharedFunctionalGroupsSequence", []), *header.PerFrameFunctionalGroupsSequence]:
+        for measures in groups.get("PixelMeasuresSequence", []):
+            if not measures.get("SliceThickness"):
+                measures.SliceThickness = float(round(spacing_mm, 6))
+        for plane in groups.get("PlaneOrientationSequence", []):
+            plane.ImageOrientationPatient = _snapped(plane.ImageOrientationPatient)
 
 
 PATTERNS = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from io import BytesIO
 
 import highdicom as hd
@@ -9,10 +11,12 @@ import numpy as np
 import pydicom
 from pydicom.uid import UID
 
+from covct.dicom.header import Instance, read_header
 from covct.dicom.pixels import hounsfield
 from covct.discover import Series
 from covct.errors import SeriesError
-from covct.sources import read_all
+from covct.quality import TILT_WARNED_DEGREES, tilt_degrees
+from covct.sources import SourceFile, read_all
 from covct.volume import Scan
 
 
@@ -23,53 +27,126 @@ def load_dicom(series: Series) -> Scan:
     ------
     SeriesError
         `unreadable`, naming the file that is truncated or cannot be decoded: a slice is never silently dropped.
+        `conflicting-files`, where a file that came twice says two different things.
     """
-    orientation = np.array(series.instances[0].orientation)
-    row, column = orientation[:3], orientation[3:]
+    row, column = np.array(series.instances[0].orientation).reshape(2, 3)
     normal = np.cross(row, column)
-    ordered = sorted(series.instances, key=lambda i: (float(np.array(i.position) @ normal), i.sop_instance_uid))
-    array: np.ndarray | None = None
-    headers: list[pydicom.Dataset] = []
-    for index, (file, contents) in enumerate(read_all(i.file for i in ordered)):
-        try:
-            dataset = pydicom.dcmread(BytesIO(contents), force=True)
-            hu = hounsfield(dataset)
-        except Exception as error:  # decoders raise all kinds of errors on damaged pixels
-            raise SeriesError(
-                "unreadable", f"{file.name} cannot be decoded ({_first_line(error)}); wanted a whole slice"
-            ) from error
-        uid = dataset.get("SOPInstanceUID") or dataset.file_meta.MediaStorageSOPInstanceUID
-        if uid != ordered[index].sop_instance_uid:
-            raise SeriesError("unreadable", f"{file.name} changed while it was read")
-        if array is None:
-            array = np.empty((len(ordered), *hu.shape), np.int16)
-        if hu.shape != array.shape[1:]:
-            raise SeriesError("unreadable", f"{file.name} has {hu.shape} pixels, its header said {array.shape[1:]}")
-        if hu.dtype != array.dtype and array.dtype != np.float32:
-            array = array.astype(np.float32)
-        array[index] = hu
-        del dataset.PixelData
-        headers.append(dataset)
-    assert array is not None
+    ordered = sorted(
+        series.instances, key=lambda i: (float(np.array(i.position) @ normal), i.sop_instance_uid, i.frame)
+    )
+    array, headers, digests = _read_slices(ordered, keep_digests=bool(series.twins))
+    _check_twins(series, ordered, array, digests)
     spacing, origin = ordered[0].pixel_spacing, ordered[0].position
     assert spacing and origin  # the gate has seen to it
     affine = np.eye(4)
-    affine[:3, 0] = _slice_vector(ordered, normal)
+    affine[:3, 0] = step = _step(ordered, normal)
     affine[:3, 1] = column * spacing[0]  # moving down the rows follows the column cosines
     affine[:3, 2] = row * spacing[1]
     affine[:3, 3] = origin
-    volume = hd.Volume(array, affine, "PATIENT", frame_of_reference_uid=ordered[0].frame_of_reference_uid)
-    syntaxes = sorted({UID(i.transfer_syntax_uid).name for i in ordered if i.transfer_syntax_uid})
-    return Scan(volume, tuple(headers), tuple(syntaxes))
+    tilted = len(ordered) > 1 and tilt_degrees(series) > TILT_WARNED_DEGREES
+    straight = affine.copy()
+    straight[:3, 0] = normal * float(step @ normal)
+    volume = hd.Volume(array, straight, "PATIENT", frame_of_reference_uid=ordered[0].frame_of_reference_uid)
+    return Scan(
+        volume,
+        headers,
+        transfer_syntaxes=tuple(sorted({UID(i.transfer_syntax_uid).name for i in ordered if i.transfer_syntax_uid})),
+        frames=tuple(i.frame for i in ordered if i.frame),
+        tilted_affine=affine if tilted else None,
+    )
 
 
-def _slice_vector(ordered, normal: np.ndarray) -> np.ndarray:
-    """From one slice to the next. Along the normal exactly: the gate has bounded the tilt."""
+def _read_slices(
+    ordered: list[Instance], keep_digests: bool
+) -> tuple[np.ndarray, tuple[pydicom.Dataset, ...], dict[str, bytes]]:
+    """(slices, rows, columns) HU; headers without pixels; and a digest of each file by SOP Instance UID."""
+    array: np.ndarray | None = None
+    headers: list[pydicom.Dataset] = []
+    digests: dict[str, bytes] = {}
+    for index, (instance, dataset, contents) in enumerate(_datasets(ordered)):
+        try:
+            hu = hounsfield(dataset, instance.frame, instance.rescale if instance.frame else None)
+        except Exception as error:  # decoders raise all kinds of errors on damaged pixels
+            raise _unreadable(instance.file, error) from error
+        if array is None:
+            array = np.empty((len(ordered), *hu.shape), np.int16)
+        if hu.shape != array.shape[1:] or hu.shape != instance.shape:
+            raise SeriesError(
+                "unreadable", f"{instance.file.name} has {hu.shape} pixels, its header said {instance.shape}"
+            )
+        if hu.dtype != array.dtype and array.dtype != np.float32:
+            array = array.astype(np.float32)
+        array[index] = hu
+        if not headers or not instance.frame:
+            headers.append(dataset)
+        if keep_digests:
+            digests[instance.sop_instance_uid] = hashlib.sha256(contents).digest()
+        if not instance.frame:
+            del dataset.PixelData
+    assert array is not None
+    for header in headers:
+        header.pop("PixelData", None)
+    return array, tuple(headers), digests
+
+
+def _datasets(ordered: list[Instance]) -> Iterator[tuple[Instance, pydicom.Dataset, bytes]]:
+    """Each slice with its data set; a multi-frame file is read once for all its frames."""
+    if ordered[0].frame:
+        [(file, contents)] = read_all([ordered[0].file])
+        dataset = _dataset(file, contents, ordered[0])
+        for instance in ordered:
+            yield instance, dataset, contents
+        return
+    for instance, (file, contents) in zip(ordered, read_all(i.file for i in ordered), strict=True):
+        yield instance, _dataset(file, contents, instance), contents
+
+
+def _dataset(file: SourceFile, contents: bytes, instance: Instance) -> pydicom.Dataset:
+    try:
+        dataset = pydicom.dcmread(BytesIO(contents), force=True)
+        uid = dataset.get("SOPInstanceUID") or dataset.file_meta.MediaStorageSOPInstanceUID
+    except Exception as error:
+        raise _unreadable(file, error) from error
+    if uid != instance.sop_instance_uid:
+        raise SeriesError("unreadable", f"{file.name} changed while it was read")
+    return dataset
+
+
+def _check_twins(series: Series, ordered: list[Instance], array: np.ndarray, digests: dict[str, bytes]) -> None:
+    """Files that came twice must say the same: the bytes, or at least pixels and place (one may be compressed)."""
+    index_of = {(i.sop_instance_uid, i.frame): index for index, i in enumerate(ordered)}
+    for file, contents in read_all(series.twins):
+        header = read_header(file)
+        if not header or digests.get(header.instances[0].sop_instance_uid) == hashlib.sha256(contents).digest():
+            continue
+        for instance in header.instances:
+            index = index_of.get((instance.sop_instance_uid, instance.frame))
+            if index is None:
+                continue  # of another scan of the series
+            dataset = _dataset(file, contents, instance)
+            try:
+                hu = hounsfield(dataset, instance.frame, instance.rescale if instance.frame else None)
+            except Exception as error:
+                raise _unreadable(file, error) from error
+            if not np.array_equal(hu, array[index]) or _place(instance) != _place(ordered[index]):
+                raise SeriesError(
+                    "conflicting-files",
+                    f"{file.name} and {ordered[index].file.name} have one SOP Instance UID and hold different slices",
+                )
+
+
+def _place(instance: Instance):
+    return instance.position, instance.orientation, instance.pixel_spacing
+
+
+def _step(ordered: list[Instance], normal: np.ndarray) -> np.ndarray:
+    """From one slice to the next, LPS mm."""
     if len(ordered) == 1:
         return normal * (ordered[0].thickness or 1.0)
     first, last = np.array(ordered[0].position), np.array(ordered[-1].position)
-    return normal * float((last - first) @ normal) / (len(ordered) - 1)
+    return (last - first) / (len(ordered) - 1)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def _unreadable(file: SourceFile, error: Exception) -> SeriesError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return SeriesError("unreadable", f"{file.name} cannot be decoded ({reason}); wanted a whole slice")

@@ -1,0 +1,261 @@
+"""One DICOM file's header to the slices it holds: what choosing, checking and placing them needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from covct.errors import SeriesError
+from covct.sources import SourceFile, read_all
+
+# A CT header has 2 to 20 KiB, an enhanced one some KiB a frame; what is longer still is read whole.
+HEADER_BYTES = (64 * 1024, 4 * 1024**2)
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
+LEGACY_CONVERTED_CT = "1.2.840.10008.5.1.4.1.1.2.2"
+MULTI_FRAME_CT = {ENHANCED_CT, LEGACY_CONVERTED_CT}
+HEADER_TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality",
+    "ImageType", "AcquisitionNumber", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient",
+    "PixelSpacing", "SliceThickness", "Rows", "Columns", "RescaleSlope", "RescaleIntercept", "RescaleType",
+    "ConvolutionKernel", "BodyPartExamined", "LossyImageCompression", "LossyImageCompressionRatio",
+    "ContrastBolusAgent", "SeriesDescription", "ImageComments", "TemporalPositionIdentifier", "ImagesInAcquisition",
+    "NumberOfFrames", "InConcatenationTotalNumber", "VolumetricProperties", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What the header says of one slice: one instance, or one frame of a multi-frame instance.
+
+    None, or empty, where it is silent.
+
+    Attributes
+    ----------
+    frame : int or None
+        Multi-frame only: the frame number, from 1.
+    position : (3,) float or None
+        Image Position (Patient), LPS mm.
+    orientation : (6,) float or None
+        Image Orientation (Patient).
+    pixel_spacing : (2,) float or None
+        Between rows, between columns, mm.
+    rescale : (float, float) or None
+        Slope and intercept.
+    comment : str
+        Series description and image comments, in capitals: says of breath-hold and contrast.
+    images_in_acquisition : int
+        0 where the header does not say.
+    lossy_ratio : float
+        The largest Lossy Image Compression Ratio; 0 where the header does not say.
+    """
+
+    file: SourceFile
+    sop_class_uid: str
+    sop_instance_uid: str
+    modality: str
+    image_type: tuple[str, ...]
+    acquisition: int | None
+    number: int
+    position: tuple[float, float, float] | None
+    orientation: tuple[float, ...] | None
+    pixel_spacing: tuple[float, float] | None
+    thickness: float | None
+    shape: tuple[int, int]
+    rescale: tuple[float, float] | None
+    rescale_type: str
+    body_part: str
+    kernel: str
+    contrast: bool
+    lossy: bool
+    frame_of_reference_uid: str | None
+    transfer_syntax_uid: str
+    comment: str = ""
+    temporal_position: int | None = None
+    images_in_acquisition: int = 0
+    lossy_ratio: float = 0.0
+    frame: int | None = None
+    stack: str = ""
+    concatenated: bool = False
+
+
+@dataclass(frozen=True)
+class Header:
+    """The slices of one file, and the study and series they belong to."""
+
+    study_uid: str
+    series_uid: str
+    instances: tuple[Instance, ...]
+
+
+def read_header(file: SourceFile) -> Header | None:
+    """Read what a file says of its slices; None for a file that is not DICOM.
+
+    Raises
+    ------
+    SeriesError
+        `unreadable`: it claims to be DICOM and cannot be read.
+    """
+    start = b""
+    claims = False
+    found: Header | None = None
+    for limit in (*HEADER_BYTES, -1):
+        [(_, start)] = read_all([file], limit)
+        claims = start[128:132] == b"DICM" or Path(file.name).suffix.lower() in (".dcm", ".ima")
+        if not claims and not _looks_like_dicom(start):
+            return None
+        found, whole = _parsed(file, start)
+        if whole or len(start) < limit:
+            break
+    if found is None and claims:
+        raise SeriesError("unreadable", f"not a readable DICOM image ({len(start)} bytes): cut short?")
+    return found
+
+
+def read_values(file: SourceFile, keywords: tuple[str, ...]) -> dict[str, str]:
+    """Values of attributes of one file's top level, as text; several are joined by backslashes, missing ones empty."""
+    [(_, contents)] = read_all([file])
+    header = pydicom.dcmread(BytesIO(contents), stop_before_pixels=True, force=True, specific_tags=list(keywords))
+    values = {}
+    for keyword in keywords:
+        value = header.get(keyword)
+        parts = [value] if not _is_list(value) else value
+        values[keyword] = "\\".join("" if part is None else str(part) for part in parts)
+    return values
+
+
+def _looks_like_dicom(start: bytes) -> bool:
+    """Without a preamble a file begins with group 0002 or 0008, little or big endian."""
+    return start[:2] in (b"\x08\x00", b"\x02\x00") or start[:4] in (b"\x00\x08\x00\x05", b"\x00\x08\x00\x08")
+
+
+def _parsed(file: SourceFile, start: bytes) -> tuple[Header | None, bool]:
+    """The header, and whether the bytes reached to its end."""
+    stream = BytesIO(start)
+    try:
+        header = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=HEADER_TAGS)
+        syntax = str(getattr(header, "file_meta", {}).get("TransferSyntaxUID", "") or "")
+        reached = stream.tell() < len(start) - 8 and syntax != DeflatedExplicitVRLittleEndian
+        for keyword in HEADER_TAGS:
+            header.get(keyword)  # values are parsed on access: a damaged one shall be found here
+        uid = header.get("SOPInstanceUID") or header.file_meta.get("MediaStorageSOPInstanceUID")
+        if not uid:
+            return None, reached
+        header.SOPInstanceUID = uid
+        study, series = str(header.get("StudyInstanceUID") or ""), str(header.get("SeriesInstanceUID") or "")
+        return Header(study, series, tuple(_instances(file, header, syntax))), reached
+    except Exception:  # a header cut or damaged anywhere raises anything: struct, zlib, unicode, value errors
+        return None, False
+
+
+def _instances(file: SourceFile, header: pydicom.Dataset, syntax: str) -> Iterable[Instance]:
+    if header.get("SOPClassUID") not in MULTI_FRAME_CT:
+        yield _instance(file, _Attributes(header), syntax)
+        return
+    shared = list(header.get("SharedFunctionalGroupsSequence") or [])[:1]
+    frames = list(header.get("PerFrameFunctionalGroupsSequence") or [])
+    if not frames:
+        raise ValueError("a multi-frame image without per-frame functional groups")
+    for number, groups in enumerate(frames, 1):
+        yield _instance(file, _Attributes(header, [groups, *shared]), syntax, number)
+
+
+class _Attributes:
+    """Values by keyword: from the functional groups of a frame, of all frames, then from the top level."""
+
+    def __init__(self, header: pydicom.Dataset, groups: list[pydicom.Dataset] | None = None):
+        self.places = [item for group in groups or [] for item in _items(group)]
+        self.places.append(header)
+
+    def get(self, keyword: str) -> Any:
+        return next((place[keyword].value for place in self.places if keyword in place), None)
+
+    def number(self, keyword: str) -> float | None:
+        try:
+            value = float(self.get(keyword))
+            return value if math.isfinite(value) else None
+        except (TypeError, ValueError):
+            return None
+
+    def whole(self, keyword: str) -> int | None:
+        value = self.number(keyword)
+        return None if value is None else int(value)
+
+    def numbers(self, keyword: str, count: int) -> Any:
+        try:
+            values = tuple(float(v) for v in self.get(keyword) or ())
+        except (TypeError, ValueError):
+            return None
+        return values if len(values) == count and all(map(math.isfinite, values)) else None
+
+    def text(self, keyword: str) -> str:
+        value = self.get(keyword) or ""
+        return str(value if isinstance(value, str) else value[0] if _is_list(value) and len(value) else value)
+
+
+def _items(group: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """The macros of a functional group: the first item of each of its sequences."""
+    return [element.value[0] for element in group if element.VR == "SQ" and len(element.value)]
+
+
+def _is_list(value) -> bool:
+    return not isinstance(value, (str, bytes)) and hasattr(value, "__getitem__") and hasattr(value, "__len__")
+
+
+def _instance(file: SourceFile, values: _Attributes, syntax: str, frame: int | None = None) -> Instance:
+    image_type = values.get("FrameType") or values.get("ImageType") or ()
+    distorted = ("DISTORTED",) if values.text("VolumetricProperties") == "DISTORTED" else ()
+    slope, intercept = values.number("RescaleSlope"), values.number("RescaleIntercept")
+    ratios = values.get("LossyImageCompressionRatio") or ()
+    return Instance(
+        file=file,
+        sop_class_uid=values.text("SOPClassUID"),
+        sop_instance_uid=values.text("SOPInstanceUID"),
+        modality=values.text("Modality"),
+        image_type=(
+            *(str(v).upper() for v in ([image_type] if isinstance(image_type, str) else image_type)),
+            *distorted,
+        ),
+        acquisition=values.whole("FrameAcquisitionNumber" if frame else "AcquisitionNumber"),
+        number=values.whole("InStackPositionNumber") or frame or values.whole("InstanceNumber") or 0,
+        position=values.numbers("ImagePositionPatient", 3),
+        orientation=values.numbers("ImageOrientationPatient", 6),
+        pixel_spacing=values.numbers("PixelSpacing", 2),
+        thickness=values.number("SliceThickness"),
+        shape=(values.whole("Rows") or 0, values.whole("Columns") or 0),
+        rescale=None if slope is None or intercept is None else (slope, intercept),
+        rescale_type=values.text("RescaleType"),
+        body_part=f"{values.text('BodyPartExamined')} {values.text('SeriesDescription')}".upper(),
+        kernel=values.text("ConvolutionKernel"),
+        contrast=bool(values.get("ContrastBolusAgent")),
+        lossy=values.text("LossyImageCompression") == "01",
+        frame_of_reference_uid=values.text("FrameOfReferenceUID") or None,
+        transfer_syntax_uid=syntax,
+        comment=f"{values.text('SeriesDescription')} {values.text('ImageComments')}".upper(),
+        temporal_position=values.whole("TemporalPositionIndex" if frame else "TemporalPositionIdentifier"),
+        images_in_acquisition=values.whole("ImagesInAcquisition") or 0,
+        lossy_ratio=max(_floats(ratios), default=0.0),
+        frame=frame,
+        stack=values.text("StackID"),
+        concatenated=(values.whole("InConcatenationTotalNumber") or 1) > 1,
+    )
+
+
+def _floats(values) -> list[float]:
+    out = []
+    for value in values if _is_list(values) else [values]:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            continue
+        if math.isfinite(number):
+            out.append(number)
+    return out
