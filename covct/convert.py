@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 from pydicom.uid import generate_uid
 
@@ -20,7 +21,7 @@ from covct.dicom.evidence import MANUFACTURER, TYPE_2, contributing_equipment, m
 from covct.dicom.load import load_dicom
 from covct.discover import Discovery, Series, discover
 from covct.errors import OutputNotWritable, RunError, SeriesError, UsageError, whereabouts
-from covct.nifti import load_nifti, read_description, write_nifti
+from covct.nifti import SHEAR_TOLERANCE, load_nifti, read_description, write_nifti
 from covct.quality import NOTED, Finding, check_headers, check_hounsfield, header_warnings, refuse_warnings
 from covct.sources import printable
 
@@ -168,6 +169,7 @@ def _write_dicom(series: Series, stage: Path) -> tuple[Path, list[Finding]]:
     scan = load_nifti(series)
     hu = scan.working.array
     check_hounsfield(hu)
+    _check_rows(scan.working_affine)
     storage = storage_for(hu)
     losses = _losses(storage)
     header = _derived_header(series, losses)
@@ -175,6 +177,13 @@ def _write_dicom(series: Series, stage: Path) -> tuple[Path, list[Finding]]:
         stage, hu, scan.working_affine, header, lambda number: _uid(series, "instance", str(number)), storage
     )
     return stage, losses
+
+
+def _check_rows(affine: np.ndarray) -> None:
+    """A tilted gantry pushes slices sideways; where the NIfTI's shear lies within the axial slices none can be cut."""
+    row, column = (affine[:3, axis] / np.linalg.norm(affine[:3, axis]) for axis in (2, 1))
+    if abs(row @ column) > SHEAR_TOLERANCE:
+        raise SeriesError("no-geometry", "the NIfTI is sheared within its axial slices; wanted perpendicular rows")
 
 
 def _losses(storage: Storage) -> list[Finding]:

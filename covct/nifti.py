@@ -11,6 +11,7 @@ import numpy as np
 
 from covct.discover import Series
 from covct.errors import SeriesError
+from covct.quality import TILT_REFUSED_DEGREES
 from covct.sources import SourceFile, read_all
 from covct.volume import Scan
 
@@ -24,7 +25,8 @@ def load_nifti(series: Series) -> Scan:
     """The series' one file as a Scan; also from inside a zip archive."""
     assert series.path is not None
     [(_, contents)] = read_all([series.path])
-    return Scan(_decode(contents))
+    volume, tilted = _decode(contents)
+    return Scan(volume, tilted_affine=tilted)
 
 
 def read_nifti(path: Path) -> hd.Volume:
@@ -42,10 +44,11 @@ def read_nifti(path: Path) -> hd.Volume:
         the file says nothing, or two different things, of how the patient lies.
     """
     [(_, contents)] = read_all([SourceFile(path)])
-    return _decode(contents)
+    return _decode(contents)[0]
 
 
-def _decode(contents: bytes) -> hd.Volume:
+def _decode(contents: bytes) -> tuple[hd.Volume, np.ndarray | None]:
+    """The volume, and the LPS affine of its tilted slices where the gantry was tilted."""
     try:
         # gzip's own checksum finds damage that leaves the length as it was
         plain = gzip.decompress(contents) if contents[:2] == GZIP_MAGIC else contents
@@ -58,15 +61,17 @@ def _decode(contents: bytes) -> hd.Volume:
         if image.get_data_dtype().fields:
             raise SeriesError("not-hounsfield", "the NIfTI holds colours; wanted Hounsfield units (air -1000, water 0)")
         array = _compact(np.asanyarray(image.dataobj))
-        return hd.Volume(array, _affine(image), "PATIENT", from_reference_convention="RAS")
+        affine, tilted = _affine(image)
+        volume = hd.Volume(array, affine, "PATIENT", from_reference_convention="RAS")
+        return volume, None if tilted is None else RAS_OF_LPS @ tilted
     except SeriesError:
         raise
     except Exception as error:  # a damaged file raises what the damage hits
         raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
 
 
-def _affine(image: nibabel.Nifti1Image) -> np.ndarray:
-    """The file's affine with its axes made exactly perpendicular, since headers round."""
+def _affine(image: nibabel.Nifti1Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """The affine (RAS) with its axes made exactly perpendicular, since headers round; and as it is, where tilted."""
     header = image.header
     if not (header["sform_code"] or header["qform_code"]):
         raise SeriesError("no-geometry", "the NIfTI has neither sform nor qform: left and right are unknown")
@@ -83,10 +88,31 @@ def _affine(image: nibabel.Nifti1Image) -> np.ndarray:
         raise SeriesError("no-geometry", "the NIfTI's affine is singular: voxels have no size")
     cosines = affine[:3, :3] / spacing
     u, _, v = np.linalg.svd(cosines)
-    if np.abs(u @ v - cosines).max() > SHEAR_TOLERANCE:
-        raise SeriesError("gantry-tilt", "the NIfTI's affine is sheared; wanted slices stacked along their normal")
-    affine[:3, :3] = (u @ v) * spacing
-    return affine
+    if np.abs(u @ v - cosines).max() <= SHEAR_TOLERANCE:
+        affine[:3, :3] = (u @ v) * spacing
+        return affine, None
+    return _straightened(affine), affine
+
+
+def _straightened(affine: np.ndarray) -> np.ndarray:
+    """A tilted gantry's affine with its slices pushed straight along their normal: the same voxel volume.
+
+    The last axis is taken for that of the slices, where the other two are perpendicular, as converters write it.
+    """
+    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    for axis in (2, 1, 0):
+        one, other = (cosines[:, k] for k in range(3) if k != axis)
+        if abs(one @ other) > SHEAR_TOLERANCE:
+            continue
+        normal = np.cross(one, other)
+        normal /= np.linalg.norm(normal)
+        tilt = np.degrees(np.arccos(np.clip(abs(cosines[:, axis] @ normal), 0, 1)))
+        if tilt > TILT_REFUSED_DEGREES:
+            raise SeriesError("gantry-tilt", f"the NIfTI's affine is sheared by {tilt:.1f}°, more than a gantry tilts")
+        straight = affine.copy()
+        straight[:3, axis] = normal * (affine[:3, axis] @ normal)
+        return straight
+    raise SeriesError("no-geometry", "the NIfTI's axes are sheared against each other; wanted perpendicular rows")
 
 
 def write_nifti(volume: hd.Volume, path: Path, affine: np.ndarray | None = None, description: str = "") -> None:

@@ -20,6 +20,8 @@ OPEN_GROUP = 25  # larger groups of rejected series are folded: a night has hund
 LINKS = {
     "report.json": "report",
     "segmentation.seg.dcm": "DICOM SEG",
+    "measurements.sr.dcm": "DICOM SR",
+    "key-slices.ko.dcm": "DICOM KO",
     "lungs.nii.gz": "lungs NIfTI",
     "infection.nii.gz": "infection NIfTI",
     "overlay.png": "picture",

@@ -84,7 +84,7 @@ def process(
         check_hounsfield(hu)
         check_region(hu, spacing, is_other_part(series))
         valid_headers, findings = header_warnings(series)
-        findings += _filled(scan)
+        findings += [*_filled(scan), *_tilted_nifti(scan)]
     networks = load_networks()
 
     lungs_card, infection_card = networks.lungs.card, networks.infection.card
@@ -131,6 +131,14 @@ def _model_spacing(spacing, view, size: int) -> tuple[float, float, float]:
 def _filled(scan: Scan) -> list[Finding]:
     what = filled(scan.headers)
     return [Finding("filled-headers", "; ".join(what), NOTED)] if what else []
+
+
+def _tilted_nifti(scan: Scan) -> list[Finding]:
+    """A NIfTI's tilt is seen when it is read; a DICOM series' stands among the findings of its headers."""
+    if scan.headers or scan.tilted_affine is None:
+        return []
+    message = f"the NIfTI's slices are tilted by {scan.tilt_degrees:.1f}°: the masks lie on them, volumes are right"
+    return [Finding("gantry-tilt", message)]
 
 
 def _one_lung(burden) -> list[Finding]:

@@ -7,8 +7,6 @@ from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
-
 from covct import RESEARCH_USE, __version__
 from covct.burden import Lesion, RegionBurden, severity
 from covct.cards import Card
@@ -111,16 +109,8 @@ def _geometry(scan: Scan) -> dict[str, Any]:
         "column_spacing_mm": spacing[2],
         "voxel_volume_mm3": round(voxel_volume_mm3(volume), 6),
         "patient_orientation": orientation,
-        "gantry_tilt_degrees": round(_tilt_degrees(scan), 2),
+        "gantry_tilt_degrees": round(scan.tilt_degrees, 2),
     }
-
-
-def _tilt_degrees(scan: Scan) -> float:
-    """Angle between the way from slice to slice and the slices' normal."""
-    if scan.tilted_affine is None:
-        return 0.0
-    step, normal = scan.tilted_affine[:3, 0], scan.volume.affine[:3, 0]
-    return float(np.degrees(np.arccos(np.linalg.norm(normal) / np.linalg.norm(step))))
 
 
 def _region(region: RegionBurden, valid_for: ValidFor) -> dict[str, Any]:

@@ -33,6 +33,15 @@ class CodedTerm:
 
 
 @dataclass(frozen=True)
+class Quantity:
+    """What a number of the DICOM SR says: concept name, unit, and how it was derived."""
+
+    name: CodedTerm
+    unit: CodedTerm
+    derivation: CodedTerm | None = None
+
+
+@dataclass(frozen=True)
 class Segment:
     """One segment of the DICOM SEG."""
 
@@ -53,6 +62,8 @@ RIGHT = CodedTerm("24028007", "SCT", "Right")
 LEFT = CodedTerm("7771000", "SCT", "Left")
 INFILTRATE = CodedTerm("47351003", "SCT", "Infiltrate")
 COVID_19 = CodedTerm("840539006", "SCT", "COVID-19")
+BILATERAL = CodedTerm("51440002", "SCT", "Bilateral")
+DEVICE = CodedTerm("121007", "DCM", "Device")
 PROCESSING_EQUIPMENT = CodedTerm("109102", "DCM", "Processing Equipment")
 ARTIFICIAL_INTELLIGENCE = CodedTerm("123110", "DCM", "Artificial Intelligence")
 
@@ -70,3 +81,44 @@ LABELMAP_SEGMENTS = (
     Segment(3, "COVID-19 infection, right lung", ABNORMAL_STRUCTURE, INFILTRATE, COVID_19, LUNG, (255, 70, 104), RIGHT),
     Segment(4, "COVID-19 infection, left lung", ABNORMAL_STRUCTURE, INFILTRATE, COVID_19, LUNG, (255, 130, 90), LEFT),
 )
+
+# The DICOM SR. Where the standard has no code, ours stand under a private scheme; a value is never given another
+# meaning: a changed band is a new code.
+PRIVATE_SCHEME = "99COVCT"
+CT_CHEST = CodedTerm("24627-2", "LN", "CT Chest")
+OF_INTEREST = CodedTerm("113000", "DCM", "Of Interest")
+COMMENT = CodedTerm("121106", "DCM", "Comment")
+WARNING = CodedTerm("warning", PRIVATE_SCHEME, "Warning about the input")
+WITHHELD = CodedTerm("withheld", PRIVATE_SCHEME, "Figures withheld")
+SEVERITY_NAME = CodedTerm("246112005", "SCT", "Severity")
+SEVERITY_CLASSES = {
+    number: CodedTerm(f"ct-ss-{number}", PRIVATE_SCHEME, f"{SEVERITY_SCALE}: class {number}, {words} infected")
+    for number, _, words in SEVERITY
+}
+
+MILLILITRE = CodedTerm("mL", "UCUM", "mL")
+PERCENT = CodedTerm("%", "UCUM", "Percent")
+HOUNSFIELD_UNIT = CodedTerm("[hnsf'U]", "UCUM", "Hounsfield unit")
+MEAN = CodedTerm("373098007", "SCT", "Mean")
+
+
+def _private(value: str, meaning: str) -> CodedTerm:
+    return CodedTerm(value, PRIVATE_SCHEME, meaning)
+
+
+# By the report's names of a region's figures; the last is the infection's own.
+QUANTITIES = {
+    "volume_ml": Quantity(CodedTerm("118565006", "SCT", "Volume"), MILLILITRE),
+    "infection_ml": Quantity(_private("infected-ml", "Infected volume"), MILLILITRE),
+    "infection_percent": Quantity(_private("infected-percent", "Infected share of the lung volume"), PERCENT),
+    "ground_glass_ml": Quantity(
+        _private("ground-glass-ml", "Infected volume, ground glass (-750 to below -400 HU)"), MILLILITRE
+    ),
+    "consolidation_ml": Quantity(
+        _private("consolidation-ml", "Infected volume, consolidation (-400 to below 100 HU)"), MILLILITRE
+    ),
+    "infection_mean_hu": Quantity(
+        _private("infected-mean-hu", "Attenuation of the infected voxels"), HOUNSFIELD_UNIT, MEAN
+    ),
+    "mean_hu": Quantity(CodedTerm("112031", "DCM", "Attenuation Coefficient"), HOUNSFIELD_UNIT, MEAN),
+}

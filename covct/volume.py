@@ -49,6 +49,12 @@ class Scan:
         return self.volume.affine if self.tilted_affine is None else self.tilted_affine
 
     @property
+    def tilt_degrees(self) -> float:
+        """Angle between the way from slice to slice and the slices' normal."""
+        straight, real = (a[:3, :3] / np.linalg.norm(a[:3, :3], axis=0) for a in (self.volume.affine, self.affine))
+        return float(np.degrees(np.arccos(np.clip(np.sum(straight * real, axis=0), -1, 1))).max())
+
+    @property
     def working_affine(self) -> np.ndarray:
         """(4, 4): slice, row and column index in working orientation to LPS mm."""
         return self.affine @ np.linalg.inv(self.volume.affine) @ self.working.affine

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from covct.dicom.key_object import write_key_object
 from covct.dicom.seg import write_seg
+from covct.dicom.sr import write_sr
 from covct.nifti import write_nifti
 from covct.outputs import DICOM_FORMATS, Outputs
 from covct.pipeline import Result
 from covct.volume import spacing_mm
 
 SEG_NAME, OVERLAY_NAME, REPORT_NAME = "segmentation.seg.dcm", "overlay.png", "report.json"
+SR_NAME, KEY_OBJECT_NAME = "measurements.sr.dcm", "key-slices.ko.dcm"
 
 
 def write_dicom_seg(result: Result, folder: Path, outputs: Outputs) -> None:
@@ -21,6 +24,14 @@ def write_dicom_seg(result: Result, folder: Path, outputs: Outputs) -> None:
 def _weights(result: Result) -> dict[str, str]:
     """sha256 of the weights by task."""
     return {task: network["sha256"] for task, network in result.report["networks"].items()}
+
+
+def write_dicom_sr(result: Result, folder: Path, outputs: Outputs) -> None:
+    write_sr(folder / SR_NAME, result.scan, result.report, result.work_key, outputs)
+
+
+def write_dicom_key_object(result: Result, folder: Path, outputs: Outputs) -> None:
+    write_key_object(folder / KEY_OBJECT_NAME, result.scan, result.masks, result.work_key)
 
 
 def write_nifti_masks(result: Result, folder: Path, outputs: Outputs) -> None:
@@ -55,6 +66,8 @@ def _caption(report: dict) -> list[str]:
 
 WRITERS: dict[str, Callable[[Result, Path, Outputs], None]] = {
     "seg": write_dicom_seg,
+    "sr": write_dicom_sr,
+    "ko": write_dicom_key_object,
     "nifti": write_nifti_masks,
     "png": write_png,
 }
@@ -63,9 +76,12 @@ WRITERS: dict[str, Callable[[Result, Path, Outputs], None]] = {
 def formats_for(kind: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
     """The formats to write, each once and in the order of WRITERS: some refer to those before.
 
-    NIfTI input always gets NIfTI masks, since it has no DICOM instances to refer to.
+    NIfTI input always gets NIfTI masks, since it has no DICOM instances to refer to. The SR brings the SEG along: its
+    figures are those of the SEG's segments.
     """
     formats = set(wanted)
+    if "sr" in formats:
+        formats.add("seg")
     if kind == "nifti":
         formats = formats - set(DICOM_FORMATS) | {"nifti"}
     return tuple(name for name in WRITERS if name in formats)

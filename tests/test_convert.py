@@ -17,7 +17,7 @@ from conftest import SMALL, read_json
 from highdicom.legacy import LegacyConvertedEnhancedCTImage
 from test_cli import ROOT, invoke, run
 from test_discover import change
-from test_nifti import save
+from test_nifti import save, sheared
 from test_quality import tilt
 from test_seg import tool
 
@@ -244,6 +244,36 @@ def test_tilted_scan_has_a_sheared_sform_and_no_qform(series_folder, tmp_path):
             assert value == header.pixel_array[row, column] - 1024.0
 
 
+@pytest.mark.parametrize("codes", ["LPH", "HLP", "PHL"])
+def test_tilted_nifti_becomes_tilted_slices_and_comes_back(codes, phantom, tmp_path):
+    """Whichever axis of the file holds the slices, and whether rows or columns are pushed along."""
+    volume = phantom.volume.to_patient_orientation(codes)
+    affine = volume.affine.copy()
+    affine[1, codes.index("H")] += 2.6  # of 10 mm
+    write_nifti(volume, tmp_path / "a.nii", affine)
+    folder = one(tmp_path / "a.nii", tmp_path / "out")
+    for path in sorted(folder.iterdir())[::9]:
+        header = pydicom.dcmread(path)
+        points = header.ImagePositionPatient + np.array([[3.0 * 90, 3.0 * 20, 0], [3.0 * 40, 3.0 * 60, 0]])
+        np.testing.assert_array_equal(
+            nifti_at(tmp_path / "a.nii", points), header.pixel_array[[20, 60], [90, 40]] - 1024.0
+        )
+    again = nibabel.load(one(folder, tmp_path / "back"))
+    assert again.header["qform_code"] == 0
+    points = nibabel.affines.apply_affine(again.affine, [[90, 20, 3], [40, 60, 25]]) * [-1, -1, 1]
+    np.testing.assert_array_equal(
+        nifti_at(tmp_path / "a.nii", points), np.asarray(again.dataobj)[[90, 40], [20, 60], [3, 25]]
+    )
+
+
+def test_shear_within_the_axial_slices_is_refused(phantom, tmp_path):
+    volume = phantom.volume.to_patient_orientation("LHP")
+    affine = volume.affine.copy()
+    affine[0, 2] += 0.8  # of 3 mm: from one row to the next
+    write_nifti(volume, tmp_path / "a.nii", affine)
+    assert converted(tmp_path / "a.nii", tmp_path / "out") == ["no-geometry"]
+
+
 def test_multi_frame_instance_gives_the_nifti_of_its_single_frames(series_folder, tmp_path):
     frames = [pydicom.dcmread(path) for path in series_folder.iterdir()]
     whole = LegacyConvertedEnhancedCTImage(frames, "1.2.3", 1, "1.2.3.1", 1)
@@ -324,9 +354,7 @@ def spoil(name, folder):
     if name == "not-3d":
         save(np.stack([lungs, lungs], -1), path)
     elif name == "gantry-tilt":
-        affine = np.eye(4)
-        affine[1, 2] = 0.27
-        save(lungs, path, affine, qform=0)
+        save(lungs, path, sheared(35), qform=0)
     elif name == "not-hounsfield":
         save((lungs > -400).astype(np.uint8), path)
     elif name == "no-geometry":

@@ -15,9 +15,9 @@ PACKAGE = Path(covct.__file__).parent
 RANKS = [
     {"errors", "terms", "outputs", "__init__", "dicom.__init__"},
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.pixels"},
-    {"dicom.header"},
+    {"dicom.header", "dicom.seg", "dicom.sr", "dicom.key_object"},
     {"split"},
-    {"discover", "networks", "postprocess", "overlay", "results", "augment", "dicom.seg", "dicom.ct_series"},
+    {"discover", "networks", "postprocess", "overlay", "results", "augment", "dicom.ct_series"},
     {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load"},
     {"report", "dataset", "segment", "phantom_dicom", "summary", "convert"},
     {"pipeline", "train"},

@@ -131,10 +131,42 @@ def test_an_oblique_affine_rounded_to_three_digits_is_read(tmp_path):
     assert read_nifti(tmp_path / "a.nii").shape == (4, 5, 6)
 
 
+def sheared(degrees, axis=2):
+    """Voxels of 3 x 2 x 5 mm whose slices along an axis are pushed sideways, RAS."""
+    affine = np.diag([3.0, 2.0, 5.0, 1.0])
+    affine[1 if axis != 1 else 2, axis] = np.tan(np.radians(degrees)) * affine[axis, axis]
+    return affine
+
+
+def nifti_series(path):
+    [series] = discover([path]).series
+    return series
+
+
 def test_a_sheared_affine_is_a_tilted_gantry(tmp_path):
-    affine = np.eye(4)
-    affine[1, 2] = 0.27
-    save(np.zeros((4, 5, 6), np.int16), tmp_path / "a.nii", affine, qform=0)
+    save(np.zeros((4, 5, 6), np.int16), tmp_path / "a.nii", sheared(20), qform=0)
+    scan = load_nifti(nifti_series(tmp_path / "a.nii"))
+    assert scan.tilt_degrees == pytest.approx(20, abs=0.01)
+    assert np.prod(scan.volume.spacing) == pytest.approx(30)
+    np.testing.assert_allclose(scan.affine, np.diag([-1, -1, 1, 1]) @ sheared(20), atol=1e-5)
+
+
+def test_a_tilted_nifti_is_segmented_where_its_slices_lie(phantom, weights, networks, tmp_path):
+    image = phantom.volume.to_nibabel()
+    affine = image.affine.copy()
+    affine[1, np.abs(affine[2, :3]).argmax()] = 3.0  # of 10 mm: 17 degrees
+    save(np.asarray(image.dataobj), tmp_path / "a.nii", affine, qform=0)
+    order = batch.Order((tmp_path / "a.nii",), tmp_path / "out", weights)
+    assert batch.scan(order, lambda: networks, lambda event: None)["done"] == 1
+    [path] = (tmp_path / "out").glob("*/*/report.json")
+    report = read_json(path)
+    assert "gantry-tilt" in [warning["slug"] for warning in report["warnings"]]
+    assert report["regions"]["lungs"]["volume_ml"] == pytest.approx(phantom.truth()["lungs_ml"], rel=0.1)
+    np.testing.assert_allclose(nibabel.load(path.parent / "lungs.nii.gz").affine, affine, atol=1e-3)
+
+
+def test_more_shear_than_any_gantry_tilts_is_refused(tmp_path):
+    save(np.zeros((4, 5, 6), np.int16), tmp_path / "a.nii", sheared(35), qform=0)
     with pytest.raises(SeriesError) as caught:
         read_nifti(tmp_path / "a.nii")
     assert caught.value.slug == "gantry-tilt"

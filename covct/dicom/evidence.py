@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterable
 from datetime import date
 
 import highdicom as hd
@@ -12,7 +13,7 @@ import pydicom
 from pydicom.uid import generate_uid
 
 from covct import RESEARCH_USE, __version__
-from covct.terms import ARTIFICIAL_INTELLIGENCE, PROCESSING_EQUIPMENT, CodedTerm
+from covct.terms import ARTIFICIAL_INTELLIGENCE, DEVICE, PROCESSING_EQUIPMENT, CodedTerm
 
 # Type 2 attributes of patient and study: a de-identified source may lack them; empty says "unknown".
 TYPE_2 = (
@@ -71,6 +72,27 @@ def contributing_equipment() -> list[hd.ContributingEquipment]:
     ]
 
 
+def device_observer() -> hd.sr.ObserverContext:
+    """covct as the observer of a document (TID 1004); its name, which viewers show on top, says research use only."""
+    return hd.sr.ObserverContext(
+        observer_type=code(DEVICE),
+        observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
+            uid=generate_uid(entropy_srcs=["covct device", __version__]),
+            name=f"covct {__version__}. {RESEARCH_USE}",
+            manufacturer_name=MANUFACTURER,
+            model_name=MANUFACTURER,
+        ),
+    )
+
+
+def separate_items(container: pydicom.Dataset) -> None:
+    """Continuity of Content (0040,A050) SEPARATE, here and below: viewers set items apart, not into one sentence."""
+    container.ContinuityOfContent = "SEPARATE"
+    for item in container.get("ContentSequence", []):
+        if item.ValueType == "CONTAINER":
+            separate_items(item)
+
+
 def mark_as_research(dataset: pydicom.Dataset) -> None:
     """Content Qualification (0018,9004) RESEARCH: DICOM's own word for what is not a product."""
     dataset.ContentQualification = "RESEARCH"
@@ -79,9 +101,27 @@ def mark_as_research(dataset: pydicom.Dataset) -> None:
 def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float) -> list[pydicom.Dataset]:
     """Copies of the source headers that can be encoded against: type 2 attributes present, one orientation.
 
-    Nothing is invented that could be taken for the patient's: what is missing is empty; a missing frame of
-    reference is derived from the work, a missing slice thickness (which the object must have) is the slice spacing.
-    `filled` says in words what was done.
+    A missing frame of reference is derived from the work, a missing slice thickness (which the object must have) is
+    the slice spacing. `filled` says in words what was done.
+    """
+    out = []
+    for good in identified(headers):
+        if not good.get("FrameOfReferenceUID"):
+            good.FrameOfReferenceUID = generate_uid(entropy_srcs=[key, "frame-of-reference"])
+        if good.get("PerFrameFunctionalGroupsSequence"):
+            _complete_groups(good, spacing_mm)
+        else:
+            if not good.get("SliceThickness"):
+                good.SliceThickness = float(round(spacing_mm, 6))
+            good.ImageOrientationPatient = _snapped(headers[0].ImageOrientationPatient)
+        out.append(good)
+    return out
+
+
+def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
+    """Copies of source headers that can be referred to and inherited from: type 2 attributes of patient and study.
+
+    Nothing is invented that could be taken for the patient's: what is missing is empty.
     """
     out = []
     for header in headers:
@@ -94,14 +134,6 @@ def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float)
         good.SpecificCharacterSet = "ISO_IR 192"
         if not good.get("SOPInstanceUID"):
             good.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID
-        if not good.get("FrameOfReferenceUID"):
-            good.FrameOfReferenceUID = generate_uid(entropy_srcs=[key, "frame-of-reference"])
-        if good.get("PerFrameFunctionalGroupsSequence"):
-            _complete_groups(good, spacing_mm)
-        else:
-            if not good.get("SliceThickness"):
-                good.SliceThickness = float(round(spacing_mm, 6))
-            good.ImageOrientationPatient = _snapped(headers[0].ImageOrientationPatient)
         out.append(good)
     return out
 

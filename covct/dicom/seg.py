@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
+import pydicom
 from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 from covct import RESEARCH_USE, __version__
@@ -49,8 +51,9 @@ def write_seg(path: Path, scan: Scan, masks: Masks, key: str, weights: dict[str,
     when all are empty).
     """
     pixels, segments, syntax = CONTENTS[outputs.seg_type](scan, masks)
-    pixels = _on_all_frames(pixels, scan)
     sources = encodable(scan.headers, key, float(scan.volume.spacing[0]))
+    if scan.frames:
+        sources = [_of_frames(sources[0], scan.frames)]
     with warnings.catch_warnings():  # highdicom warns of odd person names, and quotes them: no names in logs
         warnings.simplefilter("ignore", UserWarning)
         segmentation = hd.seg.Segmentation(
@@ -70,6 +73,8 @@ def write_seg(path: Path, scan: Scan, masks: Masks, key: str, weights: dict[str,
             **object_uids(key, "seg"),
             **equipment(),
         )
+    if scan.frames:
+        _renumber(segmentation, scan.frames)
     mark_as_research(segmentation)
     segmentation.save_as(path)
 
@@ -107,13 +112,28 @@ def _fractional(scan: Scan, masks: Masks) -> tuple[np.ndarray, tuple[Segment, ..
 CONTENTS = {"binary": _binary, "labelmap": _labelmap, "fractional": _fractional}
 
 
-def _on_all_frames(pixels: np.ndarray, scan: Scan) -> np.ndarray:
-    """Multi-frame only: the masks put at the frames of the instance, in its order; a stack not used stays empty."""
-    if not scan.frames:
-        return pixels
-    whole = np.zeros((int(scan.headers[0].NumberOfFrames), *pixels.shape[1:]), pixels.dtype)
-    whole[np.array(scan.frames) - 1] = pixels
-    return whole
+def _of_frames(source: pydicom.Dataset, frames: tuple[int, ...]) -> pydicom.Dataset:
+    """A multi-frame header with only these frames, in the order of the volume: highdicom takes no frame twice in place,
+    and a stack of several may lie where another does."""
+    part = copy.copy(source)
+    groups = source.PerFrameFunctionalGroupsSequence
+    part.PerFrameFunctionalGroupsSequence = [groups[number - 1] for number in frames]
+    part.NumberOfFrames = len(frames)
+    return part
+
+
+def _renumber(segmentation: pydicom.Dataset, frames: tuple[int, ...]) -> None:
+    """Make references to the frames of the part that `_of_frames` made refer to those of the source."""
+    references = {
+        id(reference): reference  # segments of one slice share theirs
+        for groups in segmentation.PerFrameFunctionalGroupsSequence
+        for derivation in groups.get("DerivationImageSequence", [])
+        for reference in derivation.SourceImageSequence
+    }
+    for reference in references.values():
+        numbers = reference.ReferencedFrameNumber
+        several = [numbers] if isinstance(numbers, (int, str)) else numbers
+        reference.ReferencedFrameNumber = [frames[int(number) - 1] for number in several]
 
 
 def _description(segment: Segment, key: str, weights: dict[str, str]) -> hd.seg.SegmentDescription:

@@ -1,0 +1,486 @@
+"""The DICOM SR, judged by others: dciodvfy, dcentvfy, dcmqi; and against report.json and the SEG."""
+
+import copy
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+from conftest import call_infection, call_lungs, read_json, threshold_card
+from test_seg import tool
+
+import covct
+from covct import batch, terms
+from covct.cards import file_sha256, write_card
+from covct.dicom.load import load_dicom
+from covct.dicom.sr import LABEL_MAP_STORAGE, write_sr
+from covct.discover import discover
+from covct.networks import Device, Network, Networks
+from covct.outputs import SEG_TYPES, Outputs
+from covct.phantom_dicom import write_dicom_series
+from covct.writers import formats_for
+
+README = (Path(covct.__file__).parent.parent / "README.md").read_text()
+ALL = ("seg", "sr", "ko")
+SEG, SR, KO = "segmentation.seg.dcm", "measurements.sr.dcm", "key-slices.ko.dcm"
+NOTICE = "Research use only. Not a medical device."
+
+
+def segment(source, out, weights, networks, seg_type="binary", formats=ALL):
+    """The folder of the one result of a source."""
+    order = batch.Order((source,), out, weights, outputs=Outputs(formats, seg_type))
+    events = []
+    tally = batch.scan(order, lambda: networks, events.append)
+    assert tally["done"] == 1, events
+    [report] = out.glob("*/*/report.json")
+    return report.parent
+
+
+def without_infection(networks):
+    nothing = replace(networks.infection, predict=lambda s: np.zeros(s.shape[:3], np.float32))
+    return replace(networks, infection=nothing)
+
+
+def judge(path):
+    """dciodvfy's verdict: exit status and errors.
+
+    It knows the label map's storage class, yet not that a reference to one may name a segment as one to any other SEG
+    does: that one complaint about SRs of label maps is its own.
+    """
+    run = subprocess.run([tool("dciodvfy"), "-new", path], capture_output=True, text=True, check=False)
+    errors = [line for line in run.stderr.splitlines() if line.startswith("Error")]
+    if LABEL_MAP_STORAGE in str(pydicom.dcmread(path, stop_before_pixels=True).get("ContentSequence", "")):
+        errors = [error for error in errors if "ReferencedSegmentNumber" not in error]
+    return run.returncode, errors
+
+
+def segments_of(folder):
+    """The SEG's segments; highdicom gives a label map one for the background, which is no finding."""
+    return [s for s in pydicom.dcmread(folder / SEG, stop_before_pixels=True).SegmentSequence if s.SegmentNumber]
+
+
+@pytest.fixture(scope="module", params=SEG_TYPES)
+def result(request, phantom_series, tmp_path_factory):
+    """The phantom's result in each type of SEG: (folder, type). Not to be changed."""
+    folder = tmp_path_factory.mktemp(request.param)
+    weights = folder / "weights"
+    weights.mkdir()
+    for task in ("lungs", "infection"):
+        (weights / f"{task}.keras").write_bytes(task.encode())
+        write_card(threshold_card(task, file_sha256(weights / f"{task}.keras")), weights)
+    networks = Networks(
+        Network(threshold_card("lungs"), call_lungs),
+        Network(threshold_card("infection"), call_infection),
+        Device("cpu", "threshold"),
+    )
+    return segment(phantom_series, folder / "out", weights, networks, request.param), request.param
+
+
+def groups(folder):
+    """The measurement groups by tracking identifier."""
+    root = pydicom.dcmread(folder / SR)
+    [container] = [item for item in root.ContentSequence if _name(item) == "126010"]
+    return {_value(group, "112039"): group for group in container.ContentSequence}
+
+
+def figures(group):
+    """Numbers of a group by the code of their name."""
+    return {
+        _name(item): float(item.MeasuredValueSequence[0].NumericValue)
+        for item in group.ContentSequence
+        if item.ValueType == "NUM"
+    }
+
+
+def texts(group, code):
+    return [item.TextValue for item in group.ContentSequence if item.ValueType == "TEXT" and _name(item) == code]
+
+
+def _name(item):
+    return item.ConceptNameCodeSequence[0].CodeValue
+
+
+def _value(group, code):
+    [item] = [item for item in group.ContentSequence if _name(item) == code]
+    return item.TextValue if item.ValueType == "TEXT" else item.UID
+
+
+def items(dataset):
+    for item in dataset.get("ContentSequence", []):
+        yield item
+        yield from items(item)
+
+
+def evidence(dataset):
+    """Series of each SOP instance that a document says it rests on."""
+    return {
+        reference.ReferencedSOPInstanceUID: series.SeriesInstanceUID
+        for study in dataset.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for reference in series.ReferencedSOPSequence
+    }
+
+
+def expected(report, seg_type):
+    """What the groups shall say, from report.json: code to figure, by tracking identifier."""
+    named = {
+        "volume_ml": "118565006",
+        "infection_ml": "infected-ml",
+        "infection_percent": "infected-percent",
+        "infection_mean_hu": "infected-mean-hu",
+        "ground_glass_ml": "ground-glass-ml",
+        "consolidation_ml": "consolidation-ml",
+    }
+    regions = {
+        name: {code: region[figure] for figure, code in named.items()} for name, region in report["regions"].items()
+    }
+
+    def infection(region):
+        part = {code: region[code] for code in ("infected-percent", "ground-glass-ml", "consolidation-ml")}
+        return {"118565006": region["infected-ml"], "112031": region["infected-mean-hu"], **part}
+
+    out = {f"covct {label}": regions[name] for label, name in (
+        ("Both lungs", "lungs"), ("Right lung", "right_lung"), ("Left lung", "left_lung"))}  # fmt: skip
+    if seg_type != "labelmap":
+        return {**out, "covct COVID-19 infection": infection(regions["lungs"])}
+    for side in ("right", "left"):
+        region = regions[f"{side}_lung"]
+        healthy = region["118565006"] - region["infected-ml"]
+        out[f"covct {side.capitalize()} lung outside infection"] = {"118565006": pytest.approx(healthy, abs=1e-3)}
+        out[f"covct COVID-19 infection, {side} lung"] = infection(region)
+    return out
+
+
+def test_dciodvfy_finds_no_error(result):
+    assert judge(result[0] / SR) == (0, [])
+
+
+def test_the_figures_are_those_of_the_report(result):
+    folder, seg_type = result
+    report = read_json(folder / "report.json")
+    found = {identifier: figures(group) for identifier, group in groups(folder).items()}
+    assert found == expected(report, seg_type)
+    assert found["covct Both lungs"]["infected-percent"] > 0
+
+
+def test_dcmqi_reads_the_figures_of_the_report(result, tmp_path):
+    folder, seg_type = result
+    read = tmp_path / "read.json"
+    command = [tool("tid1500reader"), "--inputDICOM", folder / SR, "--outputMetadata", read]
+    subprocess.run(command, check=True, capture_output=True)
+    theirs = read_json(read)
+    found = {
+        group["TrackingIdentifier"]: {
+            item["quantity"]["CodeValue"]: float(item["value"]) for item in group["measurementItems"]
+        }
+        for group in theirs["Measurements"]
+    }
+    assert found == expected(read_json(folder / "report.json"), seg_type)
+    units = {item["units"]["CodeValue"] for group in theirs["Measurements"] for item in group["measurementItems"]}
+    assert units == {"mL", "%", "[hnsf'U]"}
+    seg = pydicom.dcmread(folder / SEG, stop_before_pixels=True)
+    pointing = [group for group in theirs["Measurements"] if "ReferencedSegment" in group]
+    assert [group["ReferencedSegment"] for group in pointing] == [s.SegmentNumber for s in segments_of(folder)]
+    assert {group["segmentationSOPInstanceUID"] for group in pointing} == {seg.SOPInstanceUID}
+    assert "Research use only" in theirs["observerContext"]["DeviceObserverName"]
+
+
+def test_whole_lung_severity_is_said_once(result):
+    """Of both lungs: a side has no class of its own on this scale."""
+    folder, _ = result
+    report = read_json(folder / "report.json")
+    said = {
+        identifier: item.ConceptCodeSequence[0].CodeValue
+        for identifier, group in groups(folder).items()
+        for item in group.ContentSequence
+        if _name(item) == "246112005"
+    }
+    assert said == {"covct Both lungs": f"ct-ss-{report['severity']['class']}"}
+
+
+def test_each_segment_has_its_group_and_is_the_same_finding(result):
+    """Number, tracking identifier, tracking UID, category and type are those of the SEG."""
+    folder, _ = result
+    seg = pydicom.dcmread(folder / SEG, stop_before_pixels=True)
+    by_identifier = groups(folder)
+    for segment in segments_of(folder):
+        group = by_identifier[segment.TrackingID]
+        [reference] = [item for item in group.ContentSequence if item.ValueType == "IMAGE"]
+        assert reference.ReferencedSOPSequence[0].ReferencedSegmentNumber == segment.SegmentNumber
+        assert reference.ReferencedSOPSequence[0].ReferencedSOPClassUID == seg.SOPClassUID
+        assert _value(group, "112040") == segment.TrackingUID
+        coded = {_name(i): i.ConceptCodeSequence[0].CodeValue for i in group.ContentSequence if i.ValueType == "CODE"}
+        assert coded["276214006"] == segment.SegmentedPropertyCategoryCodeSequence[0].CodeValue
+        assert coded["121071"] == segment.SegmentedPropertyTypeCodeSequence[0].CodeValue
+
+
+def test_infection_of_both_lungs_claims_no_side(series_folder, tmp_path, weights, networks):
+    """It may lie in one lung only; "bilateral" would be a finding that nobody made."""
+    group = groups(segment(series_folder, tmp_path / "out", weights, networks))["covct COVID-19 infection"]
+    [site] = [item for item in group.ContentSequence if _name(item) == "363698007"]
+    assert site.ConceptCodeSequence[0].CodeValue == terms.LUNG.value
+    assert "ContentSequence" not in site
+
+
+def test_every_referenced_instance_exists(result, phantom_series):
+    folder, _ = result
+    there = {}
+    for path in [*phantom_series.iterdir(), folder / SEG]:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        there[dataset.SOPInstanceUID] = dataset.SeriesInstanceUID
+    document = pydicom.dcmread(folder / SR)
+    assert evidence(document) == there
+    source_series = read_json(folder / "report.json")["source"]["series_instance_uid"]
+    for item in items(document):
+        if item.ValueType == "IMAGE":
+            assert item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID in there
+        if item.ValueType == "UIDREF" and _name(item) == "121232":
+            assert source_series == item.UID
+
+
+def test_dcentvfy_finds_one_patient_and_one_study(result, phantom_series):
+    folder, _ = result
+    command = [tool("dcentvfy"), *folder.glob("*.dcm"), *phantom_series.iterdir()]
+    assert len(list(folder.glob("*.dcm"))) == 3
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "Error" not in run.stdout + run.stderr
+
+
+def test_research_use_stands_in_the_document(result):
+    folder, _ = result
+    document = pydicom.dcmread(folder / SR)
+    assert "research use only" in document.SeriesDescription.lower()
+    assert document.ContentQualification == "RESEARCH"
+    [observer] = [item for item in document.ContentSequence if _name(item) == "121013"]
+    assert NOTICE in observer.TextValue, "viewers show the observer on top"
+    assert texts(groups(folder)["covct Both lungs"], "121106") == [NOTICE]
+    assert (document.VerificationFlag, document.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
+
+
+def test_each_group_names_the_weights(result):
+    folder, _ = result
+    networks = read_json(folder / "report.json")["networks"]
+    for group in groups(folder).values():
+        parameters = texts(group, "111002")
+        assert all(any(card["sha256"] in text for text in parameters) for card in networks.values())
+
+
+def test_clean_lung_says_zero(series_folder, tmp_path, weights, networks):
+    folder = segment(series_folder, tmp_path / "out", weights, without_infection(networks))
+    found = groups(folder)
+    assert figures(found["covct COVID-19 infection"]) == {
+        "118565006": 0, "infected-percent": 0, "ground-glass-ml": 0, "consolidation-ml": 0,
+    }  # fmt: skip
+    assert figures(found["covct Both lungs"])["infected-percent"] == 0
+    assert texts(found["covct COVID-19 infection"], "withheld") == [], "that nothing has no mean is not withholding"
+    assert pydicom.dcmread(folder / SR).CompletionFlag == "COMPLETE"
+    assert judge(folder / SR) == (0, [])
+
+
+def test_cut_lungs_have_no_volumes_and_the_document_says_why(series_folder, tmp_path, weights, networks):
+    """Withheld is left out, never 0: a reader who knows nothing of valid_for cannot be misled."""
+    for path in sorted(series_folder.iterdir())[15:]:
+        path.unlink()
+    folder = segment(series_folder, tmp_path / "out", weights, networks)
+    assert read_json(folder / "report.json")["valid_for"] == {"volume": False, "percent": False, "hu_bands": True}
+    found = groups(folder)
+    assert {identifier: set(figures(group)) for identifier, group in found.items()} == {
+        "covct Both lungs": {"infected-mean-hu"},
+        "covct Right lung": {"infected-mean-hu"},
+        "covct Left lung": {"infected-mean-hu"},
+        "covct COVID-19 infection": {"112031"},
+    }
+    for group in found.values():
+        [text] = texts(group, "withheld")
+        assert "volumes; infected shares and severity class" in text
+        assert "ground glass" not in text
+    assert [text.split(":")[0] for text in texts(found["covct Both lungs"], "warning")] == [
+        "thick-slices",
+        "partial-lungs",
+    ]
+    assert "ct-ss" not in str(pydicom.dcmread(folder / SR))
+    assert pydicom.dcmread(folder / SR).CompletionFlag == "PARTIAL"
+    assert judge(folder / SR) == (0, [])
+
+
+@pytest.mark.parametrize("seg_type", ["binary", "labelmap"])
+def test_nothing_that_holds(seg_type, series_folder, tmp_path, weights, networks):
+    """All figures withheld: the document is still valid, has no number, and says so in every group."""
+    folder = segment(series_folder, tmp_path / "out", weights, networks, seg_type)
+    report = copy.deepcopy(read_json(folder / "report.json"))
+    report["valid_for"] = dict.fromkeys(report["valid_for"], False)
+    report["severity"]["class"] = None
+    report["regions"] = {name: dict.fromkeys(region) for name, region in report["regions"].items()}
+    scan = load_dicom(discover([series_folder]).series[0])
+    write_sr(tmp_path / SR, scan, report, report["work_key"], Outputs(ALL, seg_type))
+    assert judge(tmp_path / SR) == (0, [])
+    for group in groups(tmp_path).values():
+        assert figures(group) == {}
+        assert "mean HU, ground glass and consolidation" in texts(group, "withheld")[0]
+
+
+def test_deidentified_series_without_type_2_attributes(series_folder, tmp_path, weights, networks):
+    for path in series_folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber",
+                        "StudyDate", "StudyTime", "ReferringPhysicianName", "FrameOfReferenceUID", "SliceThickness",
+                        "PositionReferenceIndicator", "StudyDescription"):  # fmt: skip
+            if keyword in dataset:
+                delattr(dataset, keyword)
+        dataset.save_as(path)
+    folder = segment(series_folder, tmp_path / "out", weights, networks)
+    for name in (SR, KO):
+        document = pydicom.dcmread(folder / name)
+        assert str(document.PatientName or "") == "", "nothing is invented that could be taken for the patient's"
+        assert not document.PatientID
+        assert judge(folder / name) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "dirt",
+    [
+        {"PatientBirthDate": "1950-01-01", "StudyTime": "240000", "PatientSex": "UNKNOWN"},
+        {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada^Tarou=山田^太郎"},
+        {"PatientName": "Smith^^^^^^John"},
+    ],
+    ids=str,
+)
+def test_dirt_in_the_header_does_not_cost_the_result(dirt, series_folder, tmp_path, weights, networks):
+    for path in series_folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        with pydicom.config.disable_value_validation():
+            for keyword, value in dirt.items():
+                setattr(dataset, keyword, value)
+            dataset.save_as(path)
+    folder = segment(series_folder, tmp_path / "out", weights, networks)
+    for name in (SR, KO):
+        if "SpecificCharacterSet" in dirt:
+            assert str(pydicom.dcmread(folder / name).PatientName) == dirt["PatientName"]
+            assert judge(folder / name) == (0, [])
+
+
+def test_a_redo_sends_the_same_objects(series_folder, tmp_path, weights, networks):
+    first = segment(series_folder, tmp_path / "one", weights, networks)
+    second = segment(series_folder, tmp_path / "two", weights, networks)
+    for name in (SR, KO):
+        one, two = (pydicom.dcmread(folder / name) for folder in (first, second))
+        assert (one.SOPInstanceUID, one.SeriesInstanceUID) == (two.SOPInstanceUID, two.SeriesInstanceUID)
+        assert one.ContentSequence == two.ContentSequence
+    objects = [pydicom.dcmread(first / name, stop_before_pixels=True) for name in (SEG, SR, KO)]
+    assert len({dataset.SeriesInstanceUID for dataset in objects}) == 3, "a series holds one modality"
+    assert [dataset.SeriesNumber for dataset in objects] == [9200, 9201, 9203]
+
+
+def test_sr_brings_the_seg_along(series_folder, tmp_path, weights, networks):
+    """Its figures are those of segments, which must be there to be looked at."""
+    folder = segment(series_folder, tmp_path / "out", weights, networks, formats=("sr",))
+    assert {path.name for path in folder.glob("*.dcm")} == {SEG, SR}
+    assert formats_for("nifti", ("sr", "ko")) == ("nifti",)
+
+
+def test_right_is_the_patients_right_however_he_lay(phantom, tmp_path, weights, networks):
+    """Supine alone proves nothing. The phantom's lungs differ in size and infection."""
+    found = []
+    for position in ("HFS", "FFP"):
+        write_dicom_series(phantom, tmp_path / position, orientation=position)
+        folder = segment(tmp_path / position, tmp_path / f"{position}-out", weights, networks)
+        found.append({identifier: figures(group) for identifier, group in groups(folder).items()})
+    truth = phantom.truth()
+    for one in found:
+        right, left = (one[f"covct {side} lung"]["118565006"] for side in ("Right", "Left"))
+        assert right / left == pytest.approx(truth["right_lung_ml"] / truth["left_lung_ml"], rel=0.02)
+    for identifier, numbers in found[0].items():
+        assert found[1][identifier] == pytest.approx(numbers, rel=0.01), identifier
+
+
+def test_multi_frame_source_is_one_instance(series_folder, tmp_path, weights, networks):
+    folder = segment(series_folder, tmp_path / "out", weights, networks)
+    report = read_json(folder / "report.json")
+    scan = as_multi_frame(load_dicom(discover([series_folder]).series[0]))
+    write_sr(tmp_path / SR, scan, report, report["work_key"], Outputs(ALL))
+    document = pydicom.dcmread(tmp_path / SR)
+    assert scan.headers[0].SOPInstanceUID in evidence(document)
+    assert len(evidence(document)) == 2, "the source and the SEG"
+    assert judge(tmp_path / SR) == (0, [])
+
+
+def as_multi_frame(scan):
+    """The same scan as of one enhanced instance whose frames run the other way."""
+    header = copy.deepcopy(scan.headers[0])
+    header.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2.2"  # Legacy Converted Enhanced CT
+    header.SOPInstanceUID = f"{header.SeriesInstanceUID[:50]}.1"
+    header.NumberOfFrames = len(scan.headers)
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        delattr(header, keyword)
+    return replace(scan, headers=(header,), frames=tuple(range(len(scan.headers), 0, -1)))
+
+
+def test_highdicom_finds_the_groups(result):
+    """Another reader: the segments' groups, and those without a segment."""
+    folder, seg_type = result
+    content = hd.sr.srread(folder / SR).content
+    by_segment = content.get_volumetric_roi_measurement_groups()
+    assert len(by_segment) == len(terms.LABELMAP_SEGMENTS if seg_type == "labelmap" else terms.SEGMENTS)
+    whole = content.get_image_measurement_groups()
+    assert len(whole) == (3 if seg_type == "labelmap" else 1)
+
+
+def test_readme_names_every_private_code():
+    """README is the conformance statement."""
+    codes = [term for term in vars(terms).values() if isinstance(term, terms.CodedTerm)]
+    codes += [quantity.name for quantity in terms.QUANTITIES.values()]
+    private = {term.value for term in codes if term.scheme == terms.PRIVATE_SCHEME}
+    assert private, "99COVCT has codes"
+    assert {value for value in private if f"`{value}`" not in README} == set()
+    severity = [terms.SEVERITY_CLASSES[number].value for number in (1, 5)]
+    assert all(f"`{value}`" in README for value in severity)
+
+
+def test_codes_fit_their_value_representations():
+    """Code Value SH 16 characters, Code Meaning LO 64."""
+    codes = [term for term in vars(terms).values() if isinstance(term, terms.CodedTerm)]
+    codes += [quantity.name for quantity in terms.QUANTITIES.values()] + list(terms.SEVERITY_CLASSES.values())
+    assert all(len(term.value) <= 16 and len(term.meaning) <= 64 for term in codes)
+
+
+@pytest.mark.parametrize("band", ["ground_glass", "consolidation"])
+def test_a_code_says_the_band_it_measures(band):
+    """A changed band is a new code: the old one has been written into archives."""
+    meaning = terms.QUANTITIES[f"{band}_ml"].name.meaning
+    assert tuple(map(int, re.findall(r"-?\d+", meaning))) == terms.HU_BANDS[band]
+
+
+def test_real_series(shared, tmp_path, weights, networks):
+    """Slices of a de-identified archive, whose names are of a retired form and whose StudyID is empty."""
+    shutil.copytree(shared / "dicom" / "ricord-covid-15-slices", tmp_path / "in")
+    folder = segment(tmp_path / "in", tmp_path / "out", weights, networks)
+    for name in (SEG, SR, KO):
+        assert judge(folder / name) == (0, []), name
+    command = [tool("dcentvfy"), *folder.glob("*.dcm"), *(tmp_path / "in").iterdir()]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_no_rescale_withholds_what_rests_on_hounsfield_units(series_folder, tmp_path, weights, networks):
+    def hounsfield(dataset):
+        array = dataset.pixel_array.astype(np.int16) - 1024
+        dataset.PixelRepresentation = 1
+        dataset.PixelData = array.tobytes()
+        del dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType
+
+    for path in series_folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        hounsfield(dataset)
+        dataset.save_as(path)
+    found = groups(segment(series_folder, tmp_path / "out", weights, networks))
+    assert set(figures(found["covct COVID-19 infection"])) == {"118565006", "infected-percent"}
+    assert set(figures(found["covct Both lungs"])) == {"118565006", "infected-ml", "infected-percent"}
+    assert [text.split(":")[0] for text in texts(found["covct Both lungs"], "warning")] == [
+        "thick-slices",
+        "no-rescale",
+    ]
