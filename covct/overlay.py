@@ -135,16 +135,20 @@ def lung_field_of_view(lungs: np.ndarray, pixel_spacing_mm: tuple[float, float])
 
 def draw_slice(hu: np.ndarray, lungs: np.ndarray, infection: np.ndarray, view: FieldOfView, side: int) -> np.ndarray:
     """One slice in the lung window with its outlines: (rows, columns) each -> (side, side, 3) uint8 RGB."""
-    low, high = LUNG_WINDOW_HU
-    grey = np.clip((_cut(hu, view, side) - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
-    image = np.repeat(grey[:, :, None], 3, axis=2)
+    masks = (_cut(mask, view, side) > 0.5 for mask in (lungs == 1, lungs == 2, infection > 0))
+    return paint(_cut(hu, view, side), *masks)
 
-    infected = _cut(infection > 0, view, side) > 0.5
+
+def paint(hu: np.ndarray, right_lung: np.ndarray, left_lung: np.ndarray, infected: np.ndarray) -> np.ndarray:
+    """A slice in the lung window with three masks over it: (rows, columns) each -> (rows, columns, 3) uint8 RGB."""
+    low, high = LUNG_WINDOW_HU
+    grey = np.clip((hu.astype(np.float32) - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
+    image = np.repeat(grey[:, :, None], 3, axis=2)
     tint = np.array(INFECTION, np.float32)
     image[infected] = ((1 - FILL) * image[infected] + FILL * tint).astype(np.uint8)
     # Infection last and inside its edge, the lungs outside theirs: along the pleura both stay visible.
-    _outline_around(image, _cut(lungs == 1, view, side) > 0.5, RIGHT_LUNG)
-    _outline_around(image, _cut(lungs == 2, view, side) > 0.5, LEFT_LUNG)
+    _outline_around(image, right_lung, RIGHT_LUNG)
+    _outline_around(image, left_lung, LEFT_LUNG)
     _outline(image, infected, INFECTION)
     return image
 
@@ -171,15 +175,15 @@ def _annotate(tile: np.ndarray, label: str) -> None:
     side = len(tile)
     _put_on_dark(tile, label, 12, 25, 13)
     _put_on_dark(tile, "R", 12, side - 13, 16)
-    _put_on_dark(tile, "L", side - 12 - _text_width("L", 16), side - 13, 16)
+    _put_on_dark(tile, "L", side - 12 - text_width("L", 16), side - 13, 16)
     cv2.rectangle(tile, (0, 0), (side - 1, side - 1), FRAME, 1)
 
 
 def _put_on_dark(tile: np.ndarray, text: str, x: int, baseline: int, height: int) -> None:
     """Text with the scan behind it darkened: the chest wall is as white as the letters."""
-    behind = tile[baseline - height - 5 : baseline + 6, x - 6 : x + _text_width(text, height) + 6]
+    behind = tile[baseline - height - 5 : baseline + 6, x - 6 : x + text_width(text, height) + 6]
     behind[:] = behind * 0.3
-    _put(tile, text, x, baseline, height, TEXT)
+    put_text(tile, text, x, baseline, height, TEXT)
 
 
 def _header(caption_lines: Sequence[str]) -> np.ndarray:
@@ -188,7 +192,7 @@ def _header(caption_lines: Sequence[str]) -> np.ndarray:
     baseline = MARGIN + 22
     for number, line in enumerate(lines):
         height, colour = (20, TEXT) if number == 0 else (14, DIM_TEXT)
-        _put(image, _shortened(line, height, WIDTH - 2 * MARGIN), MARGIN, baseline, height, colour)
+        put_text(image, _shortened(line, height, WIDTH - 2 * MARGIN), MARGIN, baseline, height, colour)
         baseline += 30 if number == 0 else 26
     return image
 
@@ -203,17 +207,17 @@ def _footer(pixels_per_mm: float) -> np.ndarray:
             dimmed = [round(FILL * channel + 60 * (1 - FILL)) for channel in colour]
             cv2.rectangle(image, corner, opposite, dimmed, cv2.FILLED)
         cv2.rectangle(image, corner, opposite, colour, 2)
-        _put(image, name, x + 30, baseline, 14, TEXT)
-        x += 30 + _text_width(name, 14) + 28
+        put_text(image, name, x + 30, baseline, 14, TEXT)
+        x += 30 + text_width(name, 14) + 28
     bar = round(50 * pixels_per_mm)
     cv2.line(image, (x, baseline - 6), (x + bar, baseline - 6), TEXT, 2)
     for end in (x, x + bar):
         cv2.line(image, (end, baseline - 11), (end, baseline - 1), TEXT, 2)
     x += bar + 10
-    _put(image, "50 mm", x, baseline, 14, TEXT)
-    x += _text_width("50 mm", 14) + 28
-    _put(image, f"window {LUNG_WINDOW_HU[0]} to {LUNG_WINDOW_HU[1]} HU", x, baseline, 14, DIM_TEXT)
-    _put(image, RESEARCH_USE, WIDTH - MARGIN - _text_width(RESEARCH_USE, 18), baseline + 1, 18, NOTICE)
+    put_text(image, "50 mm", x, baseline, 14, TEXT)
+    x += text_width("50 mm", 14) + 28
+    put_text(image, f"window {LUNG_WINDOW_HU[0]} to {LUNG_WINDOW_HU[1]} HU", x, baseline, 14, DIM_TEXT)
+    put_text(image, RESEARCH_USE, WIDTH - MARGIN - text_width(RESEARCH_USE, 18), baseline + 1, 18, NOTICE)
     return image
 
 
@@ -225,19 +229,19 @@ def _blank(rows: int) -> np.ndarray:
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def _put(image: np.ndarray, text: str, x: int, baseline: int, height: int, colour: Colour) -> None:
+def put_text(image: np.ndarray, text: str, x: int, baseline: int, height: int, colour: Colour) -> None:
     """Anti-aliased text with capitals `height` pixels tall."""
     scale = cv2.getFontScaleFromHeight(FONT, height)
     cv2.putText(image, text, (x, baseline), FONT, scale, colour, 1, cv2.LINE_AA)
 
 
-def _text_width(text: str, height: int) -> int:
+def text_width(text: str, height: int) -> int:
     return cv2.getTextSize(text, FONT, cv2.getFontScaleFromHeight(FONT, height), 1)[0][0]
 
 
 def _shortened(text: str, height: int, width: int) -> str:
-    if _text_width(text, height) <= width:
+    if text_width(text, height) <= width:
         return text
-    while text and _text_width(text + "...", height) > width:
+    while text and text_width(text + "...", height) > width:
         text = text[:-1]
     return text + "..."

@@ -22,6 +22,7 @@ LINKS = {
     "segmentation.seg.dcm": "DICOM SEG",
     "measurements.sr.dcm": "DICOM SR",
     "key-slices.ko.dcm": "DICOM KO",
+    "capture-0001.sc.dcm": "capture",
     "lungs.nii.gz": "lungs NIfTI",
     "infection.nii.gz": "infection NIfTI",
     "overlay.png": "picture",
@@ -192,8 +193,14 @@ def _warnings(entry: Entry) -> str:
 
 
 def _links(entry: Entry) -> str:
-    links = [f'<li><a href="{_href(entry, name)}">{LINKS[name]}</a></li>' for name in LINKS if name in entry.files]
-    return f"<ul>{''.join(links)}</ul>"
+    return f"<ul>{''.join(f'<li>{link}</li>' for link in _anchors(entry))}</ul>"
+
+
+def _anchors(entry: Entry) -> list[str]:
+    """One link a kind of file: of the captures, which may be as many as the slices, to the first."""
+    captures = sum(name.endswith(".sc.dcm") for name in entry.files)
+    labels = {**LINKS, "capture-0001.sc.dcm": f"capture 1 of {captures}"}
+    return [f'<a href="{_href(entry, name)}">{labels[name]}</a>' for name in LINKS if name in entry.files]
 
 
 def _compact_section(rest: list[Entry]) -> str:
@@ -209,15 +216,11 @@ def _compact_section(rest: list[Entry]) -> str:
             _ml(entry.lungs_ml),
             _ml(entry.infection_ml),
             f"<code>{escape(entry.source or _series_name(entry))}</code>",
-            _inline_links(entry),
+            " ".join(_anchors(entry)),
         )
         for entry in rest
     )
     return f"<section>\n<h2>Done <small>the other {len(rest):,}</small></h2>\n{_plain_table(heads, rows)}\n</section>"
-
-
-def _inline_links(entry: Entry) -> str:
-    return " ".join(f'<a href="{_href(entry, name)}">{LINKS[name]}</a>' for name in LINKS if name in entry.files)
 
 
 def _failed_section(failed: list[Entry]) -> str:

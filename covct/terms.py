@@ -66,6 +66,7 @@ BILATERAL = CodedTerm("51440002", "SCT", "Bilateral")
 DEVICE = CodedTerm("121007", "DCM", "Device")
 PROCESSING_EQUIPMENT = CodedTerm("109102", "DCM", "Processing Equipment")
 ARTIFICIAL_INTELLIGENCE = CodedTerm("123110", "DCM", "Artificial Intelligence")
+SOURCE_IMAGE = CodedTerm("121322", "DCM", "Source Image for Image Processing Operation")
 
 # Blue, yellow and red-pink stay apart for colour-blind readers, and none of them is a grey of the scan.
 SEGMENTS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from covct.dicom.capture import captures
 from covct.dicom.key_object import write_key_object
 from covct.dicom.seg import write_seg
 from covct.dicom.sr import write_sr
@@ -15,10 +16,18 @@ from covct.volume import spacing_mm
 
 SEG_NAME, OVERLAY_NAME, REPORT_NAME = "segmentation.seg.dcm", "overlay.png", "report.json"
 SR_NAME, KEY_OBJECT_NAME = "measurements.sr.dcm", "key-slices.ko.dcm"
+CAPTURE_NAME = "capture-{:04d}.sc.dcm"
 
 
 def write_dicom_seg(result: Result, folder: Path, outputs: Outputs) -> None:
     write_seg(folder / SEG_NAME, result.scan, result.masks, result.work_key, _weights(result), outputs)
+
+
+def write_dicom_captures(result: Result, folder: Path, outputs: Outputs) -> None:
+    """One file a slice, each written before the next is drawn."""
+    drawn = captures(result.scan, result.masks, result.report, result.work_key, outputs)
+    for number, capture in enumerate(drawn, start=1):
+        capture.save_as(folder / CAPTURE_NAME.format(number))
 
 
 def _weights(result: Result) -> dict[str, str]:
@@ -68,6 +77,7 @@ WRITERS: dict[str, Callable[[Result, Path, Outputs], None]] = {
     "seg": write_dicom_seg,
     "sr": write_dicom_sr,
     "ko": write_dicom_key_object,
+    "sc": write_dicom_captures,
     "nifti": write_nifti_masks,
     "png": write_png,
 }

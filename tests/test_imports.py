@@ -13,14 +13,14 @@ import covct
 PACKAGE = Path(covct.__file__).parent
 # A module may import from its own rank and below.
 RANKS = [
-    {"errors", "terms", "outputs", "__init__", "dicom.__init__"},
+    {"errors", "terms", "outputs", "defects", "__init__", "dicom.__init__"},
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.pixels"},
     {"dicom.header", "dicom.seg", "dicom.sr", "dicom.key_object"},
     {"split"},
-    {"discover", "networks", "postprocess", "overlay", "results", "augment", "dicom.ct_series"},
-    {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load"},
+    {"discover", "networks", "postprocess", "overlay", "results", "augment", "dicom.capture", "dicom.ct_series"},
+    {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load", "dicom.check"},
     {"report", "dataset", "segment", "phantom_dicom", "summary", "convert"},
-    {"pipeline", "train"},
+    {"pipeline", "train", "verify"},
     {"writers"},
     {"batch"},
     {"cli"},

@@ -113,7 +113,7 @@ def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float)
         else:
             if not good.get("SliceThickness"):
                 good.SliceThickness = float(round(spacing_mm, 6))
-            good.ImageOrientationPatient = _snapped(headers[0].ImageOrientationPatient)
+            good.ImageOrientationPatient = snapped(headers[0].ImageOrientationPatient)
         out.append(good)
     return out
 
@@ -153,7 +153,7 @@ def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:
             if not header.get("SliceThickness"):
                 found.add("SliceThickness: missing, the slice spacing was taken")
             cosines = header.get("ImageOrientationPatient")
-            if cosines and np.abs(np.array(cosines, float) - _snapped(headers[0].ImageOrientationPatient)).max() > 0:
+            if cosines and np.abs(np.array(cosines, float) - snapped(headers[0].ImageOrientationPatient)).max() > 0:
                 found.add("ImageOrientationPatient: snapped to perpendicular unit vectors")
     return sorted(found)
 
@@ -165,7 +165,7 @@ def _complete_groups(header: pydicom.Dataset, spacing_mm: float) -> None:
             if not measures.get("SliceThickness"):
                 measures.SliceThickness = float(round(spacing_mm, 6))
         for plane in groups.get("PlaneOrientationSequence", []):
-            plane.ImageOrientationPatient = _snapped(plane.ImageOrientationPatient)
+            plane.ImageOrientationPatient = snapped(plane.ImageOrientationPatient)
 
 
 PATTERNS = {
@@ -190,7 +190,7 @@ def _encodes(keyword: str, value) -> bool:
         return False
 
 
-def _snapped(cosines) -> list[float]:
+def snapped(cosines) -> list[float]:
     """Orthogonal unit vectors within rounding of the header's; 1e-6 noise is no orientation of its own."""
     row, column = np.array(cosines[:3], float), np.array(cosines[3:], float)
     row /= np.linalg.norm(row)
