@@ -20,7 +20,7 @@ from covct import __version__, state
 from covct.cards import file_sha256, read_card
 from covct.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, selected
 from covct.discover import Discovery, Series, discover
-from covct.errors import RunError, SeriesError, Stopped
+from covct.errors import RunError, SeriesError, Stopped, whereabouts
 from covct.networks import Networks
 from covct.outputs import Outputs
 from covct.quality import check_headers
@@ -243,7 +243,7 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
         except Exception as error:
             if isinstance(error, (RunError, OSError)):
                 raise
-            status, slug, message = "failed", "unexpected-error", _whereabouts(error)
+            status, slug, message = "failed", "unexpected-error", whereabouts(error)
             log.error("%s: %s\n%s", folder, message, "".join(traceback.format_tb(error.__traceback__)))
         if status != "done":
             stage = state.new_stage(order.out, job.work_key)
@@ -255,12 +255,6 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
     details = {"slug": slug, "message": message, "seconds": outcome.seconds, **figures}
     emit(_job_event(status, job, **details))
     return outcome
-
-
-def _whereabouts(error: Exception) -> str:
-    """Kind and place of an unexpected error. Not its text: that may quote a patient's name or birth date."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
 
 
 def _retire_others(out: Path, choice: Choice) -> None:

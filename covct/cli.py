@@ -74,6 +74,11 @@ class Lesions(str, Enum):
     severe = "severe"
 
 
+class Target(str, Enum):
+    nifti = "nifti"
+    dicom = "dicom"
+
+
 Sources = Annotated[
     list[Path], typer.Argument(help="Files or directories: DICOM or NIfTI, nested, mixed, zipped.", show_default=False)
 ]
@@ -138,9 +143,7 @@ def scan(
         sources, out, outputs, weights, force=force, retry_failed=retry_failed, strict=strict,
         series_uids=tuple(series or ()), select=_patterns(select),
     )  # fmt: skip
-    missing = [str(source) for source in sources if not source.exists()]
-    if missing:
-        raise UsageError(f"no such file or directory: {', '.join(missing)}")
+    _check_there(sources)
     if dry_run:
         _show_plan(order, json_events)
         return
@@ -293,6 +296,32 @@ def phantom(
     typer.echo(str(folder))
 
 
+@app.command(epilog=EXIT_CODES)
+def convert(
+    sources: Sources,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what is converted, of its own.")],
+    to: Annotated[
+        Target | None,
+        typer.Option(help="Only to this format. Default: each series to the other one.", show_default=False),
+    ] = None,
+    strict: Strict = False,
+    force: Annotated[bool, typer.Option("--force", help="Convert again, replace what is there.")] = False,
+    json_events: Json = False,
+) -> None:
+    """Convert DICOM CT series to NIfTI in HU, and NIfTI to DICOM CT series that are marked as derived.
+
+    Every series that passes the input gate, named by UIDs or a hash. What is there from the same input is kept.
+    """
+    from covct.convert import Conversion
+    from covct.convert import convert as run
+
+    _check_there(sources)
+    with _shown(json_events) as emit, _stoppable():
+        counts = run(Conversion(tuple(sources), out, to.value if to else None, force, strict), emit)
+    if counts["failed"] or (strict and counts["rejected"] + counts["unreadable files"]):
+        raise typer.Exit(3)
+
+
 @app.command("train")
 def train_command(
     task: Annotated[Task, typer.Argument(help="What to train.")],
@@ -325,6 +354,12 @@ def train_command(
     )  # fmt: skip
     card = train(settings, data, out, initial, restorer)
     typer.echo(json.dumps({"card": str(out / f"{card.name}.json"), "scores": card.scores}))
+
+
+def _check_there(sources: list[Path]) -> None:
+    missing = [str(source) for source in sources if not source.exists()]
+    if missing:
+        raise UsageError(f"no such file or directory: {', '.join(missing)}")
 
 
 def _outputs(formats: str, seg_type: SegType, all_frames: bool, captures: Captures):
@@ -431,7 +466,7 @@ def _shown(json_events: bool):
                 progress.update(bar, total=event["to_do"], completed=0)
             elif kind == "step":
                 progress.update(bar, description=f"{_short(event.get('series', ''))} {event['step']}")
-            elif kind in ("done", "rejected", "failed"):
+            elif kind in ("done", "converted", "rejected", "failed"):
                 progress.advance(bar)
                 finished = progress.tasks[0].completed
                 rate = 3600 * finished / (time.monotonic() - begun)
@@ -449,7 +484,7 @@ def _short(uid: str) -> str:
 
 def _line(event: dict[str, Any]) -> str:
     """One event as a line for a person; empty for what is not worth a line."""
-    kind, series = event["event"], _short(event.get("series", ""))
+    kind, series = event["event"], escape(event.get("source") or _short(event.get("series", "")))
     if kind == "found":
         return (
             f"{event['candidates']} series found, {event['to_do']} to do, {event['finished_before']} finished before, "
@@ -462,6 +497,12 @@ def _line(event: dict[str, Any]) -> str:
         shown = "no percentage" if percent is None else f"{percent:.1f} % infected (class {event['severity_class']})"
         warned = f"  [yellow]{', '.join(event['warnings'])}[/]" if event["warnings"] else ""
         return f"[green]done[/]        {series}  {shown}  {event['seconds']:.1f} s{warned}"
+    if kind == "converted":
+        warned = ", ".join(finding["slug"] for finding in event["findings"])
+        shown = "  ".join(escape(event[name]) for name in ("source", "path") if event[name])
+        return f"[green]converted[/]   {shown}" + (f"  [yellow]{warned}[/]" if warned else "")
+    if kind == "nothing":
+        return escape(event["message"])
     if kind == "rejected":
         return f"[yellow]rejected[/]    {series}  {event['slug']}: {escape(event['message'])}"
     if kind == "failed":

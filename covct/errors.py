@@ -1,5 +1,10 @@
 """Two kinds of error: a series that is not for us, and a run that cannot go on."""
 
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
 
 class SeriesError(Exception):
     """This series cannot be processed; it is recorded and the batch goes on.
@@ -46,3 +51,9 @@ class DeviceMissing(RunError):
 
 class Stopped(BaseException):
     """A stop signal came. Not an Exception: no handler of errors shall swallow it."""
+
+
+def whereabouts(error: Exception) -> str:
+    """Kind and place of an unexpected error. Not its text: that may quote a patient's name or birth date."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"

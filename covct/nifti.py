@@ -159,6 +159,14 @@ def write_nifti(volume: hd.Volume, path: Path, affine: np.ndarray | None = None,
     nibabel.save(image, path)
 
 
+def read_description(path: Path) -> str:
+    """The header's `descrip`; empty for what is no NIfTI."""
+    try:
+        return nibabel.load(path).header["descrip"].item().decode("ascii", "replace")
+    except Exception:  # a damaged or foreign file raises what the damage hits
+        return ""
+
+
 def _compact(array: np.ndarray) -> np.ndarray:
     if np.issubdtype(array.dtype, np.floating):
         array = np.nan_to_num(array.astype(np.float32, copy=False), nan=-1024.0, posinf=3071.0, neginf=-1024.0)

@@ -11,10 +11,10 @@ from typing import Any
 import highdicom as hd
 import numpy as np
 import pydicom
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-from pydicom.valuerep import DSfloat
+from pydicom.uid import generate_uid
 
 from covct import RESEARCH_USE, __version__
+from covct.dicom.ct_series import storage_for, write_ct_series
 from covct.errors import UsageError
 from covct.phantom import Phantom
 
@@ -76,14 +76,15 @@ def write_dicom_series(
     cosines = [f"{value:.6f}" for value in np.concatenate(_image_orientation(volume))]
     series_uid = series_uid or generate_uid(entropy_srcs=["covct phantom series", *identity, orientation, *cosines])
     frame_uid = volume.frame_of_reference_uid or generate_uid(entropy_srcs=["covct phantom frame", *identity])
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for index in range(volume.shape[0]):
-        dataset = _dataset(volume, index, orientation, study_uid, series_uid, frame_uid)
-        path = folder / f"{index + 1:04d}.dcm"
-        dataset.save_as(path, enforce_file_format=True)
-        paths.append(path)
-    return paths
+    header = _header(orientation, study_uid, series_uid, frame_uid)
+    return write_ct_series(
+        folder,
+        volume.array,
+        volume.affine,
+        header,
+        lambda number: generate_uid(entropy_srcs=["covct phantom instance", series_uid, str(number - 1)]),
+        storage_for(volume.array),
+    )
 
 
 def write_truth(phantom: Phantom, path: Path) -> Path:
@@ -147,31 +148,16 @@ def _image_orientation(volume: hd.Volume) -> tuple[np.ndarray, np.ndarray]:
     return direction[:, 2], direction[:, 1]
 
 
-def _decimal(value: float) -> DSfloat:
-    """A decimal string of at most 16 characters; values within a nanometre of a whole number become it."""
-    rounded = round(float(value), 9)
-    return DSfloat(rounded + 0.0, auto_format=True)
-
-
-def _dataset(volume, index, position, study_uid, series_uid, frame_uid) -> pydicom.Dataset:
-    """One slice as CT Image Storage (PS3.3 A.3)."""
-    array = np.ascontiguousarray(volume.array[index])
-    place = volume.affine[:3, 3] + index * volume.affine[:3, 0]
-    row, column = _image_orientation(volume)
+def _header(position: str, study_uid: str, series_uid: str, frame_uid: str) -> pydicom.Dataset:
+    """What all slices say of patient, study and series."""
     dataset = pydicom.Dataset()
-    dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    dataset.SOPClassUID = CTImageStorage
-    dataset.SOPInstanceUID = generate_uid(entropy_srcs=["covct phantom instance", series_uid, str(index)])
     for name in ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"):
         setattr(dataset, name, "20200101")
     for name in ("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"):
         setattr(dataset, name, "120000")
     dataset.AccessionNumber = ""
-    dataset.Modality = "CT"
-    dataset.Manufacturer = "covct"
     dataset.ManufacturerModelName = "phantom"
-    dataset.SoftwareVersions = __version__
     dataset.ReferringPhysicianName = ""
     dataset.StudyDescription = "Synthetic chest CT"
     dataset.SeriesDescription = "Synthetic chest CT"
@@ -180,7 +166,6 @@ def _dataset(volume, index, position, study_uid, series_uid, frame_uid) -> pydic
     dataset.PatientBirthDate = ""
     dataset.PatientSex = ""
     dataset.BodyPartExamined = "CHEST"
-    dataset.SliceThickness = _decimal(volume.spacing[0])
     dataset.KVP = "120"
     dataset.ConvolutionKernel = "STANDARD"
     dataset.PatientPosition = position
@@ -189,24 +174,6 @@ def _dataset(volume, index, position, study_uid, series_uid, frame_uid) -> pydic
     dataset.StudyID = "1"
     dataset.SeriesNumber = 1
     dataset.AcquisitionNumber = 1
-    dataset.InstanceNumber = index + 1
-    dataset.ImagePositionPatient = [_decimal(value) for value in place]
-    dataset.ImageOrientationPatient = [_decimal(value) for value in (*row, *column)]
     dataset.FrameOfReferenceUID = frame_uid
-    dataset.PositionReferenceIndicator = ""
     dataset.ImageComments = f"Synthetic phantom, no patient. {RESEARCH_USE}"
-    dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.Rows, dataset.Columns = array.shape
-    dataset.PixelSpacing = [_decimal(volume.spacing[1]), _decimal(volume.spacing[2])]
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
-    dataset.PixelRepresentation = 0
-    dataset.WindowCenter, dataset.WindowWidth = "-500", "1500"
-    dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = "-1024", "1", "HU"
-    dataset.PixelData = np.clip(array.astype(np.int32) + 1024, 0, 65535).astype("<u2").tobytes()
-    dataset["PixelData"].VR = "OW"
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     return dataset

@@ -154,6 +154,14 @@ GATE = {
         "attributes that the results need are missing or not valid", warned="note", why="the report lists them"
     ),
     "no-seg": Rule("a NIfTI has no DICOM instances to refer to", warned="note", why="see `covct convert`"),
+    "clipped": Rule(
+        "HU beyond -32768 to 32767 in a NIfTI that is converted", warned="always", why="16 bits hold no more"
+    ),
+    "rounded": Rule(
+        "fractions of a HU in a NIfTI that is converted",
+        warned="note",
+        why="stored in steps as fine as 16 bits allow: 1/16 HU for -1024 to 3071",
+    ),
 }  # fmt: skip
 REFUSED, WARNED, NOTED = "refused", "warned", "noted"
 

@@ -70,7 +70,10 @@ def output_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputNotWritable(f"{out}: cannot write results: {error.strerror or error} ({error.filename})") from error
+        # pydicom repeats an error without its number, and with a traceback in its text
+        reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+        where = f" ({error.filename})" if error.filename else ""
+        raise OutputNotWritable(f"{out}: cannot write results: {reason}{where}") from error
 
 
 @contextmanager
@@ -125,25 +128,30 @@ def new_stage(out: Path, key: str) -> Path:
 
 
 def commit(out: Path, folder: str, stage: Path, outcome: Outcome) -> None:
-    """Write `outcome.json` into the stage, bring everything to the disk, and rename the stage to its place.
+    """Write `outcome.json` into the stage, bring everything to the disk, and rename the stage to its place."""
+    with output_errors(out):
+        write_json(stage / "outcome.json", asdict(outcome))
+        install(out, stage, folder)
 
-    The old result stays whole until the new one is complete: it is moved aside, and back by `recover` where the
-    process dies between the two renames.
+
+def install(out: Path, staged: Path, place: str) -> None:
+    """Bring a staged file or folder to the disk, and rename it to its place below the tree.
+
+    What was there stays whole until the new one is complete: a file is replaced; a folder is moved aside, and back by
+    `recover` where the process dies between the two renames.
     """
     with output_errors(out):
-        for path in stage.iterdir():
+        for path in (*(sorted(staged.iterdir()) if staged.is_dir() else ()), staged):
             _fsync(path)
-        write_json(stage / "outcome.json", asdict(outcome))
-        _fsync(stage)
-        place = out / folder
-        place.parent.mkdir(parents=True, exist_ok=True)
-        old = out / PRIVATE / "old" / folder
-        if place.exists():
+        target = out / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        old = out / PRIVATE / "old" / place
+        if target.is_dir():
             old.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(old, ignore_errors=True)
-            os.rename(place, old)
-        os.rename(stage, place)
-        _fsync(place.parent)
+            os.rename(target, old)
+        os.rename(staged, target)
+        _fsync(target.parent)
         shutil.rmtree(old, ignore_errors=True)
 
 

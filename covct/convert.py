@@ -1,0 +1,263 @@
+"""Series to the other format, one at a time: DICOM to NIfTI in HU, NIfTI to a CT series marked as derived."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.uid import generate_uid
+
+from covct import RESEARCH_USE, __version__, state
+from covct.dicom.ct_series import Storage, storage_for, write_ct_series
+from covct.dicom.evidence import MANUFACTURER, TYPE_2, contributing_equipment, mark_as_research
+from covct.dicom.load import load_dicom
+from covct.discover import Discovery, Series, discover
+from covct.errors import OutputNotWritable, RunError, SeriesError, UsageError, whereabouts
+from covct.nifti import SHEAR_TOLERANCE, load_nifti, read_description, write_nifti
+from covct.quality import NOTED, Finding, check_headers, check_hounsfield, header_warnings, refuse_warnings
+from covct.sources import printable
+
+log = logging.getLogger("covct")
+Emit = Callable[[dict[str, Any]], None]
+OTHER = {"dicom": "nifti", "nifti": "dicom"}
+CONVERSION_VERSION = 1  # raise it when the same input would give other files
+CONVERTED = "Converted from NIfTI by covct (research use only)"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion was asked for.
+
+    Attributes
+    ----------
+    to : str or None
+        "nifti" or "dicom": only series that are not that already. None: each to the other format.
+    force : bool
+        Convert again what is there already, and replace files that covct did not write.
+    strict : bool
+        Warnings refuse a series.
+    """
+
+    sources: tuple[Path, ...]
+    out: Path
+    to: str | None = None
+    force: bool = False
+    strict: bool = False
+
+
+def convert(order: Conversion, emit: Emit) -> Counter:
+    """Convert every series that passes the input gate, not only the one that a scan of its study would choose.
+
+    A series is there whole or not at all. What is there from the same input is kept; what covct made of an earlier
+    state of the series (a late slice) is replaced.
+
+    Returns
+    -------
+    Counter
+        Series by what became of them: "converted", "kept", "rejected", "failed"; and "unreadable files".
+    """
+    with state.output_errors(order.out):
+        _check_apart(order)
+        with state.lock(order.out):
+            state.recover(order.out)
+            return _pass(order, discover(order.sources, avoid=order.out), emit)
+
+
+def _check_apart(order: Conversion) -> None:
+    if any(source.is_dir() and source.resolve() == order.out.resolve() for source in order.sources):
+        raise UsageError(f"{order.out} is source and output at once; wanted a folder of its own to write into")
+    if next(order.out.glob("*/*/outcome.json"), None):
+        raise UsageError(f"{order.out} holds the results of a scan; wanted a folder of its own for converted series")
+
+
+def _pass(order: Conversion, found: Discovery, emit: Emit) -> Counter:
+    counts = Counter({"unreadable files": len(found.problems)} if found.problems else {})
+    for problem in found.problems:
+        emit({"event": "problem", "file": problem.label, "slug": problem.slug, "message": problem.message})
+    wanted = sorted((s for s in found.series if order.to != s.kind), key=lambda series: series.folder)
+    emit(_found_event(found, len(wanted), sum(_is_there(order, series) for series in wanted)))
+    if not wanted:
+        emit({"event": "nothing", "message": _why_nothing(order, found)})
+    for series in wanted:
+        event = _convert(order, series)
+        counts[event["event"]] += 1
+        emit(event)
+    emit({"event": "finished", **counts})
+    return counts
+
+
+def _found_event(found: Discovery, wanted: int, there: int) -> dict[str, Any]:
+    return {
+        "event": "found",
+        "candidates": len(found.series),
+        "to_do": wanted - there,
+        "finished_before": there,
+        "problems": len(found.problems),
+        "ignored_files": found.ignored,
+    }
+
+
+def _why_nothing(order: Conversion, found: Discovery) -> str:
+    where = ", ".join(printable(source) for source in order.sources)
+    if found.series:
+        return f"nothing to convert below {where}: what was found is {order.to} already"
+    return f"neither a DICOM image series nor a NIfTI below {where}"
+
+
+def _convert(order: Conversion, series: Series) -> dict[str, Any]:
+    """Convert one series, whatever happens short of a RunError or a stop. Returns the event to tell."""
+    place = _place(series)
+    about = {
+        "series": series.series_uid or series.study_folder,
+        "source": series.path.label if series.path else None,
+        "to": OTHER[series.kind],
+    }
+    try:
+        check_headers(series, order.strict)
+        if _is_there(order, series):
+            return {"event": "kept", **about, "path": printable(order.out / place)}
+        findings = _write(order, series, place)
+    except SeriesError as error:
+        return {"event": "rejected", **about, "slug": error.slug, "message": error.message}
+    except Exception as error:
+        if isinstance(error, (RunError, OSError)):
+            raise
+        message = whereabouts(error)
+        log.error("%s: %s\n%s", series.folder, message, "".join(traceback.format_tb(error.__traceback__)))
+        return {"event": "failed", **about, "slug": "unexpected-error", "message": message}
+    return {
+        "event": "converted",
+        **about,
+        "path": printable(order.out / place),
+        "findings": [asdict(finding) for finding in findings],
+        "research_use": RESEARCH_USE,
+    }
+
+
+def _write(order: Conversion, series: Series, place: str) -> list[Finding]:
+    write = _write_nifti if series.kind == "dicom" else _write_dicom
+    stage = state.new_stage(order.out, _key(series))
+    try:
+        staged, findings = write(series, stage)
+        if order.strict:
+            refuse_warnings(findings)
+        state.install(order.out, staged, place)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return findings
+
+
+def _write_nifti(series: Series, stage: Path) -> tuple[Path, list[Finding]]:
+    """HU as NIfTI, its axes in the order that other programs write: columns, rows, slices."""
+    scan = load_dicom(series)
+    volume = scan.volume.permute_spatial_axes([2, 1, 0])
+    path = stage / "volume.nii.gz"
+    write_nifti(volume, path, scan.affine[:, [2, 1, 0, 3]], _description(series))
+    return path, header_warnings(series)[1]
+
+
+def _write_dicom(series: Series, stage: Path) -> tuple[Path, list[Finding]]:
+    """Axial slices, first the one nearest to the head, whatever the axes of the NIfTI."""
+    scan = load_nifti(series)
+    hu = scan.working.array
+    check_hounsfield(hu)
+    _check_rows(scan.working_affine)
+    storage = storage_for(hu)
+    losses = _losses(storage)
+    header = _derived_header(series, losses)
+    write_ct_series(
+        stage, hu, scan.working_affine, header, lambda number: _uid(series, "instance", str(number)), storage
+    )
+    return stage, losses
+
+
+def _check_rows(affine: np.ndarray) -> None:
+    """A tilted gantry pushes slices sideways; where the NIfTI's shear lies within the axial slices none can be cut."""
+    row, column = (affine[:3, axis] / np.linalg.norm(affine[:3, axis]) for axis in (2, 1))
+    if abs(row @ column) > SHEAR_TOLERANCE:
+        raise SeriesError("no-geometry", "the NIfTI is sheared within its axial slices; wanted perpendicular rows")
+
+
+def _losses(storage: Storage) -> list[Finding]:
+    found = []
+    if storage.clipped:
+        message = f"{storage.clipped} voxels beyond -32768 to 32767 HU were clipped: 16 bits hold no more"
+        found.append(Finding("clipped", message))
+    if storage.rounded:
+        message = f"HU were rounded to steps of {storage.slope:g}, to fit into 16 bits"
+        found.append(Finding("rounded", message, NOTED))
+    return found
+
+
+def _derived_header(series: Series, losses: list[Finding]) -> pydicom.Dataset:
+    """What all slices say of patient, study and series.
+
+    Nothing is invented that could be taken for the patient's: a NIfTI says nothing of who it is of, nor of how the
+    patient lay on the table, so all of that is empty.
+    """
+    dataset = pydicom.Dataset()
+    for keyword in (*TYPE_2, "KVP", "AcquisitionNumber", "PatientPosition", "Laterality"):
+        setattr(dataset, keyword, None)
+    dataset.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
+    dataset.StudyInstanceUID = _uid(series, "study")
+    dataset.SeriesInstanceUID = _uid(series, "series")
+    dataset.FrameOfReferenceUID = _uid(series, "frame-of-reference")
+    dataset.SeriesNumber = 1
+    dataset.ManufacturerModelName = MANUFACTURER
+    dataset.StudyDescription = dataset.SeriesDescription = CONVERTED
+    lost = "".join(f" {loss.message}." for loss in losses)
+    dataset.DerivationDescription = f"Converted by covct {__version__} from a NIfTI volume.{lost} {RESEARCH_USE}"
+    dataset.ImageComments = f"{CONVERTED}. Derived, not as a scanner wrote it. {RESEARCH_USE}"
+    dataset.ContributingEquipmentSequence = contributing_equipment()
+    mark_as_research(dataset)
+    return dataset
+
+
+def _key(series: Series) -> str:
+    """Work key: what of the input decides the files."""
+    return state.work_key(series.content, {"convert": CONVERSION_VERSION}, {})
+
+
+def _uid(series: Series, *what: str) -> str:
+    """A UID from the NIfTI's contents: the same file twice is the same series for a PACS."""
+    version = [] if what[0] in ("study", "frame-of-reference") else [str(CONVERSION_VERSION)]
+    return generate_uid(entropy_srcs=["covct convert", *series.content, *version, *what])
+
+
+def _place(series: Series) -> str:
+    """Below the output folder, by UIDs or a hash of what is no UID: a file name never holds a patient's."""
+    if series.kind == "dicom":
+        return f"{series.folder}.nii.gz"
+    return f"{_uid(series, 'study')}/{_uid(series, 'series')}"
+
+
+def _description(series: Series) -> str:
+    """Says in the NIfTI's header what it was made of, so that another run can tell whether it still holds."""
+    return f"covct {_key(series)[:16]} {RESEARCH_USE}"
+
+
+def _is_there(order: Conversion, series: Series) -> bool:
+    """Whether the same input was converted before.
+
+    Raises
+    ------
+    OutputNotWritable
+        A file that covct did not write has the place.
+    """
+    path = order.out / _place(series)
+    if order.force or not path.exists():
+        return False
+    if series.kind == "nifti":  # its place is a hash of the contents, and the folder was renamed in whole
+        return True
+    description = read_description(path)
+    if not description.startswith("covct "):
+        raise OutputNotWritable(f"{path} was not written by covct; move it, or replace it with --force")
+    return description == _description(series)
