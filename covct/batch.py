@@ -341,10 +341,15 @@ def _job_event(event: str, job: Job, **details: Any) -> dict[str, Any]:
     return {
         "event": event,
         "study": _uid(job.series.study_uid) or job.series.study_folder,
-        "series": _uid(job.series.series_uid) or job.series.study_folder,
+        "series": _uid(job.series.series_uid) or _series_folder(job.series),
         "folder": job.series.folder,
         **details,
     }
+
+
+def _series_folder(series: Series) -> str:
+    """Of a NIfTI the study's folder, which tells one from another."""
+    return series.study_folder if series.kind == "nifti" else series.folder.split("/")[1]
 
 
 def _uid(text: str) -> str:

@@ -154,13 +154,19 @@ def _padding(dataset: pydicom.Dataset) -> tuple[int, int] | None:
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if value is None or value == "":
         return None
-    return int(value), int(value if limit is None or limit == "" else limit)
+    try:
+        return int(value), int(value if limit is None or limit == "" else limit)
+    except (TypeError, ValueError):
+        raise SourceDefect("PixelPaddingValue or PixelPaddingRangeLimit is no whole number") from None
 
 
 def _checked_rescale(dataset: pydicom.Dataset, rescale: tuple[float, float] | None) -> tuple[float, float]:
     if rescale is None:
         given = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-        slope, intercept = (d if v in (None, "") else float(v) for v, d in zip(given, (1.0, 0.0), strict=True))
+        try:
+            slope, intercept = (d if v in (None, "") else float(v) for v, d in zip(given, (1.0, 0.0), strict=True))
+        except (TypeError, ValueError):
+            raise SourceDefect("RescaleSlope or RescaleIntercept is no number") from None
     else:
         slope, intercept = float(rescale[0]), float(rescale[1])
     # NaN compares as false
