@@ -39,6 +39,7 @@ SECONDARY_TYPES = {
 }  # fmt: skip
 HOUNSFIELD_TYPES = {"", "HU", "HU_MOD", "US"}  # US: unspecified, as many archives write
 AIR_HU, LEAST_AIR_SHARE = -500, 0.002  # a chest CT holds air; so does nearly every other CT
+PADDING_HU = -1024  # what reading makes of padding (AIR_HU of `volume`, which is too heavy to import here)
 
 
 @dataclass(frozen=True)
@@ -430,6 +431,9 @@ def check_hounsfield(hu: np.ndarray) -> None:
         `not-hounsfield`: 0..255 or 0..4095 grey values, or nothing as dark as air.
     """
     sample = hu[:: max(1, len(hu) // 30), ::4, ::4]
+    sample = sample[sample > PADDING_HU]  # padding is brought to air when slices are read, whatever the rest is
+    if not sample.size:
+        return
     low, high = float(sample.min()), float(sample.max())
     wanted = "wanted Hounsfield units (air -1000, water 0)"
     if low >= 0 and high <= 10:
