@@ -243,7 +243,8 @@ def _identity(series: Series) -> Iterator[Finding]:
 
 def _kind(series: Series) -> Iterator[Finding]:
     for instance in series.instances:
-        types = set(instance.image_type)
+        # Siemens: DERIVED, PRIMARY, AXIAL, CT_SOM5 MIP: so the words of a value count too
+        types = {*instance.image_type, *" ".join(instance.image_type).split()}
         if instance.modality != "CT":
             yield _refused("not-ct", f"modality is {instance.modality or 'missing'}, wanted CT")
         if instance.sop_class_uid.startswith(SECONDARY_CAPTURE):
