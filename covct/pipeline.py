@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from covct.burden import find_lesions, measure_burden
+from covct.burden import RegionBurden, find_lesions, measure_burden
 from covct.choice import Choice, is_other_part
 from covct.dicom.evidence import filled
 from covct.dicom.load import load_dicom
@@ -110,7 +110,8 @@ def process(
     with clock.step("measure"):
         burden = measure_burden(hu, lungs, infection, voxel_volume_mm3(volume))
         lesions = find_lesions(infection, lungs, scan.working_affine)
-        findings += _one_lung(burden)
+        burden, found = _one_lung(burden)
+        findings += found
         if strict:
             refuse_warnings(findings)
     valid_for = replace(valid_lungs, hu_bands=valid_headers.hu_bands)
@@ -141,12 +142,17 @@ def _tilted_nifti(scan: Scan) -> list[Finding]:
     return [Finding("gantry-tilt", message)]
 
 
-def _one_lung(burden) -> list[Finding]:
+def _one_lung(burden: dict[str, RegionBurden]) -> tuple[dict[str, RegionBurden], list[Finding]]:
+    """Withhold the percentages of a lung that is all but gone: they would be those of the last air in it."""
     right, left = burden["right_lung"].volume_ml, burden["left_lung"].volume_ml
-    if min(right, left) < 0.1 * max(right, left):
-        side = "right" if right < left else "left"
-        return [Finding("one-lung", f"hardly any {side} lung was found ({min(right, left):.0f} mL): absent or airless")]
-    return []
+    if min(right, left) >= 0.1 * max(right, left):
+        return burden, []
+    side = "right" if right < left else "left"
+    message = f"hardly any {side} lung was found ({min(right, left):.0f} mL): absent or airless, no percentage of it"
+    gone = burden[f"{side}_lung"]
+    thirds = {name: replace(third, infection_percent=None) for name, third in gone.thirds.items()}
+    gone = replace(gone, infection_percent=None, thirds=thirds)
+    return {**burden, f"{side}_lung": gone}, [Finding("one-lung", message)]
 
 
 def peak_memory_mib() -> float:

@@ -139,7 +139,11 @@ GATE = {
         why=f"beyond {100 * CUT_WARNED:.0f} % of the largest lung area on an end slice, or of the slices at the edge, "
         "volume and percent are withheld",
     ),
-    "one-lung": Rule("hardly any of one lung was found", warned="a tenth of the other", why="absent or airless"),
+    "one-lung": Rule(
+        "hardly any of one lung was found",
+        warned="a tenth of the other",
+        why="absent or airless; its infected share would be that of the last air in it, and is withheld",
+    ),
     "head-or-abdomen": Rule(
         "said to be of another part of the body, and next to no lung",
         f"less than {LEAST_LUNG_ML:g} mL and {LEAST_LUNG_CM2:g} cm² a slice",
