@@ -21,7 +21,7 @@ from covct.dicom.evidence import MANUFACTURER, TYPE_2, contributing_equipment, m
 from covct.dicom.load import load_dicom
 from covct.discover import Discovery, Series, discover
 from covct.errors import OutputNotWritable, RunError, SeriesError, UsageError, whereabouts
-from covct.nifti import SHEAR_TOLERANCE, load_nifti, read_description, write_nifti
+from covct.nifti import SHEAR_TOLERANCE, load_nifti, read_description, write_dicom_grid
 from covct.quality import NOTED, Finding, check_headers, check_hounsfield, header_warnings, refuse_warnings
 from covct.sources import printable
 
@@ -156,11 +156,9 @@ def _write(order: Conversion, series: Series, place: str) -> list[Finding]:
 
 
 def _write_nifti(series: Series, stage: Path) -> tuple[Path, list[Finding]]:
-    """HU as NIfTI, its axes in the order that other programs write: columns, rows, slices."""
     scan = load_dicom(series)
-    volume = scan.volume.permute_spatial_axes([2, 1, 0])
     path = stage / "volume.nii.gz"
-    write_nifti(volume, path, scan.affine[:, [2, 1, 0, 3]], _description(series))
+    write_dicom_grid(scan, scan.volume, path, _description(series))
     return path, header_warnings(series)[1]
 
 

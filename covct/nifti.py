@@ -135,6 +135,12 @@ def _straightened(affine: np.ndarray) -> np.ndarray:
     raise SeriesError("no-geometry", "the NIfTI's axes are sheared against each other; wanted perpendicular rows")
 
 
+def write_dicom_grid(scan: Scan, volume: hd.Volume, path: Path, description: str = "") -> None:
+    """Write a volume on the grid of a DICOM series as other programs do: columns, rows, slices."""
+    order = [2, 1, 0]
+    write_nifti(volume.permute_spatial_axes(order), path, scan.affine[:, [*order, 3]], description)
+
+
 def write_nifti(volume: hd.Volume, path: Path, affine: np.ndarray | None = None, description: str = "") -> None:
     """Write a volume as NIfTI in its own axis order.
 

@@ -354,7 +354,7 @@ def _check_masks(folder: Path, report: dict[str, Any], known: _Known | None) -> 
     masks = []
     for name in MASKS:
         try:
-            masks.append(read_mask(folder / name))
+            masks.append(_in_source_order(*read_mask(folder / name), report))
         except SeriesError as error:
             yield Defect("unreadable-nifti", error.message.split(":")[0], name)
             return
@@ -387,6 +387,13 @@ def _check_masks(folder: Path, report: dict[str, Any], known: _Known | None) -> 
         yield Defect("volume-differs", f"{outside} infected voxels lie outside of the lungs", MASKS[1])
     if known and report["source"]["format"] == "nifti":
         yield from _check_volume(f"{folder.parent.name}/{folder.name}", lungs, affine, known)
+
+
+def _in_source_order(mask: np.ndarray, affine: np.ndarray, report: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Masks of a DICOM series are written as columns, rows, slices; its grid is slices, rows, columns."""
+    if report["source"]["format"] == "nifti":
+        return mask, affine
+    return mask.transpose(), affine[:, [2, 1, 0, 3]]
 
 
 def _grid(sizes: Sequence[int], pixel_mm: Sequence[float]) -> str:

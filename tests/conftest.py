@@ -48,8 +48,7 @@ def call_infection(slices: np.ndarray) -> np.ndarray:
     return ((slices[..., 0] > 0.25) & (slices[..., 0] < 0.5)).astype(np.float32)
 
 
-@pytest.fixture
-def networks() -> Networks:
+def make_networks() -> Networks:
     return Networks(
         Network(threshold_card("lungs"), call_lungs),
         Network(threshold_card("infection"), call_infection),
@@ -57,16 +56,24 @@ def networks() -> Networks:
     )
 
 
-@pytest.fixture
-def weights(tmp_path) -> Path:
+def make_weights(folder: Path) -> Path:
     """A weights folder whose cards are whole and whose weights are a few bytes."""
-    folder = tmp_path / "weights"
     folder.mkdir()
     for task in ("lungs", "infection"):
         file = folder / f"{task}.keras"
         file.write_bytes(task.encode())
         write_card(threshold_card(task, file_sha256(file)), folder)
     return folder
+
+
+@pytest.fixture
+def networks() -> Networks:
+    return make_networks()
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    return make_weights(tmp_path / "weights")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from covct.outputs import SEG_TYPES, Outputs
 from covct.phantom_dicom import write_dicom_series
 from covct.writers import formats_for
 
-README = (Path(covct.__file__).parent.parent / "README.md").read_text()
+STATEMENT = (Path(covct.__file__).parent / "dicom" / "CONFORMANCE.md").read_text()
 ALL = ("seg", "sr", "ko")
 SEG, SR, KO = "segmentation.seg.dcm", "measurements.sr.dcm", "key-slices.ko.dcm"
 NOTICE = "Research use only. Not a medical device."
@@ -431,15 +431,14 @@ def test_highdicom_finds_the_groups(result):
     assert len(whole) == (3 if seg_type == "labelmap" else 1)
 
 
-def test_readme_names_every_private_code():
-    """README is the conformance statement."""
+def test_the_conformance_statement_names_every_private_code():
     codes = [term for term in vars(terms).values() if isinstance(term, terms.CodedTerm)]
     codes += [quantity.name for quantity in terms.QUANTITIES.values()]
     private = {term.value for term in codes if term.scheme == terms.PRIVATE_SCHEME}
     assert private, "99COVCT has codes"
-    assert {value for value in private if f"`{value}`" not in README} == set()
+    assert {value for value in private if f"`{value}`" not in STATEMENT} == set()
     severity = [terms.SEVERITY_CLASSES[number].value for number in (1, 5)]
-    assert all(f"`{value}`" in README for value in severity)
+    assert all(f"`{value}`" in STATEMENT for value in severity)
 
 
 def test_codes_fit_their_value_representations():
