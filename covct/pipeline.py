@@ -26,7 +26,16 @@ from covct.postprocess import (
     to_source_lungs,
 )
 from covct.preprocess import to_model_space
-from covct.quality import NOTED, Finding, check_hounsfield, check_region, coverage, header_warnings, refuse_warnings
+from covct.quality import (
+    NOTED,
+    Finding,
+    check_hounsfield,
+    check_region,
+    coverage,
+    header_warnings,
+    nifti_geometry,
+    refuse_warnings,
+)
 from covct.report import build_report
 from covct.volume import Masks, Probability, Scan, spacing_mm, voxel_volume_mm3
 
@@ -84,7 +93,7 @@ def process(
         check_hounsfield(hu)
         check_region(hu, spacing, is_other_part(series))
         valid_headers, findings = header_warnings(series)
-        findings += [*_filled(scan), *_tilted_nifti(scan)]
+        findings += [*_filled(scan), *_nifti_findings(scan)]
     networks = load_networks()
 
     lungs_card, infection_card = networks.lungs.card, networks.infection.card
@@ -134,12 +143,15 @@ def _filled(scan: Scan) -> list[Finding]:
     return [Finding("filled-headers", "; ".join(what), NOTED)] if what else []
 
 
-def _tilted_nifti(scan: Scan) -> list[Finding]:
-    """A NIfTI's tilt is seen when it is read; a DICOM series' stands among the findings of its headers."""
-    if scan.headers or scan.tilted_affine is None:
+def _nifti_findings(scan: Scan) -> list[Finding]:
+    """A NIfTI's geometry is seen when it is read; a DICOM series' stands among the findings of its headers."""
+    if scan.headers:
         return []
-    message = f"the NIfTI's slices are tilted by {scan.tilt_degrees:.1f}°: the masks lie on them, volumes are right"
-    return [Finding("gantry-tilt", message)]
+    found = nifti_geometry(scan.working.affine)
+    if scan.tilted_affine is not None:
+        message = f"the NIfTI's slices are tilted by {scan.tilt_degrees:.1f}°: the masks lie on them, volumes are right"
+        found.append(Finding("gantry-tilt", message))
+    return found
 
 
 def _one_lung(burden: dict[str, RegionBurden]) -> tuple[dict[str, RegionBurden], list[Finding]]:
