@@ -28,9 +28,7 @@ def by_gdcm(process: str):
         image.SetNumberOfDimensions(2)
         image.SetDimensions((pixels.shape[1], pixels.shape[0], 1))
         image.SetPixelFormat(gdcm.PixelFormat(1, 16, 16, 15, 0))
-        image.SetPhotometricInterpretation(
-            gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2)
-        )
+        image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
         element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
         element.SetByteStringValue(pixels.tobytes())
         image.SetDataElement(element)
