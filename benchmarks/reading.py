@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -96,7 +95,9 @@ def read(reader: str, folder: Path, runs: int) -> None:
         start = time.perf_counter()
         assert once() == len(names) * 512 * 512
         seconds.append(time.perf_counter() - start)
-    print(json.dumps([statistics.median(seconds), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would count the parent's memory, too
+    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    print(json.dumps([statistics.median(seconds), peak / 1024]))
 
 
 def measured(reader: str, folder: Path, runs: int) -> tuple[str, str]:

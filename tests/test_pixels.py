@@ -510,6 +510,17 @@ def test_sequences_nested_ten_thousand_deep_are_an_ordinary_error(deflated):
         read_dataset(contents)
 
 
+def test_values_that_break_their_representation_are_not_quoted(recwarn, caplog):
+    """pydicom warns of them with their text: a name in the wrong place would stand in the log."""
+    dataset = slice_of(u16(1))
+    with pydicom.config.disable_value_validation():
+        dataset.StudyInstanceUID = "Mueller^Hans"
+        contents = part_10(dataset)
+    assert read_dataset(contents).StudyInstanceUID == "Mueller^Hans"
+    assert not recwarn.list
+    assert not caplog.records
+
+
 def test_headers_do_not_keep_the_file_in_memory():
     """pydicom's data sets hold on to the file they were read from: half a MiB for each of 300 slices."""
     dataset = read_dataset(part_10(slice_of(u16(1, 2))))
