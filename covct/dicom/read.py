@@ -19,7 +19,7 @@ LARGEST_RATIO = 200
 PIXEL_GROUP = 0x7FE0
 
 # pydicom else warns of each value that breaks its value representation, and quotes it: a name in the wrong place would
-# stand in the log, and a file of 400,000 broken UIDs takes 13 s. What covct uses of a header is checked where it is used.
+# stand in the log, and a file of 400,000 broken UIDs takes 13 s. Covct checks what it uses of a header itself.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 
