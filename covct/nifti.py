@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+from io import BytesIO
 from pathlib import Path
 
 import highdicom as hd
@@ -12,11 +14,13 @@ import numpy as np
 from covct.discover import Series
 from covct.errors import SeriesError
 from covct.quality import TILT_REFUSED_DEGREES
-from covct.sources import SourceFile, read_all
+from covct.sources import LARGEST_FILE, SourceFile, read_all
 from covct.volume import Scan
 
 GZIP_MAGIC = b"\x1f\x8b"
 NIFTI2_HEADER = (540).to_bytes(4, "little")  # its size; in either byte order
+LARGEST_SWELLING = 1100  # deflate gives no more; a mask of a healthy patient comes near to it
+PADDING = 1024**2  # bytes that writers may leave behind the voxels
 RAS_OF_LPS = np.diag([-1.0, -1, 1, 1])
 SHEAR_TOLERANCE = 0.01  # of a direction cosine, 0.6 degrees: what rounding to three digits can make
 
@@ -64,10 +68,30 @@ def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _image(contents: bytes) -> nibabel.Nifti1Image:
-    # gzip's own checksum finds damage that leaves the length as it was
-    plain = gzip.decompress(contents) if contents[:2] == GZIP_MAGIC else contents
-    kind = nibabel.Nifti2Image if NIFTI2_HEADER in (plain[:4], plain[3::-1]) else nibabel.Nifti1Image
-    return kind.from_bytes(plain)
+    plain = _inflated(contents) if contents[:2] == GZIP_MAGIC else contents
+    return _kind(plain).from_bytes(plain)
+
+
+def _kind(plain: bytes) -> type[nibabel.Nifti1Image]:
+    return nibabel.Nifti2Image if NIFTI2_HEADER in (plain[:4], plain[3::-1]) else nibabel.Nifti1Image
+
+
+def _inflated(contents: bytes) -> bytes:
+    """What is in a gzip file, as far as the NIfTI header in it declares: a bomb swells a thousandfold.
+
+    The end is looked at too: gzip's own checksum finds damage that leaves the length as it was.
+    """
+    with gzip.GzipFile(fileobj=BytesIO(contents)) as stream:
+        start = stream.read(int.from_bytes(NIFTI2_HEADER, "little"))
+        kind = _kind(start).header_class
+        header = kind(start[: kind.sizeof_hdr], check=False)
+        voxels = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+        most = min(int(header["vox_offset"]) + voxels + PADDING, LARGEST_SWELLING * len(contents), LARGEST_FILE)
+        stream.seek(0)
+        plain = stream.read(max(most, len(start)))
+        if stream.read(1):
+            raise ValueError(f"it swells beyond {most} bytes, more than its header declares or than are read")
+    return plain
 
 
 def _decode(contents: bytes) -> tuple[hd.Volume, np.ndarray | None]:
