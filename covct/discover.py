@@ -13,7 +13,7 @@ from pathlib import Path
 
 from covct.dicom.header import Header, Instance, read_header
 from covct.errors import SeriesError
-from covct.sources import Problem, SourceFile, read_all, walk
+from covct.sources import Problem, SourceFile, digest, walk
 from covct.split import split_scans
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -146,10 +146,7 @@ def _content(part: tuple[Instance, ...]) -> tuple[str, ...]:
 
 def _nifti_series(file: SourceFile) -> Series:
     """A NIfTI is known by its contents: the file name may hold a patient's."""
-    digest = hashlib.sha256()
-    for _, contents in read_all([file]):
-        digest.update(contents)
-    identity = digest.hexdigest()
+    identity = digest(file)
     return Series("nifti", "", "", f"nifti-{identity[:12]}/volume", (identity,), path=file)
 
 

@@ -1,0 +1,340 @@
+"""Attacks: what whoever may write into an inbox, a weights folder or an output tree could try. Each test is one."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import socket
+import stat
+import struct
+import subprocess
+import threading
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from covct import sources
+from covct.batch import Order, scan
+from covct.discover import discover
+from covct.errors import SeriesError
+from covct.nifti import read_nifti
+from covct.outputs import Outputs
+from covct.sources import SourceFile, read_all
+
+MIB = 1024**2
+
+
+def change(folder: Path, **attributes) -> None:
+    """Set attributes in every file of a folder; a function is given the file's index."""
+    with pydicom.config.disable_value_validation():
+        for index, path in enumerate(sorted(folder.glob("*.dcm"))):
+            dataset = pydicom.dcmread(path)
+            for name, value in attributes.items():
+                setattr(dataset, name, value(index) if callable(value) else value)
+            dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+            dataset.save_as(path)
+
+
+def reasons(*places: Path) -> list[str]:
+    return [problem.message for problem in discover(places).problems]
+
+
+@pytest.fixture
+def memory_limit():
+    """Fails where more than 200 MiB of Python's memory were in use at once."""
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200 * MIB
+
+
+@pytest.fixture
+def order(series_folder, tmp_path, weights) -> Order:
+    return Order((series_folder,), tmp_path / "out", weights, Outputs(("seg", "sr", "sc", "ko", "png")))
+
+
+# What lies in the inbox
+
+
+def test_fifo_socket_and_device_are_never_opened(series_folder, monkeypatch):
+    """Opening a FIFO waits for a writer for ever, reading a device may never end."""
+    os.mkfifo(series_folder / "pipe.dcm")
+    os.mkfifo(series_folder / "pipe.zip")
+    (series_folder / "zero.dcm").symlink_to("/dev/zero")
+    opened = []
+    really_open = os.open
+    monkeypatch.setattr(os, "open", lambda path, *rest: opened.append(str(path)) or really_open(path, *rest))
+    with socket.socket(socket.AF_UNIX) as listening:
+        here = os.getcwd()
+        os.chdir(series_folder)  # a socket's path has at most 107 characters
+        listening.bind("socket.dcm")
+        os.chdir(here)
+        found = discover([series_folder])
+    assert len(found.series[0].instances) == 30
+    assert set(opened) == {str(instance.file.path) for instance in found.series[0].instances}
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "a.zip", "a.nii"])
+def test_file_that_becomes_a_fifo_between_look_and_open_does_not_hang(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    file = SourceFile(tmp_path / name, "member.dcm" if name == "a.zip" else "")
+    caught: list[Exception] = []
+
+    def read():
+        try:
+            list(read_all([file]))
+        except SeriesError as error:
+            caught.append(error)
+
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
+    reading.join(10)
+    assert not reading.is_alive()
+    assert "no regular file" in str(caught[0])
+
+
+def test_link_out_of_the_source_is_named_and_not_followed(series_folder, tmp_path):
+    """Who may write into the inbox must not get at what only covct may read."""
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    (inbox / "other").symlink_to(series_folder)
+    (inbox / "one.dcm").symlink_to(sorted(series_folder.iterdir())[0])
+    found = discover([inbox])
+    assert not found.series
+    assert [p.message for p in found.problems] == ["2 links lead out of the sources; give their targets as sources too"]
+    assert len(discover([inbox, series_folder]).series[0].instances) == 30
+
+
+def test_links_within_the_source_and_a_source_that_is_a_link_are_followed(series_folder, tmp_path):
+    (tmp_path / "inbox").symlink_to(series_folder)
+    path = sorted(series_folder.iterdir())[0]
+    (series_folder / "hidden-away").mkdir()
+    path = path.rename(series_folder / "hidden-away" / path.name)
+    (series_folder / path.name).symlink_to(path)
+    found = discover([tmp_path / "inbox"])
+    assert len(found.series[0].instances) == 30
+    assert not found.problems
+
+
+def test_neighbour_whose_name_begins_like_the_source_is_outside(series_folder, tmp_path):
+    inbox, neighbour = tmp_path / "in", tmp_path / "in-of-another"
+    shutil.copytree(series_folder, neighbour)
+    inbox.mkdir()
+    (inbox / "link").symlink_to(neighbour)
+    assert not discover([inbox]).series
+
+
+@pytest.mark.parametrize("target", [".", "..", "loop", "absent"])
+def test_link_loops_end(target, series_folder):
+    (series_folder / "loop").symlink_to(target)
+    found = discover([series_folder])
+    assert len(found.series[0].instances) == 30
+    assert len(found.series[0].twins) == 0
+
+
+def test_folders_nested_by_the_thousand(series_folder):
+    """Deeper than Python recurses."""
+    here = os.open(series_folder, os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    try:
+        assert len(discover([series_folder]).series[0].instances) == 30
+    finally:  # pytest's own removal recurses too
+        subprocess.run(["rm", "-rf", series_folder / "d"], check=True)
+
+
+def test_folder_that_may_not_be_listed_is_named_and_the_rest_is_read(series_folder, monkeypatch):
+    (series_folder / "closed").mkdir()
+    really = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return really(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = discover([series_folder])
+    assert len(found.series[0].instances) == 30
+    assert [p.message for p in found.problems] == ["the folder cannot be listed: Permission denied"]
+
+
+@pytest.mark.parametrize("name", ["huge.dcm", "huge.nii", "huge.nii.gz", "huge.zip", "huge"])
+def test_sparse_file_of_10_tb_is_not_read(name, tmp_path, memory_limit):
+    with open(tmp_path / name, "wb") as file:
+        try:
+            file.truncate(10 * 1024**4)
+        except OSError as error:
+            pytest.skip(f"no such large file here: {error}")
+    found = discover([tmp_path])
+    assert len(found.problems) + found.ignored == 1
+    assert not found.series
+
+
+def test_slice_with_10_tb_of_nothing_behind_it_is_refused_when_it_is_loaded(
+    order, series_folder, networks, memory_limit
+):
+    """Its header is as good as any."""
+    with open(sorted(series_folder.iterdir())[3], "r+b") as file:
+        try:
+            file.truncate(10 * 1024**4)
+        except OSError as error:
+            pytest.skip(f"no such large file here: {error}")
+    told: list[dict] = []
+    scan(order, lambda: networks, told.append)
+    [rejected] = [event for event in told if event["event"] == "rejected"]
+    assert rejected["slug"] == "unreadable"
+    assert "at most 67108864 are read" in rejected["message"]
+
+
+def test_header_without_end_is_not_read_to_its_end(series_folder, tmp_path, memory_limit):
+    """One element that says it has 4 GiB, before everything that matters."""
+    whole = sorted(series_folder.iterdir())[0].read_bytes()
+    start = whole.index(b"\x08\x00\x05\x00") if b"\x08\x00\x05\x00" in whole else whole.index(b"\x08\x00\x08\x00")
+    path = tmp_path / "endless.dcm"
+    element = b"\x07\x00\x10\x10" + b"OB\0\0" + struct.pack("<L", 0xFFFFFFF0)
+    path.write_bytes(whole[:start] + element)
+    os.truncate(path, 5 * 1024**3)
+    [problem] = discover([path]).problems
+    assert "its header does not end within 67108864 bytes" in problem.message
+
+
+def test_gzip_bomb_that_calls_itself_a_nifti(tmp_path, memory_limit):
+    """Zeros behind an honest header: a quarter of a megabyte on disk."""
+    nibabel = pytest.importorskip("nibabel")
+    image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4))
+    with gzip.open(tmp_path / "bomb.nii.gz", "wb", compresslevel=9) as file:
+        file.write(image.to_bytes())
+        for _ in range(16):
+            file.write(bytes(16 * MIB))
+    with pytest.raises(SeriesError, match="swells beyond"):
+        read_nifti(tmp_path / "bomb.nii.gz")
+
+
+def test_nifti_that_declares_more_voxels_than_there_are(tmp_path, memory_limit):
+    nibabel = pytest.importorskip("nibabel")
+    whole = bytearray(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)).to_bytes())
+    whole[40:56] = struct.pack("<8h", 3, 32767, 32767, 32767, 1, 1, 1, 1)
+    (tmp_path / "a.nii").write_bytes(whole)
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(whole))
+    for name in ("a.nii", "b.nii.gz"):
+        with pytest.raises(SeriesError) as caught:
+            read_nifti(tmp_path / name)
+        assert caught.value.slug == "unreadable"
+
+
+@pytest.mark.parametrize(
+    "name", [b"\xff\xfe.dcm", b"new\nline.dcm", b"\x1b]0;title\x07.dcm", "‮mcd.dcm".encode(), b"<b>&'\".dcm"]
+)
+def test_file_names_that_command_a_terminal_or_forge_a_line(name, tmp_path):
+    (Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name)))).write_bytes(b"no dicom")
+    [problem] = discover([tmp_path]).problems
+    assert problem.label.isprintable()
+    assert problem.label.encode()
+
+
+# Archives
+
+
+def packed(path: Path, *members: tuple[zipfile.ZipInfo | str, bytes], method=zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, contents in members:
+            archive.writestr(name, contents)
+    return path
+
+
+def a_slice(folder: Path) -> bytes:
+    return sorted(folder.iterdir())[0].read_bytes()
+
+
+def test_member_that_declares_less_than_it_swells_to(tmp_path, memory_limit):
+    """The directory says 4 KiB; deflate gives a quarter of a GiB. Only what was declared is inflated."""
+    path = packed(tmp_path / "liar.zip", ("a.dcm", bytes(256 * MIB)))
+    contents = bytearray(path.read_bytes())
+    entry = contents.index(b"PK\x01\x02")
+    contents[entry + 24 : entry + 28] = struct.pack("<L", 4096)
+    path.write_bytes(contents)
+    tracemalloc.reset_peak()  # making it took memory
+    [problem] = discover([path]).problems
+    assert problem.slug == "unreadable"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compression_that_cannot_be_bounded_is_refused_unread(method, series_folder, tmp_path):
+    packed(tmp_path / "odd.zip", ("a.dcm", a_slice(series_folder)), method=method)
+    assert "wanted stored or deflated" in reasons(tmp_path / "odd.zip")[0]
+
+
+def test_members_that_overlap(series_folder, tmp_path):
+    """One kernel of bytes under many names: the directory alone makes terabytes."""
+    path = packed(tmp_path / "overlap.zip", ("a.dcm", a_slice(series_folder)))
+    whole = path.read_bytes()
+    entry, end = whole.index(b"PK\x01\x02"), whole.index(b"PK\x05\x06")
+    count = 50
+    directory = whole[entry:end] * count
+    ending = whole[end : end + 8] + struct.pack("<HHLL", count, count, len(directory), entry) + b"\0\0"
+    path.write_bytes(whole[:entry] + directory + ending)
+    assert len(zipfile.ZipFile(path).infolist()) == count
+    assert "overlap" in reasons(path)[0]
+
+
+def test_archive_within_an_archive_is_not_opened(series_folder, tmp_path):
+    """Ratios of nested archives multiply: 42.zip has 4 PB."""
+    packed(tmp_path / "inner.zip", ("a.dcm", a_slice(series_folder)))
+    packed(tmp_path / "outer.zip", ("inner.zip", (tmp_path / "inner.zip").read_bytes()))
+    found = discover([tmp_path / "outer.zip"])
+    assert (found.series, found.ignored) == ((), 1)
+
+
+def test_members_beyond_number(tmp_path, monkeypatch):
+    """zipfile makes an object of each: a GB of empty members would take twenty in memory."""
+    monkeypatch.setattr(sources, "LARGEST_DIRECTORY", 10_000)
+    packed(tmp_path / "many.zip", *((f"{i:06d}", b"") for i in range(300)))
+    [reason] = reasons(tmp_path / "many.zip")
+    assert "its directory has" in reason and "at most 10000 are read" in reason
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
+def test_member_that_is_a_link_or_a_device(kind, series_folder, tmp_path):
+    member = zipfile.ZipInfo("link.dcm")
+    member.create_system, member.external_attr = 3, (kind | 0o777) << 16
+    packed(tmp_path / "links.zip", (member, b"/etc/shadow"), ("a.dcm", a_slice(series_folder)))
+    found = discover([tmp_path / "links.zip"])
+    assert len(found.series) == 1
+    assert [p.message for p in found.problems] == ["the archive member is a link or a device, wanted a file"]
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd.dcm", "../../out.dcm", "C:\\out.dcm", "a/../../b.dcm", "x" * 5000])
+def test_member_names_lead_nowhere(name, series_folder, tmp_path):
+    """Nothing is extracted, so that a name is only a name."""
+    before = sorted(tmp_path.iterdir())
+    packed(tmp_path / "a.zip", (name, a_slice(series_folder)))
+    [series] = discover([tmp_path / "a.zip"]).series
+    assert next(read_all([series.instances[0].file]))[1] == a_slice(series_folder)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "a.zip", *before]
+
+
+def test_encrypted_member_is_named(series_folder, tmp_path):
+    path = packed(tmp_path / "secret.zip", ("a.dcm", a_slice(series_folder)))
+    contents = bytearray(path.read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        contents[contents.index(mark) + offset] |= 1
+    path.write_bytes(contents)
+    assert reasons(path) == ["the archive member is encrypted"]
+
+
+def test_archive_that_is_replaced_between_look_and_read(series_folder, tmp_path):
+    path = packed(tmp_path / "a.zip", ("a.dcm", a_slice(series_folder)))
+    [series] = discover([path]).series
+    packed(path, ("a.dcm", bytes(64 * MIB)))
+    with pytest.raises(SeriesError, match="zip bomb"):
+        list(read_all([series.instances[0].file]))
