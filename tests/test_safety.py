@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
+import re
 import shutil
 import socket
 import stat
@@ -12,19 +14,25 @@ import subprocess
 import threading
 import tracemalloc
 import zipfile
+from datetime import datetime
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 
-from covct import sources
+from covct import sources, state
 from covct.batch import Order, scan
-from covct.discover import discover
+from covct.discover import discover, safe_name
 from covct.errors import SeriesError
 from covct.nifti import read_nifti
 from covct.outputs import Outputs
+from covct.page import as_html
+from covct.results import read_tree
 from covct.sources import SourceFile, read_all
+from covct.summary import write_summary
+from covct.verify import verify
 
 MIB = 1024**2
 
@@ -338,3 +346,156 @@ def test_archive_that_is_replaced_between_look_and_read(series_folder, tmp_path)
     packed(path, ("a.dcm", bytes(64 * MIB)))
     with pytest.raises(SeriesError, match="zip bomb"):
         list(read_all([series.instances[0].file]))
+
+
+# Identifiers that become paths
+
+
+@pytest.mark.parametrize(
+    "uid",
+    [
+        "../../etc", "..", ".", "/etc", "1.2.", ".1.2", "1..2", "1.2 ", " 1.2", "1.2\n", "1.2\0", "CON", "nul", "AUX.1",
+        "a" * 300, "1" * 65, "1." * 200 + "1", "１.２", "٣.١", "1.2\u202e", "uid-0", "1/2", "1\\2", "~", "-1", "%2e%2e",
+    ],
+)  # fmt: skip
+def test_what_is_no_uid_never_becomes_a_name(uid):
+    name = safe_name(uid)
+    assert re.fullmatch(r"uid-[0-9a-f]{24}", name)
+
+
+def test_uids_that_differ_never_share_a_folder():
+    """Nor where capitals do not matter, or dots and spaces at the end are dropped, as on SMB."""
+    uids = ["1.2", "1.2.", "1.2..", "1.2 ", "1.2.0", "01.2", "A.1", "a.1", "a.1.", "A.1 ", "", "1.2\0"]
+    assert len({safe_name(uid).lower().rstrip(". ") for uid in uids}) == len(uids)
+
+
+@pytest.mark.parametrize(
+    "uid", ["../../../../evil", "1.2.", "CON", "x" * 64, "1.2.3\\..\\..", "<script>alert(1)</script>"]
+)
+def test_study_with_a_hostile_uid_stays_below_the_output(uid, order, series_folder, networks, tmp_path):
+    before = set(tmp_path.iterdir())
+    change(series_folder, StudyInstanceUID=uid, SeriesInstanceUID=uid, FrameOfReferenceUID=uid)
+    scan(order, lambda: networks, lambda event: None)
+    assert set(tmp_path.iterdir()) - before == {order.out}
+    [outcome] = order.out.glob("*/*/outcome.json")
+    assert all(re.fullmatch(r"uid-[0-9a-f]{24}", part) for part in outcome.parts[-3:-1])
+    assert "<script>" not in (order.out / "index.html").read_text()
+
+
+@pytest.mark.parametrize("value", ["9" * 300, "1e300", "-9999999999999999"])
+def test_acquisition_number_of_300_digits_does_not_stop_the_night(value, order, series_folder, networks, tmp_path):
+    """It became part of a folder's name, which no file system takes: our own disk was thought to fail."""
+    second = shutil.copytree(series_folder, series_folder / "second")
+    change(series_folder, AcquisitionNumber=1)
+    change(second, AcquisitionNumber=value, SOPInstanceUID=lambda i: f"1.2.3.{i + 1}")
+    scan(order, lambda: networks, lambda event: None)
+    assert list(order.out.glob("*/*/outcome.json"))
+
+
+# What lies in the output tree
+
+
+HOSTILE_FILES = [
+    5, ["a"], {"../../etc/passwd": ""}, {"/etc/passwd": ""}, {"..": ""}, {".": ""}, {"": ""}, {"a\0b": ""},
+    {"a\\b": ""}, {"\ud800": ""}, {"x" * 300: ""}, {"a": 5}, {"a\nb": ""},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("files", HOSTILE_FILES, ids=repr)
+def test_outcome_that_lists_hostile_files_is_none(files, tmp_path):
+    """One such outcome must neither end the night nor make `verify` open what lies elsewhere."""
+    folder = tmp_path / "1.2" / "1.3"
+    folder.mkdir(parents=True)
+    (folder / "outcome.json").write_text(json.dumps({"status": "done", "work_key": "k", "files": files}))
+    assert state.read_outcome(folder) is None
+    [verdict] = verify(tmp_path)
+    assert [defect.slug for defect in verdict.defects] == ["no-outcome"]
+    [entry] = read_tree(tmp_path)
+    assert entry.status == "failed"
+    assert "passwd" not in as_html([entry], datetime.now())
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"status": 5, "work_key": "k"}', "null", '{"files": {}}', "\ufeff{}", "NaN", ""]
+)
+def test_outcome_that_is_none_of_ours(text, tmp_path):
+    (tmp_path / "outcome.json").write_text(text)
+    assert state.read_outcome(tmp_path) is None
+
+
+def test_fifo_among_the_results_does_not_hang_verify(tmp_path):
+    folder = tmp_path / "1.2" / "1.3"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "report.json")
+    os.mkfifo(folder / "segmentation.seg.dcm")
+    outcome = {"status": "rejected", "work_key": "k", "files": {"report.json": "", "segmentation.seg.dcm": ""}}
+    (folder / "outcome.json").write_text(json.dumps(outcome))
+    found: list = []
+    looking = threading.Thread(target=lambda: found.extend(verify(tmp_path)), daemon=True)
+    looking.start()
+    looking.join(10)
+    assert not looking.is_alive()
+    assert {defect.slug for defect in found[0].defects} >= {"altered-file"}
+
+
+HOSTILE_TEXTS = [
+    "</script><script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>", "</title></style><script>", "<!--", "]]>",
+    "\u202etxt.exe", "\u2066x", "javascript:alert(1)", "a\0b\x1b[2J", "&lt;script&gt;", "{{7*7}}", "x" * 100_000,
+    "=HYPERLINK(\"x\")", "\ud800",
+]  # fmt: skip
+
+
+class Elements(HTMLParser):
+    """Every element and attribute that a browser would make of a page, and its text."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.attributes, self.text = set(), [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.names.add(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.mark.parametrize("status", ["done", "failed", "rejected"])
+@pytest.mark.parametrize("text", HOSTILE_TEXTS, ids=range(len(HOSTILE_TEXTS)))
+def test_hostile_text_in_every_place_of_a_result_stays_text(text, status, tmp_path):
+    folder = tmp_path / "1.2" / "1.3"
+    folder.mkdir(parents=True)
+    keys = ("slug", "message", "study_instance_uid", "series_instance_uid", "source", "covct_version", "finished")
+    outcome = {"status": status, "work_key": text, "files": {text: text}, **dict.fromkeys(keys, text)}
+    region = {name: text for name in ("volume_ml", "infection_ml", "infection_percent")}
+    report = {
+        "regions": dict.fromkeys(("lungs", "right_lung", "left_lung"), region),
+        "severity": {"class": 3, "label": text},
+        "valid_for": {"volume": text, text: text},
+        "warnings": [{"slug": text, "message": text}],
+    }
+    (folder / "outcome.json").write_text(json.dumps(outcome))
+    (folder / "report.json").write_text(json.dumps(report))
+    write_summary(tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    found = Elements()
+    found.feed(page)
+    assert not found.names & {"script", "img", "iframe", "object", "embed", "form", "base", "svg:script"}
+    assert not [a for a in found.attributes if a[1].startswith("on") or a[1] == "style"]
+    links = {value for _, name, value in found.attributes if name in ("href", "src")}
+    assert links <= {"#done", "#failed", "#rejected", "summary.csv", "1.2/1.3/report.json"}
+    assert found.text.replace("\n", "").isprintable()
+    assert len(page) < 60_000
+    assert "default-src 'none'" in page and "unsafe" not in page
+
+
+def test_page_of_folders_with_hostile_names(tmp_path):
+    for study, series in (('"><script>', "javascript:1"), ("a b?c#d%2e", "\u202ex"), ("\udcff", "1\n2")):
+        folder = tmp_path / study / series
+        folder.mkdir(parents=True)
+        (folder / "outcome.json").write_text('{"status": "rejected", "slug": "no-lungs"}')
+    write_summary(tmp_path)
+    found = Elements()
+    found.feed((tmp_path / "index.html").read_text())
+    assert "script" not in found.names
+    assert found.text.replace("\n", "").isprintable()

@@ -197,8 +197,9 @@ class _Attributes:
             return None
 
     def whole(self, keyword: str) -> int | None:
+        """A number that fits an integer string's 12 characters; a longer one would make a name too long for a file."""
         value = self.number(keyword)
-        return None if value is None else int(value)
+        return None if value is None or abs(value) >= 1e12 else int(value)
 
     def numbers(self, keyword: str, count: int) -> Any:
         try:
