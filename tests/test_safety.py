@@ -16,16 +16,19 @@ import tracemalloc
 import zipfile
 from datetime import datetime
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pydicom
 import pytest
 
 from covct import sources, state
 from covct.batch import Order, scan
+from covct.cards import file_sha256, read_card
 from covct.discover import discover, safe_name
-from covct.errors import SeriesError
+from covct.errors import SeriesError, WeightsError
 from covct.nifti import read_nifti
 from covct.outputs import Outputs
 from covct.page import as_html
@@ -33,6 +36,7 @@ from covct.results import read_tree
 from covct.sources import SourceFile, read_all
 from covct.summary import write_summary
 from covct.verify import verify
+from covct.weights_file import read_arrays
 
 MIB = 1024**2
 
@@ -499,3 +503,111 @@ def test_page_of_folders_with_hostile_names(tmp_path):
     found.feed((tmp_path / "index.html").read_text())
     assert "script" not in found.names
     assert found.text.replace("\n", "").isprintable()
+
+
+# What lies in the weights folder
+
+
+def keras_file(path: Path, fill, method=zipfile.ZIP_STORED) -> str:
+    """A .keras file whose HDF5 part `fill` writes. Returns its sha256."""
+    buffer = BytesIO()
+    with h5py.File(buffer, "w") as file:
+        fill(file)
+    packed(path, ("model.weights.h5", buffer.getvalue()), method=method)
+    return file_sha256(path)
+
+
+def linked_to_itself(file):
+    file["layers"] = file["/"]
+
+
+def virtual(file):
+    layout = h5py.VirtualLayout((4,), "f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "a", (4,))
+    file.create_virtual_dataset("a", layout)
+
+
+def twice(file):
+    file["a"] = np.zeros(1000, np.float32)
+    for number in range(50):
+        file[f"b{number}"] = file["a"]
+
+
+HOSTILE_ARRAYS = {
+    "soft link": (lambda file: file.__setitem__("a", h5py.SoftLink("/b")), "SoftLink"),
+    "external link": (lambda file: file.__setitem__("a", h5py.ExternalLink("/etc/passwd", "/")), "ExternalLink"),
+    "group in itself": (linked_to_itself, "nested deeper"),
+    "virtual": (virtual, "another file"),
+    "external": (
+        lambda file: file.create_dataset("a", (4,), "f4", external=[("/etc/passwd", 0, 16)]), "another file",
+    ),
+    "10 TB declared": (lambda file: file.create_dataset("a", (10**13 // 4,), "f4", chunks=(1024,)), "declares"),
+    "gzip": (lambda file: file.create_dataset("a", (10**6,), "f4", compression="gzip", fillvalue=1), "filtered"),
+    "text": (lambda file: file.create_dataset("a", data=[b"x"]), "no array of floats"),
+    "objects": (lambda file: file.create_dataset("a", (1,), h5py.string_dtype()), "no array of floats"),
+    "reference": (lambda file: file.create_dataset("a", (1,), h5py.ref_dtype), "no array of floats"),
+    "a type": (lambda file: file.__setitem__("a", np.dtype("f4")), "no array of floats"),
+    "not finite": (lambda file: file.create_dataset("a", data=[np.nan]), "not finite"),
+    "one array fifty times": (twice, "some are there twice"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", HOSTILE_ARRAYS)
+def test_weights_file_that_leads_elsewhere_or_lies(attack, tmp_path, memory_limit):
+    fill, why = HOSTILE_ARRAYS[attack]
+    sha256 = keras_file(tmp_path / "a.keras", fill)
+    with pytest.raises(ValueError, match=why):
+        read_arrays(tmp_path / "a.keras", sha256)
+
+
+def test_weights_file_that_is_no_plain_archive(tmp_path):
+    sha256 = keras_file(tmp_path / "bomb.keras", lambda file: None, method=zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="stored as keras does"):
+        read_arrays(tmp_path / "bomb.keras", sha256)
+    (tmp_path / "pickle.keras").write_bytes(b"\x80\x04\x95cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(ValueError, match="no .keras file"):
+        read_arrays(tmp_path / "pickle.keras", file_sha256(tmp_path / "pickle.keras"))
+
+
+def test_weights_exchanged_after_the_card_was_checked(tmp_path):
+    sha256 = keras_file(tmp_path / "a.keras", lambda file: file.create_dataset("a", data=[1.0]))
+    keras_file(tmp_path / "a.keras", lambda file: file.create_dataset("a", data=[2.0]))
+    with pytest.raises(ValueError, match="not that of the card"):
+        read_arrays(tmp_path / "a.keras", sha256)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weights": "../a.keras"}, {"weights": "/etc/passwd"}, {"weights": ".."}, {"weights": ""}, {"weights": 5},
+        {"weights": "a\0b"}, {"weights": "a\\b"}, {"name": "../x"}, {"name": ["x"]}, {"task": "shell"},
+        {"threshold": "0.5"}, {"threshold": 0}, {"threshold": float("nan")}, {"threshold": True}, {"threshold": 1e308},
+        {"size": 0}, {"size": 10**9}, {"size": 256.5}, {"size": None}, {"flip": "no"}, {"sha256": "x"},
+        {"sha256": None}, {"field_of_view": "house"}, {"architecture": "unet"}, {"recipe": {"name": "hu-window"}},
+        {"architecture": {"name": "unet", "arguments": {"size": "__import__('os')"}}},
+        {"architecture": {"name": "unet", "arguments": {"size": [1] * 9}}},
+        {"architecture": {"name": "unet", "arguments": {"base_filters": 10**12}}},
+        {"recipe": {"name": "hu-window", "arguments": {"low": float("-inf")}}}, {"training": 5}, {"limits": {}},
+        {"licence": None}, {"format": 2}, {"command": "rm"},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_card_with_a_value_that_no_card_has(changes, weights):
+    card = weights / "lungs.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), **changes}))
+    with pytest.raises(WeightsError):
+        read_card(card)
+
+
+@pytest.mark.parametrize("text", ["", "null", "5", "[]", "[" * 100_000, "{}", " " * 2_000_000, '{"format": 1}', "\x80"])
+def test_card_that_is_none(text, weights):
+    (weights / "lungs.json").write_text(text)
+    with pytest.raises(WeightsError):
+        read_card(weights / "lungs.json")
+
+
+def test_weights_that_are_a_fifo_do_not_hang(weights):
+    (weights / "lungs.keras").unlink()
+    os.mkfifo(weights / "lungs.keras")
+    with pytest.raises(WeightsError, match="no file"):
+        read_card(weights / "lungs.json")
