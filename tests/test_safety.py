@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 import os
@@ -11,9 +12,13 @@ import socket
 import stat
 import struct
 import subprocess
+import sys
+import tempfile
 import threading
 import tracemalloc
 import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from html.parser import HTMLParser
 from io import BytesIO
@@ -23,7 +28,9 @@ import h5py
 import numpy as np
 import pydicom
 import pytest
+from pydicom.datadict import DicomDictionary
 
+import covct
 from covct import sources, state
 from covct.batch import Order, scan
 from covct.cards import file_sha256, read_card
@@ -39,6 +46,7 @@ from covct.verify import verify
 from covct.weights_file import read_arrays
 
 MIB = 1024**2
+PACKAGE = Path(covct.__file__).parent
 
 
 def change(folder: Path, **attributes) -> None:
@@ -611,3 +619,148 @@ def test_weights_that_are_a_fifo_do_not_hang(weights):
     os.mkfifo(weights / "lungs.keras")
     with pytest.raises(WeightsError, match="no file"):
         read_card(weights / "lungs.json")
+
+
+# What leaves the house
+
+# Whom and what an archive files an object by, who made the source, and that it was de-identified.
+INHERITED = {
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientAge", "StudyDate", "StudyTime",
+    "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName", "DeidentificationMethod",
+    "PositionReferenceIndicator", "Manufacturer", "SoftwareVersions",
+    "InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "StationName", "DeviceSerialNumber",
+    "ManufacturerModelName",
+}  # fmt: skip
+PERSONAL = {"LO", "SH", "PN", "ST", "LT", "UT", "UC"}
+DATES = {"PatientBirthDate": "19511213", "StudyDate": "20191124", "SeriesDate": "20191125", "ContentDate": "20191127"}
+
+
+def plant(folder: Path) -> dict[str, str]:
+    """Fill every text that a header may hold with a value of its own. Returns the keywords by value."""
+    planted = {f"Zq{n:05d}q": keyword for n, keyword in enumerate(sorted(_texts()))}
+    planted |= {value: keyword for keyword, value in DATES.items()} | {"ZqPRIVATE": "private"}
+    for path in folder.glob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        for value, keyword in planted.items():
+            if keyword != "private":
+                setattr(dataset, keyword, value)
+        dataset.add_new(0x00091010, "LO", "ZqPRIVATE")
+        dataset.save_as(path)
+    return planted
+
+
+def _texts() -> Iterator[str]:
+    read = {"ConvolutionKernel", "BodyPartExamined", "RescaleType", "SeriesDescription", "StackID", "ImageComments"}
+    for tag, (vr, multiplicity, _, _, keyword) in DicomDictionary.items():
+        if vr in PERSONAL and multiplicity[0] == "1" and tag >> 16 not in (0, 2, 4) and keyword and keyword not in read:
+            yield keyword
+
+
+def test_only_what_dicom_needs_is_copied_into_results(order, series_folder, networks, capfd):
+    """A text in every attribute of the source that holds texts: the library copies modules, we what is needed."""
+    planted = plant(series_folder)
+    order = replace(order, outputs=Outputs(("seg", "sr", "sc", "ko", "png", "nifti")))
+    told: list[dict] = []
+    scan(order, lambda: networks, told.append)
+    assert [event["event"] for event in told][-2:] == ["done", "finished"]
+    every: set[str] = set()
+    for path in (path for path in order.out.rglob("*") if path.is_file()):
+        contents = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        found = {keyword for value, keyword in planted.items() if value.encode() in contents + os.fsencode(path)}
+        trial = {keyword for keyword in found if "ClinicalTrial" in keyword}
+        assert found - trial <= (INHERITED if path.suffix == ".dcm" else set()), path.name
+        every |= found
+    assert {"PatientName", "PatientID", "StudyDate"} <= every, "the test sees what is there"
+    shown = json.dumps(told) + "".join(capfd.readouterr())
+    assert [keyword for value, keyword in planted.items() if value in shown] == []
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_modes_of_results_are_the_umasks(mask, order, networks):
+    """A temporary file has 0600 and keeps it when it is renamed: results that only covct can read help nobody."""
+    before = os.umask(mask)
+    try:
+        scan(order, lambda: networks, lambda event: None)
+    finally:
+        os.umask(before)
+    for path in (order.out, *order.out.rglob("*")):
+        wanted = (0o777 if path.is_dir() else 0o666) & ~mask
+        assert stat.S_IMODE(path.stat().st_mode) == wanted, path
+    left = [path.name for path in (order.out / ".covct").rglob("*") if path.is_file()]
+    assert left == ["lock"]
+
+
+def test_temporary_files_lie_in_the_output_only(order, networks, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("TMPDIR", "TEMP", "TMP", "HOME"):
+        monkeypatch.setenv(name, str(elsewhere))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.chdir(elsewhere)
+    scan(order, lambda: networks, lambda event: None)
+    assert list(elsewhere.rglob("*")) == []
+
+
+# Programs and networks
+
+FORBIDDEN = {
+    "pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "torch", "cloudpickle", "ctypes", "requests", "urllib3",
+    "http", "ftplib", "smtplib", "telnetlib", "xmlrpc", "aiohttp", "httpx", "asyncio", "multiprocessing",
+}  # fmt: skip
+CALLS = {"eval", "exec", "compile", "__import__", "system", "popen", "load_model", "unsafe_load", "from_config"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_nothing_runs_what_it_reads_and_nothing_calls_home(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            assert not {name.split(".")[0] for name in names} & FORBIDDEN
+            assert "urllib.request" not in names
+        elif isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            owner = getattr(getattr(node.func, "value", None), "id", "")
+            assert called not in CALLS or (owner, called) in {("re", "compile"), ("network", "compile")}
+            keywords = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+            assert not keywords.get("allow_pickle") and not keywords.get("shell"), ast.unparse(node)
+            assert not (called == "load" and owner in ("np", "numpy", "yaml"))
+
+
+def test_a_whole_scan_opens_no_socket(order, networks, monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("a socket was asked for")
+
+    for name in ("socket", "create_connection", "getaddrinfo", "gethostbyname"):
+        monkeypatch.setattr(socket, name, refuse)
+    told: list[dict] = []
+    scan(order, lambda: networks, told.append)
+    assert told[-2]["event"] == "done"
+
+
+NO_SOCKET = """
+import socket, sys
+def refuse(*arguments, **options):
+    raise AssertionError("a socket was asked for")
+socket.socket.__init__ = refuse
+for name in ("create_connection", "getaddrinfo", "gethostbyname"):
+    setattr(socket, name, refuse)
+from covct.cli import main
+sys.argv[0] = "covct"
+main()
+"""
+
+
+def test_the_shipped_networks_need_neither_sockets_nor_a_home(phantom_series, tmp_path):
+    """keras included, in a process of its own. Where the kernel lets us, it has no network to begin with."""
+    command = [sys.executable, "-c", NO_SOCKET, "scan", str(phantom_series), "--out", str(tmp_path / "out")]
+    alone = ["unshare", "--net", "--map-root-user"]
+    if shutil.which("unshare") and subprocess.run([*alone, "true"], capture_output=True).returncode == 0:
+        command = [*alone, *command]
+    environment = {**os.environ, "HOME": "/nonexistent", "PYTHONPATH": str(PACKAGE.parent), "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("COVCT_WEIGHTS", None)
+    run = subprocess.run(
+        [*command, "--device", "cpu", "--formats", "seg"],
+        capture_output=True, text=True, env=environment, timeout=300, cwd=tmp_path,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
