@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from covct.errors import SeriesError
+from covct.errors import SeriesError, SourceDefect, why
 
 LARGEST_FILE = 2 * 1024**3  # bytes; one CT slice has half a MiB, an enhanced series some hundred
 LARGEST_RATIO = 200  # a CT slice deflates to a half; zeros to a thousandth
@@ -142,7 +142,7 @@ def _with_members(path: Path, problems: list[Problem]) -> Iterator[SourceFile]:
     try:
         members = _members(path)
     except Exception as error:  # a damaged directory raises what the damage hits: struct, unicode, zip errors
-        problems.append(Problem(printable(path), "unreadable", f"the zip archive cannot be read: {error}"))
+        problems.append(Problem(printable(path), "unreadable", f"the zip archive cannot be read: {why(error)}"))
         return
     for member in members:
         if reason := _refused(member):
@@ -158,7 +158,7 @@ def _members(path: Path) -> list[zipfile.ZipInfo]:
         members = [m for m in archive.infolist() if not m.is_dir()]
         size, packed = os.fstat(stream.fileno()).st_size, sum(m.compress_size for m in members)
     if packed > size:
-        raise ValueError(f"its members have {packed} bytes, the archive {size}: they overlap, a zip bomb")
+        raise SourceDefect(f"its members have {packed} bytes, the archive {size}: they overlap, a zip bomb")
     return sorted((m for m in members if not _hidden(m)), key=lambda m: m.filename)
 
 
@@ -187,7 +187,7 @@ def _open_regular(path: Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ValueError("it is no regular file")
+        raise SourceDefect("it is no regular file")
     return open(descriptor, "rb")
 
 
@@ -208,7 +208,7 @@ class _Bounded:
 
     def read(self, size: int = -1) -> bytes:
         if size > self.most:
-            raise ValueError(f"its directory has {size} bytes, at most {self.most} are read")
+            raise SourceDefect(f"its directory has {size} bytes, at most {self.most} are read")
         return self.stream.read(self.most if size < 0 else size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -296,7 +296,7 @@ class _Opener:
             self.path = file.path
         member = self.archive.getinfo(file.member)
         if reason := _refused(member):  # the archive is another by now
-            raise ValueError(reason)
+            raise SourceDefect(reason)
         return self.archive.open(member), member.file_size  # type: ignore[return-value]
 
 
@@ -307,14 +307,14 @@ def _read(stream: BinaryIO, size: int, first_bytes: int, largest: int) -> bytes:
     wanted = size if first_bytes < 0 else min(first_bytes, size)
     contents = stream.read(wanted)
     if len(contents) < wanted:
-        raise ValueError(f"it ends after {len(contents)} of {wanted} bytes")
+        raise SourceDefect(f"it ends after {len(contents)} of {wanted} bytes")
     return contents
 
 
 def _check_size(size: int, largest: int) -> None:
     if size > largest:
-        raise ValueError(f"it has {size} bytes, at most {largest} are read")
+        raise SourceDefect(f"it has {size} bytes, at most {largest} are read")
 
 
 def _unreadable(file: SourceFile, error: Exception) -> SeriesError:
-    return SeriesError("unreadable", f"{file.label} cannot be read: {error}")
+    return SeriesError("unreadable", f"{file.label} cannot be read: {why(error)}")
