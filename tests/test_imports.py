@@ -17,7 +17,7 @@ RANKS = [
     | {"__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel"},
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
-    {"split"},
+    {"split", "weights_file"},
     {"discover", "networks", "postprocess", "overlay", "results", "augment", "dicom.capture", "dicom.ct_series"},
     {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load", "dicom.check"},
     {"report", "dataset", "segment", "phantom_dicom", "summary", "convert"},

@@ -16,8 +16,8 @@ from covct.dicom.syntaxes import DEFLATED, is_lossy
 from covct.errors import SeriesError, SourceDefect
 from covct.sources import SourceFile, read_all
 
-# A CT header has 2 to 20 KiB, an enhanced one some KiB a frame; what is longer still is read whole.
-HEADER_BYTES = (64 * 1024, 4 * 1024**2)
+# A CT header has 2 to 20 KiB, an enhanced one some KiB a frame; more than the last is no header.
+HEADER_BYTES = (64 * 1024, 4 * 1024**2, 64 * 1024**2)
 LARGEST_WHOLE = 2**31  # of an integer string (PS3.5 6.2); one may become part of a folder's name
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -107,16 +107,21 @@ def read_header(file: SourceFile) -> Header | None:
         `unreadable`: it claims to be DICOM and cannot be read.
     """
     start = b""
-    claims = False
+    claims = whole = False
     found: Header | None = None
-    for limit in (*HEADER_BYTES, -1):
+    for limit in HEADER_BYTES:
         [(_, start)] = read_all([file], limit)
+        looks = start[128:132] == b"DICM" or _looks_like_dicom(start)
         claims = start[128:132] == b"DICM" or Path(file.name).suffix.lower() in (".dcm", ".ima")
-        if not claims and not _looks_like_dicom(start):
+        if not claims and not looks:
             return None
         found, whole = _parsed(file, start)
-        if whole or len(start) < limit:
+        if whole or len(start) < limit or not looks:
             break
+    if len(start) == HEADER_BYTES[-1] and not whole and not _is_deflated(found):
+        raise SeriesError(
+            "unreadable", f"not a readable DICOM image: its header does not end within {len(start)} bytes"
+        )
     if found and not whole and not (found.study_uid and found.series_uid) and _is_ct(found):
         found = None  # cut before it says where it belongs: no series of its own
     if found is None and claims:
@@ -134,7 +139,7 @@ def read_values(file: SourceFile, keywords: tuple[str, ...]) -> dict[str, str]:
     SeriesError
         `unreadable`: the file.
     """
-    [(_, contents)] = read_all([file])
+    [(_, contents)] = read_all([file], HEADER_BYTES[-1])
     try:
         header = read_dataset(contents, stop_before_pixels=True, specific_tags=keywords)
     except Exception as error:  # what is not DICOM raises anything
@@ -158,6 +163,11 @@ def _value(header: pydicom.Dataset, keyword: str) -> Any:
 def _looks_like_dicom(start: bytes) -> bool:
     """Without a preamble a file begins with group 0002 or 0008, little or big endian."""
     return start[:2] in (b"\x08\x00", b"\x02\x00") or start[:4] in (b"\x00\x08\x00\x05", b"\x00\x08\x00\x08")
+
+
+def _is_deflated(header: Header | None) -> bool:
+    """Whether nobody can say where the header ends in the file."""
+    return header is not None and header.instances[0].transfer_syntax_uid == DEFLATED
 
 
 def _parsed(file: SourceFile, start: bytes) -> tuple[Header | None, bool]:
@@ -214,6 +224,7 @@ class _Attributes:
             return None
 
     def whole(self, keyword: str) -> int | None:
+        """A number that fits an integer string's 12 characters; a longer one would make a name too long for a file."""
         value = self.number(keyword)
         return None if value is None or abs(value) > LARGEST_WHOLE else int(value)
 
