@@ -11,6 +11,7 @@ from pydicom.dataset import FileDataset
 from pydicom.tag import Tag
 
 from covct.dicom.syntaxes import DEFLATED, EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
+from covct.errors import SourceDefect
 
 # A CT slice deflates to a half, one of air only to a thousandth: up to 64 MiB any ratio will do (a slice of 4096 x
 # 4096 has half of that), beyond it no more than zip members may swell.
@@ -44,7 +45,7 @@ def read_dataset(
 
     Raises
     ------
-    ValueError
+    SourceDefect
         A deflated data set that is cut short, or swells beyond all measure.
     Exception
         Of any kind, for what is not DICOM; RecursionError for sequences nested by the hundred.
@@ -112,7 +113,7 @@ def _inflate(deflated: memoryview, whole: bool) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # raw: without zlib's header (PS3.5 A.5)
     inflated = inflater.decompress(deflated, limit)
     if inflater.unconsumed_tail:
-        raise ValueError(f"deflated data set of {len(deflated)} bytes swells beyond {limit} bytes")
+        raise SourceDefect(f"deflated data set of {len(deflated)} bytes swells beyond {limit} bytes")
     if whole and not inflater.eof:
-        raise ValueError(f"deflated data set is cut short after {len(deflated)} bytes")
+        raise SourceDefect(f"deflated data set is cut short after {len(deflated)} bytes")
     return inflated
