@@ -19,7 +19,8 @@
 
 enum { CREATE = 1, OPEN = 2, WRITE = 4, SYNC = 8, RENAME = 16, MKDIR = 32, UNLINK = 64, READ = 128, EVENT = 256,
        CLOSE = 512 };
-enum { FAIL, KILL_BEFORE, KILL_AFTER, TEAR, TERMINATE, VANISH, CLOCK, REMOVE, GROW, CUT };
+enum { FAIL, KILL_BEFORE, KILL_AFTER, TEAR, TERMINATE, VANISH, CLOCK, REMOVE, GROW, CUT,
+       KILL_ALONE };
 enum { GO_ON, SUFFER, DIE_AFTER, DIE_TORN };
 
 struct board { long calls, hits, clock_s; char what[16], path[PATH_MAX]; };
@@ -73,6 +74,7 @@ static int fate(int call, const char *name, const char *path) {
     case TEAR: outcome = DIE_TORN; break;
     case TERMINATE: kill(getpgrp(), SIGTERM); break; /* the leader, as `docker stop` does */
     case VANISH: snprintf(aside, sizeof aside, "%s.gone", below); rename(below, aside); break;
+    case KILL_ALONE: kill(getpid(), SIGKILL); break; /* the kernel, for want of memory */
     case CLOCK: board->clock_s = number; break;
     case REMOVE: unlink(path); break;
     case CUT: if (!stat(path, &found)) truncate(path, found.st_size / 2); break;

@@ -37,7 +37,7 @@ from typing import Any
 SHIM = "COVCT_FAULTS_SHIM"
 # Calls and deeds, as in failing_calls.c.
 CREATE, OPEN, WRITE, SYNC, RENAME, MKDIR, UNLINK, READ, EVENT, CLOSE = (1 << n for n in range(10))
-FAIL, KILL_BEFORE, KILL_AFTER, TEAR, TERMINATE, VANISH, CLOCK, REMOVE, GROW, CUT = range(10)
+FAIL, KILL_BEFORE, KILL_AFTER, TEAR, TERMINATE, VANISH, CLOCK, REMOVE, GROW, CUT, KILL_ALONE = range(11)
 CHANGES = CREATE | WRITE | SYNC | RENAME | MKDIR | UNLINK
 SECONDS = 120.0  # after which a run counts as hung
 STOP_SECONDS = 5.0
@@ -289,6 +289,12 @@ def differences(tree: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return said + [f"differs: {_short(name)}" for name in sorted(tree.keys() & wanted) if tree[name] != wanted[name]]
 
 
+def _fate(outcome: Path | dict[str, Any]) -> tuple[str, str]:
+    """Status and reason: a series that could not be read is rightly done again, though its key is the same."""
+    read = json.loads(outcome.read_text()) if isinstance(outcome, Path) else outcome
+    return read["status"], read["slug"]
+
+
 def whole(folder: Path) -> str:
     """The work key of a result whose every file is that of its outcome; empty where it is not."""
     from covct import state
@@ -313,7 +319,7 @@ def left(bench: Bench, scenario: Scenario, ended: Ended, allowed: Iterable[int])
         key = whole(path.parent)
         if not key:
             said.append(f"half a result: {_short(folder)}")
-        elif key == scenario.results.get(folder):
+        elif key == scenario.results.get(folder) and _fate(path) == _fate(scenario.tree[f"{folder}/outcome.json"]):
             standing.add(folder)
     for path in scenario.before.glob("[!.]*/*/outcome.json") if scenario.before else ():
         folder = str(path.parent.relative_to(scenario.before))  # type: ignore[arg-type]
@@ -405,6 +411,12 @@ def killed_after_calls(bench: Bench, few: list[Scenario], ten: list[Scenario], s
 
 def killed_in_writes(bench: Bench, few: list[Scenario], ten: list[Scenario], size: Size) -> Row:
     return sweep(bench, Row("SIGKILL half way through each write"), Fault(WRITE, deed=TEAR), KILLED, few, size)
+
+
+def worker_killed(bench: Bench, few: list[Scenario], ten: list[Scenario], size: Size) -> Row:
+    """The kernel ends the process that works, for want of memory; the one that looks after it goes on by itself."""
+    row = Row("SIGKILL of the worker alone, at each call")
+    return sweep(bench, row, Fault(deed=KILL_ALONE), (DONE,), few, size, 1 / 2)
 
 
 def killed_at_random(bench: Bench, few: list[Scenario], ten: list[Scenario], size: Size) -> Row:
@@ -628,6 +640,7 @@ CAMPAIGNS: dict[str, Campaign] = {
     "kill-before": killed_before_calls,
     "kill-after": killed_after_calls,
     "kill-torn": killed_in_writes,
+    "kill-worker": worker_killed,
     "kill-random": killed_at_random,
     "stop-random": stopped_at_random,
     "stop-calls": stopped_at_calls,
