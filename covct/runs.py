@@ -1,14 +1,14 @@
 """One small file a run, `runs/<UTC time>.json` below the output tree: what it came to. No patient data.
 
-Written at the beginning, as the run goes on, and at its end; so a run that was killed has one too, without an end.
+Written at the beginning, after each series, and at the end; so a run that was killed has one too, without an end.
 The format is `run.schema.json`. The newest `KEPT` stay.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +25,6 @@ from covct.errors import RunError, Stopped
 SCHEMA = "covct-run-1"
 FOLDER = "runs"
 KEPT = 100
-SAVE_EVERY_S = 10.0
 PACKAGES = ("highdicom", "keras", "numpy", "pydicom", "tensorflow")
 OUTCOMES = ("done", "rejected", "failed")
 Emit = Callable[[dict[str, Any]], None]
@@ -58,7 +57,6 @@ class Run:
     last_error: dict[str, str] | None = None
     end: str | None = None
     error: str | None = None
-    saved: float = 0.0
 
     @property
     def path(self) -> Path:
@@ -107,9 +105,11 @@ class Run:
         }
 
     def save(self) -> None:
+        """Write beside and rename. Not forced to the disk: the outcomes are what a power failure must not take."""
         self.path.parent.mkdir(exist_ok=True)
-        state.replace_json(self.path, self.summary(datetime.now(UTC)))
-        self.saved = time.monotonic()
+        beside = self.path.with_name(f"{self.path.name}.new")
+        beside.write_text(json.dumps(self.summary(datetime.now(UTC)), indent=2, allow_nan=False) + "\n")
+        os.replace(beside, self.path)
 
     def resume(self) -> None:
         """Go on with what a process before this one, of the same run, had written."""
@@ -130,7 +130,7 @@ def recorded(run: Run, emit: Emit) -> Iterator[Emit]:
 
     def heard(event: dict[str, Any]) -> None:
         run.hear(event)
-        if event["event"] in OUTCOMES and time.monotonic() - run.saved > SAVE_EVERY_S:
+        if event["event"] in OUTCOMES:  # at once: the process may be ended at the next series, and another goes on
             with state.output_errors(run.out):
                 run.save()
         emit(event)

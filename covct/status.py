@@ -16,7 +16,7 @@ def tree_status(out: Path, now: datetime) -> dict[str, Any]:
     """Counts by outcome and reason, and the last run's waiting, rate, end and age.
 
     `last_error` is the last result that failed: its reason, folder and time. A run whose `end` is null runs, or was
-    killed; `updated` is written every ten seconds where series are finished.
+    killed; `updated` is when its last series was finished.
     """
     entries = read_tree(out)
     counts = Counter((entry.status, entry.slug or "") for entry in entries)
