@@ -16,12 +16,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from covct import __version__, state
+from covct import __version__, heartbeat, state
 from covct.cards import file_sha256, read_card
 from covct.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, selected
-from covct.discover import Discovery, Series, discover
+from covct.discover import UID_PATTERN, Discovery, Series, discover
 from covct.errors import RunError, SeriesError, Stopped, whereabouts
-from covct.networks import Networks
+from covct.networks import Network, Networks
 from covct.outputs import Outputs
 from covct.quality import check_headers
 from covct.runs import Run, recorded
@@ -183,7 +183,7 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> Tally:
     emit : function (dict) -> None
         Told of every event; the caller shows or prints it.
     """
-    with state.lock(order.out):
+    with state.lock(order.out), heartbeat.kept(order.out / state.PRIVATE, emit) as emit:
         state.recover(order.out)
         with recorded(_run(order, "scan"), emit) as heard:
             found = look(order)
@@ -293,7 +293,8 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
             if isinstance(error, (RunError, OSError)):
                 raise
             status, slug, message = "failed", "unexpected-error", whereabouts(error)
-            log.error("%s: %s\n%s", folder, message, "".join(traceback.format_tb(error.__traceback__)))
+            # which series: the event that follows says it
+            log.error("%s\n%s", message, "".join(traceback.format_tb(error.__traceback__)))
         if status != "done":
             stage = state.new_stage(order.out, job.work_key)
         outcome = _outcome(job, stage, status, slug, message, time.perf_counter() - start)
@@ -325,11 +326,17 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
     from covct.pipeline import Clock, peak_memory_mib, process  # highdicom and SimpleITK: only when there is work
     from covct.writers import REPORT_NAME, WRITERS, formats_for
 
-    clock = Clock(lambda step: emit(_job_event("step", job, step=step)))
+    def told(step: str, seconds: float | None = None) -> None:
+        emit(_job_event("step", job, step=step, **({} if seconds is None else {"seconds": seconds})))
+
+    clock = Clock(told, told)
 
     def asked() -> Networks:
-        emit(_job_event("step", job, step="networks"))
-        return networks()
+        told("networks")
+        start = time.perf_counter()
+        loaded = networks()
+        told("networks", round(time.perf_counter() - start, 3))
+        return _signs_of_life(loaded, emit)
 
     result = process(job.choice, asked, job.work_key, clock, order.strict)
     with clock.step("write"):
@@ -343,6 +350,20 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
     report = {**result.report, "run": run}
     state.write_json(stage / REPORT_NAME, report)
     return report
+
+
+def _signs_of_life(networks: Networks, emit: Emit) -> Networks:
+    """The same networks, with an event after each of their calls: a long series on a CPU is no dead process."""
+
+    def alive(network: Network) -> Network:
+        def predict(slices):
+            probability = network.predict(slices)
+            emit({"event": "alive"})
+            return probability
+
+        return replace(network, predict=predict)
+
+    return replace(networks, lungs=alive(networks.lungs), infection=alive(networks.infection))
 
 
 def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float) -> state.Outcome:
@@ -364,11 +385,21 @@ def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float) 
 def _job_event(event: str, job: Job, **details: Any) -> dict[str, Any]:
     return {
         "event": event,
-        "study": job.series.study_uid or job.series.study_folder,
-        "series": job.series.series_uid or job.series.study_folder,
+        "study": _uid(job.series.study_uid) or job.series.study_folder,
+        "series": _uid(job.series.series_uid) or _series_folder(job.series),
         "folder": job.series.folder,
         **details,
     }
+
+
+def _series_folder(series: Series) -> str:
+    """Of a NIfTI the study's folder, which tells one from another."""
+    return series.study_folder if series.kind == "nifti" else series.folder.split("/")[1]
+
+
+def _uid(text: str) -> str:
+    """Empty for what a broken header has in place of a UID: it may be a name."""
+    return text if UID_PATTERN.fullmatch(text) else ""
 
 
 def _figures(report: dict[str, Any]) -> dict[str, Any]:
@@ -377,7 +408,7 @@ def _figures(report: dict[str, Any]) -> dict[str, Any]:
         "infection_percent": report["regions"]["lungs"]["infection_percent"],
         "severity_class": report["severity"]["class"],
         "warnings": [warning["slug"] for warning in report["warnings"]],
-        "device": report["run"]["device"],
+        "device": report["run"]["device"]["kind"],
         "research_use": report["research_use"],
     }
 
@@ -400,7 +431,7 @@ def watch(
     told: set[str] = set()
     done_before: set[tuple[str, tuple]] = set()
     loaded = cache(networks)
-    with state.lock(order.out):
+    with state.lock(order.out), heartbeat.kept(order.out / state.PRIVATE, emit) as emit:
         state.recover(order.out)
         with recorded(_run(order, "watch"), emit) as heard:
             while True:
@@ -410,6 +441,7 @@ def watch(
                 found = discover(order.sources, avoid=order.out)
                 _emit_problems(found, heard, told)
                 settled = _settled(found, seen, clock(), settle_s)
+                heard({"event": "look", "waiting": len({one.study_folder for one in found.series}) - len(settled)})
                 fresh = {(study, seen[study][0]) for study in settled} - done_before
                 if fresh:
                     studies = {study for study, _ in fresh}

@@ -53,7 +53,7 @@ class Run:
     problems: int = 0
     waiting: int = 0
     work_s: float = 0.0
-    device: dict[str, str] | None = None
+    device: str | None = None
     last_error: dict[str, str] | None = None
     end: str | None = None
     error: str | None = None

@@ -179,6 +179,8 @@ def recover(out: Path) -> None:
         for half in (half for name in DERIVED for half in out.glob(f".{name}.*.tmp")):
             if not _is_running(half.suffixes[-2][1:]):
                 half.unlink(missing_ok=True)
+        for half in private.glob(".heartbeat.*"):
+            half.unlink(missing_ok=True)
 
 
 def _is_running(process: str) -> bool:

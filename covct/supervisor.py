@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import logging
 import os
 import select
 import signal
@@ -33,8 +32,8 @@ from typing import Any
 
 from covct import state, stop
 from covct.errors import NotEnding, OutputLocked, OutputNotWritable
+from covct.logs import as_json
 
-log = logging.getLogger("covct")
 STOP_GRACE_S = 4.0
 KILL_GRACE_S = 20.0
 TICK_S = 0.25
@@ -54,8 +53,8 @@ class Work:
         Of the run, whichever child it is.
     finished : set of str
         Folders of the series that have an outcome of this run.
-    out, timeout_s
-        The output tree and the series timeout, once the child has read its options.
+    out, timeout_s, log_json
+        The output tree, the series timeout and whether logs are JSON lines, once the child has read its options.
     folder : str
         The series at work; empty between two.
     counting : bool
@@ -71,6 +70,7 @@ class Work:
     finished: set[str] = field(default_factory=set)
     out: Path | None = None
     timeout_s: float | None = None
+    log_json: bool = False
     folder: str = ""
     counting: bool = False
     elapsed_s: float = 0.0
@@ -79,7 +79,7 @@ class Work:
     def hear(self, told: dict[str, Any]) -> None:
         """What the child said."""
         if "out" in told:
-            self.out, self.timeout_s = Path(told["out"]), told["timeout_s"]
+            self.out, self.timeout_s, self.log_json = Path(told["out"]), told["timeout_s"], told["log_json"]
         elif told["event"] == "started":
             self.folder, self.counting, self.elapsed_s = told["folder"], False, 0.0
         elif told["event"] == "step":
@@ -101,9 +101,9 @@ class Worker:
     began: datetime
     finished: frozenset[str]
 
-    def reporting(self, emit: Emit, out: Path, timeout_s: float | None) -> Emit:
+    def reporting(self, emit: Emit, out: Path, timeout_s: float | None, log_json: bool) -> Emit:
         """`emit`, and the parent hears which series is at work."""
-        self._tell({"out": os.fspath(out.absolute()), "timeout_s": timeout_s})
+        self._tell({"out": os.fspath(out.absolute()), "timeout_s": timeout_s, "log_json": log_json})
 
         def reported(event: dict[str, Any]) -> None:
             if event["event"] in ("started", "step", *OUTCOMES) and "folder" in event:
@@ -200,8 +200,7 @@ def _attend(child: int, from_child: int, ears: int, work: Work) -> int | None:
             return _after(os.waitstatus_to_exitcode(status), bool(kill_at), stopped_by, work)
         if kill_at and now - kill_at > KILL_GRACE_S:
             raise NotEnding(
-                f"the process at {work.folder or 'the sources'} cannot be ended: a file system or a driver that it "
-                "waits for does not answer"
+                "the working process cannot be ended: a file system or a driver that it waits for does not answer"
             )
         if not kill_at and (work.too_long or (stopped_by and now - stop_at > STOP_GRACE_S)):
             kill_at = now
@@ -216,19 +215,28 @@ def _after(code: int, killed: bool, stopped_by: str, work: Work) -> int | None:
         sys.stderr.write("\x1b[?25h")  # the progress bar had hidden the cursor
     if stopped_by:
         _in_tree(work, lambda out: state.forgive_attempt(out, work.folder))
-        print(f"covct: stopped by {stopped_by}; finished series are kept", file=sys.stderr)
+        message = f"stopped by {stopped_by}; finished series are kept"
+        _say(work, {"event": "ended", "reason": "Stopped", "message": message, "exit_code": 130}, "info")
         return 130
     if killed:
-        log.error("%s: no result within %g s: ended", work.folder, work.timeout_s)
+        message = f"a series had no result within {work.timeout_s:g} s: its process was ended, another one goes on"
+        _say(work, {"event": "log", "message": message}, "error")
         _in_tree(work, lambda out: state.note_timeout(out, work.folder, work.timeout_s or 0))
     else:
         work.crashes += 1
-        name = signal.Signals(-code).name
-        log.error("%s: the working process was ended by %s", work.folder or "between two series", name)
+        where = "at a series" if work.folder else "between two series"
+        message = f"the working process was ended by {signal.Signals(-code).name} {where}"
+        _say(work, {"event": "log", "message": message}, "error")
         if not work.folder or work.crashes > MOST_CRASHES:
             return 1
     work.folder, work.counting = "", False
     return None
+
+
+def _say(work: Work, event: dict[str, Any], level: str) -> None:
+    """On stderr, as the child would have. Which series it was, the next child's event says: hashed, where that is
+    wanted."""
+    print(as_json(event, level) if work.log_json else f"covct: {event['message']}", file=sys.stderr, flush=True)
 
 
 def _in_tree(work: Work, change: Callable[[Path], None]) -> None:

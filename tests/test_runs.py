@@ -32,7 +32,7 @@ def event(kind, folder="s/t", **details):
 
 NIGHT = [
     event("skipped", status="done", slug=None),
-    event("done", seconds=2.0, slug=None, device={"kind": "cpu", "name": "cpu"}),
+    event("done", seconds=2.0, slug=None, device="cpu"),
     event("rejected", seconds=0.1, slug="localizer"),
     event("rejected", seconds=0.1, slug="localizer"),
     event("failed", folder="s/poison", seconds=0.1, slug="crashed-repeatedly"),
@@ -51,7 +51,7 @@ def test_summary_follows_its_schema_and_counts_by_outcome_and_reason(tmp_path):
     ]
     assert told["finished_before"] == [{"status": "done", "slug": None, "series": 1}]
     assert (told["waiting"], told["end"], told["unreadable_files"]) == (7, "limit", 1)
-    assert told["device"] == {"kind": "cpu", "name": "cpu"}
+    assert told["device"] == "cpu"
     assert told["last_error"]["folder"] == "s/poison"
     assert (tmp_path / "runs" / "20260131T220000.123Z.json").exists()
 
