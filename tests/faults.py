@@ -43,6 +43,7 @@ SECONDS = 120.0  # after which a run counts as hung
 STOP_SECONDS = 5.0
 RUN_OF = {"finished", "seconds"}  # what in an outcome or a summary tells of the run
 DONE, NOT_WRITABLE, LOCKED, STOPPED = 0, 12, 11, 130
+ALL_FORMATS = "seg,sr,ko,sc,nifti,png"
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,11 @@ class Scenario:
 
 @dataclass
 class Row:
-    """What a campaign found: one line of the table."""
+    """What a campaign found: one line of the table. `calls`: where a fault could have struck."""
 
     kind: str
     runs: int = 0
+    calls: int = 0
     worst: str = ""
     faults: list[str] = field(default_factory=list)
     omitted: str = ""
@@ -324,9 +326,8 @@ def left(bench: Bench, scenario: Scenario, ended: Ended, allowed: Iterable[int])
     for path in scenario.before.glob("[!.]*/*/outcome.json") if scenario.before else ():
         folder = str(path.parent.relative_to(scenario.before))  # type: ignore[arg-type]
         aside = bench.out / ".covct" / "old" / folder
-        study = folder.split("/")[0]
-        successors = {name for name in scenario.results if name.startswith(f"{study}/")}
-        if not (whole(bench.out / folder) or whole(aside) or (folder not in successors and successors <= standing)):
+        superseded = folder not in scenario.results and any(map(whole, (bench.out / folder).parent.glob("*")))
+        if not (whole(bench.out / folder) or whole(aside) or superseded):
             said.append(f"the old result is lost before the new one stands: {_short(folder)}")
     return said, standing
 
@@ -359,6 +360,15 @@ def verify(bench: Bench, scenario: Scenario, row: Row, allowed: Iterable[int], e
     return rerun
 
 
+def undisturbed(bench: Bench, scenario: Scenario) -> Scenario:
+    """The scenario with what becomes of it when nothing happens."""
+    bench.lay(scenario)
+    ended = bench.run(scenario)
+    if ended.code != DONE or "Traceback" in ended.stderr:
+        raise SystemExit(f"{scenario.name}: an undisturbed run ended with {ended.code}: {ended.stderr}")
+    return replace(scenario, tree=tree_of(bench.out), seconds=ended.seconds)
+
+
 def moments(bench: Bench, scenario: Scenario, fault: Fault, size: Size, share: float = 1.0) -> list[Fault]:
     """The fault at each call, or at a share of them drawn by the seed."""
     counted = scenario.name, fault.calls, fault.below
@@ -379,11 +389,12 @@ def sweep(
     size: Size,
     share: float = 1.0,
 ) -> Row:
-    slowest = 0.0
     for scenario in scenarios:
-        for one in moments(bench, scenario, fault, size, share):
-            slowest = max(slowest, suffer(bench, scenario, row, allowed, one).seconds)
-    row.worst = f"exit codes {_codes(row)}; rerun {slowest:.1f} s"
+        chosen = moments(bench, scenario, fault, size, share)
+        row.calls += bench.counts[scenario.name, fault.calls, fault.below]
+        for one in chosen:
+            suffer(bench, scenario, row, allowed, one)
+    row.worst = f"exit codes {_codes(row)}"
     return row
 
 
@@ -612,9 +623,10 @@ def misread(name: str, fault: Fault):
 
 
 def two_at_once(bench: Bench, few: list[Scenario], ten: list[Scenario], size: Size) -> Row:
+    """With every format, so that the first is still at work when the second has lost its patience with the lock."""
     row, names = Row("two processes started together"), ("one", "two")
+    scenario = undisturbed(bench, replace(ten[0], name="ten, all formats", formats=ALL_FORMATS))
     while row.runs < size.pairs:
-        scenario = ten[row.runs % len(ten)]
         bench.lay(scenario)
         ears, mouth = os.pipe()
         children = [bench.start(scenario, name=name, barrier=ears) for name in names]
@@ -701,8 +713,8 @@ def inboxes(base: Path) -> None:
     series("one/1", 1)
     series("one/8", 8, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
 
-    series("more/1/soft", 1, 1, ConvolutionKernel="B70s")
-    series("more/1/sharp", 1, 2)
+    series("more/1/soft", 1, 1)
+    series("more/1/sharp", 1, 2, ConvolutionKernel="B70s")
     series("more/2", 2)
     shutil.copytree(base / "more", base / "less")
     shutil.rmtree(base / "less" / "1" / "sharp")
@@ -711,27 +723,22 @@ def inboxes(base: Path) -> None:
 
 def scenarios(bench: Bench, with_ten: bool) -> tuple[list[Scenario], list[Scenario]]:
     """Few series, for faults at each call; and ten, for random moments. Each from nothing, and over old results."""
-    base, all_formats = bench.base, "seg,sr,png"
+    base = bench.base
 
-    def undisturbed(scenario: Scenario, keep: bool = False) -> Scenario:
-        bench.lay(scenario)
-        ended = bench.run(scenario)
-        if ended.code != DONE or "Traceback" in ended.stderr:
-            raise SystemExit(f"{scenario.name}: an undisturbed run ended with {ended.code}: {ended.stderr}")
-        if keep:
-            shutil.copytree(bench.out, base / f"tree-{scenario.name}")
-        return replace(scenario, tree=tree_of(bench.out), seconds=ended.seconds)
+    def old(name: str, inbox: str) -> Path:
+        undisturbed(bench, Scenario(name, base / inbox, "seg"))
+        return Path(shutil.copytree(bench.out, base / f"tree-{name}"))
 
-    def over(name: str, inbox: str, formats: str, old: Scenario) -> Scenario:
-        before = base / f"tree-{old.name}"
-        return undisturbed(Scenario(name, base / inbox, formats, before))
-
-    less = undisturbed(Scenario("less", base / "less", "seg"), keep=True)
-    few = [undisturbed(Scenario("one", base / "one", "seg,sr,ko,sc,nifti,png")), over("more", "more", "seg,sr", less)]
+    few = [
+        undisturbed(bench, Scenario("one", base / "one", ALL_FORMATS)),
+        undisturbed(bench, Scenario("more", base / "more", "seg,sr", before=old("less", "less"))),
+    ]
     if not with_ten:
         return few, []
-    ten_old = undisturbed(Scenario("ten-old", base / "ten", "seg"), keep=True)
-    ten = [undisturbed(Scenario("ten", base / "ten", all_formats)), over("ten over old", "ten", all_formats, ten_old)]
+    ten = [
+        undisturbed(bench, Scenario("ten", base / "ten", "seg,sr")),
+        undisturbed(bench, Scenario("ten over old", base / "ten", "seg,sr", before=old("ten-old", "ten"))),
+    ]
     return few, ten
 
 
@@ -808,7 +815,8 @@ def _show(name: str, row: Row, as_json: bool, seconds: float) -> None:
         print(json.dumps(shown | {"seconds": round(seconds, 1)}), flush=True)
         return
     verdict = row.omitted and "omitted" or ("yes" if row.identical else "NO")
-    print(f"| {row.kind} | {row.runs} | {row.worst or row.omitted} | {verdict} |", flush=True)
+    runs = f"{row.runs} (of {row.calls} calls)" if row.calls else row.runs
+    print(f"| {row.kind} | {runs} | {row.worst or row.omitted} | {verdict} |", flush=True)
     print(f"{row.kind}: {seconds:.0f} s", file=sys.stderr)
     for fault in row.faults[:20]:
         print(f"    {fault}", file=sys.stderr, flush=True)
