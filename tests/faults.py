@@ -527,7 +527,7 @@ def disk_small(bench: Bench, few: list[Scenario], ten: list[Scenario], size: Siz
                 library.umount2(out, 2)
                 if ended and ended.code == DONE:
                     break
-                kib += 16 if size.calls > 16 else 256
+                kib += 1024 if size.calls == 1 else 32
         row.worst = f"exit codes {_codes(row)}"
         return row
 
@@ -776,11 +776,12 @@ def work(arguments: argparse.Namespace, base: Path) -> list[Row]:
     _warm(base)
     names = arguments.only or list(CAMPAIGNS)
     few, ten = scenarios(bench, bool(OF_TEN & {*names}))
-    size = Size(arguments.kills, arguments.stops, arguments.pairs, arguments.calls or sys.maxsize, arguments.seed)
+    calls = 1 if arguments.short else arguments.calls or sys.maxsize
+    size = Size(arguments.kills, arguments.stops, arguments.pairs, calls, arguments.seed)
     rows = []
-    for name in names:
+    for turn, name in enumerate(names):
         begun = time.monotonic()
-        row = campaign(name, bench, few, ten, size)
+        row = campaign(name, bench, [few[turn % 2]] if arguments.short else few, ten, size)
         rows.append(row)
         _show(name, row, arguments.json, time.monotonic() - begun)
     return rows
@@ -828,6 +829,7 @@ def main() -> None:
     parser.add_argument("--stops", type=int, default=50, help="at random moments of ten series")
     parser.add_argument("--pairs", type=int, default=50, help="of processes on one tree")
     parser.add_argument("--calls", type=int, help="at most as many of each scenario, drawn by the seed; default: all")
+    parser.add_argument("--short", action="store_true", help="one call a campaign, of the scenarios in turn")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=CAMPAIGNS, metavar="CAMPAIGN", help=", ".join(CAMPAIGNS))
     parser.add_argument("--json", action="store_true")
