@@ -200,7 +200,7 @@ def begin_attempt(out: Path, folder: str, key: str) -> int:
         noted = json.loads(path.read_text())
         if noted["work_key"] == key:
             attempts = int(noted["attempts"]) + 1
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     with output_errors(out):
         path.parent.mkdir(parents=True, exist_ok=True)
