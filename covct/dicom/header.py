@@ -229,7 +229,6 @@ class _Attributes:
             return None
 
     def whole(self, keyword: str) -> int | None:
-        """A number that fits an integer string's 12 characters; a longer one would make a name too long for a file."""
         value = self.number(keyword)
         return None if value is None or abs(value) > LARGEST_WHOLE else int(value)
 
