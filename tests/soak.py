@@ -214,13 +214,12 @@ def _slices(folder: Path) -> int:
 
 def quarters(samples: list[Sample], series: int) -> dict:
     """Medians while the first and the last quarter of the series were done. Nothing is measured before the first is."""
-    at_work = [one for one in samples if one.finished]
+    at_work = [one for one in samples if one.finished] or [Sample(0, 0.0, 0, 0)]
     first = [one for one in at_work if one.finished <= series / 4] or at_work[:1]
     last = [one for one in at_work if one.finished > 3 * series / 4] or at_work[-1:]
     return {
         name: [round(statistics.median(getattr(one, name) for one in part), 1) for part in (first, last)]
         for name in ("rss_mib", "descriptors", "threads")
-        if at_work
     }
 
 
