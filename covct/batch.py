@@ -24,7 +24,9 @@ from covct.errors import RunError, SeriesError, Stopped, whereabouts
 from covct.networks import Network, Networks
 from covct.outputs import Outputs
 from covct.quality import check_headers
+from covct.runs import Run, recorded
 from covct.summary import write_summary
+from covct.window import changed_since
 
 log = logging.getLogger("covct")
 Emit = Callable[[dict[str, Any]], None]
@@ -45,6 +47,16 @@ class Order:
         Only these series; empty: the rule chooses.
     select : tuple of (str, re.Pattern)
         Only series whose first slice has this in an attribute, by keyword.
+    since : datetime or None
+        Only studies of which a file was modified then or later.
+    until : datetime or None
+        No series is started then or later.
+    limit : int or None
+        At most as many series get an outcome in this run.
+    began : datetime or None
+        The run's beginning, where a process before this one began it.
+    already : frozenset of str
+        Folders that have an outcome of this run from a process before: neither forced nor retried.
     """
 
     sources: tuple[Path, ...]
@@ -56,6 +68,11 @@ class Order:
     strict: bool = False
     series_uids: tuple[str, ...] = ()
     select: tuple[tuple[str, re.Pattern], ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int | None = None
+    began: datetime | None = None
+    already: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -136,11 +153,12 @@ def _job(order: Order, series: Series, choice: Choice, cards: dict[str, str], re
     key = state.work_key(series.content, settings, cards)
     folder = order.out / series.folder
     outcome = state.read_outcome(folder)
+    again = series.folder not in order.already
     if outcome and (
-        order.force
+        (order.force and again)
         or outcome.work_key != key
         or outcome.slug == "unreadable"  # a file that was still being copied has the same identity when it is whole
-        or (outcome.status == "failed" and order.retry_failed)
+        or (outcome.status == "failed" and order.retry_failed and again)
         or not state.is_whole(folder, outcome)
     ):
         outcome = None
@@ -167,9 +185,20 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> Tally:
     """
     with state.lock(order.out), heartbeat.kept(order.out / state.PRIVATE, emit) as emit:
         state.recover(order.out)
-        found = discover(order.sources, avoid=order.out)
-        _emit_problems(found, emit)
-        return _pass(order, found, cache(networks), emit)
+        with recorded(_run(order, "scan"), emit) as heard:
+            found = look(order)
+            _emit_problems(found, heard)
+            return _pass(order, found, cache(networks), heard)
+
+
+def look(order: Order) -> Discovery:
+    """What is found below the sources, and of it what the order's `since` leaves."""
+    found = discover(order.sources, avoid=order.out)
+    return changed_since(found, order.since)[0] if order.since else found
+
+
+def _run(order: Order, command: str) -> Run:
+    return Run(order.out, command, order.began or datetime.now(UTC), order.already)
 
 
 def _emit_problems(found: Discovery, emit: Emit, told: set[str] | None = None) -> None:
@@ -188,6 +217,8 @@ def _pass(order: Order, found: Discovery, networks: Callable[[], Networks], emit
     if found.problems:
         tally.counts["unreadable files"] = len(found.problems)
     emit(_found_event(found, jobs))
+    left, why = 0, ""
+    started = len(order.already)
     try:
         while jobs:
             job = jobs.pop(0)
@@ -195,10 +226,18 @@ def _pass(order: Order, found: Discovery, networks: Callable[[], Networks], emit
                 tally.counts[f"{job.finished.status} before"] += 1
                 emit(_job_event("skipped", job, status=job.finished.status, slug=job.finished.slug))
                 continue
+            why = why or _closed(order, started)
+            if why:
+                left += 1
+                continue
+            started += 1
             outcome = _do(order, job, networks, emit)
             tally.counts[outcome.status] += 1
             if next_best := _follow(order, job, outcome, cards):
                 jobs.insert(0, next_best)
+        if left:
+            tally.counts["waiting"] = left
+            emit({"event": "waiting", "series": left, "why": why})
     except BaseException:
         with suppress(OSError):  # the page of what was finished, if the disk still takes it
             write_summary(order.out)
@@ -207,6 +246,13 @@ def _pass(order: Order, found: Discovery, networks: Callable[[], Networks], emit
         write_summary(order.out)
     emit({"event": "finished", **tally.counts})
     return tally
+
+
+def _closed(order: Order, started: int) -> str:
+    """Why no further series is started; empty where one is."""
+    if order.limit is not None and started >= order.limit:
+        return "limit"
+    return "until" if order.until and datetime.now(UTC) >= order.until else ""
 
 
 def _found_event(found: Discovery, jobs: list[Job]) -> dict[str, Any]:
@@ -225,15 +271,18 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
     start = time.perf_counter()
     folder = job.series.folder
     emit(_job_event("started", job, slices=len(job.series.instances) or None))
-    attempts = state.begin_attempt(order.out, folder, job.work_key)
-    stage = state.new_stage(order.out, job.work_key)
     status, slug, message = "done", None, None
     figures: dict[str, Any] = {}
     with _not_an_attempt_when_stopped(order.out, folder):
+        attempt = state.begin_attempt(order.out, folder, job.work_key)
+        stage = state.new_stage(order.out, job.work_key)
         try:
             if job.refusal:
                 raise SeriesError(*job.refusal)
-            if attempts > state.MOST_ATTEMPTS:
+            if attempt.timed_out_s is not None:
+                status, slug = "failed", "timeout"
+                message = f"no result within {attempt.timed_out_s:g} s (--series-timeout)"
+            elif attempt.attempts > state.MOST_ATTEMPTS:
                 status, slug = "failed", "crashed-repeatedly"
                 message = f"{state.MOST_ATTEMPTS} attempts left no outcome"
             else:
@@ -249,20 +298,15 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
         if status != "done":
             stage = state.new_stage(order.out, job.work_key)
         outcome = _outcome(job, stage, status, slug, message, time.perf_counter() - start)
-        state.commit(order.out, folder, stage, outcome)
-        state.end_attempt(order.out, folder)
-        if status == "done":
-            _retire_others(order.out, job.choice)
+        state.commit(order.out, folder, stage, outcome, _superseded(job.choice) if status == "done" else ())
     details = {"slug": slug, "message": message, "seconds": outcome.seconds, **figures}
     emit(_job_event(status, job, **details))
     return outcome
 
 
-def _retire_others(out: Path, choice: Choice) -> None:
+def _superseded(choice: Choice) -> list[str]:
     """A better series came later: the result of the one chosen before must not count the patient twice."""
-    for series, slug, _ in choice.left_out:
-        if slug == NOT_CHOSEN:
-            state.retire(out, series.folder)
+    return [series.folder for series, slug, _ in choice.left_out if slug == NOT_CHOSEN]
 
 
 @contextmanager
@@ -272,7 +316,8 @@ def _not_an_attempt_when_stopped(out: Path, folder: str) -> Iterator[None]:
         with state.output_errors(out):
             yield
     except (Stopped, KeyboardInterrupt, RunError):
-        state.end_attempt(out, folder)
+        with suppress(RunError):  # the disk may be what failed
+            state.forgive_attempt(out, folder)
         raise
 
 
@@ -388,18 +433,22 @@ def watch(
     loaded = cache(networks)
     with state.lock(order.out), heartbeat.kept(order.out / state.PRIVATE, emit) as emit:
         state.recover(order.out)
-        while True:
-            found = discover(order.sources, avoid=order.out)
-            _emit_problems(found, emit, told)
-            settled = _settled(found, seen, clock(), settle_s)
-            emit({"event": "look", "waiting": len({one.study_folder for one in found.series}) - len(settled)})
-            fresh = {(study, seen[study][0]) for study in settled} - done_before
-            if fresh:
-                studies = {study for study, _ in fresh}
-                part = tuple(series for series in found.series if series.study_folder in studies)
-                _pass(order, Discovery(part, (), found.ignored), loaded, emit)
-                done_before |= fresh
-            sleep(interval_s)
+        with recorded(_run(order, "watch"), emit) as heard:
+            while True:
+                if why := _closed(order, 0):
+                    heard({"event": "waiting", "series": 0, "why": why})
+                    return
+                found = discover(order.sources, avoid=order.out)
+                _emit_problems(found, heard, told)
+                settled = _settled(found, seen, clock(), settle_s)
+                heard({"event": "look", "waiting": len({one.study_folder for one in found.series}) - len(settled)})
+                fresh = {(study, seen[study][0]) for study in settled} - done_before
+                if fresh:
+                    studies = {study for study, _ in fresh}
+                    part = tuple(series for series in found.series if series.study_folder in studies)
+                    _pass(order, Discovery(part, (), found.ignored), loaded, heard)
+                    done_before |= fresh
+                sleep(interval_s)
 
 
 def _settled(found: Discovery, seen: dict[str, tuple[tuple, float]], now: float, settle_s: float) -> list[str]:

@@ -768,7 +768,7 @@ def test_the_shipped_networks_need_neither_sockets_nor_a_home(phantom_series, tm
     alone = ["unshare", "--net", "--map-root-user"]
     if shutil.which("unshare") and subprocess.run([*alone, "true"], capture_output=True).returncode == 0:
         command = [*alone, *command]
-    environment = {**os.environ, "HOME": "/nonexistent", "PYTHONPATH": str(PACKAGE.parent), "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "HOME": "/dev/null/home", "PYTHONPATH": str(PACKAGE.parent), "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("COVCT_WEIGHTS", None)
     run = subprocess.run(
         [*command, "--device", "cpu", "--formats", "seg"],

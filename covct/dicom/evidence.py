@@ -42,6 +42,8 @@ NOT_INHERITED = (
     "ContainerComponentSequence", "SpecimenDescriptionSequence",
 )  # fmt: skip
 MANUFACTURER = "covct"
+# When an object was made; none of it is required.
+OF_THE_MAKING = ("InstanceCreationDate", "InstanceCreationTime", "DateOfSecondaryCapture", "TimeOfSecondaryCapture")
 # Series numbers far above a scanner's, one a kind of object, so that they sort last and together.
 SERIES_NUMBERS = {"seg": 9200, "sr": 9201, "sc": 9202, "ko": 9203}
 
@@ -104,6 +106,42 @@ def device_observer() -> hd.sr.ObserverContext:
             model_name=MANUFACTURER,
         ),
     )
+
+
+def finish(dataset: pydicom.Dataset, source: pydicom.Dataset, key: str) -> None:
+    """Mark an object as research, and make it the same bytes whenever it is made.
+
+    The SOP Instance UID derives from the work key, so a redo must be the same object and not another one under its
+    UID: PACS keep the first they got, and compare. So nothing in it tells of the time or of the host of its making:
+    that stands in outcome.json and in the report's `run`. Content Date and Time, which objects must have, are those
+    of the source, whose content it is (see `source_moment`); dates of creation, capture and contribution (type 3) are
+    left out; UIDs that the library draws at random derive from the key.
+    """
+    mark_as_research(dataset)
+    if "ContentDate" in dataset:
+        dataset.ContentDate, dataset.ContentTime = source_moment(source)
+    for keyword in OF_THE_MAKING:
+        if keyword in dataset:
+            delattr(dataset, keyword)
+    for item in dataset.get("ContributingEquipmentSequence", []):
+        if "ContributionDateTime" in item:
+            del item.ContributionDateTime
+    if "DimensionOrganizationSequence" in dataset:
+        uid = generate_uid(entropy_srcs=[key, "dimension-organization"])
+        for item in (*dataset.DimensionOrganizationSequence, *dataset.get("DimensionIndexSequence", [])):
+            item.DimensionOrganizationUID = uid
+
+
+def source_moment(source: pydicom.Dataset) -> tuple[str, str]:
+    """Date and time (DA, TM) of a source header: of its content, else its acquisition, series or study.
+
+    1900-01-01 where it has none, as some de-identified series: what nobody takes for a scan's.
+    """
+    for of in ("Content", "Acquisition", "Series", "Study"):
+        day, time = (str(source.get(f"{of}{part}") or "").strip() for part in ("Date", "Time"))
+        if day and _encodes("StudyDate", day):
+            return day, time if time and _encodes("StudyTime", time) else "000000"
+    return "19000101", "000000"
 
 
 def separate_items(container: pydicom.Dataset) -> None:

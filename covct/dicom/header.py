@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+from pydicom.datadict import tag_for_keyword
 
 from covct.dicom.read import MOST_FRAMES, read_dataset, transfer_syntax_uid
 from covct.dicom.syntaxes import DEFLATED, is_lossy
@@ -195,26 +196,30 @@ def _is_ct(header: Header) -> bool:
 
 def _instances(file: SourceFile, header: pydicom.Dataset, syntax: str) -> Iterable[Instance]:
     if header.get("SOPClassUID") not in MULTI_FRAME_CT:
-        yield _instance(file, _Attributes(header), syntax)
+        yield _instance(file, _Attributes([header]), syntax)
         return
     shared = list(header.get("SharedFunctionalGroupsSequence") or [])[:1]
     frames = list(header.get("PerFrameFunctionalGroupsSequence") or [])
     declared = int(header.get("NumberOfFrames") or 0)
     if not 0 < len(frames) == declared <= MOST_FRAMES:
         raise SourceDefect(f"per-frame functional groups of {len(frames)} frames, NumberOfFrames is {declared}")
+    common = _Attributes([*(item for groups in shared for item in _items(groups)), header])
     for number, groups in enumerate(frames, 1):
-        yield _instance(file, _Attributes(header, [groups, *shared]), syntax, number)
+        yield _instance(file, _Attributes(_items(groups), common), syntax, number)
 
 
 class _Attributes:
-    """Values by keyword: from the functional groups of a frame, of all frames, then from the top level."""
+    """Values by keyword: from the first of the data sets that has it, then from what is common to all frames."""
 
-    def __init__(self, header: pydicom.Dataset, groups: list[pydicom.Dataset] | None = None):
-        self.places = [item for group in groups or [] for item in _items(group)]
-        self.places.append(header)
+    def __init__(self, datasets: Iterable[pydicom.Dataset], common: _Attributes | None = None):
+        self.own = {tag: dataset for dataset in reversed([*datasets]) for tag in dataset.keys()}  # noqa: SIM118
+        self.common = common
 
     def get(self, keyword: str) -> Any:
-        return next((place[keyword].value for place in self.places if keyword in place), None)
+        tag = tag_for_keyword(keyword)
+        if tag in self.own:
+            return self.own[tag][tag].value
+        return self.common.get(keyword) if self.common else None
 
     def number(self, keyword: str) -> float | None:
         try:
