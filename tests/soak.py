@@ -184,6 +184,7 @@ def night(base: Path, arguments: argparse.Namespace) -> dict:
             samples.append(sample(process.pid, len(whole)))
         time.sleep(0.2)
     seconds = time.monotonic() - begun
+    early = process.poll()
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
     code = process.wait(30)
@@ -197,7 +198,10 @@ def night(base: Path, arguments: argparse.Namespace) -> dict:
         "exit": code,
         "stop_seconds": round(stopped_s, 2),
         **quarters(samples, arguments.series),
-        "faults": accounted(out, arguments.series, arrivals, code, (base / "errors.txt").read_text(errors="replace")),
+        "faults": [
+            *(["the program ended before it was asked to"] if early is not None else []),
+            *accounted(out, arguments.series, arrivals, code, (base / "errors.txt").read_text(errors="replace")),
+        ],
     }
 
 
@@ -224,9 +228,9 @@ def accounted(out: Path, series: int, arrivals: Arrivals, code: int, stderr: str
     """What is wrong: a result too few, one too many, one without all of its slices, anything half."""
     from covct import state
 
-    said = [f"the program ended with {code}: {stderr[-500:]}"] if code != 130 else []
-    if "Traceback" in stderr:
-        said.append(f"traceback: {stderr[-500:]}")
+    said = [f"the program ended with {code}"] if code != 130 else []
+    if "Traceback" in stderr or said:
+        said.append(f"it said: {stderr[-500:]}")
     wanted = {f"{STUDY[:-9]}{number:09}/{SERIES[:-9]}{number:09}" for number in range(series)}
     found = {str(path.parent.relative_to(out)) for path in out.glob("[!.]*/*/outcome.json")}
     said += [f"no result: {name}" for name in sorted(wanted - found)]
