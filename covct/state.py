@@ -92,11 +92,27 @@ def work_key(content: tuple[str, ...], settings: dict[str, Any], weights: dict[s
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """The outcome of a result folder, or None where there is none that can be read."""
+    """The outcome of a result folder, or None where there is none that can be read and makes sense."""
     try:
-        return Outcome(**json.loads((folder / "outcome.json").read_text()))
-    except (OSError, ValueError, TypeError):
+        outcome = Outcome(**json.loads((folder / "outcome.json").read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    return outcome if _makes_sense(outcome) else None
+
+
+def _makes_sense(outcome: Outcome) -> bool:
+    """Texts are texts, and its files lie in its own folder."""
+    texts = (outcome.status, outcome.work_key, outcome.study_instance_uid, outcome.series_instance_uid)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(outcome.files, dict)
+        and all(isinstance(v, str) and is_bare_name(k) for k, v in outcome.files.items())
+    )
+
+
+def is_bare_name(name: str) -> bool:
+    """Whether a text is the name of a file in a folder: no path, on no file system, and nothing that one refuses."""
+    return name.isprintable() and name not in ("", ".", "..") and not set(name) & set("/\\") and len(name) <= 255
 
 
 @contextmanager
@@ -130,7 +146,7 @@ def lock(out: Path) -> Iterator[None]:
         if _flocked(handle, out):
             with output_errors(out):
                 handle.truncate(0)
-                handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                handle.write(f"process {os.getpid()}, started by {os.getppid()}, on {socket.gethostname()}\n")
                 handle.flush()
             yield
         else:
@@ -351,11 +367,17 @@ def _attempt_path(out: Path, folder: str) -> Path:
 def _read_attempt(path: Path) -> Attempt | None:
     try:
         noted = json.loads(path.read_text())
-        return Attempt(
-            **{**noted, "attempts": int(noted["attempts"]), "supersedes": tuple(noted.get("supersedes", ()))}
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        noted = {**noted, "attempts": int(noted["attempts"]), "supersedes": tuple(noted.get("supersedes", ()))}
+        attempt = Attempt(**noted)
+        return attempt if all(map(_is_result_folder, (attempt.folder, *attempt.supersedes))) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _is_result_folder(folder: Any) -> bool:
+    """study/series: whatever a damaged note says, nothing outside the tree's results is ever taken away."""
+    parts = folder.split("/") if isinstance(folder, str) else []
+    return len(parts) == 2 and all(is_bare_name(part) and not part.startswith(".") for part in parts)
 
 
 def _write_attempt(path: Path, attempt: Attempt) -> None:

@@ -20,6 +20,27 @@ TYPE_2 = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber", "StudyDate",
     "StudyTime", "ReferringPhysicianName", "PositionReferenceIndicator",
 )  # fmt: skip
+# What else of patient, visit and specimen the library would copy. No reader of our objects needs it: it stands in the
+# source, and what is told once more may be told to more people.
+NOT_INHERITED = (
+    "OtherPatientNames", "OtherPatientIDsSequence", "PatientBirthTime", "PatientBirthDateInAlternativeCalendar",
+    "PatientDeathDateInAlternativeCalendar", "PatientAlternativeCalendar", "EthnicGroupCodeSequence",
+    "ReferencedPatientPhotoSequence", "ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization",
+    "PatientComments", "StrainDescription", "StrainNomenclature", "StrainStockSequence", "StrainAdditionalInformation",
+    "StrainCodeSequence", "GeneticModificationsSequence", "BreedRegistrationSequence", "PatientBreedDescription",
+    "PatientBreedCodeSequence", "PatientSpeciesDescription", "PatientSpeciesCodeSequence",
+    "SourcePatientGroupIdentificationSequence", "GroupOfPatientsIdentificationSequence", "ConsultingPhysicianName",
+    "ConsultingPhysicianIdentificationSequence", "ReferringPhysicianIdentificationSequence", "PhysiciansOfRecord",
+    "PhysiciansOfRecordIdentificationSequence", "NameOfPhysiciansReadingStudy",
+    "PhysiciansReadingStudyIdentificationSequence", "RequestingService", "RequestingServiceCodeSequence",
+    "ReasonForPerformedProcedureCodeSequence", "AdmittingDiagnosesDescription", "AdmittingDiagnosesCodeSequence",
+    "MedicalAlerts", "Allergies", "Occupation", "SmokingStatus", "AdditionalPatientHistory", "PregnancyStatus",
+    "LastMenstrualDate", "PatientSexNeutered", "ReasonForVisit", "ReasonForVisitCodeSequence", "AdmissionID",
+    "IssuerOfAdmissionIDSequence", "ServiceEpisodeID", "ServiceEpisodeDescription",
+    "IssuerOfServiceEpisodeIDSequence", "PatientState", "ContainerIdentifier", "ContainerDescription",
+    "IssuerOfTheContainerIdentifierSequence", "AlternateContainerIdentifierSequence", "ContainerTypeCodeSequence",
+    "ContainerComponentSequence", "SpecimenDescriptionSequence",
+)  # fmt: skip
 MANUFACTURER = "covct"
 # When an object was made; none of it is required.
 OF_THE_MAKING = ("InstanceCreationDate", "InstanceCreationTime", "DateOfSecondaryCapture", "TimeOfSecondaryCapture")
@@ -159,11 +180,14 @@ def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float)
 def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
     """Copies of source headers that can be referred to and inherited from: type 2 attributes of patient and study.
 
-    Nothing is invented that could be taken for the patient's: what is missing is empty.
+    Nothing is invented that could be taken for the patient's: what is missing is empty. NOT_INHERITED is left out.
     """
     out = []
     for header in headers:
         good = copy.copy(header)
+        for keyword in NOT_INHERITED:
+            if keyword in good:
+                del good[keyword]
         for keyword in TYPE_2:
             if keyword not in good or not _encodes(keyword, good.get(keyword)):
                 setattr(good, keyword, "" if keyword != "PatientName" else None)
