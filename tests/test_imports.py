@@ -18,7 +18,7 @@ RANKS = [
     {"stop", "lockfile"},
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
-    {"split", "supervisor", "runs", "weights_file"},
+    {"split", "weights_file", "supervisor", "runs"},
     {"discover", "networks", "postprocess", "overlay", "results", "augment", "dicom.capture", "dicom.ct_series"},
     {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load", "dicom.check"},
     {"status", "window", "report", "dataset", "segment", "phantom_dicom", "summary", "convert"},
