@@ -141,13 +141,13 @@ def lock(out: Path) -> Iterator[None]:
     with output_errors(out):
         private = out / PRIVATE
         _make_folder(private)
-        handle = open(private / "lock", "a+")  # noqa: SIM115 - held as long as the lock
+        # Held as long as the lock. Unbuffered: what a full disk did not take must not come up again when it is closed.
+        handle = open(private / "lock", "a+b", buffering=0)  # noqa: SIM115
     try:
         if _flocked(handle, out):
             with output_errors(out):
                 handle.truncate(0)
-                handle.write(f"process {os.getpid()}, started by {os.getppid()}, on {socket.gethostname()}\n")
-                handle.flush()
+                handle.write(f"process {os.getpid()}, started by {os.getppid()}, on {socket.gethostname()}\n".encode())
             yield
         else:
             with output_errors(out), lockfile.held(private / "lock.owner"):
@@ -156,7 +156,7 @@ def lock(out: Path) -> Iterator[None]:
         handle.close()
 
 
-def _flocked(handle: IO[str], out: Path) -> bool:
+def _flocked(handle: IO[bytes], out: Path) -> bool:
     """Lock the file; False where the file system offers no locks."""
     deadline = time.monotonic() + LOCK_PATIENCE_S
     while True:
@@ -166,7 +166,7 @@ def _flocked(handle: IO[str], out: Path) -> bool:
         except BlockingIOError as error:
             if time.monotonic() > deadline:
                 handle.seek(0)
-                holder = handle.read().strip() or "unknown"
+                holder = handle.read().decode(errors="replace").strip() or "unknown"
                 raise OutputLocked(f"{out}: another covct writes here ({holder})") from error
             time.sleep(0.05)
         except OSError:

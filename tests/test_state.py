@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import threading
@@ -141,6 +142,17 @@ def test_output_below_a_file_is_not_writable(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputNotWritable, match="cannot write results"), state.lock(tmp_path / "file" / "out"):
         pass
+
+
+def test_a_disk_too_full_for_the_lock_is_said_in_a_sentence(tmp_path):
+    (tmp_path / ".covct").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OutputNotWritable, match="cannot write results"), state.lock(tmp_path):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_nan_never_reaches_a_json_file(tmp_path):
