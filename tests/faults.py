@@ -29,6 +29,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 from pathlib import Path
@@ -144,12 +145,16 @@ class Bench:
         """Fork a run; it waits for the barrier's other end to be closed. Returns its process, which leads a group."""
         if self.shim:
             self.shim.faults_board()
+        for suffix in ("jsonl", "txt"):
+            (self.work / f"{name}.{suffix}").touch()
         child = os.fork()
         if child:
+            with suppress(OSError):  # both do it: whichever comes first, it is a group before it is killed
+                os.setpgid(child, child)
             return child
         code = 1
         try:
-            os.setsid()
+            os.setpgid(0, 0)
             for descriptor, suffix in ((1, "jsonl"), (2, "txt")):
                 target = os.open(self.work / f"{name}.{suffix}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 os.dup2(target, descriptor)
