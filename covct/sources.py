@@ -7,6 +7,7 @@ import stat
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from covct.errors import SeriesError
@@ -135,31 +136,29 @@ def _refused(member: zipfile.ZipInfo, archive_size: int) -> str | None:
 
 
 def read_all(files: Iterable[SourceFile], first_bytes: int = -1) -> Iterator[tuple[SourceFile, bytes]]:
-    """Contents of the files in the order given; an archive stays open while its members follow one another.
+    """Contents of the files in the order given.
 
     Raises
     ------
     SeriesError
         `unreadable`, naming the file.
     """
-    archive: zipfile.ZipFile | None = None
-    opened: Path | None = None
-    try:
-        for file in files:
-            try:
-                if not file.member:
-                    with open(file.path, "rb") as stream:
-                        yield file, stream.read(first_bytes)
-                    continue
-                if opened != file.path or archive is None:
-                    if archive:
-                        archive.close()
-                    archive, opened = zipfile.ZipFile(file.path), file.path
-                size = archive.getinfo(file.member).file_size
-                with archive.open(file.member) as member:  # without a number it would inflate whatever is there
-                    yield file, member.read(size if first_bytes < 0 else min(first_bytes, size))
-            except Exception as error:  # a damaged member raises what the damage hits: zlib, lzma, zip errors
-                raise SeriesError("unreadable", f"{file.label} cannot be read: {error}") from error
-    finally:
-        if archive:
-            archive.close()
+    for file in files:
+        try:
+            if not file.member:
+                with open(file.path, "rb") as stream:
+                    yield file, stream.read(first_bytes)
+                continue
+            status = file.path.stat()
+            archive = _archive(file.path, status.st_mtime_ns, status.st_size)
+            size = archive.getinfo(file.member).file_size
+            with archive.open(file.member) as member:  # without a number it would inflate whatever is there
+                yield file, member.read(size if first_bytes < 0 else min(first_bytes, size))
+        except Exception as error:  # a damaged member raises what the damage hits: zlib, zip errors
+            raise SeriesError("unreadable", f"{file.label} cannot be read: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _archive(path: Path, modified: int, size: int) -> zipfile.ZipFile:
+    """The archive last read from stays open: to open one is to read its whole directory, once a member else."""
+    return zipfile.ZipFile(path)

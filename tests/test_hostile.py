@@ -261,6 +261,31 @@ def test_a_zip_member_of_a_method_that_cannot_be_bounded_is_named(method, tmp_pa
     assert "wanted none or deflate" in problem.message
 
 
+def test_an_archive_is_opened_once_not_for_each_member_and_again_when_it_is_another(
+    series_folder, tmp_path, monkeypatch
+):
+    """Its directory is read at each opening: 2000 slices in one archive took 16 s to find."""
+    opened = []
+
+    class Counted(zipfile.ZipFile):
+        def __init__(self, file, *rest):
+            opened.append(file)
+            super().__init__(file, *rest)
+
+    def fill(count):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            for path in sorted(series_folder.iterdir())[:count]:
+                archive.write(path, path.name)
+
+    for count in (30, 20):
+        fill(count)
+        with monkeypatch.context() as patch:
+            patch.setattr(zipfile, "ZipFile", Counted)
+            [series] = discover([tmp_path / "a.zip"]).series
+        assert len(series.instances) == count
+    assert len(opened) == 4, "to list its members, and to read them"
+
+
 # NIfTI
 
 
