@@ -18,6 +18,7 @@ from pydicom.encaps import encapsulate
 
 from covct import state
 from covct.choice import selected
+from covct.dicom.codestream import coded
 from covct.dicom.header import read_values
 from covct.dicom.pixels import hounsfield
 from covct.dicom.read import MOST_ELEMENTS, MOST_ITEMS, read_dataset
@@ -222,6 +223,54 @@ def test_run_lengths_too_short_for_their_size_are_not_decoded(series_folder):
     with peak() as used, pytest.raises(ValueError, match="too short"):
         hounsfield(dataset)
     assert used.bytes < MIB
+
+
+def jpeg_2000(side: int, layers: int = 1, levels: int = 5, block: int = 4, precincts: bytes = b"") -> bytes:
+    """An empty image whose COD says anything (ISO/IEC 15444-1 A.6.1)."""
+    code = bytearray(
+        imagecodecs.jpeg2k_encode(np.zeros((64, 64), np.uint16), codecformat="j2k", level=0, reversible=True)
+    )
+    for at in (8, 24):  # image and tile
+        struct.pack_into(">LL", code, at, side, side)
+    at = code.index(b"\xff\x52")
+    style = struct.pack(">BBHBBBBBB", bool(precincts), 0, layers, 0, levels, block, block, 0, 1) + precincts
+    code[at : at + 14] = b"\xff\x52" + struct.pack(">H", 2 + len(style)) + style
+    return bytes(code)
+
+
+@pytest.mark.parametrize(
+    "coding",
+    [
+        {"precincts": b"\0" + 5 * b"\x11"},
+        {"precincts": b"\0", "levels": 0},
+        {"precincts": 6 * b"\x44", "layers": 65535},
+        {"block": 0},
+    ],
+    ids=["precincts of 2 x 2", "precincts of a pixel", "layers", "blocks of 4 x 4"],
+)
+def test_jpeg_2000_that_needs_gibibytes_to_be_taken_apart_is_not(coding, series_folder):
+    """OpenJPEG keeps 1.6 KiB for each precinct: 170 bytes made it take 6 GiB and 12 s."""
+    dataset = swollen(first(series_folder), "1.2.840.10008.1.2.4.90", jpeg_2000(4096, **coding))
+    with pytest.raises(ValueError, match="JPEG 2000"):
+        hounsfield(dataset)
+
+
+def test_jpeg_2000_coding_style_of_a_tile_is_seen_too():
+    code = jpeg_2000(1024)
+    style = jpeg_2000(1024, block=0)
+    start = style.index(b"\xff\x52")
+    at = code.index(b"\xff\x90") + 12
+    hidden = code[:at] + style[start : start + 14] + code[at:]
+    with pytest.raises(ValueError, match="code blocks"):
+        coded(hidden, "jpeg2000")
+
+
+@pytest.mark.parametrize("options", [{}, {"resolutions": 1}, {"level": 60, "reversible": False}], ids=str)
+def test_jpeg_2000_as_encoders_make_it_is_taken(options):
+    pixels = np.arange(512 * 512, dtype=np.uint16).reshape(512, 512)
+    code = imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", **({"level": 0, "reversible": True} | options))
+    assert (coded(code, "jpeg2000").rows, coded(code, "jpeg2000").columns) == (512, 512)
+    assert coded(imagecodecs.htj2k_encode(pixels, reversible=True, tlm=True), "jpeg2000").rows == 512
 
 
 # Zip archives
