@@ -12,9 +12,9 @@ import nibabel
 import numpy as np
 
 from covct.discover import Series
-from covct.errors import SeriesError
+from covct.errors import SeriesError, SourceDefect, why
 from covct.quality import PIXEL_MM, STEP_REFUSED_MM, TILT_REFUSED_DEGREES
-from covct.sources import SourceFile, read_all
+from covct.sources import LARGEST_FILE, SourceFile, read_all
 from covct.volume import Scan
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -65,7 +65,7 @@ def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
         image = _image(contents)
         return np.asanyarray(image.dataobj), np.diag([-1, -1, 1, 1]) @ image.affine  # RAS to LPS
     except Exception as error:  # a damaged file raises what the damage hits
-        raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
+        raise SeriesError("unreadable", f"the NIfTI cannot be read: {why(error)}") from error
 
 
 def _image(contents: bytes) -> nibabel.Nifti1Image:
@@ -73,7 +73,7 @@ def _image(contents: bytes) -> nibabel.Nifti1Image:
     plain = _decompressed(contents) if contents[:2] == GZIP_MAGIC else contents
     wanted = _declared_bytes(plain)
     if len(plain) < wanted:
-        raise ValueError(f"the file has {len(plain)} bytes, its header declares {wanted}")
+        raise SourceDefect(f"the file has {len(plain)} bytes, its header declares {wanted}")
     return _kind(plain).from_bytes(plain)
 
 
@@ -85,7 +85,7 @@ def _declared_bytes(start: bytes) -> int:
     header = _kind(start).header_class.from_fileobj(BytesIO(start), check=False)
     shape = [int(extent) for extent in header.get_data_shape()]
     if min(shape, default=0) < 1:
-        raise ValueError(f"the NIfTI has shape {shape}")
+        raise SourceDefect(f"the NIfTI has shape {shape}")
     return int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize
 
 
@@ -94,13 +94,15 @@ def _decompressed(contents: bytes) -> bytes:
     with gzip.GzipFile(fileobj=BytesIO(contents)) as stream:
         parts = [stream.read(READ_AT_ONCE)]
         wanted, got = _declared_bytes(parts[0]), len(parts[0])
+        if wanted > LARGEST_FILE:
+            raise SourceDefect(f"its header declares {wanted} bytes, at most {LARGEST_FILE} are read")
         if wanted > GZIP_RATIO * len(contents):
-            raise ValueError(f"its header declares {wanted} bytes, {len(contents)} compressed ones cannot hold them")
+            raise SourceDefect(f"its header declares {wanted} bytes, {len(contents)} compressed ones cannot hold them")
         while part := stream.read(READ_AT_ONCE):
             parts.append(part)
             got += len(part)
             if got > wanted + BEHIND_VOXELS:
-                raise ValueError(f"it swells beyond the {wanted} bytes that its header declares")
+                raise SourceDefect(f"it swells beyond the {wanted} bytes that its header declares")
     return b"".join(parts)
 
 
@@ -122,7 +124,7 @@ def _decode(contents: bytes) -> tuple[hd.Volume, np.ndarray | None]:
     except SeriesError:
         raise
     except Exception as error:  # a damaged file raises what the damage hits
-        raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
+        raise SeriesError("unreadable", f"the NIfTI cannot be read: {why(error)}") from error
 
 
 def _affine(image: nibabel.Nifti1Image) -> tuple[np.ndarray, np.ndarray | None]:

@@ -14,11 +14,11 @@ from pydicom.datadict import tag_for_keyword
 
 from covct.dicom.read import MOST_FRAMES, read_dataset, transfer_syntax_uid
 from covct.dicom.syntaxes import DEFLATED, is_lossy
-from covct.errors import SeriesError
+from covct.errors import SeriesError, SourceDefect
 from covct.sources import SourceFile, read_all
 
-# A CT header has 2 to 20 KiB, an enhanced one some KiB a frame; what is longer still is read whole.
-HEADER_BYTES = (64 * 1024, 4 * 1024**2)
+# A CT header has 2 to 20 KiB, an enhanced one some KiB a frame; more than the last is no header.
+HEADER_BYTES = (64 * 1024, 4 * 1024**2, 64 * 1024**2)
 LARGEST_WHOLE = 2**31  # of an integer string (PS3.5 6.2); one may become part of a folder's name
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -108,18 +108,25 @@ def read_header(file: SourceFile) -> Header | None:
         `unreadable`: it claims to be DICOM and cannot be read.
     """
     start = b""
-    claims = False
+    claims = whole = False
     found: Header | None = None
-    for limit in (*HEADER_BYTES, -1):
+    for limit in HEADER_BYTES:
         [(_, start)] = read_all([file], limit)
+        looks = start[128:132] == b"DICM" or _looks_like_dicom(start)
         claims = start[128:132] == b"DICM" or Path(file.name).suffix.lower() in (".dcm", ".ima")
-        if not claims and not _looks_like_dicom(start):
+        if not claims and not looks:
             return None
         found, whole = _parsed(file, start)
-        if whole or len(start) < limit:
+        if whole or len(start) < limit or not looks:
             break
-    if found and not whole and not (found.study_uid and found.series_uid) and _is_ct(found):
-        found = None  # cut before it says where it belongs: no series of its own
+    if len(start) == HEADER_BYTES[-1] and not whole and not _is_deflated(found):
+        raise SeriesError(
+            "unreadable", f"not a readable DICOM image: its header does not end within {len(start)} bytes"
+        )
+    if found and not whole and _may_be_ct(found) and not _is_deflated(found):
+        # Cut before its pixels, perhaps in the middle of a value: what it says of itself is not yet true. As a slice
+        # it would found a series of its own, or have its own one rejected under the key that the whole one has.
+        found = None
     if found is None and claims:
         raise SeriesError("unreadable", f"not a readable DICOM image ({len(start)} bytes): cut short?")
     return found
@@ -135,7 +142,7 @@ def read_values(file: SourceFile, keywords: tuple[str, ...]) -> dict[str, str]:
     SeriesError
         `unreadable`: the file.
     """
-    [(_, contents)] = read_all([file])
+    [(_, contents)] = read_all([file], HEADER_BYTES[-1])
     try:
         header = read_dataset(contents, stop_before_pixels=True, specific_tags=keywords)
     except Exception as error:  # what is not DICOM raises anything
@@ -161,6 +168,11 @@ def _looks_like_dicom(start: bytes) -> bool:
     return start[:2] in (b"\x08\x00", b"\x02\x00") or start[:4] in (b"\x00\x08\x00\x05", b"\x00\x08\x00\x08")
 
 
+def _is_deflated(header: Header | None) -> bool:
+    """Whether nobody can say where the header ends in the file."""
+    return header is not None and header.instances[0].transfer_syntax_uid == DEFLATED
+
+
 def _parsed(file: SourceFile, start: bytes) -> tuple[Header | None, bool]:
     """The header, and whether the bytes reached to its end."""
     stream = BytesIO(start)
@@ -180,8 +192,9 @@ def _parsed(file: SourceFile, start: bytes) -> tuple[Header | None, bool]:
         return None, False
 
 
-def _is_ct(header: Header) -> bool:
-    return header.instances[0].sop_class_uid in {CT_IMAGE, *MULTI_FRAME_CT}
+def _may_be_ct(header: Header) -> bool:
+    """Whether it is CT as far as it goes: of a header that is cut the SOP class may be missing, or cut itself."""
+    return any(known.startswith(header.instances[0].sop_class_uid) for known in {CT_IMAGE, *MULTI_FRAME_CT})
 
 
 def _instances(file: SourceFile, header: pydicom.Dataset, syntax: str) -> Iterable[Instance]:
@@ -192,7 +205,7 @@ def _instances(file: SourceFile, header: pydicom.Dataset, syntax: str) -> Iterab
     frames = list(header.get("PerFrameFunctionalGroupsSequence") or [])
     declared = int(header.get("NumberOfFrames") or 0)
     if not 0 < len(frames) == declared <= MOST_FRAMES:
-        raise ValueError(f"per-frame functional groups of {len(frames)} frames, NumberOfFrames is {declared}")
+        raise SourceDefect(f"per-frame functional groups of {len(frames)} frames, NumberOfFrames is {declared}")
     common = _Attributes([*(item for groups in shared for item in _items(groups)), header])
     for number, groups in enumerate(frames, 1):
         yield _instance(file, _Attributes(_items(groups), common), syntax, number)
