@@ -505,8 +505,11 @@ def _declared_pixels(case: Case) -> int:
         try:
             header = read_dataset(one, stop_before_pixels=True)
             rows, columns = int(header.Rows), int(header.Columns)
+            frames = min(
+                int(header.get("NumberOfFrames") or 1), len(header.get("PerFrameFunctionalGroupsSequence") or "1")
+            )
             if max(rows, columns) <= pixels.LARGEST_SIDE:
-                most = max(most, rows * columns)
+                most = max(most, rows * columns * max(1, frames))
         except Exception:
             continue
     return most

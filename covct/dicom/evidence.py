@@ -10,6 +10,7 @@ from datetime import date
 import highdicom as hd
 import numpy as np
 import pydicom
+from pydicom.tag import BaseTag
 from pydicom.uid import generate_uid
 
 from covct import RESEARCH_USE, __version__
@@ -22,6 +23,7 @@ TYPE_2 = (
 )  # fmt: skip
 # What else of patient, visit and specimen the library would copy. No reader of our objects needs it: it stands in the
 # source, and what is told once more may be told to more people.
+INHERITED_GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0040)  # of patient and study
 NOT_INHERITED = (
     "OtherPatientNames", "OtherPatientIDsSequence", "PatientBirthTime", "PatientBirthDateInAlternativeCalendar",
     "PatientDeathDateInAlternativeCalendar", "PatientAlternativeCalendar", "EthnicGroupCodeSequence",
@@ -188,6 +190,8 @@ def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
         for keyword in NOT_INHERITED:
             if keyword in good:
                 del good[keyword]
+        for tag in [tag for tag in good.keys() if tag.group in INHERITED_GROUPS and not _parses(good, tag)]:  # noqa: SIM118
+            del good[tag]
         for keyword in TYPE_2:
             if keyword not in good or not _encodes(keyword, good.get(keyword)):
                 setattr(good, keyword, "" if keyword != "PatientName" else None)
@@ -200,6 +204,15 @@ def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
     return out
 
 
+def _parses(header: pydicom.Dataset, key: str | BaseTag) -> bool:
+    """Values are parsed on access, and a damaged one or an unknown character set raises anything."""
+    try:
+        header[key]
+    except Exception:
+        return False
+    return True
+
+
 def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:
     """What `encodable` has to fill or snap, a phrase an attribute; for the report. Never a value of the patient's."""
     found = set()
@@ -207,7 +220,7 @@ def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:
         for keyword in TYPE_2:
             if keyword not in header:
                 found.add(f"{keyword}: missing, left empty")
-            elif not _encodes(keyword, header.get(keyword)):
+            elif not _parses(header, keyword) or not _encodes(keyword, header.get(keyword)):
                 found.add(f"{keyword}: not valid, left empty")
         if not header.get("FrameOfReferenceUID"):
             found.add("FrameOfReferenceUID: missing, derived from the work key")
