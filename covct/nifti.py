@@ -13,10 +13,11 @@ import numpy as np
 
 from covct.discover import Series
 from covct.errors import SeriesError, SourceDefect, why
-from covct.quality import PIXEL_MM, STEP_REFUSED_MM, TILT_REFUSED_DEGREES
+from covct.quality import PIXEL_MM, TILT_REFUSED_DEGREES
 from covct.sources import LARGEST_FILE, SourceFile, read_all
 from covct.volume import Scan
 
+LONGEST_MM = 100.0  # no voxel of a scanner is longer; the gate judges what is shorter
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_RATIO = 1032  # deflate cannot do more
 READ_AT_ONCE = 1024**2
@@ -143,10 +144,10 @@ def _affine(image: nibabel.Nifti1Image) -> tuple[np.ndarray, np.ndarray | None]:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.all(np.isfinite(affine)) or spacing.min() <= 0:
         raise SeriesError("no-geometry", "the NIfTI's affine is singular: voxels have no size")
-    if spacing.min() < PIXEL_MM[0] or spacing.max() > STEP_REFUSED_MM:
+    if spacing.min() < PIXEL_MM[0] or spacing.max() > LONGEST_MM:
         sizes = " x ".join(f"{mm:g}" for mm in spacing)
         raise SeriesError(
-            "no-geometry", f"the NIfTI's voxels have {sizes} mm; wanted {PIXEL_MM[0]:g} to {STEP_REFUSED_MM:g} mm"
+            "no-geometry", f"the NIfTI's voxels have {sizes} mm; wanted {PIXEL_MM[0]:g} to {LONGEST_MM:g} mm"
         )
     cosines = affine[:3, :3] / spacing
     u, _, v = np.linalg.svd(cosines)

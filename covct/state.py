@@ -27,7 +27,7 @@ from covct import lockfile
 from covct.errors import OutputLocked, OutputNotWritable
 from covct.stop import unbroken
 
-RESULT_VERSION = 3  # raise it when the same input would give another result
+RESULT_VERSION = 4  # raise it when the same input would give another result
 MOST_ATTEMPTS = 3
 PRIVATE = ".covct"
 LOCK_PATIENCE_S = 1.0  # a killed process needs a moment to die and free its lock
@@ -146,7 +146,7 @@ def lock(out: Path) -> Iterator[None]:
         if _flocked(handle, out):
             with output_errors(out):
                 handle.truncate(0)
-                handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                handle.write(f"process {os.getpid()}, started by {os.getppid()}, on {socket.gethostname()}\n")
                 handle.flush()
             yield
         else:
@@ -367,11 +367,17 @@ def _attempt_path(out: Path, folder: str) -> Path:
 def _read_attempt(path: Path) -> Attempt | None:
     try:
         noted = json.loads(path.read_text())
-        return Attempt(
-            **{**noted, "attempts": int(noted["attempts"]), "supersedes": tuple(noted.get("supersedes", ()))}
-        )
+        noted = {**noted, "attempts": int(noted["attempts"]), "supersedes": tuple(noted.get("supersedes", ()))}
+        attempt = Attempt(**noted)
+        return attempt if all(map(_is_result_folder, (attempt.folder, *attempt.supersedes))) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _is_result_folder(folder: Any) -> bool:
+    """study/series: whatever a damaged note says, nothing outside the tree's results is ever taken away."""
+    parts = folder.split("/") if isinstance(folder, str) else []
+    return len(parts) == 2 and all(is_bare_name(part) and not part.startswith(".") for part in parts)
 
 
 def _write_attempt(path: Path, attempt: Attempt) -> None:

@@ -34,7 +34,7 @@ from covct import state, stop
 from covct.errors import NotEnding, OutputLocked, OutputNotWritable
 from covct.logs import as_json
 
-STOP_GRACE_S = 4.0
+STOP_GRACE_S = 3.0
 KILL_GRACE_S = 20.0
 TICK_S = 0.25
 MOST_CRASHES = 9  # in a row, without a series finished between: it is not the series

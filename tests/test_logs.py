@@ -139,7 +139,7 @@ def said(result, out: Path, metrics: Path) -> str:
 
 
 def test_a_header_full_of_names_leaves_none_in_what_covct_says(inbox, tmp_path, weights):
-    """Also in the library warnings that such headers cause: pydicom's quote the value."""
+    """Nor does a library's warning: pydicom's quote the value, and are switched off."""
     out, metrics = tmp_path / "out", tmp_path / "covct.prom"
     result = run("scan", inbox, "-o", out, "--weights", weights, "--json", "--metrics", metrics)
     assert result.returncode == 0, result.stderr
@@ -147,7 +147,6 @@ def test_a_header_full_of_names_leaves_none_in_what_covct_says(inbox, tmp_path, 
     assert {"done", "rejected"} <= {event["event"] for event in events}
     slugs = {event["slug"] for event in events if event["event"] == "rejected"}
     assert {"not-ct", "derived", "not-hounsfield", "no-geometry"} <= slugs
-    assert "text withheld" in result.stderr, "no library warned: the test shows less than it should"
     assert secrets_in(said(result, out, metrics)) == []
 
 

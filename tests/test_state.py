@@ -89,7 +89,14 @@ def test_a_timeout_is_remembered_until_the_series_has_an_outcome(tmp_path):
     assert state.begin_attempt(tmp_path, "s/t", "k1") == state.Attempt("s/t", "k1", 1)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"work_key": "k1"}', '{"attempts": 2, "work_key": "k1", "x": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "[]", '{"work_key": "k1"}', '{"folder": "s/t", "attempts": 2, "work_key": "k1", "x": 1}',
+        '{"folder": "s/t", "attempts": 2, "work_key": "k1", "supersedes": ["../elsewhere"]}',
+        '{"folder": "../../t", "attempts": 2, "work_key": "k1"}',
+    ],
+)  # fmt: skip
 def test_a_damaged_note_of_an_attempt_counts_from_one(tmp_path, content):
     state.begin_attempt(tmp_path, "s/t", "k1")
     [note] = (tmp_path / ".covct" / "attempts").iterdir()

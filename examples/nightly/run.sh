@@ -97,6 +97,7 @@ case $status in
         df -h "$COVCT_OUT" 2>&1 | tee -a "$log" >&2 || true
         ;;
     13) say 3 "a GPU is required and there is none: see nvidia-smi, or set COVCT_CPU_FALLBACK=1" ;;
+    14) say 3 "a process hangs in a device or a file system and cannot be ended: look at the mounts, or restart" ;;
     130) say 4 "stopped by a signal or the time limit; finished series are kept, the next night goes on" ;;
     137) say 3 "killed from outside, most likely for want of memory; finished series are kept" ;;
     *) say 3 "unknown exit code $status; see $log" ;;
