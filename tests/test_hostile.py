@@ -19,6 +19,7 @@ from pydicom.encaps import encapsulate
 from covct import batch, state
 from covct.choice import selected
 from covct.dicom.codestream import coded
+from covct.dicom.evidence import identified
 from covct.dicom.header import read_values
 from covct.dicom.pixels import hounsfield
 from covct.dicom.read import MOST_ELEMENTS, MOST_ITEMS, read_dataset
@@ -421,6 +422,30 @@ def test_a_name_in_an_unknown_character_set_does_not_fail_the_series(
     order = batch.Order((series_folder,), tmp_path / "out", weights)
     tally = batch.scan(order, lambda: networks, lambda event: None)
     assert tally["done"] == 1
+
+
+@pytest.mark.parametrize("vr", ["LO", "OB"])
+def test_a_position_in_text_or_bytes_is_no_position(vr, series_folder):
+    """It could be taken for numbers here, and fail the SEG that is written with it."""
+    path = first(series_folder)
+    contents = path.read_bytes()
+    start = contents.index(b"\x20\x00\x32\x00DS")
+    length = int.from_bytes(contents[start + 6 : start + 8], "little")
+    head = b"LO" + struct.pack("<H", length) if vr == "LO" else b"OB\0\0" + struct.pack("<L", length)
+    path.write_bytes(contents[: start + 4] + head + contents[start + 8 :])
+    [series] = discover([path]).series
+    assert series.instances[0].position is None
+
+
+def test_an_attribute_that_cannot_be_written_is_not_passed_on(series_folder):
+    """A damaged item of a sequence came to light only when the SEG was saved."""
+    header = pydicom.dcmread(first(series_folder), stop_before_pixels=True)
+    header.ProcedureCodeSequence = [pydicom.Dataset()]
+    header.ProcedureCodeSequence[0].add_new(0x084F4300, "LO", 5)
+    header.StudyDescription = "kept"
+    [good] = identified([header])
+    assert "ProcedureCodeSequence" not in good
+    assert good.StudyDescription == "kept"
 
 
 # Our own results

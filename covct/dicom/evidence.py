@@ -10,6 +10,8 @@ from datetime import date
 import highdicom as hd
 import numpy as np
 import pydicom
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag
 from pydicom.uid import generate_uid
 
@@ -190,8 +192,9 @@ def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
         for keyword in NOT_INHERITED:
             if keyword in good:
                 del good[keyword]
-        for tag in [tag for tag in good.keys() if tag.group in INHERITED_GROUPS and not _parses(good, tag)]:  # noqa: SIM118
-            del good[tag]
+        for tag in list(good.keys()):
+            if tag.group in INHERITED_GROUPS and not _can_be_written(good, tag):
+                del good[tag]
         for keyword in TYPE_2:
             if keyword not in good or not _encodes(keyword, good.get(keyword)):
                 setattr(good, keyword, "" if keyword != "PatientName" else None)
@@ -204,10 +207,12 @@ def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
     return out
 
 
-def _parses(header: pydicom.Dataset, key: str | BaseTag) -> bool:
-    """Values are parsed on access, and a damaged one or an unknown character set raises anything."""
+def _can_be_written(header: pydicom.Dataset, key: str | BaseTag) -> bool:
+    """Values are parsed on access, and encoded on writing: damage and unknown character sets raise anything in both."""
+    stream = DicomBytesIO()
+    stream.is_little_endian, stream.is_implicit_VR = True, False
     try:
-        header[key]
+        write_data_element(stream, header[key], ["utf8"])
     except Exception:
         return False
     return True
@@ -220,7 +225,7 @@ def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:
         for keyword in TYPE_2:
             if keyword not in header:
                 found.add(f"{keyword}: missing, left empty")
-            elif not _parses(header, keyword) or not _encodes(keyword, header.get(keyword)):
+            elif not _can_be_written(header, keyword) or not _encodes(keyword, header.get(keyword)):
                 found.add(f"{keyword}: not valid, left empty")
         if not header.get("FrameOfReferenceUID"):
             found.add("FrameOfReferenceUID: missing, derived from the work key")

@@ -242,8 +242,11 @@ class _Attributes:
 
     def numbers(self, keyword: str, count: int) -> Any:
         try:
-            values = tuple(float(v) for v in self.get(keyword) or ())
-        except (TypeError, ValueError):
+            found = self.get(keyword) or ()
+            if isinstance(found, bytes) or any(isinstance(value, str) for value in found):  # no numbers, by their VR
+                return None
+            values = tuple(float(value) for value in found)
+        except (TypeError, ValueError, OverflowError):
             return None
         return values if len(values) == count and all(map(math.isfinite, values)) else None
 
