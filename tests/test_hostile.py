@@ -21,6 +21,7 @@ from covct.choice import selected
 from covct.dicom.codestream import coded
 from covct.dicom.evidence import identified
 from covct.dicom.header import read_values
+from covct.dicom.load import load_dicom
 from covct.dicom.pixels import hounsfield
 from covct.dicom.read import MOST_ELEMENTS, MOST_ITEMS, read_dataset
 from covct.dicom.syntaxes import DEFLATED
@@ -446,6 +447,32 @@ def test_an_attribute_that_cannot_be_written_is_not_passed_on(series_folder):
     [good] = identified([header])
     assert "ProcedureCodeSequence" not in good
     assert good.StudyDescription == "kept"
+
+
+def test_a_single_slice_with_functional_groups_is_a_single_slice(series_folder, tmp_path, weights, networks):
+    for path in series_folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.NumberOfFrames = 1
+        dataset.add_new("PerFrameFunctionalGroupsSequence", "LO", "x")
+        dataset.save_as(path)
+    order = batch.Order((series_folder,), tmp_path / "out", weights)
+    assert batch.scan(order, lambda: networks, lambda event: None)["done"] == 1
+
+
+def test_the_thickness_of_a_single_slice_is_one_that_scanners_make(series_folder):
+    path = first(series_folder)
+    for thickness in ("1e-308", "1e300", "-5"):
+        dataset = pydicom.dcmread(path)
+        dataset.SliceThickness = thickness
+        dataset.save_as(path)
+        assert load_dicom(discover([path]).series[0]).volume.spacing[0] == 1
+
+
+def test_an_image_attribute_of_another_value_representation_is_not_passed_on(series_folder):
+    header = pydicom.dcmread(first(series_folder), stop_before_pixels=True)
+    header.add_new("LossyImageCompression", "DS", "1")
+    [good] = identified([header])
+    assert "LossyImageCompression" not in good
 
 
 # Our own results

@@ -10,10 +10,11 @@ from datetime import date
 import highdicom as hd
 import numpy as np
 import pydicom
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag
-from pydicom.uid import generate_uid
+from pydicom.uid import CTImageStorage, generate_uid
 
 from covct import RESEARCH_USE, __version__
 from covct.terms import ARTIFICIAL_INTELLIGENCE, DEVICE, PROCESSING_EQUIPMENT, CodedTerm
@@ -23,9 +24,14 @@ TYPE_2 = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber", "StudyDate",
     "StudyTime", "ReferringPhysicianName", "PositionReferenceIndicator",
 )  # fmt: skip
+# What the library copies of patient, study and image; damaged values of these are left out. The gate has seen to the
+# place of the slices and to their identity.
+INHERITED_GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0040)
+INHERITED_TAGS = (0x00280301, 0x00280302, 0x00282110, 0x00282112, 0x00282114)
+SEEN_BY_THE_GATE = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E, 0x00200032, 0x00200037, 0x00200052)
+OF_FRAMES = (0x00280008, 0x52009229, 0x52009230)  # what makes the library take an image for a multi-frame one
 # What else of patient, visit and specimen the library would copy. No reader of our objects needs it: it stands in the
 # source, and what is told once more may be told to more people.
-INHERITED_GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0040)  # of patient and study
 NOT_INHERITED = (
     "OtherPatientNames", "OtherPatientIDsSequence", "PatientBirthTime", "PatientBirthDateInAlternativeCalendar",
     "PatientDeathDateInAlternativeCalendar", "PatientAlternativeCalendar", "EthnicGroupCodeSequence",
@@ -171,7 +177,7 @@ def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float)
     for good in identified(headers):
         if not good.get("FrameOfReferenceUID"):
             good.FrameOfReferenceUID = generate_uid(entropy_srcs=[key, "frame-of-reference"])
-        if good.get("PerFrameFunctionalGroupsSequence"):
+        if _is_multi_frame(good):
             _complete_groups(good, spacing_mm)
         else:
             if not good.get("SliceThickness"):
@@ -193,7 +199,9 @@ def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
             if keyword in good:
                 del good[keyword]
         for tag in list(good.keys()):
-            if tag.group in INHERITED_GROUPS and not _can_be_written(good, tag):
+            inherited = tag.group in INHERITED_GROUPS or tag in INHERITED_TAGS
+            misplaced = tag in OF_FRAMES and not _is_multi_frame(good)
+            if misplaced or (inherited and tag not in SEEN_BY_THE_GATE and not _can_be_written(good, tag)):
                 del good[tag]
         for keyword in TYPE_2:
             if keyword not in good or not _encodes(keyword, good.get(keyword)):
@@ -207,15 +215,23 @@ def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
     return out
 
 
+def _is_multi_frame(header: pydicom.Dataset) -> bool:
+    return header.get("SOPClassUID") != CTImageStorage
+
+
 def _can_be_written(header: pydicom.Dataset, key: str | BaseTag) -> bool:
-    """Values are parsed on access, and encoded on writing: damage and unknown character sets raise anything in both."""
+    """Whether an element has its own value representation, and can be written as UTF-8.
+
+    Values are parsed on access, and encoded on writing: damage and unknown character sets raise anything in both.
+    """
     stream = DicomBytesIO()
     stream.is_little_endian, stream.is_implicit_VR = True, False
     try:
-        write_data_element(stream, header[key], ["utf8"])
+        element = header[key]
+        write_data_element(stream, element, ["utf8"])
+        return not dictionary_has_tag(element.tag) or element.VR in dictionary_VR(element.tag)
     except Exception:
         return False
-    return True
 
 
 def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:
@@ -229,7 +245,7 @@ def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:
                 found.add(f"{keyword}: not valid, left empty")
         if not header.get("FrameOfReferenceUID"):
             found.add("FrameOfReferenceUID: missing, derived from the work key")
-        if not header.get("PerFrameFunctionalGroupsSequence"):
+        if not _is_multi_frame(header):
             if not header.get("SliceThickness"):
                 found.add("SliceThickness: missing, the slice spacing was taken")
             cosines = header.get("ImageOrientationPatient")
