@@ -83,6 +83,16 @@ def test_deflated_slice_does_not_swell_beyond_the_pixels_it_declares(series_fold
     assert used.bytes < 8 * MIB
 
 
+def test_deflated_element_without_end_before_the_pixels_is_not_inflated(series_folder):
+    whole = deflated(
+        first(series_folder), b"\x28\x00\x10\x00OB\0\0" + struct.pack("<L", 60 * MIB) + bytes(60 * MIB), False
+    )
+    for header_alone in (True, False):
+        with peak() as used, pytest.raises(ValueError, match="swells"):
+            read_dataset(whole, stop_before_pixels=header_alone)
+        assert used.bytes < 40 * MIB
+
+
 def test_deflated_zeros_where_the_pixels_should_be_end_soon(series_folder):
     """Zeros read as elements of eight bytes: eight million of them took a minute."""
     bomb = deflated(first(series_folder), bytes(60 * MIB), pixels=False)

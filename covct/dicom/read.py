@@ -22,7 +22,7 @@ from covct.errors import SourceDefect
 # 4096 has half of that), beyond it no more than zip members may swell.
 INFLATED_FREELY = 64 * 1024**2
 LARGEST_RATIO = 200
-INFLATED_STEPS = (64 * 1024, 4 * 1024**2, INFLATED_FREELY)  # until the pixels are reached
+INFLATED_STEPS = (64 * 1024, 1024**2, 16 * 1024**2)  # until the pixels are reached: a header of 16,384 frames
 BEHIND_PIXELS = 1024**2  # bytes that may follow them: padding, signatures
 PIXEL_GROUP, PIXELS_BEGIN = 0x7FE0, b"\xe0\x7f"
 # A damaged file may read as elements without end: zeros are elements of 8 bytes, and each costs a kilobyte. Headers
@@ -171,8 +171,8 @@ def _inflate_to_pixels(deflated: memoryview) -> tuple[bytes, int]:
             pydicom.filereader.read_dataset(stream, False, True, stop_when=_stop(True), specific_tags=[Tag("Rows")])
         position = stream.tell()
         if inflated[position : position + 2] == PIXELS_BEGIN or not inflater.unconsumed_tail:
-            break
-    return inflated, position
+            return inflated, position
+    raise SourceDefect(f"deflated data set of {len(deflated)} bytes swells: no pixels within {limit} bytes")
 
 
 def _pixel_bytes(header: pydicom.Dataset) -> int:
