@@ -19,7 +19,7 @@ from pydicom.encaps import encapsulate
 from covct import batch, state
 from covct.choice import selected
 from covct.dicom.codestream import coded
-from covct.dicom.evidence import identified
+from covct.dicom.evidence import encodable, filled, identified
 from covct.dicom.header import read_values
 from covct.dicom.load import load_dicom
 from covct.dicom.pixels import hounsfield
@@ -476,6 +476,20 @@ def test_the_thickness_of_a_single_slice_is_one_that_scanners_make(series_folder
         dataset.SliceThickness = thickness
         dataset.save_as(path)
         assert load_dicom(discover([path]).series[0]).volume.spacing[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr", "value"), [("FrameOfReferenceUID", "UI", ["1.2", "1.3"]), ("SliceThickness", "LO", "\x119.7")]
+)
+def test_what_every_result_needs_is_put_in_place_of_what_is_damaged(keyword, vr, value, series_folder):
+    """Two frames of reference, or a thickness in letters, failed the SEG; the report says that it was filled."""
+    header = pydicom.dcmread(first(series_folder), stop_before_pixels=True)
+    header.add_new(keyword, vr, value)
+    before = str(header)
+    [good] = encodable((header,), "key", 5.0)
+    assert isinstance(good[keyword].value, float if keyword == "SliceThickness" else str)
+    assert any(keyword in phrase for phrase in filled((header,)))
+    assert str(header) == before, "the source's own header is left as it is"
 
 
 def test_an_image_attribute_of_another_value_representation_is_not_passed_on(series_folder):

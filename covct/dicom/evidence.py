@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Iterable
 from datetime import date
@@ -175,14 +176,14 @@ def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float)
     """
     out = []
     for good in identified(headers):
-        if not good.get("FrameOfReferenceUID"):
-            good.FrameOfReferenceUID = generate_uid(entropy_srcs=[key, "frame-of-reference"])
+        if not _has_frame_of_reference(good):
+            _put(good, "FrameOfReferenceUID", generate_uid(entropy_srcs=[key, "frame-of-reference"]))
         if _is_multi_frame(good):
             _complete_groups(good, spacing_mm)
         else:
-            if not good.get("SliceThickness"):
-                good.SliceThickness = float(round(spacing_mm, 6))
-            good.ImageOrientationPatient = snapped(headers[0].ImageOrientationPatient)
+            if not _has_thickness(good):
+                _put(good, "SliceThickness", float(round(spacing_mm, 6)))
+            _put(good, "ImageOrientationPatient", snapped(headers[0].ImageOrientationPatient))
         out.append(good)
     return out
 
@@ -195,6 +196,7 @@ def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
     out = []
     for header in headers:
         good = copy.copy(header)
+        good._dict = dict(header._dict)  # pydicom's copies share their elements
         for keyword in NOT_INHERITED:
             if keyword in good:
                 del good[keyword]
@@ -205,14 +207,36 @@ def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
                 del good[tag]
         for keyword in TYPE_2:
             if keyword not in good or not _encodes(keyword, good.get(keyword)):
-                setattr(good, keyword, "" if keyword != "PatientName" else None)
+                _put(good, keyword, "" if keyword != "PatientName" else None)
         # Names are decoded by the source's character set on access, whatever it is, and written as UTF-8.
-        good.PatientName = str(good.PatientName or "") or None
-        good.SpecificCharacterSet = "ISO_IR 192"
+        _put(good, "PatientName", str(good.PatientName or "") or None)
+        _put(good, "SpecificCharacterSet", "ISO_IR 192")
         if not good.get("SOPInstanceUID"):
             good.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID
         out.append(good)
     return out
+
+
+def _put(dataset: pydicom.Dataset, keyword: str, value: str | float | list[float] | None) -> None:
+    """Set an attribute with its own value representation, whatever was there before."""
+    if keyword in dataset:
+        del dataset[keyword]
+    setattr(dataset, keyword, value)
+
+
+def _has_frame_of_reference(header: pydicom.Dataset) -> bool:
+    """Whether there is one, and not several."""
+    value = header.get("FrameOfReferenceUID")
+    return isinstance(value, str) and bool(value)
+
+
+def _has_thickness(dataset: pydicom.Dataset) -> bool:
+    """Whether there is a slice thickness, as a number."""
+    try:
+        value = dataset.get("SliceThickness")
+    except Exception:  # a damaged one
+        return False
+    return isinstance(value, float | int) and 0 < value < math.inf
 
 
 def _is_multi_frame(header: pydicom.Dataset) -> bool:
@@ -243,10 +267,10 @@ def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:
                 found.add(f"{keyword}: missing, left empty")
             elif not _can_be_written(header, keyword) or not _encodes(keyword, header.get(keyword)):
                 found.add(f"{keyword}: not valid, left empty")
-        if not header.get("FrameOfReferenceUID"):
+        if not _has_frame_of_reference(header):
             found.add("FrameOfReferenceUID: missing, derived from the work key")
         if not _is_multi_frame(header):
-            if not header.get("SliceThickness"):
+            if not _has_thickness(header):
                 found.add("SliceThickness: missing, the slice spacing was taken")
             cosines = header.get("ImageOrientationPatient")
             if cosines and np.abs(np.array(cosines, float) - snapped(headers[0].ImageOrientationPatient)).max() > 0:
@@ -258,8 +282,8 @@ def _complete_groups(header: pydicom.Dataset, spacing_mm: float) -> None:
     """Fill a slice thickness and snap orientations in the functional groups of a multi-frame header of ours."""
     for groups in [*header.get("SharedFunctionalGroupsSequence", []), *header.PerFrameFunctionalGroupsSequence]:
         for measures in groups.get("PixelMeasuresSequence", []):
-            if not measures.get("SliceThickness"):
-                measures.SliceThickness = float(round(spacing_mm, 6))
+            if not _has_thickness(measures):
+                _put(measures, "SliceThickness", float(round(spacing_mm, 6)))
         for plane in groups.get("PlaneOrientationSequence", []):
             plane.ImageOrientationPatient = snapped(plane.ImageOrientationPatient)
 
