@@ -12,7 +12,7 @@ from pathlib import Path
 
 from covct.dicom.header import Header, Instance, read_header
 from covct.errors import SeriesError
-from covct.sources import Problem, SourceFile, digest, walk
+from covct.sources import Opener, Problem, SourceFile, digest, walk
 from covct.split import split_scans
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -86,20 +86,21 @@ def discover(sources: Iterable[Path], avoid: Path | None = None) -> Discovery:
     volumes: list[Series] = []
     unreadable: list[SourceFile] = []
     ignored = 0
-    for file in walk(sources, problems, avoid):
-        suffix = Path(file.name).suffix.lower()
-        try:
-            if file.name.lower().endswith(NIFTI_SUFFIXES):
-                volumes.append(_nifti_series(file))
-            elif suffix in NOT_IMAGES or Path(file.name).name.upper() == "DICOMDIR":
-                ignored += 1
-            elif header := read_header(file):
-                headers.append(header)
-            else:
-                ignored += 1
-        except SeriesError as error:
-            problems.append(Problem(file.label, error.slug, error.message))
-            unreadable.append(file)
+    with Opener() as opener:
+        for file in walk(sources, problems, avoid):
+            suffix = Path(file.name).suffix.lower()
+            try:
+                if file.name.lower().endswith(NIFTI_SUFFIXES):
+                    volumes.append(_nifti_series(file))
+                elif suffix in NOT_IMAGES or Path(file.name).name.upper() == "DICOMDIR":
+                    ignored += 1
+                elif header := read_header(file, opener):
+                    headers.append(header)
+                else:
+                    ignored += 1
+            except SeriesError as error:
+                problems.append(Problem(file.label, error.slug, error.message))
+                unreadable.append(file)
     spoiled = Counter(_place(file) for file in unreadable)
     series = [
         replace(one, unreadable_beside=sum(spoiled[place] for place in {_place(i.file) for i in one.instances}))

@@ -7,7 +7,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -228,7 +228,7 @@ class _Bounded:
 
 
 def read_all(
-    files: Iterable[SourceFile], first_bytes: int = -1, largest: int = LARGEST_FILE
+    files: Iterable[SourceFile], first_bytes: int = -1, largest: int = LARGEST_FILE, opener: Opener | None = None
 ) -> Iterator[tuple[SourceFile, bytes]]:
     """Contents of the files in the order given; an archive stays open while its members follow one another.
 
@@ -238,16 +238,18 @@ def read_all(
         Only the beginning; -1 for all.
     largest : int
         Bytes; a longer file is not read, unless only its beginning is wanted. Sparse files make any length for nothing.
+    opener : Opener, optional
+        Whose archive stays open beyond this call.
 
     Raises
     ------
     SeriesError
         `unreadable`, naming the file.
     """
-    with _Opener() as opener:
+    with nullcontext(opener) if opener else Opener() as opened:
         for file in files:
             try:
-                stream, size = opener.open(file)
+                stream, size = opened.open(file)
                 with stream:
                     contents = _read(stream, size, first_bytes, largest)
             except Exception as error:  # a damaged member raises what the damage hits: zlib, zip errors
@@ -265,7 +267,7 @@ def digest(file: SourceFile) -> str:
     """
     found = hashlib.sha256()
     try:
-        with _Opener() as opener:
+        with Opener() as opener:
             stream, size = opener.open(file)
             with stream:
                 _check_size(size, LARGEST_FILE)
@@ -277,14 +279,14 @@ def digest(file: SourceFile) -> str:
     return found.hexdigest()
 
 
-class _Opener:
-    """Opens source files, and keeps the archive of the last one open."""
+class Opener:
+    """Opens source files, and keeps the archive of the last one open: its directory is read whole at each opening."""
 
     def __init__(self) -> None:
         self.path: Path | None = None
         self.stack = ExitStack()
 
-    def __enter__(self) -> _Opener:
+    def __enter__(self) -> Opener:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -614,6 +614,8 @@ def inside_deflated(damage: Mutator) -> Mutator:
             inner = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[end:], 1 << 26)
         except zlib.error:
             return damage(data, rng)
+        if len(inner) > 8 << 20:  # a bomb already
+            return data
         uid = next((e for e in elements if e.tag == SYNTAX_UID), None)
         if uid is None:
             return damage(data, rng)

@@ -6,6 +6,7 @@ Decoders believe the codestream, not the data set: one of a few bytes may claim 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from covct.errors import SourceDefect
@@ -21,6 +22,14 @@ FRAME_MARKERS = {
 }
 OTHER_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 JPEG_LS_PARAMETERS, OVERSIZE = 0xF8, 4
+# JPEG 2000: what OpenJPEG knows in the main header and before a tile's data; within others it searches for one.
+SIZ, COD, COC, START_OF_TILE, START_OF_DATA = 0x51, 0x52, 0x53, 0x90, 0x93
+J2K_MARKERS = {0x50, SIZ, COD, COC, 0x55, 0x57, 0x58, 0x59, 0x5C, 0x5D, 0x5E, 0x5F, 0x60, 0x61, 0x63, 0x64, 0x74, 0x75,
+               0x77, 0x78}  # fmt: skip
+# OpenJPEG keeps 1.6 KiB for each precinct, 300 bytes for each code block, 2 for each layer of a precinct; an honest
+# image needs 6 bytes a pixel in all. Encoders make precincts of 128 x 128 and more, blocks of 32 x 32 and 64 x 64.
+PIXELS_A_PRECINCT, FREE_PRECINCTS = 1024, 64
+SMALLEST_BLOCK = 8  # as a power of 2: 16 x 16
 
 
 @dataclass(frozen=True)
@@ -124,4 +133,57 @@ def _jpeg_2000(codestream: bytes) -> Coded:
     tiles = -(-(width - tile_left) // tile_width) * -(-(height - tile_top) // tile_height)
     if not 1 <= tiles <= MOST_TILES:
         raise SourceDefect(f"{tiles} JPEG 2000 tiles, wanted at most {MOST_TILES}")
-    return Coded(height - top, width - left, components, (depth & 0x7F) + 1, bool(depth & 0x80))
+    rows, columns = height - top, width - left
+    tile = min(tile_width, columns), min(tile_height, rows)
+    for marker, value in _j2k_segments(codestream):
+        if marker == COD:
+            _check_coding_style(value[0], value[1:5], value[5:], tile, tiles, rows * columns)
+        elif marker == COC:
+            skip = 1 if components < 257 else 2
+            _check_coding_style(value[skip], b"", value[skip + 1 :], tile, tiles, rows * columns)
+    return Coded(rows, columns, components, (depth & 0x7F) + 1, bool(depth & 0x80))
+
+
+def _j2k_segments(codestream: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and value of each segment of the main header and of the tile parts' headers (ISO/IEC 15444-1 A.3)."""
+    position, tile_part = 2, 0
+    while codestream[position : position + 2] not in (b"\xff\xd9", b""):
+        start, marker = struct.unpack_from(">BB", codestream, position)
+        if start == 0xFF and marker == START_OF_DATA:
+            (length,) = struct.unpack_from(">L", codestream, tile_part + 6)
+            if not length:  # to the end
+                return
+            position = max(position + 2, tile_part + length)
+            continue
+        (length,) = struct.unpack_from(">H", codestream, position + 2)
+        if start != 0xFF or marker not in J2K_MARKERS | {START_OF_TILE} or length < 2:
+            raise SourceDefect(f"no JPEG 2000 marker that is known at byte {position}: {start:02x} {marker:02x}")
+        if marker == START_OF_TILE:
+            tile_part = position
+        yield marker, codestream[position + 4 : position + 2 + length]
+        position += 2 + length
+
+
+def _check_coding_style(flags: int, order: bytes, style: bytes, tile: tuple[int, int], tiles: int, pixels: int) -> None:
+    """Refuse precincts, code blocks and layers so many that they need more memory than the pixels do.
+
+    Parameters
+    ----------
+    flags : int
+        Scod or Scoc; bit 0: precinct sizes follow.
+    order : bytes
+        SGcod: progression, layers, transformation of components. Empty for COC.
+    style : bytes
+        SPcod or SPcoc: levels, code block width and height, and so on (A.6.1).
+    """
+    levels, block_width, block_height = style[:3]
+    layers = struct.unpack(">H", order[1:3])[0] if order else 1
+    precincts = 0
+    for level in range(min(levels, 32) + 1):  # the coarsest comes first
+        width, height = (-(-side >> (min(levels, 32) - level)) for side in tile)
+        size = style[5 + level] if flags & 1 else 0xFF
+        precincts += tiles * -(-width >> (size & 15)) * -(-height >> (size >> 4))
+    if (block_width & 15) + (block_height & 15) + 4 < SMALLEST_BLOCK:
+        raise SourceDefect("JPEG 2000 code blocks of fewer than 256 pixels")
+    if precincts > FREE_PRECINCTS + tiles * (levels + 1) + pixels // PIXELS_A_PRECINCT or layers * precincts > pixels:
+        raise SourceDefect(f"{precincts} JPEG 2000 precincts of {layers} layers for {pixels} pixels")

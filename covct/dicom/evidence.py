@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Iterable
 from datetime import date
@@ -10,7 +11,11 @@ from datetime import date
 import highdicom as hd
 import numpy as np
 import pydicom
-from pydicom.uid import generate_uid
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
+from pydicom.tag import BaseTag
+from pydicom.uid import CTImageStorage, generate_uid
 
 from covct import RESEARCH_USE, __version__
 from covct.terms import ARTIFICIAL_INTELLIGENCE, DEVICE, PROCESSING_EQUIPMENT, CodedTerm
@@ -20,6 +25,12 @@ TYPE_2 = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber", "StudyDate",
     "StudyTime", "ReferringPhysicianName", "PositionReferenceIndicator",
 )  # fmt: skip
+# What the library copies of patient, study and image; damaged values of these are left out. The gate has seen to the
+# place of the slices and to their identity.
+INHERITED_GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0040)
+INHERITED_TAGS = (0x00280301, 0x00280302, 0x00282110, 0x00282112, 0x00282114)
+SEEN_BY_THE_GATE = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E, 0x00200032, 0x00200037, 0x00200052)
+OF_FRAMES = (0x00280008, 0x52009229, 0x52009230)  # what makes the library take an image for a multi-frame one
 # What else of patient, visit and specimen the library would copy. No reader of our objects needs it: it stands in the
 # source, and what is told once more may be told to more people.
 NOT_INHERITED = (
@@ -165,14 +176,14 @@ def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float)
     """
     out = []
     for good in identified(headers):
-        if not good.get("FrameOfReferenceUID"):
-            good.FrameOfReferenceUID = generate_uid(entropy_srcs=[key, "frame-of-reference"])
-        if good.get("PerFrameFunctionalGroupsSequence"):
+        if not _has_frame_of_reference(good):
+            _put(good, "FrameOfReferenceUID", generate_uid(entropy_srcs=[key, "frame-of-reference"]))
+        if _is_multi_frame(good):
             _complete_groups(good, spacing_mm)
         else:
-            if not good.get("SliceThickness"):
-                good.SliceThickness = float(round(spacing_mm, 6))
-            good.ImageOrientationPatient = snapped(headers[0].ImageOrientationPatient)
+            if not _has_thickness(good):
+                _put(good, "SliceThickness", float(round(spacing_mm, 6)))
+            _put(good, "ImageOrientationPatient", snapped(headers[0].ImageOrientationPatient))
         out.append(good)
     return out
 
@@ -185,19 +196,66 @@ def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
     out = []
     for header in headers:
         good = copy.copy(header)
+        good._dict = dict(header._dict)  # pydicom's copies share their elements
         for keyword in NOT_INHERITED:
             if keyword in good:
                 del good[keyword]
+        for tag in list(good.keys()):
+            inherited = tag.group in INHERITED_GROUPS or tag in INHERITED_TAGS
+            misplaced = tag in OF_FRAMES and not _is_multi_frame(good)
+            if misplaced or (inherited and tag not in SEEN_BY_THE_GATE and not _can_be_written(good, tag)):
+                del good[tag]
         for keyword in TYPE_2:
             if keyword not in good or not _encodes(keyword, good.get(keyword)):
-                setattr(good, keyword, "" if keyword != "PatientName" else None)
+                _put(good, keyword, "" if keyword != "PatientName" else None)
         # Names are decoded by the source's character set on access, whatever it is, and written as UTF-8.
-        good.PatientName = str(good.PatientName or "") or None
-        good.SpecificCharacterSet = "ISO_IR 192"
+        _put(good, "PatientName", str(good.PatientName or "") or None)
+        _put(good, "SpecificCharacterSet", "ISO_IR 192")
         if not good.get("SOPInstanceUID"):
             good.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID
         out.append(good)
     return out
+
+
+def _put(dataset: pydicom.Dataset, keyword: str, value: str | float | list[float] | None) -> None:
+    """Set an attribute with its own value representation, whatever was there before."""
+    if keyword in dataset:
+        del dataset[keyword]
+    setattr(dataset, keyword, value)
+
+
+def _has_frame_of_reference(header: pydicom.Dataset) -> bool:
+    """Whether there is one, and not several."""
+    value = header.get("FrameOfReferenceUID")
+    return isinstance(value, str) and bool(value)
+
+
+def _has_thickness(dataset: pydicom.Dataset) -> bool:
+    """Whether there is a slice thickness, as a number."""
+    try:
+        value = dataset.get("SliceThickness")
+    except Exception:  # a damaged one
+        return False
+    return isinstance(value, float | int) and 0 < value < math.inf
+
+
+def _is_multi_frame(header: pydicom.Dataset) -> bool:
+    return header.get("SOPClassUID") != CTImageStorage
+
+
+def _can_be_written(header: pydicom.Dataset, key: str | BaseTag) -> bool:
+    """Whether an element has its own value representation, and can be written as UTF-8.
+
+    Values are parsed on access, and encoded on writing: damage and unknown character sets raise anything in both.
+    """
+    stream = DicomBytesIO()
+    stream.is_little_endian, stream.is_implicit_VR = True, False
+    try:
+        element = header[key]
+        write_data_element(stream, element, ["utf8"])
+        return not dictionary_has_tag(element.tag) or element.VR in dictionary_VR(element.tag)
+    except Exception:
+        return False
 
 
 def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:
@@ -207,12 +265,12 @@ def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:
         for keyword in TYPE_2:
             if keyword not in header:
                 found.add(f"{keyword}: missing, left empty")
-            elif not _encodes(keyword, header.get(keyword)):
+            elif not _can_be_written(header, keyword) or not _encodes(keyword, header.get(keyword)):
                 found.add(f"{keyword}: not valid, left empty")
-        if not header.get("FrameOfReferenceUID"):
+        if not _has_frame_of_reference(header):
             found.add("FrameOfReferenceUID: missing, derived from the work key")
-        if not header.get("PerFrameFunctionalGroupsSequence"):
-            if not header.get("SliceThickness"):
+        if not _is_multi_frame(header):
+            if not _has_thickness(header):
                 found.add("SliceThickness: missing, the slice spacing was taken")
             cosines = header.get("ImageOrientationPatient")
             if cosines and np.abs(np.array(cosines, float) - snapped(headers[0].ImageOrientationPatient)).max() > 0:
@@ -224,8 +282,8 @@ def _complete_groups(header: pydicom.Dataset, spacing_mm: float) -> None:
     """Fill a slice thickness and snap orientations in the functional groups of a multi-frame header of ours."""
     for groups in [*header.get("SharedFunctionalGroupsSequence", []), *header.PerFrameFunctionalGroupsSequence]:
         for measures in groups.get("PixelMeasuresSequence", []):
-            if not measures.get("SliceThickness"):
-                measures.SliceThickness = float(round(spacing_mm, 6))
+            if not _has_thickness(measures):
+                _put(measures, "SliceThickness", float(round(spacing_mm, 6)))
         for plane in groups.get("PlaneOrientationSequence", []):
             plane.ImageOrientationPatient = snapped(plane.ImageOrientationPatient)
 

@@ -15,7 +15,7 @@ from pydicom.datadict import tag_for_keyword
 from covct.dicom.read import MOST_FRAMES, read_dataset, transfer_syntax_uid
 from covct.dicom.syntaxes import DEFLATED, is_lossy
 from covct.errors import SeriesError, SourceDefect
-from covct.sources import SourceFile, read_all
+from covct.sources import Opener, SourceFile, read_all
 
 # A CT header has 2 to 20 KiB, an enhanced one some KiB a frame; more than the last is no header.
 HEADER_BYTES = (64 * 1024, 4 * 1024**2, 64 * 1024**2)
@@ -99,8 +99,13 @@ class Header:
     instances: tuple[Instance, ...]
 
 
-def read_header(file: SourceFile) -> Header | None:
+def read_header(file: SourceFile, opener: Opener | None = None) -> Header | None:
     """Read what a file says of its slices; None for a file that is not DICOM.
+
+    Parameters
+    ----------
+    opener : Opener, optional
+        Keeps the archive open that many files lie in.
 
     Raises
     ------
@@ -111,7 +116,7 @@ def read_header(file: SourceFile) -> Header | None:
     claims = whole = False
     found: Header | None = None
     for limit in HEADER_BYTES:
-        [(_, start)] = read_all([file], limit)
+        [(_, start)] = read_all([file], limit, opener=opener)
         looks = start[128:132] == b"DICM" or _looks_like_dicom(start)
         claims = start[128:132] == b"DICM" or Path(file.name).suffix.lower() in (".dcm", ".ima")
         if not claims and not looks:
@@ -237,8 +242,11 @@ class _Attributes:
 
     def numbers(self, keyword: str, count: int) -> Any:
         try:
-            values = tuple(float(v) for v in self.get(keyword) or ())
-        except (TypeError, ValueError):
+            found = self.get(keyword) or ()
+            if isinstance(found, bytes) or any(isinstance(value, str) for value in found):  # no numbers, by their VR
+                return None
+            values = tuple(float(value) for value in found)
+        except (TypeError, ValueError, OverflowError):
             return None
         return values if len(values) == count and all(map(math.isfinite, values)) else None
 

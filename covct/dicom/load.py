@@ -62,6 +62,9 @@ def load_dicom(series: Series) -> Scan:
     )
 
 
+THICKNESS_MM = (0.1, 100.0)  # of a single slice; what no scanner makes is as good as missing
+
+
 @dataclass(frozen=True)
 class _Slice:
     """One decoded slice: HU (rows, columns), its header without pixels, and a digest of its file."""
@@ -167,7 +170,8 @@ def _place(instance: Instance):
 def _step(ordered: list[Instance], normal: np.ndarray) -> np.ndarray:
     """From one slice to the next, LPS mm."""
     if len(ordered) == 1:
-        return normal * (ordered[0].thickness or 1.0)
+        thickness = ordered[0].thickness or 1.0
+        return normal * (thickness if THICKNESS_MM[0] <= thickness <= THICKNESS_MM[1] else 1.0)
     first, last = np.array(ordered[0].position), np.array(ordered[-1].position)
     return (last - first) / (len(ordered) - 1)
 

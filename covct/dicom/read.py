@@ -22,14 +22,14 @@ from covct.errors import SourceDefect
 # 4096 has half of that), beyond it no more than zip members may swell.
 INFLATED_FREELY = 64 * 1024**2
 LARGEST_RATIO = 200
-INFLATED_STEPS = (64 * 1024, 4 * 1024**2, INFLATED_FREELY)  # until the pixels are reached
+INFLATED_STEPS = (64 * 1024, 1024**2, 16 * 1024**2)  # until the pixels are reached: a header of 16,384 frames
 BEHIND_PIXELS = 1024**2  # bytes that may follow them: padding, signatures
 PIXEL_GROUP, PIXELS_BEGIN = 0x7FE0, b"\xe0\x7f"
 # A damaged file may read as elements without end: zeros are elements of 8 bytes, and each costs a kilobyte. Headers
 # have some hundred elements, enhanced ones a dozen items a frame.
 MOST_ELEMENTS = 100_000
 MOST_GROUP_ELEMENTS = 1000  # of the file meta information, of a command set before the data set
-MOST_ITEMS = 500_000
+MOST_ITEMS, FREE_ITEMS, ITEM_BYTES = 500_000, 1000, 32  # those of functional groups have 80 bytes on average
 MOST_META_BYTES = 4096
 MOST_FRAMES = 16384  # of one instance: 1.6 m in slices of 0.1 mm
 
@@ -117,9 +117,10 @@ def _data_set_at(contents: memoryview) -> tuple[int, bool]:
 
 def _check_items(encoded: bytes) -> None:
     """Items are counted, not parsed: an empty one has 8 bytes, and costs two kilobytes once it is."""
+    most = min(MOST_ITEMS, FREE_ITEMS + len(encoded) // ITEM_BYTES)
     for item in (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"):
-        if len(encoded) > 8 * MOST_ITEMS and encoded.count(item) > MOST_ITEMS:
-            raise SourceDefect(f"more than {MOST_ITEMS} sequence items")
+        if encoded.count(item) > most:
+            raise SourceDefect(f"more than {most} sequence items in {len(encoded)} bytes")
 
 
 def _stop(before_pixels: bool) -> Callable[[BaseTag, str | None, int], bool]:
@@ -170,8 +171,8 @@ def _inflate_to_pixels(deflated: memoryview) -> tuple[bytes, int]:
             pydicom.filereader.read_dataset(stream, False, True, stop_when=_stop(True), specific_tags=[Tag("Rows")])
         position = stream.tell()
         if inflated[position : position + 2] == PIXELS_BEGIN or not inflater.unconsumed_tail:
-            break
-    return inflated, position
+            return inflated, position
+    raise SourceDefect(f"deflated data set of {len(deflated)} bytes swells: no pixels within {limit} bytes")
 
 
 def _pixel_bytes(header: pydicom.Dataset) -> int:
