@@ -7,7 +7,7 @@ import re
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,15 +19,20 @@ from typing import Any
 from covct import __version__, state
 from covct.cards import file_sha256, read_card
 from covct.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, selected
-from covct.discover import Discovery, Series, discover
+from covct.discover import Discovery, Series, Sighting, assemble
 from covct.errors import RunError, SeriesError, Stopped, whereabouts
+from covct.inbox import Settling, Survey, add, survey
+from covct.index import Index, open_index
+from covct.moving import move_study, moved_before
 from covct.networks import Networks
 from covct.outputs import Outputs
 from covct.quality import check_headers
+from covct.sources import Problem, printable
 from covct.summary import write_summary
 
 log = logging.getLogger("covct")
 Emit = Callable[[dict[str, Any]], None]
+INDEX_NAME, SUMMARY_DUE = "index.sqlite", "summary-due"  # in the output tree's private folder
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,10 @@ class Order:
         Only these series; empty: the rule chooses.
     select : tuple of (str, re.Pattern)
         Only series whose first slice has this in an attribute, by keyword.
+    move_done : Path or None
+        Where the source files of done studies go.
+    marker : str
+        `watch` takes a study once a file of this name lies in its folder. Empty: at once.
     """
 
     sources: tuple[Path, ...]
@@ -56,6 +65,8 @@ class Order:
     strict: bool = False
     series_uids: tuple[str, ...] = ()
     select: tuple[tuple[str, re.Pattern], ...] = ()
+    move_done: Path | None = None
+    marker: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,9 +86,10 @@ class Job:
 
 @dataclass
 class Tally:
-    """How a pass ended, by status."""
+    """How a pass ended, by status; and the outcomes of each study that it came to the end of, by folder."""
 
     counts: Counter = field(default_factory=Counter)
+    studies: dict[str, dict[str, state.Outcome]] = field(default_factory=dict)
 
     def __getitem__(self, status: str) -> int:
         return self.counts[status]
@@ -132,19 +144,26 @@ def card_hashes(weights: Path) -> dict[str, str]:
 
 
 def _job(order: Order, series: Series, choice: Choice, cards: dict[str, str], refusal=None) -> Job:
-    settings = {**order.outputs.settings(), "strict": order.strict}
-    key = state.work_key(series.content, settings, cards)
-    folder = order.out / series.folder
-    outcome = state.read_outcome(folder)
+    key = state.work_key(series.content, _settings(order), cards)
+    return Job(series, choice, key, _standing(order, series.folder, key), refusal)
+
+
+def _settings(order: Order) -> dict[str, Any]:
+    return {**order.outputs.settings(), "strict": order.strict}
+
+
+def _standing(order: Order, folder: str, key: str) -> state.Outcome | None:
+    """The outcome that a series has, unless it is to be done again."""
+    outcome = state.read_outcome(order.out / folder)
     if outcome and (
         order.force
         or outcome.work_key != key
         or outcome.slug == "unreadable"  # a file that was still being copied has the same identity when it is whole
         or (outcome.status == "failed" and order.retry_failed)
-        or not state.is_whole(folder, outcome)
+        or not state.is_whole(order.out / folder, outcome)
     ):
-        outcome = None
-    return Job(series, choice, key, outcome, refusal)
+        return None
+    return outcome
 
 
 def _follow(order: Order, job: Job, outcome: state.Outcome | None, cards: dict[str, str]) -> Job | None:
@@ -165,38 +184,124 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> Tally:
     emit : function (dict) -> None
         Told of every event; the caller shows or prints it.
     """
-    with state.lock(order.out):
+    with state.lock(order.out), open_index(order.out / state.PRIVATE / INDEX_NAME) as index:
         state.recover(order.out)
-        found = discover(order.sources, avoid=order.out)
-        _emit_problems(found, emit)
-        return _pass(order, found, cache(networks), emit)
+        seen = _survey(order, index)
+        _emit_problems(seen.problems, emit)
+        tally = _studies(order, seen, list(seen.studies), index, cache(networks), emit)
+        _move_done(order, seen, _done(seen, tally), index, emit)
+        return tally
 
 
-def _emit_problems(found: Discovery, emit: Emit, told: set[str] | None = None) -> None:
-    for problem in found.problems:
-        if told is None or problem.label not in told:
-            emit({"event": "problem", "file": problem.label, "slug": problem.slug, "message": problem.message})
-            if told is not None:
-                told.add(problem.label)
+def _survey(order: Order, index: Index) -> Survey:
+    """What lies in the sources; with what was moved away of studies of which more has come."""
+    seen = survey(order.sources, order.out, index)
+    if order.move_done:
+        moved = [path for study in list(seen.studies) for path in moved_before(order.move_done, study)]
+        add(seen, moved, order.out, index)
+    return seen
 
 
-def _pass(order: Order, found: Discovery, networks: Callable[[], Networks], emit: Emit) -> Tally:
-    """Bring everything found to an outcome. The caller holds the lock."""
+def _emit_problems(problems: Iterable[Problem], emit: Emit) -> None:
+    for problem in problems:
+        emit({"event": "problem", "file": problem.label, "slug": problem.slug, "message": problem.message})
+
+
+def _studies(
+    order: Order, seen: Survey, names: list[str], index: Index, networks: Callable[[], Networks], emit: Emit
+) -> Tally:
+    """Bring studies to their outcomes. One that is as it was when it got them is not even planned again."""
     cards = card_hashes(order.weights)
+    wishes = repr((order.series_uids, order.select, _settings(order), sorted(cards.items())))
+    before = {name: found for name in names if (found := _as_before(order, seen, name, wishes, index)) is not None}
+    sighting = Sighting(unreadable=list(seen.unreadable))
+    files = (file for name in names if name not in before for file in seen.studies[name].files)
+    series = assemble(files, index.facts_of, sighting)
+    _emit_problems(sighting.problems, emit)
+    problems = (*seen.problems, *sighting.problems)
+    tally = _pass(order, Discovery(series, problems, seen.ignored), networks, emit, cards, before)
+    for name, outcomes in tally.studies.items():
+        if name not in before and not any(outcome.slug == "unreadable" for outcome in outcomes.values()):
+            results = [[folder, outcome.work_key] for folder, outcome in outcomes.items()]
+            index.finish(name, seen.studies[name].fingerprint, wishes, results)
+    return tally
+
+
+def _as_before(order: Order, seen: Survey, name: str, wishes: str, index: Index) -> dict[str, state.Outcome] | None:
+    """The outcomes of a study whose files and wishes are those it got them for, by folder; None if one must look."""
+    results = None if order.force else index.finished(name, seen.studies[name].fingerprint, wishes)
+    if results is None:
+        return None
+    outcomes = {folder: _standing(order, folder, key) for folder, key in results}
+    there = {folder: outcome for folder, outcome in outcomes.items() if outcome}
+    return there if len(there) == len(outcomes) else None
+
+
+def _done(seen: Survey, tally: Tally) -> dict[str, int]:
+    """Fingerprints of the studies whose files may be moved: one series is done, and nothing is to be tried again.
+
+    Where a file beside the series cannot be read, all stay: it may be a slice, that shall not come alone.
+    """
+    spoiled = {file.path.parent for file in seen.unreadable}
+    return {
+        name: seen.studies[name].fingerprint
+        for name, outcomes in tally.studies.items()
+        if any(outcome.status == "done" for outcome in outcomes.values())
+        and not any(outcome.status == "failed" or outcome.slug == "unreadable" for outcome in outcomes.values())
+        and not spoiled & {file.path.parent for file in seen.studies[name].files}
+    }
+
+
+def _move_done(order: Order, seen: Survey, done: dict[str, int], index: Index, emit: Emit) -> None:
+    """Move the source files of studies that are done and have not changed since. Archives: once all in them is done."""
+    if not order.move_done:
+        return
+    ready = {name for name, study in seen.studies.items() if done.get(name) == study.fingerprint}
+    kept = {file.path for name, study in seen.studies.items() if name not in ready for file in study.files}
+    spoiled = {problem.label.split("!")[0] for problem in seen.problems}
+    for name in sorted(ready):
+        paths = dict.fromkeys(file.path for file in seen.studies[name].files if index.still(file))
+        files = [path for path in paths if path not in kept and printable(path) not in spoiled]
+        if reasons := move_study(name, files, order.sources, order.move_done, order.marker):
+            message = f"{len(reasons)} files could not be moved: {reasons[0]}"
+            emit({"event": "problem", "file": name, "slug": "not-moved", "message": message})
+
+
+def _pass(
+    order: Order,
+    found: Discovery,
+    networks: Callable[[], Networks],
+    emit: Emit,
+    cards: dict[str, str],
+    before: dict[str, dict[str, state.Outcome]],
+) -> Tally:
+    """Bring everything found to an outcome. The caller holds the lock.
+
+    `before` are the outcomes of studies that need no look.
+    """
     jobs = plan(order, found, cards)
-    tally = Tally()
+    tally = Tally(studies={one.study_folder: {} for one in found.series} | before)
     if found.problems:
         tally.counts["unreadable files"] = len(found.problems)
-    emit(_found_event(found, jobs))
+    emit(_found_event(found, jobs, sum(map(len, before.values()))))
+    for folder, outcome in (item for outcomes in before.values() for item in outcomes.items()):
+        tally.counts[f"{outcome.status} before"] += 1
+        emit(_skipped_event(folder, outcome))
+    due = order.out / state.PRIVATE / SUMMARY_DUE
+    if any(job.to_do for job in jobs):
+        with state.output_errors(order.out):
+            due.touch()
     try:
         while jobs:
             job = jobs.pop(0)
             if job.finished:
                 tally.counts[f"{job.finished.status} before"] += 1
+                tally.studies[job.series.study_folder][job.series.folder] = job.finished
                 emit(_job_event("skipped", job, status=job.finished.status, slug=job.finished.slug))
                 continue
             outcome = _do(order, job, networks, emit)
             tally.counts[outcome.status] += 1
+            tally.studies[job.series.study_folder][job.series.folder] = outcome
             if next_best := _follow(order, job, outcome, cards):
                 jobs.insert(0, next_best)
     except BaseException:
@@ -204,17 +309,19 @@ def _pass(order: Order, found: Discovery, networks: Callable[[], Networks], emit
             write_summary(order.out)
         raise
     with state.output_errors(order.out):
-        write_summary(order.out)
+        if due.exists() or not all((order.out / name).exists() for name in ("summary.csv", "index.html")):
+            write_summary(order.out)
+            due.unlink(missing_ok=True)
     emit({"event": "finished", **tally.counts})
     return tally
 
 
-def _found_event(found: Discovery, jobs: list[Job]) -> dict[str, Any]:
+def _found_event(found: Discovery, jobs: list[Job], before: int) -> dict[str, Any]:
     return {
         "event": "found",
-        "candidates": len(found.series),
+        "candidates": len(found.series) + before,
         "to_do": sum(job.to_do for job in jobs),
-        "finished_before": sum(not job.to_do for job in jobs),
+        "finished_before": sum(not job.to_do for job in jobs) + before,
         "problems": len(found.problems),
         "ignored_files": found.ignored,
     }
@@ -326,6 +433,18 @@ def _job_event(event: str, job: Job, **details: Any) -> dict[str, Any]:
     }
 
 
+def _skipped_event(folder: str, outcome: state.Outcome) -> dict[str, Any]:
+    study = folder.split("/")[0]
+    return {
+        "event": "skipped",
+        "study": outcome.study_instance_uid or study,
+        "series": outcome.series_instance_uid or study,
+        "folder": folder,
+        "status": outcome.status,
+        "slug": outcome.slug,
+    }
+
+
 def _figures(report: dict[str, Any]) -> dict[str, Any]:
     """The figures a shell pipeline asks for first."""
     return {
@@ -347,49 +466,30 @@ def watch(
 ) -> None:
     """Pass over the inbox again and again until stopped. A study is taken when its files have settled.
 
-    Settled: count, size and newest modification time did not change for `settle_s` seconds. Polling, not
-    inotify: events do not arrive over NFS or SMB. A late slice changes the study and reopens it.
+    Polling, not inotify: events do not arrive over NFS or SMB. When a study has settled says `Settling`. A late slice
+    changes the study and reopens it.
     """
-    seen: dict[str, tuple[tuple, float]] = {}
-    told: set[str] = set()
-    done_before: set[tuple[str, tuple]] = set()
+    settling = Settling(settle_s, order.marker, order.sources)
+    counts: dict[str, int] = {}
+    done: dict[str, int] = {}
     loaded = cache(networks)
-    with state.lock(order.out):
+    with state.lock(order.out), open_index(order.out / state.PRIVATE / INDEX_NAME) as index:
         state.recover(order.out)
         while True:
-            found = discover(order.sources, avoid=order.out)
-            _emit_problems(found, emit, told)
-            settled = _settled(found, seen, clock(), settle_s)
-            fresh = {(study, seen[study][0]) for study in settled} - done_before
-            if fresh:
-                studies = {study for study, _ in fresh}
-                part = tuple(series for series in found.series if series.study_folder in studies)
-                _pass(order, Discovery(part, (), found.ignored), loaded, emit)
-                done_before |= fresh
+            seen = _survey(order, index)
+            ready = settling.ready(seen, index, clock())
+            _emit_problems(settling.problems(seen, clock()), emit)
+            if settling.counts != counts:
+                counts = settling.counts
+                emit({"event": "inbox", **counts})
+            if ready:
+                tally = _studies(order, replace(seen, problems=[]), ready, index, loaded, emit)
+                for name in ready:
+                    outcomes = tally.studies.get(name, {}).values()
+                    unreadable = any(outcome.slug == "unreadable" for outcome in outcomes)
+                    settling.take(name, seen.studies[name], unreadable, clock())
+                done |= _done(seen, tally)
+                _move_done(order, seen, done, index, emit)
+            done = {name: fingerprint for name, fingerprint in done.items() if name in seen.studies}
+            index.sweep()
             sleep(interval_s)
-
-
-def _settled(found: Discovery, seen: dict[str, tuple[tuple, float]], now: float, settle_s: float) -> list[str]:
-    """Studies unchanged for `settle_s`; `seen` keeps each study's signature and since when it holds."""
-    settled = []
-    for study, group in _by_study(found):
-        signature = _signature(group)
-        if study not in seen or seen[study][0] != signature:
-            seen[study] = (signature, now)
-        if now - seen[study][1] >= settle_s:
-            settled.append(study)
-    return settled
-
-
-def _signature(series: list[Series]) -> tuple:
-    paths = {i.file.path for one in series for i in one.instances} | {one.path.path for one in series if one.path}
-    sizes, newest = [], 0.0
-    for path in paths:
-        try:
-            status = path.stat()
-        except OSError:
-            continue
-        sizes.append(status.st_size)
-        newest = max(newest, status.st_mtime)
-    instances = sum(len(one.instances) for one in series)
-    return len(sizes), instances, sum(sizes), newest

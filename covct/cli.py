@@ -101,6 +101,9 @@ Select = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Redo finished series.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Redo series that failed unexpectedly.")]
+MoveDone = Annotated[
+    Path | None, typer.Option(help="Move the source files of done studies to this directory.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")]
 
 
@@ -133,6 +136,7 @@ def scan(
     select: Select = None,
     force: Force = False,
     retry_failed: RetryFailed = False,
+    move_done: MoveDone = None,
     json_events: Json = False,
 ) -> None:
     """Find studies, segment each, write DICOM SEG and report; then end. What is finished is not redone."""
@@ -141,9 +145,10 @@ def scan(
     outputs = _outputs(formats, seg_type, all_frames, captures)
     order = _order(
         sources, out, outputs, weights, force=force, retry_failed=retry_failed, strict=strict,
-        series_uids=tuple(series or ()), select=_patterns(select),
+        series_uids=tuple(series or ()), select=_patterns(select), move_done=move_done,
     )  # fmt: skip
     _check_there(sources)
+    _check_move(order)
     if dry_run:
         _show_plan(order, json_events)
         return
@@ -173,6 +178,8 @@ def watch(
     strict: Strict = False,
     select: Select = None,
     retry_failed: RetryFailed = False,
+    marker: Annotated[str, typer.Option(help="Take a study once a file of this name lies in its folder.")] = "",
+    move_done: MoveDone = None,
     json_events: Json = False,
 ) -> None:
     """Look at an inbox again and again, and segment what has settled. Ends on SIGTERM or SIGINT with exit code 130."""
@@ -182,8 +189,12 @@ def watch(
         raise UsageError(f"no such directory: {inbox}")
     outputs = _outputs(formats, seg_type, all_frames, captures)
     order = _order(
-        [inbox], out, outputs, weights, retry_failed=retry_failed, strict=strict, select=_patterns(select)
+        [inbox], out, outputs, weights, retry_failed=retry_failed, strict=strict, select=_patterns(select),
+        marker=marker, move_done=move_done,
     )  # fmt: skip
+    _check_move(order)
+    if os.path.basename(marker) != marker:
+        raise UsageError(f"--marker {marker}: wanted the name of a file, not a path")
     with _shown(json_events) as emit, _stoppable():
         emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
         batch.watch(order, _networks(order.weights, device, require_gpu), emit, settle, interval)
@@ -362,6 +373,13 @@ def _check_there(sources: list[Path]) -> None:
         raise UsageError(f"no such file or directory: {', '.join(missing)}")
 
 
+def _check_move(order) -> None:
+    from covct.moving import check_place
+
+    if order.move_done:
+        check_place(order.move_done, order.sources, order.out)
+
+
 def _outputs(formats: str, seg_type: SegType, all_frames: bool, captures: Captures):
     from covct.outputs import FORMATS, Outputs
 
@@ -490,8 +508,11 @@ def _line(event: dict[str, Any]) -> str:
             f"{event['candidates']} series found, {event['to_do']} to do, {event['finished_before']} finished before, "
             f"{event['problems']} unreadable"
         )
+    if kind == "inbox":
+        waiting = f", {event['without_marker']} without marker" if event["without_marker"] else ""
+        return f"{event['studies']} studies in the inbox, {event['settling']} not settled{waiting}"
     if kind == "problem":
-        return f"[yellow]unreadable[/]  {escape(event['file'])}: {escape(event['message'])}"
+        return f"[yellow]{event['slug']}[/]  {escape(event['file'])}: {escape(event['message'])}"
     if kind == "done":
         percent = event["infection_percent"]
         shown = "no percentage" if percent is None else f"{percent:.1f} % infected (class {event['severity_class']})"
