@@ -1,8 +1,8 @@
 """Seconds and peak memory of looks at a large inbox: 100,000 small DICOM files, 10,000 series, all of them finished.
 
 First look: every header is read, and kept in the index. Second: none is. Third: what `covct watch` does when nothing
-has changed. Rerun: `covct scan` as a process over finished series (made here, since segmenting them would take days), first
-without a note that they are finished, then as every night. Copy the table to RESULTS.md.
+has changed. Rerun: `covct scan` as a process over finished series (made here, since segmenting them would take days),
+first without a note that they are finished, then as every night. Copy the table to RESULTS.md.
 """
 
 from __future__ import annotations
@@ -67,16 +67,22 @@ def write_inbox(folder: Path, series: int, slices: int) -> None:
             (folder / f"{index:06}" / f"{number:04}.dcm").write_bytes(one)
 
 
-def finish(order, found) -> None:
+def finish(order, database: Path) -> None:
     """Outcomes and reports as `scan` leaves them, of every series."""
     from covct import batch, state
+    from covct.discover import Discovery, Sighting, assemble
+    from covct.inbox import survey
+    from covct.index import open_index
 
+    with open_index(database) as index:
+        studies = survey(order.sources, order.out, index).studies.values()
+        series = assemble((file for study in studies for file in study.files), index.facts_of, Sighting())
     report = {
         "regions": {name: {"volume_ml": 4000.0, "infection_ml": 40.0, "infection_percent": 1.0} for name in
                     ("lungs", "right_lung", "left_lung")},
         "severity": {"class": 1, "label": "minimal"}, "valid_for": {"volume": True}, "warnings": [],
     }  # fmt: skip
-    for job in batch.plan(order, found, batch.card_hashes(order.weights)):
+    for job in batch.plan(order, Discovery(series, (), 0), batch.card_hashes(order.weights)):
         stage = state.new_stage(order.out, job.work_key)
         (stage / "report.json").write_text(json.dumps(report))
         stage.joinpath("outcome.json").write_text(
@@ -123,7 +129,6 @@ def main() -> None:
     arguments = parser.parse_args()
     from covct import batch
     from covct.cards import default_weights_folder
-    from covct.discover import discover
     from covct.inbox import Settling, survey
     from covct.index import open_index
 
@@ -143,7 +148,7 @@ def main() -> None:
         files = arguments.series * arguments.slices
         print(f"{'index':44} {database.stat().st_size / 2**20:8.1f} MiB for {files} files")
         order = batch.Order((inbox,), out, default_weights_folder())
-        timed("(make outcomes)", lambda: finish(order, discover((inbox,), out)))
+        timed("(make outcomes)", lambda: finish(order, database))
         for _ in range(2):
             rerun(inbox, out)
 

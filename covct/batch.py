@@ -19,7 +19,7 @@ from typing import Any
 from covct import __version__, state
 from covct.cards import file_sha256, read_card
 from covct.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, selected
-from covct.discover import Discovery, Series, Sighting, assemble
+from covct.discover import Discovery, Series, Sighting, assemble, place
 from covct.errors import RunError, SeriesError, Stopped, whereabouts
 from covct.inbox import Settling, Survey, add, survey
 from covct.index import Index, open_index
@@ -242,13 +242,13 @@ def _done(seen: Survey, tally: Tally) -> dict[str, int]:
 
     Where a file beside the series cannot be read, all stay: it may be a slice, that shall not come alone.
     """
-    spoiled = {file.path.parent for file in seen.unreadable}
+    spoiled = {place(file) for file in seen.unreadable}
     return {
         name: seen.studies[name].fingerprint
         for name, outcomes in tally.studies.items()
         if any(outcome.status == "done" for outcome in outcomes.values())
         and not any(outcome.status == "failed" or outcome.slug == "unreadable" for outcome in outcomes.values())
-        and not spoiled & {file.path.parent for file in seen.studies[name].files}
+        and not spoiled & {place(file) for file in seen.studies[name].files}
     }
 
 

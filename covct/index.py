@@ -81,6 +81,7 @@ class Index:
         self._aged: set[bytes] = set()  # in the database with another day's date
         self._archive: tuple[Path, Status] | None = None  # the last one asked for: its members follow one another
         self._uncommitted = 0
+        self._failed = False
         self._database = _opened(path)
         with self._surviving():
             self._load()
@@ -273,7 +274,7 @@ class Index:
 
     @contextmanager
     def _surviving(self) -> Iterator[None]:
-        """A database that fails is thrown away, and another begun in memory."""
+        """A database that fails is thrown away and another begun; when that fails too, one in memory."""
         try:
             yield
         except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
@@ -282,7 +283,8 @@ class Index:
                 self._database.close()
             _remove(self._path)
             self._stored.clear()
-            self._database = _connected(":memory:")
+            self._database = _connected(":memory:") if self._failed else _opened(self._path)
+            self._failed = True
 
 
 def _opened(path: Path) -> sqlite3.Connection:

@@ -94,7 +94,8 @@ def _with_members(path: Path, problems: list[Problem]) -> Iterator[SourceFile]:
     try:
         regular = stat.S_ISREG(path.stat().st_mode)
     except OSError as error:
-        problems.append(Problem(printable(path), "unreadable", f"the file cannot be read: {error.strerror}"))
+        if os.path.lexists(path):  # else it was moved away since it was listed
+            problems.append(Problem(printable(path), "unreadable", f"the file cannot be read: {error.strerror}"))
         return
     if not regular:
         return
