@@ -72,7 +72,7 @@ class Index:
 
     def __init__(self, path: Path, now_ns: Callable[[], int] = time.time_ns):
         self._path, self._now_ns = path, now_ns
-        self._today = now_ns() // DAY_NS
+        self._today, self._tidied = now_ns() // DAY_NS, 0
         self._shared: dict[int, dict[str, Any]] = {}
         self._stored: set[int] = set()  # keys of shared facts known to be in the database
         self._before: dict[bytes, tuple[Status, str, int]] = {}
@@ -157,17 +157,23 @@ class Index:
         """End of a pass over the sources."""
         self._before = {key: known for key, known in self._met.items() if key not in self._fresh}
         self._met, self._fresh, self._archive = {}, {}, None
+        today = self._now_ns() // DAY_NS
+        if today != self._today:  # of a watch that runs for months
+            self._today, self._aged = today, set(self._before)
+            self._shared.clear()
+            self._stored.clear()
         with self._surviving():
-            for key in self._aged & self._before.keys():
-                self._database.execute("UPDATE files SET day = ? WHERE key = ?", (self._today, key))
+            rows = [(self._today, key) for key in self._aged & self._before.keys()]
+            self._database.executemany("UPDATE files SET day = ? WHERE key = ?", rows)
             self._aged.clear()
+            if today != self._tidied:
+                for table in TABLES:
+                    self._database.execute(f"DELETE FROM {table} WHERE abs(day - ?) > ?", (today, DAYS_KEPT))
+                self._tidied = today
             self._commit()
 
     def close(self) -> None:
-        with self._surviving():
-            for table in TABLES:
-                self._database.execute(f"DELETE FROM {table} WHERE abs(day - ?) > ?", (self._today, DAYS_KEPT))
-            self._commit()
+        self.sweep()
         self._database.close()
 
     def _status(self, file: SourceFile) -> Status:

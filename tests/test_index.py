@@ -248,8 +248,21 @@ def test_files_met_every_day_are_kept(folder, database, reads):
     for day in range(0, 80, 20):
         with index.open_index(database, lambda day=day: later() + day * index.DAY_NS) as opened:
             survey([folder], None, opened)
-            opened.sweep()
     assert len(reads) == 4
+
+
+def test_a_watch_that_runs_for_months_keeps_what_is_there_and_forgets_the_rest(folder, database, reads):
+    day = 0
+    with index.open_index(database, lambda: later() + day * index.DAY_NS) as opened:
+        for day in range(0, 80, 20):
+            survey([folder], None, opened)
+            opened.sweep()
+            if not day:
+                sorted(folder.iterdir())[0].unlink()
+        assert len(survey([folder], None, opened).studies) == 1
+    assert len(reads) == 4
+    rows = sqlite3.connect(database).execute("SELECT count(*) FROM files").fetchone()
+    assert rows == (3,)
 
 
 def test_no_patient_in_the_index(folder, database, tmp_path):
