@@ -16,15 +16,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from covct import __version__, state
+from covct import __version__, heartbeat, state
 from covct.cards import file_sha256, read_card
 from covct.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, selected
-from covct.discover import Discovery, Series, Sighting, assemble, place
+from covct.discover import UID_PATTERN, Discovery, Series, Sighting, assemble, place
 from covct.errors import RunError, SeriesError, Stopped, whereabouts
 from covct.inbox import Settling, Survey, add, survey
 from covct.index import Index, open_index
 from covct.moving import move_study, moved_before
-from covct.networks import Networks
+from covct.networks import Network, Networks
 from covct.outputs import Outputs
 from covct.quality import check_headers
 from covct.sources import Problem, printable
@@ -184,13 +184,21 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> Tally:
     emit : function (dict) -> None
         Told of every event; the caller shows or prints it.
     """
-    with state.lock(order.out), open_index(order.out / state.PRIVATE / INDEX_NAME) as index:
+    with _tree(order, emit) as (index, emit):
         state.recover(order.out)
         seen = _survey(order, index)
         _emit_problems(seen.problems, emit)
         tally = _studies(order, seen, list(seen.studies), index, cache(networks), emit)
         _move_done(order, seen, _done(seen, tally), index, emit)
         return tally
+
+
+@contextmanager
+def _tree(order: Order, emit: Emit) -> Iterator[tuple[Index, Emit]]:
+    """Hold the output tree: its index, and `emit` with a sign of life."""
+    private = order.out / state.PRIVATE
+    with state.lock(order.out), heartbeat.kept(private, emit) as alive, open_index(private / INDEX_NAME) as index:
+        yield index, alive
 
 
 def _survey(order: Order, index: Index) -> Survey:
@@ -252,19 +260,26 @@ def _done(seen: Survey, tally: Tally) -> dict[str, int]:
     }
 
 
-def _move_done(order: Order, seen: Survey, done: dict[str, int], index: Index, emit: Emit) -> None:
-    """Move the source files of studies that are done and have not changed since. Archives: once all in them is done."""
-    if not order.move_done:
+def _move_done(
+    order: Order, seen: Survey, done: dict[str, int], index: Index, emit: Emit, told: set[str] | None = None
+) -> None:
+    """Move the source files of studies that are done and have not changed since. Archives: once all in them is done.
+
+    `told` are studies of which it has been said that they cannot be moved.
+    """
+    if not order.move_done or not done:
         return
+    told = set() if told is None else told
     ready = {name for name, study in seen.studies.items() if done.get(name) == study.fingerprint}
     kept = {file.path for name, study in seen.studies.items() if name not in ready for file in study.files}
     spoiled = {problem.label.split("!")[0] for problem in seen.problems}
     for name in sorted(ready):
         paths = dict.fromkeys(file.path for file in seen.studies[name].files if index.still(file))
         files = [path for path in paths if path not in kept and printable(path) not in spoiled]
-        if reasons := move_study(name, files, order.sources, order.move_done, order.marker):
-            message = f"{len(reasons)} files could not be moved: {reasons[0]}"
-            emit({"event": "problem", "file": name, "slug": "not-moved", "message": message})
+        reasons = move_study(name, files, order.sources, order.move_done, order.marker)
+        if reasons and name not in told:
+            told.add(name)
+            emit({"event": "not-moved", "study": name, "files": len(files), "message": reasons[0]})
 
 
 def _pass(
@@ -351,7 +366,8 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
             if isinstance(error, (RunError, OSError)):
                 raise
             status, slug, message = "failed", "unexpected-error", whereabouts(error)
-            log.error("%s: %s\n%s", folder, message, "".join(traceback.format_tb(error.__traceback__)))
+            # which series: the event that follows says it
+            log.error("%s\n%s", message, "".join(traceback.format_tb(error.__traceback__)))
         if status != "done":
             stage = state.new_stage(order.out, job.work_key)
         outcome = _outcome(job, stage, status, slug, message, time.perf_counter() - start)
@@ -387,11 +403,17 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
     from covct.pipeline import Clock, peak_memory_mib, process  # highdicom and SimpleITK: only when there is work
     from covct.writers import REPORT_NAME, WRITERS, formats_for
 
-    clock = Clock(lambda step: emit(_job_event("step", job, step=step)))
+    def told(step: str, seconds: float | None = None) -> None:
+        emit(_job_event("step", job, step=step, **({} if seconds is None else {"seconds": seconds})))
+
+    clock = Clock(told, told)
 
     def asked() -> Networks:
-        emit(_job_event("step", job, step="networks"))
-        return networks()
+        told("networks")
+        start = time.perf_counter()
+        loaded = networks()
+        told("networks", round(time.perf_counter() - start, 3))
+        return _signs_of_life(loaded, emit)
 
     result = process(job.choice, asked, job.work_key, clock, order.strict)
     with clock.step("write"):
@@ -405,6 +427,20 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
     report = {**result.report, "run": run}
     state.write_json(stage / REPORT_NAME, report)
     return report
+
+
+def _signs_of_life(networks: Networks, emit: Emit) -> Networks:
+    """The same networks, with an event after each of their calls: a long series on a CPU is no dead process."""
+
+    def alive(network: Network) -> Network:
+        def predict(slices):
+            probability = network.predict(slices)
+            emit({"event": "alive"})
+            return probability
+
+        return replace(network, predict=predict)
+
+    return replace(networks, lungs=alive(networks.lungs), infection=alive(networks.infection))
 
 
 def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float) -> state.Outcome:
@@ -426,23 +462,33 @@ def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float) 
 def _job_event(event: str, job: Job, **details: Any) -> dict[str, Any]:
     return {
         "event": event,
-        "study": job.series.study_uid or job.series.study_folder,
-        "series": job.series.series_uid or job.series.study_folder,
+        "study": _uid(job.series.study_uid) or job.series.study_folder,
+        "series": _uid(job.series.series_uid) or _series_folder(job.series),
         "folder": job.series.folder,
         **details,
     }
 
 
 def _skipped_event(folder: str, outcome: state.Outcome) -> dict[str, Any]:
-    study = folder.split("/")[0]
+    study, series = folder.split("/")
     return {
         "event": "skipped",
-        "study": outcome.study_instance_uid or study,
-        "series": outcome.series_instance_uid or study,
+        "study": _uid(outcome.study_instance_uid) or study,
+        "series": _uid(outcome.series_instance_uid) or (study if study.startswith("nifti-") else series),
         "folder": folder,
         "status": outcome.status,
         "slug": outcome.slug,
     }
+
+
+def _series_folder(series: Series) -> str:
+    """Of a NIfTI the study's folder, which tells one from another."""
+    return series.study_folder if series.kind == "nifti" else series.folder.split("/")[1]
+
+
+def _uid(text: str) -> str:
+    """Empty for what a broken header has in place of a UID: it may be a name."""
+    return text if UID_PATTERN.fullmatch(text) else ""
 
 
 def _figures(report: dict[str, Any]) -> dict[str, Any]:
@@ -451,6 +497,7 @@ def _figures(report: dict[str, Any]) -> dict[str, Any]:
         "infection_percent": report["regions"]["lungs"]["infection_percent"],
         "severity_class": report["severity"]["class"],
         "warnings": [warning["slug"] for warning in report["warnings"]],
+        "device": report["run"]["device"]["kind"],
         "research_use": report["research_use"],
     }
 
@@ -470,18 +517,16 @@ def watch(
     changes the study and reopens it.
     """
     settling = Settling(settle_s, order.marker, order.sources)
-    counts: dict[str, int] = {}
     done: dict[str, int] = {}
+    told: set[str] = set()
     loaded = cache(networks)
-    with state.lock(order.out), open_index(order.out / state.PRIVATE / INDEX_NAME) as index:
+    with _tree(order, emit) as (index, emit):
         state.recover(order.out)
         while True:
             seen = _survey(order, index)
             ready = settling.ready(seen, index, clock())
             _emit_problems(settling.problems(seen, clock()), emit)
-            if settling.counts != counts:
-                counts = settling.counts
-                emit({"event": "inbox", **counts})
+            emit({"event": "look", **settling.counts})
             if ready:
                 tally = _studies(order, replace(seen, problems=[]), ready, index, loaded, emit)
                 for name in ready:
@@ -489,7 +534,7 @@ def watch(
                     unreadable = any(outcome.slug == "unreadable" for outcome in outcomes)
                     settling.take(name, seen.studies[name], unreadable, clock())
                 done |= _done(seen, tally)
-                _move_done(order, seen, done, index, emit)
+            _move_done(order, seen, done, index, emit, told)
             done = {name: fingerprint for name, fingerprint in done.items() if name in seen.studies}
             index.sweep()
             sleep(interval_s)

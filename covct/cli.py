@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -25,11 +25,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from covct import RESEARCH_USE, __version__
-from covct.errors import DeviceMissing, RunError, SeriesError, Stopped, UsageError
+from covct.errors import DeviceMissing, RunError, SeriesError, Stopped, UsageError, whereabouts
+from covct.logs import QUIET, install
 
 EXIT_CODES = (
     "Exit codes: 0 nothing left to do; 1 a bug (traceback); 2 usage; 3 ended, some series failed or (with --strict) "
-    "were rejected, or verify found something; 10 weights missing or altered; 11 output tree locked; "
+    "were rejected, or verify, health or doctor found something; 10 weights missing or altered; 11 output tree locked; "
     "12 output not writable or disk full; 13 GPU required but absent; 130 stopped by a signal, finished series kept."
 )
 
@@ -59,6 +60,11 @@ class SegType(str, Enum):
 class Captures(str, Enum):
     key = "key"
     all = "all"
+
+
+class LogFormat(str, Enum):
+    text = "text"
+    json = "json"
 
 
 class Task(str, Enum):
@@ -104,6 +110,15 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Redo series t
 MoveDone = Annotated[
     Path | None, typer.Option(help="Move the source files of done studies to this directory.", show_default=False)
 ]
+LogFormatOption = Annotated[
+    LogFormat, typer.Option("--log-format", help="stderr for people, or one JSON object a line.")
+]
+HashIdentifiers = Annotated[
+    bool, typer.Option("--hash-identifiers", help="Hash UIDs and paths in logs and events, leave out free text.")
+]
+MetricsFile = Annotated[
+    Path | None, typer.Option("--metrics", help="Prometheus text file to write, e.g. covct.prom.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")]
 
 
@@ -138,6 +153,9 @@ def scan(
     retry_failed: RetryFailed = False,
     move_done: MoveDone = None,
     json_events: Json = False,
+    log_format: LogFormatOption = LogFormat.text,
+    hash_identifiers: HashIdentifiers = False,
+    metrics: MetricsFile = None,
 ) -> None:
     """Find studies, segment each, write DICOM SEG and report; then end. What is finished is not redone."""
     from covct import batch
@@ -150,9 +168,11 @@ def scan(
     _check_there(sources)
     _check_move(order)
     if dry_run:
+        if hash_identifiers:
+            raise UsageError("--dry-run shows identifiers and writes nothing, also no key to hash them with")
         _show_plan(order, json_events)
         return
-    with _shown(json_events) as emit, _stoppable():
+    with _told(out, json_events, log_format, hash_identifiers, metrics) as emit, _stoppable():
         tally = batch.scan(order, _networks(order.weights, device, require_gpu), emit)
     # What was rejected or failed before counts too: a rerun shall not turn a 3 into a 0.
     bad = tally["failed"] + tally["failed before"]
@@ -181,6 +201,9 @@ def watch(
     marker: Annotated[str, typer.Option(help="Take a study once a file of this name lies in its folder.")] = "",
     move_done: MoveDone = None,
     json_events: Json = False,
+    log_format: LogFormatOption = LogFormat.text,
+    hash_identifiers: HashIdentifiers = False,
+    metrics: MetricsFile = None,
 ) -> None:
     """Look at an inbox again and again, and segment what has settled. Ends on SIGTERM or SIGINT with exit code 130."""
     from covct import batch
@@ -195,7 +218,7 @@ def watch(
     _check_move(order)
     if os.path.basename(marker) != marker:
         raise UsageError(f"--marker {marker}: wanted the name of a file, not a path")
-    with _shown(json_events) as emit, _stoppable():
+    with _told(out, json_events, log_format, hash_identifiers, metrics) as emit, _stoppable():
         emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
         batch.watch(order, _networks(order.weights, device, require_gpu), emit, settle, interval)
 
@@ -284,6 +307,67 @@ def _show_defect(folder: str, defect, json_events: bool) -> None:
     Console().print(
         f"[red]{defect.slug}[/]  {escape(where)}: {escape(defect.message)}", highlight=False, soft_wrap=True
     )
+
+
+@app.command(epilog=EXIT_CODES)
+def health(
+    out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)],
+    max_age: Annotated[float, typer.Option(help="Seconds since the last sign of life.", min=1)] = 1800.0,
+    json_output: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Did a scan or watch give a sign of life lately? Exit 3 if not, or if it broke. For health checks."""
+    from covct.heartbeat import BROKEN, age_s, read_beat
+    from covct.state import PRIVATE
+
+    if not out.is_dir():
+        raise UsageError(f"no such directory: {out}")
+    last = read_beat(out / PRIVATE)
+    age = age_s(last) if last else None
+    healthy = last is not None and age is not None and age <= max_age and last.state != BROKEN
+    if json_output:
+        state = last.state if last else None
+        typer.echo(json.dumps({"healthy": healthy, "state": state, "age_s": age, "max_age_s": max_age}))
+    elif last is None:
+        typer.echo("no covct has given a sign of life here yet")
+    else:
+        typer.echo(f"{last.state}, {age:.0f} s ago ({last.time}); wanted {max_age:g} s or less")
+    if not healthy:
+        raise typer.Exit(3)
+
+
+@app.command(epilog=EXIT_CODES)
+def doctor(
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Output tree to try to write to.", show_default=False)
+    ] = None,
+    weights: WeightsDir = None,
+    networks: Annotated[
+        bool, typer.Option("--networks", help="Load keras and both networks, and look for a GPU; takes seconds.")
+    ] = False,
+    require_gpu: Annotated[
+        bool, typer.Option("--require-gpu", help="Exit 13 where there is no GPU; implies --networks.")
+    ] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object a check on stdout.")] = False,
+) -> None:
+    """Is this machine fit? Packages, weights, device, memory, disk, locks, decoders; and how to mend what is not."""
+    from covct.cards import default_weights_folder
+    from covct.doctor import examine, exit_code
+
+    folder = weights or default_weights_folder()
+    load = _networks(folder, DeviceChoice.auto, False) if networks or require_gpu else None
+    found = []
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    for check in examine(out, folder, load, require_gpu):
+        found.append(check)
+        if json_output:
+            fields = {**asdict(check), "exit_code": check.exit_code if check.verdict == "fail" else 0}
+            print(json.dumps(fields, ensure_ascii=False), flush=True)
+            continue
+        fix = f"\n      -> {escape(check.fix)}" if check.fix else ""
+        line = f"[{colours[check.verdict]}]{check.verdict:4}[/]  {escape(check.name)}: {escape(check.message)}{fix}"
+        Console().print(line, highlight=False, soft_wrap=True)
+    if code := exit_code(found):
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -461,8 +545,62 @@ def _stoppable():
 
 
 @contextmanager
-def _shown(json_events: bool):
-    """A function that shows events: JSON lines on stdout, and a bar or plain lines on stderr."""
+def _told(out: Path, json_events: bool, log_format: LogFormat, hash_identifiers: bool, metrics: Path | None):
+    """A function that tells events to stdout, stderr and the metrics; what ends the process is told likewise."""
+    from covct import logs
+    from covct.metrics import measured
+
+    with ExitStack() as stack:
+        lines = stack.enter_context(logs.as_json_lines()) if log_format is LogFormat.json else None
+        try:
+            hide = _hiding(out) if hash_identifiers else None
+            listeners = [stack.enter_context(measured(metrics))] if metrics else []
+            shown = stack.enter_context(_shown(json_events, lines))
+            listeners.append(lambda event: shown(hide(event) if hide else event))
+            yield logs.tell_all(*listeners)
+        except RunError as error:
+            if not lines and not hash_identifiers:
+                raise
+            _end(lines, error, _meaning(error) if hash_identifiers else str(error), error.exit_code)
+        except Stopped as stopped:
+            if not lines:
+                raise
+            _end(lines, stopped, f"stopped by {stopped}; finished series are kept", 130)
+        except Exception as error:
+            if not lines or isinstance(error, typer.Exit):
+                raise
+            _end(lines, error, whereabouts(error), 1)
+
+
+def _end(lines, error: BaseException, message: str, exit_code: int) -> NoReturn:
+    if lines:
+        event = {"event": "ended", "reason": type(error).__name__, "message": message, "exit_code": exit_code}
+        lines.tell(event, "info" if exit_code == 130 else "error")
+    else:
+        stderr.print(f"[red]covct:[/] {escape(message)}", soft_wrap=True)
+    raise typer.Exit(exit_code) from error
+
+
+def _meaning(error: RunError) -> str:
+    """What an error means, by the table of exit codes and the system's own words: without paths."""
+    [meaning] = re.findall(rf"\b{error.exit_code} ([^;.]+)", EXIT_CODES)
+    system = getattr(error.__cause__, "strerror", None)
+    return f"{meaning} ({system})" if system else meaning
+
+
+def _hiding(out: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    from covct import logs, state
+    from covct.quality import GATE
+
+    with state.output_errors(out):
+        key = logs.identifier_key(out / state.PRIVATE)
+    meanings = {slug: rule.about for slug, rule in GATE.items()}
+    return lambda event: logs.hide_identifiers(event, key, meanings)
+
+
+@contextmanager
+def _shown(json_events: bool, lines=None):
+    """A function that shows events: JSON lines on stdout, and on stderr a bar, plain lines or `lines`."""
     with Progress(
         TextColumn("[progress.description]{task.description}"),
         BarColumn(),
@@ -471,14 +609,19 @@ def _shown(json_events: bool):
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=stderr,
-        disable=not stderr.is_terminal,
+        disable=not stderr.is_terminal or lines is not None,
     ) as progress:
         bar = progress.add_task("looking for studies", total=None, rate="")
         begun = time.monotonic()
 
         def emit(event: dict[str, Any]) -> None:
+            if event["event"] in QUIET:
+                return
             if json_events:
                 print(json.dumps(event, ensure_ascii=False), flush=True)
+            if lines:
+                lines.tell(event)
+                return
             kind = event["event"]
             if kind == "found":
                 progress.update(bar, total=event["to_do"], completed=0)
@@ -508,11 +651,10 @@ def _line(event: dict[str, Any]) -> str:
             f"{event['candidates']} series found, {event['to_do']} to do, {event['finished_before']} finished before, "
             f"{event['problems']} unreadable"
         )
-    if kind == "inbox":
-        waiting = f", {event['without_marker']} without marker" if event["without_marker"] else ""
-        return f"{event['studies']} studies in the inbox, {event['settling']} not settled{waiting}"
+    if kind == "not-moved":
+        return f"[yellow]not moved[/]   study {_short(event['study'])}: {escape(event['message'])}"
     if kind == "problem":
-        return f"[yellow]{event['slug']}[/]  {escape(event['file'])}: {escape(event['message'])}"
+        return f"[yellow]unreadable[/]  {escape(event['file'])}: {escape(event['message'])}"
     if kind == "done":
         percent = event["infection_percent"]
         shown = "no percentage" if percent is None else f"{percent:.1f} % infected (class {event['severity_class']})"
@@ -575,9 +717,7 @@ def _show_plan(order, json_events: bool) -> None:
 
 def main() -> None:
     """The program: covct's errors become sentences and exit codes; a bug keeps its traceback (exit 1)."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=stderr, show_path=False)]
-    )
+    install(RichHandler(console=stderr, show_path=False))
     try:
         app()
     except RunError as error:
@@ -589,6 +729,10 @@ def main() -> None:
     except Stopped as stopped:
         stderr.print(f"covct: stopped by {stopped}; finished series are kept")
         sys.exit(130)
+    except Exception as error:  # not Python's own traceback: that ends with the error's text, which may quote a header
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        stderr.print(f"Traceback (most recent call last):\n{frames}{whereabouts(error)}", markup=False, soft_wrap=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

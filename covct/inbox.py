@@ -106,7 +106,7 @@ class Settling:
         for kept in (self._since, self._taken):
             for gone in kept.keys() - seen.studies.keys():
                 del kept[gone]
-        self.counts = {"studies": len(seen.studies), "settling": settling, "without_marker": unmarked}
+        self.counts = {"studies": len(seen.studies), "waiting": settling + unmarked, "without_marker": unmarked}
         return ready
 
     def take(self, name: str, study: Study, unreadable: bool, now: float) -> None:

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 
 from covct.discover import Series
-from covct.errors import SeriesError
+from covct.errors import SeriesError, why
 from covct.quality import TILT_REFUSED_DEGREES
 from covct.sources import SourceFile, read_all
 from covct.volume import Scan
@@ -60,7 +60,7 @@ def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
         image = _image(contents)
         return np.asanyarray(image.dataobj), np.diag([-1, -1, 1, 1]) @ image.affine  # RAS to LPS
     except Exception as error:  # a damaged file raises what the damage hits
-        raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
+        raise SeriesError("unreadable", f"the NIfTI cannot be read: {why(error)}") from error
 
 
 def _image(contents: bytes) -> nibabel.Nifti1Image:
@@ -87,7 +87,7 @@ def _decode(contents: bytes) -> tuple[hd.Volume, np.ndarray | None]:
     except SeriesError:
         raise
     except Exception as error:  # a damaged file raises what the damage hits
-        raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
+        raise SeriesError("unreadable", f"the NIfTI cannot be read: {why(error)}") from error
 
 
 def _affine(image: nibabel.Nifti1Image) -> tuple[np.ndarray, np.ndarray | None]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from covct.errors import SeriesError
+from covct.errors import SeriesError, why
 
 LARGEST_MEMBER = 2 * 1024**3  # bytes; one CT slice has half a MiB, an enhanced series some hundred
 LARGEST_RATIO = 200  # a CT slice deflates to a half; zeros to a thousandth
@@ -106,7 +106,7 @@ def _with_members(path: Path, problems: list[Problem]) -> Iterator[SourceFile]:
         with zipfile.ZipFile(path) as archive:
             members = sorted((m for m in archive.infolist() if not _hidden(m)), key=lambda m: m.filename)
     except Exception as error:  # a damaged directory raises what the damage hits: struct, unicode, zip errors
-        problems.append(Problem(printable(path), "unreadable", f"the zip archive cannot be read: {error}"))
+        problems.append(Problem(printable(path), "unreadable", f"the zip archive cannot be read: {why(error)}"))
         return
     for member in members:
         if reason := _refused(member):
@@ -154,7 +154,7 @@ def read_all(files: Iterable[SourceFile], first_bytes: int = -1) -> Iterator[tup
                 with archive.open(file.member) as member:
                     yield file, member.read(first_bytes)
             except Exception as error:  # a damaged member raises what the damage hits: zlib, lzma, zip errors
-                raise SeriesError("unreadable", f"{file.label} cannot be read: {error}") from error
+                raise SeriesError("unreadable", f"{file.label} cannot be read: {why(error)}") from error
     finally:
         if archive:
             archive.close()

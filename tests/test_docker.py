@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from covct import RESEARCH_USE, __version__
+from covct import RESEARCH_USE, __version__, heartbeat
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKER = ROOT / "docker"
@@ -123,7 +123,7 @@ def test_entrypoint_is_the_program_and_its_help_the_default(name):
 def test_healthcheck_is_a_cheap_command_that_exists(name, tmp_path):
     options, command = only(stages(name)[-1], "HEALTHCHECK").split(" CMD ")
     program, *arguments = json.loads(command)
-    assert (program, *arguments) == ("covct", "status", "/out")
+    assert (program, *arguments) == ("covct", "health", "/out")
     assert {"--interval", "--timeout"} <= {option.split("=")[0] for option in options.split()}
 
     def health(out: Path) -> int:
@@ -131,7 +131,10 @@ def test_healthcheck_is_a_cheap_command_that_exists(name, tmp_path):
             [sys.executable, "-c", NEVER_KERAS, arguments[0], str(out)], cwd=ROOT, capture_output=True, timeout=60
         ).returncode
 
-    # The command itself, on an empty output tree and on one that is not there.
+    # The command itself: no sign of life yet, one of just now, and no output tree at all.
+    assert health(tmp_path) == 3
+    (tmp_path / ".covct").mkdir()
+    heartbeat.beat(tmp_path / ".covct", heartbeat.WORKING)
     assert health(tmp_path) == 0
     assert health(tmp_path / "absent") == 2
 

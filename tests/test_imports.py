@@ -13,14 +13,15 @@ import covct
 PACKAGE = Path(covct.__file__).parent
 # A module may import from its own rank and below.
 RANKS = [
-    {"errors", "terms", "outputs", "defects", "__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel"},
+    {"errors", "terms", "outputs", "defects", "quote", "logs", "heartbeat", "metrics"}
+    | {"__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel"},
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
     {"split"},
     {"discover", "networks", "postprocess", "overlay", "results", "augment", "dicom.capture", "dicom.ct_series"},
     {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load", "dicom.check"},
     {"report", "dataset", "segment", "phantom_dicom", "summary", "convert", "index"},
-    {"pipeline", "train", "verify", "inbox", "moving"},
+    {"pipeline", "train", "verify", "doctor", "inbox", "moving"},
     {"writers"},
     {"batch"},
     {"cli"},

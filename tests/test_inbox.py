@@ -56,7 +56,7 @@ def test_one_restless_study_does_not_keep_the_others():
     rule = settling()
     rule.ready(seen(a=[1], b=[1]), Files(), 0)
     assert rule.ready(seen(a=[1], b=[2]), Files(), 30) == ["a"]
-    assert rule.counts == {"studies": 2, "settling": 1, "without_marker": 0}
+    assert rule.counts == {"studies": 2, "waiting": 1, "without_marker": 0}
 
 
 def test_a_study_is_taken_once():

@@ -13,7 +13,7 @@ import pydicom
 
 from covct.dicom.read import read_dataset, transfer_syntax_uid
 from covct.dicom.syntaxes import DEFLATED, is_lossy
-from covct.errors import SeriesError
+from covct.errors import SeriesError, SourceDefect
 from covct.sources import SourceFile, read_all
 
 # A CT header has 2 to 20 KiB, an enhanced one some KiB a frame; what is longer still is read whole.
@@ -164,7 +164,7 @@ def _instances(file: SourceFile, header: pydicom.Dataset, syntax: str) -> Iterab
     shared = list(header.get("SharedFunctionalGroupsSequence") or [])[:1]
     frames = list(header.get("PerFrameFunctionalGroupsSequence") or [])
     if not frames:
-        raise ValueError("a multi-frame image without per-frame functional groups")
+        raise SourceDefect("a multi-frame image without per-frame functional groups")
     for number, groups in enumerate(frames, 1):
         yield _instance(file, _Attributes(header, [groups, *shared]), syntax, number)
 

@@ -17,7 +17,7 @@ from covct.dicom.pixels import hounsfield
 from covct.dicom.read import read_dataset
 from covct.dicom.syntaxes import is_compressed
 from covct.discover import Series
-from covct.errors import SeriesError
+from covct.errors import SeriesError, why
 from covct.quality import TILT_WARNED_DEGREES, tilt_degrees
 from covct.sources import SourceFile, read_all
 from covct.volume import Scan
@@ -170,5 +170,4 @@ def _step(ordered: list[Instance], normal: np.ndarray) -> np.ndarray:
 
 
 def _unreadable(file: SourceFile, error: Exception) -> SeriesError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    return SeriesError("unreadable", f"{file.name} cannot be decoded ({reason}); wanted a whole slice")
+    return SeriesError("unreadable", f"{file.name} cannot be decoded ({why(error)}); wanted a whole slice")

@@ -17,6 +17,8 @@ import pydicom
 from covct.dicom.codestream import coded, raw_codestream
 from covct.dicom.read import transfer_syntax_uid
 from covct.dicom.syntaxes import EXPLICIT_BIG_ENDIAN, syntax
+from covct.errors import SourceDefect
+from covct.quote import PHOTOMETRIC_INTERPRETATIONS, quoted
 from covct.volume import AIR_HU
 
 LARGEST_SIDE = 4096  # rows or columns; CT scanners reconstruct up to 2048
@@ -53,7 +55,7 @@ def hounsfield(
 
     Raises
     ------
-    ValueError
+    SourceDefect
         What was got and what was wanted: pixels that are no CT slice, too few of them, a codestream of another size.
     SeriesError
         `unreadable`: a transfer syntax that is not read.
@@ -63,13 +65,13 @@ def hounsfield(
     image = describe(dataset)
     slope, intercept = _checked_rescale(dataset, rescale)
     if frame is None and image.frames > 1:
-        raise ValueError(f"{image.frames} frames, wanted one or the number of one")
+        raise SourceDefect(f"{image.frames} frames, wanted one or the number of one")
     number = 1 if frame is None else frame
     if not 1 <= number <= image.frames:
-        raise ValueError(f"frame {number} of {image.frames}")
+        raise SourceDefect(f"frame {number} of {image.frames}")
     patterns, bits = _decoded(dataset, image, number - 1)
     if patterns.shape != (image.rows, image.columns) or patterns.dtype.itemsize * 8 > image.bits_allocated:
-        raise ValueError(
+        raise SourceDefect(
             f"{patterns.dtype} pixels of shape {patterns.shape} were decoded, wanted {image.bits_allocated} bits of "
             f"{image.rows} x {image.columns}"
         )
@@ -105,27 +107,28 @@ def describe(dataset: pydicom.Dataset) -> Image:
 
     Raises
     ------
-    ValueError
+    SourceDefect
         Which attribute, what was got and what was wanted.
     """
     for keyword in ("FloatPixelData", "DoubleFloatPixelData"):
         if keyword in dataset:
-            raise ValueError(f"pixels are floating point ({keyword}), wanted integers (PixelData)")
+            raise SourceDefect(f"pixels are floating point ({keyword}), wanted integers (PixelData)")
     rows = _whole(dataset, "Rows", None, 1, LARGEST_SIDE)
     columns = _whole(dataset, "Columns", None, 1, LARGEST_SIDE)
     frames = _whole(dataset, "NumberOfFrames", 1, 1, MOST_FRAMES)
     _whole(dataset, "SamplesPerPixel", 1, 1, 1)
     photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2").strip()
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ValueError(f"PhotometricInterpretation is {photometric[:20]}, wanted MONOCHROME1 or MONOCHROME2")
+        said = quoted(photometric, PHOTOMETRIC_INTERPRETATIONS)
+        raise SourceDefect(f"PhotometricInterpretation is {said}, wanted MONOCHROME1 or MONOCHROME2")
     allocated = _whole(dataset, "BitsAllocated", None, 8, 16)
     if allocated not in (8, 16):
-        raise ValueError(f"BitsAllocated is {allocated}, wanted 8 or 16")
+        raise SourceDefect(f"BitsAllocated is {allocated}, wanted 8 or 16")
     stored = _whole(dataset, "BitsStored", allocated, 1, allocated)
     _whole(dataset, "HighBit", stored - 1, stored - 1, stored - 1)
     signed = _whole(dataset, "PixelRepresentation", 0, 0, 1) == 1
     if dataset.get("ModalityLUTSequence"):
-        raise ValueError("a Modality LUT Sequence, wanted Rescale Slope and Intercept")
+        raise SourceDefect("a Modality LUT Sequence, wanted Rescale Slope and Intercept")
     return Image(rows, columns, frames, allocated, stored, signed, _padding(dataset))
 
 
@@ -135,14 +138,14 @@ def _whole(dataset: pydicom.Dataset, keyword: str, default: int | None, least: i
     wanted = str(least) if least == most else f"{least} to {most}"
     if value is None or value == "":
         if default is None:
-            raise ValueError(f"{keyword} is missing, wanted {wanted}")
+            raise SourceDefect(f"{keyword} is missing, wanted {wanted}")
         return default
     try:
         number = int(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{keyword} is no whole number, wanted {wanted}") from None
+        raise SourceDefect(f"{keyword} is no whole number, wanted {wanted}") from None
     if not least <= number <= most:
-        raise ValueError(f"{keyword} is {number}, wanted {wanted}")
+        raise SourceDefect(f"{keyword} is {number}, wanted {wanted}")
     return number
 
 
@@ -151,20 +154,26 @@ def _padding(dataset: pydicom.Dataset) -> tuple[int, int] | None:
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if value is None or value == "":
         return None
-    return int(value), int(value if limit is None or limit == "" else limit)
+    try:
+        return int(value), int(value if limit is None or limit == "" else limit)
+    except (TypeError, ValueError):
+        raise SourceDefect("PixelPaddingValue or PixelPaddingRangeLimit is no whole number") from None
 
 
 def _checked_rescale(dataset: pydicom.Dataset, rescale: tuple[float, float] | None) -> tuple[float, float]:
     if rescale is None:
         given = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-        slope, intercept = (d if v in (None, "") else float(v) for v, d in zip(given, (1.0, 0.0), strict=True))
+        try:
+            slope, intercept = (d if v in (None, "") else float(v) for v, d in zip(given, (1.0, 0.0), strict=True))
+        except (TypeError, ValueError):
+            raise SourceDefect("RescaleSlope or RescaleIntercept is no number") from None
     else:
         slope, intercept = float(rescale[0]), float(rescale[1])
     # NaN compares as false
     if not 0 < abs(slope) <= STEEPEST_SLOPE:
-        raise ValueError(f"RescaleSlope is {slope:g}, wanted a number other than 0 and up to {STEEPEST_SLOPE:g}")
+        raise SourceDefect(f"RescaleSlope is {slope:g}, wanted a number other than 0 and up to {STEEPEST_SLOPE:g}")
     if not abs(intercept) <= FARTHEST_INTERCEPT:
-        raise ValueError(f"RescaleIntercept is {intercept:g}, wanted one up to {FARTHEST_INTERCEPT:g}")
+        raise SourceDefect(f"RescaleIntercept is {intercept:g}, wanted one up to {FARTHEST_INTERCEPT:g}")
     return slope, intercept
 
 
@@ -204,7 +213,7 @@ def _numbers(patterns: np.ndarray, bits: int, signed: bool) -> np.ndarray:
 def _decoded(dataset: pydicom.Dataset, image: Image, index: int) -> tuple[np.ndarray, int]:
     """The bit patterns of one frame, (rows, columns) unsigned, and how many low bits of each carry the value."""
     if not dataset.get("PixelData"):
-        raise ValueError("no Pixel Data")
+        raise SourceDefect("no Pixel Data")
     element = dataset["PixelData"]
     data: bytes = element.value
     uid = transfer_syntax_uid(dataset)
@@ -220,16 +229,16 @@ def _decoded(dataset: pydicom.Dataset, image: Image, index: int) -> tuple[np.nda
 def _plain(data: bytes, element, image: Image, index: int, big: bool) -> np.ndarray:
     wanted, bytes_each = image.frame_bytes * image.frames, image.bits_allocated // 8
     if element.is_undefined_length:
-        raise ValueError("Pixel Data is compressed, the transfer syntax says it is not")
+        raise SourceDefect("Pixel Data is compressed, the transfer syntax says it is not")
     if len(data) < wanted:
-        raise ValueError(f"Pixel Data has {len(data)} bytes, wanted {wanted}")
+        raise SourceDefect(f"Pixel Data has {len(data)} bytes, wanted {wanted}")
     if len(data) >= wanted + image.frame_bytes and len(data) > wanted + 1:
-        raise ValueError(f"Pixel Data has {len(data)} bytes, wanted {wanted}: more frames than the header says")
+        raise SourceDefect(f"Pixel Data has {len(data)} bytes, wanted {wanted}: more frames than the header says")
     count, offset = image.rows * image.columns, index * image.frame_bytes
     if big and bytes_each == 1 and element.VR == "OW":  # bytes lie in words, swapped
         pixels = np.frombuffer(data[: len(data) // 2 * 2], "<u2").byteswap().view(np.uint8)[offset : offset + count]
         if len(pixels) < count:
-            raise ValueError(f"Pixel Data has {len(data)} bytes, wanted whole words")
+            raise SourceDefect(f"Pixel Data has {len(data)} bytes, wanted whole words")
     else:
         pixels = np.frombuffer(data, f"{'>' if big else '<'}u{bytes_each}", count, offset)
     return pixels.reshape(image.rows, image.columns)
@@ -249,7 +258,7 @@ def _frame(data: bytes, frames: int, index: int) -> bytes:
     else:
         groups = [[fragment] for fragment in fragments]
     if len(groups) != frames:
-        raise ValueError(f"Pixel Data holds {len(groups)} frames in {len(fragments)} fragments, wanted {frames}")
+        raise SourceDefect(f"Pixel Data holds {len(groups)} frames in {len(fragments)} fragments, wanted {frames}")
     return b"".join(data[start:end] for start, end in groups[index])
 
 
@@ -261,14 +270,14 @@ def _fragments(data: bytes) -> list[tuple[int, int]]:
         length = int.from_bytes(data[position + 4 : position + 8], "little")
         start, position = position + 8, position + 8 + length
         if position > len(data):
-            raise ValueError(f"a fragment of {length} bytes is cut short after {len(data) - start}")
+            raise SourceDefect(f"a fragment of {length} bytes is cut short after {len(data) - start}")
         if length and not first:
             found.append((start, position))
         first = False
     if data[position : position + 4] not in (DELIMITER, b""):
-        raise ValueError(f"no fragment at byte {position} of the Pixel Data")
+        raise SourceDefect(f"no fragment at byte {position} of the Pixel Data")
     if not found:
-        raise ValueError("Pixel Data holds no fragment of a frame")
+        raise SourceDefect("Pixel Data holds no fragment of a frame")
     return found
 
 
@@ -278,19 +287,19 @@ def _run_lengths(frame: bytes, image: Image) -> np.ndarray:
 
     bytes_each, count = image.bits_allocated // 8, image.rows * image.columns
     if len(frame) < RLE_HEADER.size:
-        raise ValueError(f"an RLE frame of {len(frame)} bytes, wanted a header of {RLE_HEADER.size}")
+        raise SourceDefect(f"an RLE frame of {len(frame)} bytes, wanted a header of {RLE_HEADER.size}")
     segments, *offsets = RLE_HEADER.unpack_from(frame)
     if segments != bytes_each:
-        raise ValueError(f"{segments} RLE segments, wanted {bytes_each}")
+        raise SourceDefect(f"{segments} RLE segments, wanted {bytes_each}")
     bounds = [*offsets[:segments], len(frame)]
     if bounds[0] != RLE_HEADER.size or any(a >= b for a, b in zip(bounds, bounds[1:], strict=False)):
-        raise ValueError(f"RLE segments begin at {', '.join(map(str, bounds[:-1]))} of {len(frame)} bytes")
+        raise SourceDefect(f"RLE segments begin at {', '.join(map(str, bounds[:-1]))} of {len(frame)} bytes")
     pixels = np.empty((count, bytes_each), np.uint8)
     for number in range(segments):
         # one byte more: some writers encode the padding to an even length
         plane = imagecodecs.packbits_decode(frame[bounds[number] : bounds[number + 1]], out=count + 1)
         if len(plane) < count:
-            raise ValueError(f"an RLE segment expands to {len(plane)} bytes, wanted {count}")
+            raise SourceDefect(f"an RLE segment expands to {len(plane)} bytes, wanted {count}")
         pixels[:, bytes_each - 1 - number] = np.frombuffer(plane, np.uint8, count)
     return pixels.view(f"<u{bytes_each}").reshape(image.rows, image.columns)
 
@@ -301,12 +310,12 @@ def _decompressed(frame: bytes, kind: str, image: Image) -> tuple[np.ndarray, in
     codestream = raw_codestream(frame) if kind == "jpeg2000" else frame
     said = coded(codestream, kind)
     if (said.rows, said.columns, said.components) != (image.rows, image.columns, 1):
-        raise ValueError(
+        raise SourceDefect(
             f"the codestream holds {said.rows} x {said.columns} pixels of {said.components} samples, the header says "
             f"{image.rows} x {image.columns} of 1"
         )
     if not 2 <= said.precision <= image.bits_allocated:
-        raise ValueError(f"the codestream has {said.precision} bits a sample, wanted 2 to {image.bits_allocated}")
+        raise SourceDefect(f"the codestream has {said.precision} bits a sample, wanted 2 to {image.bits_allocated}")
     decoders = {"jpeg2000": imagecodecs.jpeg2k_decode, "jpeg-ls": imagecodecs.jpegls_decode}
     pixels = decoders.get(kind, imagecodecs.jpeg8_decode)(codestream)
     patterns = pixels.view(f"u{pixels.dtype.itemsize}")
