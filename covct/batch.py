@@ -229,10 +229,21 @@ def _studies(
     problems = (*seen.problems, *sighting.problems)
     tally = _pass(order, Discovery(series, problems, seen.ignored), networks, emit, cards, before)
     for name, outcomes in tally.studies.items():
-        if name not in before and not any(outcome.slug == "unreadable" for outcome in outcomes.values()):
+        if name not in before and _is_final(tally, outcomes):
             results = [[folder, outcome.work_key] for folder, outcome in outcomes.items()]
             index.finish(name, seen.studies[name].fingerprint, wishes, results)
     return tally
+
+
+def _is_final(tally: Tally, outcomes: dict[str, state.Outcome]) -> bool:
+    """Whether a study needs no look before it changes.
+
+    Not where a file could not be read; nor, in a pass that left series `waiting`, where only the rejected ones of the
+    study may have had their turn.
+    """
+    if any(outcome.slug == "unreadable" for outcome in outcomes.values()):
+        return False
+    return not tally["waiting"] or any(outcome.status == "done" for outcome in outcomes.values())
 
 
 def _as_before(order: Order, seen: Survey, name: str, wishes: str, index: Index) -> dict[str, state.Outcome] | None:
