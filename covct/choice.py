@@ -208,5 +208,8 @@ def selected(series: Series, uids: tuple[str, ...], patterns: tuple[tuple[str, r
         return True
     if not series.instances:
         return False
-    values = read_values(series.instances[0].file, tuple(keyword for keyword, _ in patterns))
+    try:
+        values = read_values(series.instances[0].file, tuple(keyword for keyword, _ in patterns))
+    except SeriesError:  # gone since it was found
+        return False
     return all(pattern.search(values[keyword]) for keyword, pattern in patterns)

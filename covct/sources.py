@@ -103,13 +103,14 @@ def _with_members(path: Path, problems: list[Problem]) -> Iterator[SourceFile]:
         yield SourceFile(path)
         return
     try:
+        size = path.stat().st_size
         with zipfile.ZipFile(path) as archive:
             members = sorted((m for m in archive.infolist() if not _hidden(m)), key=lambda m: m.filename)
     except Exception as error:  # a damaged directory raises what the damage hits: struct, unicode, zip errors
         problems.append(Problem(printable(path), "unreadable", f"the zip archive cannot be read: {why(error)}"))
         return
     for member in members:
-        if reason := _refused(member):
+        if reason := _refused(member, size):
             problems.append(Problem(SourceFile(path, member.filename).label, "unreadable", reason))
         else:
             yield SourceFile(path, member.filename)
@@ -120,9 +121,13 @@ def _hidden(member: zipfile.ZipInfo) -> bool:
     return member.is_dir() or any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
-def _refused(member: zipfile.ZipInfo) -> str | None:
+def _refused(member: zipfile.ZipInfo, archive_size: int) -> str | None:
     if member.flag_bits & 1:
         return "the archive member is encrypted"
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile bounds no others' output
+        return f"the archive member is compressed by method {member.compress_type}, wanted none or deflate"
+    if member.compress_size > archive_size:
+        return f"the archive member claims {member.compress_size} bytes of an archive of {archive_size}"
     if member.file_size > LARGEST_MEMBER:
         return f"the archive member has {member.file_size} bytes, at most {LARGEST_MEMBER} are read"
     if member.file_size > LARGEST_RATIO * max(1, member.compress_size) and member.file_size > 10 * 1024**2:
@@ -151,8 +156,9 @@ def read_all(files: Iterable[SourceFile], first_bytes: int = -1) -> Iterator[tup
                     if archive:
                         archive.close()
                     archive, opened = zipfile.ZipFile(file.path), file.path
-                with archive.open(file.member) as member:
-                    yield file, member.read(first_bytes)
+                size = archive.getinfo(file.member).file_size
+                with archive.open(file.member) as member:  # without a number it would inflate whatever is there
+                    yield file, member.read(size if first_bytes < 0 else min(first_bytes, size))
             except Exception as error:  # a damaged member raises what the damage hits: zlib, lzma, zip errors
                 raise SeriesError("unreadable", f"{file.label} cannot be read: {why(error)}") from error
     finally:

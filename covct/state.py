@@ -60,7 +60,7 @@ def read_outcome(folder: Path) -> Outcome | None:
     """The outcome of a result folder, or None where there is none that can be read."""
     try:
         return Outcome(**json.loads((folder / "outcome.json").read_text()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 
@@ -184,7 +184,7 @@ def begin_attempt(out: Path, folder: str, key: str) -> int:
         noted = json.loads(path.read_text())
         if noted["work_key"] == key:
             attempts = int(noted["attempts"]) + 1
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     with output_errors(out):
         path.parent.mkdir(parents=True, exist_ok=True)

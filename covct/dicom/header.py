@@ -11,13 +11,14 @@ from typing import Any
 
 import pydicom
 
-from covct.dicom.read import read_dataset, transfer_syntax_uid
+from covct.dicom.read import MOST_FRAMES, read_dataset, transfer_syntax_uid
 from covct.dicom.syntaxes import DEFLATED, is_lossy
 from covct.errors import SeriesError, SourceDefect
 from covct.sources import SourceFile, read_all
 
 # A CT header has 2 to 20 KiB, an enhanced one some KiB a frame; what is longer still is read whole.
 HEADER_BYTES = (64 * 1024, 4 * 1024**2)
+LARGEST_WHOLE = 2**31  # of an integer string (PS3.5 6.2); one may become part of a folder's name
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 LEGACY_CONVERTED_CT = "1.2.840.10008.5.1.4.1.1.2.2"
@@ -116,21 +117,42 @@ def read_header(file: SourceFile) -> Header | None:
         found, whole = _parsed(file, start)
         if whole or len(start) < limit:
             break
+    if found and not whole and not (found.study_uid and found.series_uid) and _is_ct(found):
+        found = None  # cut before it says where it belongs: no series of its own
     if found is None and claims:
         raise SeriesError("unreadable", f"not a readable DICOM image ({len(start)} bytes): cut short?")
     return found
 
 
 def read_values(file: SourceFile, keywords: tuple[str, ...]) -> dict[str, str]:
-    """Values of attributes of one file's top level, as text; several are joined by backslashes, missing ones empty."""
+    """Values of attributes of one file's top level, as text; several are joined by backslashes.
+
+    Missing ones are empty, and so are damaged ones.
+
+    Raises
+    ------
+    SeriesError
+        `unreadable`: the file.
+    """
     [(_, contents)] = read_all([file])
-    header = read_dataset(contents, stop_before_pixels=True, specific_tags=keywords)
+    try:
+        header = read_dataset(contents, stop_before_pixels=True, specific_tags=keywords)
+    except Exception as error:  # what is not DICOM raises anything
+        raise SeriesError("unreadable", f"{file.label} cannot be read: {type(error).__name__}") from error
     values = {}
     for keyword in keywords:
-        value = header.get(keyword)
+        value = _value(header, keyword)
         parts = [value] if not _is_list(value) else value
         values[keyword] = "\\".join("" if part is None else str(part) for part in parts)
     return values
+
+
+def _value(header: pydicom.Dataset, keyword: str) -> Any:
+    """A value, parsed on access; None where it is missing or damaged."""
+    try:
+        return header.get(keyword)
+    except Exception:  # struct, unicode, value errors; NotImplementedError for a value representation that is none
+        return None
 
 
 def _looks_like_dicom(start: bytes) -> bool:
@@ -157,14 +179,19 @@ def _parsed(file: SourceFile, start: bytes) -> tuple[Header | None, bool]:
         return None, False
 
 
+def _is_ct(header: Header) -> bool:
+    return header.instances[0].sop_class_uid in {CT_IMAGE, *MULTI_FRAME_CT}
+
+
 def _instances(file: SourceFile, header: pydicom.Dataset, syntax: str) -> Iterable[Instance]:
     if header.get("SOPClassUID") not in MULTI_FRAME_CT:
         yield _instance(file, _Attributes(header), syntax)
         return
     shared = list(header.get("SharedFunctionalGroupsSequence") or [])[:1]
     frames = list(header.get("PerFrameFunctionalGroupsSequence") or [])
-    if not frames:
-        raise SourceDefect("a multi-frame image without per-frame functional groups")
+    declared = int(header.get("NumberOfFrames") or 0)
+    if not 0 < len(frames) == declared <= MOST_FRAMES:
+        raise SourceDefect(f"per-frame functional groups of {len(frames)} frames, NumberOfFrames is {declared}")
     for number, groups in enumerate(frames, 1):
         yield _instance(file, _Attributes(header, [groups, *shared]), syntax, number)
 
@@ -183,12 +210,12 @@ class _Attributes:
         try:
             value = float(self.get(keyword))
             return value if math.isfinite(value) else None
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
 
     def whole(self, keyword: str) -> int | None:
         value = self.number(keyword)
-        return None if value is None else int(value)
+        return None if value is None or abs(value) > LARGEST_WHOLE else int(value)
 
     def numbers(self, keyword: str, count: int) -> Any:
         try:

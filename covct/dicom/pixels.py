@@ -6,6 +6,7 @@ use more memory than an honest file of the size it declares.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,19 +16,21 @@ import numpy as np
 import pydicom
 
 from covct.dicom.codestream import coded, raw_codestream
-from covct.dicom.read import transfer_syntax_uid
+from covct.dicom.read import MOST_FRAMES, transfer_syntax_uid
 from covct.dicom.syntaxes import EXPLICIT_BIG_ENDIAN, syntax
 from covct.errors import SourceDefect
 from covct.quote import PHOTOMETRIC_INTERPRETATIONS, quoted
 from covct.volume import AIR_HU
 
 LARGEST_SIDE = 4096  # rows or columns; CT scanners reconstruct up to 2048
-MOST_FRAMES = 16384  # of one instance: 1.6 m in slices of 0.1 mm
 HIGHEST_HU = 32767  # of int16
 STEEPEST_SLOPE, FARTHEST_INTERCEPT = 1e3, 1e6  # Hounsfield units need no more, and sums stay exact
+PIXEL_VRS = {"OB", "OW", "UN", "OB or OW", None}  # None: implicit
 ITEM, DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 FRAME_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ")  # JPEG and JPEG-LS, JPEG 2000, .jp2
 RLE_HEADER = struct.Struct("<16L")  # number of segments, offsets of 15 (PS3.5 G.5)
+LONGEST_RUN = 64  # RLE: 128 equal bytes are coded in 2
+PIXELS_A_BYTE = {"jpeg-lossless": 8, "jpeg": 256}  # at most: a bit a pixel; 2 bits a block of 8 x 8
 
 
 def hounsfield(
@@ -212,8 +215,11 @@ def _numbers(patterns: np.ndarray, bits: int, signed: bool) -> np.ndarray:
 
 def _decoded(dataset: pydicom.Dataset, image: Image, index: int) -> tuple[np.ndarray, int]:
     """The bit patterns of one frame, (rows, columns) unsigned, and how many low bits of each carry the value."""
-    if not dataset.get("PixelData"):
+    raw = dataset.get_item("PixelData")
+    if raw is None or not raw.value:
         raise SourceDefect("no Pixel Data")
+    if raw.VR not in PIXEL_VRS:  # bytes as numbers would take ten times their memory
+        raise SourceDefect(f"Pixel Data has the value representation {raw.VR!r:.8}, wanted OW or OB")
     element = dataset["PixelData"]
     data: bytes = element.value
     uid = transfer_syntax_uid(dataset)
@@ -294,6 +300,8 @@ def _run_lengths(frame: bytes, image: Image) -> np.ndarray:
     bounds = [*offsets[:segments], len(frame)]
     if bounds[0] != RLE_HEADER.size or any(a >= b for a, b in zip(bounds, bounds[1:], strict=False)):
         raise SourceDefect(f"RLE segments begin at {', '.join(map(str, bounds[:-1]))} of {len(frame)} bytes")
+    if min(b - a for a, b in zip(bounds, bounds[1:], strict=False)) * LONGEST_RUN < count:
+        raise SourceDefect(f"an RLE segment is too short for {count} pixels")
     pixels = np.empty((count, bytes_each), np.uint8)
     for number in range(segments):
         # one byte more: some writers encode the padding to an even length
@@ -316,6 +324,8 @@ def _decompressed(frame: bytes, kind: str, image: Image) -> tuple[np.ndarray, in
         )
     if not 2 <= said.precision <= image.bits_allocated:
         raise SourceDefect(f"the codestream has {said.precision} bits a sample, wanted 2 to {image.bits_allocated}")
+    if len(codestream) * PIXELS_A_BYTE.get(kind, math.inf) < image.rows * image.columns:
+        raise SourceDefect(f"the codestream of {len(codestream)} bytes is too short for {image.rows} x {image.columns}")
     decoders = {"jpeg2000": imagecodecs.jpeg2k_decode, "jpeg-ls": imagecodecs.jpegls_decode}
     pixels = decoders.get(kind, imagecodecs.jpeg8_decode)(codestream)
     patterns = pixels.view(f"u{pixels.dtype.itemsize}")
