@@ -220,7 +220,8 @@ def _studies(
 ) -> Tally:
     """Bring studies to their outcomes. One that is as it was when it got them is not even planned again."""
     cards = card_hashes(order.weights)
-    wishes = repr((order.series_uids, order.select, _settings(order), sorted(cards.items())))
+    select = [(keyword, pattern.pattern) for keyword, pattern in order.select]
+    wishes = repr((order.series_uids, select, _settings(order), sorted(cards.items())))
     before = {name: found for name in names if (found := _as_before(order, seen, name, wishes, index)) is not None}
     sighting = Sighting(unreadable=list(seen.unreadable))
     files = (file for name in names if name not in before for file in seen.studies[name].files)
@@ -283,7 +284,7 @@ def _move_done(
     told = set() if told is None else told
     ready = {name for name, study in seen.studies.items() if done.get(name) == study.fingerprint}
     kept = {file.path for name, study in seen.studies.items() if name not in ready for file in study.files}
-    spoiled = {problem.label.split("!")[0] for problem in seen.problems}
+    spoiled = {one.label[: mark.start()] for one in seen.problems for mark in re.finditer("!", one.label)}
     for name in sorted(ready):
         paths = dict.fromkeys(file.path for file in seen.studies[name].files if index.still(file))
         files = [path for path in paths if path not in kept and printable(path) not in spoiled]
