@@ -19,7 +19,7 @@ from typing import Any
 from covct import __version__, heartbeat, state
 from covct.cards import file_sha256, read_card
 from covct.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, selected
-from covct.discover import UID_PATTERN, Discovery, Series, Sighting, assemble, place
+from covct.discover import UID_PATTERN, Discovery, Series, Sighting, assemble, discover, place
 from covct.errors import RunError, SeriesError, Stopped, whereabouts
 from covct.inbox import Settling, Survey, add, survey
 from covct.index import Index, open_index
@@ -27,8 +27,10 @@ from covct.moving import move_study, moved_before
 from covct.networks import Network, Networks
 from covct.outputs import Outputs
 from covct.quality import check_headers
+from covct.runs import Run, recorded
 from covct.sources import Problem, printable
 from covct.summary import write_summary
+from covct.window import changed_since
 
 log = logging.getLogger("covct")
 Emit = Callable[[dict[str, Any]], None]
@@ -54,6 +56,16 @@ class Order:
         Where the source files of done studies go.
     marker : str
         `watch` takes a study once a file of this name lies in its folder. Empty: at once.
+    since : datetime or None
+        Only studies of which a file was modified then or later.
+    until : datetime or None
+        No series is started then or later.
+    limit : int or None
+        At most as many series get an outcome in this run.
+    began : datetime or None
+        The run's beginning, where a process before this one began it.
+    already : frozenset of str
+        Folders that have an outcome of this run from a process before: neither forced nor retried.
     """
 
     sources: tuple[Path, ...]
@@ -67,6 +79,11 @@ class Order:
     select: tuple[tuple[str, re.Pattern], ...] = ()
     move_done: Path | None = None
     marker: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int | None = None
+    began: datetime | None = None
+    already: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -155,11 +172,12 @@ def _settings(order: Order) -> dict[str, Any]:
 def _standing(order: Order, folder: str, key: str) -> state.Outcome | None:
     """The outcome that a series has, unless it is to be done again."""
     outcome = state.read_outcome(order.out / folder)
+    again = folder not in order.already
     if outcome and (
-        order.force
+        (order.force and again)
         or outcome.work_key != key
         or outcome.slug == "unreadable"  # a file that was still being copied has the same identity when it is whole
-        or (outcome.status == "failed" and order.retry_failed)
+        or (outcome.status == "failed" and order.retry_failed and again)
         or not state.is_whole(order.out / folder, outcome)
     ):
         return None
@@ -186,11 +204,25 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> Tally:
     """
     with _tree(order, emit) as (index, emit):
         state.recover(order.out)
-        seen = _survey(order, index)
-        _emit_problems(seen.problems, emit)
-        tally = _studies(order, seen, list(seen.studies), index, cache(networks), emit)
-        _move_done(order, seen, _done(seen, tally), index, emit)
-        return tally
+        with recorded(_run(order, "scan"), emit) as heard:
+            seen = _survey(order, index)
+            _emit_problems(seen.problems, heard)
+            tally = _studies(order, seen, list(seen.studies), index, cache(networks), heard)
+            _move_done(order, seen, _done(seen, tally), index, heard)
+            return tally
+
+
+def look(order: Order) -> Discovery:
+    """What is found below the sources, and of it what the order's `since` leaves."""
+    return _since(order, discover(order.sources, avoid=order.out))
+
+
+def _since(order: Order, found: Discovery) -> Discovery:
+    return changed_since(found, order.since)[0] if order.since else found
+
+
+def _run(order: Order, command: str) -> Run:
+    return Run(order.out, command, order.began or datetime.now(UTC), order.already)
 
 
 @contextmanager
@@ -222,13 +254,14 @@ def _studies(
     cards = card_hashes(order.weights)
     select = [(keyword, pattern.pattern) for keyword, pattern in order.select]
     wishes = repr((order.series_uids, select, _settings(order), sorted(cards.items())))
-    before = {name: found for name in names if (found := _as_before(order, seen, name, wishes, index)) is not None}
+    before = {name: past for name in names if (past := _as_before(order, seen, name, wishes, index)) is not None}
     sighting = Sighting(unreadable=list(seen.unreadable))
     files = (file for name in names if name not in before for file in seen.studies[name].files)
     series = assemble(files, index.facts_of, sighting)
     _emit_problems(sighting.problems, emit)
     problems = (*seen.problems, *sighting.problems)
-    tally = _pass(order, Discovery(series, problems, seen.ignored), networks, emit, cards, before)
+    found = _since(order, Discovery(series, problems, seen.ignored))
+    tally = _pass(order, found, networks, emit, cards, before)
     for name, outcomes in tally.studies.items():
         if name not in before and _is_final(tally, outcomes):
             results = [[folder, outcome.work_key] for folder, outcome in outcomes.items()]
@@ -249,7 +282,7 @@ def _is_final(tally: Tally, outcomes: dict[str, state.Outcome]) -> bool:
 
 def _as_before(order: Order, seen: Survey, name: str, wishes: str, index: Index) -> dict[str, state.Outcome] | None:
     """The outcomes of a study whose files and wishes are those it got them for, by folder; None if one must look."""
-    results = None if order.force else index.finished(name, seen.studies[name].fingerprint, wishes)
+    results = None if order.force or order.since else index.finished(name, seen.studies[name].fingerprint, wishes)
     if results is None:
         return None
     outcomes = {folder: _standing(order, folder, key) for folder, key in results}
@@ -318,6 +351,8 @@ def _pass(
     if any(job.to_do for job in jobs):
         with state.output_errors(order.out):
             due.touch()
+    left, why = 0, ""
+    started = len(order.already)
     try:
         while jobs:
             job = jobs.pop(0)
@@ -326,11 +361,19 @@ def _pass(
                 tally.studies[job.series.study_folder][job.series.folder] = job.finished
                 emit(_job_event("skipped", job, status=job.finished.status, slug=job.finished.slug))
                 continue
+            why = why or _closed(order, started)
+            if why:
+                left += 1
+                continue
+            started += 1
             outcome = _do(order, job, networks, emit)
             tally.counts[outcome.status] += 1
             tally.studies[job.series.study_folder][job.series.folder] = outcome
             if next_best := _follow(order, job, outcome, cards):
                 jobs.insert(0, next_best)
+        if left:
+            tally.counts["waiting"] = left
+            emit({"event": "waiting", "series": left, "why": why})
     except BaseException:
         with suppress(OSError):  # the page of what was finished, if the disk still takes it
             write_summary(order.out)
@@ -341,6 +384,13 @@ def _pass(
             due.unlink(missing_ok=True)
     emit({"event": "finished", **tally.counts})
     return tally
+
+
+def _closed(order: Order, started: int) -> str:
+    """Why no further series is started; empty where one is."""
+    if order.limit is not None and started >= order.limit:
+        return "limit"
+    return "until" if order.until and datetime.now(UTC) >= order.until else ""
 
 
 def _found_event(found: Discovery, jobs: list[Job], before: int) -> dict[str, Any]:
@@ -359,15 +409,18 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
     start = time.perf_counter()
     folder = job.series.folder
     emit(_job_event("started", job, slices=len(job.series.instances) or None))
-    attempts = state.begin_attempt(order.out, folder, job.work_key)
-    stage = state.new_stage(order.out, job.work_key)
     status, slug, message = "done", None, None
     figures: dict[str, Any] = {}
     with _not_an_attempt_when_stopped(order.out, folder):
+        attempt = state.begin_attempt(order.out, folder, job.work_key)
+        stage = state.new_stage(order.out, job.work_key)
         try:
             if job.refusal:
                 raise SeriesError(*job.refusal)
-            if attempts > state.MOST_ATTEMPTS:
+            if attempt.timed_out_s is not None:
+                status, slug = "failed", "timeout"
+                message = f"no result within {attempt.timed_out_s:g} s (--series-timeout)"
+            elif attempt.attempts > state.MOST_ATTEMPTS:
                 status, slug = "failed", "crashed-repeatedly"
                 message = f"{state.MOST_ATTEMPTS} attempts left no outcome"
             else:
@@ -383,20 +436,15 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
         if status != "done":
             stage = state.new_stage(order.out, job.work_key)
         outcome = _outcome(job, stage, status, slug, message, time.perf_counter() - start)
-        state.commit(order.out, folder, stage, outcome)
-        state.end_attempt(order.out, folder)
-        if status == "done":
-            _retire_others(order.out, job.choice)
+        state.commit(order.out, folder, stage, outcome, _superseded(job.choice) if status == "done" else ())
     details = {"slug": slug, "message": message, "seconds": outcome.seconds, **figures}
     emit(_job_event(status, job, **details))
     return outcome
 
 
-def _retire_others(out: Path, choice: Choice) -> None:
+def _superseded(choice: Choice) -> list[str]:
     """A better series came later: the result of the one chosen before must not count the patient twice."""
-    for series, slug, _ in choice.left_out:
-        if slug == NOT_CHOSEN:
-            state.retire(out, series.folder)
+    return [series.folder for series, slug, _ in choice.left_out if slug == NOT_CHOSEN]
 
 
 @contextmanager
@@ -406,7 +454,8 @@ def _not_an_attempt_when_stopped(out: Path, folder: str) -> Iterator[None]:
         with state.output_errors(out):
             yield
     except (Stopped, KeyboardInterrupt, RunError):
-        state.end_attempt(out, folder)
+        with suppress(RunError):  # the disk may be what failed
+            state.forgive_attempt(out, folder)
         raise
 
 
@@ -534,19 +583,23 @@ def watch(
     loaded = cache(networks)
     with _tree(order, emit) as (index, emit):
         state.recover(order.out)
-        while True:
-            seen = _survey(order, index)
-            ready = settling.ready(seen, index, clock())
-            _emit_problems(settling.problems(seen, clock()), emit)
-            emit({"event": "look", **settling.counts})
-            if ready:
-                tally = _studies(order, replace(seen, problems=[]), ready, index, loaded, emit)
-                for name in ready:
-                    outcomes = tally.studies.get(name, {}).values()
-                    unreadable = any(outcome.slug == "unreadable" for outcome in outcomes)
-                    settling.take(name, seen.studies[name], unreadable, clock())
-                done |= _done(seen, tally)
-            _move_done(order, seen, done, index, emit, told)
-            done = {name: fingerprint for name, fingerprint in done.items() if name in seen.studies}
-            index.sweep()
-            sleep(interval_s)
+        with recorded(_run(order, "watch"), emit) as heard:
+            while True:
+                if why := _closed(order, 0):
+                    heard({"event": "waiting", "series": 0, "why": why})
+                    return
+                seen = _survey(order, index)
+                ready = settling.ready(seen, index, clock())
+                _emit_problems(settling.problems(seen, clock()), heard)
+                heard({"event": "look", **settling.counts})
+                if ready:
+                    tally = _studies(order, replace(seen, problems=[]), ready, index, loaded, heard)
+                    for name in ready:
+                        outcomes = tally.studies.get(name, {}).values()
+                        unreadable = any(outcome.slug == "unreadable" for outcome in outcomes)
+                        settling.take(name, seen.studies[name], unreadable, clock())
+                    done |= _done(seen, tally)
+                _move_done(order, seen, done, index, heard, told)
+                done = {name: fingerprint for name, fingerprint in done.items() if name in seen.studies}
+                index.sweep()
+                sleep(interval_s)

