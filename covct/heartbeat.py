@@ -53,7 +53,8 @@ def beat(private: Path, state: str) -> None:
         os.getpid(),
     )
     with suppress(OSError):
-        beside = private / f".{NAME}.{os.getpid()}"
+        # One name, not one a process: the caller holds the tree, and what a kill leaves is written over.
+        beside = private / f".{NAME}.new"
         beside.write_text(json.dumps(asdict(now)) + "\n")
         os.replace(beside, private / NAME)
 

@@ -141,41 +141,45 @@ def _with_members(path: Path, problems: list[Problem]) -> Iterator[SourceFile]:
         yield SourceFile(path)
         return
     try:
-        members = _members(path)
+        members, size = _members(path)
     except Exception as error:  # a damaged directory raises what the damage hits: struct, unicode, zip errors
         problems.append(Problem(printable(path), "unreadable", f"the zip archive cannot be read: {why(error)}"))
         return
     for member in members:
-        if reason := _refused(member):
+        if reason := _refused(member, size):
             problems.append(Problem(SourceFile(path, member.filename).label, "unreadable", reason))
         else:
             yield SourceFile(path, member.filename)
 
 
-def _members(path: Path) -> list[zipfile.ZipInfo]:
+def _members(path: Path) -> tuple[list[zipfile.ZipInfo], int]:
+    """Files in an archive, sorted, and the archive's size in bytes."""
     with ExitStack() as stack:
         stream = stack.enter_context(_open_regular(path))
         archive = stack.enter_context(_open_archive(stream))
-        members = [m for m in archive.infolist() if not m.is_dir()]
-        size, packed = os.fstat(stream.fileno()).st_size, sum(m.compress_size for m in members)
+        members = sorted((m for m in archive.infolist() if not _hidden(m)), key=lambda m: m.filename)
+        size = os.fstat(stream.fileno()).st_size
+    packed = sum(m.compress_size for m in members if m.compress_size <= size)
     if packed > size:
         raise SourceDefect(f"its members have {packed} bytes, the archive {size}: they overlap, a zip bomb")
-    return sorted((m for m in members if not _hidden(m)), key=lambda m: m.filename)
+    return members, size
 
 
 def _hidden(member: zipfile.ZipInfo) -> bool:
     parts = [part for part in member.filename.split("/") if part not in (".", "..")]
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return member.is_dir() or any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
-def _refused(member: zipfile.ZipInfo) -> str | None:
+def _refused(member: zipfile.ZipInfo, archive_size: int) -> str | None:
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
         return "the archive member is a link or a device, wanted a file"
     if member.flag_bits & 1:
         return "the archive member is encrypted"
     if member.compress_type not in COMPRESSIONS:
-        return f"the archive member is compressed by method {member.compress_type}, wanted stored or deflated"
+        return f"the archive member is compressed by method {member.compress_type}, wanted none or deflate"
+    if member.compress_size > archive_size:
+        return f"the archive member claims {member.compress_size} bytes of an archive of {archive_size}"
     if member.file_size > LARGEST_FILE:
         return f"the archive member has {member.file_size} bytes, at most {LARGEST_FILE} are read"
     if member.file_size > LARGEST_RATIO * max(1, member.compress_size) and member.file_size > SWOLLEN_FREELY:
@@ -208,9 +212,11 @@ class _Bounded:
     most: int
 
     def read(self, size: int = -1) -> bytes:
+        if size < 0:
+            size = os.fstat(self.stream.fileno()).st_size - self.stream.tell()
         if size > self.most:
             raise SourceDefect(f"its directory has {size} bytes, at most {self.most} are read")
-        return self.stream.read(self.most if size < 0 else size)
+        return self.stream.read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self.stream.seek(offset, whence)
@@ -293,10 +299,11 @@ class _Opener:
         if self.path != file.path:
             self.stack.close()
             self.path = None
-            self.archive = self.stack.enter_context(_open_archive(self.stack.enter_context(_open_regular(file.path))))
-            self.path = file.path
+            stream = self.stack.enter_context(_open_regular(file.path))
+            self.archive = self.stack.enter_context(_open_archive(stream))
+            self.path, self.size = file.path, os.fstat(stream.fileno()).st_size
         member = self.archive.getinfo(file.member)
-        if reason := _refused(member):  # the archive is another by now
+        if reason := _refused(member, self.size):  # the archive is another by now
             raise SourceDefect(reason)
         return self.archive.open(member), member.file_size  # type: ignore[return-value]
 

@@ -7,8 +7,8 @@ fork before anything heavy is loaded, and the parent
 - ends the child when a series exceeds its timeout, notes it, and goes on with a new child, which records the series as
   ``failed: timeout``;
 - passes a stop signal on, and ends the child where it has not stopped within `STOP_GRACE_S`;
-- goes on with a new child where one was killed at a series (a segmentation fault, out of memory); the attempts noted
-  in the tree end that after three.
+- goes on with a new child where one was killed (a segmentation fault, out of memory); at a series, the attempts noted
+  in the tree end that after three; between two, it is given up after three without a series finished.
 
 What the child is at comes over a pipe. The lock is the child's and is freed with it; if the parent dies, the kernel
 ends the child. What the parent has of its own is a few MiB and no files open.
@@ -227,7 +227,7 @@ def _after(code: int, killed: bool, stopped_by: str, work: Work) -> int | None:
         where = "at a series" if work.folder else "between two series"
         message = f"the working process was ended by {signal.Signals(-code).name} {where}"
         _say(work, {"event": "log", "message": message}, "error")
-        if not work.folder or work.crashes > MOST_CRASHES:
+        if work.crashes > (MOST_CRASHES if work.folder else state.MOST_ATTEMPTS):
             return 1
     work.folder, work.counting = "", False
     return None

@@ -171,6 +171,18 @@ def test_a_file_cut_anywhere_never_ends_the_night(series_folder):
         assert len(found.series) + len(found.problems) + found.ignored == 1
 
 
+def test_a_slice_cut_before_its_pixels_is_no_slice(series_folder):
+    """Half copied: a UID in the middle founds a study that never was, and a slice without a place has its series
+    rejected, under the key that it has when the slice is whole."""
+    path = sorted(series_folder.iterdir())[4]
+    whole = path.read_bytes()
+    for cut in range(140, len(whole) - 128 * 128 * 2, 11):
+        path.write_bytes(whole[:cut])
+        found = discover([path])
+        assert not found.series, cut
+        assert [problem.slug for problem in found.problems] == ["unreadable"]
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "abc", ""])
 def test_numbers_that_are_none(series_folder, value):
     path = sorted(series_folder.iterdir())[0]

@@ -4,6 +4,7 @@ import shutil
 import zipfile
 
 import imagecodecs
+import jpeg_ls
 import numpy as np
 import pydicom
 import pytest
@@ -19,39 +20,15 @@ from covct.discover import discover
 JPEG, HTJ2K = "1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.4.20"
 
 
-def by_gdcm(process: str):
-    """Another's encoder: its JPEG lossless and JPEG-LS have 16-bit samples, as most archives'."""
-
-    def encode(pixels: np.ndarray) -> bytes:
-        gdcm = pytest.importorskip("gdcm", reason="python-gdcm is not installed (pip install covct[dev])")
-        image = gdcm.Image()
-        image.SetNumberOfDimensions(2)
-        image.SetDimensions((pixels.shape[1], pixels.shape[0], 1))
-        image.SetPixelFormat(gdcm.PixelFormat(1, 16, 16, 15, 0))
-        image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
-        element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-        element.SetByteStringValue(pixels.tobytes())
-        image.SetDataElement(element)
-        image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ImplicitVRLittleEndian))
-        change = gdcm.ImageChangeTransferSyntax()
-        change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, process)))
-        change.SetInput(image)
-        assert change.Change()
-        fragments = change.GetOutput().GetDataElement().GetSequenceOfFragments()
-        parts = (fragments.GetFragment(i).GetByteValue().GetBuffer() for i in range(fragments.GetNumberOfFragments()))
-        return b"".join(part.encode("utf-8", "surrogateescape") for part in parts)
-
-    return encode
-
-
 def j2k(level: int, reversible: bool):
     return lambda pixels: imagecodecs.jpeg2k_encode(pixels, level, codecformat="J2K", reversible=reversible)
 
 
+# Others than the decoders, where there are others: liblj92, pyjpegls, OpenJPH. python-gdcm's corrupt the heap.
 ENCODERS = {
-    f"{JPEG}57": by_gdcm("JPEGLosslessProcess14"),
-    f"{JPEG}70": by_gdcm("JPEGLosslessProcess14_1"),
-    f"{JPEG}80": by_gdcm("JPEGLSLossless"),
+    f"{JPEG}57": imagecodecs.ljpeg_encode,  # liblj92
+    f"{JPEG}70": lambda pixels: imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=1, bitspersample=16),
+    f"{JPEG}80": lambda pixels: bytes(jpeg_ls.encode_array(pixels)),  # pyjpegls
     f"{JPEG}81": lambda pixels: imagecodecs.jpegls_encode(pixels, 4),  # off by 4 at most
     f"{JPEG}90": j2k(0, True),
     f"{JPEG}91": j2k(80, False),  # dB below 65535

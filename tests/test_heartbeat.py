@@ -47,6 +47,21 @@ def test_a_hanging_watch_is_not_healthy(private):
     assert health(private.parent, "--max-age", 3000)[0] == 0
 
 
+def test_a_beat_cut_short_leaves_nothing_for_good(private, monkeypatch):
+    """Killed, or the disk full, between writing it and giving it its name: a restart loop must not fill the folder."""
+
+    def killed(*_):
+        raise Stopped("SIGKILL")
+
+    for process in (1, 2):
+        monkeypatch.setattr(heartbeat.os, "getpid", lambda process=process: process)
+        with monkeypatch.context() as patch, pytest.raises(Stopped):
+            patch.setattr(heartbeat.os, "replace", killed)
+            heartbeat.beat(private, heartbeat.WORKING)
+    heartbeat.beat(private, heartbeat.WORKING)
+    assert [path.name for path in private.iterdir()] == [heartbeat.NAME]
+
+
 @pytest.mark.parametrize("hours", [-30, 30])
 def test_a_clock_that_was_set_changes_nothing(private, monkeypatch, hours):
     heartbeat.beat(private, heartbeat.WORKING)

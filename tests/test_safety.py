@@ -34,6 +34,7 @@ import covct
 from covct import sources, state
 from covct.batch import Order, scan
 from covct.cards import file_sha256, read_card
+from covct.convert import Conversion, convert
 from covct.discover import discover, safe_name
 from covct.errors import SeriesError, WeightsError
 from covct.nifti import read_nifti
@@ -291,7 +292,7 @@ def test_member_that_declares_less_than_it_swells_to(tmp_path, memory_limit):
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_compression_that_cannot_be_bounded_is_refused_unread(method, series_folder, tmp_path):
     packed(tmp_path / "odd.zip", ("a.dcm", a_slice(series_folder)), method=method)
-    assert "wanted stored or deflated" in reasons(tmp_path / "odd.zip")[0]
+    assert "wanted none or deflate" in reasons(tmp_path / "odd.zip")[0]
 
 
 def test_members_that_overlap(series_folder, tmp_path):
@@ -392,6 +393,17 @@ def test_study_with_a_hostile_uid_stays_below_the_output(uid, order, series_fold
     [outcome] = order.out.glob("*/*/outcome.json")
     assert all(re.fullmatch(r"uid-[0-9a-f]{24}", part) for part in outcome.parts[-3:-1])
     assert "<script>" not in (order.out / "index.html").read_text()
+
+
+@pytest.mark.parametrize("uid", ["../../../../evil", "..", "1.2.", "x" * 300])
+def test_converted_study_with_a_hostile_uid_stays_below_the_output(uid, series_folder, tmp_path):
+    before = set(tmp_path.iterdir())
+    change(series_folder, StudyInstanceUID=uid, SeriesInstanceUID=uid)
+    counts = convert(Conversion((series_folder,), tmp_path / "out"), lambda event: None)
+    assert counts["converted"] == 1
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "out"}
+    [path] = (tmp_path / "out").glob("*/*.nii.gz")
+    assert re.fullmatch(r"uid-[0-9a-f]{24}/uid-[0-9a-f]{24}\.nii\.gz", f"{path.parent.name}/{path.name}")
 
 
 @pytest.mark.parametrize("value", ["9" * 300, "1e300", "-9999999999999999"])

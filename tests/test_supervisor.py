@@ -106,6 +106,21 @@ def test_a_series_that_crashes_the_process_costs_only_itself(start, tmp_path):
     assert told["1.2.3/1.2.3.1"][0] == "done"
 
 
+def test_a_process_killed_between_two_series_is_followed_by_another(start, tmp_path):
+    """For want of memory while the summary is written, say: the night is not over."""
+    code, told = ended(start(misbehave="die 2"))
+    assert code == 0
+    assert {event for event, _ in told.values()} <= {"done", "skipped"}
+    assert (tmp_path / "out" / "summary.csv").exists()
+
+
+def test_a_process_killed_again_and_again_between_two_series_is_given_up(start, tmp_path):
+    code, _ = ended(start(misbehave="die 9"))
+    assert code == 1
+    assert len((tmp_path / "out" / "runs" / "deaths").read_text()) == 4
+    assert len(outcomes(tmp_path / "out")) == 3, "what was finished stays"
+
+
 def test_sigterm_ends_a_call_into_c_within_five_seconds_and_is_no_attempt(start, tmp_path):
     process = start(misbehave="hang")
     until_at_work(process)

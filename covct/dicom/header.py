@@ -123,8 +123,10 @@ def read_header(file: SourceFile) -> Header | None:
         raise SeriesError(
             "unreadable", f"not a readable DICOM image: its header does not end within {len(start)} bytes"
         )
-    if found and not whole and not (found.study_uid and found.series_uid) and _is_ct(found):
-        found = None  # cut before it says where it belongs: no series of its own
+    if found and not whole and _may_be_ct(found) and not _is_deflated(found):
+        # Cut before its pixels, perhaps in the middle of a value: what it says of itself is not yet true. As a slice
+        # it would found a series of its own, or have its own one rejected under the key that the whole one has.
+        found = None
     if found is None and claims:
         raise SeriesError("unreadable", f"not a readable DICOM image ({len(start)} bytes): cut short?")
     return found
@@ -190,8 +192,9 @@ def _parsed(file: SourceFile, start: bytes) -> tuple[Header | None, bool]:
         return None, False
 
 
-def _is_ct(header: Header) -> bool:
-    return header.instances[0].sop_class_uid in {CT_IMAGE, *MULTI_FRAME_CT}
+def _may_be_ct(header: Header) -> bool:
+    """Whether it is CT as far as it goes: of a header that is cut the SOP class may be missing, or cut itself."""
+    return any(known.startswith(header.instances[0].sop_class_uid) for known in {CT_IMAGE, *MULTI_FRAME_CT})
 
 
 def _instances(file: SourceFile, header: pydicom.Dataset, syntax: str) -> Iterable[Instance]:
@@ -229,7 +232,6 @@ class _Attributes:
             return None
 
     def whole(self, keyword: str) -> int | None:
-        """A number that fits an integer string's 12 characters; a longer one would make a name too long for a file."""
         value = self.number(keyword)
         return None if value is None or abs(value) > LARGEST_WHOLE else int(value)
 
