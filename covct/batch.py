@@ -7,7 +7,7 @@ import re
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,17 +19,22 @@ from typing import Any
 from covct import __version__, heartbeat, state
 from covct.cards import file_sha256, read_card
 from covct.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, selected
-from covct.discover import UID_PATTERN, Discovery, Series, discover
+from covct.discover import UID_PATTERN, Discovery, Series, Sighting, assemble, discover, place
 from covct.errors import RunError, SeriesError, Stopped, whereabouts
+from covct.inbox import Settling, Survey, add, survey
+from covct.index import Index, open_index
+from covct.moving import move_study, moved_before
 from covct.networks import Network, Networks
 from covct.outputs import Outputs
 from covct.quality import check_headers
 from covct.runs import Run, recorded
+from covct.sources import Problem, printable
 from covct.summary import write_summary
 from covct.window import changed_since
 
 log = logging.getLogger("covct")
 Emit = Callable[[dict[str, Any]], None]
+INDEX_NAME, SUMMARY_DUE = "index.sqlite", "summary-due"  # in the output tree's private folder
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,10 @@ class Order:
         Only these series; empty: the rule chooses.
     select : tuple of (str, re.Pattern)
         Only series whose first slice has this in an attribute, by keyword.
+    move_done : Path or None
+        Where the source files of done studies go.
+    marker : str
+        `watch` takes a study once a file of this name lies in its folder. Empty: at once.
     since : datetime or None
         Only studies of which a file was modified then or later.
     until : datetime or None
@@ -68,6 +77,8 @@ class Order:
     strict: bool = False
     series_uids: tuple[str, ...] = ()
     select: tuple[tuple[str, re.Pattern], ...] = ()
+    move_done: Path | None = None
+    marker: str = ""
     since: datetime | None = None
     until: datetime | None = None
     limit: int | None = None
@@ -92,9 +103,10 @@ class Job:
 
 @dataclass
 class Tally:
-    """How a pass ended, by status."""
+    """How a pass ended, by status; and the outcomes of each study that it came to the end of, by folder."""
 
     counts: Counter = field(default_factory=Counter)
+    studies: dict[str, dict[str, state.Outcome]] = field(default_factory=dict)
 
     def __getitem__(self, status: str) -> int:
         return self.counts[status]
@@ -149,20 +161,27 @@ def card_hashes(weights: Path) -> dict[str, str]:
 
 
 def _job(order: Order, series: Series, choice: Choice, cards: dict[str, str], refusal=None) -> Job:
-    settings = {**order.outputs.settings(), "strict": order.strict}
-    key = state.work_key(series.content, settings, cards)
-    folder = order.out / series.folder
-    outcome = state.read_outcome(folder)
-    again = series.folder not in order.already
+    key = state.work_key(series.content, _settings(order), cards)
+    return Job(series, choice, key, _standing(order, series.folder, key), refusal)
+
+
+def _settings(order: Order) -> dict[str, Any]:
+    return {**order.outputs.settings(), "strict": order.strict}
+
+
+def _standing(order: Order, folder: str, key: str) -> state.Outcome | None:
+    """The outcome that a series has, unless it is to be done again."""
+    outcome = state.read_outcome(order.out / folder)
+    again = folder not in order.already
     if outcome and (
         (order.force and again)
         or outcome.work_key != key
         or outcome.slug == "unreadable"  # a file that was still being copied has the same identity when it is whole
         or (outcome.status == "failed" and order.retry_failed and again)
-        or not state.is_whole(folder, outcome)
+        or not state.is_whole(order.out / folder, outcome)
     ):
-        outcome = None
-    return Job(series, choice, key, outcome, refusal)
+        return None
+    return outcome
 
 
 def _follow(order: Order, job: Job, outcome: state.Outcome | None, cards: dict[str, str]) -> Job | None:
@@ -183,17 +202,22 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> Tally:
     emit : function (dict) -> None
         Told of every event; the caller shows or prints it.
     """
-    with state.lock(order.out), heartbeat.kept(order.out / state.PRIVATE, emit) as emit:
+    with _tree(order, emit) as (index, emit):
         state.recover(order.out)
         with recorded(_run(order, "scan"), emit) as heard:
-            found = look(order)
-            _emit_problems(found, heard)
-            return _pass(order, found, cache(networks), heard)
+            seen = _survey(order, index)
+            _emit_problems(seen.problems, heard)
+            tally = _studies(order, seen, list(seen.studies), index, cache(networks), heard)
+            _move_done(order, seen, _done(seen, tally), index, heard)
+            return tally
 
 
 def look(order: Order) -> Discovery:
     """What is found below the sources, and of it what the order's `since` leaves."""
-    found = discover(order.sources, avoid=order.out)
+    return _since(order, discover(order.sources, avoid=order.out))
+
+
+def _since(order: Order, found: Discovery) -> Discovery:
     return changed_since(found, order.since)[0] if order.since else found
 
 
@@ -201,22 +225,132 @@ def _run(order: Order, command: str) -> Run:
     return Run(order.out, command, order.began or datetime.now(UTC), order.already)
 
 
-def _emit_problems(found: Discovery, emit: Emit, told: set[str] | None = None) -> None:
-    for problem in found.problems:
-        if told is None or problem.label not in told:
-            emit({"event": "problem", "file": problem.label, "slug": problem.slug, "message": problem.message})
-            if told is not None:
-                told.add(problem.label)
+@contextmanager
+def _tree(order: Order, emit: Emit) -> Iterator[tuple[Index, Emit]]:
+    """Hold the output tree: its index, and `emit` with a sign of life."""
+    private = order.out / state.PRIVATE
+    with state.lock(order.out), heartbeat.kept(private, emit) as alive, open_index(private / INDEX_NAME) as index:
+        yield index, alive
 
 
-def _pass(order: Order, found: Discovery, networks: Callable[[], Networks], emit: Emit) -> Tally:
-    """Bring everything found to an outcome. The caller holds the lock."""
+def _survey(order: Order, index: Index) -> Survey:
+    """What lies in the sources; with what was moved away of studies of which more has come."""
+    seen = survey(order.sources, order.out, index)
+    if order.move_done:
+        moved = [path for study in list(seen.studies) for path in moved_before(order.move_done, study)]
+        add(seen, moved, order.out, index)
+    return seen
+
+
+def _emit_problems(problems: Iterable[Problem], emit: Emit) -> None:
+    for problem in problems:
+        emit({"event": "problem", "file": problem.label, "slug": problem.slug, "message": problem.message})
+
+
+def _studies(
+    order: Order, seen: Survey, names: list[str], index: Index, networks: Callable[[], Networks], emit: Emit
+) -> Tally:
+    """Bring studies to their outcomes. One that is as it was when it got them is not even planned again."""
     cards = card_hashes(order.weights)
+    select = [(keyword, pattern.pattern) for keyword, pattern in order.select]
+    wishes = repr((order.series_uids, select, _settings(order), sorted(cards.items())))
+    before = {name: past for name in names if (past := _as_before(order, seen, name, wishes, index)) is not None}
+    sighting = Sighting(unreadable=list(seen.unreadable))
+    files = (file for name in names if name not in before for file in seen.studies[name].files)
+    series = assemble(files, index.facts_of, sighting)
+    _emit_problems(sighting.problems, emit)
+    problems = (*seen.problems, *sighting.problems)
+    found = _since(order, Discovery(series, problems, seen.ignored))
+    tally = _pass(order, found, networks, emit, cards, before)
+    for name, outcomes in tally.studies.items():
+        if name not in before and _is_final(tally, outcomes):
+            results = [[folder, outcome.work_key] for folder, outcome in outcomes.items()]
+            index.finish(name, seen.studies[name].fingerprint, wishes, results)
+    return tally
+
+
+def _is_final(tally: Tally, outcomes: dict[str, state.Outcome]) -> bool:
+    """Whether a study needs no look before it changes.
+
+    Not where a file could not be read; nor, in a pass that left series `waiting`, where only the rejected ones of the
+    study may have had their turn.
+    """
+    if any(outcome.slug == "unreadable" for outcome in outcomes.values()):
+        return False
+    return not tally["waiting"] or any(outcome.status == "done" for outcome in outcomes.values())
+
+
+def _as_before(order: Order, seen: Survey, name: str, wishes: str, index: Index) -> dict[str, state.Outcome] | None:
+    """The outcomes of a study whose files and wishes are those it got them for, by folder; None if one must look."""
+    results = None if order.force or order.since else index.finished(name, seen.studies[name].fingerprint, wishes)
+    if results is None:
+        return None
+    outcomes = {folder: _standing(order, folder, key) for folder, key in results}
+    there = {folder: outcome for folder, outcome in outcomes.items() if outcome}
+    return there if len(there) == len(outcomes) else None
+
+
+def _done(seen: Survey, tally: Tally) -> dict[str, int]:
+    """Fingerprints of the studies whose files may be moved: one series is done, and nothing is to be tried again.
+
+    Where a file beside the series cannot be read, all stay: it may be a slice, that shall not come alone.
+    """
+    spoiled = {place(file) for file in seen.unreadable}
+    return {
+        name: seen.studies[name].fingerprint
+        for name, outcomes in tally.studies.items()
+        if any(outcome.status == "done" for outcome in outcomes.values())
+        and not any(outcome.status == "failed" or outcome.slug == "unreadable" for outcome in outcomes.values())
+        and not spoiled & {place(file) for file in seen.studies[name].files}
+    }
+
+
+def _move_done(
+    order: Order, seen: Survey, done: dict[str, int], index: Index, emit: Emit, told: set[str] | None = None
+) -> None:
+    """Move the source files of studies that are done and have not changed since. Archives: once all in them is done.
+
+    `told` are studies of which it has been said that they cannot be moved.
+    """
+    if not order.move_done or not done:
+        return
+    told = set() if told is None else told
+    ready = {name for name, study in seen.studies.items() if done.get(name) == study.fingerprint}
+    kept = {file.path for name, study in seen.studies.items() if name not in ready for file in study.files}
+    spoiled = {one.label[: mark.start()] for one in seen.problems for mark in re.finditer("!", one.label)}
+    for name in sorted(ready):
+        paths = dict.fromkeys(file.path for file in seen.studies[name].files if index.still(file))
+        files = [path for path in paths if path not in kept and printable(path) not in spoiled]
+        reasons = move_study(name, files, order.sources, order.move_done, order.marker)
+        if reasons and name not in told:
+            told.add(name)
+            emit({"event": "not-moved", "study": name, "files": len(files), "message": reasons[0]})
+
+
+def _pass(
+    order: Order,
+    found: Discovery,
+    networks: Callable[[], Networks],
+    emit: Emit,
+    cards: dict[str, str],
+    before: dict[str, dict[str, state.Outcome]],
+) -> Tally:
+    """Bring everything found to an outcome. The caller holds the lock.
+
+    `before` are the outcomes of studies that need no look.
+    """
     jobs = plan(order, found, cards)
-    tally = Tally()
+    tally = Tally(studies={one.study_folder: {} for one in found.series} | before)
     if found.problems:
         tally.counts["unreadable files"] = len(found.problems)
-    emit(_found_event(found, jobs))
+    emit(_found_event(found, jobs, sum(map(len, before.values()))))
+    for folder, outcome in (item for outcomes in before.values() for item in outcomes.items()):
+        tally.counts[f"{outcome.status} before"] += 1
+        emit(_skipped_event(folder, outcome))
+    due = order.out / state.PRIVATE / SUMMARY_DUE
+    if any(job.to_do for job in jobs):
+        with state.output_errors(order.out):
+            due.touch()
     left, why = 0, ""
     started = len(order.already)
     try:
@@ -224,6 +358,7 @@ def _pass(order: Order, found: Discovery, networks: Callable[[], Networks], emit
             job = jobs.pop(0)
             if job.finished:
                 tally.counts[f"{job.finished.status} before"] += 1
+                tally.studies[job.series.study_folder][job.series.folder] = job.finished
                 emit(_job_event("skipped", job, status=job.finished.status, slug=job.finished.slug))
                 continue
             why = why or _closed(order, started)
@@ -233,6 +368,7 @@ def _pass(order: Order, found: Discovery, networks: Callable[[], Networks], emit
             started += 1
             outcome = _do(order, job, networks, emit)
             tally.counts[outcome.status] += 1
+            tally.studies[job.series.study_folder][job.series.folder] = outcome
             if next_best := _follow(order, job, outcome, cards):
                 jobs.insert(0, next_best)
         if left:
@@ -243,7 +379,9 @@ def _pass(order: Order, found: Discovery, networks: Callable[[], Networks], emit
             write_summary(order.out)
         raise
     with state.output_errors(order.out):
-        write_summary(order.out)
+        if due.exists() or not all((order.out / name).exists() for name in ("summary.csv", "index.html")):
+            write_summary(order.out)
+            due.unlink(missing_ok=True)
     emit({"event": "finished", **tally.counts})
     return tally
 
@@ -255,12 +393,12 @@ def _closed(order: Order, started: int) -> str:
     return "until" if order.until and datetime.now(UTC) >= order.until else ""
 
 
-def _found_event(found: Discovery, jobs: list[Job]) -> dict[str, Any]:
+def _found_event(found: Discovery, jobs: list[Job], before: int) -> dict[str, Any]:
     return {
         "event": "found",
-        "candidates": len(found.series),
+        "candidates": len(found.series) + before,
         "to_do": sum(job.to_do for job in jobs),
-        "finished_before": sum(not job.to_do for job in jobs),
+        "finished_before": sum(not job.to_do for job in jobs) + before,
         "problems": len(found.problems),
         "ignored_files": found.ignored,
     }
@@ -392,6 +530,18 @@ def _job_event(event: str, job: Job, **details: Any) -> dict[str, Any]:
     }
 
 
+def _skipped_event(folder: str, outcome: state.Outcome) -> dict[str, Any]:
+    study, series = folder.split("/")
+    return {
+        "event": "skipped",
+        "study": _uid(outcome.study_instance_uid) or study,
+        "series": _uid(outcome.series_instance_uid) or (study if study.startswith("nifti-") else series),
+        "folder": folder,
+        "status": outcome.status,
+        "slug": outcome.slug,
+    }
+
+
 def _series_folder(series: Series) -> str:
     """Of a NIfTI the study's folder, which tells one from another."""
     return series.study_folder if series.kind == "nifti" else series.folder.split("/")[1]
@@ -424,54 +574,32 @@ def watch(
 ) -> None:
     """Pass over the inbox again and again until stopped. A study is taken when its files have settled.
 
-    Settled: count, size and newest modification time did not change for `settle_s` seconds. Polling, not
-    inotify: events do not arrive over NFS or SMB. A late slice changes the study and reopens it.
+    Polling, not inotify: events do not arrive over NFS or SMB. When a study has settled says `Settling`. A late slice
+    changes the study and reopens it.
     """
-    seen: dict[str, tuple[tuple, float]] = {}
+    settling = Settling(settle_s, order.marker, order.sources)
+    done: dict[str, int] = {}
     told: set[str] = set()
-    done_before: set[tuple[str, tuple]] = set()
     loaded = cache(networks)
-    with state.lock(order.out), heartbeat.kept(order.out / state.PRIVATE, emit) as emit:
+    with _tree(order, emit) as (index, emit):
         state.recover(order.out)
         with recorded(_run(order, "watch"), emit) as heard:
             while True:
                 if why := _closed(order, 0):
                     heard({"event": "waiting", "series": 0, "why": why})
                     return
-                found = discover(order.sources, avoid=order.out)
-                _emit_problems(found, heard, told)
-                settled = _settled(found, seen, clock(), settle_s)
-                heard({"event": "look", "waiting": len({one.study_folder for one in found.series}) - len(settled)})
-                fresh = {(study, seen[study][0]) for study in settled} - done_before
-                if fresh:
-                    studies = {study for study, _ in fresh}
-                    part = tuple(series for series in found.series if series.study_folder in studies)
-                    _pass(order, Discovery(part, (), found.ignored), loaded, heard)
-                    done_before |= fresh
+                seen = _survey(order, index)
+                ready = settling.ready(seen, index, clock())
+                _emit_problems(settling.problems(seen, clock()), heard)
+                heard({"event": "look", **settling.counts})
+                if ready:
+                    tally = _studies(order, replace(seen, problems=[]), ready, index, loaded, heard)
+                    for name in ready:
+                        outcomes = tally.studies.get(name, {}).values()
+                        unreadable = any(outcome.slug == "unreadable" for outcome in outcomes)
+                        settling.take(name, seen.studies[name], unreadable, clock())
+                    done |= _done(seen, tally)
+                _move_done(order, seen, done, index, heard, told)
+                done = {name: fingerprint for name, fingerprint in done.items() if name in seen.studies}
+                index.sweep()
                 sleep(interval_s)
-
-
-def _settled(found: Discovery, seen: dict[str, tuple[tuple, float]], now: float, settle_s: float) -> list[str]:
-    """Studies unchanged for `settle_s`; `seen` keeps each study's signature and since when it holds."""
-    settled = []
-    for study, group in _by_study(found):
-        signature = _signature(group)
-        if study not in seen or seen[study][0] != signature:
-            seen[study] = (signature, now)
-        if now - seen[study][1] >= settle_s:
-            settled.append(study)
-    return settled
-
-
-def _signature(series: list[Series]) -> tuple:
-    paths = {i.file.path for one in series for i in one.instances} | {one.path.path for one in series if one.path}
-    sizes, newest = [], 0.0
-    for path in paths:
-        try:
-            status = path.stat()
-        except OSError:
-            continue
-        sizes.append(status.st_size)
-        newest = max(newest, status.st_mtime)
-    instances = sum(len(one.instances) for one in series)
-    return len(sizes), instances, sum(sizes), newest

@@ -161,6 +161,12 @@ def _is_expiration(series: Series) -> bool:
     return bool(EXPIRATION.search(_first(series, "comment", "")))
 
 
+def telling_words(body_part: str, comment: str) -> tuple[str, str]:
+    """What the rule asks of an instance's free text, and no more of it: the rest may hold a patient's name."""
+    parts = [match[0] for words in (OTHER_PARTS, CHEST_PARTS) for match in words.finditer(body_part)]
+    return " ".join(dict.fromkeys(parts)), "EXP" if EXPIRATION.search(comment) else ""
+
+
 def _slices(series: Series) -> str:
     count = len(series.instances)
     return f"{count} slice{'s' * (count != 1)}"

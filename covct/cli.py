@@ -112,6 +112,9 @@ Select = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Redo finished series.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Redo series that failed unexpectedly.")]
+MoveDone = Annotated[
+    Path | None, typer.Option(help="Move the source files of done studies to this directory.", show_default=False)
+]
 Since = Annotated[
     str | None,
     typer.Option(help="Only studies with a file modified since: 2026-01-31, 2026-01-31T18:00, or 90m, 24h, 7d ago."),
@@ -162,6 +165,7 @@ def scan(
     select: Select = None,
     force: Force = False,
     retry_failed: RetryFailed = False,
+    move_done: MoveDone = None,
     since: Since = None,
     until: Until = None,
     limit: Limit = None,
@@ -177,10 +181,11 @@ def scan(
     outputs = _outputs(formats, seg_type, all_frames, captures)
     order = _order(
         sources, out, outputs, weights, force=force, retry_failed=retry_failed, strict=strict,
-        series_uids=tuple(series or ()), select=_patterns(select),
+        series_uids=tuple(series or ()), select=_patterns(select), move_done=move_done,
         since=_since(since), until=_until(until), limit=limit,
     )  # fmt: skip
     _check_there(sources)
+    _check_move(order)
     if dry_run:
         if hash_identifiers:
             raise UsageError("--dry-run shows identifiers and writes nothing, also no key to hash them with")
@@ -213,6 +218,8 @@ def watch(
     strict: Strict = False,
     select: Select = None,
     retry_failed: RetryFailed = False,
+    marker: Annotated[str, typer.Option(help="Take a study once a file of this name lies in its folder.")] = "",
+    move_done: MoveDone = None,
     until: Until = None,
     series_timeout: SeriesTimeout = None,
     json_events: Json = False,
@@ -228,8 +235,11 @@ def watch(
     outputs = _outputs(formats, seg_type, all_frames, captures)
     order = _order(
         [inbox], out, outputs, weights, retry_failed=retry_failed, strict=strict, select=_patterns(select),
-        until=_until(until),
+        until=_until(until), marker=marker, move_done=move_done,
     )  # fmt: skip
+    _check_move(order)
+    if os.path.basename(marker) != marker:
+        raise UsageError(f"--marker {marker}: wanted the name of a file, not a path")
     with _told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
         emit, order = _looked_after(emit, order, series_timeout, log_format)
         emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
@@ -487,6 +497,13 @@ def _check_there(sources: list[Path]) -> None:
         raise UsageError(f"no such file or directory: {', '.join(missing)}")
 
 
+def _check_move(order) -> None:
+    from covct.moving import check_place
+
+    if order.move_done:
+        check_place(order.move_done, order.sources, order.out)
+
+
 def _outputs(formats: str, seg_type: SegType, all_frames: bool, captures: Captures):
     from covct.outputs import FORMATS, Outputs
 
@@ -686,6 +703,8 @@ def _line(event: dict[str, Any]) -> str:
             f"{event['candidates']} series found, {event['to_do']} to do, {event['finished_before']} finished before, "
             f"{event['problems']} unreadable"
         )
+    if kind == "not-moved":
+        return f"[yellow]not moved[/]   study {_short(event['study'])}: {escape(event['message'])}"
     if kind == "problem":
         return f"[yellow]unreadable[/]  {escape(event['file'])}: {escape(event['message'])}"
     if kind == "done":

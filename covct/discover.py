@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 from covct.dicom.header import Header, Instance, read_header
 from covct.errors import SeriesError
@@ -16,9 +18,13 @@ from covct.sources import Opener, Problem, SourceFile, digest, walk
 from covct.split import split_scans
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-NOT_IMAGES = {".png", ".jpg", ".jpeg", ".txt", ".csv", ".json", ".xml", ".html", ".pdf", ".md", ".log", ".tmp"}
+NOT_IMAGES = {".png", ".jpg", ".jpeg", ".txt", ".csv", ".json", ".xml", ".html", ".pdf", ".md", ".log"}
+# Names under which programs write what they rename when it is whole: SFTP and FTP clients, browsers, rsync, editors.
+PARTIAL_SUFFIXES = (".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".download", ".upload", "~")
+T = TypeVar("T")
 UID_PATTERN = re.compile(r"[0-9]+(\.[0-9]+)*")  # no dot at an end: one in front hides a folder, SMB drops one behind
 LONGEST_UID = 64
+Facts = Header | str | None  # what a file says: its slices; the sha256 of a NIfTI; nothing, as it is no image
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,22 @@ class Discovery:
     ignored: int
 
 
+@dataclass
+class Sighting:
+    """What a walk over the sources meets beside images.
+
+    Attributes
+    ----------
+    arriving : list of SourceFile
+        Still being written, by their names.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    unreadable: list[SourceFile] = field(default_factory=list)
+    arriving: list[SourceFile] = field(default_factory=list)
+    ignored: int = 0
+
+
 def discover(sources: Iterable[Path], avoid: Path | None = None) -> Discovery:
     """Find the series below files and directories, nested, DICOM and NIfTI mixed, zip archives too.
 
@@ -81,50 +103,110 @@ def discover(sources: Iterable[Path], avoid: Path | None = None) -> Discovery:
     avoid : Path, optional
         An output tree not to enter.
     """
-    problems: list[Problem] = []
+    seen = Sighting()
+    with Opener() as opener:
+        series = assemble(candidates(sources, avoid, seen), lambda file: read_facts(file, opener), seen)
+    return Discovery(series, tuple(seen.problems), seen.ignored)
+
+
+def candidates(sources: Iterable[Path], avoid: Path | None, seen: Sighting) -> Iterator[SourceFile]:
+    """Files that may be images, by their names."""
+    for file in walk(sources, seen.problems, avoid):
+        name = os.path.basename(file.member or file.path).lower()
+        if is_partial(name):
+            seen.arriving.append(file)
+            seen.ignored += 1
+        elif os.path.splitext(name)[1] in NOT_IMAGES or name == "dicomdir":
+            seen.ignored += 1
+        else:
+            yield file
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file of this name is still being written: it is left alone until it has another."""
+    return name.lower().endswith(PARTIAL_SUFFIXES)
+
+
+def read_facts(file: SourceFile, opener: Opener | None = None) -> Facts:
+    """Read what a file says.
+
+    Parameters
+    ----------
+    opener : Opener, optional
+        Whose archive stays open for the next member.
+
+    Raises
+    ------
+    SeriesError
+        `unreadable`.
+    """
+    return digest(file) if file.name.lower().endswith(NIFTI_SUFFIXES) else read_header(file, opener)
+
+
+def assemble(files: Iterable[SourceFile], ask: Callable[[SourceFile], Facts], seen: Sighting) -> tuple[Series, ...]:
+    """The series that files make. What cannot be read, or is no image, is noted in `seen`.
+
+    Parameters
+    ----------
+    ask : function (SourceFile) -> Facts
+        `read_facts`, or one that remembers.
+    """
     headers: list[Header] = []
     volumes: list[Series] = []
-    unreadable: list[SourceFile] = []
-    ignored = 0
-    with Opener() as opener:
-        for file in walk(sources, problems, avoid):
-            suffix = Path(file.name).suffix.lower()
-            try:
-                if file.name.lower().endswith(NIFTI_SUFFIXES):
-                    volumes.append(_nifti_series(file))
-                elif suffix in NOT_IMAGES or Path(file.name).name.upper() == "DICOMDIR":
-                    ignored += 1
-                elif header := read_header(file, opener):
-                    headers.append(header)
-                else:
-                    ignored += 1
-            except SeriesError as error:
-                problems.append(Problem(file.label, error.slug, error.message))
-                unreadable.append(file)
-    spoiled = Counter(_place(file) for file in unreadable)
+    for file in files:
+        facts = asked(file, ask, seen)
+        if isinstance(facts, Header):
+            headers.append(facts)
+        elif isinstance(facts, str):
+            volumes.append(_nifti_series(file, facts))
+    spoiled = Counter(place(file) for file in seen.unreadable)
     series = [
-        replace(one, unreadable_beside=sum(spoiled[place] for place in {_place(i.file) for i in one.instances}))
+        replace(one, unreadable_beside=sum(spoiled[where] for where in {place(i.file) for i in one.instances}))
         for one in _dicom_series(headers)
     ]
-    return Discovery((*series, *volumes), tuple(problems), ignored)
+    return (*series, *volumes)
 
 
-def _place(file: SourceFile) -> str:
+def asked(file: SourceFile, ask: Callable[[SourceFile], T | None], seen: Sighting) -> T | None:
+    """What `ask` says of a file; None, and a note of it in `seen`, where it cannot be read or is no image."""
+    try:
+        answer = ask(file)
+    except SeriesError as error:
+        if os.path.lexists(file.path):  # else it was moved away since it was listed
+            seen.problems.append(Problem(file.label, error.slug, error.message))
+            seen.unreadable.append(file)
+        return None
+    if answer is None:
+        seen.ignored += 1
+    return answer
+
+
+def study_folder(file: SourceFile, facts: Header | str) -> str:
+    """The folder of the study that a file belongs to, below the output tree."""
+    if isinstance(facts, str):
+        return f"nifti-{facts[:12]}"
+    return safe_name(facts.study_uid or _beside(facts, file))
+
+
+def _beside(header: Header, file: SourceFile) -> str:
+    """Without identifiers only the place tells what belongs together; the gate refuses it, once for all."""
+    return "" if header.study_uid and header.series_uid else str((file.path / file.member).parent)
+
+
+def place(file: SourceFile) -> str:
     """The folder, or the archive, that a file lies in."""
     return str(file.path) if file.member else str(file.path.parent)
 
 
 def _dicom_series(headers: list[Header]) -> list[Series]:
     def identity(header: Header) -> tuple[str, str, str]:
-        """Without identifiers only the place tells what belongs together; the gate refuses it, once for all."""
-        study, uid, file = header.study_uid, header.series_uid, header.instances[0].file
-        return study, uid, "" if study and uid else str((file.path / file.member).parent)
+        return header.study_uid, header.series_uid, _beside(header, header.instances[0].file)
 
     def order(header: Header):
         return identity(header), header.instances[0].sop_instance_uid, header.instances[0].file
 
     out: list[Series] = []
-    for (study, uid, place), group in groupby(sorted(headers, key=order), key=identity):
+    for (study, uid, beside), group in groupby(sorted(headers, key=order), key=identity):
         files: dict[str, Header] = {}
         twins: list[SourceFile] = []
         for header in group:
@@ -133,7 +215,7 @@ def _dicom_series(headers: list[Header]) -> list[Series]:
                 twins.append(first.file)
             else:
                 files[first.sop_instance_uid] = header
-        folder = f"{safe_name(study or place)}/{safe_name(uid or place)}"
+        folder = f"{safe_name(study or beside)}/{safe_name(uid or beside)}"
         slices = tuple(instance for header in files.values() for instance in header.instances)
         for suffix, part in split_scans(slices):
             out.append(Series("dicom", study, uid, folder + suffix, _content(part), part, twins=tuple(twins)))
@@ -145,10 +227,9 @@ def _content(part: tuple[Instance, ...]) -> tuple[str, ...]:
     return tuple(i.sop_instance_uid if not i.stack else f"{i.sop_instance_uid}#{i.frame}" for i in part)
 
 
-def _nifti_series(file: SourceFile) -> Series:
+def _nifti_series(file: SourceFile, identity: str) -> Series:
     """A NIfTI is known by its contents: the file name may hold a patient's."""
-    identity = digest(file)
-    return Series("nifti", "", "", f"nifti-{identity[:12]}/volume", (identity,), path=file)
+    return Series("nifti", "", "", f"{study_folder(file, identity)}/volume", (identity,), path=file)
 
 
 def safe_name(uid: str) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 Event = dict[str, Any]
 
 QUIET = {"look", "alive"}  # for metrics and the heartbeat: many a minute, and nothing new for a reader
-LEVELS = {"failed": "error", "rejected": "warning", "problem": "warning", "warning": "warning"}
+LEVELS = {"failed": "error", "rejected": "warning", "problem": "warning", "not-moved": "warning", "warning": "warning"}
 KEY_NAME = "identifier-key"
 # Text that stays as it is when identifiers are hashed: words of covct's own. All other text is hashed, so that a new
 # field cannot leak.

@@ -132,7 +132,8 @@ def _with_members(path: Path, problems: list[Problem]) -> Iterator[SourceFile]:
     try:
         regular = stat.S_ISREG(path.stat().st_mode)
     except OSError as error:
-        problems.append(Problem(printable(path), "unreadable", f"the file cannot be read: {error.strerror}"))
+        if os.path.lexists(path):  # else it was moved away since it was listed
+            problems.append(Problem(printable(path), "unreadable", f"the file cannot be read: {error.strerror}"))
         return
     if not regular:  # opening a FIFO waits for ever, reading a device may never end
         return
@@ -290,7 +291,12 @@ class Opener:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the archive; the opener can be used again."""
         self.stack.close()
+        self.path = None
 
     def open(self, file: SourceFile) -> tuple[BinaryIO, int]:
         """A stream to read and to close, and how many bytes it says it has."""
@@ -298,8 +304,7 @@ class Opener:
             stream = _open_regular(file.path)
             return stream, os.fstat(stream.fileno()).st_size
         if self.path != file.path:
-            self.stack.close()
-            self.path = None
+            self.close()
             stream = self.stack.enter_context(_open_regular(file.path))
             self.archive = self.stack.enter_context(_open_archive(stream))
             self.path, self.size = file.path, os.fstat(stream.fileno()).st_size

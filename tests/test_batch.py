@@ -12,6 +12,7 @@ from conftest import read_json
 from test_discover import change
 
 from covct import batch, state
+from covct.discover import discover
 from covct.errors import OutputNotWritable, Stopped, WeightsError
 from covct.outputs import Outputs
 from covct.report import load_schema
@@ -120,7 +121,7 @@ def test_altered_weights_stop_the_run_before_any_work(order, networks):
 
 def test_series_that_keeps_killing_the_process_is_given_up(order, networks):
     """A container's restart loop must move on: three attempts without outcome, and the series is poison."""
-    [victim, *_] = batch.plan(order, batch.discover(order.sources), batch.card_hashes(order.weights))
+    [victim, *_] = batch.plan(order, discover(order.sources), batch.card_hashes(order.weights))
     with state.lock(order.out):
         for _ in range(3):
             state.begin_attempt(order.out, victim.series.folder, victim.work_key)

@@ -87,6 +87,8 @@ def test_dry_run_says_what_and_why_and_writes_nothing(series_folder, tmp_path, w
         (["scan", "{tmp}", "--out", "{tmp}/out", "--weights", "{tmp}/none"], 10, "reinstall"),
         (["scan", "{tmp}", "--out", "/proc/out"], 12, "cannot write"),
         (["scan", "{tmp}"], 2, "--out"),
+        (["scan", "{tmp}", "--out", "{tmp}/out", "--move-done", "{tmp}/moved"], 2, "neither in it nor around it"),
+        (["watch", "{tmp}", "--out", "{tmp}/out", "--marker", "a/b"], 2, "not a path"),
     ],
 )
 def test_exit_codes(arguments, code, words, tmp_path, weights):
@@ -171,7 +173,7 @@ def test_readme_options_and_commands_exist():
     options = README.split("Options of `scan`")[1].split("## Exit codes")[0]
     for option in re.findall(r"^\| `(--[a-z-]+)`", options, re.M):
         assert option in help_of["scan"], option
-    for option in ("--settle", "--interval", "--until", "--series-timeout"):
+    for option in ("--settle", "--interval", "--until", "--series-timeout", "--marker", "--move-done"):
         assert option in help_of["watch"]
     commands = README.split("## Commands")[1].split("Options of")[0]
     root = run("--help").stdout

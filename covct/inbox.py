@@ -1,0 +1,163 @@
+"""What lies in an inbox, and which studies of it have come to rest: by names, sizes and times."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from covct.discover import Sighting, asked, candidates, place
+from covct.index import Index, status_of
+from covct.sources import Problem, SourceFile
+
+LONGEST_DELAY_S = 3600.0  # between two attempts at a study whose files cannot be read
+
+
+@dataclass
+class Study:
+    """The files of one study, and for each a mark that changes with it."""
+
+    files: list[SourceFile] = field(default_factory=list)
+    marks: list[int] = field(default_factory=list)
+
+    @property
+    def fingerprint(self) -> int:
+        """The same for the same files, in whatever order they were listed."""
+        return sum(self.marks)
+
+
+@dataclass
+class Survey(Sighting):
+    """Studies by the folder of their results."""
+
+    studies: dict[str, Study] = field(default_factory=lambda: defaultdict(Study))
+
+
+def survey(sources: Iterable[Path], avoid: Path | None, index: Index) -> Survey:
+    """Which files belong to which study; only new and changed ones are read."""
+    seen = Survey()
+    add(seen, sources, avoid, index)
+    return seen
+
+
+def add(seen: Survey, sources: Iterable[Path], avoid: Path | None, index: Index) -> None:
+    """Survey further files or directories."""
+    for file in candidates(sources, avoid, seen):
+        if answer := asked(file, index.study_of, seen):
+            name, mark = answer
+            seen.studies[name].files.append(file)
+            seen.studies[name].marks.append(mark)
+
+
+@dataclass
+class _Taken:
+    """A study as it was when it was taken, and when it is to be tried again if it could not be read."""
+
+    marks: frozenset[int]
+    due: float | None = None
+    delay: float = 0.0
+
+
+class Settling:
+    """Since when each study has held still, and which were taken as they are.
+
+    A study is ready when the number, sizes and modification times of its files did not change for `settle_s`, and,
+    if there is a marker, once a file of that name lies in each of its folders, or in one above within the inbox. Files
+    beside it with names of unfinished transfers, and files that cannot be read, count as its own. Whether the times
+    lie in the future or the past does not matter, nor what the wall clock does: only changes count, and `now` runs
+    evenly.
+
+    A study that was taken is not ready again because files of it went away (they are being removed, or a network drive
+    shows only a part), only for a new or changed one. One that could not be read is tried again, at longer and longer
+    intervals.
+    """
+
+    def __init__(self, settle_s: float, marker: str, roots: Iterable[Path]):
+        self.settle_s, self.marker = settle_s, marker
+        self.roots = {str(root) for root in roots}
+        self.counts: dict[str, int] = {}  # of the last look: studies by what keeps them
+        self._since: dict[str, tuple[int, float]] = {}
+        self._taken: dict[str, _Taken] = {}
+        self._problems: dict[str, float] = {}
+        self._told: set[str] = set()
+
+    def ready(self, seen: Survey, index: Index, now: float) -> list[str]:
+        """Names of the studies to take now."""
+        beside = _beside(seen.arriving + seen.unreadable)
+        marked: dict[str, bool] = {}
+        ready, settling, unmarked = [], 0, 0
+        for name, study in seen.studies.items():
+            signature = study.fingerprint + _sum_beside(study, beside)
+            if name not in self._since or self._since[name][0] != signature:
+                self._since[name] = signature, now
+            if self._is_taken(name, study, now):
+                continue
+            if now - self._since[name][1] < self.settle_s:
+                settling += 1
+            elif self.marker and not all(self._is_marked(folder, marked) for folder in _folders(study)):
+                unmarked += 1
+            elif not all(index.still(file) for file in study.files):
+                self._since[name] = signature, now
+                settling += 1
+            else:
+                ready.append(name)
+        for kept in (self._since, self._taken):
+            for gone in kept.keys() - seen.studies.keys():
+                del kept[gone]
+        self.counts = {"studies": len(seen.studies), "waiting": settling + unmarked, "without_marker": unmarked}
+        return ready
+
+    def take(self, name: str, study: Study, unreadable: bool, now: float) -> None:
+        """Note that a study was taken as it is; `unreadable` where it is worth another attempt."""
+        taken = _Taken(frozenset(study.marks))
+        if unreadable:
+            before = self._taken.get(name)
+            delay = 2 * before.delay if before and before.marks == taken.marks else 0.0
+            taken.delay = min(max(delay, self.settle_s, 10.0), LONGEST_DELAY_S)
+            taken.due = now + taken.delay
+        self._taken[name] = taken
+
+    def problems(self, seen: Survey, now: float) -> list[Problem]:
+        """Problems to tell of: each once, and not while a file may only be half copied."""
+        current = {problem.label: problem for problem in seen.problems}
+        self._told &= current.keys()
+        self._problems = {label: self._problems.get(label, now) for label in current}
+        stand = [label for label, since in self._problems.items() if now - since >= self.settle_s]
+        new = [current[label] for label in stand if label not in self._told]
+        self._told.update(stand)
+        return new
+
+    def _is_taken(self, name: str, study: Study, now: float) -> bool:
+        taken = self._taken.get(name)
+        return taken is not None and taken.marks.issuperset(study.marks) and (taken.due is None or now < taken.due)
+
+    def _is_marked(self, folder: str, known: dict[str, bool]) -> bool:
+        if folder not in known:
+            here = os.path.exists(os.path.join(folder, self.marker))
+            above = os.path.dirname(folder)
+            # A marker in the inbox itself speaks of the files that lie there, not of every folder below.
+            is_end = folder in self.roots or above in self.roots or above == folder
+            known[folder] = here or (not is_end and self._is_marked(above, known))
+        return known[folder]
+
+
+def _folders(study: Study) -> set[str]:
+    return {str(file.path.parent) for file in study.files}
+
+
+def _beside(files: list[SourceFile]) -> dict[str, int]:
+    """By folder or archive: what changes while unfinished files in it do."""
+    found: dict[str, int] = defaultdict(int)
+    for file in files:
+        try:
+            size, modified, *_ = status_of(file.path)
+        except OSError:
+            continue
+        found[place(file)] += 1 + size + modified
+    return found
+
+
+def _sum_beside(study: Study, beside: dict[str, int]) -> int:
+    return sum(beside[where] for where in {place(file) for file in study.files} & beside.keys()) if beside else 0

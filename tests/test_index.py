@@ -1,0 +1,319 @@
+"""The index of headers: never wrong, never needed, and no patient in it."""
+
+import os
+import shutil
+import sqlite3
+import time
+from dataclasses import replace
+
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multiframe import write_enhanced
+from test_discover import change
+
+from covct import choice, index
+from covct.dicom.header import read_header
+from covct.discover import discover, read_facts
+from covct.inbox import survey
+from covct.sources import SourceFile
+
+
+def later():
+    """An hour from now: what was written a moment ago has come to rest by then."""
+    return time.time_ns() + 3600 * 10**9
+
+
+@pytest.fixture
+def folder(phantom_series, tmp_path):
+    """Four slices of a series."""
+    (tmp_path / "in").mkdir()
+    for path in sorted(phantom_series.iterdir())[:4]:
+        shutil.copy2(path, tmp_path / "in")
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def database(tmp_path):
+    return tmp_path / "index.sqlite"
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The files that are really read."""
+    names = []
+
+    def counted(file, *opener):
+        names.append(file.path.name)
+        return read_facts(file, *opener)
+
+    monkeypatch.setattr(index, "read_facts", counted)
+    return names
+
+
+def look(folder, database, now_ns=later):
+    """One run: the studies, with what every file of them says."""
+    with index.open_index(database, now_ns) as opened:
+        seen = survey([folder], None, opened)
+        facts = [opened.facts_of(file) for study in seen.studies.values() for file in study.files]
+        return sorted(seen.studies), facts, seen
+
+
+def test_a_second_run_reads_no_file(folder, database, reads):
+    first = look(folder, database)
+    assert len(reads) == 4
+    assert look(folder, database)[:2] == first[:2]
+    assert len(reads) == 4
+
+
+def test_a_second_look_of_one_run_reads_no_file(folder, database, reads):
+    with index.open_index(database, later) as opened:
+        for _ in range(3):
+            survey([folder], None, opened)
+            opened.sweep()
+    assert len(reads) == 4
+
+
+def test_what_is_recalled_is_what_the_header_says(folder, database):
+    look(folder, database)
+    for facts in look(folder, database)[1]:
+        [instance] = facts.instances
+        read = read_header(instance.file)
+        words = choice.telling_words(read.instances[0].body_part, read.instances[0].comment)
+        expected = replace(read.instances[0], body_part=words[0], comment=words[1])
+        assert facts == replace(read, instances=(expected,))
+
+
+def test_frames_of_a_multi_frame_instance_are_recalled(folder, database, tmp_path):
+    write_enhanced(folder, tmp_path / "enhanced.dcm")
+    first = look(tmp_path / "enhanced.dcm", database)
+    assert len(first[1][0].instances) == 4
+    assert look(tmp_path / "enhanced.dcm", database)[:2] == first[:2]
+
+
+def test_members_of_an_archive_are_not_read_again(folder, database, reads, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "a"), "zip", folder)
+    first = look(tmp_path / "a.zip", database)
+    assert (len(first[1]), len(reads)) == (4, 4)
+    assert look(tmp_path / "a.zip", database)[:2] == first[:2]
+    assert len(reads) == 4
+    os.utime(archive, ns=(1, 1))
+    look(tmp_path / "a.zip", database)
+    assert len(reads) == 8
+
+
+def test_a_nifti_is_hashed_once_and_junk_sniffed_once(database, reads, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.nii").write_bytes(b"some volume")
+    (tmp_path / "in" / "junk").write_bytes(b"no image")
+    first = look(tmp_path / "in", database)
+    assert first[0][0].startswith("nifti-")
+    assert look(tmp_path / "in", database)[0] == first[0]
+    assert sorted(reads) == ["a.nii", "junk"]
+
+
+@pytest.mark.parametrize("kept", ["nothing", "modification time", "modification time and size"])
+def test_a_changed_file_is_read_again(folder, database, reads, kept):
+    """A corrected slice that was copied over the old one with its times: only the change time tells."""
+    look(folder, database)
+    path = sorted(folder.iterdir())[0]
+    before = path.stat()
+    dataset = pydicom.dcmread(path)
+    dataset.SeriesInstanceUID = dataset.SeriesInstanceUID[:-1] + str((int(dataset.SeriesInstanceUID[-1]) + 1) % 10)
+    if kept != "modification time and size":
+        dataset.ImageComments = "longer"
+    dataset.save_as(path)
+    if kept != "nothing":
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size == before.st_size) == (kept == "modification time and size")
+    facts = look(folder, database)[1]
+    assert reads[4:] == [path.name]
+    assert len({header.series_uid for header in facts}) == 2
+
+
+def test_what_changed_a_moment_ago_is_not_relied_on(folder, database, reads):
+    """It may change again within the tick of its time stamp."""
+    first = look(folder, database, time.time_ns)
+    assert look(folder, database, time.time_ns)[:2] == first[:2]
+    assert len(reads) == 8, "once a run, for study and facts together"
+
+
+def test_a_file_that_cannot_be_read_is_asked_again(folder, database, reads):
+    """A mode or a network may change where the file does not."""
+    broken = folder / "broken.dcm"
+    broken.write_bytes(b"no DICOM")
+    for _ in range(2):
+        assert [problem.label for problem in look(folder, database)[2].problems] == [str(broken)]
+    assert reads.count("broken.dcm") == 2
+
+
+def test_a_file_that_vanishes_after_it_was_listed_is_no_problem(folder, database, monkeypatch):
+    victim = sorted(folder.iterdir())[2]
+
+    def vanishing(file, *opener):
+        victim.unlink(missing_ok=True)
+        return read_facts(file, *opener)
+
+    monkeypatch.setattr(index, "read_facts", vanishing)
+    _, facts, seen = look(folder, database)
+    assert len(facts) == 3
+    assert not seen.problems
+
+
+def damage_text(path):
+    path.write_text("no database")
+
+
+def damage_middle(path):
+    contents = bytearray(path.read_bytes())
+    contents[len(contents) // 3 :] = os.urandom(len(contents) - len(contents) // 3)
+    path.write_bytes(bytes(contents))
+
+
+def damage_rows(path):
+    """As a torn write may leave it: a good database with another file's facts."""
+    database = sqlite3.connect(path)
+    rows = database.execute("SELECT key, facts FROM files ORDER BY key").fetchall()
+    for (key, _), (_, facts) in zip(rows, rows[1:] + rows[:1], strict=True):
+        database.execute("UPDATE files SET facts = ? WHERE key = ?", (facts, key))
+    database.commit()
+    database.close()
+
+
+def damage_shared(path):
+    database = sqlite3.connect(path)
+    database.execute("UPDATE shared SET facts = replace(facts, 'CT', 'MR')")
+    database.commit()
+    database.close()
+
+
+def lose_shared(path):
+    database = sqlite3.connect(path)
+    database.execute("DELETE FROM shared")
+    database.commit()
+    database.close()
+
+
+def another_version(path):
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version = 12345")
+    database.close()
+
+
+def become_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [damage_text, damage_middle, damage_rows, damage_shared, lose_shared, another_version, become_folder, os.unlink],
+)
+def test_a_damaged_index_is_built_again(folder, database, reads, damage):
+    first = look(folder, database)
+    damage(database)
+    assert look(folder, database)[:2] == first[:2]
+    again = len(reads)
+    assert again > 4
+    if damage is not become_folder:
+        look(folder, database)
+        assert len(reads) == again, "the new one serves"
+
+
+def test_an_index_that_is_damaged_under_way_does_no_harm(folder, database):
+    first = look(folder, database)
+    with index.open_index(database, later) as opened:
+        seen = survey([folder], None, opened)
+        damage_text(database)
+        facts = [opened.facts_of(file) for study in seen.studies.values() for file in study.files]
+    assert facts == first[1]
+
+
+def test_an_index_that_cannot_be_written_is_kept_in_memory(folder, reads, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert len(look(folder, tmp_path / "file" / "index.sqlite")[1]) == 4
+    assert len(reads) == 4, "also then once a run"
+
+
+def test_files_that_were_not_met_for_long_are_forgotten(folder, database, reads):
+    look(folder, database)
+    with index.open_index(database, lambda: time.time_ns() + 40 * index.DAY_NS):
+        pass
+    look(folder, database)
+    assert len(reads) == 8
+
+
+def test_files_met_every_day_are_kept(folder, database, reads):
+    for day in range(0, 80, 20):
+        with index.open_index(database, lambda day=day: later() + day * index.DAY_NS) as opened:
+            survey([folder], None, opened)
+    assert len(reads) == 4
+
+
+def test_a_watch_that_runs_for_months_keeps_what_is_there_and_forgets_the_rest(folder, database, reads):
+    day = 0
+    with index.open_index(database, lambda: later() + day * index.DAY_NS) as opened:
+        for day in range(0, 80, 20):
+            survey([folder], None, opened)
+            opened.sweep()
+            if not day:
+                sorted(folder.iterdir())[0].unlink()
+        assert len(survey([folder], None, opened).studies) == 1
+    assert len(reads) == 4
+    rows = sqlite3.connect(database).execute("SELECT count(*) FROM files").fetchone()
+    assert rows == (3,)
+
+
+def test_no_patient_in_the_index(folder, database, tmp_path):
+    """It lies in the output tree. Paths and free text of old exports hold names."""
+    change(
+        folder, PatientName="Planted^Name", PatientID="PLANTED", SeriesDescription="Planted chest 5mm",
+        ImageComments="PLANTED exp.", BodyPartExamined="CHEST",
+    )  # fmt: skip
+    folder.rename(tmp_path / "PLANTED")
+    _, facts, _ = look(tmp_path / "PLANTED", database)
+    assert b"planted" not in database.read_bytes().lower()
+    assert {(i.body_part, i.comment) for header in facts for i in header.instances} == {("CHEST", "EXP")}
+
+
+@given(
+    st.lists(st.sampled_from(["CHEST", "HEAD", "X", " ", "EXP", "THORAX", "ABDOMEN", "EXSPIRATION", "MEIER", "CAP"])),
+    st.text(),
+)
+def test_the_words_that_are_kept_decide_as_the_whole_text_does(words, text):
+    whole = "".join(words) + text.upper()
+    part, comment = choice.telling_words(whole, whole)
+    for pattern in (choice.OTHER_PARTS, choice.CHEST_PARTS):
+        assert bool(pattern.search(part)) == bool(pattern.search(whole))
+    assert bool(choice.EXPIRATION.search(comment)) == bool(choice.EXPIRATION.search(whole))
+
+
+def test_a_survey_finds_the_studies_that_discover_finds(folder, database, tmp_path):
+    (tmp_path / "in" / "a.nii").write_bytes(b"some volume")
+    change_one = shutil.copytree(folder, tmp_path / "in" / "deep")
+    (change_one / "a.nii").unlink()
+    change(change_one, StudyInstanceUID="", SOPInstanceUID=lambda i: f"1.2.3.{i}")
+    assert look(tmp_path / "in", database)[0] == sorted({s.study_folder for s in discover([tmp_path / "in"]).series})
+
+
+def test_what_came_of_a_study_is_known_for_the_same_files_and_wishes_only(database):
+    with index.open_index(database) as opened:
+        opened.finish("1.2", 7, "seg", [["1.2/1.3", "key"]])
+    with index.open_index(database) as opened:
+        assert opened.finished("1.2", 7, "seg") == [["1.2/1.3", "key"]]
+        for other in [("1.3", 7, "seg"), ("1.2", 8, "seg"), ("1.2", 7, "png")]:
+            assert opened.finished(*other) is None
+
+
+def test_a_file_is_still_the_same_only_while_it_is(folder, database):
+    file = SourceFile(sorted(folder.iterdir())[0])
+    with index.open_index(database, later) as opened:
+        opened.study_of(file)
+        assert opened.still(file)
+        with open(file.path, "ab") as stream:
+            stream.write(b"more")
+        assert not opened.still(file)
+        file.path.unlink()
+        os.mkfifo(file.path)
+        assert not opened.still(file), "and nobody waits for a writer"

@@ -1,0 +1,221 @@
+"""Files of finished studies are moved: never over another, never half, and a crash anywhere loses nothing."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from covct import moving, state
+from covct.errors import UsageError
+from covct.moving import check_place, move_study, moved_before
+
+
+@pytest.fixture
+def inbox(tmp_path):
+    for number in range(3):
+        path = tmp_path / "in" / "a" / "s" / f"{number}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(f"slice {number}".encode())
+        os.utime(path, (10**9, 10**9))
+    return tmp_path / "in"
+
+
+@pytest.fixture(params=["same file system", "another"])
+def system(request, monkeypatch):
+    """Moving by renaming, and by copying as if the directory lay on another file system."""
+    if request.param == "another":
+        rename = os.rename
+
+        def across(source, target):
+            if "/in/" in str(source):
+                raise OSError(errno.EXDEV, "Invalid cross-device link")
+            rename(source, target)
+
+        monkeypatch.setattr(os, "rename", across)
+
+
+def files(root):
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file() and ".covct" not in str(p)}
+
+
+def move(inbox, **keywords):
+    there = sorted(path for path in inbox.rglob("*.dcm"))
+    return move_study("1.2", there, [inbox], inbox.parent / "done", **keywords)
+
+
+def test_the_path_below_the_source_is_kept(inbox, system):
+    before = files(inbox)
+    assert move(inbox) == []
+    assert files(inbox.parent / "done") == before
+    assert (inbox.parent / "done/a/s/0.dcm").stat().st_mtime == 10**9
+    assert list(inbox.iterdir()) == [], "folders left empty go, the inbox stays"
+
+
+def test_another_file_of_the_same_name_is_not_overwritten(inbox, system):
+    other = inbox.parent / "done/a/s/1.dcm"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"of another study")
+    assert move(inbox) == []
+    assert files(inbox.parent / "done")["a/s/1.dcm"] == b"of another study"
+    assert files(inbox.parent / "done")["a/s/1.2.dcm"] == b"slice 1"
+
+
+def test_the_same_file_sent_again_is_there_once(inbox, system):
+    before = files(inbox)
+    move(inbox)
+    for name, contents in before.items():
+        (inbox / name).parent.mkdir(parents=True, exist_ok=True)
+        (inbox / name).write_bytes(contents)
+    move(inbox)
+    assert files(inbox.parent / "done") == before
+    assert not files(inbox)
+
+
+class Killed(BaseException):
+    pass
+
+
+CALLS = ("open", "rename", "replace", "unlink", "fsync", "rmdir", "mkdir")
+
+
+def test_killed_at_any_call_nothing_is_lost_and_a_rerun_completes(inbox, system, monkeypatch):
+    """At each call that changes a disk, before and after it."""
+    before = files(inbox)
+    done = inbox.parent / "done"
+    real = {name: getattr(os, name) for name in CALLS}
+    for moment in range(1000):
+        left = [moment]
+
+        def dying(name, left=left):
+            def call(*arguments, **keywords):
+                if left[0] == 0:
+                    raise Killed
+                left[0] -= 1
+                return real[name](*arguments, **keywords)
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in CALLS:
+                patch.setattr(os, name, dying(name)) if name != "rename" else patch.setattr(
+                    os, name, _both(os.rename, left)
+                )
+            try:
+                move(inbox)
+                finished = True
+            except Killed:
+                finished = False
+        everything = {**files(done), **files(inbox)} if done.exists() else files(inbox)
+        assert set(before.values()) <= set(everything.values())
+        move(inbox)
+        whole = {name: contents for name, contents in files(done).items() if contents}
+        assert set(whole.values()) == set(before.values())
+        assert len(whole) == len(before)
+        assert not files(inbox)
+        if finished:
+            break
+        _reset(inbox, done, before)
+    assert 10 < moment < 999
+
+
+def _both(rename, left):
+    def call(source, target):
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        rename(source, target)
+
+    return call
+
+
+def _reset(inbox, done, before):
+    import shutil
+
+    shutil.rmtree(done)
+    for name, contents in before.items():
+        (inbox / name).parent.mkdir(parents=True, exist_ok=True)
+        (inbox / name).write_bytes(contents)
+
+
+def test_a_copy_that_differs_leaves_the_source(inbox, monkeypatch):
+    def across(source, target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "rename", across)
+    monkeypatch.setattr(moving.shutil, "copyfile", lambda source, target: Path(target).write_bytes(b"slice X"))
+    before = files(inbox)
+    assert len(move(inbox)) == 3
+    assert files(inbox) == before
+    assert not files(inbox.parent / "done"), "and nothing half is left"
+
+
+def test_a_full_disk_leaves_the_source(inbox, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", full)
+    before = files(inbox)
+    assert move(inbox)[0] == "No space left on device"
+    assert files(inbox) == before
+    assert not files(inbox.parent / "done")
+
+
+def test_links_and_files_from_elsewhere_stay(inbox, tmp_path):
+    elsewhere = tmp_path / "elsewhere.dcm"
+    elsewhere.write_bytes(b"not of the inbox")
+    (inbox / "a" / "link.dcm").symlink_to(elsewhere)
+    (inbox / "folder").symlink_to(tmp_path / "other")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.dcm").write_bytes(b"through a link")
+    paths = [inbox / "a" / "link.dcm", elsewhere, inbox / "folder" / "x.dcm"]
+    assert move_study("1.2", paths, [inbox], tmp_path / "done") == []
+    assert all(path.exists() for path in paths)
+    assert not (tmp_path / "done").exists()
+
+
+def test_a_marker_goes_with_the_files_so_that_it_does_not_release_the_next_study(inbox):
+    (inbox / "a" / "DONE").write_text("")
+    move(inbox, marker="DONE")
+    assert not (inbox / "a").exists()
+    assert (inbox.parent / "done" / "a" / "DONE").exists()
+
+
+def test_a_folder_with_something_else_in_it_stays(inbox):
+    (inbox / "a" / "notes.txt").write_text("of a person")
+    move(inbox)
+    assert files(inbox) == {"a/notes.txt": b"of a person"}
+
+
+def test_moved_files_are_found_by_their_study(inbox):
+    move(inbox)
+    done = inbox.parent / "done"
+    assert [path.name for path in moved_before(done, "1.2")] == ["0.dcm", "1.dcm", "2.dcm"]
+    (inbox / "late.dcm").write_bytes(b"late")
+    move(inbox)
+    assert len(moved_before(done, "1.2")) == 4
+    assert moved_before(done, "1.3") == []
+
+
+def test_two_processes_do_not_move_to_one_directory_at_a_time(inbox):
+    done = inbox.parent / "done"
+    done.mkdir()
+    before = files(inbox)
+    with state.lock(done):
+        assert len(move(inbox)) == 1
+    assert files(inbox) == before
+    assert move(inbox) == []
+
+
+@pytest.mark.parametrize(
+    ("done", "wrong"), [("in", True), ("in/done", True), (".", True), ("out", True), ("out/done", True), ("d", False)]
+)
+def test_a_directory_where_moved_files_would_be_found_again_is_refused(tmp_path, done, wrong):
+    def check():
+        check_place(tmp_path / done, [tmp_path / "in"], tmp_path / "out")
+
+    if not wrong:
+        check()
+        return
+    with pytest.raises(UsageError, match="neither in it nor around it"):
+        check()
