@@ -15,15 +15,16 @@ from covct.choice import Choice, is_other_part
 from covct.dicom.evidence import filled
 from covct.dicom.load import load_dicom
 from covct.discover import Series
+from covct.labels import per_slice
 from covct.networks import Device, Networks, field_of_view, probabilities
 from covct.nifti import load_nifti
 from covct.postprocess import (
+    mark_infection,
     remove_enclosed_air,
     remove_outside_air,
-    remove_specks,
     separate_lungs,
-    to_source_infection,
     to_source_lungs,
+    unmark_specks,
 )
 from covct.preprocess import to_model_space
 from covct.quality import NOTED, Finding, check_hounsfield, check_region, coverage, header_warnings, refuse_warnings
@@ -92,32 +93,32 @@ def process(
         lung_view = field_of_view(lungs_card, hu, spacing[1:])
         lung_probability = probabilities(networks.lungs, hu, lung_view, np.ones(len(hu), bool))
         seen = to_model_space(hu, lung_view, lungs_card.size, np.int16)
-        lung_probability = remove_outside_air(lung_probability, seen, lungs_card.threshold)
-        lung_probability = remove_enclosed_air(lung_probability, seen, lungs_card.threshold)
+        remove_outside_air(lung_probability, seen, lungs_card.threshold)
+        remove_enclosed_air(lung_probability, seen, lungs_card.threshold)
+        del seen
         model_spacing = _model_spacing(spacing, lung_view, lungs_card.size)
-        labels = separate_lungs(lung_probability, lungs_card.threshold, model_spacing)
-        lungs = to_source_lungs(labels, lung_probability, lungs_card.threshold, lung_view, hu.shape[1:])
-        valid_lungs, found = coverage(lungs, spacing, is_other_part(series))
+        sides = separate_lungs(lung_probability, lungs_card.threshold, model_spacing)
+        labels = to_source_lungs(sides, lung_probability, lungs_card.threshold, lung_view, hu.shape[1:])
+        del sides
+        valid_lungs, found = coverage(labels.lungs, spacing, is_other_part(series))
         findings += found
     with clock.step("infection"):
         infection_view = field_of_view(infection_card, hu, spacing[1:])
-        infection_probability = probabilities(
-            networks.infection, hu, infection_view, np.count_nonzero(lungs, axis=(1, 2)) > 0
-        )
+        infection_probability = probabilities(networks.infection, hu, infection_view, per_slice(labels.lungs) > 0)
     with clock.step("postprocess"):
-        infection = to_source_infection(infection_probability, infection_card.threshold, lungs, infection_view)
-        infection = remove_specks(infection, spacing)
+        mark_infection(labels, infection_probability, infection_card.threshold, infection_view)
+        unmark_specks(labels, spacing)
     with clock.step("measure"):
-        burden = measure_burden(hu, lungs, infection, voxel_volume_mm3(volume))
-        lesions = find_lesions(infection, lungs, scan.working_affine)
+        burden = measure_burden(hu, labels.lungs, labels.infection, voxel_volume_mm3(volume))
+        lesions = find_lesions(labels.infection, labels.lungs, scan.working_affine)
         findings += _one_lung(burden)
         if strict:
             refuse_warnings(findings)
     valid_for = replace(valid_lungs, hu_bands=valid_headers.hu_bands)
     report = build_report(choice, scan, burden, lesions, valid_for, findings, networks, work_key)
     masks = Masks(
-        lungs,
-        infection,
+        labels.lungs,
+        labels.infection,
         Probability(lung_probability, lung_view),
         Probability(infection_probability, infection_view),
     )

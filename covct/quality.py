@@ -15,6 +15,7 @@ import numpy as np
 from covct.dicom.header import CT_IMAGE, MULTI_FRAME_CT
 from covct.discover import Series
 from covct.errors import SeriesError
+from covct.labels import Slices, per_slice
 from covct.split import MOSTLY
 
 COSINE_TOLERANCE = 1e-3
@@ -478,7 +479,7 @@ def _enclosed_air(hu_slice: np.ndarray) -> int:
 
 
 def coverage(
-    lungs: np.ndarray, spacing_mm: tuple[float, float, float], other_part: bool = False
+    lungs: Slices, spacing_mm: tuple[float, float, float], other_part: bool = False
 ) -> tuple[ValidFor, list[Finding]]:
     """Whether the series holds whole lungs.
 
@@ -496,7 +497,7 @@ def coverage(
     SeriesError
         `no-lungs` or `head-or-abdomen`: not a chest.
     """
-    areas = np.count_nonzero(lungs, axis=(1, 2))
+    areas = per_slice(lungs)
     slices, extent_mm = len(lungs), len(lungs) * spacing_mm[0]
     volume_ml = int(areas.sum()) * float(np.prod(spacing_mm)) / 1000
     if volume_ml < LEAST_LUNG_ML and volume_ml / (extent_mm / 10) < LEAST_LUNG_CM2:
