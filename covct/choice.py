@@ -62,6 +62,7 @@ def _rule(longest_mm: float) -> tuple[Criterion, ...]:
     return (
         Criterion(lambda s: s.kind != "nifti" and len(s.instances) < FEWEST_SLICES, lambda s: _slices(s)),
         Criterion(is_other_part, lambda s: "of another part of the body" if is_other_part(s) else "of the chest"),
+        Criterion(lambda s: s.kind != "nifti" and not is_axial(s), lambda s: "axial" if is_axial(s) else "not axial"),
         Criterion(
             lambda s: extent_mm(s) < LEAST_COVER * longest_mm, lambda s: f"{extent_mm(s):.0f} mm from head to feet"
         ),
@@ -79,9 +80,9 @@ def choose(candidates: list[Series], check: Callable[[Series], None]) -> Choice:
     """Choose the series of one study to segment, always the same for the same study.
 
     The rule, in this order: a series that passes the gate; more slices than a localizer (three or more); not said to
-    be of another part of the body; at least two thirds of the longest one's extent; not in expiration; a lung or
-    sharp kernel before a soft one; thinner slices; without lossy compression; more slices; no contrast medium; the
-    lowest UID.
+    be of another part of the body; axial slices; at least two thirds of the longest one's extent; not in expiration;
+    a lung or sharp kernel before a soft one; thinner slices; without lossy compression; more slices; no contrast
+    medium; the lowest UID.
 
     Parameters
     ----------
@@ -125,16 +126,28 @@ def _described(series: Series) -> tuple[str, ...]:
 
 
 def extent_mm(series: Series) -> float:
-    """From the first slice to the last, and one slice more. 0 where positions are missing; NIfTI are not compared."""
+    """From head to feet: of axial slices from the first to the last and one more, of others that of an image.
+
+    0 where positions are missing; NIfTI are not compared.
+    """
     places = np.array([i.position for i in series.instances if i.position])
     if not len(places):
         return 0.0
+    if not is_axial(series):
+        spacing = _first(series, "pixel_spacing", None) or (0.0, 0.0)
+        return float(spacing[0] * _first(series, "shape", (0, 0))[0])
     end = places[np.argmax(np.linalg.norm(places - places[0], axis=1))]  # the slices come in any order
     return float(np.linalg.norm(places - end, axis=1).max()) + (_first(series, "thickness", None) or 0.0)
 
 
 def _first(series: Series, name: str, default):
     return getattr(series.instances[0], name) if series.instances else default
+
+
+def is_axial(series: Series) -> bool:
+    """Whether the slices lie across the patient; those of a reformat along him. True where nothing says how."""
+    cosines = _first(series, "orientation", None)
+    return cosines is None or int(np.argmax(np.abs(np.cross(cosines[:3], cosines[3:])))) == 2
 
 
 def is_other_part(series: Series) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from covct.burden import find_lesions, measure_burden
+from covct.burden import RegionBurden, find_lesions, measure_burden
 from covct.choice import Choice, is_other_part
 from covct.dicom.evidence import filled
 from covct.dicom.load import load_dicom
@@ -27,7 +27,16 @@ from covct.postprocess import (
     unmark_specks,
 )
 from covct.preprocess import to_model_space
-from covct.quality import NOTED, Finding, check_hounsfield, check_region, coverage, header_warnings, refuse_warnings
+from covct.quality import (
+    NOTED,
+    Finding,
+    check_hounsfield,
+    check_region,
+    coverage,
+    header_warnings,
+    nifti_geometry,
+    refuse_warnings,
+)
 from covct.report import build_report
 from covct.volume import Masks, Probability, Scan, spacing_mm, voxel_volume_mm3
 
@@ -85,7 +94,7 @@ def process(
         check_hounsfield(hu)
         check_region(hu, spacing, is_other_part(series))
         valid_headers, findings = header_warnings(series)
-        findings += [*_filled(scan), *_tilted_nifti(scan)]
+        findings += [*_filled(scan), *_nifti_findings(scan)]
     networks = load_networks()
 
     lungs_card, infection_card = networks.lungs.card, networks.infection.card
@@ -111,7 +120,8 @@ def process(
     with clock.step("measure"):
         burden = measure_burden(hu, labels.lungs, labels.infection, voxel_volume_mm3(volume))
         lesions = find_lesions(labels.infection, labels.lungs, scan.working_affine)
-        findings += _one_lung(burden)
+        burden, found = _one_lung(burden)
+        findings += found
         if strict:
             refuse_warnings(findings)
     valid_for = replace(valid_lungs, hu_bands=valid_headers.hu_bands)
@@ -134,20 +144,28 @@ def _filled(scan: Scan) -> list[Finding]:
     return [Finding("filled-headers", "; ".join(what), NOTED)] if what else []
 
 
-def _tilted_nifti(scan: Scan) -> list[Finding]:
-    """A NIfTI's tilt is seen when it is read; a DICOM series' stands among the findings of its headers."""
-    if scan.headers or scan.tilted_affine is None:
+def _nifti_findings(scan: Scan) -> list[Finding]:
+    """A NIfTI's geometry is seen when it is read; a DICOM series' stands among the findings of its headers."""
+    if scan.headers:
         return []
-    message = f"the NIfTI's slices are tilted by {scan.tilt_degrees:.1f}°: the masks lie on them, volumes are right"
-    return [Finding("gantry-tilt", message)]
+    found = nifti_geometry(scan.working.affine)
+    if scan.tilted_affine is not None:
+        message = f"the NIfTI's slices are tilted by {scan.tilt_degrees:.1f}°: the masks lie on them, volumes are right"
+        found.append(Finding("gantry-tilt", message))
+    return found
 
 
-def _one_lung(burden) -> list[Finding]:
+def _one_lung(burden: dict[str, RegionBurden]) -> tuple[dict[str, RegionBurden], list[Finding]]:
+    """Withhold the percentages of a lung that is all but gone: they would be those of the last air in it."""
     right, left = burden["right_lung"].volume_ml, burden["left_lung"].volume_ml
-    if min(right, left) < 0.1 * max(right, left):
-        side = "right" if right < left else "left"
-        return [Finding("one-lung", f"hardly any {side} lung was found ({min(right, left):.0f} mL): absent or airless")]
-    return []
+    if min(right, left) >= 0.1 * max(right, left):
+        return burden, []
+    side = "right" if right < left else "left"
+    message = f"hardly any {side} lung was found ({min(right, left):.0f} mL): absent or airless, no percentage of it"
+    gone = burden[f"{side}_lung"]
+    thirds = {name: replace(third, infection_percent=None) for name, third in gone.thirds.items()}
+    gone = replace(gone, infection_percent=None, thirds=thirds)
+    return {**burden, f"{side}_lung": gone}, [Finding("one-lung", message)]
 
 
 def peak_memory_mib() -> float:

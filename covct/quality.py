@@ -40,6 +40,7 @@ SECONDARY_TYPES = {
 }  # fmt: skip
 HOUNSFIELD_TYPES = {"", "HU", "HU_MOD", "US"}  # US: unspecified, as many archives write
 AIR_HU, LEAST_AIR_SHARE = -500, 0.002  # a chest CT holds air; so does nearly every other CT
+PADDING_HU = -1024  # what reading makes of padding (AIR_HU of `volume`, which is too heavy to import here)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,11 @@ GATE = {
         why=f"beyond {100 * CUT_WARNED:.0f} % of the largest lung area on an end slice, or of the slices at the edge, "
         "volume and percent are withheld",
     ),
-    "one-lung": Rule("hardly any of one lung was found", warned="a tenth of the other", why="absent or airless"),
+    "one-lung": Rule(
+        "hardly any of one lung was found",
+        warned="a tenth of the other",
+        why="absent or airless; its infected share would be that of the last air in it, and is withheld",
+    ),
     "head-or-abdomen": Rule(
         "said to be of another part of the body, and next to no lung",
         f"less than {LEAST_LUNG_ML:g} mL and {LEAST_LUNG_CM2:g} cm² a slice",
@@ -243,7 +248,8 @@ def _identity(series: Series) -> Iterator[Finding]:
 
 def _kind(series: Series) -> Iterator[Finding]:
     for instance in series.instances:
-        types = set(instance.image_type)
+        # Siemens: DERIVED, PRIMARY, AXIAL, CT_SOM5 MIP: so the words of a value count too
+        types = {*instance.image_type, *" ".join(instance.image_type).split()}
         if instance.modality != "CT":
             yield _refused("not-ct", f"modality is {instance.modality or 'missing'}, wanted CT")
         if instance.sop_class_uid.startswith(SECONDARY_CAPTURE):
@@ -295,11 +301,7 @@ def _grid(series: Series) -> Iterator[Finding]:
 def _positions_in_space(series: Series) -> Iterator[Finding]:
     """Whether the slices follow one another in even steps along one line, and how they lie in the patient."""
     normal = _normal(series)
-    turned = oblique_degrees(series)
-    if turned > OBLIQUE_REFUSED_DEGREES:
-        yield _refused("oblique", f"the slices are turned by {turned:.0f}° against the patient's axes")
-    elif turned > OBLIQUE_WARNED_DEGREES:
-        yield Finding("oblique", f"the slices are turned by {turned:.0f}° against the patient's axes")
+    yield from _oblique(oblique_degrees(series))
     axial = int(np.argmax(np.abs(normal))) == 2
     if not axial:
         name = ("sagittal", "coronal")[int(np.argmax(np.abs(normal)))]
@@ -329,9 +331,7 @@ def _positions_in_space(series: Series) -> Iterator[Finding]:
         yield _refused("uneven-spacing", f"slice steps run from {spread}; wanted one spacing{also}")
     elif uneven > UNEVEN_WARNED:
         yield Finding("uneven-spacing", f"slice steps differ by up to {100 * uneven:.0f} % ({spread})")
-    if middle > STEP_WARNED_MM:
-        level = REFUSED if middle > STEP_REFUSED_MM else WARNED
-        yield Finding("thick-slices", f"slices lie {middle:g} mm apart; lesions between them are not seen", level)
+    yield from _thick(middle)
     if tilt > TILT_WARNED_DEGREES:
         message = f"the gantry was tilted by {tilt:.1f}°: the masks lie on the tilted slices, volumes are right"
         yield Finding("gantry-tilt", message)
@@ -339,6 +339,40 @@ def _positions_in_space(series: Series) -> Iterator[Finding]:
     if shift > SHIFT_WARNED_MM:
         level = REFUSED if shift > SHIFT_REFUSED_MM else WARNED
         yield Finding("mixed-geometry", f"slices are shifted sideways by up to {shift:.1f} mm; wanted one line", level)
+
+
+def _oblique(degrees: float) -> Iterator[Finding]:
+    if degrees > OBLIQUE_WARNED_DEGREES:
+        level = REFUSED if degrees > OBLIQUE_REFUSED_DEGREES else WARNED
+        yield Finding("oblique", f"the slices are turned by {degrees:.0f}° against the patient's axes", level)
+
+
+def _thick(step_mm: float) -> Iterator[Finding]:
+    if step_mm > STEP_WARNED_MM:
+        level = REFUSED if step_mm > STEP_REFUSED_MM else WARNED
+        yield Finding("thick-slices", f"slices lie {step_mm:g} mm apart; lesions between them are not seen", level)
+
+
+def nifti_geometry(affine: np.ndarray) -> list[Finding]:
+    """What the headers' part of the gate says of a DICOM series, of a NIfTI once it is read.
+
+    `affine` (4, 4) brings indices in working orientation to LPS mm; its slices are axial ones.
+
+    Raises
+    ------
+    SeriesError
+        `no-geometry`, `oblique`, `thick-slices`: as for DICOM.
+    """
+    slices, rows, columns = (float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
+    low, high = min(rows, columns), max(rows, columns)
+    if low < PIXEL_MM[0] or high > PIXEL_MM[1]:
+        wanted = f"{PIXEL_MM[0]:g} to {PIXEL_MM[1]:g} mm"
+        raise SeriesError("no-geometry", f"voxels of an axial slice are {rows:g} x {columns:g} mm; wanted {wanted}")
+    found = [*_oblique(_oblique_degrees(affine[:3, :3].T)), *_thick(round(slices, 3))]
+    for finding in found:
+        if finding.level == REFUSED:
+            raise SeriesError(finding.slug, finding.message)
+    return found
 
 
 def _doubled(along: np.ndarray, steps: np.ndarray) -> Finding:
@@ -404,7 +438,11 @@ def tilt_degrees(series: Series) -> float:
 def oblique_degrees(series: Series) -> float:
     """The largest angle between an axis of the slices and the patient's axis nearest to it."""
     row, column = np.array(series.instances[0].orientation).reshape(2, 3)
-    axes = np.array([row, column, np.cross(row, column)])
+    return _oblique_degrees(np.array([row, column, np.cross(row, column)]))
+
+
+def _oblique_degrees(axes: np.ndarray) -> float:
+    """The same of three axes, one a row, of any length."""
     nearest = np.abs(axes).max(axis=1) / np.linalg.norm(axes, axis=1)
     return float(np.degrees(np.arccos(np.clip(nearest.min(), 0, 1))))
 
@@ -431,6 +469,9 @@ def check_hounsfield(hu: np.ndarray) -> None:
         `not-hounsfield`: 0..255 or 0..4095 grey values, or nothing as dark as air.
     """
     sample = hu[:: max(1, len(hu) // 30), ::4, ::4]
+    sample = sample[sample > PADDING_HU]  # padding is brought to air when slices are read, whatever the rest is
+    if not sample.size:
+        return
     low, high = float(sample.min()), float(sample.max())
     wanted = "wanted Hounsfield units (air -1000, water 0)"
     if low >= 0 and high <= 10:

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 from covct.dicom.header import Instance
 
 MOSTLY = 0.5  # of an acquisition's positions are another's too: two scans of one region, not one scan in rotations
@@ -18,6 +20,8 @@ def split_scans(instances: tuple[Instance, ...]) -> list[Part]:
     Multi-frame instances, their stacks, and localizers are parts by nature. Slices at doubled positions are taken
     apart by acquisition, temporal position, kernel, or the order of their numbers, but only where that explains the
     doubling: each part has every position once. Else they stay together, for the gate to name what is wrong.
+    Acquisitions that lie over one another are taken apart also where no position is doubled: half a step apart they
+    would make an even stack of two breaths.
 
     Returns
     -------
@@ -27,7 +31,8 @@ def split_scans(instances: tuple[Instance, ...]) -> list[Part]:
     parts = _by(instances, "m", lambda i: i.sop_instance_uid if i.frame else "")
     parts = _again(parts, lambda some: _by(some, "s", lambda i: i.stack if i.frame else ""))
     parts = _again(parts, lambda some: _by(some, "scout", lambda i: "LOCALIZER" in i.image_type))
-    return _again(parts, _doubled)
+    parts = _again(parts, _doubled)
+    return _again(parts, _over_one_another)
 
 
 def _again(parts: Iterable[Part], split: Callable[[tuple[Instance, ...]], list[Part]]) -> list[Part]:
@@ -84,3 +89,23 @@ def _passes(instances: tuple[Instance, ...]) -> dict[Instance, int]:
     if any(max(before) > min(after) for before, after in zip(runs, runs[1:], strict=False)):
         return {}
     return {instance: rank for there in places.values() for rank, instance in enumerate(there, 1)}
+
+
+def _over_one_another(instances: tuple[Instance, ...]) -> list[Part]:
+    """Take acquisitions apart that all cover one region. The rotations and blocks of one scan follow one another."""
+    groups: dict[int | None, list[Instance]] = defaultdict(list)
+    for instance in instances:
+        groups[instance.acquisition].append(instance)
+    orientation = instances[0].orientation
+    if None in groups or len(groups) < 2 or orientation is None or any(i.position is None for i in instances):
+        return [("", instances)]
+    normal = np.cross(orientation[:3], orientation[3:])
+    ends = []
+    for part in groups.values():
+        along = np.array([i.position for i in part]) @ normal
+        ends.append((float(along.min()), float(along.max())))
+    shared = min(high for _, high in ends) - max(low for low, _ in ends)
+    longest = max(high - low for low, high in ends)
+    if shared <= 0 or shared < MOSTLY * longest:
+        return [("", instances)]
+    return _by(instances, "a", lambda i: i.acquisition)

@@ -20,7 +20,7 @@ from typing import Any
 
 from covct.errors import OutputLocked, OutputNotWritable
 
-RESULT_VERSION = 2  # raise it when the same input would give another result
+RESULT_VERSION = 3  # raise it when the same input would give another result
 MOST_ATTEMPTS = 3
 PRIVATE = ".covct"
 

@@ -18,6 +18,10 @@ INFLATED_FREELY = 64 * 1024**2
 LARGEST_RATIO = 200
 PIXEL_GROUP = 0x7FE0
 
+# pydicom else warns of each value that breaks its value representation, and quotes it: a name in the wrong place would
+# stand in the log, and a file of 400,000 broken UIDs takes 13 s. Covct checks what it uses of a header itself.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+
 
 def read_dataset(
     contents: bytes | BytesIO, stop_before_pixels: bool = False, specific_tags: Sequence[str] | None = None
