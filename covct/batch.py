@@ -27,6 +27,8 @@ from covct.quality import check_headers
 from covct.summary import write_summary
 
 log = logging.getLogger("covct")
+# A file that was still being copied has the same identity when it is whole; and memory is not the series' own.
+NEVER_FINAL = ("unreadable", "too-large")
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -45,6 +47,8 @@ class Order:
         Only these series; empty: the rule chooses.
     select : tuple of (str, re.Pattern)
         Only series whose first slice has this in an attribute, by keyword.
+    memory_mib : float or None
+        Memory that a series may need; None: all that the machine or the container has.
     """
 
     sources: tuple[Path, ...]
@@ -56,6 +60,7 @@ class Order:
     strict: bool = False
     series_uids: tuple[str, ...] = ()
     select: tuple[tuple[str, re.Pattern], ...] = ()
+    memory_mib: float | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ def _job(order: Order, series: Series, choice: Choice, cards: dict[str, str], re
     if outcome and (
         order.force
         or outcome.work_key != key
-        or outcome.slug == "unreadable"  # a file that was still being copied has the same identity when it is whole
+        or outcome.slug in NEVER_FINAL
         or (outcome.status == "failed" and order.retry_failed)
         or not state.is_whole(folder, outcome)
     ):
@@ -240,6 +245,8 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
                 figures = _figures(_segment(order, job, networks, stage, emit))
         except SeriesError as error:
             status, slug, message = "rejected", error.slug, error.message
+        except MemoryError as error:
+            status, slug, message = "failed", "out-of-memory", f"no memory left: {whereabouts(error)}"
         except Exception as error:
             if isinstance(error, (RunError, OSError)):
                 raise
@@ -286,7 +293,7 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
         emit(_job_event("step", job, step="networks"))
         return networks()
 
-    result = process(job.choice, asked, job.work_key, clock, order.strict)
+    result = process(job.choice, asked, job.work_key, clock, order.strict, order.memory_mib)
     with clock.step("write"):
         for name in formats_for(job.series.kind, order.outputs.formats):
             WRITERS[name](result, stage, order.outputs)

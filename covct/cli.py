@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from covct import RESEARCH_USE, __version__
-from covct.errors import DeviceMissing, RunError, SeriesError, Stopped, UsageError
+from covct.errors import RunError, SeriesError, Stopped, UsageError
 
 EXIT_CODES = (
     "Exit codes: 0 nothing left to do; 1 a bug (traceback); 2 usage; 3 ended, some series failed or (with --strict) "
@@ -42,12 +42,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 stderr = Console(stderr=True)
-
-
-class DeviceChoice(str, Enum):
-    auto = "auto"
-    cpu = "cpu"
-    gpu = "gpu"
 
 
 class SegType(str, Enum):
@@ -88,8 +82,11 @@ SegTypeOption = Annotated[SegType, typer.Option(help="Overlapping masks, one lab
 AllFrames = Annotated[bool, typer.Option("--all-frames", help="The SEG has a frame for every slice and segment.")]
 CapturesOption = Annotated[Captures, typer.Option(help="Slices of the secondary capture (format sc).")]
 WeightsDir = Annotated[Path | None, typer.Option(help="Folder with weights and cards.", envvar="COVCT_WEIGHTS")]
-DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where the networks run.")]
+DeviceOption = Annotated[str, typer.Option(help="Where the networks run: auto, cpu, gpu or gpu:N.")]
 RequireGpu = Annotated[bool, typer.Option("--require-gpu", help="Exit 13 where there is no GPU.")]
+MemoryLimit = Annotated[
+    float | None, typer.Option(help="GiB a series may need. Default: all of the machine's or container's.", min=0)
+]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Warnings refuse a series; exit 3 also when a series or a file was rejected.")
 ]
@@ -126,8 +123,9 @@ def scan(
     all_frames: AllFrames = False,
     captures: CapturesOption = Captures.key,
     weights: WeightsDir = None,
-    device: DeviceOption = DeviceChoice.auto,
+    device: DeviceOption = "auto",
     require_gpu: RequireGpu = False,
+    memory_limit: MemoryLimit = None,
     strict: Strict = False,
     series: SeriesUids = None,
     select: Select = None,
@@ -141,7 +139,7 @@ def scan(
     outputs = _outputs(formats, seg_type, all_frames, captures)
     order = _order(
         sources, out, outputs, weights, force=force, retry_failed=retry_failed, strict=strict,
-        series_uids=tuple(series or ()), select=_patterns(select),
+        series_uids=tuple(series or ()), select=_patterns(select), memory_mib=_mib(memory_limit),
     )  # fmt: skip
     _check_there(sources)
     if dry_run:
@@ -168,8 +166,9 @@ def watch(
     all_frames: AllFrames = False,
     captures: CapturesOption = Captures.key,
     weights: WeightsDir = None,
-    device: DeviceOption = DeviceChoice.auto,
+    device: DeviceOption = "auto",
     require_gpu: RequireGpu = False,
+    memory_limit: MemoryLimit = None,
     strict: Strict = False,
     select: Select = None,
     retry_failed: RetryFailed = False,
@@ -182,7 +181,8 @@ def watch(
         raise UsageError(f"no such directory: {inbox}")
     outputs = _outputs(formats, seg_type, all_frames, captures)
     order = _order(
-        [inbox], out, outputs, weights, retry_failed=retry_failed, strict=strict, select=_patterns(select)
+        [inbox], out, outputs, weights, retry_failed=retry_failed, strict=strict, select=_patterns(select),
+        memory_mib=_mib(memory_limit),
     )  # fmt: skip
     with _shown(json_events) as emit, _stoppable():
         emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
@@ -394,18 +394,24 @@ def _order(sources, out: Path, outputs, weights: Path | None, **wishes):
     return Order(tuple(sources), out, weights or default_weights_folder(), outputs, **wishes)
 
 
-def _networks(weights: Path, device: DeviceChoice, require_gpu: bool) -> Callable[[], Any]:
+def _mib(gib: float | None) -> float | None:
+    return None if gib is None else 1024 * gib
+
+
+def _networks(weights: Path, device: str, require_gpu: bool) -> Callable[[], Any]:
+    from covct import devices
+
+    wish = devices.parse_wish(device)
+
     def load():
-        if device is DeviceChoice.cpu:
-            os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # before tensorflow looks
+        visible = dict(os.environ)
+        devices.select(wish, os.environ)  # before tensorflow looks
         with _quiet_tensorflow():
             from covct.segment import load_keras_networks
 
         networks = load_keras_networks(weights)
-        if networks.device.kind != "gpu" and (require_gpu or device is DeviceChoice.gpu):
-            raise DeviceMissing(
-                "a GPU is required, and keras sees none; check the driver, or run without --require-gpu"
-            )
+        if networks.device.kind != "gpu" and (require_gpu or wish.kind == "gpu"):
+            raise devices.missing(wish, visible)
         return networks
 
     return load
@@ -415,7 +421,8 @@ def _networks(weights: Path, device: DeviceChoice, require_gpu: bool) -> Callabl
 def _quiet_tensorflow():
     """Import tensorflow without its greeting, which it writes to descriptor 2 before it reads its log level."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else the first process takes all of a GPU's memory
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the same for jax
     sys.stderr.flush()
     terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

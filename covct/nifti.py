@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import zlib
+from io import BytesIO
 from pathlib import Path
 
 import highdicom as hd
@@ -18,6 +20,7 @@ from covct.volume import Scan
 
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_LEVEL = 1  # masks shrink to a hundredth at any level
+HEADER_PEEK = 16 * 1024
 HEADER_BYTES = 352  # of NIfTI-1, with the four bytes that say that no extension follows
 NIFTI2_HEADER = (540).to_bytes(4, "little")  # its size; in either byte order
 RAS_OF_LPS = np.diag([-1.0, -1, 1, 1])
@@ -30,6 +33,30 @@ def load_nifti(series: Series) -> Scan:
     [(_, contents)] = read_all([series.path])
     volume, tilted = _decode(contents)
     return Scan(volume, tilted_affine=tilted)
+
+
+def declared_size(series: Series) -> tuple[tuple[int, int, int], float]:
+    """Slices, rows and columns by the header alone, and the bytes a voxel takes while the file is read.
+
+    Raises
+    ------
+    SeriesError
+        `unreadable` where even the header cannot be read.
+    """
+    assert series.path is not None
+    [(_, beginning)] = read_all([series.path], HEADER_PEEK)
+    try:
+        if beginning[:2] == GZIP_MAGIC:
+            beginning = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(beginning, HEADER_PEEK)
+        kind = nibabel.Nifti2Header if NIFTI2_HEADER in (beginning[:4], beginning[3::-1]) else nibabel.Nifti1Header
+        header = kind.from_fileobj(BytesIO(beginning), check=False)
+        shape = (*header.get_data_shape(), 1, 1, 1)
+        itemsize = header.get_data_dtype().itemsize
+    except Exception as error:  # a damaged file raises what the damage hits
+        raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
+    further = np.prod(shape[3:], dtype=float)
+    # The file's bytes, its voxels, and as numbers where they are scaled.
+    return (int(shape[0]), int(shape[1]), int(shape[2])), float(2 * itemsize * further + 4)
 
 
 def read_nifti(path: Path) -> hd.Volume:

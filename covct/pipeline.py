@@ -13,11 +13,13 @@ import numpy as np
 from covct.burden import RegionBurden, find_lesions, measure_burden
 from covct.choice import Choice, is_other_part
 from covct.dicom.evidence import filled
-from covct.dicom.load import load_dicom
+from covct.dicom.load import hu_type, load_dicom
 from covct.discover import Series
+from covct.errors import SeriesError
 from covct.labels import per_slice
+from covct.memory import at_hand_mib, needed_mib
 from covct.networks import Device, Networks, field_of_view, probabilities
-from covct.nifti import load_nifti
+from covct.nifti import declared_size, load_nifti
 from covct.postprocess import (
     mark_infection,
     remove_enclosed_air,
@@ -69,7 +71,12 @@ class Result:
 
 
 def process(
-    choice: Choice, load_networks: Callable[[], Networks], work_key: str, clock: Clock, strict: bool = False
+    choice: Choice,
+    load_networks: Callable[[], Networks],
+    work_key: str,
+    clock: Clock,
+    strict: bool = False,
+    memory_mib: float | None = None,
 ) -> Result:
     """Segment and measure the chosen series. The networks are asked for only once its slices are read and checked.
 
@@ -77,6 +84,8 @@ def process(
     ----------
     strict : bool
         Warnings refuse the series.
+    memory_mib : float, optional
+        Memory that may be used; default: all that the machine or the container has.
 
     Raises
     ------
@@ -86,6 +95,7 @@ def process(
     series = choice.chosen
     assert series is not None
     with clock.step("load"):
+        _check_memory(series, at_hand_mib() if memory_mib is None else memory_mib)
         scan = load_dicom(series) if series.kind == "dicom" else load_nifti(series)
     volume = scan.working
     hu = volume.array
@@ -96,6 +106,7 @@ def process(
         valid_headers, findings = header_warnings(series)
         findings += [*_filled(scan), *_nifti_findings(scan)]
     networks = load_networks()
+    networks.begin()
 
     lungs_card, infection_card = networks.lungs.card, networks.infection.card
     with clock.step("lungs"):
@@ -132,7 +143,23 @@ def process(
         Probability(lung_probability, lung_view),
         Probability(infection_probability, infection_view),
     )
-    return Result(series, scan, masks, report, work_key, networks.device)
+    return Result(series, scan, masks, report, work_key, networks.used())
+
+
+def _check_memory(series: Series, memory_mib: float) -> None:
+    """Refuse what cannot be held, before anything of it is in memory."""
+    if series.kind == "dicom":
+        (rows, columns), slices = series.instances[0].shape, len(series.instances)
+        needed = needed_mib(slices, rows, columns, np.dtype(hu_type(series.instances)).itemsize)
+    else:
+        (slices, rows, columns), bytes_a_voxel = declared_size(series)
+        needed = needed_mib(slices, rows, columns, bytes_a_voxel)
+    if needed > memory_mib:
+        raise SeriesError(
+            "too-large",
+            f"{slices} x {rows} x {columns} voxels need {needed / 1024:.1f} GiB of memory; "
+            f"{memory_mib / 1024:.1f} GiB are at hand",
+        )
 
 
 def _model_spacing(spacing, view, size: int) -> tuple[float, float, float]:

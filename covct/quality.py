@@ -133,6 +133,11 @@ GATE = {
     ),
     "not-3d": Rule("a NIfTI with more than one volume", "always"),
     "unreadable": Rule("a file is truncated, damaged or cannot be decoded; it is named", "always"),
+    "too-large": Rule(
+        "more voxels than can be held in memory",
+        "more memory than the machine, the container or `--memory-limit` has",
+        why="1500 x 768 x 768 need 4 GiB; tried again in every pass, since there may be more by then",
+    ),
     "unreadable-beside": Rule("files beside the series cannot be read", warned="always", why="they may be its slices"),
     "partial-lungs": Rule(
         "the lungs reach the first or last slice, or the edge of the image",

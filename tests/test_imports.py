@@ -13,8 +13,20 @@ import covct
 PACKAGE = Path(covct.__file__).parent
 # A module may import from its own rank and below.
 RANKS = [
-    {"errors", "terms", "outputs", "defects", "__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel",
-     "labels", "components"},
+    {
+        "errors",
+        "terms",
+        "outputs",
+        "defects",
+        "__init__",
+        "dicom.__init__",
+        "dicom.syntaxes",
+        "dicom.parallel",
+        "labels",
+        "components",
+        "memory",
+        "devices",
+    },
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
     {"split"},
