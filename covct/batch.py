@@ -287,6 +287,7 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
     from covct.pipeline import Clock, peak_memory_mib, process  # highdicom and SimpleITK: only when there is work
     from covct.writers import REPORT_NAME, WRITERS, formats_for
 
+    state.ensure_temporary_folder(order.out)
     clock = Clock(lambda step: emit(_job_event("step", job, step=step)))
 
     def asked() -> Networks:

@@ -72,7 +72,7 @@ class Layer:
         return (self[index] for index in range(len(self)))
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return np.stack(list(self)).astype(dtype, copy=False)
+        return np.array(list(self), dtype)
 
 
 # What holds a mask (slices, rows, columns) and is read one slice after the other.

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -104,6 +105,16 @@ def lock(out: Path) -> Iterator[None]:
         yield
     finally:
         handle.close()
+
+
+def ensure_temporary_folder(out: Path) -> None:
+    """One in the output tree where no other can be written: libraries want it even to be imported."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        folder = out / PRIVATE / "tmp"
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
 
 def recover(out: Path) -> None:

@@ -10,6 +10,7 @@ from datetime import date
 import highdicom as hd
 import numpy as np
 import pydicom
+from pydicom.dataelem import DataElement
 from pydicom.uid import generate_uid
 
 from covct import RESEARCH_USE, __version__
@@ -125,7 +126,7 @@ def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
     """
     out = []
     for header in headers:
-        good = copy.copy(header)
+        good = _copied(header)
         for keyword in TYPE_2:
             if keyword not in good or not _encodes(keyword, good.get(keyword)):
                 setattr(good, keyword, "" if keyword != "PatientName" else None)
@@ -136,6 +137,16 @@ def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
             good.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID
         out.append(good)
     return out
+
+
+def _copied(header: pydicom.Dataset) -> pydicom.Dataset:
+    """A copy with elements of its own: pydicom's shares them, and what is set in one is set in the other."""
+    good = copy.copy(header)
+    good._dict = {
+        tag: copy.copy(element) if isinstance(element, DataElement) else element
+        for tag, element in header._dict.items()
+    }
+    return good
 
 
 def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 import pydicom
+from pydicom.dataelem import DataElement
 from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 from covct import RESEARCH_USE, __version__
@@ -85,7 +86,8 @@ def write_seg(path: Path, scan: Scan, masks: Masks, key: str, weights: dict[str,
     if scan.frames:
         sources = [_of_frames(sources[0], scan.frames)]
     for source in sources:
-        source.Rows = source.Columns = 1
+        for keyword in ("Rows", "Columns"):  # a new element: setting the value would change the scan's own header
+            source[keyword] = DataElement(keyword, "US", 1)
     with warnings.catch_warnings():  # highdicom warns of odd person names, and quotes them: no names in logs
         warnings.simplefilter("ignore", UserWarning)
         segmentation = hd.seg.Segmentation(
