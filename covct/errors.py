@@ -49,8 +49,31 @@ class DeviceMissing(RunError):
     exit_code = 13
 
 
+class NotEnding(RunError):
+    """A process cannot be ended, since the kernel waits for a device or a server."""
+
+    exit_code = 14
+
+
 class Stopped(BaseException):
     """A stop signal came. Not an Exception: no handler of errors shall swallow it."""
+
+
+class SourceDefect(ValueError):
+    """What is wrong with a source file, in our own words: its text holds no value of free text, and may be told."""
+
+
+# Their texts tell of lengths, codes and checksums; others (pydicom's, float()'s) quote the value they stumble over.
+HARMLESS_TEXTS = {"zlib", "lzma", "gzip", "zipfile", "struct", "imagecodecs", "nibabel"}
+
+
+def why(error: Exception) -> str:
+    """Why a source file cannot be read, on one line: the error's text only where it cannot quote a patient's name."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, SourceDefect | EOFError | OSError) or type(error).__module__.split(".")[0] in HARMLESS_TEXTS:
+        return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return whereabouts(error)
 
 
 def whereabouts(error: Exception) -> str:

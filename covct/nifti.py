@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -12,13 +13,16 @@ import nibabel
 import numpy as np
 
 from covct.discover import Series
-from covct.errors import SeriesError
+from covct.errors import SeriesError, SourceDefect, why
 from covct.labels import Slices
-from covct.quality import TILT_REFUSED_DEGREES
-from covct.sources import SourceFile, read_all
+from covct.quality import PIXEL_MM, STEP_REFUSED_MM, TILT_REFUSED_DEGREES
+from covct.sources import LARGEST_FILE, SourceFile, read_all
 from covct.volume import Scan
 
 GZIP_MAGIC = b"\x1f\x8b"
+GZIP_RATIO = 1032  # deflate cannot do more
+READ_AT_ONCE = 1024**2
+BEHIND_VOXELS = 1024**2  # bytes that may follow them
 GZIP_LEVEL = 1  # masks shrink to a hundredth at any level
 HEADER_PEEK = 16 * 1024
 HEADER_BYTES = 352  # of NIfTI-1, with the four bytes that say that no extension follows
@@ -90,14 +94,45 @@ def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
         image = _image(contents)
         return np.asanyarray(image.dataobj), np.diag([-1, -1, 1, 1]) @ image.affine  # RAS to LPS
     except Exception as error:  # a damaged file raises what the damage hits
-        raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
+        raise SeriesError("unreadable", f"the NIfTI cannot be read: {why(error)}") from error
 
 
 def _image(contents: bytes) -> nibabel.Nifti1Image:
-    # gzip's own checksum finds damage that leaves the length as it was
-    plain = gzip.decompress(contents) if contents[:2] == GZIP_MAGIC else contents
-    kind = nibabel.Nifti2Image if NIFTI2_HEADER in (plain[:4], plain[3::-1]) else nibabel.Nifti1Image
-    return kind.from_bytes(plain)
+    """The image, once its file is known to hold what its header declares, and not much more."""
+    plain = _decompressed(contents) if contents[:2] == GZIP_MAGIC else contents
+    wanted = _declared_bytes(plain)
+    if len(plain) < wanted:
+        raise SourceDefect(f"the file has {len(plain)} bytes, its header declares {wanted}")
+    return _kind(plain).from_bytes(plain)
+
+
+def _kind(plain: bytes) -> type[nibabel.Nifti1Image]:
+    return nibabel.Nifti2Image if NIFTI2_HEADER in (plain[:4], plain[3::-1]) else nibabel.Nifti1Image
+
+
+def _declared_bytes(start: bytes) -> int:
+    header = _kind(start).header_class.from_fileobj(BytesIO(start), check=False)
+    shape = [int(extent) for extent in header.get_data_shape()]
+    if min(shape, default=0) < 1:
+        raise SourceDefect(f"the NIfTI has shape {shape}")
+    return int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize
+
+
+def _decompressed(contents: bytes) -> bytes:
+    """As much as the header declares; gzip's checksum finds damage that leaves the length as it was."""
+    with gzip.GzipFile(fileobj=BytesIO(contents)) as stream:
+        parts = [stream.read(READ_AT_ONCE)]
+        wanted, got = _declared_bytes(parts[0]), len(parts[0])
+        if wanted > LARGEST_FILE:
+            raise SourceDefect(f"its header declares {wanted} bytes, at most {LARGEST_FILE} are read")
+        if wanted > GZIP_RATIO * len(contents):
+            raise SourceDefect(f"its header declares {wanted} bytes, {len(contents)} compressed ones cannot hold them")
+        while part := stream.read(READ_AT_ONCE):
+            parts.append(part)
+            got += len(part)
+            if got > wanted + BEHIND_VOXELS:
+                raise SourceDefect(f"it swells beyond the {wanted} bytes that its header declares")
+    return b"".join(parts)
 
 
 def _decode(contents: bytes) -> tuple[hd.Volume, np.ndarray | None]:
@@ -108,8 +143,9 @@ def _decode(contents: bytes) -> tuple[hd.Volume, np.ndarray | None]:
             image = image.slicer[(slice(None),) * 3 + (0,) * (len(image.shape) - 3)]
         if len(image.shape) != 3:
             raise SeriesError("not-3d", f"the NIfTI has shape {image.shape}; one 3D volume is wanted")
-        if image.get_data_dtype().fields:
-            raise SeriesError("not-hounsfield", "the NIfTI holds colours; wanted Hounsfield units (air -1000, water 0)")
+        if image.get_data_dtype().kind not in "iuf":
+            what = "colours" if image.get_data_dtype().fields else "complex numbers"
+            raise SeriesError("not-hounsfield", f"the NIfTI holds {what}; wanted Hounsfield units (air -1000, water 0)")
         array = _compact(np.asanyarray(image.dataobj))
         affine, tilted = _affine(image)
         volume = hd.Volume(array, affine, "PATIENT", from_reference_convention="RAS")
@@ -117,7 +153,7 @@ def _decode(contents: bytes) -> tuple[hd.Volume, np.ndarray | None]:
     except SeriesError:
         raise
     except Exception as error:  # a damaged file raises what the damage hits
-        raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
+        raise SeriesError("unreadable", f"the NIfTI cannot be read: {why(error)}") from error
 
 
 def _affine(image: nibabel.Nifti1Image) -> tuple[np.ndarray, np.ndarray | None]:
@@ -136,6 +172,11 @@ def _affine(image: nibabel.Nifti1Image) -> tuple[np.ndarray, np.ndarray | None]:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.all(np.isfinite(affine)) or spacing.min() <= 0:
         raise SeriesError("no-geometry", "the NIfTI's affine is singular: voxels have no size")
+    if spacing.min() < PIXEL_MM[0] or spacing.max() > STEP_REFUSED_MM:
+        sizes = " x ".join(f"{mm:g}" for mm in spacing)
+        raise SeriesError(
+            "no-geometry", f"the NIfTI's voxels have {sizes} mm; wanted {PIXEL_MM[0]:g} to {STEP_REFUSED_MM:g} mm"
+        )
     cosines = affine[:3, :3] / spacing
     u, _, v = np.linalg.svd(cosines)
     if np.abs(u @ v - cosines).max() <= SHEAR_TOLERANCE:

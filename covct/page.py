@@ -13,7 +13,7 @@ from itertools import groupby
 from urllib.parse import quote
 
 from covct import RESEARCH_USE, __version__
-from covct.results import STATUSES, VALID_FOR, Entry
+from covct.results import STATUSES, VALID_FOR, Entry, one_line
 
 WITH_PICTURE = 500  # more thumbnails than that no browser scrolls and nobody looks at
 OPEN_GROUP = 25  # larger groups of rejected series are folded: a night has hundreds of localizers
@@ -181,7 +181,7 @@ def _identity(entry: Entry) -> str:
 
 def _series_name(entry: Entry) -> str:
     """The UID, with the acquisition where one series held several; a NIfTI's folder says nothing to a reader."""
-    uid, leaf = entry.series_instance_uid, entry.folder.split("/")[-1]
+    uid, leaf = entry.series_instance_uid, one_line(entry.folder.split("/")[-1])
     return f"{uid} (acquisition {leaf.removeprefix(uid + '-')})" if uid and leaf.startswith(uid + "-") else uid
 
 
@@ -230,7 +230,7 @@ def _failed_section(failed: list[Entry]) -> str:
         (
             f"<code>{escape(entry.slug)}</code>",
             escape(_short(entry.message)),
-            f"<code>{escape(entry.source or _series_name(entry) or entry.folder)}</code>",
+            f"<code>{escape(entry.source or _series_name(entry) or one_line(entry.folder))}</code>",
             _time(entry.finished),
         )
         for entry in failed
@@ -251,7 +251,7 @@ def _rejected_section(rejected: list[Entry]) -> str:
     for slug, members in groups:
         rows = (
             (
-                f"<code>{escape(entry.source or _series_name(entry) or entry.folder)}</code>",
+                f"<code>{escape(entry.source or _series_name(entry) or one_line(entry.folder))}</code>",
                 escape(_short(entry.message)),
             )
             for entry in members

@@ -45,17 +45,22 @@ from covct.volume import Masks, Probability, Scan, spacing_mm, voxel_volume_mm3
 
 @dataclass
 class Clock:
-    """Seconds by step, and a call at the beginning of each."""
+    """Seconds by step, and a call at the beginning and at the end of each, the latter with its seconds."""
 
     announce: Callable[[str], None] = lambda step: None
+    ended: Callable[[str, float], None] = lambda step, seconds: None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def step(self, name: str):
         self.announce(name)
         start = time.perf_counter()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - start
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + took, 3)
+            self.ended(name, round(took, 3))
 
 
 @dataclass(frozen=True)

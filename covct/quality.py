@@ -16,6 +16,7 @@ from covct.dicom.header import CT_IMAGE, MULTI_FRAME_CT
 from covct.discover import Series
 from covct.errors import SeriesError
 from covct.labels import Slices, per_slice
+from covct.quote import IMAGE_TYPES, MODALITIES, RESCALE_TYPES, quoted, quoted_all, quoted_uid
 from covct.split import MOSTLY
 
 COSINE_TOLERANCE = 1e-3
@@ -256,19 +257,22 @@ def _kind(series: Series) -> Iterator[Finding]:
         # Siemens: DERIVED, PRIMARY, AXIAL, CT_SOM5 MIP: so the words of a value count too
         types = {*instance.image_type, *" ".join(instance.image_type).split()}
         if instance.modality != "CT":
-            yield _refused("not-ct", f"modality is {instance.modality or 'missing'}, wanted CT")
+            yield _refused("not-ct", f"modality is {quoted(instance.modality, MODALITIES)}, wanted CT")
         if instance.sop_class_uid.startswith(SECONDARY_CAPTURE):
             yield _refused("derived", "a secondary capture, wanted original slices")
         elif instance.sop_class_uid not in {CT_IMAGE, *MULTI_FRAME_CT}:
-            yield _refused("not-ct", f"SOP class is {instance.sop_class_uid or 'missing'}, wanted CT Image Storage")
+            yield _refused("not-ct", f"SOP class is {quoted_uid(instance.sop_class_uid)}, wanted CT Image Storage")
         if instance.concatenated:
             yield _refused("concatenation", "one part of a concatenation; wanted the whole multi-frame image")
         if "LOCALIZER" in types:
             yield _refused("localizer", "a localizer (scout) image, not an axial series")
         if SECONDARY_TYPES & types or (instance.image_type[:1] == ("DERIVED",) and not {"AXIAL", "VOLUME"} & types):
-            yield _refused("derived", f"image type is {'/'.join(instance.image_type)}, wanted original slices")
+            said = quoted_all(instance.image_type, IMAGE_TYPES)
+            yield _refused("derived", f"image type is {said}, wanted original slices")
         if instance.rescale_type.upper() not in HOUNSFIELD_TYPES:
-            yield _refused("not-hounsfield", f"RescaleType is {instance.rescale_type}, wanted HU")
+            yield _refused(
+                "not-hounsfield", f"RescaleType is {quoted(instance.rescale_type, RESCALE_TYPES)}, wanted HU"
+            )
 
 
 def _grid(series: Series) -> Iterator[Finding]:

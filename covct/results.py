@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 STATUSES = ("done", "failed", "rejected")  # in the order of the page
 DAMAGED = "damaged-result"
+LONGEST_TEXT = 4096
 REGIONS = ("lungs", "right_lung", "left_lung")
 VALID_FOR = {"volume": "volumes", "percent": "percentages", "hu_bands": "ground glass and consolidation"}
 
@@ -90,7 +91,10 @@ def _is_result(path: Path) -> bool:
 
 def _read_entry(folder: Path) -> Entry | None:
     relative = f"{folder.parent.name}/{folder.name}"
-    known: dict[str, Any] = {"study_instance_uid": _text(folder.parent.name), "series_instance_uid": _text(folder.name)}
+    known: dict[str, Any] = {
+        "study_instance_uid": one_line(folder.parent.name),
+        "series_instance_uid": one_line(folder.name),
+    }
     try:
         outcome = _read_object(folder / "outcome.json")
         if outcome.get("status") not in STATUSES:
@@ -102,7 +106,7 @@ def _read_entry(folder: Path) -> Entry | None:
     except (ValueError, OSError, RecursionError) as error:
         if not folder.exists():
             return None  # replaced by a newer result while we read
-        known.update(slug=DAMAGED, message=_text(f"the result cannot be read: {error}"))
+        known.update(slug=DAMAGED, message=one_line(f"the result cannot be read: {error}"))
         return Entry(relative, "failed", **known)
 
 
@@ -125,13 +129,13 @@ def _from_outcome(outcome: dict[str, Any], relative: str) -> dict[str, Any]:
     files = outcome.get("files")
     of_nifti = relative.startswith("nifti-")
     return {
-        "slug": _text(outcome.get("slug")),
-        "message": _text(outcome.get("message")),
-        "study_instance_uid": _text(outcome.get("study_instance_uid")),
-        "series_instance_uid": _text(outcome.get("series_instance_uid")),
-        "source": _text(outcome.get("source")) if of_nifti else "",
-        "covct_version": _text(outcome.get("covct_version")),
-        "finished": _text(outcome.get("finished")),
+        "slug": one_line(outcome.get("slug")),
+        "message": one_line(outcome.get("message")),
+        "study_instance_uid": one_line(outcome.get("study_instance_uid")),
+        "series_instance_uid": one_line(outcome.get("series_instance_uid")),
+        "source": one_line(outcome.get("source")) if of_nifti else "",
+        "covct_version": one_line(outcome.get("covct_version")),
+        "finished": one_line(outcome.get("finished")),
         "seconds": _number(outcome.get("seconds")),
         "files": tuple(sorted(files)) if isinstance(files, dict) else (),
     }
@@ -156,12 +160,12 @@ def _from_report(report: dict[str, Any]) -> dict[str, Any]:
         "ground_glass_ml": _number(_at(report, "regions", "lungs", "ground_glass_ml")),
         "consolidation_ml": _number(_at(report, "regions", "lungs", "consolidation_ml")),
         "severity_class": int(severity) if severity in (1, 2, 3, 4, 5) else None,
-        "severity_label": _text(_at(report, "severity", "label")),
+        "severity_label": one_line(_at(report, "severity", "label")),
         "valid_for": tuple((name, valid_for[name] is True) for name in VALID_FOR if name in valid_for)
         if isinstance(valid_for, dict)
         else (),
         "warnings": tuple(
-            (_text(one.get("slug")), _text(one.get("message")))
+            (one_line(one.get("slug")), one_line(one.get("message")))
             for one in (warnings if isinstance(warnings, list) else ())
             if isinstance(one, dict)
         ),
@@ -180,8 +184,11 @@ def _number(value: Any) -> float | None:
     return value
 
 
-def _text(value: Any) -> str:
-    """One line without control, bidirectional or broken characters; empty for anything that is no text."""
+def one_line(value: Any) -> str:
+    """One line without control, bidirectional or broken characters; empty for anything that is no text.
+
+    No longer than the longest path.
+    """
     if not isinstance(value, str):
         return ""
-    return " ".join("".join(c if c.isprintable() else " " for c in value).split())
+    return " ".join("".join(c if c.isprintable() else " " for c in value[:LONGEST_TEXT]).split())

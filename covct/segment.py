@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
+import re
+from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -15,8 +16,10 @@ from covct.cards import Card, read_card, weights_path
 from covct.devices import Device, Ladder, is_out_of_memory
 from covct.errors import WeightsError
 from covct.networks import Network, Networks
+from covct.weights_file import read_arrays
 
 BATCH = 8
+SNAKE = re.compile(r"(?<=[a-z])(?=[A-Z])")  # BatchNormalization, batch_normalization; Conv2D, conv2d
 
 
 def load_network(card_path: Path) -> tuple[Card, keras.Model]:
@@ -27,14 +30,31 @@ def load_network(card_path: Path) -> tuple[Card, keras.Model]:
     """
     card = read_card(card_path)
     try:
+        arrays = read_arrays(weights_path(card_path, card), card.sha256)
         network = ARCHITECTURES[card.architecture["name"]](**card.architecture["arguments"])
-        with warnings.catch_warnings():
-            # keras only warns where the file lacks a layer, and leaves it at random
-            warnings.filterwarnings("error", message=".*(no matching group|freshly-initialized).*")
-            network.load_weights(weights_path(card_path, card))
-    except (KeyError, TypeError, ValueError, OSError, UserWarning) as error:
+        _assign(network, arrays)
+    except (KeyError, TypeError, ValueError, OSError) as error:
         raise WeightsError(f"{card_path}: the weights do not fit the card's architecture: {error}") from error
     return card, network
+
+
+def _assign(network: keras.Model, arrays: dict[str, np.ndarray]) -> None:
+    """Give every variable its array; keras would only warn where a layer is missing, and leave it at random.
+
+    keras' `save` calls the layers by their kind, counted in the order of the network: conv2d, conv2d_1, ...
+    """
+    counted: Counter[str] = Counter()
+    unused = {place for place in arrays if place.startswith("layers/")}
+    for layer in network.layers:
+        kind = SNAKE.sub("_", type(layer).__name__).lower()
+        name = f"{kind}_{counted[kind]}" if counted[kind] else kind
+        counted[kind] += 1
+        for number, variable in enumerate(layer.weights):
+            place = f"layers/{name}/vars/{number}"
+            variable.assign(arrays[place])
+            unused.remove(place)
+    if unused:
+        raise ValueError(f"{len(unused)} arrays are no part of the network, first {min(unused)}")
 
 
 def keras_predictor(

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from covct.errors import SeriesError
+from covct.errors import SeriesError, SourceDefect, why
 
-LARGEST_MEMBER = 2 * 1024**3  # bytes; one CT slice has half a MiB, an enhanced series some hundred
+LARGEST_FILE = 2 * 1024**3  # bytes; one CT slice has half a MiB, an enhanced series some hundred
 LARGEST_RATIO = 200  # a CT slice deflates to a half; zeros to a thousandth
+SWOLLEN_FREELY = 10 * 1024**2  # bytes that a member may swell to at any ratio
+LARGEST_DIRECTORY = 32 * 1024**2  # bytes of an archive's directory: a quarter of a million members
+COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # zipfile cannot bound what the others swell to
+PIECE = 1024**2
 
 
 @dataclass(frozen=True, order=True)
@@ -32,8 +39,12 @@ class SourceFile:
 
 
 def printable(path: Path | str) -> str:
-    """A path as text that JSON and a terminal take: names of old exports are Latin-1, not UTF-8."""
-    return os.fsencode(path).decode("utf-8", "replace")
+    """A path as text that JSON, a log and a terminal take: one line, and nothing that a terminal obeys.
+
+    Names of old exports are Latin-1, not UTF-8.
+    """
+    text = os.fsencode(path).decode("utf-8", "replace")
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,9 @@ class Problem:
 def walk(sources: Iterable[Path], problems: list[Problem], avoid: Path | None = None) -> Iterator[SourceFile]:
     """All regular files below the sources, sorted, members of zip archives among them.
 
+    Links are followed as long as they stay below the sources: whoever may write into an inbox shall not make covct
+    read what he may not read himself.
+
     Parameters
     ----------
     problems : list of Problem
@@ -55,39 +69,63 @@ def walk(sources: Iterable[Path], problems: list[Problem], avoid: Path | None = 
     avoid : Path, optional
         An output tree that may lie inside a source; it is not entered.
     """
-    for source in sources:
-        if source.name.upper() == "DICOMDIR":  # the index of a medium means the medium
-            source = source.parent
-        if source.is_dir():
-            for path in _files_below(source, problems, avoid):
+    # the index of a medium means the medium
+    places = [source.parent if source.name.upper() == "DICOMDIR" else source for source in sources]
+    roots = [os.path.realpath(place) for place in places]
+    for place in places:
+        if place.is_dir():
+            for path in _files_below(place, roots, problems, avoid):
                 yield from _with_members(path, problems)
         else:
-            yield from _with_members(source, problems)
+            yield from _with_members(place, problems)
 
 
-def _files_below(folder: Path, problems: list[Problem], avoid: Path | None) -> Iterator[Path]:
-    seen: set[tuple[int, int]] = set()  # a symlink loop leads to a folder already seen
-    avoided = avoid.resolve() if avoid else None
-
-    def note(error: OSError) -> None:
-        where = printable(error.filename or folder)
-        problems.append(Problem(where, "unreadable", f"the folder cannot be listed: {error.strerror}"))
-
-    for here, folders, names in os.walk(folder, followlinks=True, onerror=note):
+def _files_below(folder: Path, roots: list[str], problems: list[Problem], avoid: Path | None) -> Iterator[Path]:
+    """Not by recursion: folders nested by the thousand shall not end the night."""
+    seen = {_identity(avoid)} if avoid and avoid.exists() else set()
+    waiting = [str(folder)]
+    while waiting:
+        here = waiting.pop()
         try:
-            status = os.stat(here)
-        except OSError as error:  # moved away since it was listed
-            note(error)
-            folders.clear()
+            identity = _identity(here)
+            if identity in seen:  # a symlink loop leads to a folder already seen
+                continue
+            seen.add(identity)
+            with os.scandir(here) as listing:
+                entries = sorted((e for e in listing if not e.name.startswith(".")), key=lambda e: e.name)
+        except OSError as error:  # no right to read it, or moved away since it was found
+            where = printable(error.filename or here)
+            problems.append(Problem(where, "unreadable", f"the folder cannot be listed: {error.strerror}"))
             continue
-        if (status.st_dev, status.st_ino) in seen or (avoided and Path(here).resolve() == avoided):
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield Path(here) / name
+        folders, outside = [], 0
+        for entry in entries:
+            if entry.is_symlink() and not _is_below(entry.path, roots):
+                outside += 1
+            elif _is_folder(entry):
+                folders.append(entry.path)
+            else:
+                yield Path(entry.path)
+        if outside:
+            reason = f"{outside} links lead out of the sources; give their targets as sources too"
+            problems.append(Problem(printable(here), "unreadable", reason))
+        waiting += reversed(folders)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: no file either, and named as such
+        return False
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _is_below(path: str, roots: list[str]) -> bool:
+    target = os.path.realpath(path)
+    return any(target == root or target.startswith(root.rstrip("/") + "/") for root in roots)
 
 
 def _with_members(path: Path, problems: list[Problem]) -> Iterator[SourceFile]:
@@ -96,16 +134,15 @@ def _with_members(path: Path, problems: list[Problem]) -> Iterator[SourceFile]:
     except OSError as error:
         problems.append(Problem(printable(path), "unreadable", f"the file cannot be read: {error.strerror}"))
         return
-    if not regular:
+    if not regular:  # opening a FIFO waits for ever, reading a device may never end
         return
     if path.suffix.lower() != ".zip":
         yield SourceFile(path)
         return
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = sorted((m for m in archive.infolist() if not _hidden(m)), key=lambda m: m.filename)
+        members = _members(path)
     except Exception as error:  # a damaged directory raises what the damage hits: struct, unicode, zip errors
-        problems.append(Problem(printable(path), "unreadable", f"the zip archive cannot be read: {error}"))
+        problems.append(Problem(printable(path), "unreadable", f"the zip archive cannot be read: {why(error)}"))
         return
     for member in members:
         if reason := _refused(member):
@@ -114,46 +151,170 @@ def _with_members(path: Path, problems: list[Problem]) -> Iterator[SourceFile]:
             yield SourceFile(path, member.filename)
 
 
+def _members(path: Path) -> list[zipfile.ZipInfo]:
+    with ExitStack() as stack:
+        stream = stack.enter_context(_open_regular(path))
+        archive = stack.enter_context(_open_archive(stream))
+        members = [m for m in archive.infolist() if not m.is_dir()]
+        size, packed = os.fstat(stream.fileno()).st_size, sum(m.compress_size for m in members)
+    if packed > size:
+        raise SourceDefect(f"its members have {packed} bytes, the archive {size}: they overlap, a zip bomb")
+    return sorted((m for m in members if not _hidden(m)), key=lambda m: m.filename)
+
+
 def _hidden(member: zipfile.ZipInfo) -> bool:
-    parts = member.filename.split("/")
-    return member.is_dir() or any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    parts = [part for part in member.filename.split("/") if part not in (".", "..")]
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def _refused(member: zipfile.ZipInfo) -> str | None:
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG):
+        return "the archive member is a link or a device, wanted a file"
     if member.flag_bits & 1:
         return "the archive member is encrypted"
-    if member.file_size > LARGEST_MEMBER:
-        return f"the archive member has {member.file_size} bytes, at most {LARGEST_MEMBER} are read"
-    if member.file_size > LARGEST_RATIO * max(1, member.compress_size) and member.file_size > 10 * 1024**2:
+    if member.compress_type not in COMPRESSIONS:
+        return f"the archive member is compressed by method {member.compress_type}, wanted stored or deflated"
+    if member.file_size > LARGEST_FILE:
+        return f"the archive member has {member.file_size} bytes, at most {LARGEST_FILE} are read"
+    if member.file_size > LARGEST_RATIO * max(1, member.compress_size) and member.file_size > SWOLLEN_FREELY:
         return f"the archive member would swell {member.file_size // max(1, member.compress_size)}-fold: a zip bomb"
     return None
 
 
-def read_all(files: Iterable[SourceFile], first_bytes: int = -1) -> Iterator[tuple[SourceFile, bytes]]:
+def _open_regular(path: Path) -> BinaryIO:
+    """Open a file without waiting for it: what was a file when it was listed may be a FIFO by now."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise SourceDefect("it is no regular file")
+    return open(descriptor, "rb")
+
+
+def _open_archive(stream: BinaryIO) -> zipfile.ZipFile:
+    """Open an archive whose directory is not too long: zipfile makes an object of every entry."""
+    bounded = _Bounded(stream, LARGEST_DIRECTORY)
+    archive = zipfile.ZipFile(bounded)  # type: ignore[arg-type]
+    bounded.most = LARGEST_FILE
+    return archive
+
+
+@dataclass
+class _Bounded:
+    """A file that refuses to be read in pieces of more than `most` bytes, whatever its contents declare."""
+
+    stream: BinaryIO
+    most: int
+
+    def read(self, size: int = -1) -> bytes:
+        if size > self.most:
+            raise SourceDefect(f"its directory has {size} bytes, at most {self.most} are read")
+        return self.stream.read(self.most if size < 0 else size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.stream.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+
+def read_all(
+    files: Iterable[SourceFile], first_bytes: int = -1, largest: int = LARGEST_FILE
+) -> Iterator[tuple[SourceFile, bytes]]:
     """Contents of the files in the order given; an archive stays open while its members follow one another.
+
+    Parameters
+    ----------
+    first_bytes : int
+        Only the beginning; -1 for all.
+    largest : int
+        Bytes; a longer file is not read, unless only its beginning is wanted. Sparse files make any length for nothing.
 
     Raises
     ------
     SeriesError
         `unreadable`, naming the file.
     """
-    archive: zipfile.ZipFile | None = None
-    opened: Path | None = None
-    try:
+    with _Opener() as opener:
         for file in files:
             try:
-                if not file.member:
-                    with open(file.path, "rb") as stream:
-                        yield file, stream.read(first_bytes)
-                    continue
-                if opened != file.path or archive is None:
-                    if archive:
-                        archive.close()
-                    archive, opened = zipfile.ZipFile(file.path), file.path
-                with archive.open(file.member) as member:
-                    yield file, member.read(first_bytes)
-            except Exception as error:  # a damaged member raises what the damage hits: zlib, lzma, zip errors
-                raise SeriesError("unreadable", f"{file.label} cannot be read: {error}") from error
-    finally:
-        if archive:
-            archive.close()
+                stream, size = opener.open(file)
+                with stream:
+                    contents = _read(stream, size, first_bytes, largest)
+            except Exception as error:  # a damaged member raises what the damage hits: zlib, zip errors
+                raise _unreadable(file, error) from error
+            yield file, contents
+
+
+def digest(file: SourceFile) -> str:
+    """sha256 of a file's contents, of which only a piece at a time is in memory.
+
+    Raises
+    ------
+    SeriesError
+        `unreadable`, naming the file.
+    """
+    found = hashlib.sha256()
+    try:
+        with _Opener() as opener:
+            stream, size = opener.open(file)
+            with stream:
+                _check_size(size, LARGEST_FILE)
+                while size > 0 and (piece := stream.read(min(PIECE, size))):
+                    found.update(piece)
+                    size -= len(piece)
+    except Exception as error:  # as above
+        raise _unreadable(file, error) from error
+    return found.hexdigest()
+
+
+class _Opener:
+    """Opens source files, and keeps the archive of the last one open."""
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self.stack = ExitStack()
+
+    def __enter__(self) -> _Opener:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+    def open(self, file: SourceFile) -> tuple[BinaryIO, int]:
+        """A stream to read and to close, and how many bytes it says it has."""
+        if not file.member:
+            stream = _open_regular(file.path)
+            return stream, os.fstat(stream.fileno()).st_size
+        if self.path != file.path:
+            self.stack.close()
+            self.path = None
+            self.archive = self.stack.enter_context(_open_archive(self.stack.enter_context(_open_regular(file.path))))
+            self.path = file.path
+        member = self.archive.getinfo(file.member)
+        if reason := _refused(member):  # the archive is another by now
+            raise SourceDefect(reason)
+        return self.archive.open(member), member.file_size  # type: ignore[return-value]
+
+
+def _read(stream: BinaryIO, size: int, first_bytes: int, largest: int) -> bytes:
+    """Never more than the file said it has when it was opened: a member is cut off where it declared to end."""
+    if first_bytes < 0:
+        _check_size(size, largest)
+    wanted = size if first_bytes < 0 else min(first_bytes, size)
+    contents = stream.read(wanted)
+    if len(contents) < wanted:
+        raise SourceDefect(f"it ends after {len(contents)} of {wanted} bytes")
+    return contents
+
+
+def _check_size(size: int, largest: int) -> None:
+    if size > largest:
+        raise SourceDefect(f"it has {size} bytes, at most {largest} are read")
+
+
+def _unreadable(file: SourceFile, error: Exception) -> SeriesError:
+    return SeriesError("unreadable", f"{file.label} cannot be read: {why(error)}")

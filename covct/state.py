@@ -1,11 +1,14 @@
 """The output tree is the ledger: work keys, outcomes, attempts, staging, one writer a tree.
 
 Files of a result are staged on the same file system and the folder is renamed in whole, `outcome.json` in it; so a
-result is there with its outcome or not at all. What a crash leaves between two renames is put right by `recover`.
+result is there with its outcome or not at all. A note of the attempt is written before the work, says before the
+renames what is about to be committed and which results that supersedes, and is removed last: what a crash leaves
+between any two of these is put right by `recover`.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -13,17 +16,23 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from uuid import uuid4
 
+from covct import lockfile
 from covct.errors import OutputLocked, OutputNotWritable
+from covct.stop import unbroken
 
 RESULT_VERSION = 3  # raise it when the same input would give another result
 MOST_ATTEMPTS = 3
 PRIVATE = ".covct"
+LOCK_PATIENCE_S = 1.0  # a killed process needs a moment to die and free its lock
+DERIVED = ("summary.csv", "index.html")  # made again from the outcomes; half-written ones may be thrown away
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,32 @@ class Outcome:
     source: str = ""
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """What is noted of a series while it is worked on; gone once its outcome stands.
+
+    Attributes
+    ----------
+    folder : str
+        The result's folder below the tree.
+    attempts : int
+        How many began at this key and were neither finished nor stopped from outside, this one included.
+    timed_out_s : float or None
+        An earlier one exceeded this series timeout, and its process was ended.
+    commit : str
+        sha256 of the `outcome.json` that is about to take its place; empty before.
+    supersedes : tuple of str
+        Folders of results that go when the commit stands.
+    """
+
+    folder: str
+    work_key: str
+    attempts: int
+    timed_out_s: float | None = None
+    commit: str = ""
+    supersedes: tuple[str, ...] = ()
+
+
 def work_key(content: tuple[str, ...], settings: dict[str, Any], weights: dict[str, str]) -> str:
     """sha256 of all that decides a result: the input's identity, settings, both weight cards, RESULT_VERSION.
 
@@ -58,11 +93,27 @@ def work_key(content: tuple[str, ...], settings: dict[str, Any], weights: dict[s
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """The outcome of a result folder, or None where there is none that can be read."""
+    """The outcome of a result folder, or None where there is none that can be read and makes sense."""
     try:
-        return Outcome(**json.loads((folder / "outcome.json").read_text()))
-    except (OSError, ValueError, TypeError):
+        outcome = Outcome(**json.loads((folder / "outcome.json").read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    return outcome if _makes_sense(outcome) else None
+
+
+def _makes_sense(outcome: Outcome) -> bool:
+    """Texts are texts, and its files lie in its own folder."""
+    texts = (outcome.status, outcome.work_key, outcome.study_instance_uid, outcome.series_instance_uid)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(outcome.files, dict)
+        and all(isinstance(v, str) and is_bare_name(k) for k, v in outcome.files.items())
+    )
+
+
+def is_bare_name(name: str) -> bool:
+    """Whether a text is the name of a file in a folder: no path, on no file system, and nothing that one refuses."""
+    return name.isprintable() and name not in ("", ".", "..") and not set(name) & set("/\\") and len(name) <= 255
 
 
 @contextmanager
@@ -81,6 +132,8 @@ def output_errors(out: Path) -> Iterator[None]:
 def lock(out: Path) -> Iterator[None]:
     """Hold the output tree. The kernel frees the lock with the process, so none is ever stale.
 
+    A file system without such locks gets a lock file with a heartbeat instead, see `lockfile`.
+
     Raises
     ------
     OutputLocked
@@ -88,21 +141,18 @@ def lock(out: Path) -> Iterator[None]:
     """
     with output_errors(out):
         private = out / PRIVATE
-        private.mkdir(parents=True, exist_ok=True)
+        _make_folder(private)
         handle = open(private / "lock", "a+")  # noqa: SIM115 - held as long as the lock
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            handle.seek(0)
-            raise OutputLocked(f"{out}: another covct writes here ({handle.read().strip() or 'unknown'})") from error
-        except OSError as error:
-            raise OutputNotWritable(f"{out}: this file system offers no file locks ({error.strerror})") from error
-        with output_errors(out):
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            handle.flush()
-        yield
+        if _flocked(handle, out):
+            with output_errors(out):
+                handle.truncate(0)
+                handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                handle.flush()
+            yield
+        else:
+            with output_errors(out), lockfile.held(private / "lock.owner"):
+                yield
     finally:
         handle.close()
 
@@ -117,16 +167,64 @@ def ensure_temporary_folder(out: Path) -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
 
+def _flocked(handle: IO[str], out: Path) -> bool:
+    """Lock the file; False where the file system offers no locks."""
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                handle.seek(0)
+                holder = handle.read().strip() or "unknown"
+                raise OutputLocked(f"{out}: another covct writes here ({holder})") from error
+            time.sleep(0.05)
+        except OSError:
+            return False
+
+
 def recover(out: Path) -> None:
-    """Put right what a killed process left: an old result without its successor goes back, the rest is rubbish."""
-    with output_errors(out):
-        for old in sorted((out / PRIVATE / "old").glob("*/*")):
+    """Put right what a killed process left. The caller holds the lock. May itself be killed and done again.
+
+    An old result without its successor goes back. A commit that took place is ended: what it supersedes goes, its
+    attempt's note too. Everything else is rubbish.
+    """
+    with output_errors(out), unbroken():
+        private = out / PRIVATE
+        for old in sorted((private / "old").glob("*/*")):
             place = out / old.parent.name / old.name
             if not place.exists():
-                place.parent.mkdir(parents=True, exist_ok=True)
-                os.rename(old, place)
-        for rubbish in ("old", "staging"):
-            shutil.rmtree(out / PRIVATE / rubbish, ignore_errors=True)
+                _make_folder(place.parent)
+                _rename(old, place)
+        for note in sorted((private / "attempts").glob("*.json")):
+            attempt = _read_attempt(note)
+            if attempt:
+                _end_commit(out, note, attempt)
+        for rubbish in ("old", "staging", "rubbish"):
+            shutil.rmtree(private / rubbish, ignore_errors=True)
+        for half in (half for name in DERIVED for half in out.glob(f".{name}.*.tmp")):
+            if not _is_running(half.suffixes[-2][1:]):
+                half.unlink(missing_ok=True)
+        for half in private.glob(".heartbeat.*"):
+            half.unlink(missing_ok=True)
+
+
+def _is_running(process: str) -> bool:
+    return process.isdecimal() and process != str(os.getpid()) and Path("/proc", process).exists()
+
+
+def _end_commit(out: Path, note: Path, attempt: Attempt) -> None:
+    """If the result that the note announces is in its place: take away what it supersedes, and then the note."""
+    if not _stands(out, attempt):
+        return
+    for folder in attempt.supersedes:
+        _discard(out, out / folder)
+    note.unlink(missing_ok=True)
+
+
+def _stands(out: Path, attempt: Attempt) -> bool:
+    return bool(attempt.commit) and _digest(out / attempt.folder / "outcome.json") == attempt.commit
 
 
 def new_stage(out: Path, key: str) -> Path:
@@ -138,11 +236,22 @@ def new_stage(out: Path, key: str) -> Path:
         return stage
 
 
-def commit(out: Path, folder: str, stage: Path, outcome: Outcome) -> None:
-    """Write `outcome.json` into the stage, bring everything to the disk, and rename the stage to its place."""
+def commit(out: Path, folder: str, stage: Path, outcome: Outcome, supersedes: Iterable[str] = ()) -> None:
+    """Write `outcome.json` into the stage, bring everything to the disk, and rename the stage to its place.
+
+    Then the results in the folders of `supersedes` go, and the attempt's note. A stop signal waits until all is done;
+    after a crash `recover` does the rest, or brings back what was there.
+    """
     with output_errors(out):
         write_json(stage / "outcome.json", asdict(outcome))
-        install(out, stage, folder)
+        bring_to_disk(stage)
+        note = _attempt_path(out, folder)
+        attempt = _read_attempt(note) or Attempt(folder, outcome.work_key, 1)
+        attempt = replace(attempt, commit=_digest(stage / "outcome.json"), supersedes=tuple(supersedes))
+        with unbroken():
+            _write_attempt(note, attempt)
+            _put_in_place(out, stage, folder)
+            _end_commit(out, note, attempt)
 
 
 def install(out: Path, staged: Path, place: str) -> None:
@@ -152,30 +261,64 @@ def install(out: Path, staged: Path, place: str) -> None:
     `recover` where the process dies between the two renames.
     """
     with output_errors(out):
-        for path in (*(sorted(staged.iterdir()) if staged.is_dir() else ()), staged):
-            _fsync(path)
-        target = out / place
-        target.parent.mkdir(parents=True, exist_ok=True)
-        old = out / PRIVATE / "old" / place
-        if target.is_dir():
-            old.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(old, ignore_errors=True)
-            os.rename(target, old)
-        os.rename(staged, target)
-        _fsync(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        bring_to_disk(staged)
+        with unbroken():
+            _put_in_place(out, staged, place)
+
+
+def bring_to_disk(path: Path) -> None:
+    """fsync a file, or a folder with all that is in it: a rename must not be on the disk before what it renames."""
+    if path.is_dir():
+        for below in sorted(path.iterdir()):
+            bring_to_disk(below)
+    _fsync(path)
+
+
+def _put_in_place(out: Path, staged: Path, place: str) -> None:
+    target, old = out / place, out / PRIVATE / "old" / place
+    _make_folder(target.parent)
+    if target.is_dir():
+        _make_folder(old.parent)
+        _discard(out, old)
+        _rename(target, old)
+    try:
+        _rename(staged, target)
+    except OSError:
+        if old.exists() and not target.exists():  # our disk failed just now: what was there is better than nothing
+            os.rename(old, target)
+        raise
+    _discard(out, old)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename, and bring it to the disk: both folders it changes."""
+    os.rename(source, target)
+    for folder in {target.parent, source.parent}:
+        _fsync(folder)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder, and bring it to the disk: a new study's must not be lost with the result in it."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _fsync(folder.parent)
+
+
+def _discard(out: Path, path: Path) -> None:
+    """Take a file or folder away at once and whole: half a result never lies in its place, nor among the old ones."""
+    rubbish = out / PRIVATE / "rubbish"
+    if not path.exists():
+        return
+    rubbish.mkdir(parents=True, exist_ok=True)
+    aside = rubbish / uuid4().hex
+    _rename(path, aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def is_whole(folder: Path, outcome: Outcome) -> bool:
     """Whether every file of a result is still there."""
     return all((folder / name).is_file() for name in outcome.files)
-
-
-def retire(out: Path, folder: str) -> None:
-    """Take a result away that another series of its study has superseded."""
-    with output_errors(out):
-        if (out / folder).exists():
-            shutil.rmtree(out / folder)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -187,34 +330,85 @@ def write_json(path: Path, value: Any) -> None:
         os.fsync(file.fileno())
 
 
-def begin_attempt(out: Path, folder: str, key: str) -> int:
-    """Note *before* the work that it begins; returns the how-manieth attempt at this key it is."""
+def replace_json(path: Path, value: Any) -> None:
+    """Write beside and rename, to the disk: a reader, or a crash, never meets half a file."""
+    beside = path.with_name(f"{path.name}.new")
+    write_json(beside, value)
+    _rename(beside, path)
+
+
+def begin_attempt(out: Path, folder: str, key: str) -> Attempt:
+    """Note *before* the work that it begins; returns the note, which knows of the attempts before."""
     path = _attempt_path(out, folder)
-    attempts = 1
-    try:
-        noted = json.loads(path.read_text())
-        if noted["work_key"] == key:
-            attempts = int(noted["attempts"]) + 1
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    with output_errors(out):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"work_key": key, "attempts": attempts})
-    return attempts
+    before = _read_attempt(path)
+    attempt = Attempt(folder, key, 1)
+    if before and before.work_key == key:
+        attempt = Attempt(folder, key, before.attempts + 1, before.timed_out_s)
+    with output_errors(out), unbroken():
+        _write_attempt(path, attempt)
+    return attempt
 
 
-def end_attempt(out: Path, folder: str) -> None:
-    """The attempt came to an end of its own: an outcome, a stop signal, a full disk. It does not count."""
-    _attempt_path(out, folder).unlink(missing_ok=True)
+def forgive_attempt(out: Path, folder: str) -> None:
+    """The attempt was ended from outside: a stop signal, our own full disk. It does not count; crashes before it do."""
+    path = _attempt_path(out, folder)
+    attempt = _read_attempt(path)
+    with output_errors(out), unbroken():
+        if attempt and _stands(out, attempt):
+            return  # our disk failed after the commit: `recover` ends it
+        if attempt and (attempt.attempts > 1 or attempt.timed_out_s is not None):
+            _write_attempt(path, replace(attempt, attempts=attempt.attempts - 1, commit="", supersedes=()))
+        else:
+            path.unlink(missing_ok=True)
+
+
+def note_timeout(out: Path, folder: str, seconds: float) -> None:
+    """The attempt exceeded its time and its process was ended: whoever comes next records it so."""
+    path = _attempt_path(out, folder)
+    attempt = _read_attempt(path)
+    if attempt:
+        with output_errors(out):
+            _write_attempt(path, replace(attempt, timed_out_s=seconds))
 
 
 def _attempt_path(out: Path, folder: str) -> Path:
     return out / PRIVATE / "attempts" / (folder.replace("/", "_") + ".json")
 
 
+def _read_attempt(path: Path) -> Attempt | None:
+    try:
+        noted = json.loads(path.read_text())
+        return Attempt(
+            **{**noted, "attempts": int(noted["attempts"]), "supersedes": tuple(noted.get("supersedes", ()))}
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _write_attempt(path: Path, attempt: Attempt) -> None:
+    _make_folder(path.parent)
+    replace_json(path, asdict(attempt))
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a small file; empty where there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
 def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():  # the folder above the tree may be one that we can only pass through
+            return
+        raise
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():  # SMB has no fsync of folders
+            raise
     finally:
         os.close(descriptor)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from covct.burden import LARGEST_LESIONS, severity
 from covct.cards import file_sha256
 from covct.defects import Defect
 from covct.dicom.check import Sources, check_objects, compare_volumes, source_grid
-from covct.discover import Series, discover
+from covct.discover import Series, discover, safe_name
 from covct.errors import SeriesError
 from covct.nifti import load_nifti, read_mask
 from covct.report import SCHEMA, load_schema
@@ -32,7 +32,6 @@ from covct.terms import LEFT_LUNG, REGIONS, RIGHT_LUNG
 
 OUTCOME, REPORT = "outcome.json", "report.json"
 MASKS = ("lungs.nii.gz", "infection.nii.gz")
-UID = re.compile(r"[0-9.]{1,64}")
 ROUNDED_ML, ROUNDED_PERCENT = 0.0005, 0.005  # the report's last digit, halved
 SPACING_TOLERANCE_MM, VOXEL_TOLERANCE = 1e-3, 1e-4  # NIfTI holds single precision, the report four digits
 LONGEST_JUDGEMENT_S = 300
@@ -178,7 +177,7 @@ def _identity(folder: Path) -> tuple | None:
 
 def _look(folder: Path, known: _Known | None, judges: Judges) -> _Look:
     outcome = read_outcome(folder)
-    if not outcome or not _makes_sense(outcome):
+    if not outcome or outcome.status not in STATUSES:
         return _Look(defects=[Defect("no-outcome", "it is missing, or no outcome of covct's", OUTCOME)])
     look = _Look(outcome.status, list(_check_files(folder, outcome)))
     report = None
@@ -194,19 +193,12 @@ def _look(folder: Path, known: _Known | None, judges: Judges) -> _Look:
     return look
 
 
-def _makes_sense(outcome: Outcome) -> bool:
-    return (
-        outcome.status in STATUSES
-        and isinstance(outcome.files, dict)
-        and all(isinstance(v, str) and Path(k).name == k for k, v in outcome.files.items())
-        and all(isinstance(v, str) for v in (outcome.work_key, outcome.study_instance_uid, outcome.series_instance_uid))
-    )
-
-
 def _check_files(folder: Path, outcome: Outcome) -> Iterator[Defect]:
     for name, wanted in sorted(outcome.files.items()):
         try:
-            if file_sha256(folder / name) != wanted:
+            if stat.S_IFMT(os.stat(folder / name).st_mode) != stat.S_IFREG:  # opening a FIFO would wait for ever
+                yield Defect("altered-file", "it is no file", name)
+            elif file_sha256(folder / name) != wanted:
                 yield Defect("altered-file", "its sha256 is not the one in the outcome", name)
         except FileNotFoundError:
             yield Defect("missing-file", "the outcome lists it, and it is not there", name)
@@ -226,8 +218,9 @@ def _check_files(folder: Path, outcome: Outcome) -> Iterator[Defect]:
 
 
 def _is_place_of(name: str, uid: str) -> bool:
-    """Folders are named by UID, an acquisition's number behind it; what is no UID is hashed and says nothing."""
-    return not UID.fullmatch(uid) or name == uid or name.startswith(f"{uid}-")
+    """Folders are named by UID, an acquisition's number behind it; without a UID the name says nothing."""
+    wanted = safe_name(uid)
+    return not uid or name == wanted or name.startswith(f"{wanted}-")
 
 
 # The report

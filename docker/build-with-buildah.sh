@@ -149,6 +149,8 @@ start=$SECONDS
 in_image phantom ro covct scan /in --out /out --device cpu || fail "the second pass ended with exit code $?"
 say "second pass, nothing left to do: exit code 0 after $((SECONDS - start)) s"
 in_image phantom ro covct status /out
+in_image phantom ro covct health /out
+in_image phantom ro covct doctor --out /out --networks
 
 find "$work/out" -type f -printf '%P\t%s bytes\n' | sort
 find "$work/out" -mindepth 3 -name outcome.json -exec grep -q '"done"' {} + || fail "no series is done"

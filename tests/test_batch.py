@@ -3,6 +3,7 @@
 import os
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import jsonschema
 import pydicom
@@ -126,6 +127,84 @@ def test_series_that_keeps_killing_the_process_is_given_up(order, networks):
     tally, events = run(order, networks)
     assert (tally["done"], tally["failed"]) == (2, 1)
     assert [e["slug"] for e in events if e["event"] == "failed"] == ["crashed-repeatedly"]
+
+
+def test_a_series_that_timed_out_is_recorded_and_retried_on_demand(order, networks):
+    """Its process was ended, and another one goes on with the run."""
+    [victim, *_] = batch.plan(order, batch.discover(order.sources), batch.card_hashes(order.weights))
+    with state.lock(order.out):
+        state.begin_attempt(order.out, victim.series.folder, victim.work_key)
+        state.note_timeout(order.out, victim.series.folder, 60)
+    tally, events = run(order, networks)
+    assert (tally["done"], tally["failed"]) == (2, 1)
+    [failed] = [e for e in events if e["event"] == "failed"]
+    assert (failed["slug"], "60 s" in failed["message"]) == ("timeout", True)
+    assert run(order, networks)[0]["failed before"] == 1
+    assert run(replace(order, retry_failed=True), networks)[0]["done"] == 1
+
+
+def test_a_forced_run_that_goes_on_in_a_new_process_does_not_begin_anew(order, networks):
+    """Else a series that hangs would hang again in each, for ever."""
+    run(order, networks)
+    already = frozenset({"1.2.1/1.2.1.1", "1.2.2/1.2.2.1"})
+    tally, _ = run(replace(order, force=True, already=already), networks)
+    assert (tally["done"], tally["done before"]) == (1, 2)
+
+
+def test_a_limit_leaves_the_rest_waiting(order, networks):
+    tally, events = run(replace(order, limit=2), networks)
+    assert (tally["done"], tally["waiting"]) == (2, 1)
+    assert [e for e in events if e["event"] == "waiting"] == [{"event": "waiting", "series": 1, "why": "limit"}]
+    tally, _ = run(replace(order, limit=2), networks)
+    assert (tally["done before"], tally["done"], tally["waiting"]) == (2, 1, 0)
+
+
+def test_a_limit_counts_what_a_process_before_did_in_this_run(order, networks):
+    already = frozenset({"1.2.1/1.2.1.1"})
+    assert run(replace(order, limit=2, already=already), networks)[0]["done"] == 1
+
+
+def test_after_the_hour_no_series_is_started(order, networks, monkeypatch):
+    """The night ends at six; what is at work then is finished."""
+    times = iter(["2026-01-31T05:59:59+00:00", "2026-01-31T06:00:00+00:00"])
+
+    class Wall(datetime):
+        @classmethod
+        def now(cls, zone=None):
+            return cls.fromisoformat(next(times, "2026-01-31T06:00:00+00:00"))
+
+    until = datetime.fromisoformat("2026-01-31T06:00:00+00:00")
+    began = datetime.fromisoformat("2026-01-30T22:00:00+00:00")
+    monkeypatch.setattr(batch, "datetime", Wall)
+    tally, events = run(replace(order, until=until, began=began), networks)
+    assert (tally["done"], tally["waiting"]) == (1, 2)
+    assert [e["why"] for e in events if e["event"] == "waiting"] == ["until"]
+
+
+def test_since_takes_whole_studies_of_which_a_file_is_new(order, inbox, networks):
+    for path in inbox.glob("*/*"):
+        os.utime(path, (1_600_000_000,) * 2)
+    os.utime(sorted((inbox / "b").iterdir())[3], (1_700_000_000,) * 2)
+    tally, _ = run(replace(order, since=datetime.fromtimestamp(1_700_000_000, UTC)), networks)
+    assert tally["done"] == 1
+    assert read_json(order.out / "1.2.2/1.2.2.1/report.json")["source"]["instances"] == 30
+
+
+def test_a_commit_that_was_killed_before_the_worse_series_went_is_ended(order, inbox, networks, monkeypatch):
+    """Its series is finished and is skipped; the patient must not be counted twice for ever."""
+    soft, lung = one_study(inbox, ConvolutionKernel="B70s")
+    shutil.move(inbox / "b", inbox.parent / "later")
+    run(order, networks)
+    shutil.move(inbox.parent / "later", inbox / "b")
+    monkeypatch.setattr(state, "_end_commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(order, networks)
+    monkeypatch.undo()
+    assert (order.out / soft).exists()
+    tally = batch.scan(order, never, lambda event: None)
+    assert tally["done before"] == 1
+    assert not (order.out / soft).exists()
+    assert (order.out / lung / "report.json").exists()
 
 
 def test_a_stop_signal_is_no_attempt_and_leaves_nothing_half(order, networks):

@@ -171,7 +171,7 @@ def test_readme_options_and_commands_exist():
     options = README.split("Options of `scan`")[1].split("## Exit codes")[0]
     for option in re.findall(r"^\| `(--[a-z-]+)`", options, re.M):
         assert option in help_of["scan"], option
-    for option in ("--settle", "--interval"):
+    for option in ("--settle", "--interval", "--until", "--series-timeout"):
         assert option in help_of["watch"]
     commands = README.split("## Commands")[1].split("Options of")[0]
     root = run("--help").stdout

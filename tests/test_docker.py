@@ -10,13 +10,14 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from covct import RESEARCH_USE, __version__
+from covct import RESEARCH_USE, __version__, heartbeat
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKER = ROOT / "docker"
@@ -123,7 +124,7 @@ def test_entrypoint_is_the_program_and_its_help_the_default(name):
 def test_healthcheck_is_a_cheap_command_that_exists(name, tmp_path):
     options, command = only(stages(name)[-1], "HEALTHCHECK").split(" CMD ")
     program, *arguments = json.loads(command)
-    assert (program, *arguments) == ("covct", "status", "/out")
+    assert (program, *arguments) == ("covct", "health", "/out")
     assert {"--interval", "--timeout"} <= {option.split("=")[0] for option in options.split()}
 
     def health(out: Path) -> int:
@@ -131,7 +132,10 @@ def test_healthcheck_is_a_cheap_command_that_exists(name, tmp_path):
             [sys.executable, "-c", NEVER_KERAS, arguments[0], str(out)], cwd=ROOT, capture_output=True, timeout=60
         ).returncode
 
-    # The command itself, on an empty output tree and on one that is not there.
+    # The command itself: no sign of life yet, one of just now, and no output tree at all.
+    assert health(tmp_path) == 3
+    (tmp_path / ".covct").mkdir()
+    heartbeat.beat(tmp_path / ".covct", heartbeat.WORKING)
     assert health(tmp_path) == 0
     assert health(tmp_path / "absent") == 2
 
@@ -167,31 +171,60 @@ def test_weight_check_fails_without_weights(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "extra"), [("Dockerfile", "cpu"), ("Dockerfile.gpu", "gpu")])
-def test_dependencies_are_the_projects_own(name, extra, tmp_path):
-    """The line that reads pyproject.toml in the build, run here."""
+def test_what_is_installed_is_what_was_locked(name, extra):
+    """--no-deps, so that nothing is fetched that is not listed; pip check, so that nothing is missing."""
     build = stages(name)[0]
     assert ("ARG", f"EXTRA={extra}") in build
-    run = next(rest for keyword, rest in build if keyword == "RUN" and "requirements.txt" in rest)
-    code = re.search(r'python -c "(.+?)" "\$\{EXTRA\}" > requirements\.txt', run)
-    assert code and "-c constraints.txt -r requirements.txt" in run
-    result = subprocess.run(
-        [sys.executable, "-c", code[1].replace("\\n", "\n").replace("'\n'", "'\\n'"), extra],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert result.stdout.splitlines() == PROJECT["dependencies"] + PROJECT["optional-dependencies"][extra]
+    runs = [rest for keyword, rest in build if keyword == "RUN" and "pip install" in rest]
+    assert '--no-deps --require-hashes -r "constraints-${EXTRA}.txt"' in runs[0]
+    assert all("--no-deps" in part for run in runs for part in run.split("&&") if "pip install" in part)
+    assert runs[-1].index("pip check") < runs[-1].index("pip uninstall")
+
+
+def locked(extra: str) -> dict[str, str]:
+    """Versions by name; each must have a hash."""
+    text = (DOCKER / f"constraints-{extra}.txt").read_text().replace("\\\n", "")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    for line in lines:
+        assert re.fullmatch(r"[\w.-]+==[\w.]+( +--hash=sha256:[0-9a-f]{64})+", line), line
+    return {canonicalize_name(line.split("==")[0]): line.split("==")[1].split()[0] for line in lines}
 
 
 @pytest.mark.parametrize("extra", ["cpu", "gpu"])
-def test_constraints_pin_every_direct_dependency(extra):
-    lines = (DOCKER / "constraints.txt").read_text().splitlines()
-    pinned = {
-        canonicalize_name(name): version
-        for name, version in (line.split("==") for line in lines if line and not line.startswith("#"))
-    }
+def test_lock_pins_every_direct_dependency(extra):
+    pinned = locked(extra)
     for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"][extra]:
         wanted = Requirement(line)
         version = pinned.get(canonicalize_name(wanted.name))
-        assert version and version in wanted.specifier, f"{line}, constraints.txt has {version}"
+        assert version and version in wanted.specifier, f"{line}, the lock has {version}"
+
+
+@pytest.mark.parametrize("extra", ["cpu", "gpu"])
+def test_lock_holds_what_its_packages_need(extra):
+    """Followed through the packages that are installed here: most of the CPU's, fewer of the GPU's."""
+    pinned = locked(extra)
+    waiting = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"][extra]]
+    seen: set[str] = set()
+    while waiting:
+        wanted = waiting.pop()
+        name = canonicalize_name(wanted.name)
+        assert name in pinned, f"{name} is missing"
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            needs = [Requirement(line) for line in distribution(name).requires or ()]
+        except PackageNotFoundError:
+            continue
+        extras = ["", *wanted.extras]
+        waiting += [n for n in needs if not n.marker or any(n.marker.evaluate({"extra": e}) for e in extras)]
+    assert len(seen) > 20
+
+
+def test_both_locks_agree():
+    """One program, on either device."""
+    cpu, gpu = locked("cpu"), locked("gpu")
+    assert {name: (cpu[name], gpu[name]) for name in set(cpu) & set(gpu) if cpu[name] != gpu[name]} == {}
 
 
 @each_dockerfile

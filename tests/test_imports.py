@@ -13,27 +13,17 @@ import covct
 PACKAGE = Path(covct.__file__).parent
 # A module may import from its own rank and below.
 RANKS = [
-    {
-        "errors",
-        "terms",
-        "outputs",
-        "defects",
-        "__init__",
-        "dicom.__init__",
-        "dicom.syntaxes",
-        "dicom.parallel",
-        "labels",
-        "components",
-        "memory",
-        "devices",
-    },
+    {"errors", "terms", "outputs", "defects", "quote", "logs", "heartbeat", "metrics"}
+    | {"labels", "components", "memory", "devices"}
+    | {"__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel"},
+    {"stop", "lockfile"},
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
-    {"split"},
+    {"split", "weights_file", "supervisor", "runs"},
     {"discover", "networks", "postprocess", "overlay", "results", "augment", "dicom.capture", "dicom.ct_series"},
     {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "losses", "dicom.load", "dicom.check"},
-    {"report", "dataset", "segment", "phantom_dicom", "summary", "convert"},
-    {"pipeline", "train", "verify"},
+    {"status", "window", "report", "dataset", "segment", "phantom_dicom", "summary", "convert"},
+    {"pipeline", "train", "verify", "doctor"},
     {"writers"},
     {"batch"},
     {"cli"},

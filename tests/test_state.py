@@ -1,18 +1,25 @@
 """The ledger: what a crash leaves, and what it does not."""
 
+import errno
 import json
 import multiprocessing
 import os
+import shutil
+import signal
+import threading
 from dataclasses import asdict
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from covct import state
-from covct.errors import OutputLocked, OutputNotWritable
+from covct import lockfile, state, stop
+from covct.errors import OutputLocked, OutputNotWritable, Stopped
 
 
-def outcome(key="k1", status="done"):
-    return state.Outcome(status=status, work_key=key)
+def outcome(key="k1", status="done", finished=""):
+    return state.Outcome(status=status, work_key=key, finished=finished)
 
 
 def stage_with(out, key, text):
@@ -44,27 +51,6 @@ def test_a_new_result_replaces_the_old_whole(tmp_path):
     assert not list((tmp_path / ".covct" / "old").glob("*/*"))
 
 
-def test_killed_between_the_two_renames_the_old_result_comes_back(tmp_path, monkeypatch):
-    state.commit(tmp_path, "s/t", stage_with(tmp_path, "k1", "old"), outcome("k1"))
-    stage = stage_with(tmp_path, "k2", "new")
-    rename = os.rename
-
-    def killed(source, target):
-        if source == stage:
-            raise KeyboardInterrupt
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", killed)
-    with pytest.raises(KeyboardInterrupt):
-        state.commit(tmp_path, "s/t", stage, outcome("k2"))
-    monkeypatch.undo()
-    assert not (tmp_path / "s/t").exists()
-    state.recover(tmp_path)
-    assert state.read_outcome(tmp_path / "s/t").work_key == "k1"
-    assert (tmp_path / "s/t/report.json").read_text() == "old"
-    assert not (tmp_path / ".covct" / "staging").exists()
-
-
 def test_a_stage_without_outcome_is_no_result(tmp_path):
     stage_with(tmp_path, "k1", "half")
     state.recover(tmp_path)
@@ -78,10 +64,38 @@ def test_a_damaged_outcome_is_none(tmp_path, content):
 
 
 def test_attempts_count_for_one_key_only(tmp_path):
-    assert [state.begin_attempt(tmp_path, "s/t", "k1") for _ in range(3)] == [1, 2, 3]
-    assert state.begin_attempt(tmp_path, "s/t", "k2") == 1
-    state.end_attempt(tmp_path, "s/t")
-    assert state.begin_attempt(tmp_path, "s/t", "k2") == 1
+    assert [state.begin_attempt(tmp_path, "s/t", "k1").attempts for _ in range(3)] == [1, 2, 3]
+    assert state.begin_attempt(tmp_path, "s/t", "k2").attempts == 1
+    state.forgive_attempt(tmp_path, "s/t")
+    assert state.begin_attempt(tmp_path, "s/t", "k2").attempts == 1
+
+
+def test_a_stop_signal_does_not_forgive_the_crashes_before_it(tmp_path):
+    """Else a series that kills the process twice a night, with a restart between, would never be given up."""
+    for _ in range(3):
+        state.begin_attempt(tmp_path, "s/t", "k1")
+    state.forgive_attempt(tmp_path, "s/t")
+    assert state.begin_attempt(tmp_path, "s/t", "k1").attempts == 3
+
+
+def test_a_timeout_is_remembered_until_the_series_has_an_outcome(tmp_path):
+    state.begin_attempt(tmp_path, "s/t", "k1")
+    state.note_timeout(tmp_path, "s/t", 60)
+    assert state.begin_attempt(tmp_path, "s/t", "k1").timed_out_s == 60
+    state.forgive_attempt(tmp_path, "s/t")
+    state.forgive_attempt(tmp_path, "s/t")
+    assert state.begin_attempt(tmp_path, "s/t", "k1").timed_out_s == 60
+    state.commit(tmp_path, "s/t", stage_with(tmp_path, "k1", "{}"), outcome("k1", "failed"))
+    assert state.begin_attempt(tmp_path, "s/t", "k1") == state.Attempt("s/t", "k1", 1)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"work_key": "k1"}', '{"attempts": 2, "work_key": "k1", "x": 1}'])
+def test_a_damaged_note_of_an_attempt_counts_from_one(tmp_path, content):
+    state.begin_attempt(tmp_path, "s/t", "k1")
+    [note] = (tmp_path / ".covct" / "attempts").iterdir()
+    note.write_text(content)
+    state.recover(tmp_path)
+    assert state.begin_attempt(tmp_path, "s/t", "k1").attempts == 1
 
 
 def _hold(out, ready, done):
@@ -130,3 +144,299 @@ def test_nan_never_reaches_a_json_file(tmp_path):
 def test_outcome_is_plain_json(tmp_path):
     state.write_json(tmp_path / "outcome.json", asdict(outcome()))
     assert json.loads((tmp_path / "outcome.json").read_text())["status"] == "done"
+
+
+class Killed(BaseException):
+    """The process is gone: nothing after this line runs, not even what cleans up."""
+
+
+CHANGES = ("rename", "unlink", "mkdir", "replace", "fsync", "rmdir")
+
+
+class killed_at:  # noqa: N801 - reads as a sentence
+    """Within, the process dies before the `number`-th change of the file system (0: before the first)."""
+
+    def __init__(self, number):
+        self.left, self.real = number, {name: getattr(os, name) for name in CHANGES}
+
+    def __enter__(self):
+        def counted(real):
+            def change(*arguments, **options):
+                if self.left == 0:
+                    raise Killed
+                self.left -= 1
+                return real(*arguments, **options)
+
+            return change
+
+        for name, real in self.real.items():
+            setattr(os, name, counted(real))
+        return self
+
+    def __exit__(self, kind, error, trace):
+        for name, real in self.real.items():
+            setattr(os, name, real)
+        return kind is Killed
+
+
+def results(out):
+    """Folder to (work key, content) of every result in its place; whole, or this fails."""
+    found = {}
+    for folder in out.glob("*/*"):
+        if folder.parent.name.startswith("."):
+            continue
+        key = state.read_outcome(folder).work_key
+        found[f"{folder.parent.name}/{folder.name}"] = (key, (folder / "report.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_killed_at_any_change_of_a_commit_one_result_stands_whole(tmp_path, number):
+    """Old or new, never both, never half; and what the new one supersedes stands exactly as long as the old one."""
+    state.commit(tmp_path, "s/t", stage_with(tmp_path, "k1", "old"), outcome("k1"))
+    state.commit(tmp_path, "s/worse", stage_with(tmp_path, "k0", "worse"), outcome("k0"))
+    state.begin_attempt(tmp_path, "s/t", "k2")
+    stage = stage_with(tmp_path, "k2", "new")
+    with killed_at(number) as kill:
+        state.commit(tmp_path, "s/t", stage, outcome("k2"), supersedes=["s/worse"])
+    died = kill.left == 0
+    state.recover(tmp_path)
+    committed = results(tmp_path)["s/t"] == ("k2", "new")
+    assert committed or results(tmp_path)["s/t"] == ("k1", "old")
+    assert ("s/worse" in results(tmp_path)) is not committed
+    assert committed or died
+    left = {path.name for path in (tmp_path / ".covct").iterdir()} - {"attempts"}
+    assert not left
+    assert state.begin_attempt(tmp_path, "s/t", "k2").attempts == (1 if committed else 2)
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_killed_while_recovering_recovers_the_next_time(tmp_path, number):
+    state.commit(tmp_path, "s/t", stage_with(tmp_path, "k1", "old"), outcome("k1"))
+    old = tmp_path / ".covct" / "old" / "s"
+    old.mkdir(parents=True)
+    os.rename(tmp_path / "s" / "t", old / "t")
+    stage_with(tmp_path, "k2", "new")
+    with killed_at(number):
+        state.recover(tmp_path)
+    state.recover(tmp_path)
+    assert results(tmp_path) == {"s/t": ("k1", "old")}
+    assert [path.name for path in (tmp_path / ".covct").iterdir()] == ["attempts"]
+
+
+def test_disk_failing_between_the_two_renames_leaves_the_old_result(tmp_path, monkeypatch):
+    state.commit(tmp_path, "s/t", stage_with(tmp_path, "k1", "old"), outcome("k1"))
+    stage, rename = stage_with(tmp_path, "k2", "new"), os.rename
+
+    def failing(source, target):
+        if source == stage:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OutputNotWritable, match="Input/output error"):
+        state.commit(tmp_path, "s/t", stage, outcome("k2"))
+    assert results(tmp_path) == {"s/t": ("k1", "old")}, "at once, not only after the next start"
+
+
+def test_folders_of_a_new_study_are_on_the_disk_before_its_commit_counts(tmp_path, monkeypatch):
+    """A power failure after the rename must not lose the study's folder, which only its parent knows."""
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    state.commit(tmp_path, "s/t", stage_with(tmp_path, "k1", "{}"), outcome())
+    assert str(tmp_path) in synced, "the tree, which got the study's folder"
+    assert synced.index(str(tmp_path)) < synced.index(str(tmp_path / "s")), "and then the study, which got the result"
+    assert any(name.endswith("report.json") for name in synced[: synced.index(str(tmp_path))])
+
+
+def test_half_written_summaries_of_dead_processes_go(tmp_path):
+    (tmp_path / ".covct").mkdir()
+    for process in (4194999, 1):
+        (tmp_path / f".summary.csv.{process}.tmp").write_text("half")
+    state.recover(tmp_path)
+    assert [path.name for path in tmp_path.glob(".summary*")] == [".summary.csv.1.tmp"]
+
+
+def test_a_stop_signal_waits_until_a_commit_is_whole(tmp_path, monkeypatch):
+    rename = os.rename
+
+    def signalled(source, target):
+        os.kill(os.getpid(), signal.SIGTERM)
+        rename(source, target)
+
+    stage = stage_with(tmp_path, "k1", "{}")
+    with stop.stoppable():
+        monkeypatch.setattr(os, "rename", signalled)
+        with pytest.raises(Stopped, match="SIGTERM"):
+            state.commit(tmp_path, "s/t", stage, outcome())
+    assert results(tmp_path) == {"s/t": ("k1", "{}")}
+    assert not list((tmp_path / ".covct" / "attempts").iterdir())
+
+
+def test_only_the_first_stop_signal_is_raised():
+    """A second one, from an impatient hand, must not break the cleaning up after the first."""
+    with stop.stoppable():
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+KEYS = st.sampled_from(["k1", "k2", "k3"])
+FOLDERS = st.sampled_from(["s/a", "s/b", "r/a"])
+
+
+class Ledger(RuleBasedStateMachine):
+    """Any sequence of attempts, commits, deaths and restarts, against what a plain dictionary says."""
+
+    @initialize()
+    def begin(self):
+        import tempfile
+        from pathlib import Path
+
+        self.out = Path(tempfile.mkdtemp())
+        self.stands: dict[str, tuple[str, str]] = {}
+        self.attempts: dict[str, tuple[str, int]] = {}
+        self.written = 0
+
+    def teardown(self):
+        if hasattr(self, "out"):
+            shutil.rmtree(self.out)
+
+    def expected(self, folder, key):
+        before = self.attempts.get(folder)
+        return before[1] + 1 if before and before[0] == key else 1
+
+    def work(self, folder, key):
+        number = self.expected(folder, key)
+        assert state.begin_attempt(self.out, folder, key).attempts == number
+        self.attempts[folder] = (key, number)
+        self.written += 1
+        return stage_with(self.out, key, str(self.written))
+
+    @rule(folder=FOLDERS, key=KEYS, others=st.sets(FOLDERS))
+    def commit(self, folder, key, others):
+        stage = self.work(folder, key)
+        supersedes = others - {folder}
+        state.commit(self.out, folder, stage, outcome(key, finished=str(self.written)), sorted(supersedes))
+        self.committed(folder, key, supersedes)
+
+    def committed(self, folder, key, supersedes):
+        self.stands[folder] = (key, str(self.written))
+        for other in supersedes:
+            self.stands.pop(other, None)
+        self.attempts.pop(folder, None)
+
+    @rule(folder=FOLDERS, key=KEYS, others=st.sets(FOLDERS), number=st.integers(0, 45))
+    def killed(self, folder, key, others, number):
+        stage = self.work(folder, key)
+        supersedes = others - {folder}
+        with killed_at(number):
+            state.commit(self.out, folder, stage, outcome(key, finished=str(self.written)), sorted(supersedes))
+        state.recover(self.out)
+        if results(self.out).get(folder) == (key, str(self.written)):
+            self.committed(folder, key, supersedes)
+
+    @rule(folder=FOLDERS, key=KEYS)
+    def stopped(self, folder, key):
+        self.work(folder, key)
+        state.forgive_attempt(self.out, folder)
+        key, number = self.attempts.pop(folder)
+        if number > 1:
+            self.attempts[folder] = (key, number - 1)
+
+    @rule(folder=FOLDERS, key=KEYS)
+    def crashed(self, folder, key):
+        self.work(folder, key)
+        state.recover(self.out)
+
+    @invariant()
+    def nothing_lost_nothing_twice(self):
+        if hasattr(self, "out"):
+            assert results(self.out) == self.stands
+
+
+TestLedger = Ledger.TestCase
+TestLedger.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+
+
+@pytest.fixture
+def no_flock(monkeypatch):
+    """A file system that offers no locks."""
+
+    def refused(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(state.fcntl, "flock", refused)
+    monkeypatch.setattr(lockfile, "SETTLE_S", 0)
+
+
+def write_owner(out, **changed):
+    (out / ".covct").mkdir()
+    path = out / ".covct" / "lock.owner"
+    path.write_text(json.dumps({**lockfile.me(), "beat": 0, **changed}))
+    return path
+
+
+def test_without_file_locks_a_second_process_is_told_who_holds_the_tree(tmp_path, no_flock):
+    with (
+        state.lock(tmp_path),
+        pytest.raises(OutputLocked, match=f"process {os.getpid()}"),
+        state.lock(tmp_path),
+    ):
+        pass
+    assert not (tmp_path / ".covct" / "lock.owner").exists()
+    with state.lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [
+        {"process": 4194999, "process_start": "1"},  # no such process
+        {"process_start": "1"},  # its number is another's now
+        {"boot": "another"},  # the host was restarted
+    ],
+)
+def test_a_stale_lock_file_of_this_host_is_taken_over_at_once(tmp_path, no_flock, monkeypatch, stale):
+    monkeypatch.setattr(lockfile.time, "sleep", lambda seconds: seconds and pytest.fail("nothing to wait for"))
+    write_owner(tmp_path, **stale)
+    with state.lock(tmp_path):
+        assert json.loads((tmp_path / ".covct" / "lock.owner").read_text())["process"] == os.getpid()
+
+
+def test_a_lock_file_of_another_host_is_stale_once_its_heart_stood_still(tmp_path):
+    """By the onlooker's own time: clocks of two hosts need not agree."""
+    path, slept = write_owner(tmp_path, host="other", boot="other"), []
+    with lockfile.held(path, slept.append):
+        assert sum(slept) >= lockfile.STALE_S
+
+
+def test_a_lock_file_whose_heart_beats_is_respected(tmp_path):
+    path = write_owner(tmp_path, host="other", boot="other")
+
+    def beat(seconds):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "beat": 1}))
+
+    with pytest.raises(OutputLocked, match="on other"), lockfile.held(path, beat):
+        pass
+    assert json.loads(path.read_text())["host"] == "other"
+
+
+def test_of_two_that_take_over_one_stale_lock_file_one_wins(tmp_path):
+    path = write_owner(tmp_path, boot="another")
+
+    def overtaken(seconds):
+        path.write_text(json.dumps({**lockfile.me(), "process": 1}))
+
+    with pytest.raises(OutputLocked, match="at the same moment"), lockfile.held(path, overtaken):
+        pass
+
+
+def test_a_process_that_lost_its_lock_file_stops(tmp_path, monkeypatch):
+    """It slept longer than the others would wait, a suspended host for one: from now on it would do harm."""
+    monkeypatch.setattr(lockfile, "HEARTBEAT_S", 0.01)
+    path, waited = tmp_path / "lock.owner", threading.Event()
+    with stop.stoppable(), pytest.raises(Stopped), lockfile.held(path, lambda seconds: None):
+        path.write_text(json.dumps({**lockfile.me(), "process": 1}))
+        waited.wait(10)
+    assert path.exists(), "it is another's now"

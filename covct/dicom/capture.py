@@ -31,8 +31,8 @@ from covct.dicom.evidence import (
     contributing_equipment,
     encodable,
     equipment,
+    finish,
     instance_uid,
-    mark_as_research,
     object_uids,
     snapped,
 )
@@ -298,7 +298,7 @@ def _instance(picture: np.ndarray, scan: Scan, key: str, number: int, lossy: boo
     for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
         if lossy and first.get(keyword):
             setattr(dataset, keyword, first.get(keyword))
-    mark_as_research(dataset)
+    finish(dataset, first, key)
     return dataset
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from covct.errors import SourceDefect
+
 MOST_TILES = 1024  # of a JPEG 2000 image: 4096 x 4096 in tiles of 128; a decoder keeps some KiB for each
 TAIL = 16  # bytes in which the end marker must stand: encoders pad with zeros, some with more
 START_OF_SCAN = 0xDA
@@ -50,45 +52,45 @@ def coded(codestream: bytes, kind: str) -> Coded:
 
     Raises
     ------
-    ValueError
+    SourceDefect
         Another kind of codestream, damaged headers, or an end that is missing: libjpeg fills what is missing with grey.
     """
     if b"\xff\xd9" not in codestream.rstrip(b"\0")[-TAIL:]:
-        raise ValueError(f"the codestream of {len(codestream)} bytes has no end marker: cut short?")
+        raise SourceDefect(f"the codestream of {len(codestream)} bytes has no end marker: cut short?")
     try:
         return _jpeg_2000(codestream) if kind == "jpeg2000" else _jpeg(codestream, kind)
     except (struct.error, IndexError) as error:
-        raise ValueError(f"the codestream of {len(codestream)} bytes ends within its headers") from error
+        raise SourceDefect(f"the codestream of {len(codestream)} bytes ends within its headers") from error
 
 
 def _jpeg(codestream: bytes, kind: str) -> Coded:
     """Walk the marker segments up to the first scan (ISO/IEC 10918-1 B.2, 14495-1 C.2)."""
     if codestream[:2] != b"\xff\xd8":
-        raise ValueError(f"the codestream begins with {codestream[:4].hex(' ')}, wanted ff d8 (JPEG)")
+        raise SourceDefect(f"the codestream begins with {codestream[:4].hex(' ')}, wanted ff d8 (JPEG)")
     found: Coded | None = None
     position = 2
     while True:
         if codestream[position] != 0xFF:
-            raise ValueError(f"no marker at byte {position} of the JPEG headers")
+            raise SourceDefect(f"no marker at byte {position} of the JPEG headers")
         marker = codestream[position + 1]
         if marker == 0xFF or marker in STANDALONE:  # fill byte, or a marker that stands alone
             position += 1 if marker == 0xFF else 2
             continue
         if marker == START_OF_SCAN:
             if found is None:
-                raise ValueError("the JPEG scan comes before its frame header")
+                raise SourceDefect("the JPEG scan comes before its frame header")
             return found
         (length,) = struct.unpack_from(">H", codestream, position + 2)
         if marker in FRAME_MARKERS[kind]:
             if found:
-                raise ValueError("two JPEG frame headers, wanted one")
+                raise SourceDefect("two JPEG frame headers, wanted one")
             precision, rows, columns, components = struct.unpack_from(">BHHB", codestream, position + 4)
             found = Coded(rows, columns, components, precision)
         elif marker in OTHER_FRAMES:
             wanted = " or ".join(f"SOF{number & 0x3F} ({name})" for number, name in FRAME_MARKERS[kind].items())
-            raise ValueError(f"the JPEG frame is of kind SOF{marker & 0x3F}, wanted {wanted}")
+            raise SourceDefect(f"the JPEG frame is of kind SOF{marker & 0x3F}, wanted {wanted}")
         elif marker == JPEG_LS_PARAMETERS and codestream[position + 4] == OVERSIZE:
-            raise ValueError("the JPEG-LS codestream declares its size a second time")
+            raise SourceDefect("the JPEG-LS codestream declares its size a second time")
         position += 2 + max(2, length)
 
 
@@ -104,22 +106,22 @@ def raw_codestream(frame: bytes) -> bytes:
         if length < 8:
             break
         position += length
-    raise ValueError("a .jp2 file without a codestream")
+    raise SourceDefect("a .jp2 file without a codestream")
 
 
 def _jpeg_2000(codestream: bytes) -> Coded:
     """SIZ comes first, at once after the start (ISO/IEC 15444-1 A.5.1)."""
     if codestream[:4] != b"\xff\x4f\xff\x51":
-        raise ValueError(f"the codestream begins with {codestream[:4].hex(' ')}, wanted ff 4f ff 51 (JPEG 2000)")
+        raise SourceDefect(f"the codestream begins with {codestream[:4].hex(' ')}, wanted ff 4f ff 51 (JPEG 2000)")
     width, height, left, top, tile_width, tile_height, tile_left, tile_top, components = struct.unpack_from(
         ">8LH", codestream, 8
     )
     depth, across, down = struct.unpack_from("3B", codestream, 42)
     if (across, down) != (1, 1):
-        raise ValueError(f"JPEG 2000 samples are {down} x {across} pixels apart, wanted 1 x 1")
+        raise SourceDefect(f"JPEG 2000 samples are {down} x {across} pixels apart, wanted 1 x 1")
     if not tile_width or not tile_height:
-        raise ValueError("JPEG 2000 tiles of no size")
+        raise SourceDefect("JPEG 2000 tiles of no size")
     tiles = -(-(width - tile_left) // tile_width) * -(-(height - tile_top) // tile_height)
     if not 1 <= tiles <= MOST_TILES:
-        raise ValueError(f"{tiles} JPEG 2000 tiles, wanted at most {MOST_TILES}")
+        raise SourceDefect(f"{tiles} JPEG 2000 tiles, wanted at most {MOST_TILES}")
     return Coded(height - top, width - left, components, (depth & 0x7F) + 1, bool(depth & 0x80))

@@ -21,7 +21,30 @@ TYPE_2 = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber", "StudyDate",
     "StudyTime", "ReferringPhysicianName", "PositionReferenceIndicator",
 )  # fmt: skip
+# What else of patient, visit and specimen the library would copy. No reader of our objects needs it: it stands in the
+# source, and what is told once more may be told to more people.
+NOT_INHERITED = (
+    "OtherPatientNames", "OtherPatientIDsSequence", "PatientBirthTime", "PatientBirthDateInAlternativeCalendar",
+    "PatientDeathDateInAlternativeCalendar", "PatientAlternativeCalendar", "EthnicGroupCodeSequence",
+    "ReferencedPatientPhotoSequence", "ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization",
+    "PatientComments", "StrainDescription", "StrainNomenclature", "StrainStockSequence", "StrainAdditionalInformation",
+    "StrainCodeSequence", "GeneticModificationsSequence", "BreedRegistrationSequence", "PatientBreedDescription",
+    "PatientBreedCodeSequence", "PatientSpeciesDescription", "PatientSpeciesCodeSequence",
+    "SourcePatientGroupIdentificationSequence", "GroupOfPatientsIdentificationSequence", "ConsultingPhysicianName",
+    "ConsultingPhysicianIdentificationSequence", "ReferringPhysicianIdentificationSequence", "PhysiciansOfRecord",
+    "PhysiciansOfRecordIdentificationSequence", "NameOfPhysiciansReadingStudy",
+    "PhysiciansReadingStudyIdentificationSequence", "RequestingService", "RequestingServiceCodeSequence",
+    "ReasonForPerformedProcedureCodeSequence", "AdmittingDiagnosesDescription", "AdmittingDiagnosesCodeSequence",
+    "MedicalAlerts", "Allergies", "Occupation", "SmokingStatus", "AdditionalPatientHistory", "PregnancyStatus",
+    "LastMenstrualDate", "PatientSexNeutered", "ReasonForVisit", "ReasonForVisitCodeSequence", "AdmissionID",
+    "IssuerOfAdmissionIDSequence", "ServiceEpisodeID", "ServiceEpisodeDescription",
+    "IssuerOfServiceEpisodeIDSequence", "PatientState", "ContainerIdentifier", "ContainerDescription",
+    "IssuerOfTheContainerIdentifierSequence", "AlternateContainerIdentifierSequence", "ContainerTypeCodeSequence",
+    "ContainerComponentSequence", "SpecimenDescriptionSequence",
+)  # fmt: skip
 MANUFACTURER = "covct"
+# When an object was made; none of it is required.
+OF_THE_MAKING = ("InstanceCreationDate", "InstanceCreationTime", "DateOfSecondaryCapture", "TimeOfSecondaryCapture")
 # Series numbers far above a scanner's, one a kind of object, so that they sort last and together.
 SERIES_NUMBERS = {"seg": 9200, "sr": 9201, "sc": 9202, "ko": 9203}
 
@@ -86,6 +109,42 @@ def device_observer() -> hd.sr.ObserverContext:
     )
 
 
+def finish(dataset: pydicom.Dataset, source: pydicom.Dataset, key: str) -> None:
+    """Mark an object as research, and make it the same bytes whenever it is made.
+
+    The SOP Instance UID derives from the work key, so a redo must be the same object and not another one under its
+    UID: PACS keep the first they got, and compare. So nothing in it tells of the time or of the host of its making:
+    that stands in outcome.json and in the report's `run`. Content Date and Time, which objects must have, are those
+    of the source, whose content it is (see `source_moment`); dates of creation, capture and contribution (type 3) are
+    left out; UIDs that the library draws at random derive from the key.
+    """
+    mark_as_research(dataset)
+    if "ContentDate" in dataset:
+        dataset.ContentDate, dataset.ContentTime = source_moment(source)
+    for keyword in OF_THE_MAKING:
+        if keyword in dataset:
+            delattr(dataset, keyword)
+    for item in dataset.get("ContributingEquipmentSequence", []):
+        if "ContributionDateTime" in item:
+            del item.ContributionDateTime
+    if "DimensionOrganizationSequence" in dataset:
+        uid = generate_uid(entropy_srcs=[key, "dimension-organization"])
+        for item in (*dataset.DimensionOrganizationSequence, *dataset.get("DimensionIndexSequence", [])):
+            item.DimensionOrganizationUID = uid
+
+
+def source_moment(source: pydicom.Dataset) -> tuple[str, str]:
+    """Date and time (DA, TM) of a source header: of its content, else its acquisition, series or study.
+
+    1900-01-01 where it has none, as some de-identified series: what nobody takes for a scan's.
+    """
+    for of in ("Content", "Acquisition", "Series", "Study"):
+        day, time = (str(source.get(f"{of}{part}") or "").strip() for part in ("Date", "Time"))
+        if day and _encodes("StudyDate", day):
+            return day, time if time and _encodes("StudyTime", time) else "000000"
+    return "19000101", "000000"
+
+
 def separate_items(container: pydicom.Dataset) -> None:
     """Continuity of Content (0040,A050) SEPARATE, here and below: viewers set items apart, not into one sentence."""
     container.ContinuityOfContent = "SEPARATE"
@@ -122,11 +181,14 @@ def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float)
 def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
     """Copies of source headers that can be referred to and inherited from: type 2 attributes of patient and study.
 
-    Nothing is invented that could be taken for the patient's: what is missing is empty.
+    Nothing is invented that could be taken for the patient's: what is missing is empty. NOT_INHERITED is left out.
     """
     out = []
     for header in headers:
         good = _copied(header)
+        for keyword in NOT_INHERITED:
+            if keyword in good:
+                del good[keyword]
         for keyword in TYPE_2:
             if keyword not in good or not _encodes(keyword, good.get(keyword)):
                 setattr(good, keyword, "" if keyword != "PatientName" else None)

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+from pydicom.datadict import tag_for_keyword
 
-from covct.dicom.read import read_dataset, transfer_syntax_uid
+from covct.dicom.read import MOST_FRAMES, read_dataset, transfer_syntax_uid
 from covct.dicom.syntaxes import DEFLATED, is_lossy
-from covct.errors import SeriesError
+from covct.errors import SeriesError, SourceDefect
 from covct.sources import SourceFile, read_all
 
-# A CT header has 2 to 20 KiB, an enhanced one some KiB a frame; what is longer still is read whole.
-HEADER_BYTES = (64 * 1024, 4 * 1024**2)
+# A CT header has 2 to 20 KiB, an enhanced one some KiB a frame; more than the last is no header.
+HEADER_BYTES = (64 * 1024, 4 * 1024**2, 64 * 1024**2)
+LARGEST_WHOLE = 2**31  # of an integer string (PS3.5 6.2); one may become part of a folder's name
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 LEGACY_CONVERTED_CT = "1.2.840.10008.5.1.4.1.1.2.2"
@@ -106,36 +108,67 @@ def read_header(file: SourceFile) -> Header | None:
         `unreadable`: it claims to be DICOM and cannot be read.
     """
     start = b""
-    claims = False
+    claims = whole = False
     found: Header | None = None
-    for limit in (*HEADER_BYTES, -1):
+    for limit in HEADER_BYTES:
         [(_, start)] = read_all([file], limit)
+        looks = start[128:132] == b"DICM" or _looks_like_dicom(start)
         claims = start[128:132] == b"DICM" or Path(file.name).suffix.lower() in (".dcm", ".ima")
-        if not claims and not _looks_like_dicom(start):
+        if not claims and not looks:
             return None
         found, whole = _parsed(file, start)
-        if whole or len(start) < limit:
+        if whole or len(start) < limit or not looks:
             break
+    if len(start) == HEADER_BYTES[-1] and not whole and not _is_deflated(found):
+        raise SeriesError(
+            "unreadable", f"not a readable DICOM image: its header does not end within {len(start)} bytes"
+        )
+    if found and not whole and not (found.study_uid and found.series_uid) and _is_ct(found):
+        found = None  # cut before it says where it belongs: no series of its own
     if found is None and claims:
         raise SeriesError("unreadable", f"not a readable DICOM image ({len(start)} bytes): cut short?")
     return found
 
 
 def read_values(file: SourceFile, keywords: tuple[str, ...]) -> dict[str, str]:
-    """Values of attributes of one file's top level, as text; several are joined by backslashes, missing ones empty."""
-    [(_, contents)] = read_all([file])
-    header = read_dataset(contents, stop_before_pixels=True, specific_tags=keywords)
+    """Values of attributes of one file's top level, as text; several are joined by backslashes.
+
+    Missing ones are empty, and so are damaged ones.
+
+    Raises
+    ------
+    SeriesError
+        `unreadable`: the file.
+    """
+    [(_, contents)] = read_all([file], HEADER_BYTES[-1])
+    try:
+        header = read_dataset(contents, stop_before_pixels=True, specific_tags=keywords)
+    except Exception as error:  # what is not DICOM raises anything
+        raise SeriesError("unreadable", f"{file.label} cannot be read: {type(error).__name__}") from error
     values = {}
     for keyword in keywords:
-        value = header.get(keyword)
+        value = _value(header, keyword)
         parts = [value] if not _is_list(value) else value
         values[keyword] = "\\".join("" if part is None else str(part) for part in parts)
     return values
 
 
+def _value(header: pydicom.Dataset, keyword: str) -> Any:
+    """A value, parsed on access; None where it is missing or damaged."""
+    try:
+        return header.get(keyword)
+    except Exception:  # struct, unicode, value errors; NotImplementedError for a value representation that is none
+        return None
+
+
 def _looks_like_dicom(start: bytes) -> bool:
     """Without a preamble a file begins with group 0002 or 0008, little or big endian."""
     return start[:2] in (b"\x08\x00", b"\x02\x00") or start[:4] in (b"\x00\x08\x00\x05", b"\x00\x08\x00\x08")
+
+
+def _is_deflated(header: Header | None) -> bool:
+    """Whether nobody can say where the header ends in the file."""
+    return header is not None and header.instances[0].transfer_syntax_uid == DEFLATED
 
 
 def _parsed(file: SourceFile, start: bytes) -> tuple[Header | None, bool]:
@@ -157,38 +190,48 @@ def _parsed(file: SourceFile, start: bytes) -> tuple[Header | None, bool]:
         return None, False
 
 
+def _is_ct(header: Header) -> bool:
+    return header.instances[0].sop_class_uid in {CT_IMAGE, *MULTI_FRAME_CT}
+
+
 def _instances(file: SourceFile, header: pydicom.Dataset, syntax: str) -> Iterable[Instance]:
     if header.get("SOPClassUID") not in MULTI_FRAME_CT:
-        yield _instance(file, _Attributes(header), syntax)
+        yield _instance(file, _Attributes([header]), syntax)
         return
     shared = list(header.get("SharedFunctionalGroupsSequence") or [])[:1]
     frames = list(header.get("PerFrameFunctionalGroupsSequence") or [])
-    if not frames:
-        raise ValueError("a multi-frame image without per-frame functional groups")
+    declared = int(header.get("NumberOfFrames") or 0)
+    if not 0 < len(frames) == declared <= MOST_FRAMES:
+        raise SourceDefect(f"per-frame functional groups of {len(frames)} frames, NumberOfFrames is {declared}")
+    common = _Attributes([*(item for groups in shared for item in _items(groups)), header])
     for number, groups in enumerate(frames, 1):
-        yield _instance(file, _Attributes(header, [groups, *shared]), syntax, number)
+        yield _instance(file, _Attributes(_items(groups), common), syntax, number)
 
 
 class _Attributes:
-    """Values by keyword: from the functional groups of a frame, of all frames, then from the top level."""
+    """Values by keyword: from the first of the data sets that has it, then from what is common to all frames."""
 
-    def __init__(self, header: pydicom.Dataset, groups: list[pydicom.Dataset] | None = None):
-        self.places = [item for group in groups or [] for item in _items(group)]
-        self.places.append(header)
+    def __init__(self, datasets: Iterable[pydicom.Dataset], common: _Attributes | None = None):
+        self.own = {tag: dataset for dataset in reversed([*datasets]) for tag in dataset.keys()}  # noqa: SIM118
+        self.common = common
 
     def get(self, keyword: str) -> Any:
-        return next((place[keyword].value for place in self.places if keyword in place), None)
+        tag = tag_for_keyword(keyword)
+        if tag in self.own:
+            return self.own[tag][tag].value
+        return self.common.get(keyword) if self.common else None
 
     def number(self, keyword: str) -> float | None:
         try:
             value = float(self.get(keyword))
             return value if math.isfinite(value) else None
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
 
     def whole(self, keyword: str) -> int | None:
+        """A number that fits an integer string's 12 characters; a longer one would make a name too long for a file."""
         value = self.number(keyword)
-        return None if value is None else int(value)
+        return None if value is None or abs(value) > LARGEST_WHOLE else int(value)
 
     def numbers(self, keyword: str, count: int) -> Any:
         try:

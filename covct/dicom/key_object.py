@@ -15,8 +15,8 @@ from covct.dicom.evidence import (
     contributing_equipment,
     device_observer,
     equipment,
+    finish,
     identified,
-    mark_as_research,
     object_uids,
     separate_items,
 )
@@ -74,7 +74,7 @@ def write_key_object(path: Path, scan: Scan, masks: Masks, key: str) -> None:
             **equipment(),
         )
         document.copy_patient_and_study_information(instances[0])  # the SEG and the SR have it from the library
-    mark_as_research(document)
+    finish(document, scan.headers[0], key)
     document.save_as(path)
 
 

@@ -17,10 +17,13 @@ from covct.dicom.pixels import hounsfield
 from covct.dicom.read import read_dataset
 from covct.dicom.syntaxes import is_compressed
 from covct.discover import Series
-from covct.errors import SeriesError
+from covct.errors import SeriesError, why
 from covct.quality import TILT_WARNED_DEGREES, tilt_degrees
-from covct.sources import SourceFile, read_all
+from covct.sources import LARGEST_FILE, SourceFile, read_all
 from covct.volume import Scan
+
+# Of a file with one slice; 4096 x 4096 pixels have half of it. Some are in memory at once.
+LARGEST_SLICE = 64 * 1024**2
 
 
 def load_dicom(series: Series) -> Scan:
@@ -122,7 +125,7 @@ def _decoded(ordered: list[Instance], keep_digests: bool) -> Iterator[_Slice]:
         dataset.pop("PixelData", None)
         return _Slice(instance, hu, dataset, hashlib.sha256(contents).digest() if keep_digests else b"")
 
-    files = read_all(i.file for i in ordered)
+    files = read_all((i.file for i in ordered), largest=LARGEST_SLICE)
     yield from decode_in_order(zip(ordered, files, strict=True), decode, workers)
 
 
@@ -147,7 +150,7 @@ def _hounsfield(dataset: pydicom.Dataset, instance: Instance) -> np.ndarray:
 def _check_twins(series: Series, ordered: list[Instance], array: np.ndarray, digests: dict[str, bytes]) -> None:
     """Files that came twice must say the same: the bytes, or at least pixels and place (one may be compressed)."""
     index_of = {(i.sop_instance_uid, i.frame): index for index, i in enumerate(ordered)}
-    for file, contents in read_all(series.twins):
+    for file, contents in read_all(series.twins, largest=LARGEST_FILE if ordered[0].frame else LARGEST_SLICE):
         header = read_header(file)
         if not header or digests.get(header.instances[0].sop_instance_uid) == hashlib.sha256(contents).digest():
             continue
@@ -176,5 +179,4 @@ def _step(ordered: list[Instance], normal: np.ndarray) -> np.ndarray:
 
 
 def _unreadable(file: SourceFile, error: Exception) -> SeriesError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    return SeriesError("unreadable", f"{file.name} cannot be decoded ({reason}); wanted a whole slice")
+    return SeriesError("unreadable", f"{file.name} cannot be decoded ({why(error)}); wanted a whole slice")

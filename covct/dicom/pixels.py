@@ -6,6 +6,7 @@ use more memory than an honest file of the size it declares.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,17 +16,21 @@ import numpy as np
 import pydicom
 
 from covct.dicom.codestream import coded, raw_codestream
-from covct.dicom.read import transfer_syntax_uid
+from covct.dicom.read import MOST_FRAMES, transfer_syntax_uid
 from covct.dicom.syntaxes import EXPLICIT_BIG_ENDIAN, syntax
+from covct.errors import SourceDefect
+from covct.quote import PHOTOMETRIC_INTERPRETATIONS, quoted
 from covct.volume import AIR_HU
 
 LARGEST_SIDE = 4096  # rows or columns; CT scanners reconstruct up to 2048
-MOST_FRAMES = 16384  # of one instance: 1.6 m in slices of 0.1 mm
 HIGHEST_HU = 32767  # of int16
 STEEPEST_SLOPE, FARTHEST_INTERCEPT = 1e3, 1e6  # Hounsfield units need no more, and sums stay exact
+PIXEL_VRS = {"OB", "OW", "UN", "OB or OW", None}  # None: implicit
 ITEM, DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 FRAME_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ")  # JPEG and JPEG-LS, JPEG 2000, .jp2
 RLE_HEADER = struct.Struct("<16L")  # number of segments, offsets of 15 (PS3.5 G.5)
+LONGEST_RUN = 64  # RLE: 128 equal bytes are coded in 2
+PIXELS_A_BYTE = {"jpeg-lossless": 8, "jpeg": 256}  # at most: a bit a pixel; 2 bits a block of 8 x 8
 
 
 def hounsfield(
@@ -53,7 +58,7 @@ def hounsfield(
 
     Raises
     ------
-    ValueError
+    SourceDefect
         What was got and what was wanted: pixels that are no CT slice, too few of them, a codestream of another size.
     SeriesError
         `unreadable`: a transfer syntax that is not read.
@@ -63,13 +68,13 @@ def hounsfield(
     image = describe(dataset)
     slope, intercept = _checked_rescale(dataset, rescale)
     if frame is None and image.frames > 1:
-        raise ValueError(f"{image.frames} frames, wanted one or the number of one")
+        raise SourceDefect(f"{image.frames} frames, wanted one or the number of one")
     number = 1 if frame is None else frame
     if not 1 <= number <= image.frames:
-        raise ValueError(f"frame {number} of {image.frames}")
+        raise SourceDefect(f"frame {number} of {image.frames}")
     patterns, bits = _decoded(dataset, image, number - 1)
     if patterns.shape != (image.rows, image.columns) or patterns.dtype.itemsize * 8 > image.bits_allocated:
-        raise ValueError(
+        raise SourceDefect(
             f"{patterns.dtype} pixels of shape {patterns.shape} were decoded, wanted {image.bits_allocated} bits of "
             f"{image.rows} x {image.columns}"
         )
@@ -105,27 +110,28 @@ def describe(dataset: pydicom.Dataset) -> Image:
 
     Raises
     ------
-    ValueError
+    SourceDefect
         Which attribute, what was got and what was wanted.
     """
     for keyword in ("FloatPixelData", "DoubleFloatPixelData"):
         if keyword in dataset:
-            raise ValueError(f"pixels are floating point ({keyword}), wanted integers (PixelData)")
+            raise SourceDefect(f"pixels are floating point ({keyword}), wanted integers (PixelData)")
     rows = _whole(dataset, "Rows", None, 1, LARGEST_SIDE)
     columns = _whole(dataset, "Columns", None, 1, LARGEST_SIDE)
     frames = _whole(dataset, "NumberOfFrames", 1, 1, MOST_FRAMES)
     _whole(dataset, "SamplesPerPixel", 1, 1, 1)
     photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2").strip()
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ValueError(f"PhotometricInterpretation is {photometric[:20]}, wanted MONOCHROME1 or MONOCHROME2")
+        said = quoted(photometric, PHOTOMETRIC_INTERPRETATIONS)
+        raise SourceDefect(f"PhotometricInterpretation is {said}, wanted MONOCHROME1 or MONOCHROME2")
     allocated = _whole(dataset, "BitsAllocated", None, 8, 16)
     if allocated not in (8, 16):
-        raise ValueError(f"BitsAllocated is {allocated}, wanted 8 or 16")
+        raise SourceDefect(f"BitsAllocated is {allocated}, wanted 8 or 16")
     stored = _whole(dataset, "BitsStored", allocated, 1, allocated)
     _whole(dataset, "HighBit", stored - 1, stored - 1, stored - 1)
     signed = _whole(dataset, "PixelRepresentation", 0, 0, 1) == 1
     if dataset.get("ModalityLUTSequence"):
-        raise ValueError("a Modality LUT Sequence, wanted Rescale Slope and Intercept")
+        raise SourceDefect("a Modality LUT Sequence, wanted Rescale Slope and Intercept")
     return Image(rows, columns, frames, allocated, stored, signed, _padding(dataset))
 
 
@@ -135,14 +141,14 @@ def _whole(dataset: pydicom.Dataset, keyword: str, default: int | None, least: i
     wanted = str(least) if least == most else f"{least} to {most}"
     if value is None or value == "":
         if default is None:
-            raise ValueError(f"{keyword} is missing, wanted {wanted}")
+            raise SourceDefect(f"{keyword} is missing, wanted {wanted}")
         return default
     try:
         number = int(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{keyword} is no whole number, wanted {wanted}") from None
+        raise SourceDefect(f"{keyword} is no whole number, wanted {wanted}") from None
     if not least <= number <= most:
-        raise ValueError(f"{keyword} is {number}, wanted {wanted}")
+        raise SourceDefect(f"{keyword} is {number}, wanted {wanted}")
     return number
 
 
@@ -151,20 +157,26 @@ def _padding(dataset: pydicom.Dataset) -> tuple[int, int] | None:
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if value is None or value == "":
         return None
-    return int(value), int(value if limit is None or limit == "" else limit)
+    try:
+        return int(value), int(value if limit is None or limit == "" else limit)
+    except (TypeError, ValueError):
+        raise SourceDefect("PixelPaddingValue or PixelPaddingRangeLimit is no whole number") from None
 
 
 def _checked_rescale(dataset: pydicom.Dataset, rescale: tuple[float, float] | None) -> tuple[float, float]:
     if rescale is None:
         given = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-        slope, intercept = (d if v in (None, "") else float(v) for v, d in zip(given, (1.0, 0.0), strict=True))
+        try:
+            slope, intercept = (d if v in (None, "") else float(v) for v, d in zip(given, (1.0, 0.0), strict=True))
+        except (TypeError, ValueError):
+            raise SourceDefect("RescaleSlope or RescaleIntercept is no number") from None
     else:
         slope, intercept = float(rescale[0]), float(rescale[1])
     # NaN compares as false
     if not 0 < abs(slope) <= STEEPEST_SLOPE:
-        raise ValueError(f"RescaleSlope is {slope:g}, wanted a number other than 0 and up to {STEEPEST_SLOPE:g}")
+        raise SourceDefect(f"RescaleSlope is {slope:g}, wanted a number other than 0 and up to {STEEPEST_SLOPE:g}")
     if not abs(intercept) <= FARTHEST_INTERCEPT:
-        raise ValueError(f"RescaleIntercept is {intercept:g}, wanted one up to {FARTHEST_INTERCEPT:g}")
+        raise SourceDefect(f"RescaleIntercept is {intercept:g}, wanted one up to {FARTHEST_INTERCEPT:g}")
     return slope, intercept
 
 
@@ -203,8 +215,11 @@ def _numbers(patterns: np.ndarray, bits: int, signed: bool) -> np.ndarray:
 
 def _decoded(dataset: pydicom.Dataset, image: Image, index: int) -> tuple[np.ndarray, int]:
     """The bit patterns of one frame, (rows, columns) unsigned, and how many low bits of each carry the value."""
-    if not dataset.get("PixelData"):
-        raise ValueError("no Pixel Data")
+    raw = dataset.get_item("PixelData")
+    if raw is None or not raw.value:
+        raise SourceDefect("no Pixel Data")
+    if raw.VR not in PIXEL_VRS:  # bytes as numbers would take ten times their memory
+        raise SourceDefect(f"Pixel Data has the value representation {raw.VR!r:.8}, wanted OW or OB")
     element = dataset["PixelData"]
     data: bytes = element.value
     uid = transfer_syntax_uid(dataset)
@@ -220,16 +235,16 @@ def _decoded(dataset: pydicom.Dataset, image: Image, index: int) -> tuple[np.nda
 def _plain(data: bytes, element, image: Image, index: int, big: bool) -> np.ndarray:
     wanted, bytes_each = image.frame_bytes * image.frames, image.bits_allocated // 8
     if element.is_undefined_length:
-        raise ValueError("Pixel Data is compressed, the transfer syntax says it is not")
+        raise SourceDefect("Pixel Data is compressed, the transfer syntax says it is not")
     if len(data) < wanted:
-        raise ValueError(f"Pixel Data has {len(data)} bytes, wanted {wanted}")
+        raise SourceDefect(f"Pixel Data has {len(data)} bytes, wanted {wanted}")
     if len(data) >= wanted + image.frame_bytes and len(data) > wanted + 1:
-        raise ValueError(f"Pixel Data has {len(data)} bytes, wanted {wanted}: more frames than the header says")
+        raise SourceDefect(f"Pixel Data has {len(data)} bytes, wanted {wanted}: more frames than the header says")
     count, offset = image.rows * image.columns, index * image.frame_bytes
     if big and bytes_each == 1 and element.VR == "OW":  # bytes lie in words, swapped
         pixels = np.frombuffer(data[: len(data) // 2 * 2], "<u2").byteswap().view(np.uint8)[offset : offset + count]
         if len(pixels) < count:
-            raise ValueError(f"Pixel Data has {len(data)} bytes, wanted whole words")
+            raise SourceDefect(f"Pixel Data has {len(data)} bytes, wanted whole words")
     else:
         pixels = np.frombuffer(data, f"{'>' if big else '<'}u{bytes_each}", count, offset)
     return pixels.reshape(image.rows, image.columns)
@@ -249,7 +264,7 @@ def _frame(data: bytes, frames: int, index: int) -> bytes:
     else:
         groups = [[fragment] for fragment in fragments]
     if len(groups) != frames:
-        raise ValueError(f"Pixel Data holds {len(groups)} frames in {len(fragments)} fragments, wanted {frames}")
+        raise SourceDefect(f"Pixel Data holds {len(groups)} frames in {len(fragments)} fragments, wanted {frames}")
     return b"".join(data[start:end] for start, end in groups[index])
 
 
@@ -261,14 +276,14 @@ def _fragments(data: bytes) -> list[tuple[int, int]]:
         length = int.from_bytes(data[position + 4 : position + 8], "little")
         start, position = position + 8, position + 8 + length
         if position > len(data):
-            raise ValueError(f"a fragment of {length} bytes is cut short after {len(data) - start}")
+            raise SourceDefect(f"a fragment of {length} bytes is cut short after {len(data) - start}")
         if length and not first:
             found.append((start, position))
         first = False
     if data[position : position + 4] not in (DELIMITER, b""):
-        raise ValueError(f"no fragment at byte {position} of the Pixel Data")
+        raise SourceDefect(f"no fragment at byte {position} of the Pixel Data")
     if not found:
-        raise ValueError("Pixel Data holds no fragment of a frame")
+        raise SourceDefect("Pixel Data holds no fragment of a frame")
     return found
 
 
@@ -278,19 +293,21 @@ def _run_lengths(frame: bytes, image: Image) -> np.ndarray:
 
     bytes_each, count = image.bits_allocated // 8, image.rows * image.columns
     if len(frame) < RLE_HEADER.size:
-        raise ValueError(f"an RLE frame of {len(frame)} bytes, wanted a header of {RLE_HEADER.size}")
+        raise SourceDefect(f"an RLE frame of {len(frame)} bytes, wanted a header of {RLE_HEADER.size}")
     segments, *offsets = RLE_HEADER.unpack_from(frame)
     if segments != bytes_each:
-        raise ValueError(f"{segments} RLE segments, wanted {bytes_each}")
+        raise SourceDefect(f"{segments} RLE segments, wanted {bytes_each}")
     bounds = [*offsets[:segments], len(frame)]
     if bounds[0] != RLE_HEADER.size or any(a >= b for a, b in zip(bounds, bounds[1:], strict=False)):
-        raise ValueError(f"RLE segments begin at {', '.join(map(str, bounds[:-1]))} of {len(frame)} bytes")
+        raise SourceDefect(f"RLE segments begin at {', '.join(map(str, bounds[:-1]))} of {len(frame)} bytes")
+    if min(b - a for a, b in zip(bounds, bounds[1:], strict=False)) * LONGEST_RUN < count:
+        raise SourceDefect(f"an RLE segment is too short for {count} pixels")
     pixels = np.empty((count, bytes_each), np.uint8)
     for number in range(segments):
         # one byte more: some writers encode the padding to an even length
         plane = imagecodecs.packbits_decode(frame[bounds[number] : bounds[number + 1]], out=count + 1)
         if len(plane) < count:
-            raise ValueError(f"an RLE segment expands to {len(plane)} bytes, wanted {count}")
+            raise SourceDefect(f"an RLE segment expands to {len(plane)} bytes, wanted {count}")
         pixels[:, bytes_each - 1 - number] = np.frombuffer(plane, np.uint8, count)
     return pixels.view(f"<u{bytes_each}").reshape(image.rows, image.columns)
 
@@ -301,12 +318,14 @@ def _decompressed(frame: bytes, kind: str, image: Image) -> tuple[np.ndarray, in
     codestream = raw_codestream(frame) if kind == "jpeg2000" else frame
     said = coded(codestream, kind)
     if (said.rows, said.columns, said.components) != (image.rows, image.columns, 1):
-        raise ValueError(
+        raise SourceDefect(
             f"the codestream holds {said.rows} x {said.columns} pixels of {said.components} samples, the header says "
             f"{image.rows} x {image.columns} of 1"
         )
     if not 2 <= said.precision <= image.bits_allocated:
-        raise ValueError(f"the codestream has {said.precision} bits a sample, wanted 2 to {image.bits_allocated}")
+        raise SourceDefect(f"the codestream has {said.precision} bits a sample, wanted 2 to {image.bits_allocated}")
+    if len(codestream) * PIXELS_A_BYTE.get(kind, math.inf) < image.rows * image.columns:
+        raise SourceDefect(f"the codestream of {len(codestream)} bytes is too short for {image.rows} x {image.columns}")
     decoders = {"jpeg2000": imagecodecs.jpeg2k_decode, "jpeg-ls": imagecodecs.jpegls_decode}
     pixels = decoders.get(kind, imagecodecs.jpeg8_decode)(codestream)
     patterns = pixels.view(f"u{pixels.dtype.itemsize}")

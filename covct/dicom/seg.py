@@ -25,7 +25,7 @@ from covct.dicom.evidence import (
     contributing_equipment,
     encodable,
     equipment,
-    mark_as_research,
+    finish,
     object_uids,
 )
 from covct.outputs import Outputs
@@ -110,7 +110,7 @@ def write_seg(path: Path, scan: Scan, masks: Masks, key: str, weights: dict[str,
     places = _places(segmentation, sources, len(content.layers))
     if scan.frames:
         _renumber(segmentation, scan.frames)
-    mark_as_research(segmentation)
+    finish(segmentation, scan.headers[0], key)
     segmentation.file_meta.TransferSyntaxUID = content.syntax
     segmentation.SegmentsOverlap = content.overlap
     segmentation.Rows, segmentation.Columns = scan.volume.shape[1:]

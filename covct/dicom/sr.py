@@ -20,8 +20,8 @@ from covct.dicom.evidence import (
     contributing_equipment,
     device_observer,
     equipment,
+    finish,
     identified,
-    mark_as_research,
     object_uids,
     separate_items,
 )
@@ -131,7 +131,7 @@ def write_sr(path: Path, scan: Scan, report: dict[str, Any], key: str, outputs: 
             **object_uids(key, "sr"),
             **equipment(),
         )
-    mark_as_research(document)
+    finish(document, scan.headers[0], key)
     document.save_as(path)
 
 

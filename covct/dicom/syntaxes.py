@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from covct.errors import SeriesError
+from covct.quote import quoted_uid
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def syntax(uid: str) -> Syntax:
     if uid not in SYNTAXES:
         raise SeriesError(
             "unreadable",
-            f"transfer syntax is {uid or 'missing'}, wanted uncompressed, deflated, RLE, JPEG lossless, baseline or "
+            f"transfer syntax is {quoted_uid(uid)}, wanted uncompressed, deflated, RLE, JPEG lossless, baseline or "
             "extended, JPEG-LS, JPEG 2000 or HTJ2K",
         )
     return SYNTAXES[uid]

@@ -1,0 +1,208 @@
+"""Figures for Prometheus, as a text file for node_exporter's textfile collector. No identifiers, no free text.
+
+The file is replaced whole, so that the collector never meets half of one. Its counters go on from one run to the next,
+since a nightly scan that began at 0 again would hide what it did from `increase()`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from covct import __version__
+from covct.errors import OutputNotWritable
+
+# name: type, help
+METRICS = {
+    "covct_build_info": ("gauge", "Always 1; the version is the label."),
+    "covct_up": (
+        "gauge",
+        "1 while covct runs; a covct that was killed leaves 1, see covct_last_event_timestamp_seconds.",
+    ),
+    "covct_last_event_timestamp_seconds": ("gauge", "When covct last did or looked at something."),
+    "covct_last_look_timestamp_seconds": ("gauge", "When watch last looked at the inbox."),
+    "covct_last_success_timestamp_seconds": ("gauge", "When a series was last done."),
+    "covct_last_pass_timestamp_seconds": ("gauge", "When a pass last came to its end."),
+    "covct_queue_depth": ("gauge", "Series of this pass still to do."),
+    "covct_waiting_studies": ("gauge", "Studies in the inbox that have not settled yet."),
+    "covct_unreadable_files": ("gauge", "Files that this run could not read."),
+    "covct_device_info": ("gauge", "Always 1; the label is where the last series was computed: cpu or gpu."),
+    "covct_series_total": ("counter", "Series by outcome, and for what is not done by reason."),
+    "covct_series_seconds": ("summary", "Seconds a series took from its start to its outcome."),
+    "covct_step_seconds": ("summary", "Seconds by step of a series."),
+}
+SAMPLE = re.compile(r"(?P<name>[a-z_]+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)")
+LABEL = re.compile(r'([a-z_]+)="([^"\\]*)"')
+WORD = re.compile(r"[a-z0-9_-]{1,40}")
+
+log = logging.getLogger("covct")
+Labels = tuple[tuple[str, str], ...]
+
+
+class Metrics:
+    """The figures of a run, fed with its events.
+
+    Parameters
+    ----------
+    file : Path
+        Counters go on from what it holds.
+    now : function () -> float
+        Unix time.
+    """
+
+    def __init__(self, file: Path, now: Callable[[], float] = time.time):
+        self.file, self.now = file, now
+        self.samples: dict[tuple[str, Labels], float] = defaultdict(float)
+        self.samples |= read_counters(file)
+        self._set("covct_build_info", 1, version=__version__)
+        self._set("covct_up", 1)
+        self._set("covct_queue_depth", 0)
+        self._set("covct_unreadable_files", 0)
+
+    def observe(self, event: dict[str, Any]) -> bool:
+        """Take an event in. Returns whether it is one after which the file is worth writing."""
+        kind = event["event"]
+        self._set("covct_last_event_timestamp_seconds", self.now())
+        if kind == "found":
+            self._set("covct_queue_depth", event["to_do"])
+        elif kind == "problem":
+            self._add("covct_unreadable_files", 1)
+        elif kind == "step" and event.get("seconds") is not None:
+            self._took("covct_step_seconds", event["seconds"], step=_word(event["step"]))
+        elif kind in ("done", "rejected", "failed"):
+            self._add("covct_series_total", 1, outcome=kind, reason=_word(event.get("slug") or ""))
+            self._took("covct_series_seconds", event["seconds"], outcome=kind)
+            self._set("covct_queue_depth", max(0.0, self.samples["covct_queue_depth", ()] - 1))
+            if kind == "done":
+                self._set("covct_last_success_timestamp_seconds", self.now())
+            if device := event.get("device"):
+                self.samples = defaultdict(
+                    float, {k: v for k, v in self.samples.items() if k[0] != "covct_device_info"}
+                )
+                self._set("covct_device_info", 1, device=_word(device))
+        elif kind == "finished":
+            self._set("covct_last_pass_timestamp_seconds", self.now())
+        elif kind == "look":
+            self._set("covct_last_look_timestamp_seconds", self.now())
+            self._set("covct_waiting_studies", event["waiting"])
+        return kind in ("found", "done", "rejected", "failed", "finished", "look")
+
+    def end(self) -> None:
+        self._set("covct_up", 0)
+
+    def text(self) -> str:
+        """The exposition format, version 0.0.4."""
+        return "".join(f"{line}\n" for line in self._lines())
+
+    def write(self) -> None:
+        """Replace the file. Its temporary name does not end in .prom, so that no collector reads it.
+
+        Raises
+        ------
+        OSError
+        """
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")
+        try:
+            beside.write_text(self.text())
+            os.replace(beside, self.file)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def _lines(self) -> Iterator[str]:
+        for name, (kind, about) in METRICS.items():
+            names = (f"{name}_sum", f"{name}_count") if kind == "summary" else (name,)
+            found = sorted(key for key in self.samples if key[0] in names)
+            if found:
+                yield f"# HELP {name} {about}"
+                yield f"# TYPE {name} {kind}"
+            for key in found:
+                labels = ",".join(f'{label}="{value}"' for label, value in key[1])
+                yield (
+                    f"{key[0]}{{{labels}}} {_number(self.samples[key])}"
+                    if labels
+                    else (f"{key[0]} {_number(self.samples[key])}")
+                )
+
+    def _set(self, name: str, value: float, **labels: str) -> None:
+        self.samples[name, tuple(sorted(labels.items()))] = float(value)
+
+    def _add(self, name: str, value: float, **labels: str) -> None:
+        self.samples[name, tuple(sorted(labels.items()))] += float(value)
+
+    def _took(self, name: str, seconds: float, **labels: str) -> None:
+        self._add(f"{name}_sum", seconds, **labels)
+        self._add(f"{name}_count", 1, **labels)
+
+
+@contextmanager
+def measured(file: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function to be told of every event; the file is written at the start, after each series and at the end.
+
+    A file that cannot be written at the start is an error of the command; later it costs a line in the log, since
+    figures that are missing are no reason to leave series undone.
+
+    Raises
+    ------
+    OutputNotWritable
+    """
+    metrics = Metrics(file)
+    try:
+        metrics.write()
+    except OSError as error:
+        raise OutputNotWritable(f"{file}: cannot write metrics: {error.strerror}") from error
+    complained = False
+
+    def observe(event: dict[str, Any]) -> None:
+        nonlocal complained
+        if not metrics.observe(event):
+            return
+        try:
+            metrics.write()
+        except OSError as error:
+            if not complained:
+                log.warning("the metrics cannot be written: %s", error.strerror)
+            complained = True
+
+    try:
+        yield observe
+    finally:
+        metrics.end()
+        with suppress(OSError):
+            metrics.write()
+
+
+def read_counters(file: Path) -> dict[tuple[str, Labels], float]:
+    """What a file of ours counted so far, and when a success was last; nothing where there is none."""
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    names = {f"{name}{end}" for name, (kind, _) in METRICS.items() if kind == "summary" for end in ("_sum", "_count")}
+    names |= {name for name, (kind, _) in METRICS.items() if kind == "counter" or "_timestamp_" in name}
+    out: dict[tuple[str, Labels], float] = {}
+    for line in lines:
+        sample = SAMPLE.fullmatch(line)
+        if not sample or sample["name"] not in names:
+            continue
+        try:
+            out[sample["name"], tuple(sorted(LABEL.findall(sample["labels"] or "")))] = float(sample["value"])
+        except ValueError:
+            continue
+    return out
+
+
+def _word(text: str) -> str:
+    """A label's value: one of covct's own words, never what a file says."""
+    return text if not text or WORD.fullmatch(text) else "other"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value.is_integer() else f"{value:.3f}"

@@ -1,0 +1,246 @@
+"""A small parent process that looks after the one that works.
+
+Neither a thread nor a signal handler can interrupt a call into C that does not come back: a network on a hung driver,
+a read from a dead NFS server. Only ending the process can. So `covct scan` and `covct watch` work in a child, made by
+fork before anything heavy is loaded, and the parent
+
+- ends the child when a series exceeds its timeout, notes it, and goes on with a new child, which records the series as
+  ``failed: timeout``;
+- passes a stop signal on, and ends the child where it has not stopped within `STOP_GRACE_S`;
+- goes on with a new child where one was killed (a segmentation fault, out of memory); at a series, the attempts noted
+  in the tree end that after three; between two, it is given up after three without a series finished.
+
+What the child is at comes over a pipe. The lock is the child's and is freed with it; if the parent dies, the kernel
+ends the child. What the parent has of its own is a few MiB and no files open.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from covct import state, stop
+from covct.errors import NotEnding, OutputLocked, OutputNotWritable
+from covct.logs import as_json
+
+STOP_GRACE_S = 4.0
+KILL_GRACE_S = 20.0
+TICK_S = 0.25
+MOST_CRASHES = 9  # in a row, without a series finished between: it is not the series
+PARENT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+OUTCOMES = ("done", "rejected", "failed")
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Work:
+    """What the parent knows of the run.
+
+    Attributes
+    ----------
+    began : datetime
+        Of the run, whichever child it is.
+    finished : set of str
+        Folders of the series that have an outcome of this run.
+    out, timeout_s, log_json
+        The output tree, the series timeout and whether logs are JSON lines, once the child has read its options.
+    folder : str
+        The series at work; empty between two.
+    counting : bool
+        Whether the series' time runs: from its first step on, and not while the networks are loaded. Libraries and
+        networks are loaded at the first series, and are not its fault.
+    elapsed_s : float
+        Of the series. Time in which this process did not run (a paused container) is not in it.
+    crashes : int
+        Children killed since the last series was finished.
+    """
+
+    began: datetime
+    finished: set[str] = field(default_factory=set)
+    out: Path | None = None
+    timeout_s: float | None = None
+    log_json: bool = False
+    folder: str = ""
+    counting: bool = False
+    elapsed_s: float = 0.0
+    crashes: int = 0
+
+    def hear(self, told: dict[str, Any]) -> None:
+        """What the child said."""
+        if "out" in told:
+            self.out, self.timeout_s, self.log_json = Path(told["out"]), told["timeout_s"], told["log_json"]
+        elif told["event"] == "started":
+            self.folder, self.counting, self.elapsed_s = told["folder"], False, 0.0
+        elif told["event"] == "step":
+            self.counting = told["step"] != "networks"
+        else:
+            self.finished.add(told["folder"])
+            self.folder, self.counting, self.crashes = "", False, 0
+
+    @property
+    def too_long(self) -> bool:
+        return bool(self.folder and self.timeout_s and self.elapsed_s > self.timeout_s)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The child's side: its pipe to the parent, and what was finished by children before it."""
+
+    channel: int
+    began: datetime
+    finished: frozenset[str]
+
+    def reporting(self, emit: Emit, out: Path, timeout_s: float | None, log_json: bool) -> Emit:
+        """`emit`, and the parent hears which series is at work."""
+        self._tell({"out": os.fspath(out.absolute()), "timeout_s": timeout_s, "log_json": log_json})
+
+        def reported(event: dict[str, Any]) -> None:
+            if event["event"] in ("started", "step", *OUTCOMES) and "folder" in event:
+                self._tell({name: event[name] for name in ("event", "folder", "step") if name in event})
+            emit(event)
+
+        return reported
+
+    def _tell(self, what: dict[str, Any]) -> None:
+        os.write(self.channel, json.dumps(what).encode() + b"\n")  # below PIPE_BUF: whole or not at all
+
+
+_worker: list[Worker] = []
+
+
+def worker() -> Worker | None:
+    """This process's line to its supervisor; None where it has none."""
+    return _worker[0] if _worker else None
+
+
+def supervise() -> None:
+    """Return in a child process, which is to do the work. The parent stays in here and exits as the child does."""
+    work, parent = Work(datetime.now(UTC)), os.getpid()
+    ears, mouth = os.pipe()
+    os.set_blocking(mouth, False)
+    heard = (*PARENT_SIGNALS, signal.SIGCHLD)
+    before = {number: signal.getsignal(number) for number in heard}
+    caught = [number for number in heard if before[number] is not signal.SIG_IGN or number == signal.SIGCHLD]
+    for number in caught:
+        signal.signal(number, lambda number, frame: None)
+    signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+    while True:
+        from_child, to_parent = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.pthread_sigmask(signal.SIG_BLOCK, caught)  # none is lost between the fork and the child's own handlers
+        child = os.fork()
+        if not child:
+            signal.set_wakeup_fd(-1)
+            for number in caught:
+                signal.signal(number, before[number])
+            stop.install()
+            _die_with(parent)
+            for descriptor in (from_child, ears, mouth):
+                os.close(descriptor)
+            _worker[:] = [Worker(to_parent, work.began, frozenset(work.finished))]
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
+            return
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
+        os.close(to_parent)
+        code = _attend(child, from_child, ears, work)
+        os.close(from_child)
+        if code is not None:
+            sys.exit(code)
+
+
+def _die_with(parent: int) -> None:
+    """The kernel ends this process when its parent dies (Linux): nobody would look after it."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _attend(child: int, from_child: int, ears: int, work: Work) -> int | None:
+    """Look after a child to its end. Returns the exit code, or None where another child is to go on."""
+    said, stopped_by, stop_at, kill_at = b"", "", 0.0, 0.0
+    last = time.monotonic()
+    open_ends = [from_child, ears]
+    while True:
+        ready, _, _ = select.select(open_ends, [], [], TICK_S)
+        now = time.monotonic()
+        if work.counting:
+            work.elapsed_s += min(now - last, 4 * TICK_S)
+        last = now
+        if from_child in ready:
+            chunk = os.read(from_child, 65536)
+            *lines, said = (said + chunk).split(b"\n")
+            for line in lines:
+                work.hear(json.loads(line))
+            if not chunk:
+                open_ends.remove(from_child)
+        if ears in ready:
+            for number in os.read(ears, 512):
+                if number in PARENT_SIGNALS and not stopped_by:
+                    stopped_by, stop_at = signal.Signals(number).name, now
+                    os.kill(child, signal.SIGTERM)
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            while chunk := os.read(from_child, 65536) if from_child in open_ends else b"":
+                said += chunk
+            for line in said.split(b"\n")[:-1]:
+                work.hear(json.loads(line))
+            return _after(os.waitstatus_to_exitcode(status), bool(kill_at), stopped_by, work)
+        if kill_at and now - kill_at > KILL_GRACE_S:
+            raise NotEnding(
+                "the working process cannot be ended: a file system or a driver that it waits for does not answer"
+            )
+        if not kill_at and (work.too_long or (stopped_by and now - stop_at > STOP_GRACE_S)):
+            kill_at = now
+            os.kill(child, signal.SIGKILL)
+
+
+def _after(code: int, killed: bool, stopped_by: str, work: Work) -> int | None:
+    """What comes after a child: its exit code is ours, or another one goes on. A negative code is a signal's."""
+    if code >= 0:
+        return code
+    if sys.stderr.isatty():
+        sys.stderr.write("\x1b[?25h")  # the progress bar had hidden the cursor
+    if stopped_by:
+        _in_tree(work, lambda out: state.forgive_attempt(out, work.folder))
+        message = f"stopped by {stopped_by}; finished series are kept"
+        _say(work, {"event": "ended", "reason": "Stopped", "message": message, "exit_code": 130}, "info")
+        return 130
+    if killed:
+        message = f"a series had no result within {work.timeout_s:g} s: its process was ended, another one goes on"
+        _say(work, {"event": "log", "message": message}, "error")
+        _in_tree(work, lambda out: state.note_timeout(out, work.folder, work.timeout_s or 0))
+    else:
+        work.crashes += 1
+        where = "at a series" if work.folder else "between two series"
+        message = f"the working process was ended by {signal.Signals(-code).name} {where}"
+        _say(work, {"event": "log", "message": message}, "error")
+        if work.crashes > (MOST_CRASHES if work.folder else state.MOST_ATTEMPTS):
+            return 1
+    work.folder, work.counting = "", False
+    return None
+
+
+def _say(work: Work, event: dict[str, Any], level: str) -> None:
+    """On stderr, as the child would have. Which series it was, the next child's event says: hashed, where that is
+    wanted."""
+    print(as_json(event, level) if work.log_json else f"covct: {event['message']}", file=sys.stderr, flush=True)
+
+
+def _in_tree(work: Work, change: Callable[[Path], None]) -> None:
+    """Change the note of the series that was at work, unless another process has taken the tree meanwhile."""
+    if work.out and work.folder:
+        with suppress(OutputLocked, OutputNotWritable), state.lock(work.out):
+            change(work.out)

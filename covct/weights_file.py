@@ -1,0 +1,79 @@
+"""A .keras file to arrays by name: nothing of it is run, followed, or taken at its word."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+ARRAYS = "model.weights.h5"
+LARGEST_FILE = 1024**3  # bytes; the shipped networks have 8 million
+DEEPEST, MOST_ARRAYS = 8, 10_000  # hard links can make a group its own child
+
+
+def read_arrays(path: Path, sha256: str) -> dict[str, np.ndarray]:
+    """Read the arrays of a file that keras' `save` wrote, by their place in it, such as ``layers/conv2d/vars/0``.
+
+    The hash is that of the very bytes that are then parsed: the file may be exchanged after its card was checked.
+
+    Raises
+    ------
+    ValueError, KeyError, OSError
+        Another hash; not such a file; or one with what our networks never have: links, arrays stored elsewhere or
+        compressed, arrays that declare more than is stored, other numbers than finite floats.
+    """
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"it has {path.stat().st_size} bytes, at most {LARGEST_FILE} are read")
+    contents = path.read_bytes()
+    if hashlib.sha256(contents).hexdigest() != sha256:
+        raise ValueError("its sha256 is not that of the card any more")
+    try:
+        with zipfile.ZipFile(BytesIO(contents)) as archive:
+            member = archive.getinfo(ARRAYS)
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > len(contents):
+                raise ValueError(f"{ARRAYS} is compressed, wanted it stored as keras does")
+            with archive.open(member) as stream:
+                inner = stream.read(member.file_size)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"it is no .keras file: {error}") from error
+    found: dict[str, np.ndarray] = {}
+    with h5py.File(BytesIO(inner), "r") as file:
+        for name, array in _arrays(file, "", DEEPEST):
+            found[name] = array
+            if len(found) > MOST_ARRAYS or sum(a.nbytes for a in found.values()) > len(inner):
+                raise ValueError("it holds more arrays than bytes: some are there twice")
+    return found
+
+
+def _arrays(group: h5py.Group, path: str, depth: int) -> Iterator[tuple[str, np.ndarray]]:
+    if not depth:
+        raise ValueError(f"groups are nested deeper than {DEEPEST}")
+    for name in group:
+        place, link = f"{path}{name}", group.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):  # soft and external links lead elsewhere, into other files too
+            raise ValueError(f"{place} is a {type(link).__name__}, wanted an array")
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            yield from _arrays(item, f"{place}/", depth - 1)
+        else:
+            yield place, _checked(item, place)
+
+
+def _checked(item: h5py.Dataset | h5py.Datatype, place: str) -> np.ndarray:
+    if not isinstance(item, h5py.Dataset) or item.dtype.kind != "f":  # objects and references are run or followed
+        raise ValueError(f"{place} is no array of floats")
+    if item.is_virtual or item.external:
+        raise ValueError(f"{place} is stored in another file")
+    if item.id.get_create_plist().get_nfilters():  # filters may be plug-ins, which are programs
+        raise ValueError(f"{place} is compressed or filtered, wanted it plain")
+    if item.nbytes > item.id.get_storage_size():
+        raise ValueError(f"{place} declares {item.nbytes} bytes, {item.id.get_storage_size()} are stored")
+    array = item[()]
+    if not np.isfinite(array).all():
+        raise ValueError(f"{place} holds numbers that are not finite")
+    return np.asarray(array)

@@ -1,0 +1,321 @@
+"""Files that lie of their size, swell, or go on without end: refused before they cost anything. Fuzzing found them."""
+
+import gzip
+import io
+import struct
+import tracemalloc
+import zipfile
+import zlib
+from pathlib import Path
+
+import imagecodecs
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from multiframe import write_enhanced
+from pydicom.encaps import encapsulate
+
+from covct import state
+from covct.choice import selected
+from covct.dicom.header import read_values
+from covct.dicom.pixels import hounsfield
+from covct.dicom.read import MOST_ELEMENTS, MOST_ITEMS, read_dataset
+from covct.dicom.syntaxes import DEFLATED
+from covct.discover import discover
+from covct.errors import SeriesError
+from covct.nifti import read_nifti, write_nifti
+from covct.sources import SourceFile, read_all
+
+MIB = 1024**2
+
+
+class peak:
+    """The most memory that Python and numpy asked for within, touched or not."""
+
+    def __enter__(self):
+        tracemalloc.start()
+        return self
+
+    def __exit__(self, *_):
+        self.bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+
+
+def first(folder) -> Path:
+    return sorted(folder.iterdir())[0]
+
+
+def deflated(path, behind: bytes = b"", pixels: bool = True) -> bytes:
+    """A slice in the deflated transfer syntax, with more behind its pixels, or in their place."""
+    dataset = pydicom.dcmread(path)
+    if not pixels:
+        del dataset.PixelData
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    out = io.BytesIO()
+    dataset.save_as(out, enforce_file_format=True)
+    whole = out.getvalue()
+    start = whole.index(b"\x08\x00\x05\x00CS")
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    body = packer.compress(whole[start:] + behind) + packer.flush()
+    stated, wanted = b"1.2.840.10008.1.2.1\0", DEFLATED.encode()
+    meta = whole[:start].replace(struct.pack("<H", len(stated)) + stated, struct.pack("<H", len(wanted)) + wanted)
+    return meta + body
+
+
+# Deflated data sets
+
+
+def test_deflated_slice_is_read_with_what_little_stands_behind_its_pixels(series_folder):
+    path = first(series_folder)
+    expected = hounsfield(pydicom.dcmread(path))
+    padding = b"\xfc\xff\xfc\xffOB\0\0" + struct.pack("<L", 1000) + bytes(1000)
+    np.testing.assert_array_equal(hounsfield(read_dataset(deflated(path, padding))), expected)
+
+
+def test_deflated_slice_does_not_swell_beyond_the_pixels_it_declares(series_folder):
+    bomb = deflated(first(series_folder), bytes(60 * MIB))
+    with peak() as used, pytest.raises(ValueError, match="swells"):
+        read_dataset(bomb)
+    assert used.bytes < 8 * MIB
+
+
+def test_deflated_zeros_where_the_pixels_should_be_end_soon(series_folder):
+    """Zeros read as elements of eight bytes: eight million of them took a minute."""
+    bomb = deflated(first(series_folder), bytes(60 * MIB), pixels=False)
+    with pytest.raises(ValueError, match=f"more than {MOST_ELEMENTS} elements"):
+        read_dataset(bomb, stop_before_pixels=True)
+
+
+def test_deflated_behind_damaged_file_meta_information_is_not_left_to_pydicom(series_folder):
+    """An element that we read otherwise than pydicom hid the transfer syntax, and pydicom inflates without bounds."""
+    whole = deflated(first(series_folder))
+    at = whole.index(b"\x02\x00\x10\x00UI")
+    of_undefined_length = b"\x02\x00\x02\x00OB\0\0\xff\xff\xff\xff" + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    hidden = whole[:at] + of_undefined_length + whole[at:]
+    with pytest.raises(ValueError, match="file meta information is damaged"):
+        read_dataset(hidden)
+
+
+# Elements and items without end
+
+
+@pytest.mark.parametrize(
+    "head", [b"", bytes(128) + b"DICM", b"\x08\x00\x05\x00CS\x02\x00  "], ids=["bare", "DICM", "group 8"]
+)
+def test_a_file_of_zeros_is_no_header(head, tmp_path):
+    """As a copy leaves it when it stops half way: 64 MiB of them took pydicom a minute."""
+    (tmp_path / "a.dcm").write_bytes(head + bytes(8 * MOST_ELEMENTS + 64))
+    [problem] = discover([tmp_path]).problems
+    assert problem.slug == "unreadable"
+    with pytest.raises(ValueError, match="elements"):
+        read_dataset((tmp_path / "a.dcm").read_bytes())
+
+
+def test_empty_items_by_the_million_are_counted_not_parsed(series_folder):
+    whole = first(series_folder).read_bytes()
+    at = whole.index(b"\x28\x00\x02\x00US")
+    items = b"\xfe\xff\x00\xe0\0\0\0\0" * (MOST_ITEMS + 1)
+    with peak() as used, pytest.raises(ValueError, match="sequence items"):
+        read_dataset(whole[:at] + b"\x08\x00\x40\x11SQ\0\0" + struct.pack("<L", len(items)) + items + whole[at:])
+    assert used.bytes < 20 * MIB
+
+
+@pytest.mark.parametrize("frames", [0, 1, 29, 31, 2**31 - 1])
+def test_frames_are_as_many_as_their_functional_groups(frames, phantom_series, tmp_path):
+    path = write_enhanced(phantom_series, tmp_path / "e.dcm")
+    dataset = pydicom.dcmread(path)
+    dataset.NumberOfFrames = frames
+    dataset.save_as(path)
+    found = discover([path])
+    assert not found.series
+    assert "e.dcm" in found.problems[0].label
+
+
+# Headers
+
+
+def test_a_slice_cut_before_its_series_is_named_is_unreadable_not_a_series_of_its_own(series_folder):
+    """It came up as a nameless series, and the real one did not learn that a slice was lost at its end."""
+    path = first(series_folder)
+    path.write_bytes(path.read_bytes()[: path.read_bytes().index(b"\x20\x00\x0d\x00UI")])
+    found = discover([series_folder])
+    assert [problem.label for problem in found.problems] == [str(path)]
+    [series] = found.series
+    assert series.unreadable_beside == 1
+
+
+@pytest.mark.parametrize("number", ["1e300", "9" * 400, "2147483649"])
+def test_an_acquisition_number_without_end_becomes_no_folder_name(number, series_folder, tmp_path):
+    """Two scans in one series are named by it; a name of 300 digits is more than a file system takes."""
+    for index, path in enumerate(sorted(series_folder.iterdir())):
+        dataset = pydicom.dcmread(path)
+        dataset.SOPInstanceUID = f"1.2.3.{index}"
+        dataset.add_new("AcquisitionNumber", "LO", number)
+        dataset.save_as(tmp_path / "series" / f"again-{path.name}")
+    found = discover([tmp_path / "series"]).series
+    assert sum(len(series.instances) for series in found) == 60
+    assert all(len(series.folder.split("/")[-1]) < 100 for series in found)
+
+
+def test_a_value_that_cannot_be_parsed_is_empty_when_it_is_asked_for(series_folder):
+    path = first(series_folder)
+    path.write_bytes(path.read_bytes().replace(b"\x18\x00\x00\x51CS", b"\x18\x00\x00\x51\x43\x13"))
+    values = read_values(SourceFile(path), ("PatientPosition", "Modality"))
+    assert values == {"PatientPosition": "", "Modality": "CT"}
+
+
+def test_a_file_that_went_away_is_not_selected(series_folder):
+    import re
+
+    [series] = discover([series_folder]).series
+    for path in series_folder.iterdir():
+        path.unlink()
+    assert not selected(series, (), (("Modality", re.compile("CT")),))
+
+
+# Pixels
+
+
+@pytest.mark.parametrize("vr", ["OF", "OD", "UT", "OL"])
+def test_pixels_as_numbers_or_text_are_not_parsed(vr, series_folder):
+    """Each value would become a Python object of 30 bytes."""
+    contents = first(series_folder).read_bytes()
+    at = contents.rindex(b"\xe0\x7f\x10\x00OW") + 4
+    with pytest.raises(ValueError, match="value representation"):
+        hounsfield(read_dataset(contents[:at] + vr.encode() + contents[at + 2 :]))
+
+
+def swollen(path, uid: str, code: bytes) -> pydicom.Dataset:
+    """4096 x 4096 pixels, by header and codestream, in the bytes of 128 x 128."""
+    dataset = pydicom.dcmread(path)
+    dataset.Rows = dataset.Columns = 4096
+    dataset.PixelData = encapsulate([code])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = uid
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("uid", "options"),
+    [
+        ("1.2.840.10008.1.2.4.70", {"lossless": True, "bitspersample": 16}),
+        ("1.2.840.10008.1.2.4.51", {"bitspersample": 12}),
+    ],
+    ids=["lossless", "12 bits"],
+)
+def test_a_jpeg_too_short_for_its_size_is_not_decoded(uid, options, series_folder):
+    """libjpeg fills what is missing with grey, and would hand out 32 MiB of it."""
+    path = first(series_folder)
+    code = imagecodecs.jpeg8_encode(np.minimum(pydicom.dcmread(path).pixel_array, 4095), **options)
+    size = struct.pack(">HH", 128, 128)
+    assert code.count(size) == 1
+    dataset = swollen(path, uid, code.replace(size, struct.pack(">HH", 4096, 4096)))
+    with peak() as used, pytest.raises(ValueError, match="too short"):
+        hounsfield(dataset)
+    assert used.bytes < MIB
+
+
+def test_run_lengths_too_short_for_their_size_are_not_decoded(series_folder):
+    header = struct.pack("<16L", 2, 64, 1064, *[0] * 13)
+    dataset = swollen(first(series_folder), "1.2.840.10008.1.2.5", header + bytes(2000))
+    with peak() as used, pytest.raises(ValueError, match="too short"):
+        hounsfield(dataset)
+    assert used.bytes < MIB
+
+
+# Zip archives
+
+
+def lying_zip(path, contents: bytes, **claims: int) -> None:
+    """One deflated member; its directory entry claims other sizes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.dcm", contents)
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\1\2")
+    for name, at in (("compressed", 20), ("size", 24)):
+        if name in claims:
+            struct.pack_into("<L", data, entry + at, claims[name])
+    path.write_bytes(data)
+
+
+def test_a_zip_member_gives_no_more_than_its_directory_says(tmp_path):
+    lying_zip(tmp_path / "a.zip", bytes(60 * MIB), size=1000)
+    with peak() as used, pytest.raises(SeriesError, match=r"a\.zip"):
+        list(read_all([SourceFile(tmp_path / "a.zip", "a.dcm")]))
+    assert used.bytes < MIB
+
+
+def test_a_zip_member_that_claims_more_than_the_archive_has_is_refused(tmp_path):
+    """A gibibyte was set aside to read it."""
+    lying_zip(tmp_path / "a.zip", b"x" * 1000, compressed=2**30, size=2**31 - 1)
+    [problem] = discover([tmp_path]).problems
+    assert "claims 1073741824 bytes" in problem.message
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_member_of_a_method_that_cannot_be_bounded_is_named(method, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("a.dcm", bytes(1000))
+    [problem] = discover([tmp_path]).problems
+    assert "wanted none or deflate" in problem.message
+
+
+# NIfTI
+
+
+@pytest.fixture
+def nifti(phantom, tmp_path) -> Path:
+    path = tmp_path / "a.nii"
+    write_nifti(phantom.volume, path)
+    return path
+
+
+def test_nifti_of_several_gzip_members_is_read(nifti, tmp_path):
+    whole = nifti.read_bytes()
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(whole[:1000]) + gzip.compress(whole[1000:]))
+    np.testing.assert_array_equal(read_nifti(tmp_path / "b.nii.gz").array, read_nifti(nifti).array)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_nifti_does_not_swell_beyond_its_header(members, nifti, tmp_path):
+    whole, zeros = nifti.read_bytes(), bytes(60 * MIB)
+    bomb = gzip.compress(whole + zeros) if members == 1 else gzip.compress(whole) + gzip.compress(zeros)
+    (tmp_path / "b.nii.gz").write_bytes(bomb)
+    with peak() as used, pytest.raises(SeriesError, match="swells"):
+        read_nifti(tmp_path / "b.nii.gz")
+    assert used.bytes < 8 * MIB
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nifti_of_enormous_dimensions_asks_for_no_memory(suffix, nifti, tmp_path):
+    whole = bytearray(nifti.read_bytes())
+    struct.pack_into("<3h", whole, 42, 30000, 30000, 30000)
+    path = tmp_path / f"b{suffix}"
+    path.write_bytes(gzip.compress(whole) if suffix.endswith("gz") else whole)
+    with peak() as used, pytest.raises(SeriesError, match="declares 54000000000352"):
+        read_nifti(path)
+    assert used.bytes < 8 * MIB
+
+
+@pytest.mark.parametrize("mm", [1e-6, 0.05, 25.0, 1e30])
+def test_nifti_voxels_of_a_size_no_scanner_makes_are_refused(mm, tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.diag([mm, 1, 1, 1])), tmp_path / "a.nii")
+    with pytest.raises(SeriesError, match=r"wanted 0\.1 to 20 mm") as caught:
+        read_nifti(tmp_path / "a.nii")
+    assert caught.value.slug == "no-geometry"
+
+
+def test_nifti_of_complex_numbers_is_not_hounsfield(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.complex64), np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(SeriesError, match="complex numbers") as caught:
+        read_nifti(tmp_path / "a.nii")
+    assert caught.value.slug == "not-hounsfield"
+
+
+# Our own results
+
+
+def test_an_outcome_of_brackets_without_end_is_no_outcome(tmp_path):
+    (tmp_path / "outcome.json").write_text("[" * 100_000)
+    assert state.read_outcome(tmp_path) is None

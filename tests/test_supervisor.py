@@ -1,0 +1,173 @@
+"""A process that hangs, crashes or is stopped, with another one looking after it: what a night does at 03:00."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import read_json
+from test_discover import change
+
+import covct
+from covct import state, supervisor
+
+ROOT = Path(covct.__file__).parent.parent
+VICTIM = "1.2.2/1.2.2.1"
+
+
+@pytest.fixture
+def inbox(phantom_series, tmp_path):
+    """Three studies; the second lacks a slice, which makes it the one that misbehaves."""
+    for index in (1, 2, 3):
+        folder = shutil.copytree(phantom_series, tmp_path / "inbox" / str(index))
+        change(
+            folder,
+            StudyInstanceUID=f"1.2.{index}",
+            SeriesInstanceUID=f"1.2.{index}.1",
+            SOPInstanceUID=lambda i, index=index: f"1.2.{index}.1.{i + 1}",
+        )
+    sorted((tmp_path / "inbox" / "2").iterdir())[-1].unlink()
+    return tmp_path / "inbox"
+
+
+@pytest.fixture
+def start(inbox, tmp_path, weights):
+    """A function that starts `covct scan` as a process of its own."""
+    started = []
+
+    def scan(*options, misbehave="", command="scan"):
+        process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("threshold_cli.py"), command, inbox, "-o", tmp_path / "out",
+             "--formats=seg", "--json", *options],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COVCT_WEIGHTS": str(weights), "COVCT_MISBEHAVE": misbehave},
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield scan
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def ended(process):
+    """Exit code, and the events by folder."""
+    stdout, stderr = process.communicate(timeout=60)
+    events = [json.loads(line) for line in stdout.splitlines()]
+    return process.returncode, {
+        e["folder"]: (e["event"], e.get("slug")) for e in events if e["event"] in supervisor.OUTCOMES
+    }
+
+
+def until_at_work(process, folder=VICTIM, step="lungs"):
+    for line in process.stdout:
+        event = json.loads(line)
+        if event.get("folder") == folder and event.get("step") == step:
+            return
+    raise AssertionError(process.stderr.read())
+
+
+def child_of(process):
+    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+
+
+def outcomes(out):
+    return {
+        f"{p.parent.parent.name}/{p.parent.name}": state.read_outcome(p.parent) for p in out.glob("*/*/outcome.json")
+    }
+
+
+def test_a_series_that_hangs_in_c_is_ended_and_the_others_are_done(start, tmp_path):
+    code, told = ended(start("--series-timeout=8", misbehave="hang"))
+    assert code == 3
+    assert {folder: event for folder, (event, _) in told.items()} == {
+        "1.2.1/1.2.1.1": "done", VICTIM: "failed", "1.2.3/1.2.3.1": "done",
+    }  # fmt: skip
+    found = outcomes(tmp_path / "out")[VICTIM]
+    assert (found.status, found.slug) == ("failed", "timeout")
+    assert "8 s" in found.message
+    [run] = (tmp_path / "out" / "runs").iterdir()
+    assert sum(row["series"] for row in read_json(run)["outcomes"]) == 3, "one run, whoever worked"
+    assert read_json(run)["finished_before"] == []
+
+
+def test_a_series_that_crashes_the_process_costs_only_itself(start, tmp_path):
+    """Three processes die at it, and the fourth records it and goes on."""
+    code, told = ended(start(misbehave="crash"))
+    assert code == 3
+    assert told[VICTIM] == ("failed", "crashed-repeatedly")
+    assert told["1.2.3/1.2.3.1"][0] == "done"
+
+
+def test_a_process_killed_between_two_series_is_followed_by_another(start, tmp_path):
+    """For want of memory while the summary is written, say: the night is not over."""
+    code, told = ended(start(misbehave="die 2"))
+    assert code == 0
+    assert {event for event, _ in told.values()} <= {"done", "skipped"}
+    assert (tmp_path / "out" / "summary.csv").exists()
+
+
+def test_a_process_killed_again_and_again_between_two_series_is_given_up(start, tmp_path):
+    code, _ = ended(start(misbehave="die 9"))
+    assert code == 1
+    assert len((tmp_path / "out" / "runs" / "deaths").read_text()) == 4
+    assert len(outcomes(tmp_path / "out")) == 3, "what was finished stays"
+
+
+def test_sigterm_ends_a_call_into_c_within_five_seconds_and_is_no_attempt(start, tmp_path):
+    process = start(misbehave="hang")
+    until_at_work(process)
+    worker, begun = child_of(process), time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=20)
+    assert time.monotonic() - begun < 5
+    assert process.returncode == 130
+    assert "finished series are kept" in stderr
+    assert not Path(f"/proc/{worker}").exists()
+    assert not list((tmp_path / "out" / ".covct" / "attempts").iterdir())
+    assert ended(start())[0] == 0
+    assert {o.status for o in outcomes(tmp_path / "out").values()} == {"done"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_signal_ends_python_at_once(start, tmp_path, number):
+    process = start(misbehave="slow")
+    until_at_work(process)
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    [run] = (tmp_path / "out" / "runs").iterdir()
+    assert read_json(run)["end"] == "stopped"
+    assert (tmp_path / "out" / "summary.csv").read_text().count("1.2.1.1") >= 1
+
+
+def test_when_the_parent_is_killed_the_child_dies_and_frees_the_tree(start, tmp_path):
+    """docker kill, the OOM killer: nobody may go on writing into the tree unseen."""
+    process = start(misbehave="hang")
+    until_at_work(process)
+    process.kill()
+    process.communicate()
+    assert ended(start())[0] == 0
+    assert {o.status for o in outcomes(tmp_path / "out").values()} == {"done"}
+
+
+def test_a_series_time_runs_while_its_steps_do():
+    work = supervisor.Work(began=None, timeout_s=10)
+    work.hear({"event": "started", "folder": "s/t"})
+    assert not work.counting
+    work.hear({"event": "step", "folder": "s/t", "step": "networks"})
+    assert not work.counting, "the networks are loaded once, which is no series' fault"
+    work.hear({"event": "step", "folder": "s/t", "step": "lungs"})
+    assert work.counting
+    work.elapsed_s = 10.1
+    assert work.too_long
+    work.hear({"event": "done", "folder": "s/t"})
+    assert not work.too_long
+    assert work.finished == {"s/t"}

@@ -1,0 +1,53 @@
+"""`covct` as a process of its own, with networks that are plain thresholds; and with one that misbehaves.
+
+`COVCT_MISBEHAVE` says how, on series of 29 slices: hang (in C, holding Python's lock, deaf to signals), crash, slow
+(for a second, so that a signal finds it at work). Or `die N`: when all is done but the summary, N times.
+"""
+
+import itertools
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+
+from conftest import make_networks
+
+from covct import batch, cli
+from covct.summary import write_summary
+
+
+def misbehaving(predict):
+    how = os.environ.get("COVCT_MISBEHAVE", "")
+
+    def called(slices):
+        if len(slices) == 29:
+            if how == "hang":
+                sum(itertools.repeat(1))
+            elif how == "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            elif how == "slow":
+                time.sleep(1)
+        return predict(slices)
+
+    return called
+
+
+def dying(out):
+    """Deaths are counted in the tree: each is another process's."""
+    deaths = out / "runs" / "deaths"
+    so_far = len(deaths.read_text()) if deaths.exists() else 0
+    if so_far < int(os.environ["COVCT_MISBEHAVE"].removeprefix("die ")):
+        deaths.write_text("x" * (so_far + 1))
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_summary(out)
+
+
+if __name__ == "__main__":
+    if os.environ.get("COVCT_MISBEHAVE", "").startswith("die "):
+        batch.write_summary = dying
+    networks = make_networks()
+    networks = replace(networks, lungs=replace(networks.lungs, predict=misbehaving(networks.lungs.predict)))
+    cli._networks = lambda *_: lambda: networks
+    cli.main()
+    sys.exit(0)
