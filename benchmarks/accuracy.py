@@ -68,12 +68,12 @@ def whole_series(networks: Networks, source: Path, mask: Path) -> dict:
     return {
         "case": mask.name.removesuffix("_lungs.nii.gz"),
         "slices": len(truth),
-        "lung_dice": round(dice(result.lungs > 0, truth), 3),
+        "lung_dice": round(dice(np.asarray(result.masks.lungs) > 0, truth), 3),
         "infection_percent_of_lung": round(
-            100 * np.count_nonzero(result.infection) / max(1, np.count_nonzero(truth)), 2
+            100 * np.count_nonzero(np.asarray(result.masks.infection)) / max(1, np.count_nonzero(truth)), 2
         ),
         "infection_percent_of_aerated_lung": round(
-            100 * np.count_nonzero(result.infection & aerated) / max(1, np.count_nonzero(aerated)), 2
+            100 * np.count_nonzero(np.asarray(result.masks.infection) & aerated) / max(1, np.count_nonzero(aerated)), 2
         ),
     }
 

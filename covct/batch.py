@@ -33,6 +33,8 @@ from covct.summary import write_summary
 from covct.window import changed_since
 
 log = logging.getLogger("covct")
+# A file that was still being copied has the same identity when it is whole; and memory is not the series' own.
+NEVER_FINAL = ("unreadable", "too-large")
 Emit = Callable[[dict[str, Any]], None]
 INDEX_NAME, SUMMARY_DUE = "index.sqlite", "summary-due"  # in the output tree's private folder
 
@@ -56,6 +58,8 @@ class Order:
         Where the source files of done studies go.
     marker : str
         `watch` takes a study once a file of this name lies in its folder. Empty: at once.
+    memory_mib : float or None
+        Memory that a series may need; None: all that the machine or the container has.
     since : datetime or None
         Only studies of which a file was modified then or later.
     until : datetime or None
@@ -79,6 +83,7 @@ class Order:
     select: tuple[tuple[str, re.Pattern], ...] = ()
     move_done: Path | None = None
     marker: str = ""
+    memory_mib: float | None = None
     since: datetime | None = None
     until: datetime | None = None
     limit: int | None = None
@@ -176,7 +181,7 @@ def _standing(order: Order, folder: str, key: str) -> state.Outcome | None:
     if outcome and (
         (order.force and again)
         or outcome.work_key != key
-        or outcome.slug == "unreadable"  # a file that was still being copied has the same identity when it is whole
+        or outcome.slug in NEVER_FINAL
         or (outcome.status == "failed" and order.retry_failed and again)
         or not state.is_whole(order.out / folder, outcome)
     ):
@@ -275,7 +280,7 @@ def _is_final(tally: Tally, outcomes: dict[str, state.Outcome]) -> bool:
     Not where a file could not be read; nor, in a pass that left series `waiting`, where only the rejected ones of the
     study may have had their turn.
     """
-    if any(outcome.slug == "unreadable" for outcome in outcomes.values()):
+    if any(outcome.slug in NEVER_FINAL for outcome in outcomes.values()):
         return False
     return not tally["waiting"] or any(outcome.status == "done" for outcome in outcomes.values())
 
@@ -300,7 +305,7 @@ def _done(seen: Survey, tally: Tally) -> dict[str, int]:
         name: seen.studies[name].fingerprint
         for name, outcomes in tally.studies.items()
         if any(outcome.status == "done" for outcome in outcomes.values())
-        and not any(outcome.status == "failed" or outcome.slug == "unreadable" for outcome in outcomes.values())
+        and not any(outcome.status == "failed" or outcome.slug in NEVER_FINAL for outcome in outcomes.values())
         and not spoiled & {place(file) for file in seen.studies[name].files}
     }
 
@@ -427,6 +432,8 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
                 figures = _figures(_segment(order, job, networks, stage, emit))
         except SeriesError as error:
             status, slug, message = "rejected", error.slug, error.message
+        except MemoryError as error:
+            status, slug, message = "failed", "out-of-memory", f"no memory left: {whereabouts(error)}"
         except Exception as error:
             if isinstance(error, (RunError, OSError)):
                 raise
@@ -464,6 +471,8 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
     from covct.pipeline import Clock, peak_memory_mib, process  # highdicom and SimpleITK: only when there is work
     from covct.writers import REPORT_NAME, WRITERS, formats_for
 
+    state.ensure_temporary_folder(order.out)
+
     def told(step: str, seconds: float | None = None) -> None:
         emit(_job_event("step", job, step=step, **({} if seconds is None else {"seconds": seconds})))
 
@@ -476,7 +485,7 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
         told("networks", round(time.perf_counter() - start, 3))
         return _signs_of_life(loaded, emit)
 
-    result = process(job.choice, asked, job.work_key, clock, order.strict)
+    result = process(job.choice, asked, job.work_key, clock, order.strict, order.memory_mib)
     with clock.step("write"):
         for name in formats_for(job.series.kind, order.outputs.formats):
             WRITERS[name](result, stage, order.outputs)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import SimpleITK as sitk
 
-from covct.postprocess import bounding_box
+from covct.components import components
+from covct.labels import Slices
 from covct.terms import HU_BANDS, REGIONS, RIGHT_LUNG, SEVERITY, THIRDS
 
 LARGEST_LESIONS = 10
@@ -41,7 +41,7 @@ class Lesion:
 
 
 def measure_burden(
-    hu: np.ndarray, lungs: np.ndarray, infection: np.ndarray, voxel_volume_mm3: float
+    hu: np.ndarray, lungs: Slices, infection: Slices, voxel_volume_mm3: float
 ) -> dict[str, RegionBurden]:
     """Measure infection burden per lung and for both lungs together.
 
@@ -67,9 +67,12 @@ def measure_burden(
     infected_counts = np.zeros_like(lung_counts)
     bands = {name: np.zeros(3, np.int64) for name in HU_BANDS}
     sums = np.zeros(3)
-    for index in np.flatnonzero(infection.any((1, 2))):
-        inside = infection[index] & (lungs[index] > 0)
-        sides, values = lungs[index][inside], hu[index][inside]
+    for index, infected in enumerate(infection):
+        if not infected.any():
+            continue
+        here = lungs[index]
+        inside = infected & (here > 0)
+        sides, values = here[inside], hu[index][inside]
         infected_counts[index] = np.bincount(sides, minlength=3)[:3]
         sums += np.bincount(sides, weights=values.astype(np.float64), minlength=3)[:3]
         for name, (low, high) in HU_BANDS.items():
@@ -106,33 +109,33 @@ def _percent(part: int, whole: int) -> float | None:
     return 100.0 * part / whole if whole else None
 
 
-def find_lesions(infection: np.ndarray, lungs: np.ndarray, affine: np.ndarray) -> tuple[int, list[Lesion]]:
+def find_lesions(infection: Slices, lungs: Slices, affine: np.ndarray) -> tuple[int, list[Lesion]]:
     """Count connected lesions and describe the largest ten.
 
     infection (slices, rows, columns) bool, lungs likewise uint8; `affine` (4, 4) brings their indices to LPS
     millimetres. The side is that of most of the lesion's voxels.
     """
-    if not infection.any():
-        return 0, []
-    box = bounding_box(infection)
-    origin = np.array([axis.start for axis in box])
-    relabel = sitk.RelabelComponentImageFilter()
-    image = sitk.GetImageFromArray(infection[box].astype(np.uint8))
-    labelled = relabel.Execute(sitk.ConnectedComponent(image))
-    shapes = sitk.LabelShapeStatisticsImageFilter()
-    shapes.Execute(labelled)
-    labels = sitk.GetArrayViewFromImage(labelled)
-    sizes = relabel.GetSizeOfObjectsInPixels()
+    found = components(infection.__getitem__, len(infection))
+    listed = min(len(found.sizes), LARGEST_LESIONS)
+    index_sums, on_the_right = np.zeros((listed + 1, 3)), np.zeros(listed + 1, np.int64)
+    for index, numbers in enumerate(found.numbers):
+        if not ((numbers > 0) & (numbers <= listed)).any():
+            continue
+        here = found.on_slice(index)
+        rows, columns = np.nonzero((here > 0) & (here <= listed))
+        of = here[rows, columns]
+        for axis, places in enumerate((np.full(len(of), index), rows, columns)):
+            index_sums[:, axis] += np.bincount(of, weights=places, minlength=listed + 1)
+        on_the_right += np.bincount(of[lungs[index][rows, columns] == RIGHT_LUNG], minlength=listed + 1)
     ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
-    on_the_right = np.bincount(labels[lungs[box] == RIGHT_LUNG].ravel(), minlength=len(sizes) + 1)
     lesions = []
-    for label in range(1, min(len(sizes), LARGEST_LESIONS) + 1):
-        column, row, plane = shapes.GetCentroid(label)
-        centroid = affine[:3, :3] @ (origin + [plane, row, column]) + affine[:3, 3]
-        side = "right_lung" if 2 * on_the_right[label] >= sizes[label - 1] else "left_lung"
+    for number in range(1, listed + 1):
+        size = int(found.sizes[number - 1])
+        centroid = affine[:3, :3] @ (index_sums[number] / size) + affine[:3, 3]
+        side = "right_lung" if 2 * on_the_right[number] >= size else "left_lung"
         x, y, z = (round(float(v), 1) for v in centroid)
-        lesions.append(Lesion(sizes[label - 1] * ml, (x, y, z), side))
-    return len(sizes), lesions
+        lesions.append(Lesion(size * ml, (x, y, z), side))
+    return len(found.sizes), lesions
 
 
 def severity(infection_percent: float | None) -> tuple[int | None, str]:

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from covct import RESEARCH_USE, __version__
-from covct.errors import DeviceMissing, RunError, SeriesError, Stopped, UsageError, whereabouts
+from covct.errors import RunError, SeriesError, Stopped, UsageError, whereabouts
 from covct.logs import QUIET, install
 from covct.stop import stoppable
 from covct.supervisor import supervise, worker
@@ -48,12 +48,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 stderr = Console(stderr=True)
-
-
-class DeviceChoice(str, Enum):
-    auto = "auto"
-    cpu = "cpu"
-    gpu = "gpu"
 
 
 class SegType(str, Enum):
@@ -99,8 +93,11 @@ SegTypeOption = Annotated[SegType, typer.Option(help="Overlapping masks, one lab
 AllFrames = Annotated[bool, typer.Option("--all-frames", help="The SEG has a frame for every slice and segment.")]
 CapturesOption = Annotated[Captures, typer.Option(help="Slices of the secondary capture (format sc).")]
 WeightsDir = Annotated[Path | None, typer.Option(help="Folder with weights and cards.", envvar="COVCT_WEIGHTS")]
-DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where the networks run.")]
+DeviceOption = Annotated[str, typer.Option(help="Where the networks run: auto, cpu, gpu or gpu:N.")]
 RequireGpu = Annotated[bool, typer.Option("--require-gpu", help="Exit 13 where there is no GPU.")]
+MemoryLimit = Annotated[
+    float | None, typer.Option(help="GiB a series may need. Default: all of the machine's or container's.", min=0)
+]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Warnings refuse a series; exit 3 also when a series or a file was rejected.")
 ]
@@ -158,8 +155,9 @@ def scan(
     all_frames: AllFrames = False,
     captures: CapturesOption = Captures.key,
     weights: WeightsDir = None,
-    device: DeviceOption = DeviceChoice.auto,
+    device: DeviceOption = "auto",
     require_gpu: RequireGpu = False,
+    memory_limit: MemoryLimit = None,
     strict: Strict = False,
     series: SeriesUids = None,
     select: Select = None,
@@ -181,7 +179,7 @@ def scan(
     outputs = _outputs(formats, seg_type, all_frames, captures)
     order = _order(
         sources, out, outputs, weights, force=force, retry_failed=retry_failed, strict=strict,
-        series_uids=tuple(series or ()), select=_patterns(select), move_done=move_done,
+        series_uids=tuple(series or ()), select=_patterns(select), move_done=move_done, memory_mib=_mib(memory_limit),
         since=_since(since), until=_until(until), limit=limit,
     )  # fmt: skip
     _check_there(sources)
@@ -213,8 +211,9 @@ def watch(
     all_frames: AllFrames = False,
     captures: CapturesOption = Captures.key,
     weights: WeightsDir = None,
-    device: DeviceOption = DeviceChoice.auto,
+    device: DeviceOption = "auto",
     require_gpu: RequireGpu = False,
+    memory_limit: MemoryLimit = None,
     strict: Strict = False,
     select: Select = None,
     retry_failed: RetryFailed = False,
@@ -235,7 +234,7 @@ def watch(
     outputs = _outputs(formats, seg_type, all_frames, captures)
     order = _order(
         [inbox], out, outputs, weights, retry_failed=retry_failed, strict=strict, select=_patterns(select),
-        until=_until(until), marker=marker, move_done=move_done,
+        memory_mib=_mib(memory_limit), until=_until(until), marker=marker, move_done=move_done,
     )  # fmt: skip
     _check_move(order)
     if os.path.basename(marker) != marker:
@@ -394,7 +393,7 @@ def doctor(
     from covct.doctor import examine, exit_code
 
     folder = weights or default_weights_folder()
-    load = _networks(folder, DeviceChoice.auto, False) if networks or require_gpu else None
+    load = _networks(folder, "auto", False) if networks or require_gpu else None
     found = []
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     for check in examine(out, folder, load, require_gpu):
@@ -554,18 +553,24 @@ def _order(sources, out: Path, outputs, weights: Path | None, **wishes):
     return Order(tuple(sources), out, weights or default_weights_folder(), outputs, **wishes)
 
 
-def _networks(weights: Path, device: DeviceChoice, require_gpu: bool) -> Callable[[], Any]:
+def _mib(gib: float | None) -> float | None:
+    return None if gib is None else 1024 * gib
+
+
+def _networks(weights: Path, device: str, require_gpu: bool) -> Callable[[], Any]:
+    from covct import devices
+
+    wish = devices.parse_wish(device)
+
     def load():
-        if device is DeviceChoice.cpu:
-            os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # before tensorflow looks
+        visible = dict(os.environ)
+        devices.select(wish, os.environ)  # before tensorflow looks
         with _quiet_tensorflow():
             from covct.segment import load_keras_networks
 
         networks = load_keras_networks(weights)
-        if networks.device.kind != "gpu" and (require_gpu or device is DeviceChoice.gpu):
-            raise DeviceMissing(
-                "a GPU is required, and keras sees none; check the driver, or run without --require-gpu"
-            )
+        if networks.device.kind != "gpu" and (require_gpu or wish.kind == "gpu"):
+            raise devices.missing(wish, visible)
         return networks
 
     return load
@@ -575,7 +580,8 @@ def _networks(weights: Path, device: DeviceChoice, require_gpu: bool) -> Callabl
 def _quiet_tensorflow():
     """Import tensorflow without its greeting, which it writes to descriptor 2 before it reads its log level."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else the first process takes all of a GPU's memory
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the same for jax
     sys.stderr.flush()
     terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

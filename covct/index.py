@@ -299,6 +299,7 @@ def _opened(path: Path) -> sqlite3.Connection:
     """The database, empty where it was absent, damaged or of another version; in memory where none can be written."""
     for _ in range(2):
         try:
+            path.touch()  # by the umask; SQLite's own mode is 0644, and what it writes beside takes that of the file
             return _connected(f"{path.absolute().as_uri()}?nolock=1")
         except (sqlite3.Error, OSError):
             _remove(path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from covct.cards import Card
+from covct.devices import Device, Ladder
 from covct.preprocess import RECIPES, FieldOfView, body_field_of_view, to_model_space, whole_slice
 
 FAINT = 0.1
@@ -23,18 +24,22 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Device:
-    """Where the networks run: kind "cpu" or "gpu", and its name."""
-
-    kind: str
-    name: str
-
-
-@dataclass(frozen=True)
 class Networks:
+    """Both networks, the device they were made for, and the ladder that they go down when its memory runs out."""
+
     lungs: Network
     infection: Network
     device: Device = Device("cpu", "plain function")
+    ladder: Ladder | None = None
+
+    def begin(self) -> None:
+        """A new series begins."""
+        if self.ladder:
+            self.ladder.begin()
+
+    def used(self) -> Device:
+        """The device as it was used for this series."""
+        return self.ladder.used() if self.ladder else self.device
 
 
 def field_of_view(card: Card, hu: np.ndarray, pixel_spacing_mm: tuple[float, float]) -> FieldOfView:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from covct.discover import Series
 from covct.errors import SeriesError, SourceDefect, why
+from covct.labels import Slices
 from covct.quality import PIXEL_MM, TILT_REFUSED_DEGREES
 from covct.sources import LARGEST_FILE, SourceFile, read_all
 from covct.volume import Scan
@@ -22,6 +24,9 @@ GZIP_MAGIC = b"\x1f\x8b"
 GZIP_RATIO = 1032  # deflate cannot do more
 READ_AT_ONCE = 1024**2
 BEHIND_VOXELS = 1024**2  # bytes that may follow them
+GZIP_LEVEL = 1  # masks shrink to a hundredth at any level
+HEADER_PEEK = 16 * 1024
+HEADER_BYTES = 352  # of NIfTI-1, with the four bytes that say that no extension follows
 NIFTI2_HEADER = (540).to_bytes(4, "little")  # its size; in either byte order
 RAS_OF_LPS = np.diag([-1.0, -1, 1, 1])
 SHEAR_TOLERANCE = 0.01  # of a direction cosine, 0.6 degrees: what rounding to three digits can make
@@ -33,6 +38,30 @@ def load_nifti(series: Series) -> Scan:
     [(_, contents)] = read_all([series.path])
     volume, tilted = _decode(contents)
     return Scan(volume, tilted_affine=tilted)
+
+
+def declared_size(series: Series) -> tuple[tuple[int, int, int], float]:
+    """Slices, rows and columns by the header alone, and the bytes a voxel takes while the file is read.
+
+    Raises
+    ------
+    SeriesError
+        `unreadable` where even the header cannot be read.
+    """
+    assert series.path is not None
+    [(_, beginning)] = read_all([series.path], HEADER_PEEK)
+    try:
+        if beginning[:2] == GZIP_MAGIC:
+            beginning = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(beginning, HEADER_PEEK)
+        kind = nibabel.Nifti2Header if NIFTI2_HEADER in (beginning[:4], beginning[3::-1]) else nibabel.Nifti1Header
+        header = kind.from_fileobj(BytesIO(beginning), check=False)
+        shape = (*header.get_data_shape(), 1, 1, 1)
+        itemsize = header.get_data_dtype().itemsize
+    except Exception as error:  # a damaged file raises what the damage hits
+        raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
+    further = np.prod(shape[3:], dtype=float)
+    # The file's bytes, its voxels, and as numbers where they are scaled.
+    return (int(shape[0]), int(shape[1]), int(shape[2])), float(2 * itemsize * further + 4)
 
 
 def read_nifti(path: Path) -> hd.Volume:
@@ -195,6 +224,32 @@ def write_nifti(volume: hd.Volume, path: Path, affine: np.ndarray | None = None,
     description : str
         For the header's `descrip`, up to 80 bytes. Nothing of the patient belongs there.
     """
+    nibabel.save(_described(volume, affine, description), path)
+
+
+def write_mask(scan: Scan, mask: Slices, path: Path, dicom_grid: bool) -> None:
+    """Write a mask in working orientation as .nii.gz in the order of the source, in the memory of a few slices.
+
+    Parameters
+    ----------
+    dicom_grid : bool
+        In the order of columns, rows and slices, as `write_dicom_grid`; else in the axis order of the source.
+    """
+    # One byte in place of each voxel's: the image is only asked for its header.
+    nothing = scan.volume.with_array(np.broadcast_to(np.uint8(0), scan.volume.shape))
+    order = [2, 1, 0] if dicom_grid else [0, 1, 2]
+    image = _described(nothing.permute_spatial_axes(order), scan.affine[:, [*order, 3]], "")
+    header = image.header
+    header.set_slope_inter(1, 0)
+    header.set_data_offset(HEADER_BYTES)
+    with gzip.GzipFile(path, "wb", GZIP_LEVEL, mtime=0) as file:
+        file.write(header.binaryblock.ljust(HEADER_BYTES, b"\0"))
+        # The first axis of the file runs fastest.
+        for plane in scan.planes_of_source(mask.__getitem__, axis=order[2]):
+            file.write((plane if dicom_grid else plane.T).tobytes())
+
+
+def _described(volume: hd.Volume, affine: np.ndarray | None, description: str) -> nibabel.Nifti1Image:
     image = volume.to_nibabel()
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description.encode()
@@ -205,7 +260,7 @@ def write_nifti(volume: hd.Volume, path: Path, affine: np.ndarray | None = None,
         image.set_sform(RAS_OF_LPS @ affine, code=1)
         image.set_qform(None, code=0)
         image.header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
-    nibabel.save(image, path)
+    return image
 
 
 def read_description(path: Path) -> str:
@@ -223,4 +278,4 @@ def _compact(array: np.ndarray) -> np.ndarray:
             return array
     if array.size and (array.min() < -32768 or array.max() > 32767):
         return array.astype(np.float32)
-    return array.astype(np.int16)
+    return array.astype(np.int16, copy=False)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from covct import RESEARCH_USE
+from covct.labels import Slices
 from covct.preprocess import FieldOfView, to_model_space, whole_slice
 from covct.terms import SEGMENTS
 
@@ -34,8 +35,8 @@ LARGEST_TILE = 776  # two fill a row; a lone slice is not blown up further
 def write_overlay(
     path: Path,
     hu: np.ndarray,
-    lungs: np.ndarray,
-    infection: np.ndarray,
+    lungs: Slices,
+    infection: Slices,
     pixel_spacing_mm: tuple[float, float],
     caption_lines: Sequence[str],
     tiles: int = 12,
@@ -48,8 +49,8 @@ def write_overlay(
 
 def montage(
     hu: np.ndarray,
-    lungs: np.ndarray,
-    infection: np.ndarray,
+    lungs: Slices,
+    infection: Slices,
     pixel_spacing_mm: tuple[float, float],
     caption_lines: Sequence[str],
     tiles: int = 12,
@@ -94,7 +95,7 @@ def montage(
     return np.concatenate([header, grid, footer])
 
 
-def choose_slices(lungs: np.ndarray, infection: np.ndarray, tiles: int = 12) -> list[int]:
+def choose_slices(lungs: Slices, infection: Slices, tiles: int = 12) -> list[int]:
     """Indices of slices evenly over the lungs, of each stretch the one with most infection, else its middle.
 
     All slices where there are no more than `tiles`; over the whole volume where no lung was found.
@@ -107,12 +108,12 @@ def choose_slices(lungs: np.ndarray, infection: np.ndarray, tiles: int = 12) -> 
     return [_most_infected(infection, start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
 
 
-def _most_infected(infection: np.ndarray, start: int, stop: int) -> int:
+def _most_infected(infection: Slices, start: int, stop: int) -> int:
     middle = (start + stop - 1) / 2
     return max(range(start, stop), key=lambda index: (np.count_nonzero(infection[index]), -abs(index - middle)))
 
 
-def lung_field_of_view(lungs: np.ndarray, pixel_spacing_mm: tuple[float, float]) -> FieldOfView:
+def lung_field_of_view(lungs: Slices, pixel_spacing_mm: tuple[float, float]) -> FieldOfView:
     """The square around both lungs in all slices, with a margin of 14 mm; the whole slice without lungs."""
     found = np.zeros(lungs.shape[1:], bool)
     for one in lungs:

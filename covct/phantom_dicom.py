@@ -76,7 +76,7 @@ def write_dicom_series(
     cosines = [f"{value:.6f}" for value in np.concatenate(_image_orientation(volume))]
     series_uid = series_uid or generate_uid(entropy_srcs=["covct phantom series", *identity, orientation, *cosines])
     frame_uid = volume.frame_of_reference_uid or generate_uid(entropy_srcs=["covct phantom frame", *identity])
-    header = _header(orientation, study_uid, series_uid, frame_uid)
+    header = series_header(orientation, study_uid, series_uid, frame_uid)
     return write_ct_series(
         folder,
         volume.array,
@@ -148,7 +148,7 @@ def _image_orientation(volume: hd.Volume) -> tuple[np.ndarray, np.ndarray]:
     return direction[:, 2], direction[:, 1]
 
 
-def _header(position: str, study_uid: str, series_uid: str, frame_uid: str) -> pydicom.Dataset:
+def series_header(position: str, study_uid: str, series_uid: str, frame_uid: str) -> pydicom.Dataset:
     """What all slices say of patient, study and series."""
     dataset = pydicom.Dataset()
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]

@@ -13,17 +13,20 @@ import numpy as np
 from covct.burden import RegionBurden, find_lesions, measure_burden
 from covct.choice import Choice, is_other_part
 from covct.dicom.evidence import filled
-from covct.dicom.load import load_dicom
+from covct.dicom.load import hu_type, load_dicom
 from covct.discover import Series
+from covct.errors import SeriesError
+from covct.labels import per_slice
+from covct.memory import at_hand_mib, needed_mib
 from covct.networks import Device, Networks, field_of_view, probabilities
-from covct.nifti import load_nifti
+from covct.nifti import declared_size, load_nifti
 from covct.postprocess import (
+    mark_infection,
     remove_enclosed_air,
     remove_outside_air,
-    remove_specks,
     separate_lungs,
-    to_source_infection,
     to_source_lungs,
+    unmark_specks,
 )
 from covct.preprocess import to_model_space
 from covct.quality import (
@@ -73,7 +76,12 @@ class Result:
 
 
 def process(
-    choice: Choice, load_networks: Callable[[], Networks], work_key: str, clock: Clock, strict: bool = False
+    choice: Choice,
+    load_networks: Callable[[], Networks],
+    work_key: str,
+    clock: Clock,
+    strict: bool = False,
+    memory_mib: float | None = None,
 ) -> Result:
     """Segment and measure the chosen series. The networks are asked for only once its slices are read and checked.
 
@@ -81,6 +89,8 @@ def process(
     ----------
     strict : bool
         Warnings refuse the series.
+    memory_mib : float, optional
+        Memory that may be used; default: all that the machine or the container has.
 
     Raises
     ------
@@ -90,6 +100,7 @@ def process(
     series = choice.chosen
     assert series is not None
     with clock.step("load"):
+        _check_memory(series, at_hand_mib() if memory_mib is None else memory_mib)
         scan = load_dicom(series) if series.kind == "dicom" else load_nifti(series)
     volume = scan.working
     hu = volume.array
@@ -100,30 +111,31 @@ def process(
         valid_headers, findings = header_warnings(series)
         findings += [*_filled(scan), *_nifti_findings(scan)]
     networks = load_networks()
+    networks.begin()
 
     lungs_card, infection_card = networks.lungs.card, networks.infection.card
     with clock.step("lungs"):
         lung_view = field_of_view(lungs_card, hu, spacing[1:])
         lung_probability = probabilities(networks.lungs, hu, lung_view, np.ones(len(hu), bool))
         seen = to_model_space(hu, lung_view, lungs_card.size, np.int16)
-        lung_probability = remove_outside_air(lung_probability, seen, lungs_card.threshold)
-        lung_probability = remove_enclosed_air(lung_probability, seen, lungs_card.threshold)
+        remove_outside_air(lung_probability, seen, lungs_card.threshold)
+        remove_enclosed_air(lung_probability, seen, lungs_card.threshold)
+        del seen
         model_spacing = _model_spacing(spacing, lung_view, lungs_card.size)
-        labels = separate_lungs(lung_probability, lungs_card.threshold, model_spacing)
-        lungs = to_source_lungs(labels, lung_probability, lungs_card.threshold, lung_view, hu.shape[1:])
-        valid_lungs, found = coverage(lungs, spacing, is_other_part(series))
+        sides = separate_lungs(lung_probability, lungs_card.threshold, model_spacing)
+        labels = to_source_lungs(sides, lung_probability, lungs_card.threshold, lung_view, hu.shape[1:])
+        del sides
+        valid_lungs, found = coverage(labels.lungs, spacing, is_other_part(series))
         findings += found
     with clock.step("infection"):
         infection_view = field_of_view(infection_card, hu, spacing[1:])
-        infection_probability = probabilities(
-            networks.infection, hu, infection_view, np.count_nonzero(lungs, axis=(1, 2)) > 0
-        )
+        infection_probability = probabilities(networks.infection, hu, infection_view, per_slice(labels.lungs) > 0)
     with clock.step("postprocess"):
-        infection = to_source_infection(infection_probability, infection_card.threshold, lungs, infection_view)
-        infection = remove_specks(infection, spacing)
+        mark_infection(labels, infection_probability, infection_card.threshold, infection_view)
+        unmark_specks(labels, spacing)
     with clock.step("measure"):
-        burden = measure_burden(hu, lungs, infection, voxel_volume_mm3(volume))
-        lesions = find_lesions(infection, lungs, scan.working_affine)
+        burden = measure_burden(hu, labels.lungs, labels.infection, voxel_volume_mm3(volume))
+        lesions = find_lesions(labels.infection, labels.lungs, scan.working_affine)
         burden, found = _one_lung(burden)
         findings += found
         if strict:
@@ -131,12 +143,28 @@ def process(
     valid_for = replace(valid_lungs, hu_bands=valid_headers.hu_bands)
     report = build_report(choice, scan, burden, lesions, valid_for, findings, networks, work_key)
     masks = Masks(
-        lungs,
-        infection,
+        labels.lungs,
+        labels.infection,
         Probability(lung_probability, lung_view),
         Probability(infection_probability, infection_view),
     )
-    return Result(series, scan, masks, report, work_key, networks.device)
+    return Result(series, scan, masks, report, work_key, networks.used())
+
+
+def _check_memory(series: Series, memory_mib: float) -> None:
+    """Refuse what cannot be held, before anything of it is in memory."""
+    if series.kind == "dicom":
+        (rows, columns), slices = series.instances[0].shape, len(series.instances)
+        needed = needed_mib(slices, rows, columns, np.dtype(hu_type(series.instances)).itemsize)
+    else:
+        (slices, rows, columns), bytes_a_voxel = declared_size(series)
+        needed = needed_mib(slices, rows, columns, bytes_a_voxel)
+    if needed > memory_mib:
+        raise SeriesError(
+            "too-large",
+            f"{slices} x {rows} x {columns} voxels need {needed / 1024:.1f} GiB of memory; "
+            f"{memory_mib / 1024:.1f} GiB are at hand",
+        )
 
 
 def _model_spacing(spacing, view, size: int) -> tuple[float, float, float]:

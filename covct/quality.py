@@ -15,6 +15,7 @@ import numpy as np
 from covct.dicom.header import CT_IMAGE, MULTI_FRAME_CT
 from covct.discover import Series
 from covct.errors import SeriesError
+from covct.labels import Slices, per_slice
 from covct.quote import IMAGE_TYPES, MODALITIES, RESCALE_TYPES, quoted, quoted_all, quoted_uid
 from covct.split import MOSTLY
 
@@ -133,6 +134,11 @@ GATE = {
     ),
     "not-3d": Rule("a NIfTI with more than one volume", "always"),
     "unreadable": Rule("a file is truncated, damaged or cannot be decoded; it is named", "always"),
+    "too-large": Rule(
+        "more voxels than can be held in memory",
+        "more memory than the machine, the container or `--memory-limit` has",
+        why="1500 x 768 x 768 need 4 GiB; tried again in every pass, since there may be more by then",
+    ),
     "unreadable-beside": Rule("files beside the series cannot be read", warned="always", why="they may be its slices"),
     "partial-lungs": Rule(
         "the lungs reach the first or last slice, or the edge of the image",
@@ -523,7 +529,7 @@ def _enclosed_air(hu_slice: np.ndarray) -> int:
 
 
 def coverage(
-    lungs: np.ndarray, spacing_mm: tuple[float, float, float], other_part: bool = False
+    lungs: Slices, spacing_mm: tuple[float, float, float], other_part: bool = False
 ) -> tuple[ValidFor, list[Finding]]:
     """Whether the series holds whole lungs.
 
@@ -541,7 +547,7 @@ def coverage(
     SeriesError
         `no-lungs` or `head-or-abdomen`: not a chest.
     """
-    areas = np.count_nonzero(lungs, axis=(1, 2))
+    areas = per_slice(lungs)
     slices, extent_mm = len(lungs), len(lungs) * spacing_mm[0]
     volume_ml = int(areas.sum()) * float(np.prod(spacing_mm)) / 1000
     if volume_ml < LEAST_LUNG_ML and volume_ml / (extent_mm / 10) < LEAST_LUNG_CM2:

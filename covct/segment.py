@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import keras
@@ -12,8 +13,9 @@ import numpy as np
 
 from covct.architectures import ARCHITECTURES
 from covct.cards import Card, read_card, weights_path
+from covct.devices import Device, Ladder, is_out_of_memory
 from covct.errors import WeightsError
-from covct.networks import Device, Network, Networks
+from covct.networks import Network, Networks
 from covct.weights_file import read_arrays
 
 BATCH = 8
@@ -55,28 +57,56 @@ def _assign(network: keras.Model, arrays: dict[str, np.ndarray]) -> None:
         raise ValueError(f"{len(unused)} arrays are no part of the network, first {min(unused)}")
 
 
-def keras_predictor(network: keras.Model, batch: int = BATCH) -> Callable[[np.ndarray], np.ndarray]:
-    """A network as a plain function (slices, rows, columns, channels) -> (slices, rows, columns) float32."""
+def keras_predictor(
+    network: keras.Model, ladder: Ladder | None = None, on_cpu: Callable[[], keras.Model] | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A network as a plain function (slices, rows, columns, channels) -> (slices, rows, columns) float32.
 
-    def predict(slices: np.ndarray) -> np.ndarray:
-        out = np.empty(slices.shape[:3], np.float32)
-        for start in range(0, len(slices), batch):
-            chunk = slices[start : start + batch]
-            # A full batch always: another shape would trace the graph once more.
-            padded = np.concatenate([chunk, np.zeros((batch - len(chunk), *chunk.shape[1:]), chunk.dtype)])
-            out[start : start + batch] = np.asarray(network.predict_on_batch(padded))[: len(chunk), ..., 0]
-        return out
+    Parameters
+    ----------
+    ladder : Ladder, optional
+        Batch sizes, and the CPU, for when memory runs out. Default: one of its own, on the device in use.
+    on_cpu : function () -> keras.Model, optional
+        The same network with its weights in the CPU's memory; asked for only when a GPU's does not suffice.
+    """
+    steps = ladder or Ladder(device_in_use(), BATCH)
+    cpu_network = cache(on_cpu or (lambda: network))
 
-    return predict
+    def compute(slices: np.ndarray, kind: str) -> np.ndarray:
+        if kind == steps.device.kind:
+            return np.asarray(network.predict_on_batch(slices))[..., 0]
+        with keras.device("cpu:0"):
+            return np.asarray(cpu_network().predict_on_batch(slices))[..., 0]
+
+    return partial(steps.run, compute)
 
 
 def load_keras_networks(folder: Path) -> Networks:
-    """Both networks of a weights folder, ready to call."""
+    """Both networks of a weights folder, ready to call. On the CPU where the GPU has no memory for so much as them."""
+    device = device_in_use()
+    try:
+        return _load_on(folder, device)
+    except Exception as error:
+        if device.kind == "cpu" or not is_out_of_memory(error):
+            raise
+    cpu = Device("cpu", f"cpu, in place of {device.name}", fallbacks=("gpu: out of memory for the weights",))
+    with keras.device("cpu:0"):
+        return _load_on(folder, cpu)
+
+
+def _load_on(folder: Path, device: Device) -> Networks:
+    ladder = Ladder(device, BATCH)
     loaded = {}
     for task in ("lungs", "infection"):
-        card, network = load_network(folder / f"{task}.json")
-        loaded[task] = Network(card, keras_predictor(network))
-    return Networks(**loaded, device=device_in_use())
+        path = folder / f"{task}.json"
+        card, network = load_network(path)
+        loaded[task] = Network(card, keras_predictor(network, ladder, partial(_load_on_cpu, path)))
+    return Networks(**loaded, device=device, ladder=ladder)
+
+
+def _load_on_cpu(path: Path) -> keras.Model:
+    with keras.device("cpu:0"):
+        return load_network(path)[1]
 
 
 def device_in_use() -> Device:

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -154,6 +155,16 @@ def lock(out: Path) -> Iterator[None]:
                 yield
     finally:
         handle.close()
+
+
+def ensure_temporary_folder(out: Path) -> None:
+    """One in the output tree where no other can be written: libraries want it even to be imported."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        folder = out / PRIVATE / "tmp"
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
 
 def _flocked(handle: IO[bytes], out: Path) -> bool:

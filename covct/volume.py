@@ -6,16 +6,19 @@ is "FPL": slices run head to feet, rows front to back, columns from the patient'
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import highdicom as hd
 import numpy as np
 import pydicom
 
+from covct.labels import Slices
 from covct.preprocess import FieldOfView, from_model_space
 
 WORKING_ORIENTATION = "FPL"
 AIR_HU = -1024
+BLOCK_BYTES = 64 * 1024**2  # of a mask, while it is turned to the source's orientation
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,40 @@ class Scan:
         """A mask (slices, rows, columns) in working orientation, back in the order of the source."""
         return self.working.with_array(mask).match_orientation(self.volume)
 
+    def planes_of_source(
+        self, slice_of: Callable[[int], np.ndarray], dtype: type = np.uint8, axis: int = 0, backwards: bool = False
+    ) -> Iterator[np.ndarray]:
+        """A mask plane by plane in the order of the source, in the memory of a few slices.
+
+        Parameters
+        ----------
+        slice_of : function (int) -> (rows, columns)
+            A slice in working orientation. Where planes cut across those slices, as with a coronal series, it is called
+            for each slice again with every block of planes.
+        dtype : numpy type
+            Of the planes.
+        axis : int
+            Which axis of the source the planes follow one another on: 0 its slices, 1 its rows, 2 its columns.
+        backwards : bool
+            The last plane first.
+        """
+        working = self.working
+        to_source = np.rint(np.linalg.inv(self.volume.affine)[:3, :3] @ working.affine[:3, :3]).astype(int)
+        along = int(np.argmax(np.abs(to_source[axis])))
+        count, shape = working.shape[along], list(working.shape)
+        step = max(1, int(BLOCK_BYTES * count // (np.prod(shape, dtype=np.int64) * np.dtype(dtype).itemsize)))
+        starts = range(0, count, step)
+        for start in starts if (to_source[axis, along] > 0) != backwards else reversed(starts):
+            cut = [slice(None)] * 3
+            cut[along] = slice(start, min(start + step, count))
+            part = working[tuple(cut)]
+            array = np.empty(part.shape, dtype)
+            for index in range(len(array)):
+                whole = slice_of(index + start if along == 0 else index)
+                array[index] = whole[cut[1], cut[2]]
+            planes = np.moveaxis(part.with_array(array).match_orientation(self.volume).array, axis, 0)
+            yield from reversed(planes) if backwards else planes
+
 
 @dataclass(frozen=True)
 class Probability:
@@ -92,14 +129,14 @@ class Masks:
 
     Attributes
     ----------
-    lungs : (slices, rows, columns) uint8
+    lungs : (slices, rows, columns) uint8, an array or a layer of packed labels
         0 background, 1 right lung, 2 left lung.
-    infection : (slices, rows, columns) bool
+    infection : (slices, rows, columns) bool, likewise
     lung_probability, infection_probability : Probability
     """
 
-    lungs: np.ndarray
-    infection: np.ndarray
+    lungs: Slices
+    infection: Slices
     lung_probability: Probability
     infection_probability: Probability
 

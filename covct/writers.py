@@ -9,7 +9,7 @@ from covct.dicom.capture import captures
 from covct.dicom.key_object import write_key_object
 from covct.dicom.seg import write_seg
 from covct.dicom.sr import write_sr
-from covct.nifti import write_dicom_grid, write_nifti
+from covct.nifti import write_mask
 from covct.outputs import DICOM_FORMATS, Outputs
 from covct.pipeline import Result
 from covct.volume import spacing_mm
@@ -47,12 +47,8 @@ def write_nifti_masks(result: Result, folder: Path, outputs: Outputs) -> None:
     """Two masks: lungs (1 right, 2 left) and infection (1); on the NIfTI's own grid and axis order, or on the grid that
     `covct convert` gives a DICOM series."""
     scan = result.scan
-    for name, mask in (("lungs", result.masks.lungs), ("infection", result.masks.infection.astype("uint8"))):
-        volume, path = scan.to_source(mask), folder / f"{name}.nii.gz"
-        if result.series.kind == "dicom":
-            write_dicom_grid(scan, volume, path)
-        else:
-            write_nifti(volume, path, scan.affine)
+    for name, mask in (("lungs", result.masks.lungs), ("infection", result.masks.infection)):
+        write_mask(scan, mask, folder / f"{name}.nii.gz", dicom_grid=result.series.kind == "dicom")
 
 
 def write_png(result: Result, folder: Path, outputs: Outputs) -> None:

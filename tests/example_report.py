@@ -111,7 +111,7 @@ _REPORT: dict[str, Any] = {
     "hu_bands": {"ground_glass": [-750, -400], "consolidation": [-400, 100]},
     "networks": {"lungs": _network("lungs"), "infection": _network("infection")},
     "run": {
-        "device": {"kind": "cpu", "name": "8 cores"},
+        "device": {"kind": "cpu", "name": "8 cores", "batch": 8, "fallbacks": []},
         "timings_s": {"load": 1.2, "lungs": 14.0, "infection": 15.5, "write": 0.8},
         "peak_memory_mib": 1830.5,
     },

@@ -14,6 +14,7 @@ PACKAGE = Path(covct.__file__).parent
 # A module may import from its own rank and below.
 RANKS = [
     {"errors", "terms", "outputs", "defects", "quote", "logs", "heartbeat", "metrics"}
+    | {"labels", "components", "memory", "devices"}
     | {"__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel"},
     {"stop", "lockfile"},
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},

@@ -142,7 +142,7 @@ def test_multi_frame_source_is_referred_to_by_frame(clean, series_folder, tmp_pa
 def test_one_infected_slice_is_one_reference(series_folder, tmp_path, networks):
     choice = choose(list(discover([series_folder]).series), check_headers)
     result = process(choice, lambda: networks, "0" * 64, Clock())
-    infection = np.zeros_like(result.masks.infection)
+    infection = np.zeros(result.masks.infection.shape, bool)
     infection[12] = result.masks.lungs[12] > 0
     write_key_object(tmp_path / KO, result.scan, replace(result.masks, infection=infection), "0" * 64)
     [(uid, _)] = references(tmp_path / KO)

@@ -189,3 +189,75 @@ def test_whole_patients_are_held_out():
     assert held == held_out_patients(patients[::-1], 0.3, seed=1)
     with pytest.raises(UsageError, match="two patients"):
         held_out_patients(["a", "a"], 0.3, seed=1)
+
+
+def test_tensorflow_s_own_error_goes_down_the_ladder_to_a_network_in_the_cpu_s_memory(tmp_path):
+    """A GPU that takes two slices at once, and later none: the probabilities are the same all along."""
+    tensorflow = pytest.importorskip("tensorflow")
+    from covct.devices import Device, Ladder
+    from covct.segment import keras_predictor, load_network
+
+    _, path = small_card(tmp_path)
+    _, network = load_network(path)
+    asked = []
+
+    class Gpu:
+        most = 2
+
+        def predict_on_batch(self, slices):
+            asked.append(len(slices))
+            if len(slices) > self.most:
+                raise tensorflow.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+            return network.predict_on_batch(slices)
+
+    def on_cpu():
+        asked.append("cpu")
+        return load_network(path)[1]
+
+    gpu, ladder = Gpu(), Ladder(Device("gpu", "gpu:0"), 8)
+    predict = keras_predictor(gpu, ladder, on_cpu)
+    slices = np.random.default_rng(0).random((5, 32, 32, 1), np.float32)
+    expected = keras_predictor(network)(slices)
+    np.testing.assert_allclose(predict(slices), expected, atol=1e-5)
+    assert asked == [8, 4, 2, 2, 2]
+    assert (ladder.used().kind, ladder.used().batch) == ("gpu", 2)
+    gpu.most = 0
+    np.testing.assert_allclose(predict(slices), expected, atol=1e-5)
+    np.testing.assert_allclose(predict(slices), expected, atol=1e-5)
+    assert asked[5:] == [2, 1, "cpu"], "and its network is built once"
+    assert (ladder.used().kind, ladder.used().batch) == ("cpu", 8)
+
+
+def test_gpu_without_memory_for_the_weights_leaves_them_to_the_cpu(tmp_path, monkeypatch):
+    tensorflow = pytest.importorskip("tensorflow")
+    from covct import segment
+    from covct.devices import Device
+
+    network, path = small_card(tmp_path)
+    write_card(Card(**{**read_card(path).__dict__, "name": "infection", "task": "infection"}), tmp_path)
+    tries = []
+
+    def load_network(card_path):
+        tries.append(card_path.stem)
+        if len(tries) == 1:
+            raise tensorflow.errors.ResourceExhaustedError(None, None, "failed to allocate memory")
+        return read_card(path), network
+
+    monkeypatch.setattr(segment, "device_in_use", lambda: Device("gpu", "gpu:0"))
+    monkeypatch.setattr(segment, "load_network", load_network)
+    networks = segment.load_keras_networks(tmp_path)
+    assert tries == ["lungs", "lungs", "infection"]
+    assert networks.device.kind == "cpu"
+    assert networks.used().fallbacks == ("gpu: out of memory for the weights",)
+    assert networks.lungs.predict(np.zeros((3, 32, 32, 1), np.float32)).shape == (3, 32, 32)
+
+
+def test_gpus_give_memory_as_it_is_needed():
+    """TensorFlow would take all of a GPU's memory, and leave nothing to a neighbour."""
+    import os
+
+    from covct import cli
+
+    with cli._quiet_tensorflow():
+        pass
+    assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
+from covct.labels import Labels
 from covct.postprocess import (
+    mark_infection,
     remove_enclosed_air,
     remove_outside_air,
-    remove_specks,
     separate_lungs,
-    to_source_infection,
     to_source_lungs,
+    unmark_specks,
 )
 from covct.preprocess import FieldOfView
 
@@ -25,6 +26,13 @@ def two_lungs(bridge=0, slices=12):
     if bridge:
         mask |= (abs(rows - 20) <= bridge / 2) & (columns > 30) & (columns < 96)
     return np.repeat(mask[None], slices, 0), right, left
+
+
+def packed_labels(array):
+    packed = Labels(array.shape)
+    for index, one in enumerate(array):
+        packed[index] = one
+    return packed
 
 
 def test_right_lung_is_on_the_images_left():
@@ -79,16 +87,18 @@ def test_air_outside_the_body_is_no_lung():
     called = np.zeros(hu.shape, np.float32)
     called[:, 20:40, 15:45] = 1
     called[:, 2:8, 20:30] = 1
-    kept = remove_outside_air(called, hu, 0.5)
-    assert kept[0, 20:40, 15:45].all()
-    assert not kept[0, :10].any()
+    remove_outside_air(called, hu, 0.5)
+    assert called[0, 20:40, 15:45].all()
+    assert not called[0, :10].any()
 
 
 def test_lung_that_reaches_the_edge_of_the_field_of_view_is_kept():
     hu = np.full((1, 40, 40), 40.0)
     hu[:, 10:30, 20:] = -850
     called = (hu < -400).astype(np.float32)
-    assert np.array_equal(remove_outside_air(called, hu, 0.5), called)
+    kept = called.copy()
+    remove_outside_air(kept, hu, 0.5)
+    assert np.array_equal(kept, called)
 
 
 def test_stomach_and_trachea_are_no_lung_and_a_bulla_is():
@@ -97,16 +107,18 @@ def test_stomach_and_trachea_are_no_lung_and_a_bulla_is():
     hu[:, 40:55, 20:35] = -990  # with a bulla
     hu[:, 30:50, 80:100] = -1000  # the stomach's gas, called lung too
     called = (hu < -400).astype(np.float32)
-    kept = remove_enclosed_air(called, hu, 0.5)
-    assert kept[:, 20:100, 10:60].all()
-    assert not kept[:, :, 70:].any()
+    remove_enclosed_air(called, hu, 0.5)
+    assert called[:, 20:100, 10:60].all()
+    assert not called[:, :, 70:].any()
 
 
 def test_lungs_dark_with_emphysema_are_kept_whole():
     hu = np.full((4, 60, 60), 40.0)
     hu[:, 10:50, 10:50] = -950
     called = (hu < -400).astype(np.float32)
-    assert np.array_equal(remove_enclosed_air(called, hu, 0.5), called)
+    kept = called.copy()
+    remove_enclosed_air(kept, hu, 0.5)
+    assert np.array_equal(kept, called)
 
 
 def test_no_lung_at_all():
@@ -118,7 +130,7 @@ def test_back_on_the_source_grid_sides_and_area_hold():
     labels = separate_lungs(mask.astype(float), 0.5, SPACING)
     view = FieldOfView(row=120.0, column=150.0, height=288.0, width=384.0)
     # the field of view is three times the model grid and reaches beyond the image
-    source = to_source_lungs(labels, mask.astype(np.float16), 0.5, view, (240, 300))
+    source = np.asarray(to_source_lungs(labels, mask.astype(np.float16), 0.5, view, (240, 300)).lungs)
     assert source.shape == (12, 240, 300)
     for side in (1, 2):
         visible = np.count_nonzero(source[5] == side) / 9
@@ -130,7 +142,10 @@ def test_infection_outside_the_lungs_is_not_counted():
     mask, right, _ = two_lungs()
     labels = separate_lungs(mask.astype(float), 0.5, SPACING)
     view = FieldOfView(47.5, 63.5, 96.0, 128.0)
-    infection = to_source_infection(np.ones((12, 96, 128), np.float16), 0.5, labels, view)
+    packed = packed_labels(labels)
+    mark_infection(packed, np.ones((12, 96, 128), np.float16), 0.5, view)
+    infection = np.asarray(packed.infection)
+    assert np.array_equal(packed.lungs, labels), "the lungs stay"
     assert np.array_equal(infection, labels > 0)
     assert not infection[5][~mask[5]].any()
     assert infection[5][right].all()
@@ -140,6 +155,8 @@ def test_specks_below_a_tenth_of_a_millilitre_are_dropped():
     infection = np.zeros((10, 40, 40), bool)
     infection[4:6, 5:8, 5:8] = True  # 18 voxels of 6.75 mm3: 121 mm3
     infection[2, 20:22, 20:22] = True  # 27 mm3
-    kept = remove_specks(infection, SPACING)
+    packed = packed_labels(np.where(infection, 5, 0).astype(np.uint8))
+    unmark_specks(packed, SPACING)
+    kept = np.asarray(packed.infection)
     assert kept[4:6, 5:8, 5:8].all()
     assert not kept[2].any()

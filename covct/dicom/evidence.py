@@ -12,6 +12,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import DataElement
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag
@@ -195,8 +196,7 @@ def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
     """
     out = []
     for header in headers:
-        good = copy.copy(header)
-        good._dict = dict(header._dict)  # pydicom's copies share their elements
+        good = _copied(header)
         for keyword in NOT_INHERITED:
             if keyword in good:
                 del good[keyword]
@@ -256,6 +256,16 @@ def _can_be_written(header: pydicom.Dataset, key: str | BaseTag) -> bool:
         return not dictionary_has_tag(element.tag) or element.VR in dictionary_VR(element.tag)
     except Exception:
         return False
+
+
+def _copied(header: pydicom.Dataset) -> pydicom.Dataset:
+    """A copy with elements of its own: pydicom's shares them, and what is set in one is set in the other."""
+    good = copy.copy(header)
+    good._dict = {
+        tag: copy.copy(element) if isinstance(element, DataElement) else element
+        for tag, element in header._dict.items()
+    }
+    return good
 
 
 def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:

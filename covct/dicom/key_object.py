@@ -20,6 +20,7 @@ from covct.dicom.evidence import (
     object_uids,
     separate_items,
 )
+from covct.labels import Slices, per_slice
 from covct.terms import OF_INTEREST
 from covct.volume import Masks, Scan
 
@@ -47,7 +48,7 @@ def write_key_object(path: Path, scan: Scan, masks: Masks, key: str) -> None:
         share = f"{len(chosen)} of {len(infected)} source slices"
         description = f"{share}: those with most called infection, most first, {APART_MM:g} mm apart or more."
     else:
-        chosen = [int(_per_slice(scan, masks.lungs > 0).argmax())]
+        chosen = [int(_per_slice(scan, masks.lungs).argmax())]
         description = "No infection was called. The slice shown is the one with most lung."
     instances = identified([scan.headers[0]] if scan.frames else [scan.headers[index] for index in chosen])
     content = hd.ko.KeyObjectSelection(
@@ -91,6 +92,6 @@ def key_slices(infected: np.ndarray, spacing_mm: float) -> list[int]:
     return chosen
 
 
-def _per_slice(scan: Scan, mask: np.ndarray) -> np.ndarray:
+def _per_slice(scan: Scan, mask: Slices) -> np.ndarray:
     """(slices,) marked voxels in each slice of the source."""
-    return np.count_nonzero(scan.to_source(mask).array, axis=(1, 2))
+    return per_slice(scan.planes_of_source(mask.__getitem__))

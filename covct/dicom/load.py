@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import highdicom as hd
@@ -85,7 +85,7 @@ def _read_slices(
     for index, one in enumerate(_decoded(ordered, keep_digests)):
         hu, instance = one.hu, one.instance
         if array is None:
-            array = np.empty((len(ordered), *hu.shape), np.int16)
+            array = np.empty((len(ordered), *hu.shape), hu_type(ordered))
         if hu.shape != array.shape[1:] or hu.shape != instance.shape:
             raise SeriesError(
                 "unreadable", f"{instance.file.name} has {hu.shape} pixels, its header said {instance.shape}"
@@ -100,6 +100,12 @@ def _read_slices(
     for header in headers:
         header.pop("PixelData", None)
     return array, tuple(headers), digests
+
+
+def hu_type(instances: Iterable[Instance]) -> type:
+    """int16, or float32 where a slice's rescale gives fractions of a HU."""
+    rescales = (instance.rescale for instance in instances if instance.rescale)
+    return np.int16 if all(number.is_integer() for rescale in rescales for number in rescale) else np.float32
 
 
 def _decoded(ordered: list[Instance], keep_digests: bool) -> Iterator[_Slice]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
+import struct
 import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
 import pydicom
+from pydicom.dataelem import DataElement
 from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 from covct import RESEARCH_USE, __version__
@@ -24,10 +30,34 @@ from covct.dicom.evidence import (
 )
 from covct.outputs import Outputs
 from covct.terms import LABELMAP_SEGMENTS, LEFT_LUNG, RIGHT_LUNG, SEGMENTS, Segment
-from covct.volume import Masks, Scan
+from covct.volume import Masks, Probability, Scan
 
 TYPE_MODIFIERS = "SegmentedPropertyTypeModifierCodeSequence"
 REGION_MODIFIERS = "AnatomicRegionModifierSequence"
+PIXEL_DATA, ITEM, END_OF_ITEMS = b"\xe0\x7f\x10\x00", b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+UNDEFINED_LENGTH = 0xFFFFFFFF
+RLE_HEADER = struct.Struct("<16L")  # number of segments, offsets of 15 (PS3.5 G.5)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the frames of a segmentation hold.
+
+    Attributes
+    ----------
+    segments : tuple of Segment
+    syntax : UID
+        Transfer syntax: native one bit a pixel, or RLE of one byte a pixel.
+    layers : tuple of function (int) -> (rows, columns) uint8
+        One for each segment, or a single one for a label map: a slice in working orientation as it is stored.
+    overlap : str
+        Segments Overlap (0062,0013).
+    """
+
+    segments: tuple[Segment, ...]
+    syntax: UID
+    layers: tuple[Callable[[int], np.ndarray], ...]
+    overlap: str
 
 
 def write_seg(path: Path, scan: Scan, masks: Masks, key: str, weights: dict[str, str], outputs: Outputs) -> None:
@@ -50,63 +80,185 @@ def write_seg(path: Path, scan: Scan, masks: Masks, key: str, weights: dict[str,
     An empty mask is written too: that a lung is clean is a finding (PS3.3 A.51; frames without pixels are kept
     when all are empty).
     """
-    pixels, segments, syntax = CONTENTS[outputs.seg_type](scan, masks)
+    content = CONTENTS[outputs.seg_type](masks)
+    held = np.stack([_held(scan, layer) for layer in content.layers], axis=-1)
     sources = encodable(scan.headers, key, float(scan.volume.spacing[0]))
     if scan.frames:
         sources = [_of_frames(sources[0], scan.frames)]
+    for source in sources:
+        for keyword in ("Rows", "Columns"):  # a new element: setting the value would change the scan's own header
+            source[keyword] = DataElement(keyword, "US", 1)
     with warnings.catch_warnings():  # highdicom warns of odd person names, and quotes them: no names in logs
         warnings.simplefilter("ignore", UserWarning)
         segmentation = hd.seg.Segmentation(
             source_images=sources,
-            pixel_array=pixels,
+            pixel_array=_one_pixel_a_slice(held, outputs.seg_type),
             segmentation_type=outputs.seg_type.upper(),
-            segment_descriptions=[_description(segment, key, weights) for segment in segments],
+            segment_descriptions=[_description(segment, key, weights) for segment in content.segments],
             series_number=SERIES_NUMBERS["seg"],
             instance_number=1,
             content_description=RESEARCH_USE,
             content_label="COVCT",
             content_creator_name="covct^",
-            transfer_syntax_uid=syntax,
-            omit_empty_frames=not outputs.all_frames and bool(pixels.any()),
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            omit_empty_frames=not outputs.all_frames and bool(held.any()),
             contributing_equipment=contributing_equipment(),
             series_description=f"covct {__version__} lungs, infection (research use only)",
             **object_uids(key, "seg"),
             **equipment(),
         )
+    places = _places(segmentation, sources, len(content.layers))
     if scan.frames:
         _renumber(segmentation, scan.frames)
     finish(segmentation, scan.headers[0], key)
+    segmentation.file_meta.TransferSyntaxUID = content.syntax
+    segmentation.SegmentsOverlap = content.overlap
+    segmentation.Rows, segmentation.Columns = scan.volume.shape[1:]
+    del segmentation.PixelData
     segmentation.save_as(path)
+    frames = (
+        frame for layer, wanted in zip(content.layers, places, strict=True) for frame in _frames(scan, layer, wanted)
+    )
+    _append_pixels(path, frames, sum(map(len, places)), content.syntax)
 
 
-def _binary(scan: Scan, masks: Masks) -> tuple[np.ndarray, tuple[Segment, ...], UID]:
-    """(slices, rows, columns, segments) uint8 0 or 1, in the order of the source."""
-    pixels = np.empty((*scan.volume.shape, len(SEGMENTS)), np.uint8)
-    lungs = scan.to_source(masks.lungs).array
-    for label in (RIGHT_LUNG, LEFT_LUNG):
-        np.equal(lungs, label, out=pixels[..., label - 1], casting="unsafe")
-    pixels[..., 2] = scan.to_source(masks.infection).array
-    return pixels, SEGMENTS, ExplicitVRLittleEndian
+def _places(segmentation: pydicom.Dataset, sources: list[pydicom.Dataset], layers: int) -> list[list[int]]:
+    """The source slice of each frame, layer by layer: highdicom orders them by x, then y, then z."""
+    index_of = {source.SOPInstanceUID: index for index, source in enumerate(sources)}
+    places: list[list[int]] = [[] for _ in range(layers)]
+    for groups in segmentation.PerFrameFunctionalGroupsSequence:
+        source = groups.DerivationImageSequence[0].SourceImageSequence[0]
+        frame = source.get("ReferencedFrameNumber")
+        index = index_of[source.ReferencedSOPInstanceUID] if frame is None else int(frame) - 1
+        segment = groups.get("SegmentIdentificationSequence")
+        places[int(segment[0].ReferencedSegmentNumber) - 1 if segment else 0].append(index)
+    return places
 
 
-def _labelmap(scan: Scan, masks: Masks) -> tuple[np.ndarray, tuple[Segment, ...], UID]:
-    """(slices, rows, columns) uint8: 1, 2 the lungs' healthy voxels, 3, 4 their infected ones."""
-    labels = masks.lungs + np.uint8(2) * (masks.infection & (masks.lungs > 0))
-    return np.ascontiguousarray(scan.to_source(labels).array), LABELMAP_SEGMENTS, RLELossless
+def _frames(scan: Scan, layer: Callable[[int], np.ndarray], wanted: list[int]) -> Iterator[np.ndarray]:
+    """A layer's pixels on the source slices wanted, (rows, columns) uint8 each, in their order."""
+    count, backwards = scan.volume.shape[0], wanted[:1] > wanted[-1:]
+    order = reversed(range(count)) if backwards else range(count)
+    kept = set(wanted)
+    planes = (
+        (index, plane)
+        for index, plane in zip(order, scan.planes_of_source(layer, backwards=backwards), strict=True)
+        if index in kept
+    )
+    if wanted == sorted(wanted, reverse=backwards):
+        yield from (plane for _, plane in planes)
+        return
+    # Slices that are shifted sideways against one another: in the file they go to and fro.
+    shelf = {index: zlib.compress(plane.tobytes(), 1) for index, plane in planes}
+    for index in wanted:
+        yield np.frombuffer(zlib.decompress(shelf[index]), np.uint8).reshape(scan.volume.shape[1:])
 
 
-def _fractional(scan: Scan, masks: Masks) -> tuple[np.ndarray, tuple[Segment, ...], UID]:
-    """(slices, rows, columns, segments) float32 0..1: probability within what was called, and for infection all."""
-    pixels = np.zeros((*masks.lungs.shape, len(SEGMENTS)), np.float32)
-    for index, lungs in enumerate(masks.lungs):
-        if not lungs.any():
-            continue
-        lung = masks.lung_probability.on_slice(index, lungs.shape)
-        for label in (RIGHT_LUNG, LEFT_LUNG):
-            pixels[index, ..., label - 1] = lung * (lungs == label)
-        pixels[index, ..., 2] = masks.infection_probability.on_slice(index, lungs.shape) * (lungs > 0)
-    parts = [scan.to_source(pixels[..., number]).array for number in range(len(SEGMENTS))]
-    return np.clip(np.stack(parts, axis=-1), 0, 1), SEGMENTS, RLELossless
+def _held(scan: Scan, layer: Callable[[int], np.ndarray]) -> np.ndarray:
+    """(slices,) bool: which slices of the source a layer holds something on."""
+    return np.array([plane.any() for plane in scan.planes_of_source(layer)])
+
+
+def _one_pixel_a_slice(held: np.ndarray, seg_type: str) -> np.ndarray:
+    """A segmentation of one pixel a slice, for highdicom to make everything of but the pixels.
+
+    It would want all of them at once, with segments side by side, and eight bytes for each to find whether they
+    overlap: 10 GiB for 1500 slices of 768 x 768. One pixel says as well which frames there are.
+    """
+    pixels = held[:, None, None, :].astype(np.float32 if seg_type == "fractional" else np.uint8)
+    return pixels[..., 0] if seg_type == "labelmap" else pixels
+
+
+def _append_pixels(path: Path, frames: Iterator[np.ndarray], count: int, syntax: UID) -> None:
+    """Pixel Data, the last element of a data set, frame by frame to the end of a file."""
+    with open(path, "r+b") as file:
+        file.seek(0, 2)
+        if syntax == RLELossless:
+            _append_encapsulated(file, frames, count)
+        else:
+            _append_bits(file, frames)
+
+
+def _append_bits(file, frames: Iterator[np.ndarray]) -> None:
+    """One bit a pixel, frame after frame without a gap (PS3.5 8.1.1), padded to an even length."""
+    start = file.tell()
+    file.write(PIXEL_DATA + b"OB\0\0" + struct.pack("<L", 0))
+    rest, length = np.zeros(0, np.uint8), 0
+    for frame in frames:
+        pixels = np.concatenate([rest, frame.ravel()])
+        whole = len(pixels) // 8 * 8
+        length += file.write(np.packbits(pixels[:whole], bitorder="little").tobytes())
+        rest = pixels[whole:]
+    length += file.write(np.packbits(rest, bitorder="little").tobytes())
+    length += file.write(b"\0" * (length % 2))
+    file.seek(start + 8)
+    file.write(struct.pack("<L", length))
+
+
+def _append_encapsulated(file, frames: Iterator[np.ndarray], count: int) -> None:
+    """A fragment a frame (PS3.5 A.4), with a Basic Offset Table."""
+    file.write(PIXEL_DATA + b"OB\0\0" + struct.pack("<L", UNDEFINED_LENGTH))
+    file.write(ITEM + struct.pack("<L", 4 * count))
+    table = file.tell()
+    file.write(bytes(4 * count))
+    start, offsets = file.tell(), []
+    for frame in frames:
+        offsets.append(file.tell() - start)
+        encoded = _run_lengths(frame)
+        file.write(ITEM + struct.pack("<L", len(encoded)) + encoded)
+    file.write(END_OF_ITEMS + struct.pack("<L", 0))
+    file.seek(table)
+    file.write(struct.pack(f"<{count}L", *offsets))
+
+
+def _run_lengths(frame: np.ndarray) -> bytes:
+    """A frame of bytes as RLE (PS3.5 annex G): one segment, of which no run goes beyond its row.
+
+    Not by whatever encoder pydicom finds installed: GDCM's ends the process at odd sizes.
+    """
+    import imagecodecs
+
+    segment = b"".join(imagecodecs.packbits_encode(row.tobytes()) for row in frame)
+    return RLE_HEADER.pack(1, RLE_HEADER.size, *[0] * 14) + segment + b"\0" * (len(segment) % 2)
+
+
+def _binary(masks: Masks) -> Content:
+    """Masks of 0 and 1; infection lies in a lung."""
+    layers = (
+        lambda index: (masks.lungs[index] == RIGHT_LUNG).view(np.uint8),
+        lambda index: (masks.lungs[index] == LEFT_LUNG).view(np.uint8),
+        lambda index: masks.infection[index].view(np.uint8),
+    )
+    infected = any(one.any() for one in masks.infection)
+    return Content(SEGMENTS, ExplicitVRLittleEndian, layers, "YES" if infected else "NO")
+
+
+def _labelmap(masks: Masks) -> Content:
+    """1, 2 the lungs' healthy voxels, 3, 4 their infected ones."""
+
+    def labels(index: int) -> np.ndarray:
+        lungs = masks.lungs[index]
+        return lungs + np.uint8(2) * (masks.infection[index] & (lungs > 0))
+
+    return Content(LABELMAP_SEGMENTS, RLELossless, (labels,), "NO")
+
+
+def _fractional(masks: Masks) -> Content:
+    """Probability within what was called, and for infection in all of the lungs; 255 is 1."""
+
+    def stored(index: int, probability: Probability, label: int | None) -> np.ndarray:
+        lungs = masks.lungs[index]
+        inside = lungs > 0 if label is None else lungs == label
+        if not inside.any():
+            return np.zeros(lungs.shape, np.uint8)
+        return np.around(np.clip(probability.on_slice(index, lungs.shape) * inside, 0, 1) * 255.0).astype(np.uint8)
+
+    layers = (
+        partial(stored, probability=masks.lung_probability, label=RIGHT_LUNG),
+        partial(stored, probability=masks.lung_probability, label=LEFT_LUNG),
+        partial(stored, probability=masks.infection_probability, label=None),
+    )
+    return Content(SEGMENTS, RLELossless, layers, "UNDEFINED")
 
 
 CONTENTS = {"binary": _binary, "labelmap": _labelmap, "fractional": _fractional}

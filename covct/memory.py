@@ -1,0 +1,61 @@
+"""How much memory a series will need, and how much there is: what cannot be held is refused before it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MIB = 1024**2
+# Measured with benchmarks/memory.py: the process with its networks; for each voxel its HU and three packed bits; for
+# each slice what is kept in the networks' space (256 x 256) and said of its frames in the SEG.
+BASE_MIB = 1000
+LABEL_BYTES = 3 / 8
+SLICE_MIB = 1.0
+
+
+def needed_mib(slices: int, rows: int, columns: int, bytes_a_voxel: float = 2) -> float:
+    """What a scan of such a series takes at its peak, MiB. `bytes_a_voxel` is that of its HU while they are read."""
+    return BASE_MIB + slices * rows * columns * (bytes_a_voxel + LABEL_BYTES) / MIB + slices * SLICE_MIB
+
+
+def at_hand_mib(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> float:
+    """All memory of this machine or container, MiB: the least of the machine's and of what control groups allow.
+
+    Not what is free at the moment: what a series comes to shall not depend on its neighbours.
+    """
+    limits = [_total_mib(proc), *(limit / MIB for limit in _limits(proc, cgroups))]
+    return min(limits)
+
+
+def _total_mib(proc: Path) -> float:
+    try:
+        for line in (proc / "meminfo").read_text().splitlines():
+            if line.startswith("MemTotal:"):
+                return int(line.split()[1]) / 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return float("inf")
+
+
+def _limits(proc: Path, cgroups: Path) -> list[int]:
+    """Limits in bytes of this process's control groups and of all above them; version 2, then 1."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    limits = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, name = cgroups, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = cgroups / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = root / path.lstrip("/")
+        # In a container the path may be that on the host, and the group's files lie at the root.
+        for place in dict.fromkeys([group, *(p for p in group.parents if p.is_relative_to(root)), root]):
+            try:
+                limits.append(int((place / name).read_text()))
+            except (OSError, ValueError):  # not there, or "max"
+                continue
+    return limits
