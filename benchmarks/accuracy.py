@@ -16,14 +16,14 @@ import cv2
 import numpy as np
 
 from covct.cards import default_weights_folder, read_card
-from covct.dataset import AERATED_HU, read_ma_slices, read_medseg_slices
 from covct.discover import Choice, discover
 from covct.networks import Networks, probabilities
 from covct.nifti import read_nifti
 from covct.pipeline import Clock, Result, process
 from covct.preprocess import whole_slice
 from covct.segment import load_keras_networks
-from covct.train import load_restorer
+from covct.training.dataset import AERATED_HU, read_ma_slices, read_medseg_slices
+from covct.training.restoration import load_restorer
 from covct.volume import WORKING_ORIENTATION, spacing_mm
 
 

@@ -25,8 +25,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from covct import RESEARCH_USE, __version__
+from covct.commands.train import train_command
 from covct.errors import RunError, SeriesError, Stopped, UsageError, whereabouts
 from covct.logs import QUIET, install
+from covct.quiet import quiet_tensorflow
 from covct.stop import stoppable
 from covct.supervisor import supervise, worker
 
@@ -47,6 +49,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("train")(train_command)
 stderr = Console(stderr=True)
 
 
@@ -64,12 +67,6 @@ class Captures(str, Enum):
 class LogFormat(str, Enum):
     text = "text"
     json = "json"
-
-
-class Task(str, Enum):
-    restorer = "restorer"
-    lungs = "lungs"
-    infection = "infection"
 
 
 class Lesions(str, Enum):
@@ -456,40 +453,6 @@ def convert(
         raise typer.Exit(3)
 
 
-@app.command("train")
-def train_command(
-    task: Annotated[Task, typer.Argument(help="What to train.")],
-    data: Annotated[Path, typer.Argument(help="Folder with the training data.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, card and history.")],
-    epochs: Annotated[int, typer.Option(min=1)] = 12,
-    samples: Annotated[int, typer.Option(help="Augmented slices an epoch.", min=8)] = 1200,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    learning_rate: Annotated[float, typer.Option(help="At its highest; cosine decay to 0.", min=0)] = 1e-3,
-    base_filters: Annotated[int, typer.Option(help="Filters of the first level.", min=4)] = 16,
-    validation_share: Annotated[
-        float, typer.Option(help="Share of patients held out, per source.", min=0, max=0.9)
-    ] = 0.3,
-    seed: Annotated[int, typer.Option()] = 0,
-    initial: Annotated[Path | None, typer.Option(help="Card of a network to start from.")] = None,
-    restorer: Annotated[
-        Path | None, typer.Option(help="Card of the CLAHE-to-HU restorer (8-bit slices need it).")
-    ] = None,
-    mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="bfloat16 arithmetic.")] = False,
-) -> None:
-    """Train the restorer, the lungs or the infection network; whole patients are held out."""
-    if not data.is_dir():
-        raise UsageError(f"no such directory: {data}")
-    with _quiet_tensorflow():
-        from covct.train import Settings, train
-
-    settings = Settings(
-        task.value, epochs, samples, batch_size, learning_rate, base_filters,
-        validation_share=validation_share, seed=seed, mixed_precision=mixed_precision,
-    )  # fmt: skip
-    card = train(settings, data, out, initial, restorer)
-    typer.echo(json.dumps({"card": str(out / f"{card.name}.json"), "scores": card.scores}))
-
-
 def _check_there(sources: list[Path]) -> None:
     missing = [str(source) for source in sources if not source.exists()]
     if missing:
@@ -565,7 +528,7 @@ def _networks(weights: Path, device: str, require_gpu: bool) -> Callable[[], Any
     def load():
         visible = dict(os.environ)
         devices.select(wish, os.environ)  # before tensorflow looks
-        with _quiet_tensorflow():
+        with quiet_tensorflow():
             from covct.segment import load_keras_networks
 
         networks = load_keras_networks(weights)
@@ -574,23 +537,6 @@ def _networks(weights: Path, device: str, require_gpu: bool) -> Callable[[], Any
         return networks
 
     return load
-
-
-@contextmanager
-def _quiet_tensorflow():
-    """Import tensorflow without its greeting, which it writes to descriptor 2 before it reads its log level."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else the first process takes all of a GPU's memory
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the same for jax
-    sys.stderr.flush()
-    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
-        os.close(nowhere)
 
 
 def _looked_after(emit, order, series_timeout: float | None, log_format: LogFormat):

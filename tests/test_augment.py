@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from covct import augment
+from covct.training import augment
 
 SIZE = augment.SIZE
 

@@ -11,7 +11,7 @@ keras = pytest.importorskip("keras")
 from covct.architectures import ARCHITECTURES  # noqa: E402
 from covct.cards import Card, default_weights_folder, file_sha256, read_card, write_card  # noqa: E402
 from covct.errors import UsageError, WeightsError  # noqa: E402
-from covct.losses import LOSSES, WeightedDice  # noqa: E402
+from covct.training.losses import LOSSES, WeightedDice  # noqa: E402
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
@@ -153,7 +153,8 @@ def test_training_runs_keeps_patients_apart_and_writes_a_card(tmp_path):
     if not SHARED.is_dir():
         pytest.skip(f"no real scans at {SHARED} (set COVCT_DATA)")
     from covct.segment import load_network
-    from covct.train import Settings, train
+    from covct.training.loop import train
+    from covct.training.settings import Settings
 
     (tmp_path / "data").mkdir()
     for name in ("case-000", "case-002"):
@@ -170,7 +171,8 @@ def test_training_runs_keeps_patients_apart_and_writes_a_card(tmp_path):
 
 def test_a_patient_learned_from_cannot_be_held_out_later(tmp_path):
     """Starting from other weights, or from a restorer, must not leak patients into the validation."""
-    from covct.train import Plan, _refuse_a_leak
+    from covct.training.loop import _refuse_a_leak
+    from covct.training.plans import Plan
 
     _, path = small_card(tmp_path, training={"held_out_patients": {"ma": ["a", "b"]}})
     plan = Plan(None, (None, None), "l1", "clahe", "whole", {"ma": ["a", "b"], "medseg": ["m"]}, {}, {})
@@ -181,7 +183,7 @@ def test_a_patient_learned_from_cannot_be_held_out_later(tmp_path):
 
 
 def test_whole_patients_are_held_out():
-    from covct.dataset import held_out_patients
+    from covct.training.dataset import held_out_patients
 
     patients = ["a"] * 5 + ["b"] * 3 + ["c"] + ["d"] * 9
     held = held_out_patients(patients, 0.3, seed=1)
@@ -256,8 +258,8 @@ def test_gpus_give_memory_as_it_is_needed():
     """TensorFlow would take all of a GPU's memory, and leave nothing to a neighbour."""
     import os
 
-    from covct import cli
+    from covct.quiet import quiet_tensorflow
 
-    with cli._quiet_tensorflow():
+    with quiet_tensorflow():
         pass
     assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"

@@ -15,10 +15,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from covct.augment import noise
 from covct.errors import UsageError
 from covct.nifti import read_nifti
 from covct.preprocess import FieldOfView, body_field_of_view, clahe, to_model_space, whole_slice
+from covct.training.augment import noise
 
 SIZE = 256
 Restore = Callable[[np.ndarray], np.ndarray]

@@ -1,0 +1,1 @@
+"""Training: from collections of slices with masks to networks with their cards."""
