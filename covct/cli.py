@@ -36,6 +36,7 @@ EXIT_CODES = (
     "Exit codes: 0 nothing left to do; 1 a bug (traceback); 2 usage; 3 ended, some series failed or (with --strict) "
     "were rejected, or verify, health or doctor found something; 10 weights missing or altered; 11 output tree locked; "
     "12 output not writable or disk full; 13 GPU required but absent; 14 a process that hangs cannot be ended; "
+    "15 training came to a loss that is not a number; "
     "130 stopped by a signal, finished series kept."
 )
 

@@ -111,5 +111,6 @@ def _load_on_cpu(path: Path) -> keras.Model:
 
 def device_in_use() -> Device:
     """What keras will compute on."""
-    gpus = keras.distribution.list_devices("gpu")
+    # jax raises where it is asked for a kind of device that it has not: all are asked for
+    gpus = [device for device in keras.distribution.list_devices() if str(device).startswith(("gpu", "cuda"))]
     return Device("gpu", str(gpus[0])) if gpus else Device("cpu", f"cpu ({keras.backend.backend()})")

@@ -16,7 +16,8 @@ RANKS = [
     {"errors", "quiet", "terms", "outputs", "defects", "quote", "logs", "heartbeat", "metrics"}
     | {"labels", "components", "memory", "devices"}
     | {"__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel"},
-    {"stop", "lockfile", "training.__init__", "training.settings"},
+    {"stop", "lockfile", "training.__init__", "training.settings", "training.schedules", "training.progress"}
+    | {"training.average", "training.batches", "training.events", "training.optimizers"},
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
     {"split", "weights_file", "supervisor", "runs"},
@@ -25,15 +26,20 @@ RANKS = [
     {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "training.losses"}
     | {"dicom.load", "dicom.check"},
     {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"},
-    {"training.restoration", "pipeline", "verify", "doctor", "inbox", "moving"},
-    {"training.plans", "training.threshold", "writers"},
+    {"training.restoration", "pipeline", "verify", "doctor", "inbox", "moving"}
+    | {"training.folds", "training.checkpoints", "training.fingerprint", "training.histories"}
+    | {"training.cross_validation"},
+    {"training.plans", "training.threshold", "training.build", "writers"},
+    {"training.not_a_number", "training.finish"},
     {"training.loop", "batch"},
+    {"training.find_lr"},
     {"commands.__init__", "commands.train"},
     {"cli"},
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 KERAS_ONLY = {"architectures", "training.losses", "training.loop", "segment"}
+KERAS_ONLY |= {"training.optimizers", "training.build", "training.finish"}
 
 
 def modules():

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from covct.errors import UsageError
+from covct.errors import Stopped, UsageError
 from covct.quiet import quiet_tensorflow
+from covct.stop import stoppable
+
+QUIET_S = 30.0  # between two lines where there is no terminal to draw on
 
 
 class Task(str, Enum):
@@ -19,35 +30,227 @@ class Task(str, Enum):
     infection = "infection"
 
 
+class Optimizer(str, Enum):
+    adam = "adam"
+    adamw = "adamw"
+    sgd = "sgd"
+
+
+class Schedule(str, Enum):
+    constant = "constant"
+    exponential = "exponential"
+    cosine = "cosine"
+    cosine_restarts = "cosine-restarts"
+    plateau = "plateau"
+    one_cycle = "one-cycle"
+
+
+class LogFormat(str, Enum):
+    text = "text"
+    json = "json"
+
+
 def train_command(
     task: Annotated[Task, typer.Argument(help="What to train.")],
     data: Annotated[Path, typer.Argument(help="Folder with the training data.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, card and history.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, card, history and checkpoints.")],
+    architecture: Annotated[str, typer.Option(help="The network, by its name in ARCHITECTURES.")] = "unet",
+    base_filters: Annotated[
+        int | None, typer.Option(help="Filters of the first level. Default: the network's own.", min=1)
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="By its name in LOSSES. Default: the task's own.")] = None,
+    optimizer: Annotated[Optimizer, typer.Option()] = Optimizer.adamw,
+    learning_rate: Annotated[float, typer.Option(help="At its highest.", min=0)] = 1e-3,
+    schedule: Annotated[Schedule, typer.Option(help="How the learning rate goes from there.")] = Schedule.cosine,
+    clip_norm: Annotated[
+        float, typer.Option(help="Each variable's gradient is cut to this norm; 0 leaves it.", min=0)
+    ] = 1.0,
     epochs: Annotated[int, typer.Option(min=1)] = 12,
     samples: Annotated[int, typer.Option(help="Augmented slices an epoch.", min=8)] = 1200,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    learning_rate: Annotated[float, typer.Option(help="At its highest; cosine decay to 0.", min=0)] = 1e-3,
-    base_filters: Annotated[int, typer.Option(help="Filters of the first level.", min=4)] = 16,
-    validation_share: Annotated[
-        float, typer.Option(help="Share of patients held out, per source.", min=0, max=0.9)
-    ] = 0.3,
-    seed: Annotated[int, typer.Option()] = 0,
-    initial: Annotated[Path | None, typer.Option(help="Card of a network to start from.")] = None,
-    restorer: Annotated[
-        Path | None, typer.Option(help="Card of the CLAHE-to-HU restorer (8-bit slices need it).")
-    ] = None,
+    patience: Annotated[
+        int, typer.Option(help="End after so many epochs without a better validation; 0 trains all.", min=0)
+    ] = 0,
+    ema: Annotated[
+        float, typer.Option(help="Keep a running average of the weights, of this decay a step: 0.99. 0: none.", min=0)
+    ] = 0.0,
     mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="bfloat16 arithmetic.")] = False,
+    split: Annotated[
+        str,
+        typer.Option(help="Held out by patient: 90/10, 70/30 or a share; slice or slice:90/10 (leaks); none."),
+    ] = "70/30",
+    folds: Annotated[int, typer.Option(help="Cross-validate by patient, in OUT/fold-0 and on.", min=0)] = 0,
+    fold: Annotated[int | None, typer.Option(help="Only this fold, from 0. Default: all of them.", min=0)] = None,
+    parallel: Annotated[bool, typer.Option("--parallel", help="All folds at once, one process a GPU.")] = False,
+    threshold: Annotated[
+        float | None, typer.Option(help="Of the card. Default: chosen on the held-out patients.", min=0.01, max=0.99)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, samples and splits.", min=0)] = 0,
+    initial: Annotated[
+        Path | None, typer.Option(help="Card of a network to start from; {fold} in it is the fold's number.")
+    ] = None,
+    restorer: Annotated[
+        Path | None, typer.Option(help="Card of the CLAHE-to-HU restorer (8-bit slices need it); {fold} likewise.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
+    checkpoint_steps: Annotated[
+        int, typer.Option(help="A checkpoint after so many steps, and after each epoch.", min=1)
+    ] = 100,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="One thread of arithmetic: the same weights bit by bit in every run.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that draw samples. Default: half of the CPUs.", min=1)
+    ] = None,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Only look for a learning rate: a range test, its plot in OUT.")
+    ] = False,
+    log_format: Annotated[LogFormat, typer.Option(help="Progress on stderr, as text or JSON lines.")] = LogFormat.text,
 ) -> None:
     """Train the restorer, the lungs or the infection network; whole patients are held out."""
     if not data.is_dir():
         raise UsageError(f"no such directory: {data}")
+    if fold is not None and not folds:
+        raise UsageError(f"--fold {fold}: of how many? give --folds")
+    if ema >= 1:
+        raise UsageError(f"--ema {ema}: wanted a decay below 1, such as 0.99")
+    if exact:
+        for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+            os.environ[variable] = "1"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+    all_folds = bool(folds) and fold is None
+    if all_folds and parallel and not find_lr and _in_parallel(out, task.value, folds):
+        return
     with quiet_tensorflow():
+        from covct.training.find_lr import find_learning_rate
         from covct.training.loop import train
         from covct.training.settings import Settings
 
     settings = Settings(
-        task.value, epochs, samples, batch_size, learning_rate, base_filters,
-        validation_share=validation_share, seed=seed, mixed_precision=mixed_precision,
+        task.value, epochs, samples, batch_size, learning_rate, base_filters, architecture, loss,
+        optimizer.value, schedule.value, clip_norm, patience, ema, split, folds, fold or 0, threshold, seed,
+        mixed_precision,
     )  # fmt: skip
-    card = train(settings, data, out, initial, restorer)
-    typer.echo(json.dumps({"card": str(out / f"{card.name}.json"), "scores": card.scores}))
+    with _told(log_format, epochs * settings.steps_per_epoch) as report, _resumable():
+        if find_lr:
+            found = find_learning_rate(
+                settings, data, out, _of(initial, settings.fold), _of(restorer, settings.fold), report=report
+            )
+            plot = str(out / f"{task.value}-find-lr.svg")
+            typer.echo(json.dumps({"learning_rate": found.suggestion, "plot": plot}))
+            return
+        for number in range(folds) if all_folds else [settings.fold]:
+            this = replace(settings, fold=number)
+            card = train(
+                this, data, out, _of(initial, number), _of(restorer, number), resume, checkpoint_steps, workers, report
+            )
+            folder = out / f"fold-{number}" if folds else out
+            typer.echo(json.dumps({"card": str(folder / f"{card.name}.json"), "scores": card.scores}))
+    if folds:
+        _summarise(out, task.value, folds)
+
+
+def _of(card: Path | None, fold: int) -> Path | None:
+    return Path(str(card).replace("{fold}", str(fold))) if card else None
+
+
+def _in_parallel(out: Path, task: str, folds: int) -> bool:
+    """The same command a fold, on all GPUs; False where there are not two of them."""
+    from covct.training.cross_validation import gpus, run_in_parallel
+
+    devices = gpus()
+    if len(devices) < 2:
+        typer.echo(f"covct: --parallel: {len(devices)} GPU: the folds are trained one after another", err=True)
+        return False
+    arguments = [argument for argument in sys.argv[1:] if argument != "--parallel"]
+    commands = {
+        number: [sys.executable, "-m", "covct", *arguments, "--fold", str(number), "--log-format", "json"]
+        for number in range(folds)
+    }
+    with _resumable():
+        run_in_parallel(commands, devices, lambda event: typer.echo(json.dumps(event), err=True))
+    _summarise(out, task, folds)
+    return True
+
+
+def _summarise(out: Path, task: str, folds: int) -> None:
+    from covct.training.cross_validation import summarise
+
+    typer.echo(json.dumps(summarise(out, task, folds)))
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """A stop signal ends the training behind its checkpoint, with exit code 130."""
+    try:
+        with stoppable():
+            yield
+    except Stopped as stopped:
+        typer.echo(f"covct: stopped by {stopped}; the checkpoint is written, go on with --resume", err=True)
+        raise typer.Exit(130) from stopped
+
+
+@contextmanager
+def _told(log_format: LogFormat, steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Where events go: JSON lines, a line that is drawn over on a terminal, or a line now and then."""
+    console = Console(stderr=True)
+    if log_format == LogFormat.json:
+        yield _seldom(lambda event: console.print(json.dumps(event), markup=False, highlight=False, soft_wrap=True))
+    elif not console.is_terminal:
+        yield _seldom(lambda event: console.print(_sentence(event), markup=False, highlight=False, soft_wrap=True))
+    else:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+        )
+        with Progress(*columns, console=console) as bar:
+            line = bar.add_task("training", total=steps, told="")
+            seen = {"steps": 0}
+
+            def report(event: dict[str, Any]) -> None:
+                if event["event"] == "started":
+                    seen["steps"] = event["steps"]
+                if event["event"] == "step":
+                    done = (event["epoch"] - 1) * seen["steps"] + event["step"]
+                    bar.update(line, completed=done, description=f"epoch {event['epoch']}", told=_sentence(event))
+                else:
+                    bar.console.print(_sentence(event), markup=False, highlight=False)
+
+            yield report
+
+
+def _seldom(write: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    """Every event but steps, of which one in half a minute is enough."""
+    last = [-QUIET_S]
+
+    def report(event: dict[str, Any]) -> None:
+        if event["event"] == "step":
+            if time.monotonic() - last[0] < QUIET_S:
+                return
+            last[0] = time.monotonic()
+        write(event)
+
+    return report
+
+
+def _sentence(event: dict[str, Any]) -> str:
+    if event["event"] == "note":
+        return event["text"]
+    if event["event"] == "started":
+        return (
+            f"{event['task']}: {event['epochs']} epochs of {event['steps']} steps of {event['batch_size']} slices, "
+            f"{event['parameters']} parameters, on {event['device']}"
+        )
+    if event["event"] == "step":
+        rate, left = event.get("slices_per_second"), event.get("seconds_left")
+        pace = f", {rate:.1f} slices/s" if rate else ""
+        return f"step {event['step']}: loss {event['loss']:.4f}{pace}{f', {_duration(left)} left' if left else ''}"
+    figures = ", ".join(f"{k} {v:.4g}" for k, v in event.items() if isinstance(v, float))
+    return f"epoch {event['epoch']}: {figures}; best epoch {event['best_epoch']}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,121 +1,133 @@
-"""Training: one U-Net a task, whole patients held out, the best epoch kept, a card beside the weights.
+"""Training: one network a task, whole patients held out, the best epoch kept, a card beside the weights.
 
-Pure Keras 3 (no `tf.*`): runs the same on tensorflow and on jax.
+Pure Keras 3 (no `tf.*`): runs the same on tensorflow and on jax. The loop is our own, not `fit`: a checkpoint after any
+step holds all that decides the next one, so that a training that was killed ends with the weights of one that was not.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from covct.architectures import ARCHITECTURES
-from covct.cards import Card, file_sha256, read_card, write_card
-from covct.errors import UsageError
-from covct.networks import Network
-from covct.segment import keras_predictor, load_network
-from covct.training.dataset import SIZE, find_sources
-from covct.training.losses import LOSSES, WeightedDice
+from covct import state as output
+from covct.cards import Card, read_card
+from covct.errors import Stopped, UsageError
+from covct.segment import device_in_use, load_network
+from covct.stop import unbroken
+from covct.training import checkpoints, events, histories
+from covct.training.average import RunningAverage
+from covct.training.batches import batches
+from covct.training.build import arguments_of, build, check, compiled
+from covct.training.dataset import find_sources
+from covct.training.fingerprint import differences, fingerprint
+from covct.training.finish import finish, leak_of
+from covct.training.folds import keep_folds
+from covct.training.not_a_number import refuse_what_is_not_a_number
 from covct.training.plans import PLANS, Plan
-from covct.training.restoration import WINDOW, Sample, load_restorer
+from covct.training.progress import Pace, Progress
+from covct.training.restoration import load_restorer
+from covct.training.schedules import SCHEDULES
 from covct.training.settings import Settings
-from covct.training.threshold import choose_threshold
 
-LICENCE = "research, non-commercial"
-OPTIMISTIC = (
-    "The validation score is optimistic: the best epoch was chosen on the same held-out patients, and restored slices "
-    "are cropped around their true lungs."
-)
-LIMITS = {
-    "restorer": "Learned from six lung cancer patients' scans of one archive with invented opacities; faint ground "
-    "glass comes back fainter than it was. " + OPTIMISTIC,
-    "lungs": "Few patients, adults only; no large effusions, no pneumonectomy, no pneumothorax in the training data. "
-    "Gas in the stomach is called now and then. " + OPTIMISTIC,
-    "infection": "Trained on restored and JPEG slices of few patients, and on lesions put into lungs without "
-    "COVID-19: any other opacity (atelectasis, tumour, oedema, other pneumonia) may be called. " + OPTIMISTIC,
-}
+CHECKPOINT_STEPS = 100
+Report = Callable[[dict[str, Any]], None]
 
 
-class Batches(keras.utils.PyDataset):
-    """Endless variety, exactly repeatable: sample i of epoch e is a function of (seed, e, i)."""
-
-    def __init__(self, draw: Callable[[np.random.Generator], Sample], samples: int, batch_size: int, seed: int):
-        super().__init__(workers=1, use_multiprocessing=False, max_queue_size=8)
-        self.draw, self.count, self.batch_size, self.seed, self.epoch = draw, samples // batch_size, batch_size, seed, 0
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Sample:
-        rng = np.random.default_rng((self.seed, self.epoch, index))
-        inputs, truths = zip(*(self.draw(rng) for _ in range(self.batch_size)), strict=True)
-        return np.stack(inputs), np.stack(truths)
-
-    def on_epoch_end(self) -> None:
-        self.epoch += 1
-
-
-def train(settings: Settings, data: Path, out: Path, initial: Path | None = None, restorer: Path | None = None) -> Card:
-    """Train one network and write `<task>.keras` with its card into `out`.
+def train(
+    settings: Settings,
+    data: Path,
+    out: Path,
+    initial: Path | None = None,
+    restorer: Path | None = None,
+    resume: bool = False,
+    checkpoint_steps: int = CHECKPOINT_STEPS,
+    workers: int | None = None,
+    report: Report = lambda event: None,
+) -> Card:
+    """Train one network and write `<task>.keras` with its card and history into `out`.
 
     Parameters
     ----------
     data : Path
         Folder with the sources `find_sources` recognises.
+    out : Path
+        With folds, each fold's files go to `out`/fold-I, and the assignment to `out`/folds.json.
     initial : Path, optional
         A card to start the weights from.
     restorer : Path, optional
         The restorer's card; needed where 8-bit CLAHE slices are among the data.
+    resume : bool
+        Go on from the last checkpoint, if there is one. On one thread of a CPU the weights come out bit by bit as of a
+        training that was never stopped; with more threads sums are taken in the order that they come in.
+    checkpoint_steps : int
+        A checkpoint after as many steps, and after each epoch.
+    workers : int, optional
+        Threads that draw samples. Default: half of the CPUs, at most 8.
+    report : function (event)
+        Told of what happens: {"event": "started" | "step" | "epoch" | "note", ...}.
+
+    Raises
+    ------
+    UsageError
+        The settings, data or networks do not fit each other or the checkpoint.
+    NotANumber
+        The loss is not a number any more; the last good checkpoint stays.
+    OutputNotWritable, OutputLocked, CheckpointError
     """
+    folder = out / f"fold-{settings.fold}" if settings.folds else out
+    with output.lock(folder):
+        plan, network, facts = prepare(settings, data, out, initial, restorer)
+        if plan.on_both_sides:
+            report({"event": "note", "text": leak_of(plan)})
+        run = _Run(settings, plan, network, folder, facts, checkpoint_steps, report)
+        if resume:
+            run.go_on()
+        else:
+            run.begin()
+        run.train(workers or min(8, max(1, len(os.sched_getaffinity(0)) // 2)))
+        return finish(run.best_weights(), settings, plan, run.progress, folder, facts)
+
+
+def prepare(settings: Settings, data: Path, out: Path, initial: Path | None, restorer: Path | None):
+    """Plan, compiled network, and the facts that must be the same for a training to go on."""
+    check(settings)
     keras.utils.set_random_seed(settings.seed)
-    if settings.mixed_precision:
-        keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    out.mkdir(parents=True, exist_ok=True)
-    restore = load_restorer(restorer) if restorer else None
-    plan = PLANS[settings.task](find_sources(data), settings, restore)
-    network = ARCHITECTURES[settings.architecture](size=SIZE, base_filters=settings.base_filters)
-    started_from = {}
+    sources = find_sources(data)
+    plan = PLANS[settings.task](sources, settings, load_restorer(restorer) if restorer else None)
+    if settings.folds:
+        keep_folds(out, plan.patients, settings)
+    network = build(settings, plan.size)
+    facts: dict[str, Any] = {
+        "settings": asdict(settings),
+        "data": {name: fingerprint(folder, out) for name, folder in sources.items() if name in plan.sources},
+        "slices": plan.slices,
+        "held_out_patients": plan.held_out,
+        "backend": keras.backend.backend(),
+    }
     if initial:
         card, trained = load_network(initial)
         _refuse_a_leak(plan, card)
+        if [w.shape for w in trained.weights] != [w.shape for w in network.weights]:
+            raise UsageError(
+                f"{initial}: a {card.architecture['name']} with {card.architecture['arguments']}, "
+                f"wanted a {settings.architecture} with {arguments_of(settings, plan.size)}"
+            )
         network.set_weights(trained.get_weights())
-        started_from = {"initial": {"task": card.task, "sha256": card.sha256, "epochs": card.training.get("epochs")}}
+        facts["initial"] = {"task": card.task, "sha256": card.sha256, "epochs": card.training.get("epochs")}
     if restorer:
         _refuse_a_leak(plan, read_card(restorer))
-    batches = Batches(plan.draw, settings.samples_per_epoch, settings.batch_size, settings.seed)
-    steps = len(batches) * settings.epochs
-    schedule = keras.optimizers.schedules.CosineDecay(
-        settings.learning_rate / 10, steps, warmup_target=settings.learning_rate, warmup_steps=min(100, steps // 10)
-    )
-    metrics = [] if settings.task == "restorer" else [WeightedDice()]
-    network.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=1e-4, clipnorm=1.0), LOSSES[plan.loss], metrics=metrics
-    )
-    monitor, mode = ("val_loss", "min") if settings.task == "restorer" else ("val_dice", "max")
-    with tempfile.TemporaryDirectory() as folder:
-        best = Path(folder) / "best.weights.h5"
-        history = network.fit(
-            batches,
-            epochs=settings.epochs,
-            validation_data=plan.validation,
-            validation_batch_size=settings.batch_size,
-            callbacks=[
-                keras.callbacks.ModelCheckpoint(
-                    best, monitor=monitor, mode=mode, save_best_only=True, save_weights_only=True
-                ),
-                keras.callbacks.CSVLogger(out / f"{settings.task}.csv"),
-                keras.callbacks.TerminateOnNaN(),
-            ],
-            verbose=2,
-        ).history
-        network.load_weights(best)
-    return _save(network, settings, plan, history, out, started_from)
+        facts["restorer"] = {"sha256": read_card(restorer).sha256}
+    return plan, compiled(network, settings, plan.loss), facts
 
 
 def _refuse_a_leak(plan: Plan, earlier: Card) -> None:
@@ -125,52 +137,190 @@ def _refuse_a_leak(plan: Plan, earlier: Card) -> None:
         if seen:
             raise UsageError(
                 f"{earlier.name} has learned from {', '.join(sorted(seen))}, which would be held out here; "
-                "use its --seed and --validation-share"
+                "use its --seed and --split or --folds"
             )
 
 
-def _save(network, settings: Settings, plan: Plan, history: dict[str, list[float]], out: Path, started_from) -> Card:
-    # A float32 twin: the policy of the training run does not travel with the weights.
-    keras.mixed_precision.set_global_policy("float32")
-    arguments: dict[str, Any] = {"size": SIZE, "base_filters": settings.base_filters}
-    plain = ARCHITECTURES[settings.architecture](**arguments)
-    plain.set_weights(network.get_weights())
-    weights = out / f"{settings.task}.keras"
-    plain.save(weights)
-    key = "val_loss" if settings.task == "restorer" else "val_dice"
-    best = (np.argmin if settings.task == "restorer" else np.argmax)(history[key])
-    card = Card(
-        name=settings.task,
-        task=settings.task,
-        architecture={"name": settings.architecture, "arguments": arguments},
-        recipe={"name": plan.recipe, "arguments": WINDOW if plan.recipe == "hu-window" else {}},
-        field_of_view=plan.field_of_view,
-        size=SIZE,
-        threshold=0.5,
-        flip=settings.task == "infection",  # faint borders: steadier by 0.03 Dice; the lungs gain nothing
-        weights=weights.name,
-        sha256=file_sha256(weights),
-        licence=LICENCE,
-        training={
-            "sources": plan.sources,
-            "slices": plan.slices,
-            "held_out_patients": plan.held_out,
-            "epochs": len(history["loss"]),
-            "best_epoch": int(best) + 1,
-            "samples_per_epoch": settings.samples_per_epoch,
-            "batch_size": settings.batch_size,
-            "learning_rate": settings.learning_rate,
-            "loss": plan.loss,
-            "seed": settings.seed,
-            "backend": keras.backend.backend(),
-            **started_from,
-        },
-        limits=LIMITS[settings.task],
-        scores={"best_epoch_" + key: round(float(history[key][best]), 4)},
-    )
-    if settings.task != "restorer":
-        threshold, scores = choose_threshold(Network(card, keras_predictor(plain)), plan.validation)
-        card = replace(card, threshold=threshold, scores={**card.scores, **scores})
-    write_card(card, out)
-    (out / f"{settings.task}-history.json").write_text(json.dumps(history, indent=1, default=float) + "\n")
-    return card
+class _Run:
+    """One training: network, optimizer, running average and progress, which together are a checkpoint."""
+
+    def __init__(self, settings, plan, network, folder, facts, checkpoint_steps, report):
+        self.settings: Settings = settings
+        self.plan: Plan = plan
+        self.network: keras.Model = network
+        self.out: Path = folder
+        self.folder: Path = folder / "checkpoints" / settings.task
+        self.facts: dict[str, Any] = facts
+        self.checkpoint_steps: int = checkpoint_steps
+        self.report: Report = report
+        self.progress = Progress()
+        self.average = RunningAverage(settings.ema, network.get_weights()) if settings.ema else None
+        self.lower_is_better = settings.task == "restorer"
+        self.monitor = "val_loss" if self.lower_is_better else "val_dice"
+        self.pace = Pace()
+        self.written: tuple[int, int, bool] | None = None
+        self.bests: deque[str | None] = deque(maxlen=checkpoints.KEPT)  # as the kept checkpoints name them
+        self.tensorboard: Path = folder / "tensorboard" / settings.task
+
+    def begin(self) -> None:
+        """From the start; an unfinished training that lies here is not thrown away for it."""
+        before = checkpoints.read_checkpoint(self.folder)
+        if before and not before.state["progress"]["finished"]:
+            at = before.state["progress"]
+            raise UsageError(
+                f"{self.folder}: an unfinished training of {self.settings.task} lies here, epoch {at['epoch'] + 1}, "
+                f"step {at['step']}: go on with --resume, or remove that folder to begin again"
+            )
+        checkpoints.forget_all(self.folder)
+
+    def go_on(self) -> None:
+        """Bring back the last whole checkpoint; from the start where there is none.
+
+        Raises
+        ------
+        UsageError
+            It was made with other settings or data.
+        """
+        before = checkpoints.read_checkpoint(self.folder)
+        if before is None:
+            self.report({"event": "note", "text": f"no checkpoint in {self.folder}: from the start"})
+            return
+        if other := differences(before.state["facts"], self._facts()):
+            raise UsageError(f"{before.path}: made with other settings or data: {'; '.join(other)}")
+        for name, variable in self._variables().items():
+            if name not in before.arrays or before.arrays[name].shape != tuple(variable.shape):
+                got = before.arrays[name].shape if name in before.arrays else "nothing"
+                raise UsageError(f"{before.path}: {name} is {got}, wanted {tuple(variable.shape)}: another network")
+            variable.assign(before.arrays[name])
+        if self.average:
+            self.average.arrays = [before.arrays[f"average/{i}"] for i in range(len(self.average.arrays))]
+        self.progress = Progress(**before.state["progress"])
+        self.bests.append(self.progress.best_file)
+        text = f"going on at epoch {self.progress.epoch + 1}, step {self.progress.step}, from {before.path.name}"
+        self.report({"event": "note", "text": "finished before" if self.progress.finished else text})
+
+    def _facts(self) -> dict[str, Any]:
+        """As they come back from a checkpoint."""
+        return histories.plain(self.facts)
+
+    def _variables(self) -> dict[str, Any]:
+        """All that a step changes: weights, moving statistics, the state of random layers, and the optimizer's."""
+        network = {f"network/{i}": v for i, v in enumerate(self.network.variables)}
+        return network | {f"optimizer/{i}": v for i, v in enumerate(self.network.optimizer.variables)}
+
+    def train(self, workers: int) -> None:
+        """The epochs that are left."""
+        p, steps = self.progress, self.settings.steps_per_epoch
+        if p.finished:
+            return
+        self.report(
+            {
+                "event": "started", "task": self.settings.task, "epochs": self.settings.epochs, "steps": steps,
+                "batch_size": self.settings.batch_size, "parameters": self.network.count_params(),
+                "device": device_in_use().name,
+            }
+        )  # fmt: skip
+        with output.output_errors(self.out):
+            events.write_history(self.tensorboard, p.history)
+        places = ((e, s) for e, s in product(range(self.settings.epochs), range(steps)) if (e, s) >= (p.epoch, p.step))
+        drawn = batches(self.plan.draw, self.settings.batch_size, self.settings.seed, places, workers)
+        try:
+            while p.epoch < self.settings.epochs and not self._is_enough():
+                while p.step < steps:
+                    self._step(*next(drawn))
+                self._end_epoch()
+            p.finished = True
+            self._checkpoint()
+        except Stopped:
+            with unbroken():
+                self._checkpoint()
+            raise
+        finally:
+            drawn.close()
+
+    def _is_enough(self) -> bool:
+        return bool(self.settings.patience) and self.progress.waited >= self.settings.patience
+
+    def _step(self, x: np.ndarray, truth: np.ndarray) -> None:
+        p, settings = self.progress, self.settings
+        done = p.epoch * settings.steps_per_epoch + p.step
+        share = SCHEDULES[settings.schedule](done, settings.steps) * 0.5**p.halvings
+        with unbroken():
+            self.network.optimizer.learning_rate = settings.learning_rate * share
+            logs = self.network.train_on_batch(x, truth, return_dict=True)
+            refuse_what_is_not_a_number(float(logs["loss"]), self.network, settings, self.plan, p, (x, truth))
+            p.add([float(np.asarray(variable)) for variable in self.network.metrics_variables])
+            if self.average and self.average.is_due(done + 1):
+                self.average.take(self.network.get_weights(), done + 1)
+            if p.step % self.checkpoint_steps == 0 and p.step < settings.steps_per_epoch:
+                self._checkpoint()
+        now = time.monotonic()
+        self.pace.tick(now)
+        rate = self.pace.per_second(now)
+        self.report(
+            {
+                "event": "step", "epoch": p.epoch + 1, "step": p.step, "loss": float(logs["loss"]),
+                "slices_per_second": rate and round(rate * settings.batch_size, 2),
+                "seconds_left": self.pace.seconds_left(now, settings.steps - done - 1),
+            }
+        )  # fmt: skip
+
+    def _end_epoch(self) -> None:
+        """Validate, remember what is best, write the logs and a checkpoint."""
+        p, settings = self.progress, self.settings
+        for variable, total in zip(self.network.metrics_variables, p.sums, strict=True):
+            variable.assign(total)
+        logs = {name: float(np.asarray(value)) for name, value in self.network.get_metrics_result().items()}
+        logs["learning_rate"] = float(np.asarray(self.network.optimizer.learning_rate))
+        score, best = None, None
+        with self._averaged_weights():
+            if self.plan.validation is not None:
+                values = self.network.evaluate(
+                    *self.plan.validation, batch_size=settings.batch_size, verbose=0, return_dict=True
+                )
+                logs |= {f"val_{name}": float(value) for name, value in values.items()}
+                score = logs[self.monitor]
+            better = score is None or p.is_better(score, self.lower_is_better)
+            if better:
+                best = {str(i): array for i, array in enumerate(self.network.get_weights())}
+        with unbroken():
+            if best:
+                p.best_file = checkpoints.write_arrays(self.folder, f"best-{p.epoch:05d}", best, {}).name
+            p.end_epoch(logs, better, score, settings.schedule == "plateau")
+            histories.write(self.out, settings.task, p.history)
+            with output.output_errors(self.out):
+                events.append_epoch(self.tensorboard, p.epoch, logs)
+            self._checkpoint()
+        self.report({"event": "epoch", "epoch": p.epoch, "best_epoch": (p.best_epoch or 0) + 1, **logs})
+
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """Within, the network has the running average of its weights."""
+        if not self.average:
+            yield
+            return
+        own = self.network.get_weights()
+        try:
+            self.network.set_weights(self.average.arrays)
+            yield
+        finally:
+            self.network.set_weights(own)
+
+    def _checkpoint(self) -> None:
+        p = self.progress
+        if self.written == (p.epoch, p.step, p.finished):
+            return
+        arrays = {name: np.asarray(variable) for name, variable in self._variables().items()}
+        if self.average:
+            arrays |= {f"average/{i}": array for i, array in enumerate(self.average.arrays)}
+        done = p.epoch * self.settings.steps_per_epoch + p.step
+        checkpoints.write_checkpoint(self.folder, done, arrays, {"facts": self.facts, "progress": asdict(p)})
+        self.written = (p.epoch, p.step, p.finished)
+        self.bests.append(p.best_file)
+        checkpoints.forget_other_bests(self.folder, set(self.bests))
+
+    def best_weights(self) -> list[np.ndarray]:
+        if self.progress.best_file is None:
+            raise UsageError("no epoch came to a validation that is a number: nothing to keep")
+        stored = checkpoints.read_arrays(self.folder / self.progress.best_file).arrays
+        return [stored[str(i)] for i in range(len(stored))]

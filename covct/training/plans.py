@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,15 @@ from covct.errors import UsageError
 from covct.preprocess import RECIPES
 from covct.training import augment
 from covct.training.dataset import (
+    SIZE,
     UNKNOWN,
     Slices,
-    held_out_patients,
     read_lung_slices,
     read_lung_volumes,
     read_ma_slices,
     read_medseg_slices,
 )
+from covct.training.folds import held_out, is_by_slice, patients_on_both_sides, refuse_patients_on_both_sides, take
 from covct.training.restoration import WINDOW, Sample, restoration_pair
 from covct.training.settings import Settings
 
@@ -34,16 +36,51 @@ CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}  # medseg's slices end at the
 
 @dataclass(frozen=True)
 class Plan:
-    """One task's data: how to draw a sample, what to validate on, and what the card says of it."""
+    """One task's data: how to draw a sample, what to validate on, and what the card says of it.
 
-    draw: Callable[[np.random.Generator], Sample]
-    validation: tuple[np.ndarray, np.ndarray]
+    Attributes
+    ----------
+    draw : function (Generator, Origins or None) -> Sample
+        Draws depend on the generator alone. Where a list is given, the slices that a sample is made of are noted there.
+    validation : (x, truth) or None
+        None where all is trained on.
+    held_out, patients : dict of str to list of str
+        By source: who is held out, and all there are.
+    on_both_sides : int
+        Patients that are trained on and held out at once: not 0 only where the split is by slice.
+    size : int
+        Side of a sample, pixels.
+    """
+
+    draw: Callable[..., Sample]
+    validation: tuple[np.ndarray, np.ndarray] | None
     loss: str
     recipe: str
     field_of_view: str
     held_out: dict[str, list[str]]
     sources: dict[str, str]
     slices: dict[str, int]
+    patients: dict[str, list[str]] = field(default_factory=dict)
+    on_both_sides: int = 0
+    size: int = SIZE
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a sample comes from: the slice is counted among those of the patient that are trained on.
+
+    The text has the patient only as a hash, since it goes into logs.
+    """
+
+    source: str
+    patient: str
+    slice: int
+
+    def __str__(self) -> str:
+        return f"{self.source} {hashlib.sha256(self.patient.encode()).hexdigest()[:8]} slice {self.slice}"
+
+
+Origins = list[Origin]
 
 
 def plan_restorer(sources: dict[str, Path], settings: Settings, restore=None) -> Plan:
@@ -51,31 +88,45 @@ def plan_restorer(sources: dict[str, Path], settings: Settings, restore=None) ->
     if "lungs" not in sources:
         raise UsageError("the restorer learns from HU volumes with lung masks (NAME_ct.nii.gz, NAME_lungs.nii.gz)")
     volumes = read_lung_volumes(sources["lungs"])
-    held = held_out_patients(list(volumes), settings.validation_share, settings.seed)
-    kept = [(hu, lungs) for name, (hu, lungs, _) in volumes.items() if name not in held]
-    hu, lungs = (np.concatenate(arrays) for arrays in zip(*kept, strict=True))
-    check = [(hu, lungs) for name, (hu, lungs, _) in volumes.items() if name in held]
-    check_hu, check_lungs = (np.concatenate(arrays)[::4] for arrays in zip(*check, strict=True))
+    names = [name for name, (hu, *_) in volumes.items() for _ in hu]
+    slices = [number for hu, *_ in volumes.values() for number in range(len(hu))]
+    all_hu, all_lungs = (np.concatenate([volume[kind] for volume in volumes.values()]) for kind in (0, 1))
+    held = held_out(names, settings)
+    trained = np.flatnonzero(~held)
+    both, told = _judged({"lctsc": names}, {"lctsc": held}, settings)
+
+    def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
+        index = trained[rng.integers(len(trained))]
+        if origins is not None:
+            origins.append(Origin("lctsc", names[index], slices[index]))
+        return restoration_pair(all_hu[index], all_lungs[index], rng)
+
     rng = np.random.default_rng(settings.seed)
-    validation = [restoration_pair(h, m, rng) for h, m in zip(check_hu, check_lungs, strict=True)]
-
-    def draw(rng: np.random.Generator) -> Sample:
-        index = rng.integers(len(hu))
-        return restoration_pair(hu[index], lungs[index], rng)
-
-    x, y = (np.stack(arrays) for arrays in zip(*validation, strict=True))
+    validation = [restoration_pair(all_hu[index], all_lungs[index], rng) for index in np.flatnonzero(held)[::4]]
+    x, y = (np.stack(arrays) for arrays in zip(*validation, strict=True)) if validation else (None, None)
     return Plan(
-        draw, (x, y), "l1", "clahe", "whole", {"lctsc": sorted(held)}, _cite(sources, "lungs"), {"lctsc": len(hu)}
+        draw,
+        None if x is None or y is None else (x, y),
+        "l1",
+        "clahe",
+        "whole",
+        told,
+        _cite(sources, "lungs"),
+        {"lctsc": len(trained)},
+        {"lctsc": sorted(set(names))},
+        both,
     )
 
 
 def plan_lungs(sources: dict[str, Path], settings: Settings, restore) -> Plan:
     """Lungs with consolidation inside: radiologists' masks, and dense lesions put into real HU lungs."""
-    train_sets, check_sets, held = _split(_read(sources, restore, ("ma", "lungs")), settings)
+    split = _split(_read(sources, restore, ("ma", "lungs")), settings)
+    train_sets = split.train_sets
 
-    def draw(rng: np.random.Generator) -> Sample:
+    def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
         part = train_sets[rng.integers(len(train_sets))]
         index = rng.integers(len(part))
+        _note(origins, part, int(index))
         hu, lungs, infection = part.hu[index], part.lungs[index], part.infection[index]
         hu, lungs, infection = augment.affine((hu, lungs, infection), ("hu", "mask", "mask"), rng, scale=(0.75, 1.25))
         if rng.random() < 0.4:
@@ -85,8 +136,8 @@ def plan_lungs(sources: dict[str, Path], settings: Settings, restore) -> Plan:
         hu = augment.contrast(augment.noise(hu, rng), rng)
         return _windowed(hu, lungs == 1, np.ones(lungs.shape))
 
-    checks = [_stack(part, part.lungs == 1, np.ones(part.lungs.shape)) for part in check_sets]
-    return _plan(draw, checks, held, sources, train_sets)
+    checks = [_stack(part, part.lungs == 1, np.ones(part.lungs.shape)) for part in split.check_sets]
+    return _plan(draw, checks, split, sources)
 
 
 def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Plan:
@@ -98,8 +149,8 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
     parts = _read(sources, restore, ("ma", "lungs", "medseg"))
     if restore and "lungs" in sources:
         parts.append(read_lung_slices(sources["lungs"], restore))
-    train_sets, check_sets, held = _split(parts, settings)
-    by_source = {part.source: part for part in train_sets}
+    split = _split(parts, settings)
+    by_source = {part.source: part for part in split.train_sets}
     diseased = [by_source[name] for name in ("ma", "medseg") if name in by_source]
     clean = [by_source[name] for name in ("lctsc", "lctsc-restored") if name in by_source]
     if not diseased:
@@ -107,17 +158,17 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
     donors = by_source.get("ma")
     clean = [part.with_lung() for part in clean]  # the network runs on slices with lung only
 
-    def draw(rng: np.random.Generator) -> Sample:
+    def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
         cropped = False
         if not clean or rng.random() < 0.68:
             part = diseased[0] if len(diseased) == 1 or rng.random() < 0.8 else diseased[1]
-            hu, lungs, infection = _pick(part, rng)
+            hu, lungs, infection = _pick(part, rng, origins)
             cropped = part.source == "medseg"
             if part.source == "ma" and rng.random() < 0.4:
                 hu, infection = augment.rescale_lesion(hu.astype(np.float32), lungs, infection, rng)
         else:
-            hu, lungs, infection = _pick(clean[rng.integers(len(clean))], rng)
-            hu, infection = _maybe_diseased(hu.astype(np.float32), lungs, infection, donors, rng)
+            hu, lungs, infection = _pick(clean[rng.integers(len(clean))], rng, origins)
+            hu, infection = _maybe_diseased(hu.astype(np.float32), lungs, infection, donors, rng, origins)
         hu, lungs, infection = augment.affine(
             (hu, lungs, infection), ("hu", "mask", "mask"), rng, **(CROPPED if cropped else {"scale": (0.85, 1.3)})
         )
@@ -128,18 +179,19 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
 
     checks = [
         _stack(part, part.infection == 1, part.infection != UNKNOWN)
-        for part in check_sets
+        for part in split.check_sets
         if part.source != "lctsc-restored"
     ]
-    return _plan(draw, checks, held, sources, train_sets, "tversky+ce")
+    return _plan(draw, checks, split, sources, "tversky+ce")
 
 
-def _maybe_diseased(hu, lungs, infection, donors, rng):
+def _maybe_diseased(hu, lungs, infection, donors, rng, origins):
     kind = rng.random()
     if kind < 0.45:
         return hu, infection
     if kind < 0.75 and donors is not None:
         donor = rng.integers(len(donors))
+        _note(origins, donors, donor)
         hu, mask = augment.transplant_lesion(
             hu, lungs, donors.hu[donor], donors.lungs[donor], donors.infection[donor], rng
         )
@@ -165,22 +217,57 @@ def _read(sources: dict[str, Path], restore, wanted: tuple[str, ...]) -> list[Sl
     return parts
 
 
-def _split(parts: list[Slices], settings: Settings):
-    train_sets, check_sets, held = [], [], {}
-    for part in parts:
-        patients = held_out_patients(list(part.patients), settings.validation_share, settings.seed)
-        held[part.source] = sorted(patients)
-        train_sets.append(part.of(patients, keep=False))
-        check_sets.append(part.of(patients))
-    return train_sets, check_sets, held
+@dataclass(frozen=True)
+class _Parted:
+    """The sources, each in two parts; `checks` hold no slices where all is trained on."""
+
+    train_sets: list[Slices]
+    check_sets: list[Slices]
+    held_out: dict[str, list[str]]
+    patients: dict[str, list[str]]
+    on_both_sides: int
 
 
-def _pick(part: Slices, rng):
+def _split(parts: list[Slices], settings: Settings) -> _Parted:
+    held = {part.source: held_out(part.patients, settings) for part in parts}
+    patients = {part.source: part.patients for part in parts}
+    both, told = _judged(patients, held, settings)
+    return _Parted(
+        [take(part, ~held[part.source]) for part in parts],
+        [take(part, held[part.source]) for part in parts],
+        told,
+        {source: sorted(set(names)) for source, names in patients.items()},
+        both,
+    )
+
+
+def _judged(
+    patients: Mapping[str, Sequence[str]], held: dict[str, np.ndarray], settings: Settings
+) -> tuple[int, dict[str, list[str]]]:
+    """How many patients are on both sides, and who is held out by source; UsageError where nobody may be on both."""
+    sides: dict[bool, list[list[str]]] = {
+        side: [[p for p, h in zip(names, held[source], strict=True) if h == side] for source, names in patients.items()]
+        for side in (False, True)
+    }
+    refuse_patients_on_both_sides(sides[False], sides[True], settings)
+    # Split by slice, nobody is held out: whoever starts from these weights later must know that they saw everyone.
+    told = [[] if is_by_slice(settings) else sorted(set(names)) for names in sides[True]]
+    return len(patients_on_both_sides(sides[False], sides[True])), dict(zip(patients, told, strict=True))
+
+
+def _note(origins: Origins | None, part: Slices, index: int) -> None:
+    if origins is not None:
+        patient = part.patients[index]
+        origins.append(Origin(part.source, patient, int(index) - part.patients.index(patient)))
+
+
+def _pick(part: Slices, rng, origins: Origins | None = None):
     """A slice: half the time of any patient alike, else any slice alike; patients have 2 to 180 slices."""
     index = rng.integers(len(part))
     if rng.random() < 0.5:
         patient = part.patients[rng.choice(part.first_of_patients)]
         index = rng.choice(np.flatnonzero(np.array(part.patients) == patient))
+    _note(origins, part, index)
     return part.hu[index], part.lungs[index], part.infection[index]
 
 
@@ -194,10 +281,22 @@ def _stack(part: Slices, label, weight) -> Sample:
     return _windowed(part.hu[::2], label[::2], weight[::2])
 
 
-def _plan(draw, checks, held, sources, train_sets, loss="dice+ce") -> Plan:
+def _plan(draw, checks, split: _Parted, sources, loss="dice+ce") -> Plan:
     x, y = (np.concatenate(arrays) for arrays in zip(*checks, strict=True))
-    counts = {part.source: len(part) for part in train_sets}
-    return Plan(draw, (x, y), loss, "hu-window", "body", held, _cite(sources, "ma", "lungs", "medseg"), counts)
+    counts = {part.source: len(part) for part in split.train_sets}
+    cited = _cite(sources, *SOURCES)
+    return Plan(
+        draw,
+        (x, y) if len(x) else None,
+        loss,
+        "hu-window",
+        "body",
+        split.held_out,
+        cited,
+        counts,
+        split.patients,
+        split.on_both_sides,
+    )
 
 
 def _cite(sources: dict[str, Path], *names: str) -> dict[str, str]:

@@ -7,15 +7,55 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Settings:
-    """What `covct train` was asked for; stored in the card."""
+    """What `covct train` was asked for: all that decides the weights. A training is resumed with the same only.
+
+    Attributes
+    ----------
+    base_filters : int or None
+        None is the architecture's own number.
+    loss : str or None
+        A key of LOSSES; None is the task's own.
+    schedule : str
+        A key of SCHEDULES, or "plateau".
+    clip_norm : float
+        Each variable's gradient is scaled down to this L2 norm; 0 leaves it.
+    patience : int
+        Epochs without a better validation after which training ends; 0 trains them all.
+    ema : float
+        Decay a step of the running average of the weights that is validated and kept; 0 keeps the weights as they are.
+    split : str
+        What is held out, per source: "90/10", "70/30" or a share ("0.2") of the patients, "slice" or "slice:70/30" of
+        the slices, "none".
+    folds, fold : int
+        Cross-validation by patient: so many folds, and the one that is held out; 0 folds is `split`.
+    threshold : float or None
+        The card's; None chooses it on the validation patients.
+    """
 
     task: str
     epochs: int
     samples_per_epoch: int
     batch_size: int = 8
     learning_rate: float = 1e-3
-    base_filters: int = 16
+    base_filters: int | None = None
     architecture: str = "unet"
-    validation_share: float = 0.3
+    loss: str | None = None
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
+    clip_norm: float = 1.0
+    patience: int = 0
+    ema: float = 0.0
+    split: str = "70/30"
+    folds: int = 0
+    fold: int = 0
+    threshold: float | None = None
     seed: int = 0
     mixed_precision: bool = False
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.samples_per_epoch // self.batch_size
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch

@@ -1,0 +1,85 @@
+"""From settings to a network that is ready to be trained, and what cannot be asked for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from covct.architectures import ARCHITECTURES
+from covct.errors import UsageError
+from covct.training.folds import parse_split
+from covct.training.losses import LOSSES, WeightedDice
+from covct.training.optimizers import OPTIMIZERS
+from covct.training.schedules import SCHEDULES
+from covct.training.settings import Settings
+
+
+def check(settings: Settings) -> None:
+    """Raise UsageError where the settings name what does not exist or do not fit each other."""
+    for what, name, known in (
+        ("architecture", settings.architecture, ARCHITECTURES),
+        ("loss", settings.loss, [*LOSSES, None]),
+        ("optimizer", settings.optimizer, OPTIMIZERS),
+        ("schedule", settings.schedule, SCHEDULES),
+    ):
+        if name not in known:
+            raise UsageError(f"no {what} is called {name}; there are {', '.join(filter(None, known))}")
+    if not settings.steps_per_epoch:
+        raise UsageError(f"--samples {settings.samples_per_epoch}: wanted --batch-size {settings.batch_size} or more")
+    if settings.folds and not (settings.folds >= 2 and 0 <= settings.fold < settings.folds):
+        raise UsageError(
+            f"fold {settings.fold} of {settings.folds}: wanted 2 folds or more, the first of them called 0"
+        )
+    if not settings.folds and parse_split(settings.split).by == "none":
+        if settings.schedule == "plateau" or settings.patience:
+            raise UsageError("--split none holds nobody out: there is no validation for --schedule plateau, --patience")
+        if settings.threshold is None and settings.task != "restorer":
+            raise UsageError("--split none holds nobody out to choose a threshold on: give it with --threshold")
+
+
+def arguments_of(settings: Settings, size: int) -> dict[str, Any]:
+    """The architecture's arguments, as they go into the card: its own base filters where none were asked for."""
+    known = inspect.signature(ARCHITECTURES[settings.architecture]).parameters
+    arguments: dict[str, Any] = {"size": size}
+    base = known["base_filters"].default if "base_filters" in known else None
+    if settings.base_filters or base:
+        arguments["base_filters"] = settings.base_filters or base
+    return arguments
+
+
+def build(settings: Settings, size: int) -> keras.Model:
+    """The network, in bfloat16 arithmetic where asked for; its weights are float32 always."""
+    with _arithmetic("mixed_bfloat16" if settings.mixed_precision else "float32"):
+        try:
+            network = ARCHITECTURES[settings.architecture](**arguments_of(settings, size))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--architecture {settings.architecture}: {error}") from error
+    if network.input_shape != (None, size, size, 1):
+        raise UsageError(
+            f"--architecture {settings.architecture}: it takes {network.input_shape}, "
+            f"the training data are slices {(None, size, size, 1)}"
+        )
+    return network
+
+
+@contextmanager
+def _arithmetic(policy: str) -> Iterator[None]:
+    before = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_dtype_policy(before)
+
+
+def compiled(network: keras.Model, settings: Settings, loss: str) -> keras.Model:
+    """With its loss, optimizer and metrics. `loss` is the task's own, for where none was asked for."""
+    metrics = [] if settings.task == "restorer" else [WeightedDice()]
+    optimizer = OPTIMIZERS[settings.optimizer](settings.clip_norm or None)
+    network.compile(optimizer, LOSSES[settings.loss or loss], metrics=metrics)
+    optimizer.build(network.trainable_variables)  # else it has no state to bring back before the first step
+    return network

@@ -1,0 +1,101 @@
+"""All folds, one after another or a process a GPU, and what their scores come to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from statistics import mean, stdev
+from typing import Any
+
+from covct.cards import Card, read_card
+from covct.devices import NVIDIA_GPUS
+from covct.errors import RunError, WeightsError
+from covct.state import output_errors, replace_json
+
+
+class FoldFailed(RunError):
+    """A fold that was trained in a process of its own did not come to its end."""
+
+    exit_code = 3
+
+
+def summarise(out: Path, task: str, folds: int) -> dict[str, Any]:
+    """Mean and spread of the scores over the folds that have a card; also written to `out`/TASK-folds.json.
+
+    Returns
+    -------
+    dict
+        ``folds``, ``done`` (fold numbers), ``by_fold`` (scores), ``mean`` and ``spread`` (standard deviation over
+        folds, None for one fold) of each score.
+    """
+    cards: dict[int, Card] = {}
+    for fold in range(folds):
+        try:
+            cards[fold] = read_card(out / f"fold-{fold}" / f"{task}.json")
+        except WeightsError:
+            continue
+    names = sorted({name for card in cards.values() for name in card.scores} | {"threshold"})
+    values = {name: [figures[name] for figures in map(_figures, cards.values()) if name in figures] for name in names}
+    summary = {
+        "task": task,
+        "folds": folds,
+        "done": list(cards),
+        "by_fold": {str(fold): _figures(card) for fold, card in cards.items()},
+        "mean": {name: round(mean(found), 4) for name, found in values.items() if found},
+        "spread": {name: round(stdev(found), 4) if len(found) > 1 else None for name, found in values.items()},
+    }
+    with output_errors(out):
+        replace_json(out / f"{task}-folds.json", summary)
+    return summary
+
+
+def _figures(card: Card) -> dict[str, float]:
+    return {**card.scores, "threshold": card.threshold}
+
+
+def gpus(folder: Path = NVIDIA_GPUS) -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
+    return [str(number) for number in range(len(list(folder.iterdir())))] if folder.is_dir() else []
+
+
+def run_in_parallel(commands: dict[int, list[str]], devices: list[str], report: Callable[[dict[str, Any]], None]):
+    """Run a command a fold, one at a time on each device.
+
+    Raises
+    ------
+    FoldFailed
+        Some ended with another exit code than 0; the others were trained to their end.
+    """
+    free: SimpleQueue[str] = SimpleQueue()
+    for device in devices:
+        free.put(device)
+    running: set[subprocess.Popen] = set()
+
+    def run(fold: int, command: list[str]) -> int:
+        device = free.get()
+        report({"event": "note", "text": f"fold {fold} begins on GPU {device}"})
+        try:
+            process = subprocess.Popen(command, env={**os.environ, "CUDA_VISIBLE_DEVICES": device})
+            running.add(process)
+            return process.wait()
+        finally:
+            free.put(device)
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        ended = {fold: pool.submit(run, fold, command) for fold, command in commands.items()}
+        try:
+            codes = {fold: future.result() for fold, future in ended.items()}
+        except BaseException:  # a stop signal: each fold writes its checkpoint and ends
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.terminate()
+            raise
+    if failed := {fold: code for fold, code in codes.items() if code}:
+        told = ", ".join(f"fold {fold} with exit code {code}" for fold, code in failed.items())
+        raise FoldFailed(f"not trained to their end: {told}; the others are kept, go on with --resume")

@@ -1,0 +1,158 @@
+"""Who is held out: whole patients, per source, the same for the same seed; by slice only to repeat others' numbers.
+
+The assignment to folds is kept in `folds.json`, so that restorer, lungs and infection of one fold never see each
+other's held-out patients, on whatever machine they are trained.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from covct.errors import UsageError
+from covct.state import output_errors, write_json
+from covct.training.dataset import Slices, held_out_patients
+from covct.training.settings import Settings
+
+FILE = "folds.json"
+
+
+@dataclass(frozen=True)
+class Split:
+    """How data is parted. `by`: "patient", "slice" or "none"; `share` is what is held out."""
+
+    by: str
+    share: float = 0.3
+
+
+def parse_split(text: str) -> Split:
+    """Read "90/10", "70/30", "0.2", "slice", "slice:90/10" or "none"."""
+    by, _, rest = text.partition(":") if text.startswith("slice") else ("patient", "", text)
+    if text == "none":
+        return Split("none", 0.0)
+    try:
+        share = _share(rest) if rest or by == "patient" else Split.share
+    except ValueError:
+        share = -1.0
+    if by not in ("patient", "slice") or not 0 < share < 1:
+        raise UsageError(
+            f"--split {text}: wanted 90/10, 70/30 or a share held out such as 0.2 (by patient), "
+            "slice or slice:90/10 (by slice, leaks), or none (train on all)"
+        )
+    return Split(by, share)
+
+
+def _share(text: str) -> float:
+    if "/" not in text:
+        return float(text)
+    trained, held = (float(part) for part in text.split("/"))
+    return held / (trained + held) if trained + held else -1.0
+
+
+def assign_folds(patients: Sequence[str], folds: int, seed: int) -> dict[str, int]:
+    """Deal the patients of one source to folds 0 to `folds` - 1, sizes differ by one at most.
+
+    Only names and seed decide, not how many slices were read: the restorer reads other slices than the rest.
+    """
+    distinct = sorted(set(patients))
+    if len(distinct) < folds:
+        raise UsageError(f"{folds} folds by patient need as many patients in each source, got {len(distinct)}")
+    random.Random(seed).shuffle(distinct)
+    return {patient: place % folds for place, patient in enumerate(distinct)}
+
+
+def held_out(patients: Sequence[str], settings: Settings) -> np.ndarray:
+    """Which slices of one source are held out.
+
+    Parameters
+    ----------
+    patients : sequence of str
+        Patient group of each slice.
+
+    Returns
+    -------
+    (slices,) bool
+    """
+    if settings.folds:
+        fold_of = assign_folds(patients, settings.folds, settings.seed)
+        return np.array([fold_of[patient] == settings.fold for patient in patients], bool)
+    split = parse_split(settings.split)
+    if split.by == "none":
+        return np.zeros(len(patients), bool)
+    if split.by == "slice":
+        chosen = np.random.default_rng(settings.seed).permutation(len(patients))
+        return np.isin(np.arange(len(patients)), chosen[: max(1, round(split.share * len(patients)))])
+    held = held_out_patients(list(patients), split.share, settings.seed)
+    return np.array([patient in held for patient in patients], bool)
+
+
+def take(part: Slices, chosen: np.ndarray) -> Slices:
+    """The chosen slices of a source. chosen (slices,) bool."""
+    arrays = {name: value[chosen] for name, value in vars(part).items() if isinstance(value, np.ndarray)}
+    kept = tuple(patient for patient, c in zip(part.patients, chosen, strict=True) if c)
+    return replace(part, **arrays, patients=kept)
+
+
+def patients_on_both_sides(trained: Sequence[Sequence[str]], held: Sequence[Sequence[str]]) -> list[str]:
+    """Patients that some source trains on and some source, another one perhaps, holds out."""
+    return sorted({p for part in trained for p in part} & {p for part in held for p in part})
+
+
+def refuse_patients_on_both_sides(
+    trained: Sequence[Sequence[str]], held: Sequence[Sequence[str]], settings: Settings
+) -> None:
+    """Raise UsageError where a patient lies on both sides; a split by slice is asked for with open eyes."""
+    both = patients_on_both_sides(trained, held)
+    if both and not is_by_slice(settings):
+        raise UsageError(
+            f"{len(both)} patients would be on both sides of the split: {', '.join(both[:5])}; "
+            "two sources hold the same patient: leave one out, or give the patient the same name and fold in both"
+        )
+
+
+def is_by_slice(settings: Settings) -> bool:
+    return not settings.folds and parse_split(settings.split).by == "slice"
+
+
+def keep_folds(out: Path, patients: dict[str, list[str]], settings: Settings) -> None:
+    """Write the assignment to `out`/folds.json, or check it against what stands there.
+
+    patients : source to its patients. Sources that the file does not know yet are added.
+
+    Raises
+    ------
+    UsageError
+        The file holds another number of folds, another seed or other patients: the folds would not be comparable.
+    """
+    path = out / FILE
+    wanted = {source: assign_folds(names, settings.folds, settings.seed) for source, names in patients.items()}
+    known: dict[str, dict[str, int]] = {}
+    if path.exists():
+        try:
+            stored = json.loads(path.read_text())
+            known = dict(stored["sources"])
+            before = (stored["folds"], stored["seed"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path}: cannot be read as an assignment to folds: {error}") from error
+        if before != (settings.folds, settings.seed):
+            raise UsageError(
+                f"{path}: it holds {before[0]} folds with seed {before[1]}, wanted {settings.folds} with seed "
+                f"{settings.seed}: take another folder"
+            )
+        for source in wanted.keys() & known.keys():
+            if known[source] != wanted[source]:
+                differing = sorted(wanted[source].items() ^ known[source].items())
+                raise UsageError(f"{path}: source {source} has other patients or folds there, e.g. {differing[0][0]}")
+    if known.keys() >= wanted.keys():
+        return
+    with output_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        beside = out / f".{FILE}.{os.getpid()}"  # folds trained side by side may come here at once
+        write_json(beside, {"folds": settings.folds, "seed": settings.seed, "sources": {**known, **wanted}})
+        os.replace(beside, path)

@@ -1,0 +1,34 @@
+"""What is left to look at of a training, by epoch: CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from covct.state import output_errors
+
+
+def plain(value: Any) -> Any:
+    """As it comes back from JSON: lists for tuples, texts for keys."""
+    return json.loads(json.dumps(value, default=float))
+
+
+def write(out: Path, task: str, history: dict[str, list[float]]) -> None:
+    """`out`/TASK.csv, a line an epoch, and `out`/TASK-history.json. Both whole, also where the writing is cut off."""
+    table = io.StringIO()
+    lines = csv.writer(table, lineterminator="\n")
+    lines.writerow(["epoch", *history])
+    lines.writerows([number, *row] for number, row in enumerate(zip(*history.values(), strict=True), 1))
+    with output_errors(out):
+        _replace(out / f"{task}.csv", table.getvalue())
+        _replace(out / f"{task}-history.json", json.dumps(history, indent=1) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(text)
+    os.replace(beside, path)

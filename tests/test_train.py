@@ -1,0 +1,448 @@
+"""Training as it goes wrong: killed, on a full disk, with other settings, with a loss that is no number."""
+
+import csv
+import hashlib
+import importlib.util
+import json
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras")
+
+import tiny_training  # noqa: E402
+from tiny_training import SETTINGS, data_folder, tiny_plan  # noqa: E402
+
+from covct.architectures import ARCHITECTURES  # noqa: E402
+from covct.cards import read_card  # noqa: E402
+from covct.errors import OutputNotWritable, Stopped, UsageError  # noqa: E402
+from covct.training import checkpoints, plans  # noqa: E402
+from covct.training.average import EVERY, RunningAverage  # noqa: E402
+from covct.training.batches import batches, draw_batch  # noqa: E402
+from covct.training.build import check  # noqa: E402
+from covct.training.cross_validation import FoldFailed, gpus, run_in_parallel, summarise  # noqa: E402
+from covct.training.find_lr import draw_plot, find_learning_rate, suggest  # noqa: E402
+from covct.training.folds import assign_folds, held_out, keep_folds, parse_split  # noqa: E402
+from covct.training.loop import train  # noqa: E402
+from covct.training.not_a_number import NotANumber  # noqa: E402
+from covct.training.progress import Pace, Progress  # noqa: E402
+from covct.training.schedules import SCHEDULES  # noqa: E402
+from covct.training.settings import Settings  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "tiny", tiny_training.tiny)
+    monkeypatch.setitem(plans.PLANS, "lungs", tiny_plan)
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return data_folder(tmp_path)
+
+
+def in_a_process(*arguments, backend="tensorflow"):
+    """One thread of arithmetic, as `--exact` has it: sums in the order of many threads differ in the last bit."""
+    environment = {
+        "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3",
+        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "KERAS_BACKEND": backend,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }  # fmt: skip
+    return subprocess.run(
+        [sys.executable, ROOT / "tests" / "tiny_training.py", *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=240, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def weights_of(out: Path) -> str:
+    from covct.segment import load_network
+
+    digest = hashlib.sha256()
+    for array in load_network(out / "lungs.json")[1].get_weights():
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_a_training_that_is_killed_and_resumed_ends_with_the_weights_of_one_that_was_not(backend, tmp_path):
+    """Killed in the middle of an epoch and of the steps between two checkpoints, with all that has a state."""
+    if not importlib.util.find_spec(backend):
+        pytest.skip(f"{backend} is not installed")
+    killed = in_a_process(tmp_path / "killed", "--die-at", 2, 3, backend=backend)
+    assert killed.returncode == -9, killed.stderr
+    assert not (tmp_path / "killed" / "lungs.keras").exists()
+    resumed = in_a_process(tmp_path / "killed", "--resume", backend=backend)
+    assert "going on at epoch 2, step 2" in resumed.stderr
+    whole = in_a_process(tmp_path / "whole", backend=backend)
+    assert (whole.returncode, resumed.stdout) == (0, whole.stdout)
+    assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "whole")
+    for name in ("lungs.csv", "lungs-history.json"):
+        assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_a_stop_signal_writes_a_checkpoint_of_the_very_step(data, tmp_path):
+    def stop(event):
+        if event["event"] == "step" and (event["epoch"], event["step"]) == (1, 3):
+            raise Stopped("SIGTERM")
+
+    with pytest.raises(Stopped):
+        train(SETTINGS, data, tmp_path / "out", report=stop)
+    progress = checkpoints.read_checkpoint(tmp_path / "out" / "checkpoints" / "lungs").state["progress"]
+    assert (progress["epoch"], progress["step"]) == (0, 3)
+
+
+def stopped_after_an_epoch(data, out, settings=SETTINGS):
+    def stop(event):
+        if event["event"] == "epoch":
+            raise Stopped("SIGTERM")
+
+    with pytest.raises(Stopped):
+        train(settings, data, out, report=stop)
+
+
+def test_resume_with_other_settings_or_data_names_what_differs(data, tmp_path):
+    stopped_after_an_epoch(data, tmp_path / "out")
+    other = replace(SETTINGS, learning_rate=0.5, loss="dice+ce")
+    with pytest.raises(UsageError, match=r"learning_rate was 0.001, is 0.5; settings.loss was None, is dice\+ce"):
+        train(other, data, tmp_path / "out", resume=True)
+    (data / "volumes.csv").write_text("altered\n")
+    with pytest.raises(UsageError, match=r"data.ma was [0-9a-f]{16}, is [0-9a-f]{16}"):
+        train(SETTINGS, data, tmp_path / "out", resume=True)
+
+
+def test_an_unfinished_training_is_not_thrown_away_for_a_new_one(data, tmp_path):
+    stopped_after_an_epoch(data, tmp_path / "out")
+    with pytest.raises(UsageError, match="unfinished training of lungs lies here, epoch 2, step 0"):
+        train(SETTINGS, data, tmp_path / "out")
+
+
+def events_of(folder: Path) -> list[dict[str, float]]:
+    """As TensorFlow reads them, which checks the checksums."""
+    tensorflow = pytest.importorskip("tensorflow")
+    from tensorflow.core.util import event_pb2
+
+    [file] = folder.glob("*tfevents*")
+    read = [event_pb2.Event.FromString(record.numpy()) for record in tensorflow.data.TFRecordDataset(str(file))]
+    assert read[0].file_version == "brain.Event:2"
+    assert [event.step for event in read] == list(range(len(read)))
+    return [{value.tag: value.simple_value for value in event.summary.value} for event in read[1:]]
+
+
+def test_a_finished_training_is_resumed_to_the_same_card_and_trained_again_when_asked(data, tmp_path):
+    settings, out = replace(SETTINGS, epochs=1), tmp_path / "out"
+    first = train(settings, data, out, resume=True)
+    steps = []
+    again = train(settings, data, out, resume=True, report=lambda e: steps.append(e) if e["event"] == "step" else None)
+    assert (again.scores, again.threshold, steps) == (first.scores, first.threshold, [])
+    train(settings, data, out, report=lambda e: steps.append(e) if e["event"] == "step" else None)
+    assert len(steps) == 5
+    assert read_card(out / "lungs.json").training["ema"] == 0.9
+    [row] = csv.DictReader((out / "lungs.csv").read_text().splitlines())
+    assert row["epoch"] == "1"
+    assert events_of(out / "tensorboard" / "lungs") == [
+        {name: pytest.approx(float(value), rel=1e-6) for name, value in row.items() if name != "epoch"}
+    ]
+
+
+def test_a_loss_that_is_no_number_names_the_samples_and_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
+    settings = replace(SETTINGS, split="none", threshold=0.5)
+    monkeypatch.setitem(plans.PLANS, "lungs", lambda *args: tiny_plan(*args, spoiled=("c", 4)))
+    seen = []
+    with pytest.raises(NotANumber) as raised:
+        train(settings, data, tmp_path / "out", checkpoint_steps=1, report=seen.append)
+    message = str(raised.value)
+    steps = sum(event["event"] == "step" for event in seen)
+    assert f"epoch {steps // 5 + 1}, step {steps % 5 + 1}: the loss is nan" in message
+    hashed = hashlib.sha256(b"c").hexdigest()[:8]
+    assert f"ma {hashed} slice 4 (its image hold values that are no numbers)" in message
+    assert message.count("no numbers)") < message.count("slice")
+    kept = checkpoints.read_checkpoint(tmp_path / "out" / "checkpoints" / "lungs")
+    if steps:
+        assert all(np.isfinite(array).all() for array in kept.arrays.values())
+    assert not (tmp_path / "out" / "lungs.keras").exists()
+
+
+def test_a_gradient_that_is_no_number_is_found_before_the_next_batch_is_blamed(data, tmp_path, monkeypatch):
+    """The root of nothing: its value is 0, its slope infinite, and 0 times that is no number."""
+    from covct.training import losses
+
+    def rooted(truth, prediction):
+        return keras.ops.mean(keras.ops.sqrt(prediction * 0.0))
+
+    monkeypatch.setitem(losses.LOSSES, "rooted", rooted)
+    with pytest.raises(NotANumber, match=r"epoch 1, step 1: the loss is 0, its gradient is not finite"):
+        train(replace(SETTINGS, loss="rooted"), data, tmp_path / "out")
+
+
+def test_full_disk_at_a_checkpoint_leaves_the_one_before(tmp_path):
+    first = checkpoints.write_checkpoint(tmp_path, 1, {"a": np.arange(3)}, {"n": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(OutputNotWritable, match="cannot write results"):
+            checkpoints.write_checkpoint(tmp_path, 2, {"a": np.arange(3000)}, {"n": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == [first]
+    assert checkpoints.read_checkpoint(tmp_path).state["n"] == 1
+
+
+def test_two_checkpoints_are_kept_and_a_damaged_one_falls_back_on_the_other(tmp_path):
+    assert checkpoints.read_checkpoint(tmp_path) is None
+    paths = [checkpoints.write_checkpoint(tmp_path, n, {"a": np.full(3, n)}, {"n": n}) for n in (1, 2, 10)]
+    assert sorted(tmp_path.iterdir()) == sorted(paths[1:])
+    paths[2].write_bytes(paths[2].read_bytes()[:-7])
+    found = checkpoints.read_checkpoint(tmp_path)
+    assert (found.state["n"], found.arrays["a"].tolist()) == (2, [2, 2, 2])
+    paths[1].write_bytes(b"")
+    with pytest.raises(checkpoints.CheckpointError, match="no checkpoint is whole"):
+        checkpoints.read_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    """An object array would be a pickle: it is not read, whatever its hash."""
+    np.savez(tmp_path / "x.npz", **{"state.json": np.array([{"format": 1}], dtype=object)})
+    contents = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / f"step-000000001.{hashlib.sha256(contents).hexdigest()[:16]}.npz").write_bytes(contents)
+    with pytest.raises(checkpoints.CheckpointError, match="allow_pickle"):
+        checkpoints.read_checkpoint(tmp_path)
+
+
+def test_only_the_best_weights_that_a_kept_checkpoint_names_stay(data, tmp_path):
+    train(SETTINGS, data, tmp_path / "out")
+    folder = tmp_path / "out" / "checkpoints" / "lungs"
+    named = {checkpoints.read_arrays(p).state["progress"]["best_file"] for p in folder.glob("step-*")}
+    assert {p.name for p in folder.glob("best-*")} == named
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "middle", "end"),
+    [
+        ("constant", 1, 1, 1),
+        ("plateau", 1, 1, 1),
+        ("exponential", 1, 0.1, 0.01),
+        ("cosine", 0.1, 0.5868, 0),
+        ("cosine-restarts", 1, 0.9625, 0),
+        ("one-cycle", 0.04, 0.8118, 0.0001),
+    ],
+)
+def test_learning_rates_begin_and_end_where_their_schedule_says(name, start, middle, end):
+    rate = SCHEDULES[name]
+    assert [rate(0, 1001), rate(1000, 1001)] == pytest.approx([start, end], abs=2e-3)
+    assert rate(500, 1001) == pytest.approx(middle, abs=2e-3)
+    assert all(0 <= rate(step, 10) <= 1 for step in range(10))
+
+
+def test_cosine_restarts_at_one_and_three_sevenths():
+    rates = [SCHEDULES["cosine-restarts"](step, 70) for step in range(70)]
+    assert [step for step in range(1, 70) if rates[step] > rates[step - 1]] == [10, 30]
+
+
+def test_running_average_forgets_slowly_and_is_young_at_first():
+    average = RunningAverage(0.99, [np.zeros(1, np.float32)])
+    average.take([np.ones(1, np.float32)], EVERY)
+    young = (9 / 18) ** EVERY
+    assert average.arrays[0][0] == pytest.approx(1 - young, rel=1e-5)
+    before = average.arrays[0][0]
+    average.take([np.zeros(1, np.float32)], 10_000)
+    assert average.arrays[0][0] == pytest.approx(before * 0.99**EVERY, rel=1e-5)
+
+
+def test_progress_waits_for_something_better_and_halves_on_a_plateau():
+    progress = Progress()
+    for score in (0.5, 0.6, 0.6, 0.55, 0.4):
+        progress.end_epoch({"loss": 1.0}, progress.is_better(score, False), score, plateau=True)
+    assert (progress.best_epoch, progress.best_score, progress.waited, progress.halvings) == (1, 0.6, 3, 1)
+    assert not progress.is_better(float("nan"), False)
+    assert progress.is_better(0.5, lower_is_better=True)
+
+
+def test_training_ends_when_nothing_gets_better(data, tmp_path):
+    """A learning rate of nothing: the first epoch is the best."""
+    settings = replace(SETTINGS, epochs=20, learning_rate=0.0, ema=0, patience=2, optimizer="sgd", samples_per_epoch=4)
+    card = train(settings, data, tmp_path / "out")
+    assert card.training["epochs"] < 20
+    assert card.training["epochs"] == card.training["best_epoch"] + 2
+
+
+def test_time_left_is_counted_without_the_first_step():
+    pace = Pace()
+    for now in (100.0, 102.0, 104.0):
+        pace.tick(now)
+    assert pace.per_second(104.0) == 0.5
+    assert pace.seconds_left(104.0, 10) == 20
+
+
+def test_batches_come_in_order_whatever_the_threads():
+    def draw(rng, origins=None):
+        return rng.random((2, 2)), rng.random((2, 2))
+
+    places = [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    expected = [draw_batch(draw, 2, 7, *place) for place in places]
+    for threads in (1, 3):
+        got = list(batches(draw, 2, 7, iter(places), threads))
+        assert all((a[0] == b[0]).all() and (a[1] == b[1]).all() for a, b in zip(expected, got, strict=True))
+
+
+def test_folds_deal_every_patient_once_and_alike_for_every_task():
+    patients = [f"p{number % 14}" for number in range(200)]
+    folds = assign_folds(patients, 5, seed=3)
+    assert folds == assign_folds(patients[::-2] + patients, 5, seed=3)
+    sizes = [list(folds.values()).count(fold) for fold in range(5)]
+    assert sorted(sizes) == [2, 3, 3, 3, 3]
+    assert folds != assign_folds(patients, 5, seed=4)
+    asked = Settings("lungs", 1, 8, folds=5, seed=3)
+    held = [held_out(patients, replace(asked, fold=fold)) for fold in range(5)]
+    assert (np.sum(held, 0) == 1).all()
+    with pytest.raises(UsageError, match="got 3"):
+        assign_folds(["a", "b", "c"], 5, seed=0)
+
+
+def test_folds_stay_as_they_were_written(tmp_path):
+    settings = Settings("lungs", 1, 8, folds=2)
+    keep_folds(tmp_path, {"ma": ["a", "b", "c"]}, settings)
+    keep_folds(tmp_path, {"lctsc": ["x", "y"]}, settings)
+    stored = json.loads((tmp_path / "folds.json").read_text())
+    assert (stored["folds"], stored["sources"].keys()) == (2, {"ma", "lctsc"})
+    keep_folds(tmp_path, {"ma": ["a", "b", "c"]}, settings)
+    with pytest.raises(UsageError, match="source ma has other patients"):
+        keep_folds(tmp_path, {"ma": ["a", "b", "d"]}, settings)
+    with pytest.raises(UsageError, match="holds 2 folds with seed 0, wanted 3 folds with seed 0|wanted 3 with seed 0"):
+        keep_folds(tmp_path, {"ma": ["a", "b", "c"]}, replace(settings, folds=3))
+
+
+@pytest.mark.parametrize(
+    ("text", "by", "share"),
+    [("90/10", "patient", 0.1), ("70/30", "patient", 0.3), ("0.2", "patient", 0.2), ("slice", "slice", 0.3),
+     ("slice:80/20", "slice", 0.2), ("none", "none", 0)],
+)  # fmt: skip
+def test_splits_as_they_are_written(text, by, share):
+    split = parse_split(text)
+    assert (split.by, pytest.approx(split.share)) == (by, share)
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/0", "100/0", "slices", "volume", "slice:", "nan"])
+def test_splits_that_mean_nothing(text):
+    if text == "slice:":
+        assert parse_split(text).share == 0.3
+        return
+    with pytest.raises(UsageError, match="wanted 90/10"):
+        parse_split(text)
+
+
+def test_a_split_by_slice_says_whom_it_leaks_and_marks_the_card(data, tmp_path):
+    told = []
+    card = train(replace(SETTINGS, epochs=1, split="slice"), data, tmp_path / "out", report=told.append)
+    assert "3 of 4 patients lie on both sides" in told[0]["text"]
+    assert card.limits.startswith("Split by slice: 3 of 4 patients")
+    assert card.training["split"] == "slice"
+    assert card.training["held_out_patients"] == {"ma": []}, "whoever starts from it must know that all were seen"
+
+
+def test_a_patient_of_two_sources_cannot_be_on_both_sides():
+    """Folds are dealt by source, so a second source of other patients puts a shared one elsewhere."""
+    settings = Settings("lungs", 1, 8, split="0.5")
+    with pytest.raises(UsageError, match="1 patients would be on both sides of the split: a"):
+        for seed in range(20):
+            plans._split(
+                [tiny_training.slices("ma"), tiny_training.slices("lctsc", ("a", "x"))], replace(settings, seed=seed)
+            )
+
+
+def test_all_folds_come_to_a_mean_and_a_spread(data, tmp_path):
+    settings = replace(SETTINGS, epochs=1, folds=2, ema=0)
+    cards = [train(replace(settings, fold=fold), data, tmp_path / "out") for fold in (0, 1)]
+    assert set(cards[0].training["held_out_patients"]["ma"]) ^ set(cards[1].training["held_out_patients"]["ma"]) == {
+        "a", "b", "c", "d"
+    }  # fmt: skip
+    summary = summarise(tmp_path / "out", "lungs", 2)
+    values = [card.scores["validation_dice"] for card in cards]
+    assert summary["done"] == [0, 1]
+    assert summary["mean"]["validation_dice"] == pytest.approx(np.mean(values), abs=1e-4)
+    assert summary["spread"]["validation_dice"] == pytest.approx(np.std(values, ddof=1), abs=1e-4)
+    assert json.loads((tmp_path / "out" / "lungs-folds.json").read_text()) == summary
+
+
+def test_folds_in_parallel_have_a_gpu_each_and_one_that_fails_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert gpus() == ["3", "5"]
+    code = (
+        "import os, sys, time; time.sleep(0.2); open(sys.argv[1], 'w').write(os.environ['CUDA_VISIBLE_DEVICES']);"
+        " sys.exit(int(sys.argv[2]))"
+    )
+    commands = {n: [sys.executable, "-c", code, str(tmp_path / str(n)), "0" if n != 1 else "15"] for n in range(3)}
+    with pytest.raises(FoldFailed, match="fold 1 with exit code 15"):
+        run_in_parallel(commands, gpus(), lambda event: None)
+    used = [(tmp_path / str(n)).read_text() for n in range(3)]
+    assert set(used[:2]) == {"3", "5"}
+    assert used[2] in ("3", "5")
+
+
+def test_range_test_suggests_where_the_loss_falls_fastest(tmp_path):
+    rates = [float(10.0**power) for power in np.linspace(-6, 0, 61)]
+    losses = [1 / (1 + np.exp(4 * (np.log10(rate) + 3))) + max(0.0, np.log10(rate) + 1) * 5 for rate in rates]
+    assert suggest(rates, losses) == pytest.approx(1e-3, rel=0.3)
+    with pytest.raises(UsageError, match="never fell"):
+        suggest(rates, [1.0 + n for n in range(61)])
+
+
+def test_find_lr_writes_its_plot_and_trains_nothing(data, tmp_path):
+    out = tmp_path / "out"
+    found = find_learning_rate(SETTINGS, data, out, steps=40)
+    assert 1e-6 < found.suggestion < 1
+    svg = (out / "lungs-find-lr.svg").read_text()
+    assert svg == draw_plot(found)
+    assert svg.count("<polyline") == 1
+    assert sorted(path.name for path in out.iterdir()) == ["lungs-find-lr.json", "lungs-find-lr.svg"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"loss": "mse"}, "no loss is called mse; there are"),
+        ({"architecture": "vgg"}, "no architecture is called vgg"),
+        ({"optimizer": "lion"}, "no optimizer is called lion"),
+        ({"folds": 5, "fold": 5}, "fold 5 of 5"),
+        ({"samples_per_epoch": 3}, "--samples 3: wanted --batch-size 4 or more"),
+        ({"split": "none"}, "give it with --threshold"),
+        ({"split": "none", "threshold": 0.5, "patience": 3}, "no validation"),
+    ],
+)
+def test_settings_that_do_not_fit(changes, words):
+    with pytest.raises(UsageError, match=words):
+        check(replace(SETTINGS, **changes))
+
+
+@pytest.mark.parametrize("choice", ["adam", "adamw", "sgd"])
+def test_mixed_precision_trains_and_leaves_float32_weights_and_no_policy_behind(choice, data, tmp_path):
+    asked = {"mixed_precision": choice == "adamw", "optimizer": choice, "split": "none", "threshold": 0.4}
+    settings = replace(SETTINGS, epochs=1, **asked)
+    card = train(settings, data, tmp_path / "out")
+    assert keras.mixed_precision.dtype_policy().name == "float32"
+    assert card.threshold == 0.4
+    assert card.scores == {}
+    assert "no score of its own" in card.limits
+    weights_of(tmp_path / "out")
+
+
+def test_train_on_the_command_line_says_in_a_sentence_what_is_wrong(tmp_path):
+    from typer.testing import CliRunner
+
+    from covct import cli
+
+    for arguments, words in (
+        (["--fold", "1"], "give --folds"),
+        (["--ema", "1.5"], "below 1"),
+        ([], "no training data"),
+    ):
+        result = CliRunner().invoke(cli.app, ["train", "lungs", str(tmp_path), "-o", str(tmp_path / "out"), *arguments])
+        assert isinstance(result.exception, UsageError)
+        assert words in str(result.exception)
