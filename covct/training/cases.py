@@ -630,7 +630,7 @@ def _offset(image: hd.Volume, mask: hd.Volume) -> float:
 
 def _by_label(kind: str, array: np.ndarray, path: Path) -> dict[str, np.ndarray]:
     """A stored mask as the masks it holds, uint8. Raises CaseError for values outside the expected set."""
-    values = np.unique(array)
+    values = _values(array)
     allowed = {"lungs": {0, 1, 2}, "infection": {0, 1, 2, 3}, "both": {0, 1, 2, 3}, "classes": {0, 1, 2, 3}}[kind]
     if set(values.tolist()) <= {0, 255}:  # as pictures store yes and no
         array = array > 0
@@ -647,6 +647,13 @@ def _by_label(kind: str, array: np.ndarray, path: Path) -> dict[str, np.ndarray]
     if kind == "classes" or array.max() > 1:
         return {"infection": ((array == 1) | (array == 2)).astype(np.uint8), "classes": array}
     return {"infection": array}
+
+
+def _values(array: np.ndarray) -> np.ndarray:
+    """The distinct values, without sorting all of them where they are small whole numbers."""
+    if array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 255:
+        return np.flatnonzero(np.bincount(array.ravel(), minlength=256))
+    return np.unique(array)
 
 
 def _sided(lungs: np.ndarray) -> np.ndarray:

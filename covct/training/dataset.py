@@ -21,7 +21,7 @@ from covct.preprocess import FieldOfView, body_field_of_view, clahe, to_model_sp
 from covct.training.augment import noise
 from covct.training.cases import Case, Labelled, LeftOut, read_case, read_volume_rows, search_cases
 from covct.training.domains import CLAHE, HU, as_grey, hu_by_anchors, hu_of_window
-from covct.training.screen import Screen
+from covct.training.screen import Likeness, Screen
 
 SIZE = 256
 Restore = Callable[[np.ndarray], np.ndarray]
@@ -297,7 +297,7 @@ def read_other_slices(data: Path, sources: dict[str, Path], restore: Restore | N
         8-bit CLAHE slices without a restorer, or nothing that can be learned from.
     """
     cases, left_out = other_cases(data, sources)
-    screen, parts = Screen(), []
+    screen, likeness, parts = Screen(), Likeness(), []
     for case in cases:
         try:
             labelled = read_case(case)
@@ -307,13 +307,24 @@ def read_other_slices(data: Path, sources: dict[str, Path], restore: Restore | N
         kept, faults = screen.judge(labelled)
         left_out += faults
         if kept is not None:
+            likeness.add(kept)
             parts.append(slices_of(kept, restore))
     for one in left_out:
         some = f" ({len(one.slices)} slices)" if one.slices else ""
         log.warning("left out: %s %s%s: %s: %s", one.source, one.case, some, one.slug, one.message)
     if not parts:
         raise UsageError(f"{data}: every case was left out; `covct explore {data}` lists the reasons")
-    return joined(parts, "cases")
+    return _one_patient_where_alike(joined(parts, "cases"), likeness)
+
+
+def _one_patient_where_alike(slices: Slices, likeness: Likeness) -> Slices:
+    """Patients with slices that look alike become one, so that no split comes between them."""
+    patients = slices.patients
+    for one, other, count, _ in likeness.pairs():
+        log.warning("taken for one patient: %s and %s (%d slices look alike)", one.name, other.name, count)
+        first, second = (dict(zip(slices.patients, patients, strict=True))[case.patient] for case in (one, other))
+        patients = tuple(first if patient == second else patient for patient in patients)
+    return replace(slices, patients=patients)
 
 
 def read_slices(case: Case, restore: Restore | None = None) -> Slices:

@@ -65,13 +65,13 @@ class Screen:
 
 def digest(one: np.ndarray) -> bytes:
     """A digest of a slice (rows, columns), the same however it is flipped."""
-    values = one.astype(np.float32)
-    rows, columns = values.sum(1), values.sum(0)
+    # 8 bit of a picture and of a NIfTI are the same slice
+    values = one.astype(np.int16 if one.dtype.kind in "iu" else np.float32)
+    rows, columns = values.sum(1, dtype=np.float64), values.sum(0, dtype=np.float64)
     if rows[: len(rows) // 2].sum() > rows[-(len(rows) // 2) :].sum():
         values = values[::-1]
     if columns[: len(columns) // 2].sum() > columns[-(len(columns) // 2) :].sum():
         values = values[:, ::-1]
-    # 8 bit of a picture and of a NIfTI are the same slice
     return hashlib.blake2b(np.ascontiguousarray(values).tobytes() + str(values.shape).encode(), digest_size=16).digest()
 
 
