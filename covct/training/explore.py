@@ -197,7 +197,10 @@ def explore(
             continue
         out.facts.append(facts_of(kept))
         _count(out.histograms, kept, restore)
-        if sum(one.source == case.source for one in out.facts) in _shown(len(_of_source(found.cases, case.source))):
+        place = [one is case for one in found.cases if one.source == case.source].index(True)
+        wanted = _shown(sum(one.source == case.source for one in found.cases))
+        done = len({one.case for one in out.examples if one.source == case.source})
+        if done < len(wanted) and place >= wanted[done]:
             out.examples += _examples(kept, restore)
     out.left_out += _in_two_sources(out.facts)
     out.alike = [
@@ -297,13 +300,9 @@ def _total(values: Iterable[int | None]) -> int | None:
     return sum(known) if known else None
 
 
-def _of_source(cases, source: str) -> list:
-    return [case for case in cases if case.source == source]
-
-
-def _shown(count: int) -> set[int]:
-    """Which cases of a source are shown, counted from 1: evenly over it."""
-    return {1 + round(place) for place in np.linspace(0, count - 1, min(EXAMPLES, count))}
+def _shown(count: int) -> list[int]:
+    """Which cases of a source are shown: evenly over it, from the first on."""
+    return [round(place) for place in np.linspace(0, count - 1, min(EXAMPLES, count))]
 
 
 def _count(histograms: dict[str, Histogram], labelled: Labelled, restore) -> None:

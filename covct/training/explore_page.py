@@ -279,7 +279,8 @@ h1{font-size:1.5em;margin:.4em 0}h2{font-size:1.15em;margin:1.6em 0 .5em;border-
 .note{color:var(--note)}small,figcaption,footer{color:var(--dim)}footer{margin:2.5em 0 1em}
 .wide{overflow-x:auto;max-height:70vh;overflow-y:auto}
 table{border-collapse:collapse;font-size:.86em}th,td{text-align:left;vertical-align:top;padding:4px 10px 4px 0;
-border-bottom:1px solid var(--line);overflow-wrap:break-word}td{max-width:26em;overflow-wrap:anywhere;min-width:4em}td small{display:block;min-width:13em}
+border-bottom:1px solid var(--line);overflow-wrap:break-word}td{max-width:26em;overflow-wrap:anywhere;min-width:4em}
+td small{display:block;min-width:13em}
 thead th{position:sticky;top:0;background:var(--paper);overflow-wrap:normal}
 ul.chips,ul.keys{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:4px 16px;margin:.4em 0}
 ul.keys li::before{content:"";display:inline-block;width:12px;height:12px;margin-right:6px;vertical-align:-1px;
