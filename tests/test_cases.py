@@ -60,7 +60,7 @@ def test_the_published_table_is_read_with_another_machine_s_paths(tmp_path):
     assert (hu.domain, first.domain) == ("hu", "window-8bit")
     array, lungs, infection = chest(0)
     np.testing.assert_array_equal(hu.pixels, array)
-    np.testing.assert_array_equal(hu.lungs, lungs), "1 is the patient's right, whatever the publisher's number"
+    np.testing.assert_array_equal(hu.lungs, lungs, "1 is the patient's right, whatever the publisher's number")
     np.testing.assert_array_equal(hu.infection, infection)
     assert hu.sides and hu.spacing_mm == (5.0, 4.0, 4.0) and hu.orientation == "LPH"
 
@@ -225,7 +225,14 @@ def segmented(phantom, tmp_path):
 
     def write(seg_type="binary"):
         path = tmp_path / "data" / "masks.seg.dcm"
-        write_seg(path, load_dicom(series), masks, "key", {}, Outputs(seg_type=seg_type))
+        write_seg(
+            path,
+            load_dicom(series),
+            masks,
+            "key",
+            {"lungs": "0" * 64, "infection": "0" * 64},
+            Outputs(seg_type=seg_type),
+        )
         return path
 
     return write, masks, tmp_path / "data"

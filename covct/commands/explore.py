@@ -91,7 +91,7 @@ def _print(console: Console, document: dict[str, Any]) -> None:
     for one in document["alike"]:
         console.print(
             f"alike: {escape(' and '.join(one['cases']))}, {one['slices']} pairs of slices, "
-            f"correlation {one['likeness']}: one image under two names?",
+            f"correlation {one['likeness']}: one patient, or one image, under two names?",
             soft_wrap=True,
         )
     _print_left_out(console, document["left_out"])

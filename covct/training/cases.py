@@ -595,6 +595,8 @@ def _read_volume(case: Case):
     image = _nifti(case.images[0])
     masks: dict[str, np.ndarray] = {}
     for kind, (path,) in case.masks.items():
+        if kind == "both" and {"lungs", "infection"} <= case.masks.keys():
+            continue  # it says the same again, without the side of what is infected
         mask = _nifti(path)
         if mask.shape != image.shape:
             raise CaseError("other-shape", f"{path}: shape {mask.shape}, its image {case.images[0].name} {image.shape}")
@@ -606,7 +608,9 @@ def _read_volume(case: Case):
                 "(cases.csv: geometry by-index, if only the header is wrong)",
             )
         array = image.with_array(mask.array).to_patient_orientation("FPL").array
-        masks.update(_by_label(kind, array, path))
+        masks = (
+            {**_by_label(kind, array, path), **masks} if kind == "both" else {**masks, **_by_label(kind, array, path)}
+        )
     volume = image.to_patient_orientation("FPL")
     spacing = (float(volume.spacing[0]), float(volume.spacing[1]), float(volume.spacing[2]))
     codes = "".join(str(code.value) for code in image.get_closest_patient_orientation())
@@ -643,7 +647,7 @@ def _by_label(kind: str, array: np.ndarray, path: Path) -> dict[str, np.ndarray]
     if kind == "lungs":
         return {"lungs": array}
     if kind == "both":  # infection lies in a lung, whose side is then not told
-        return {"lungs": np.where(array == 3, 1, array).astype(np.uint8), "infection": (array == 3).astype(np.uint8)}
+        return {"lungs": (array > 0).astype(np.uint8), "infection": (array == 3).astype(np.uint8)}
     if kind == "classes" or array.max() > 1:
         return {"infection": ((array == 1) | (array == 2)).astype(np.uint8), "classes": array}
     return {"infection": array}

@@ -21,7 +21,7 @@ from covct.preprocess import FieldOfView, body_field_of_view, clahe, to_model_sp
 from covct.training.augment import noise
 from covct.training.cases import Case, Labelled, LeftOut, read_case, read_volume_rows, search_cases
 from covct.training.domains import CLAHE, HU, as_grey, hu_by_anchors, hu_of_window
-from covct.training.screen import Likeness, Screen
+from covct.training.screen import SAME, Likeness, Screen
 
 SIZE = 256
 Restore = Callable[[np.ndarray], np.ndarray]
@@ -320,7 +320,7 @@ def read_other_slices(data: Path, sources: dict[str, Path], restore: Restore | N
 def _one_patient_where_alike(slices: Slices, likeness: Likeness) -> Slices:
     """Patients with slices that look alike become one, so that no split comes between them."""
     patients = slices.patients
-    for one, other, count, _ in likeness.pairs():
+    for one, other, count, _ in likeness.pairs(SAME):
         log.warning("taken for one patient: %s and %s (%d slices look alike)", one.name, other.name, count)
         first, second = (dict(zip(slices.patients, patients, strict=True))[case.patient] for case in (one, other))
         patients = tuple(first if patient == second else patient for patient in patients)

@@ -13,6 +13,7 @@ import numpy as np
 from covct import RESEARCH_USE, __version__
 from covct.overlay import paint
 from covct.training.explore import CLASS_NAMES, EXAMPLES, TISSUES, Example, Exploration, Facts, Histogram
+from covct.training.screen import SAME
 
 PLOT = (640, 240)  # of a plot, in units of its SVG
 LEFT, BOTTOM, TOP = 44, 34, 12
@@ -119,9 +120,9 @@ def _left_out(found: Exploration) -> str:
 def _alike(found: Exploration) -> str:
     rows = [[" and ".join(map(escape, one["cases"])), str(one["slices"]), str(one["likeness"])] for one in found.alike]
     return (
-        "<p>Slices of two patients that look the same though their pixels differ: perhaps one image under two names, "
-        "and a leak where a split comes between. They are not left out; training takes own cases so alike for one "
-        "patient.</p>" + _table(["cases", "pairs of slices", "correlation"], rows)
+        "<p>Slices of two patients that look alike: perhaps one patient, or one image, under two names, and a leak "
+        "where a split comes between. They are not left out; training takes own cases for one patient from a "
+        f"correlation of {SAME} on.</p>" + _table(["cases", "pairs of slices", "correlation"], rows)
     )
 
 
