@@ -18,22 +18,25 @@ RANKS = [
     | {"__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel"},
     {"stop", "lockfile", "training.__init__", "training.settings", "training.schedules", "training.progress"}
     | {"training.average", "training.batches", "training.events", "training.optimizers"},
-    {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
+    {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"}
+    | {"training.domains"},
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
     {"split", "weights_file", "supervisor", "runs"},
     {"discover", "networks", "postprocess", "overlay", "results", "training.augment"}
-    | {"dicom.capture", "dicom.ct_series"},
+    | {"dicom.capture", "dicom.ct_series", "dicom.seg_masks"},
     {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "training.losses"}
     | {"dicom.load", "dicom.check"},
+    {"training.cases"},
+    {"training.screen"},
     {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"},
     {"training.restoration", "pipeline", "verify", "doctor", "inbox", "moving"}
     | {"training.folds", "training.checkpoints", "training.fingerprint", "training.histories"}
     | {"training.cross_validation"},
-    {"training.plans", "training.threshold", "training.build", "writers"},
+    {"training.plans", "training.threshold", "training.build", "training.explore", "writers"},
     {"training.not_a_number", "training.finish"},
-    {"training.loop", "batch"},
+    {"training.loop", "training.explore_page", "batch"},
     {"training.find_lr"},
-    {"commands.__init__", "commands.train"},
+    {"commands.__init__", "commands.explore", "commands.train"},
     {"cli"},
     {"__main__"},
 ]

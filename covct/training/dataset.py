@@ -1,14 +1,15 @@
 """Training data: folders of labelled slices, each source with its intensity domain, split by patient.
 
 Domains are never mixed silently: `ma-slices` come as 8-bit CLAHE and reach Hounsfield units only through a
-restoration network (`covct train restorer`), `medseg` slices through two anchors of their own histogram.
+restoration network (`covct train restorer`), `medseg` slices through two anchors of their own histogram. Cases of any
+other layout (`covct.training.cases`) are read as source "cases".
 """
 
 from __future__ import annotations
 
-import csv
+import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +17,11 @@ import cv2
 import numpy as np
 
 from covct.errors import UsageError
-from covct.nifti import read_nifti
 from covct.preprocess import FieldOfView, body_field_of_view, clahe, to_model_space, whole_slice
 from covct.training.augment import noise
+from covct.training.cases import Case, Labelled, LeftOut, read_case, read_volume_rows, search_cases
+from covct.training.domains import CLAHE, HU, as_grey, hu_by_anchors, hu_of_window
+from covct.training.screen import SAME, Likeness, Screen
 
 SIZE = 256
 Restore = Callable[[np.ndarray], np.ndarray]
@@ -26,6 +29,9 @@ UNKNOWN = 2  # infection label of a pixel nobody vouches for; left out of the lo
 AERATED_HU = -640  # smoothed lung below this holds no infection; above it a cancer patient's lung may
 TRUSTED_HU = -700  # darker still: only so far is a cancer patient's lung taken as a negative in training
 TISSUE_HU = 40
+UNKNOWN_CLASS = 255
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Slices:
     patients : tuple of str
         Patient group of each slice: the unit of every split.
     source : str
+    classes : (slices, 256, 256) uint8 or None
+        1 ground glass, 2 consolidation, 3 effusion; `UNKNOWN_CLASS` where nobody told them apart.
     """
 
     hu: np.ndarray
@@ -49,6 +57,7 @@ class Slices:
     infection: np.ndarray
     patients: tuple[str, ...]
     source: str
+    classes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.hu)
@@ -73,6 +82,7 @@ class Slices:
             lungs=self.lungs[chosen],
             infection=self.infection[chosen],
             patients=tuple(p for p, c in zip(self.patients, chosen, strict=True) if c),
+            classes=None if self.classes is None else self.classes[chosen],
         )
 
 
@@ -93,21 +103,20 @@ def read_ma_volumes(folder: Path) -> list[tuple[str, str, np.ndarray, np.ndarray
     list of (patient, source_intensity, pixels, lungs, infection)
         One entry a volume; (slices, 256, 256) uint8, anterior up.
     """
-    with open(folder / "volumes.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
     volumes = []
-    for row in rows:
+    for row in read_volume_rows(folder):
         names = [f"{index:04d}.png" for index in range(int(row["first"]), int(row["last"]) + 1)]
-        images = [
-            np.stack([_read_gray(folder / kind / name) for name in names]) for kind in ("ct", "lungs", "infection")
-        ]
+        images = [_stacked([folder / kind / name for name in names]) for kind in ("ct", "lungs", "infection")]
+        for kind, mask in zip(("lungs", "infection"), images[1:], strict=True):
+            if mask.shape != images[0].shape:
+                raise UsageError(f"{folder / kind}: {names[0]} and on have shape {mask.shape}, ct {images[0].shape}")
         if row["anterior"] == "down":
             images = [image[:, ::-1] for image in images]
         pixels, lungs, infection = images
         volumes.append(
             (
                 row["patient_group"],
-                row["source_intensity"],
+                row.get("source_intensity", ""),
                 pixels,
                 (lungs > 127).astype(np.uint8),
                 (infection > 127).astype(np.uint8),
@@ -134,16 +143,19 @@ def read_lung_volumes(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray, t
     -------
     dict of str to (hu, lungs, pixel_spacing_mm)
         (slices, rows, columns) int16 and uint8.
+
+    Raises
+    ------
+    CaseError
+        As `read_case`: a mask is missing or does not fit, or it is no CT in HU.
     """
     volumes = {}
     for path in sorted(folder.glob("*_ct.nii.gz")):
         name = path.name.removesuffix("_ct.nii.gz")
-        ct = read_nifti(path).to_patient_orientation("FPL")
-        lungs = read_nifti(path.with_name(f"{name}_lungs.nii.gz")).to_patient_orientation("FPL")
-        if ct.shape != lungs.shape:
-            raise UsageError(f"{path}: CT has shape {ct.shape}, its lung mask {lungs.shape}")
-        spacing = (float(ct.spacing[1]), float(ct.spacing[2]))
-        volumes[name] = (ct.array, (lungs.array > 0).astype(np.uint8), spacing)
+        masks = {"lungs": (path.with_name(f"{name}_lungs.nii.gz"),)}
+        labelled = read_case(Case(name, folder.name, folder, "nifti", name, (path,), masks, HU, negative=True))
+        assert labelled.lungs is not None and labelled.spacing_mm
+        volumes[name] = (labelled.pixels, (labelled.lungs > 0).astype(np.uint8), labelled.spacing_mm[1:])
     return volumes
 
 
@@ -161,11 +173,15 @@ def read_lung_slices(folder: Path, restore: Restore | None = None) -> Slices:
             noisy = np.stack([noise(one.astype(np.float32), rng, strongest=80) for one in hu])
             hu = restore(recipe_pixels(noisy))
         hu, lungs, _ = _model_space(hu, lungs, np.zeros_like(lungs), body_field_of_view(hu, spacing))
-        dense = np.stack([_smoothed_inside(one, mask) > TRUSTED_HU for one, mask in zip(hu, lungs, strict=True)])
-        infection = np.where((lungs > 0) & dense, UNKNOWN, 0).astype(np.uint8)
-        parts.append((hu, lungs, infection))
+        parts.append((hu, lungs, _clean_where_aerated(hu, lungs)))
         patients += [name] * len(hu)
     return _join(parts, patients, "lctsc-restored" if restore else "lctsc")
+
+
+def _clean_where_aerated(hu: np.ndarray, lungs: np.ndarray) -> np.ndarray:
+    """Infection labels of a person without COVID-19: 0, and `UNKNOWN` in dense lung, which may be another disease."""
+    dense = np.stack([_smoothed_inside(one, mask) > TRUSTED_HU for one, mask in zip(hu, lungs, strict=True)])
+    return np.where((lungs > 0) & dense, UNKNOWN, 0).astype(np.uint8)
 
 
 def _smoothed_inside(hu: np.ndarray, mask: np.ndarray, sigma: float = 4.0) -> np.ndarray:
@@ -178,25 +194,25 @@ def _smoothed_inside(hu: np.ndarray, mask: np.ndarray, sigma: float = 4.0) -> np
 def read_medseg_slices(folder: Path) -> Slices:
     """The 50 JPEG slices of medicalsegmentation.com: lung window, cropped, patient on the side.
 
-    The window is not told. Two anchors bring a slice to HU: the darkest two percent are air (-960 HU on average
-    with some lung among it), the commonest bright value is soft tissue (40 HU). Where it is saturated, so is HU.
+    The window is not told: see `hu_by_anchors`.
     """
     parts: list[tuple[np.ndarray, ...]] = []
     patients: list[str] = []
     for path in sorted((folder / "Imgs").glob("*.jpg"), key=lambda p: int(p.stem)):
         gray = np.rot90(_read_gray(path), -1).astype(np.float32)
         infection = np.rot90(_read_gray(folder / "GT" / f"{path.stem}.png"), -1)
-        air = float(np.percentile(gray, 2))
-        counts = np.bincount(gray.astype(np.uint8).ravel(), minlength=256)[150:]
-        tissue = 150 + int(np.argmax(np.convolve(counts, np.ones(9), "same")))
-        hu = (gray - air) / np.maximum(1.0, tissue - air) * 1000 - 960
-        view = whole_slice((max(hu.shape), max(hu.shape)))
-        hu = to_model_space(_square(hu, TISSUE_HU)[None], view, SIZE)
-        mask = to_model_space(_square((infection > 127).astype(np.float32), 0)[None], view, SIZE) > 0.5
-        hu = np.clip(hu, -1100, 3071)
-        parts.append((hu.astype(np.int16), np.full(hu.shape, UNKNOWN, np.uint8), mask.astype(np.uint8)))
+        hu, mask = _cropped_in_model_space(hu_by_anchors(gray), infection > 127)
+        parts.append((hu, np.full(hu.shape, UNKNOWN, np.uint8), mask))
         patients.append(f"medseg_{path.stem}")
     return _join(parts, patients, "medseg")
+
+
+def _cropped_in_model_space(hu: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A slice cropped at the ribs, (rows, columns) float and bool, padded: (1, 256, 256) int16 and uint8."""
+    view = whole_slice((max(hu.shape), max(hu.shape)))
+    square = to_model_space(_square(hu, TISSUE_HU)[None], view, SIZE)
+    marked = to_model_space(_square(mask.astype(np.float32), 0)[None], view, SIZE) > 0.5
+    return np.clip(square, -1100, 3071).astype(np.int16), marked.astype(np.uint8)
 
 
 def _square(image: np.ndarray, fill: float) -> np.ndarray:
@@ -215,23 +231,213 @@ def recipe_pixels(hu: np.ndarray) -> np.ndarray:
 def find_sources(data: Path) -> dict[str, Path]:
     """Which sources lie under a data folder, recognised by their layout.
 
-    Returns a dict with any of the keys `ma`, `lungs`, `medseg`. Raises UsageError where there is none.
+    Returns
+    -------
+    dict of str to Path
+        With any of the keys `ma`, `lungs`, `medseg`, each the first folder of its layout, and `cases` (DATA itself)
+        where it holds labelled cases beside them: see `other_cases`.
+
+    Raises
+    ------
+    UsageError
+        There is none.
     """
     folders = [data, *sorted(p for p in data.iterdir() if p.is_dir())] if data.is_dir() else []
     found: dict[str, Path] = {}
     for folder in folders:
         if (folder / "volumes.csv").is_file():
             found.setdefault("ma", folder)
-        elif any(folder.glob("*_lungs.nii.gz")) and any(folder.glob("*_ct.nii.gz")):
+        elif any(folder.glob("*_lungs.nii.gz")) and any(folder.glob("*_ct.nii.gz")) and _only_lungs(folder):
             found.setdefault("lungs", folder)
         elif (folder / "Imgs").is_dir() and (folder / "GT").is_dir():
             found.setdefault("medseg", folder)
+    if other_cases(data, found)[0]:
+        found["cases"] = data
     if not found:
         raise UsageError(
             f"{data}: no training data; wanted a folder with volumes.csv (ct/, lungs/, infection/ slices), "
-            "NAME_ct.nii.gz with NAME_lungs.nii.gz, or Imgs/ with GT/"
+            "NAME_ct.nii.gz with NAME_lungs.nii.gz or NAME_infection.nii.gz, metadata.csv, DICOM series with "
+            "DICOM SEG, or Imgs/ with GT/; `covct explore DATA` says what is there and why it is left out"
         )
     return found
+
+
+def _only_lungs(folder: Path) -> bool:
+    """People without COVID-19, as LCTSC's; nothing is declared that would make a case another."""
+    return not any(folder.glob("*_infection.nii*")) and not (folder / "cases.csv").is_file()
+
+
+def other_cases(data: Path, sources: dict[str, Path]) -> tuple[list[Case], list[LeftOut]]:
+    """The labelled cases that none of the sources `ma`, `lungs`, `medseg` holds, and what is left out of them.
+
+    A person who is among those sources already is left out: on both sides of a split nobody would notice.
+    """
+    taken = {path.resolve() for name, path in sources.items() if name != "cases"}
+    found = search_cases(data)
+    known = {case.person: case.source for case in found.cases if case.folder.resolve() in taken}
+    cases, left_out = [], list(found.left_out)
+    for case in found.cases:
+        if case.folder.resolve() in taken:
+            continue
+        if case.person in known:
+            left_out.append(
+                LeftOut(case.source, case.name, "patient-elsewhere", f"{case.person} is in {known[case.person]} too")
+            )
+        else:
+            cases.append(case)
+    return cases, left_out
+
+
+def read_other_slices(data: Path, sources: dict[str, Path], restore: Restore | None = None) -> Slices:
+    """The slices of `other_cases` as source "cases". What is left out is logged with its reason.
+
+    Raises
+    ------
+    UsageError
+        8-bit CLAHE slices without a restorer, or nothing that can be learned from.
+    """
+    cases, left_out = other_cases(data, sources)
+    screen, likeness, parts = Screen(), Likeness(), []
+    for case in cases:
+        try:
+            labelled = read_case(case)
+        except UsageError as error:
+            left_out.append(LeftOut(case.source, case.name, getattr(error, "slug", "unreadable"), str(error)))
+            continue
+        kept, faults = screen.judge(labelled)
+        left_out += faults
+        if kept is not None:
+            likeness.add(kept)
+            parts.append(slices_of(kept, restore))
+    for one in left_out:
+        some = f" ({len(one.slices)} slices)" if one.slices else ""
+        log.warning("left out: %s %s%s: %s: %s", one.source, one.case, some, one.slug, one.message)
+    if not parts:
+        raise UsageError(f"{data}: every case was left out; `covct explore {data}` lists the reasons")
+    return _one_patient_where_alike(joined(parts, "cases"), likeness)
+
+
+def _one_patient_where_alike(slices: Slices, likeness: Likeness) -> Slices:
+    """Patients with slices that look alike become one, so that no split comes between them."""
+    patients = slices.patients
+    for one, other, count, _ in likeness.pairs(SAME):
+        log.warning("taken for one patient: %s and %s (%d slices look alike)", one.name, other.name, count)
+        first, second = (dict(zip(slices.patients, patients, strict=True))[case.patient] for case in (one, other))
+        patients = tuple(first if patient == second else patient for patient in patients)
+    return replace(slices, patients=patients)
+
+
+def read_slices(case: Case, restore: Restore | None = None) -> Slices:
+    """A case of any layout in model space, in Hounsfield units, as a source of its own.
+
+    Parameters
+    ----------
+    case : Case
+    restore : function, optional
+        (slices, 256, 256) uint8 -> HU; 8-bit CLAHE slices need it.
+
+    Raises
+    ------
+    CaseError
+        As `read_case`.
+    UsageError
+        A restorer is needed and not given.
+    """
+    return slices_of(read_case(case), restore)
+
+
+def slices_of(labelled: Labelled, restore: Restore | None = None) -> Slices:
+    """A case that was read, in model space; see `read_slices`."""
+    case, shape = labelled.case, labelled.pixels.shape
+    lungs = np.zeros(shape, np.uint8) if labelled.lungs is None else (labelled.lungs > 0).astype(np.uint8)
+    infection = np.zeros(shape, np.uint8) if labelled.infection is None else labelled.infection
+    classes = labelled.classes
+    if case.layout == "medseg":
+        hu, infection = _cropped_in_model_space(hu_by_anchors(as_grey(labelled.pixels)[0]), infection[0] > 0)
+        classes = None if classes is None else _cropped_classes(classes[0])
+        lungs = np.zeros(hu.shape, np.uint8)
+    else:
+        hu, view = _hounsfield(labelled, lungs, restore)
+        if hu.shape != shape:  # the restorer has a size of its own
+            lungs, infection = (_nearest(mask, SIZE) for mask in (lungs, infection))
+            classes = None if classes is None else _nearest(classes, SIZE)
+            view = _view_around_lungs(lungs) if lungs.any() else whole_slice((SIZE, SIZE))
+        if classes is not None:
+            classes = np.maximum.reduce(
+                [np.uint8(value) * _model_mask(classes == value, view) for value in (1, 2, 3)], dtype=np.uint8
+            )
+        hu, lungs, infection = _model_space(hu, lungs, infection, view)
+    if case.negative:
+        infection = _clean_where_aerated(hu, lungs)
+    elif labelled.infection is None:
+        infection = np.where(lungs > 0, UNKNOWN, 0).astype(np.uint8)
+    if labelled.lungs is None:
+        lungs = np.full(hu.shape, UNKNOWN, np.uint8)
+    return Slices(hu, lungs, infection, (case.patient,) * len(hu), case.source, classes)
+
+
+def to_hounsfield(labelled: Labelled, restore: Restore | None = None) -> np.ndarray:
+    """The pixels of a case in HU, by the one way of its domain; (slices, rows, columns), CLAHE at 256 x 256.
+
+    Raises
+    ------
+    UsageError
+        8-bit CLAHE without a restorer, naming the file.
+    """
+    if labelled.domain == HU:
+        return labelled.pixels
+    grey = as_grey(labelled.pixels)
+    if labelled.domain == CLAHE:
+        if restore is None:
+            where = labelled.case.images[0] if labelled.case.images else labelled.case.name
+            raise UsageError(f"{where}: 8-bit CLAHE slices need a restorer: --restorer CARD (covct train restorer)")
+        if grey.shape[1:] != (SIZE, SIZE):
+            grey = np.stack([cv2.resize(one, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for one in grey])
+        return restore(grey)
+    if labelled.case.window_hu:
+        return hu_of_window(grey, labelled.case.window_hu)
+    return hu_by_anchors(grey)  # one window for all slices of a volume
+
+
+def _hounsfield(labelled: Labelled, lungs: np.ndarray, restore: Restore | None) -> tuple[np.ndarray, FieldOfView]:
+    hu = to_hounsfield(labelled, restore)
+    if labelled.domain == CLAHE and lungs.any():
+        return hu, _view_around_lungs(lungs)
+    if labelled.domain == CLAHE:
+        return hu, whole_slice(hu.shape[1:])
+    spacing = labelled.spacing_mm[1:] if labelled.spacing_mm else (1.0, 1.0)
+    return hu, body_field_of_view(hu, spacing)
+
+
+def _nearest(mask: np.ndarray, size: int) -> np.ndarray:
+    return np.stack([cv2.resize(one, (size, size), interpolation=cv2.INTER_NEAREST) for one in mask])
+
+
+def _cropped_classes(classes: np.ndarray) -> np.ndarray:
+    """As `_cropped_in_model_space`, for labels (rows, columns) -> (1, 256, 256) uint8."""
+    empty = np.zeros(classes.shape, np.float32)
+    return np.maximum.reduce(
+        [np.uint8(value) * _cropped_in_model_space(empty, classes == value)[1] for value in (1, 2, 3)], dtype=np.uint8
+    )
+
+
+def joined(parts: Iterable[Slices], source: str) -> Slices:
+    """Several sources as one."""
+    parts = list(parts)
+    classes = None
+    if any(part.classes is not None for part in parts):
+        unknown = [np.full(part.hu.shape, UNKNOWN_CLASS, np.uint8) for part in parts]
+        classes = np.concatenate(
+            [u if part.classes is None else part.classes for part, u in zip(parts, unknown, strict=True)]
+        )
+    return Slices(
+        np.concatenate([part.hu for part in parts]),
+        np.concatenate([part.lungs for part in parts]),
+        np.concatenate([part.infection for part in parts]),
+        tuple(patient for part in parts for patient in part.patients),
+        source,
+        classes,
+    )
 
 
 def _view_around_lungs(lungs: np.ndarray) -> FieldOfView:
@@ -245,16 +451,25 @@ def _view_around_lungs(lungs: np.ndarray) -> FieldOfView:
 
 
 def _model_space(hu, lungs, infection, view: FieldOfView):
-    masks = [
-        (to_model_space(mask.astype(np.float32) * 1000 + -1000, view, SIZE) > -500).astype(np.uint8)
-        for mask in (lungs, infection)
-    ]
+    masks = [_model_mask(mask, view) for mask in (lungs, infection)]
     return np.clip(np.rint(to_model_space(hu, view, SIZE)), -1100, 3071).astype(np.int16), *masks
+
+
+def _model_mask(mask: np.ndarray, view: FieldOfView) -> np.ndarray:
+    return (to_model_space(mask.astype(np.float32) * 1000 + -1000, view, SIZE) > -500).astype(np.uint8)
 
 
 def _join(parts, patients, source) -> Slices:
     hu, lungs, infection = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Slices(hu, lungs, infection, tuple(patients), source)
+
+
+def _stacked(paths: list[Path]) -> np.ndarray:
+    images = [_read_gray(path) for path in paths]
+    for path, image in zip(paths, images, strict=True):
+        if image.shape != images[0].shape:
+            raise UsageError(f"{path}: shape {image.shape}, {paths[0].name} of its volume {images[0].shape}")
+    return np.stack(images)
 
 
 def _read_gray(path: Path) -> np.ndarray:

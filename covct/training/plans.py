@@ -16,10 +16,12 @@ from covct.training.dataset import (
     SIZE,
     UNKNOWN,
     Slices,
+    joined,
     read_lung_slices,
     read_lung_volumes,
     read_ma_slices,
     read_medseg_slices,
+    read_other_slices,
 )
 from covct.training.folds import held_out, is_by_slice, patients_on_both_sides, refuse_patients_on_both_sides, take
 from covct.training.restoration import WINDOW, Sample, restoration_pair
@@ -30,6 +32,7 @@ SOURCES = {
     "8-bit CLAHE slices; partly CC BY-NC-SA",
     "lungs": "LCTSC (The Cancer Imaging Archive), CC BY 3.0",
     "medseg": "medicalsegmentation.com COVID-19 CT segmentation slices, non-commercial use only",
+    "cases": "labelled cases of the user's own",
 }
 CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}  # medseg's slices end at the ribs: shrink, and put tissue around
 
@@ -120,7 +123,7 @@ def plan_restorer(sources: dict[str, Path], settings: Settings, restore=None) ->
 
 def plan_lungs(sources: dict[str, Path], settings: Settings, restore) -> Plan:
     """Lungs with consolidation inside: radiologists' masks, and dense lesions put into real HU lungs."""
-    split = _split(_read(sources, restore, ("ma", "lungs")), settings)
+    split = _split(_read(sources, restore, ("ma", "lungs", "cases")), settings)
     train_sets = split.train_sets
 
     def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
@@ -146,11 +149,14 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
     Ma slices keep, change or lose their lesions; LCTSC slices stay as they are or receive transplanted or
     invented ones, and half of them went through the recipe and the restoration like the Ma slices.
     """
-    parts = _read(sources, restore, ("ma", "lungs", "medseg"))
+    parts = _read(sources, restore, ("ma", "lungs", "medseg", "cases"))
     if restore and "lungs" in sources:
         parts.append(read_lung_slices(sources["lungs"], restore))
     split = _split(parts, settings)
     by_source = {part.source: part for part in split.train_sets}
+    if "cases" in by_source and (by_source["cases"].infection == 1).any():
+        # in HU, or brought there: learned from like the Ma slices
+        by_source["ma"] = joined([by_source[name] for name in ("ma", "cases") if name in by_source], "ma")
     diseased = [by_source[name] for name in ("ma", "medseg") if name in by_source]
     clean = [by_source[name] for name in ("lctsc", "lctsc-restored") if name in by_source]
     if not diseased:
@@ -212,6 +218,8 @@ def _read(sources: dict[str, Path], restore, wanted: tuple[str, ...]) -> list[Sl
         parts.append(read_lung_slices(sources["lungs"]))
     if "medseg" in wanted and "medseg" in sources:
         parts.append(read_medseg_slices(sources["medseg"]))
+    if "cases" in wanted and "cases" in sources:
+        parts.append(read_other_slices(sources["cases"], sources, restore))
     if not parts:
         raise UsageError(f"none of the sources {wanted} was found")
     return parts

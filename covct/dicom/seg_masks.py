@@ -1,0 +1,241 @@
+"""A DICOM Segmentation, of covct or of a radiologist's workstation, back as masks on the slices that it refers to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pydicom
+from pydicom.pixels import iter_pixels
+from pydicom.uid import SegmentationStorage
+
+from covct.dicom.evidence import MANUFACTURER
+from covct.dicom.header import Instance
+from covct.dicom.read import read_dataset
+from covct.errors import SourceDefect
+from covct.sources import SourceFile, read_all
+from covct.terms import INFILTRATE, LEFT, LUNG, RIGHT
+from covct.volume import Scan
+
+LABELMAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
+SEG_STORAGE = {str(SegmentationStorage), LABELMAP_STORAGE}
+LUNGS, RIGHT_LUNG, LEFT_LUNG, INFECTION = "lungs", "right lung", "left lung", "infection"
+GROUND_GLASS, CONSOLIDATION, EFFUSION = "ground glass", "consolidation", "effusion"
+# Segmented property types (SNOMED CT, DCM) that name a structure without looking at the label.
+TYPES = {
+    LUNG.value: LUNGS,
+    INFILTRATE.value: INFECTION,
+    "112120": GROUND_GLASS,
+    "95436008": CONSOLIDATION,
+    "60046008": EFFUSION,
+}
+# By label, the first that fits: a label names a lesion and the lung it lies in, and then means the lesion.
+WORDS = (
+    (re.compile(r"ground.?glass|\bggo\b", re.I), GROUND_GLASS),
+    (re.compile(r"consolidat", re.I), CONSOLIDATION),
+    (re.compile(r"effusion", re.I), EFFUSION),
+    (re.compile(r"infect|covid|infiltrat|pneumonia|opacit", re.I), INFECTION),
+    (re.compile(r"right.*lung|lung.*right", re.I), RIGHT_LUNG),
+    (re.compile(r"left.*lung|lung.*left", re.I), LEFT_LUNG),
+    (re.compile(r"lung", re.I), LUNGS),
+)
+POSITION_TOLERANCE_MM = 0.1
+COSINE_TOLERANCE = 2e-3
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a SEG says of itself, without its pixels.
+
+    Attributes
+    ----------
+    file : SourceFile
+    series_uids : frozenset of str
+        Referenced Series Instance UIDs.
+    instance_uids : frozenset of str
+        Referenced SOP Instance UIDs.
+    structures : tuple of str
+        What its segments show, as far as covct knows it.
+    automatic : bool
+        Written by covct and changed by nobody: no truth to learn from.
+    moment : str
+        Content date and time, for telling the newer of two.
+    """
+
+    file: SourceFile
+    series_uids: frozenset[str]
+    instance_uids: frozenset[str]
+    structures: tuple[str, ...]
+    automatic: bool
+    moment: str
+
+
+def read_segmentation(file: SourceFile) -> Segmentation:
+    """Read what a SEG says of itself.
+
+    Raises
+    ------
+    SeriesError
+        The file cannot be read.
+    SourceDefect
+        It is no segmentation, or lacks its segments.
+    """
+    dataset = _read(file)
+    segments = list(dataset.get("SegmentSequence") or [])
+    names = [structure(segment) for segment in segments]
+    series, instances = set(), set()
+    for reference in dataset.get("ReferencedSeriesSequence") or []:
+        series.add(str(reference.get("SeriesInstanceUID", "")))
+        instances |= {str(i.ReferencedSOPInstanceUID) for i in reference.get("ReferencedInstanceSequence") or []}
+    for groups in dataset.get("PerFrameFunctionalGroupsSequence") or []:
+        instances |= {uid for uid, _ in _sources(groups)}
+    own = str(dataset.get("ManufacturerModelName") or "") == MANUFACTURER
+    automatic = own and all(segment.get("SegmentAlgorithmType") == "AUTOMATIC" for segment in segments)
+    moment = f"{dataset.get('ContentDate') or ''}{dataset.get('ContentTime') or ''}"
+    return Segmentation(
+        file, frozenset(series), frozenset(instances), tuple(name for name in names if name), automatic, moment
+    )
+
+
+def structure(segment: pydicom.Dataset) -> str:
+    """What a segment shows, by its coded property type, else by its label; empty for anything else."""
+    types = segment.get("SegmentedPropertyTypeCodeSequence") or []
+    label = str(segment.get("SegmentLabel") or "")
+    name = TYPES.get(str(types[0].get("CodeValue", "")), "") if types else ""
+    if name == LUNGS:
+        modifiers = types[0].get("SegmentedPropertyTypeModifierCodeSequence") or []
+        codes = {str(modifier.get("CodeValue", "")) for modifier in modifiers}
+        name = RIGHT_LUNG if RIGHT.value in codes else LEFT_LUNG if LEFT.value in codes else LUNGS
+    if name not in ("", LUNGS, INFECTION):
+        return name
+    by_label = next((known for pattern, known in WORDS if pattern.search(label)), "")
+    # A general code and a more special label: the label says more.
+    return by_label if not name or (name == INFECTION and by_label in (GROUND_GLASS, CONSOLIDATION)) else name
+
+
+def read_masks(file: SourceFile, scan: Scan, instances: tuple[Instance, ...]) -> dict[str, np.ndarray]:
+    """The masks of a SEG on the slices of the scan that it refers to.
+
+    Parameters
+    ----------
+    file : SourceFile
+    scan : Scan
+        The referenced series.
+    instances : tuple of Instance
+        Its slices' headers, in any order: where each lies.
+
+    Returns
+    -------
+    dict of str to (slices, rows, columns) bool
+        By structure, in the order of the scan's source; a structure whose segment has no frame is there, and empty.
+
+    Raises
+    ------
+    SeriesError
+        The file cannot be read.
+    SourceDefect
+        Its grid is another than the scan's; what was got and wanted.
+    """
+    dataset = _read(file)
+    shape = scan.volume.shape
+    if (dataset.Rows, dataset.Columns) != shape[1:]:
+        raise SourceDefect(f"the SEG has {dataset.Rows} x {dataset.Columns} pixels, its series {shape[1]} x {shape[2]}")
+    names = {int(segment.SegmentNumber): structure(segment) for segment in dataset.SegmentSequence}
+    masks = {name: np.zeros(shape, bool) for name in names.values() if name}
+    labelmap = dataset.SOPClassUID == LABELMAP_STORAGE
+    frames = list(dataset.PerFrameFunctionalGroupsSequence)
+    places = _places(dataset, frames, scan, instances)
+    for groups, place, pixels in zip(frames, places, _pixels(dataset, len(frames)), strict=True):
+        if labelmap:
+            for number, name in names.items():
+                if name:
+                    masks[name][place] |= pixels == number
+            continue
+        name = names[int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)]
+        if name:
+            masks[name][place] |= pixels > 0
+    if labelmap and masks.keys() & {LUNGS, RIGHT_LUNG, LEFT_LUNG}:
+        _fill_lungs(masks)
+    return masks
+
+
+def _fill_lungs(masks: dict[str, np.ndarray]) -> None:
+    """A label map has one segment a voxel: what is infected is lung too."""
+    infected = [masks[name] for name in (INFECTION, GROUND_GLASS, CONSOLIDATION) if name in masks]
+    if infected:
+        masks[LUNGS] = np.logical_or.reduce([*infected, masks.get(LUNGS, np.zeros_like(infected[0]))])
+
+
+def _read(file: SourceFile) -> pydicom.Dataset:
+    [(_, contents)] = read_all([file])
+    dataset = read_dataset(contents)
+    if str(dataset.get("SOPClassUID")) not in SEG_STORAGE or not dataset.get("SegmentSequence"):
+        raise SourceDefect(f"{file.name} is no DICOM Segmentation with segments")
+    return dataset
+
+
+def _sources(groups: pydicom.Dataset) -> Iterator[tuple[str, int | None]]:
+    """SOP Instance UID and frame number (multi-frame only) of the source slices of one frame."""
+    for derivation in groups.get("DerivationImageSequence") or []:
+        for source in derivation.get("SourceImageSequence") or []:
+            number = source.get("ReferencedFrameNumber")
+            first = number if isinstance(number, (int, str)) or number is None else number[0]
+            yield str(source.ReferencedSOPInstanceUID), None if first is None else int(first)
+
+
+def _places(
+    dataset: pydicom.Dataset, frames: list[pydicom.Dataset], scan: Scan, instances: tuple[Instance, ...]
+) -> list[int]:
+    """The slice of the scan that each frame lies on: by reference, else by its position in space. Both must agree."""
+    index_of = {scan.reference(index)[1:]: index for index in range(scan.volume.shape[0])}
+    position_of = {index_of[key]: i.position for i in instances if (key := (i.sop_instance_uid, i.frame)) in index_of}
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
+    places = []
+    for number, groups in enumerate(frames, 1):
+        orientation = _macro(groups, shared, "PlaneOrientationSequence", "ImageOrientationPatient")
+        wanted = instances[0].orientation
+        if orientation and wanted and np.abs(np.subtract(orientation, wanted)).max() > COSINE_TOLERANCE:
+            raise SourceDefect(f"frame {number} of the SEG is turned against its series; wanted the same planes")
+        position = _macro(groups, shared, "PlanePositionSequence", "ImagePositionPatient")
+        known = [index_of[source] for source in _sources(groups) if source in index_of]
+        if not known and position:
+            known = [i for i, at in position_of.items() if at and _apart(at, position) <= POSITION_TOLERANCE_MM]
+        if not known:
+            raise SourceDefect(f"frame {number} of the SEG lies on no slice of its series, by reference or position")
+        at = position_of.get(known[0])
+        if position and at and _apart(at, position) > POSITION_TOLERANCE_MM:
+            raise SourceDefect(
+                f"frame {number} of the SEG lies {_apart(at, position):.1f} mm from the slice that it refers to"
+            )
+        places.append(known[0])
+    return places
+
+
+def _macro(groups: pydicom.Dataset, shared: pydicom.Dataset, sequence: str, keyword: str) -> list[float] | None:
+    for where in (groups, shared):
+        if items := where.get(sequence):
+            return [float(value) for value in items[0].get(keyword) or []] or None
+    return None
+
+
+def _apart(one, other) -> float:
+    return float(np.linalg.norm(np.subtract(one, other)))
+
+
+def _pixels(dataset: pydicom.Dataset, frames: int) -> Iterator[np.ndarray]:
+    """(rows, columns) of each frame; of probabilities those of a half and more are 1."""
+    kind = str(dataset.get("SegmentationType") or "BINARY")
+    half = int(dataset.get("MaximumFractionalValue") or 255) / 2
+    if dataset.get("BitsAllocated") == 1:  # frames follow one another without padding (PS3.5 8.1.1)
+        size = int(dataset.Rows) * int(dataset.Columns)
+        contents = np.frombuffer(dataset.PixelData, np.uint8)
+        if 8 * contents.size < frames * size:
+            raise SourceDefect(f"the SEG has {8 * contents.size} pixels, {frames} frames of {size} are wanted")
+        for start in range(0, frames * size, size):
+            bits = np.unpackbits(contents[start // 8 : -(-(start + size) // 8)], bitorder="little")
+            yield bits[start % 8 : start % 8 + size].reshape(dataset.Rows, dataset.Columns)
+        return
+    for frame in iter_pixels(dataset):
+        yield frame >= half if kind == "FRACTIONAL" else frame

@@ -1,0 +1,90 @@
+"""A tiny chest with known masks, for folders of training data: 6 slices of 48 x 48."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import highdicom as hd
+import numpy as np
+
+from covct.nifti import write_nifti
+
+SPACING = (5.0, 4.0, 4.0)
+
+
+def chest(seed: int = 0, infected: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """HU int16, lungs (1 right, 2 left) and infection (in the right lung only) uint8; (6, 48, 48), anterior up."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:48, :48]
+    tall, wide = 18 - 2 * (seed % 3), 22 - seed % 4  # no two people look alike
+    body = ((rows - 24) / tall) ** 2 + ((columns - 24) / wide) ** 2 < 1
+    right = ((rows - 24) / (tall - 7)) ** 2 + ((columns - 14) / 7) ** 2 < 1
+    left = ((rows - 24) / (tall - 9)) ** 2 + ((columns - 34) / 6) ** 2 < 1
+    sick = right & (rows > 26)
+    hu = np.where(body, 40, -1000)
+    hu = np.where(right | left, -850, hu)
+    if infected:
+        hu = np.where(sick, -450, hu)
+    volume = hu[None] + rng.normal(0, 12, (6, 48, 48)) * (hu > -1000)
+    lungs = np.repeat((right + 2 * left)[None], 6, 0).astype(np.uint8)
+    infection = np.repeat((sick & infected)[None], 6, 0).astype(np.uint8)
+    lungs[0], infection[0] = 0, 0  # above the lungs
+    volume[0] = np.where(body, 40, -1000) + rng.normal(0, 12, (48, 48)) * body
+    return np.rint(volume).astype(np.int16), lungs, infection
+
+
+def volume_of(array: np.ndarray, shift_mm: float = 0.0) -> hd.Volume:
+    """Slices head to feet, rows front to back, columns right to left."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[0, 0, SPACING[2]], [0, SPACING[1], 0], [-SPACING[0], 0, 0]])
+    affine[0, 3] = shift_mm
+    return hd.Volume(array, affine, "PATIENT")
+
+
+def save(array: np.ndarray, path: Path, shift_mm: float = 0.0) -> Path:
+    """As NIfTI with its axes turned, as files are: left, posterior, head."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_nifti(volume_of(array, shift_mm).to_patient_orientation("LPH"), path)
+    return path
+
+
+def save_pair(folder: Path, name: str, seed: int = 0, infected: bool = True, kinds=("lungs", "infection")) -> None:
+    """NAME_ct.nii.gz with masks beside it."""
+    hu, lungs, infection = chest(seed, infected)
+    save(hu, folder / f"{name}_ct.nii.gz")
+    for kind, mask in (("lungs", lungs), ("infection", infection)):
+        if kind in kinds:
+            save(mask, folder / f"{name}_{kind}.nii.gz")
+
+
+def save_slices(folder: Path, patients: list[str], grey, anterior: str = "up") -> None:
+    """The layout with volumes.csv: 5 slices a patient, 64 x 64; `grey` a function HU (rows, columns) -> uint8."""
+    lines = ["first,last,slices,patient_group,anterior,source_intensity"]
+    number = 0
+    for kind in ("ct", "lungs", "infection"):
+        (folder / kind).mkdir(parents=True)
+    for seed, patient in enumerate(patients):
+        hu, lungs, infection = (array[1:] for array in chest(seed))
+        lines.append(f"{number:04d},{number + 4:04d},5,{patient},{anterior},HU")
+        for one, lung, sick in zip(hu, lungs, infection, strict=True):
+            pictures = {"ct": grey(one), "lungs": (lung > 0) * np.uint8(255), "infection": sick * np.uint8(255)}
+            for kind, picture in pictures.items():
+                picture = cv2.resize(picture, (64, 64), interpolation=cv2.INTER_NEAREST)
+                cv2.imwrite(str(folder / kind / f"{number:04d}.png"), picture[::-1] if anterior == "down" else picture)
+            number += 1
+    (folder / "volumes.csv").write_text("\n".join(lines) + "\n")
+
+
+def windowed(hu: np.ndarray, low: float = -1250, high: float = 250) -> np.ndarray:
+    """HU as 8-bit lung window."""
+    return np.clip((hu - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
+
+
+def equalised(hu: np.ndarray) -> np.ndarray:
+    """HU as the publisher of the CLAHE slices would make them, of a noisy scan."""
+    from covct.preprocess import clahe
+
+    rng = np.random.default_rng(int(hu.astype(np.int64).sum()) % 1000)
+    large = cv2.resize(hu.astype(np.float32), (256, 256)) + rng.normal(0, 60, (256, 256)).astype(np.float32)
+    return np.rint(clahe(large[None])[0] * 255).astype(np.uint8)

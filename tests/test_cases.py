@@ -1,0 +1,454 @@
+"""Training data of every layout, found, read, checked and brought to one form; and what is left out, and why."""
+
+import logging
+import shutil
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from chests import chest, equalised, save, save_pair, save_slices, windowed
+from conftest import SHARED
+
+from covct.errors import UsageError
+from covct.training.cases import CaseError, find_cases, read_case, search_cases
+from covct.training.dataset import (
+    UNKNOWN,
+    find_sources,
+    read_lung_slices,
+    read_ma_slices,
+    read_medseg_slices,
+    read_other_slices,
+    read_slices,
+)
+from covct.training.screen import Likeness, Screen
+
+
+def fake_restore(pixels):
+    return (pixels.astype(np.int16) * 5 - 1000).astype(np.int16)
+
+
+def published(folder):
+    """The 20-volume set as published: a volume in HU, two of one person in a lung window, another machine's paths."""
+    rows = ["ct_scan,lung_mask,infection_mask,lung_and_infection_mask"]
+    names = {
+        "coronacases_org_001": "coronacases_001",
+        "radiopaedia_org_covid-19-pneumonia-10_85902_1-dcm": "radiopaedia_10_85902_1",
+        "radiopaedia_org_covid-19-pneumonia-10_85902_3-dcm": "radiopaedia_10_85902_3",
+    }
+    for seed, (image, mask) in enumerate(names.items()):
+        hu, lungs, infection = chest(seed)
+        theirs = np.array([0, 2, 1], np.uint8)[lungs]  # 1 is the left lung there
+        files = {
+            "ct_scans": (image, hu if seed == 0 else windowed(hu)),
+            "lung_mask": (mask, theirs),
+            "infection_mask": (mask, infection),
+            "lung_and_infection_mask": (mask, np.where(infection > 0, 3, theirs).astype(np.uint8)),
+        }
+        for place, (name, array) in files.items():
+            save(array, folder / place / f"{name}.nii.gz")
+        rows.append(",".join(f"../input/covid19-ct-scans/{place}/{name}.nii" for place, (name, _) in files.items()))
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_the_published_table_is_read_with_another_machine_s_paths(tmp_path):
+    cases = find_cases(published(tmp_path / "set"))
+    assert [case.name for case in cases] == ["coronacases_001", "radiopaedia_10_85902_1", "radiopaedia_10_85902_3"]
+    assert [case.patient for case in cases] == ["coronacases_001", "radiopaedia_10", "radiopaedia_10"]
+    hu, first, _ = (read_case(case) for case in cases)
+    assert (hu.domain, first.domain) == ("hu", "window-8bit")
+    array, lungs, infection = chest(0)
+    np.testing.assert_array_equal(hu.pixels, array)
+    np.testing.assert_array_equal(hu.lungs, lungs, "1 is the patient's right, whatever the publisher's number")
+    np.testing.assert_array_equal(hu.infection, infection)
+    assert hu.sides and hu.spacing_mm == (5.0, 4.0, 4.0) and hu.orientation == "LPH"
+
+
+def test_a_known_window_leads_back_to_hu(tmp_path):
+    """Within the 6 HU of a grey level."""
+    case = find_cases(published(tmp_path / "set"))[1]
+    from covct.training.dataset import to_hounsfield
+
+    hu, _, _ = chest(1)
+    assert np.abs(to_hounsfield(read_case(case)) - np.clip(hu, -1250, 250)).max() <= 6
+
+
+def test_the_same_folders_without_their_table(tmp_path):
+    folder = published(tmp_path / "set")
+    (folder / "metadata.csv").unlink()
+    cases = find_cases(folder)
+    assert {case.layout for case in cases} == {"folders"}
+    assert [case.name for case in cases] == ["coronacases_001", "radiopaedia_10_85902_1", "radiopaedia_10_85902_3"]
+    (folder / "ct_scans" / "coronacases_org_001.nii.gz").unlink()
+    [left] = search_cases(folder).left_out
+    assert (left.case, left.slug) == ("coronacases_001", "no-image")
+
+
+def test_a_file_that_the_table_names_and_nobody_has(tmp_path):
+    folder = published(tmp_path / "set")
+    (folder / "infection_mask" / "coronacases_001.nii.gz").unlink()
+    found = search_cases(folder)
+    assert len(found.cases) == 2
+    assert [(one.case, one.slug) for one in found.left_out] == [("coronacases_001", "incomplete")]
+    assert "infection_mask/coronacases_001.nii" in found.left_out[0].message
+
+
+def test_lungs_alone_are_negatives_unless_somebody_says_otherwise(tmp_path):
+    save_pair(tmp_path / "a", "one", kinds=("lungs",))
+    save_pair(tmp_path / "a", "two", 1, kinds=("lungs",))
+    assert [case.negative for case in find_cases(tmp_path / "a")] == [True, True]
+    (tmp_path / "a" / "cases.csv").write_text("name,patient,infection\none,p1,unknown\ntwo,p1,none\n")
+    cases = find_cases(tmp_path / "a")
+    assert [(case.patient, case.negative) for case in cases] == [("p1", False), ("p1", True)]
+    unknown, negative = (read_slices(case) for case in cases)
+    assert set(np.unique(unknown.infection[unknown.lungs == 1])) == {UNKNOWN}
+    assert 0 in negative.infection[negative.lungs == 1], "aerated lung of a person without COVID-19 holds none"
+    (tmp_path / "a" / "cases.csv").write_text("name,domain\none,grey\n")
+    with pytest.raises(UsageError, match="'grey'; wanted hu, window-8bit, clahe-8bit"):
+        find_cases(tmp_path)
+
+
+def test_masks_without_an_image_and_images_without_a_mask_are_named(tmp_path):
+    save_pair(tmp_path, "whole")
+    hu, lungs, _ = chest()
+    save(hu, tmp_path / "lonely_ct.nii.gz")
+    save(lungs, tmp_path / "orphan_lungs.nii.gz")
+    found = search_cases(tmp_path)
+    assert [case.name for case in found.cases] == ["whole"]
+    assert {one.case: one.slug for one in found.left_out} == {"lonely": "no-mask", "orphan": "no-image"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "slug", "told"),
+    [
+        (lambda f: save(chest()[1][:5], f / "a_lungs.nii.gz"), "other-shape", "(48, 48, 5)"),
+        (lambda f: save(chest()[1], f / "a_lungs.nii.gz", shift_mm=8), "other-geometry", "up to 2.0 voxels"),
+        (lambda f: save(chest()[1] * 3, f / "a_lungs.nii.gz"), "unexpected-labels", "wanted 0, 1, 2"),
+        (lambda f: save(np.full((6, 48, 48), 7, np.int16), f / "a_ct.nii.gz"), "constant", "every pixel is 7"),
+        (lambda f: save(chest()[0] + 1024, f / "a_ct.nii.gz"), "unknown-domain", "wanted HU"),
+        (lambda f: (f / "a_ct.nii.gz").write_bytes((f / "a_ct.nii.gz").read_bytes()[:900]), "unreadable", "a_ct.nii"),
+        (lambda f: (f / "cases.csv").write_text("name,domain\na,clahe-8bit\n"), "other-domain", "looks like hu"),
+    ],
+    ids=["shape", "geometry", "labels", "constant", "unscaled", "truncated", "domain"],
+)
+def test_what_does_not_fit_is_refused_by_file(spoil, slug, told, tmp_path):
+    save_pair(tmp_path, "a")
+    spoil(tmp_path)
+    [case] = find_cases(tmp_path)
+    with pytest.raises(CaseError) as refused:
+        read_case(case)
+    assert refused.value.slug == slug
+    assert told in str(refused.value) and "a_" in str(refused.value)
+
+
+def test_a_wrong_header_can_be_overruled_by_name(tmp_path):
+    save_pair(tmp_path, "a")
+    save(chest()[1], tmp_path / "a_lungs.nii.gz", shift_mm=8)
+    (tmp_path / "cases.csv").write_text("name,geometry\na,by-index\n")
+    np.testing.assert_array_equal(read_case(find_cases(tmp_path)[0]).lungs, chest()[1])
+
+
+@pytest.mark.parametrize("anterior", ["up", "down"])
+def test_slices_are_read_as_before_and_with_the_front_up(anterior, tmp_path):
+    save_slices(tmp_path, ["p1", "p2", "p1"], lambda hu: equalised(hu)[::4, ::4], anterior)
+    cases = find_cases(tmp_path)
+    assert [(case.name, case.patient) for case in cases] == [("p1-1", "p1"), ("p2", "p2"), ("p1-2", "p1")]
+    assert read_case(cases[0]).infection[0].sum(1).argmax() > 32, "the infection is at the back"
+    for case in cases:
+        object.__setattr__(case, "domain", "clahe-8bit")  # 64 pixels are too few to tell by
+    whole = [read_slices(case, lambda pixels: fake_restore(pixels)) for case in cases]
+    assert sum(len(part) for part in whole) == 15
+    with pytest.raises(UsageError, match=r"0000.png: 8-bit CLAHE slices need a restorer"):
+        read_slices(cases[0])
+
+
+def test_slices_that_volumes_csv_claims_and_nobody_has(tmp_path):
+    save_slices(tmp_path, ["p1", "p2"], windowed)
+    (tmp_path / "lungs" / "0002.png").unlink()
+    (tmp_path / "ct" / "0099.png").write_bytes(b"")
+    found = search_cases(tmp_path)
+    assert [case.name for case in found.cases] == ["p2"]
+    assert {one.slug for one in found.left_out} == {"incomplete", "unclaimed"}
+    assert any("lungs/0002.png" in one.message for one in found.left_out)
+    (tmp_path / "volumes.csv").write_text("first,last,patient_group,anterior\n0,4,p1,left\n")
+    with pytest.raises(UsageError, match="line 2: anterior is 'left', wanted up or down"):
+        find_cases(tmp_path)
+
+
+def save_medseg(folder):
+    hu, _, infection = (array[2] for array in chest())
+    for place, picture in (
+        ("Imgs/1.jpg", windowed(hu)),
+        ("GT/1.png", infection * np.uint8(255)),
+        ("GT-multiclass/1.png", infection[..., None] * np.array([0, 128, 0], np.uint8)),
+    ):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / place), np.ascontiguousarray(np.rot90(picture)))
+    return folder
+
+
+def test_slices_on_their_side_with_coloured_classes(tmp_path):
+    folder = save_medseg(tmp_path / "set")
+    [case] = find_cases(folder)
+    read, (_, _, infection) = read_case(case), chest()
+    assert read.domain == "window-8bit"
+    np.testing.assert_array_equal(read.infection[0], infection[2])
+    np.testing.assert_array_equal(read.classes[0], 2 * infection[2])
+    one, old = read_slices(case), read_medseg_slices(folder)
+    for name in ("hu", "lungs", "infection"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(old, name))
+    assert set(np.unique(one.classes)) == {0, 2}
+    cv2.imwrite(str(folder / "GT-multiclass" / "1.png"), np.full((48, 48, 3), 90, np.uint8))
+    with pytest.raises(CaseError, match=r"GT-multiclass/1.png: colour \[90, 90, 90\]"):
+        read_case(case)
+
+
+# DICOM
+
+
+@pytest.fixture
+def segmented(phantom, tmp_path):
+    """A phantom series, feet first and prone, with the SEG that covct wrote; and its masks."""
+    from covct.dicom.load import load_dicom
+    from covct.dicom.seg import write_seg
+    from covct.discover import discover
+    from covct.outputs import Outputs
+    from covct.phantom_dicom import write_dicom_series
+    from covct.preprocess import FieldOfView
+    from covct.volume import Masks, Probability
+
+    write_dicom_series(phantom, tmp_path / "data" / "series", orientation="FFP")
+    [series] = discover([tmp_path / "data"]).series
+    nothing = Probability(np.zeros((30, 8, 8)), FieldOfView(64, 64, 128, 128))
+    masks = Masks(phantom.lungs, phantom.infection, nothing, nothing)
+
+    def write(seg_type="binary"):
+        path = tmp_path / "data" / "masks.seg.dcm"
+        write_seg(
+            path,
+            load_dicom(series),
+            masks,
+            "key",
+            {"lungs": "0" * 64, "infection": "0" * 64},
+            Outputs(seg_type=seg_type),
+        )
+        return path
+
+    return write, masks, tmp_path / "data"
+
+
+def corrected(path, algorithm="SEMIAUTOMATIC"):
+    """As a workstation saves it: its own make, and how the segments were drawn."""
+    dataset = pydicom.dcmread(path)
+    dataset.ManufacturerModelName, dataset.SOPInstanceUID = "Workstation", "1.2.3.4.5"
+    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.5"
+    for segment in dataset.SegmentSequence:
+        segment.SegmentAlgorithmType = algorithm
+    dataset.save_as(path)
+    return dataset
+
+
+def test_covct_s_own_masks_are_no_truth_until_somebody_corrects_them(segmented):
+    write, _, data = segmented
+    write()
+    found = search_cases(data)
+    assert not found.cases
+    assert [one.slug for one in found.left_out] == ["automatic-mask"]
+
+
+@pytest.mark.parametrize("seg_type", ["binary", "labelmap"])
+def test_masks_that_a_radiologist_corrected_come_back_on_their_slices(seg_type, segmented):
+    """Prone and feet first: only the references, not the order of frames, lead to the right slices."""
+    write, masks, data = segmented
+    corrected(write(seg_type))
+    [case] = find_cases(data)
+    read = read_case(case)
+    assert read.domain == "hu" and case.patient.startswith("patient-")
+    np.testing.assert_array_equal(read.infection > 0, masks.infection)
+    np.testing.assert_array_equal(read.lungs > 0, masks.lungs > 0)
+    if seg_type == "binary":
+        np.testing.assert_array_equal(read.lungs, masks.lungs)
+    assert find_sources(data) == {"cases": data}
+
+
+def test_without_references_the_place_in_space_tells_the_slice(segmented):
+    write, masks, data = segmented
+    path = write()
+    dataset = corrected(path)
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        del groups.DerivationImageSequence
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_case(find_cases(data)[0]).infection > 0, masks.infection)
+
+
+def test_a_seg_of_another_geometry_is_refused(segmented):
+    write, _, data = segmented
+    path = write()
+    dataset = corrected(path)
+    place = dataset.PerFrameFunctionalGroupsSequence[3].PlanePositionSequence[0]
+    place.ImagePositionPatient = [float(v) + 7 for v in place.ImagePositionPatient]
+    dataset.save_as(path)
+    with pytest.raises(CaseError, match=r"frame 4 of the SEG lies 12.1 mm from the slice"):
+        read_case(find_cases(data)[0])
+
+
+def test_the_newest_of_two_corrections_counts(segmented):
+    write, _, data = segmented
+    path = write()
+    dataset = corrected(path)
+    dataset.ContentDate, dataset.SOPInstanceUID = "29990101", "1.2.3.4.6"
+    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.6"
+    dataset.save_as(data / "later.seg.dcm")
+    found = search_cases(data)
+    assert found.cases[0].segmentation.path.name == "later.seg.dcm"
+    assert [one.slug for one in found.left_out] == ["superseded"]
+
+
+@pytest.mark.parametrize(
+    ("label", "code", "name"),
+    [
+        ("Right lung", "39607008", "lungs"),
+        ("Ground-glass opacity, left lung", "", "ground glass"),
+        ("Infection, left lung", "47351003", "infection"),
+        ("Consolidation", "47351003", "consolidation"),
+        ("Left lung", "", "left lung"),
+        ("Heart", "80891009", ""),
+    ],
+)
+def test_a_segment_is_known_by_its_code_or_else_its_label(label, code, name):
+    from covct.dicom.seg_masks import structure
+
+    segment = pydicom.Dataset()
+    segment.SegmentLabel = label
+    if code:
+        item = pydicom.Dataset()
+        item.CodeValue = code
+        segment.SegmentedPropertyTypeCodeSequence = [item]
+    assert structure(segment) == name
+
+
+# What is left out
+
+
+def judged(folder, screen=None):
+    screen = screen or Screen()
+    results = [screen.judge(read_case(case)) for case in find_cases(folder)]
+    return [kept for kept, _ in results], [fault for _, faults in results for fault in faults]
+
+
+def test_infection_outside_the_lungs_points_at_a_mask_of_another_image(tmp_path):
+    save_pair(tmp_path, "a")
+    save(chest()[2][:, ::-1, ::-1], tmp_path / "a_infection.nii.gz")
+    save(np.where(chest()[1] == 1, 1, 0).astype(np.uint8), tmp_path / "a_lungs.nii.gz")
+    [kept], [fault] = judged(tmp_path)
+    assert kept is None and fault.slug == "infection-outside-lungs"
+
+
+def test_lungs_at_the_border_are_cropped(tmp_path):
+    """One slice goes alone; where it is most of them, the case goes."""
+    hu, lungs, infection = chest()
+    lungs[3, 20:24, 0] = 1
+    for kind, array in (("ct", hu), ("lungs", lungs), ("infection", infection)):
+        save(array, tmp_path / "one" / f"a_{kind}.nii.gz")
+        save(array[..., 8:], tmp_path / "all" / f"a_{kind}.nii.gz")
+    [kept], [fault] = judged(tmp_path / "one")
+    assert (fault.slug, fault.slices, len(kept)) == ("cropped", (3,), 5)
+    [kept], [fault] = judged(tmp_path / "all")
+    assert kept is None and fault.slug == "cropped" and "5 of 5" in fault.message
+
+
+def test_the_same_pixels_under_two_names_are_a_leak(tmp_path):
+    """Also mirrored: it is the same patient's image."""
+    save_pair(tmp_path, "a", 1)
+    save_pair(tmp_path, "b", 2)
+    for kind, array in zip(("ct", "lungs", "infection"), chest(1), strict=True):
+        save(array[:, :, ::-1], tmp_path / f"c_{kind}.nii.gz")
+    kept, [fault] = judged(tmp_path)
+    assert [one is not None for one in kept] == [True, True, False]
+    assert (fault.case, fault.slug) == ("c", "duplicate")
+    assert "as " in fault.message and " a, another patient: a leak" in fault.message
+
+
+def test_slices_that_look_alike_across_patients_are_pointed_at(tmp_path):
+    """A re-encoded copy has other pixels, and is the same image all the same."""
+    rng = np.random.default_rng(0)
+    for name, extra in (("a", 0), ("b", 1)):
+        hu, lungs, infection = chest(3)
+        save((hu + extra * rng.normal(0, 5, hu.shape)).astype(np.int16), tmp_path / f"{name}_ct.nii.gz")
+        save(lungs, tmp_path / f"{name}_lungs.nii.gz")
+        save(infection, tmp_path / f"{name}_infection.nii.gz")
+    hu, lungs, _ = chest(4)
+    save(hu[:, ::-1] + np.int16(3), tmp_path / "c_ct.nii.gz")
+    save(lungs[:, ::-1], tmp_path / "c_lungs.nii.gz")
+    likeness = Likeness()
+    for case in find_cases(tmp_path):
+        likeness.add(read_case(case))
+    assert {(one.name, other.name) for one, other, *_ in likeness.pairs()} == {("a", "b")}
+    slices = read_other_slices(tmp_path, {"cases": tmp_path})
+    assert sorted(set(slices.patients)) == ["a", "c"], "no split may come between a and its copy"
+
+
+# As sources of training
+
+
+def test_a_folder_of_hu_volumes_with_infection_is_a_source_without_a_restorer(tmp_path, caplog):
+    for seed in range(3):
+        save_pair(tmp_path / "site", f"p{seed}", seed)
+    save(chest()[1] * 3, tmp_path / "site" / "p2_lungs.nii.gz")
+    sources = find_sources(tmp_path)
+    assert sources == {"cases": tmp_path}
+    with caplog.at_level(logging.WARNING):
+        slices = read_other_slices(tmp_path, sources)
+    assert "p2: unexpected-labels" in caplog.text
+    assert (len(slices), slices.source, sorted(set(slices.patients))) == (12, "cases", ["p0", "p1"])
+    assert slices.hu.shape[1:] == (256, 256)
+    infected, healthy = slices.infection == 1, (slices.infection == 0) & (slices.lungs == 1)
+    assert -480 < np.median(slices.hu[infected]) < -420 and -880 < np.median(slices.hu[healthy]) < -820
+
+
+def test_a_person_in_two_sources_is_taken_from_one(tmp_path):
+    published(tmp_path / "volumes")
+    save_slices(tmp_path / "slices", ["radiopaedia_10", "p2"], windowed)
+    sources = find_sources(tmp_path)
+    assert sources == {"ma": tmp_path / "slices", "cases": tmp_path}
+    slices = read_other_slices(tmp_path, sources)
+    assert set(slices.patients) == {"coronacases_001"}
+
+
+def test_infection_is_learned_from_hu_volumes_like_from_the_published_slices(tmp_path):
+    pytest.importorskip("keras")
+    from covct.training.plans import plan_infection
+    from covct.training.settings import Settings
+
+    for seed in range(3):
+        save_pair(tmp_path, f"p{seed}", seed)
+    plan = plan_infection(find_sources(tmp_path), Settings("infection", 1, 8), None)
+    assert len(plan.held_out["cases"]) == 1 and plan.slices == {"cases": 12}
+    drawn = [plan.draw(np.random.default_rng(seed)) for seed in range(4)]
+    assert any(truth[..., 0].any() for _, truth in drawn)
+    assert plan.validation[1][..., 0].any()
+
+
+def test_every_layout_gives_what_its_own_reader_gave(tmp_path):
+    """The sources that the shipped weights come from are read to the same arrays by either way."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real scans at {SHARED} (set COVCT_DATA)")
+    lines = (SHARED / "ma-slices" / "volumes.csv").read_text().splitlines()
+    few = [line for line in lines if "first" in line or ",radiopaedia_29," in line]
+    (tmp_path / "ma").mkdir()
+    (tmp_path / "ma" / "volumes.csv").write_text("\n".join(few))
+    for kind in ("ct", "lungs", "infection"):
+        (tmp_path / "ma" / kind).symlink_to(SHARED / "ma-slices" / kind)
+    (tmp_path / "lctsc").mkdir()
+    for kind in ("ct", "lungs"):
+        name = f"case-007_{kind}.nii.gz"
+        shutil.copy(SHARED / "lctsc-256" / name, tmp_path / "lctsc" / name)
+    olds = {"ma": read_ma_slices(tmp_path / "ma", fake_restore), "lctsc": read_lung_slices(tmp_path / "lctsc")}
+    cases = find_cases(tmp_path)
+    assert {case.domain or read_case(case).domain for case in cases} == {"clahe-8bit", "hu"}
+    for source, old in olds.items():
+        parts = [read_slices(case, fake_restore) for case in cases if case.source == source]
+        for name in ("hu", "lungs", "infection"):
+            np.testing.assert_array_equal(np.concatenate([getattr(p, name) for p in parts]), getattr(old, name))
+        assert tuple(p for part in parts for p in part.patients) == old.patients
