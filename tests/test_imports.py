@@ -16,7 +16,9 @@ RANKS = [
     {"errors", "quiet", "terms", "outputs", "defects", "quote", "logs", "heartbeat", "metrics"}
     | {"labels", "components", "memory", "devices"}
     | {"__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel"},
-    {"stop", "lockfile", "training.__init__", "training.settings"},
+    {"stop", "lockfile", "training.__init__", "training.settings"}
+    | {"evaluation.__init__", "evaluation.scores", "evaluation.surface", "evaluation.bootstrap"}
+    | {"evaluation.agreement", "evaluation.calibration", "evaluation.figures"},
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
     {"split", "weights_file", "supervisor", "runs"},
@@ -25,10 +27,12 @@ RANKS = [
     {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "training.losses"}
     | {"dicom.load", "dicom.check"},
     {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"},
-    {"training.restoration", "pipeline", "verify", "doctor", "inbox", "moving"},
-    {"training.plans", "training.threshold", "writers"},
-    {"training.loop", "batch"},
-    {"commands.__init__", "commands.train"},
+    {"training.restoration", "pipeline", "verify", "doctor", "inbox", "moving"}
+    | {"evaluation.masks", "evaluation.cases"},
+    {"training.plans", "training.threshold", "writers", "evaluation.judge"},
+    {"training.loop", "batch", "evaluation.pooling", "evaluation.page"},
+    {"evaluation.run"},
+    {"commands.__init__", "commands.train", "commands.evaluate"},
     {"cli"},
     {"__main__"},
 ]
