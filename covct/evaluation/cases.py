@@ -18,8 +18,8 @@ import highdicom as hd
 import numpy as np
 
 from covct.cards import Card
+from covct.dicom.header import read_values
 from covct.dicom.load import load_dicom
-from covct.dicom.read import read_dataset
 from covct.discover import Series, discover
 from covct.errors import UsageError
 from covct.evaluation.masks import (
@@ -34,7 +34,6 @@ from covct.evaluation.masks import (
 )
 from covct.nifti import load_nifti
 from covct.overlay import LUNG_WINDOW_HU
-from covct.sources import read_all
 from covct.training.dataset import UNKNOWN, Restore, Slices, _model_space, _view_around_lungs, read_medseg_slices
 from covct.volume import Scan, spacing_mm
 
@@ -248,8 +247,9 @@ def _medseg(folder: Path) -> Slices:
 
 
 def _nifti_cases(folder: Path, labels: Labels) -> list[Case]:
-    """Pairs NAME_ct with NAME_lungs, NAME_infection."""
+    """Pairs NAME_ct with NAME_lungs, NAME_infection; a folder without any infection mask is like LCTSC's."""
     cases = []
+    source = "cases" if any(folder.glob("*_infection.nii*")) else "lctsc"
     for path in sorted(p for ending in NIFTI_ENDINGS for p in folder.glob(f"*_ct{ending}")):
         name = path.name.rsplit("_ct.nii", 1)[0]
         masks = {task: found for task in TASKS if (found := _nifti_beside(path.parent, f"{name}_{task}"))}
@@ -257,7 +257,7 @@ def _nifti_cases(folder: Path, labels: Labels) -> list[Case]:
             continue
         [series] = discover([path]).series
         read = partial(_read_nifti_case, series, path, masks, labels)
-        cases.append(Case(name, name, "lctsc", "hu", read=read, series=series))
+        cases.append(Case(name, name, source, "hu", read=read, series=series))
     return cases
 
 
@@ -286,7 +286,7 @@ def _dicom_cases(data: Path, labels: Labels) -> list[Case]:
             continue
         cases.append(
             Case(
-                hashlib.sha256(series.series_uid.encode()).hexdigest()[:12], _patient(series), "dicom", "hu",
+                hashlib.sha256(series.series_uid.encode()).hexdigest()[:12], _patient(series), "cases", "hu",
                 read=partial(_read_dicom_case, series, own, labels), series=series,
             )
         )  # fmt: skip
@@ -301,10 +301,9 @@ def segs_of(series: Series, segs: Iterable[SegFile]) -> list[SegFile]:
 
 def _patient(series: Series) -> str:
     """Who it is, hashed: all series of one Patient ID, else of one study."""
-    [(_, contents)] = read_all([series.instances[0].file])
-    header = read_dataset(contents, stop_before_pixels=True, specific_tags=["PatientID"])
-    identity = str(header.get("PatientID") or "") or series.study_uid
-    return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    values = read_values(series.instances[0].file, ("PatientID", "IssuerOfPatientID"))
+    identity = "\\".join(values.values()) if values["PatientID"] else series.study_uid
+    return "patient-" + hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def _read_dicom_case(series: Series, segs: list[SegFile], labels: Labels) -> Truth:
