@@ -376,6 +376,22 @@ def test_own_results_come_back_as_truth_and_as_calls(series_folder, phantom_seri
     assert row["tasks"]["infection"]["percent_of_lung"]["truth"] == pytest.approx(report["infection_percent"], abs=0.01)
 
 
+def test_dicom_with_nifti_masks_beside_it(phantom, phantom_series, tmp_path):
+    """The series in a folder, its true mask as a NIfTI of the folder's name; a mask of fewer slices is refused."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "chest").symlink_to(phantom_series)
+    lungs = phantom.volume.with_array((phantom.lungs > 0).astype(np.uint8))
+    write_nifti(lungs, tmp_path / "data" / "chest_lungs.nii.gz")
+    [case] = find_cases(tmp_path / "data", {})
+    assert case.source == "cases"
+    truth = case.read()
+    assert truth.masks["lungs"].sum() == (phantom.lungs > 0).sum()
+    assert truth.hu[truth.masks["lungs"]].mean() < -500, "the mask lies on the lungs"
+    write_nifti(lungs[:-2], tmp_path / "data" / "chest_lungs.nii.gz")
+    with pytest.raises(UsageError, match=r"chest_lungs.nii.gz: the mask has 28 x 128 x 128 voxels, wanted 30 x 128"):
+        case.read()
+
+
 def test_a_seg_of_other_slices_is_refused(phantom_series, tmp_path, weights):
     from covct import batch
     from covct.dicom.load import load_dicom

@@ -117,25 +117,25 @@ def _line(event: dict[str, Any]) -> str:
         return f"{event['cases']} cases to judge"
     if event["event"] == "left-out":
         return f"[yellow]left out[/]  {escape(event['case'])}: {escape(event['reason'])}"
-    dice = "  ".join(f"{task} {'–' if d is None else f'{d:.3f}'}" for task, d in event["dice"].items())
+    dice = "  ".join(f"{task} {_short(d)}" for task, d in event["dice"].items())
     return f"[green]judged[/]    {escape(event['case'])}  {event['slices']} slices  {dice}  {event['seconds']:.1f} s"
 
 
 def _show(evaluation: dict[str, Any]) -> None:
-    table = Table("task", "source", "cases", "patients", "Dice pooled", "95 % interval", "mean", "recall", "precision",
-                  caption=RESEARCH_USE)  # fmt: skip
+    table = Table(caption=RESEARCH_USE)
+    for name in ("task", "source", "cases", "patients", "Dice pooled (95 %)", "mean", "recall", "precision"):
+        table.add_column(name, no_wrap=name.startswith("Dice"))
     for group in evaluation["groups"]:
-        dice, mean = group["pooled"]["dice"], group["mean"]["dice"]
-        interval = "–".join(f"{end:.3f}" for end in dice["interval"]) if dice["interval"] else ""
-        figures = (
-            dice["value"],
-            mean["value"],
-            group["pooled"]["recall"]["value"],
-            group["pooled"]["precision"]["value"],
-        )
-        first, *rest = ("–" if figure is None else f"{figure:.3f}" for figure in figures)
-        numbers = str(group["cases"]), str(group["patients"])
-        table.add_row(group["task"], escape(group["source"]), *numbers, first, interval, *rest)
+        pooled, mean = group["pooled"], group["mean"]["dice"]
+        interval = pooled["dice"]["interval"]
+        within = f" ({_short(interval[0])}–{_short(interval[1])})" if interval else ""
+        figures = (mean["value"], pooled["recall"]["value"], pooled["precision"]["value"])
+        numbers = str(group["cases"]), str(group["patients"]), _short(pooled["dice"]["value"]) + within
+        table.add_row(group["task"], escape(group["source"]), *numbers, *(_short(figure) for figure in figures))
     stderr.print(table)
     for note in evaluation["notes"]:
-        stderr.print(f"- {escape(note)}", highlight=False)
+        stderr.print(f"- {escape(note)}", highlight=False, soft_wrap=True)
+
+
+def _short(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure:.3f}"

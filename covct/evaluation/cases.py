@@ -132,12 +132,13 @@ def find_cases(data: Path, labels: Labels, source: str = "") -> list[Case]:
             cases += _ma_cases(folder)
         elif (folder / "Imgs").is_dir() and (folder / "GT").is_dir():
             cases += _medseg_cases(folder)
-        cases += _nifti_cases(folder, labels)
+        cases += [*_nifti_cases(folder, labels), *_masked_dicom_cases(folder, labels)]
     cases += _dicom_cases(data, labels)
     if not cases:
         raise UsageError(
             f"{data}: no case with truth; wanted volumes.csv (ct/, lungs/, infection/ slices), Imgs/ with GT/, "
-            "NAME_ct.nii.gz with NAME_lungs.nii.gz or NAME_infection.nii.gz, or DICOM series with DICOM SEG"
+            "NAME_ct.nii.gz (or DICOM in NAME/ or NAME.zip) with NAME_lungs.nii.gz or NAME_infection.nii.gz, or DICOM "
+            "series with DICOM SEG"
         )
     if source:
         cases = [Case(**{**vars(case), "source": source}) for case in cases]
@@ -256,8 +257,25 @@ def _nifti_cases(folder: Path, labels: Labels) -> list[Case]:
         if not masks:
             continue
         [series] = discover([path]).series
-        read = partial(_read_nifti_case, series, path, masks, labels)
+        read = partial(_read_masked, series, path, masks, labels)
         cases.append(Case(name, name, source, "hu", read=read, series=series))
+    return cases
+
+
+def _masked_dicom_cases(folder: Path, labels: Labels) -> list[Case]:
+    """A DICOM series in NAME.zip or NAME/, with NIfTI masks NAME_lungs, NAME_infection beside."""
+    paths = (p for ending in NIFTI_ENDINGS for task in TASKS for p in folder.glob(f"*_{task}{ending}"))
+    cases = []
+    for name in sorted({path.name.rsplit(".nii", 1)[0].rsplit("_", 1)[0] for path in paths}):
+        place = next((p for p in (folder / f"{name}.zip", folder / name) if p.exists()), None)
+        if place is None or _nifti_beside(folder, f"{name}_ct"):
+            continue
+        found = [series for series in discover([place]).series if series.kind == "dicom"]
+        if len(found) != 1:
+            raise UsageError(f"{place}: {len(found)} DICOM series; wanted the one that {name}'s masks are of")
+        masks = {task: path for task in TASKS if (path := _nifti_beside(folder, f"{name}_{task}"))}
+        read = partial(_read_masked, found[0], place, masks, labels)
+        cases.append(Case(name, name, "cases", "hu", read=read, series=found[0]))
     return cases
 
 
@@ -265,8 +283,8 @@ def _nifti_beside(folder: Path, stem: str) -> Path | None:
     return next((folder / f"{stem}{end}" for end in NIFTI_ENDINGS if (folder / f"{stem}{end}").is_file()), None)
 
 
-def _read_nifti_case(series: Series, path: Path, masks: dict[str, Path], labels: Labels) -> Truth:
-    scan = load_nifti(series)
+def _read_masked(series: Series, path: Path, masks: dict[str, Path], labels: Labels) -> Truth:
+    scan = load_dicom(series) if series.kind == "dicom" else load_nifti(series)
     volume = scan.working
     read = {task: read_volume_mask(file, task, labels) for task, file in masks.items()}
     for task, mask in read.items():

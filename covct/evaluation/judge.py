@@ -17,12 +17,12 @@ from covct.evaluation.masks import Labels, SegFile, digest, on_grid, read_png_ma
 from covct.evaluation.scores import Counts, count, ratio, scores
 from covct.evaluation.surface import surface_scores
 from covct.networks import Networks, probabilities
-from covct.overlay import draw_slice, lung_field_of_view
+from covct.overlay import BACKGROUND, draw_slice, lung_field_of_view
 from covct.pipeline import Clock, process
 from covct.preprocess import whole_slice
 from covct.training.dataset import AERATED_HU, Restore
 
-PICTURE_SIDE = 260
+PICTURE_SIDE, GAP = 260, 4
 LEAST_SHOWN = 0.003  # of a slice marked, truth or called: of less the Dice says little and a picture nothing
 SMOOTHED_MM = 4.0
 
@@ -266,5 +266,7 @@ def _drawn(truth: Truth, called: Called, task: str, index: int) -> bytes:
     pixel = truth.spacing_mm[1:] if truth.spacing_mm else (1.0, 1.0)
     view = lung_field_of_view(extent[None].astype(np.uint8), pixel)
     panels = [draw_slice(truth.hu[index], *pair, view, PICTURE_SIDE) for pair in pairs]
-    _, png = cv2.imencode(".png", np.concatenate(panels, 1)[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    gap = np.full((PICTURE_SIDE, GAP, 3), BACKGROUND, np.uint8)
+    row = np.concatenate([panels[0], gap, panels[1], gap, panels[2]], 1)
+    _, png = cv2.imencode(".png", row[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
     return png.tobytes()

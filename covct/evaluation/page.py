@@ -112,7 +112,7 @@ def _task_section(evaluation: dict[str, Any], task: str, pictures: list[Picture]
     keys = f'<ul class="legend" aria-label="Sources">{legend}</ul>' if len(sources) > 1 else ""
     return (
         f'<section id="{task}">\n<h2>{task.capitalize()}</h2>\n{_scores_table(groups)}\n'
-        f"<h3>Plots</h3>{keys}\n{_plots(evaluation, task, groups, classes)}\n"
+        f"{keys}\n{_plots(evaluation, task, groups, classes)}\n"
         f"<h3>Cases, worst first</h3>\n{_cases_table(evaluation, task)}\n{_shown(task, pictures)}\n</section>"
     )
 
@@ -128,7 +128,8 @@ def _scores_table(groups: Sequence[Group]) -> str:
     for name in ("dice", "iou", "precision", "recall", "specificity", "accuracy"):
         words = {"recall": "recall, sensitivity", "dice": "Dice, F1"}.get(name, NAMES[name])
         rows.append((f"{words} <small>pooled</small>", [_with_interval(g["pooled"][name]) for g in groups]))
-    for name in ("dice", "iou", "precision", "recall", "surface_dice", "hd95_mm"):
+    in_mm = any(g["mean"]["surface_dice"]["cases"] for g in groups)
+    for name in ("dice", "iou", "precision", "recall", *(("surface_dice", "hd95_mm") if in_mm else ())):
         cells = [_with_interval(g["mean"][name], name) for g in groups]
         rows.append((f"{NAMES[name]} <small>mean of cases</small>", cells))
     for key, words, unit in (
@@ -154,7 +155,7 @@ def _scores_table(groups: Sequence[Group]) -> str:
         for head, cells in rows
     )
     head = f'<thead><tr><th scope="col">figure</th>{heads}</tr></thead>'
-    return f'<div class="scroll"><table class="scores">{head}\n<tbody>\n{body}\n</tbody></table></div>'
+    return f'<div class="scroll fitting"><table class="scores">{head}\n<tbody>\n{body}\n</tbody></table></div>'
 
 
 def _with_interval(figure: dict[str, Any], name: str = "") -> str:
@@ -280,7 +281,7 @@ def _picture(one: Picture) -> str:
     data = base64.b64encode(one.png).decode()
     words = f"{one.case}, slice {one.number} of {one.of}: Dice {one.dice:.3f}"
     return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="Scan, truth and call side by side" width="780" '
+        f'<figure><img src="data:image/png;base64,{data}" alt="Scan, truth and call side by side" width="788" '
         'height="260">'
         f"<figcaption>{escape(words)}</figcaption></figure>"
     )
@@ -382,7 +383,7 @@ p { margin: 8px 0; }
 .notice.bad { border-color: var(--bad); }
 .notes { margin: 8px 0; padding-left: 20px; }
 .notes li { margin-bottom: 3px; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 0 0 8px; padding: 0; list-style: none; }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 18px 0 8px; padding: 0; list-style: none; }
 .key { display: inline-block; width: 14px; height: 4px; margin: 0 6px 3px 0; border-radius: 2px; }
 .key.s0 { background: var(--s0); } .key.s1 { background: var(--s1); } .key.s2 { background: var(--s2); }
 .key.s3 { background: var(--s3); } .key.s4 { background: var(--s4); } .key.s5 { background: var(--s5); }
@@ -393,7 +394,9 @@ th, td { padding: 7px 14px; text-align: left; vertical-align: top; font-weight: 
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { color: var(--dim); font-size: 13px; font-weight: 600; vertical-align: bottom; }
 thead small, tbody th small { display: block; }
+.fitting { width: fit-content; max-width: 100%; }
 .scores thead th { min-width: 160px; }
+.scores tbody th small { display: inline; margin-left: 4px; }
 .scores td small { white-space: nowrap; }
 .cases { width: 100%; }
 .cases th:nth-child(2) { width: 45%; min-width: 220px; white-space: normal; }
@@ -408,7 +411,7 @@ thead small, tbody th small { display: block; }
 .median { stroke: var(--s0); stroke-width: 2; vector-effect: non-scaling-stroke; }
 .mark { stroke: var(--s1); stroke-width: 4; vector-effect: non-scaling-stroke; }
 .seen { color: var(--bad); font-weight: 650; }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); gap: 14px; }
+.plots { margin-top: 14px; display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); gap: 14px; }
 figure { margin: 0; padding: 12px; border: 1px solid var(--line); border-radius: 10px; background: var(--card); }
 figcaption { font-size: 13.5px; font-weight: 600; }
 .plot { display: block; width: 100%; max-width: 520px; height: auto; margin: 6px auto 0; }
@@ -429,7 +432,11 @@ footer { margin-top: 40px; color: var(--dim); font-size: 13px; }
 @media screen and (max-width: 700px) {
   body { padding: 16px 12px 32px; }
   th, td { padding: 6px 9px; }
-  figure { padding: 8px; }
+  figure { padding: 8px; overflow-x: auto; }
+  .scores tbody th small { display: block; margin: 0; }
+  .cases th:nth-child(2) { min-width: 170px; }
+  .cases thead small { display: none; }
+  .pictures img { width: 560px; max-width: none; }
 }
 @media print { body { padding: 0; font-size: 11px; }
   figure, tr { break-inside: avoid; } h2, h3 { break-after: avoid; } }
