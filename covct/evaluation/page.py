@@ -411,7 +411,8 @@ thead small, tbody th small { display: block; }
 .median { stroke: var(--s0); stroke-width: 2; vector-effect: non-scaling-stroke; }
 .mark { stroke: var(--s1); stroke-width: 4; vector-effect: non-scaling-stroke; }
 .seen { color: var(--bad); font-weight: 650; }
-.plots { margin-top: 14px; display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); gap: 14px; }
+.plots { margin-top: 14px; display: grid; gap: 14px;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); }
 figure { margin: 0; padding: 12px; border: 1px solid var(--line); border-radius: 10px; background: var(--card); }
 figcaption { font-size: 13.5px; font-weight: 600; }
 .plot { display: block; width: 100%; max-width: 520px; height: auto; margin: 6px auto 0; }
