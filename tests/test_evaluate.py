@@ -485,6 +485,23 @@ def test_only_patients_held_out_are_judged(chests, tmp_path):
     assert len(evaluation["cases"]) == 3, "no card knows this source"
 
 
+def test_networks_of_another_input_size_are_judged_on_the_slices_own_pixels():
+    """A network that sees 128 pixels of a slice of 256: its mask lies where the 256 pixel network's does."""
+    from covct.evaluation.cases import Truth
+    from covct.evaluation.judge import look_at_slices
+
+    rows, columns = np.mgrid[:256, :256]
+    hu = np.where(np.hypot(rows - 100, columns - 90) < 40, -850, 40)[None].astype(np.int16)
+    fine, made = make_networks(), make_networks()
+    half = {task: replace(getattr(made, task), card=replace(getattr(made, task).card, size=128))
+            for task in ("lungs", "infection")}  # fmt: skip
+    wanted = look_at_slices(fine, Truth(hu, {}), infection=False)
+    called = look_at_slices(replace(made, **half), Truth(hu, {}))
+    assert called.masks["lungs"].shape == hu.shape
+    assert scores(count(wanted.masks["lungs"], called.masks["lungs"]))["dice"] > 0.97
+    assert called.probability["lungs"](0).max() == 1
+
+
 def test_a_threshold_by_hand_is_one_network_s(chests, tmp_path):
     weights = with_held_out(make_weights(tmp_path / "w"), cases=["c0"])
     order = Order(chests, tmp_path / "out", weights=weights, tasks=("lungs",), threshold=0.25, resamples=100)

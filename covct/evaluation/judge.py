@@ -16,15 +16,16 @@ from covct.evaluation.cases import Case, Truth, grid_of, nifti_prediction, one_s
 from covct.evaluation.masks import Labels, SegFile, digest, on_grid, read_png_mask, read_volume_mask
 from covct.evaluation.scores import Counts, count, ratio, scores
 from covct.evaluation.surface import surface_scores
-from covct.networks import Networks, probabilities
+from covct.networks import Network, Networks, field_of_view, probabilities
 from covct.overlay import BACKGROUND, draw_slice, lung_field_of_view
 from covct.pipeline import Clock, process
-from covct.preprocess import whole_slice
+from covct.preprocess import from_model_space, whole_slice
 from covct.training.dataset import AERATED_HU, Restore
 
 PICTURE_SIDE, GAP = 260, 4
 LEAST_SHOWN = 0.003  # of a slice marked, truth or called: of less the Dice says little and a picture nothing
 SMOOTHED_MM = 4.0
+CUT_ALREADY = ("body", "otsu-body", "whole")  # fields of view that are all of a slice in model space
 
 
 @dataclass(frozen=True)
@@ -87,17 +88,22 @@ class Judged:
 
 def look_at_slices(networks: Networks, truth: Truth, infection: bool = True) -> Called:
     """Our networks on slices in model space: thresholds only, infection inside the lungs found."""
-    view, everything = whole_slice(truth.hu.shape[1:]), np.ones(len(truth.hu), bool)
-    lung_probability = probabilities(networks.lungs, truth.hu, view, everything)
-    lungs = lung_probability >= networks.lungs.card.threshold
-    if not infection:
-        return Called({"lungs": lungs}, {"lungs": lung_probability.__getitem__})
-    probability = probabilities(networks.infection, truth.hu, view, everything)
-    called = (probability >= networks.infection.card.threshold) & lungs
-    return Called(
-        {"lungs": lungs, "infection": called},
-        {"lungs": lung_probability.__getitem__, "infection": probability.__getitem__},
-    )
+    probability = {"lungs": _probability(networks.lungs, truth.hu)}
+    masks = {"lungs": probability["lungs"] >= networks.lungs.card.threshold}
+    if infection:
+        probability["infection"] = _probability(networks.infection, truth.hu)
+        masks["infection"] = (probability["infection"] >= networks.infection.card.threshold) & masks["lungs"]
+    return Called(masks, {task: one.__getitem__ for task, one in probability.items()})
+
+
+def _probability(network: Network, hu: np.ndarray) -> np.ndarray:
+    """(slices, rows, columns) float16, on the pixels of the slices; these are cut to the body already."""
+    card, shape = network.card, hu.shape[1:]
+    view = whole_slice(shape) if card.field_of_view in CUT_ALREADY else field_of_view(card, hu, (1.0, 1.0))
+    seen = probabilities(network, hu, view, np.ones(len(hu), bool))
+    if view == whole_slice(shape) and seen.shape == hu.shape:
+        return seen
+    return np.stack([from_model_space(one.astype(np.float32), view, shape) for one in seen]).astype(np.float16)
 
 
 def look_at_series(networks: Networks, case: Case) -> Called:
