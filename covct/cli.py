@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from covct import RESEARCH_USE, __version__
+from covct.commands.evaluate import evaluate_command
 from covct.commands.explore import explore_command
 from covct.commands.train import train_command
 from covct.errors import RunError, SeriesError, Stopped, UsageError, whereabouts
@@ -53,6 +54,7 @@ app = typer.Typer(
 )
 app.command("explore")(explore_command)
 app.command("train")(train_command)
+app.command("evaluate")(evaluate_command)
 stderr = Console(stderr=True)
 
 

@@ -17,7 +17,9 @@ RANKS = [
     | {"labels", "components", "memory", "devices"}
     | {"__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel"},
     {"stop", "lockfile", "training.__init__", "training.settings", "training.schedules", "training.progress"}
-    | {"training.average", "training.batches", "training.events", "training.optimizers"},
+    | {"training.average", "training.batches", "training.events", "training.optimizers"}
+    | {"evaluation.__init__", "evaluation.scores", "evaluation.surface", "evaluation.bootstrap"}
+    | {"evaluation.agreement", "evaluation.calibration", "evaluation.figures"},
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"}
     | {"training.domains"},
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
@@ -31,12 +33,12 @@ RANKS = [
     {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"},
     {"training.restoration", "pipeline", "verify", "doctor", "inbox", "moving"}
     | {"training.folds", "training.checkpoints", "training.fingerprint", "training.histories"}
-    | {"training.cross_validation"},
-    {"training.plans", "training.threshold", "training.build", "training.explore", "writers"},
-    {"training.not_a_number", "training.finish"},
-    {"training.loop", "training.explore_page", "batch"},
+    | {"training.cross_validation", "evaluation.masks", "evaluation.cases"},
+    {"training.plans", "training.threshold", "training.build", "training.explore", "writers", "evaluation.judge"},
+    {"training.not_a_number", "training.finish", "evaluation.pooling", "evaluation.page"},
+    {"training.loop", "training.explore_page", "batch", "evaluation.run"},
     {"training.find_lr"},
-    {"commands.__init__", "commands.explore", "commands.train"},
+    {"commands.__init__", "commands.evaluate", "commands.explore", "commands.train"},
     {"cli"},
     {"__main__"},
 ]

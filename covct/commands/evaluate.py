@@ -1,0 +1,141 @@
+"""`covct evaluate`."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from covct import RESEARCH_USE
+from covct.quiet import quiet_tensorflow
+from covct.stop import stoppable
+
+stderr = Console(stderr=True)
+
+
+class Task(str, Enum):
+    lungs = "lungs"
+    infection = "infection"
+
+
+class Patients(str, Enum):
+    held_out = "held-out"
+    all = "all"
+
+
+def evaluate_command(
+    data: Annotated[Path, typer.Argument(help="Folder with scans and their true masks.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for evaluation.json and evaluation.html.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Folder of cards: judge their networks; with --predictions only whom they held out."),
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Judge masks that lie here: NIfTI by name, DICOM SEG by reference, PNG slices.")
+    ] = None,
+    task: Annotated[Task | None, typer.Option(help="Only this one.", show_default="both")] = None,
+    patients: Annotated[
+        Patients | None,
+        typer.Option(help="Whom the cards held out, or all.", show_default="held-out where there are cards, else all"),
+    ] = None,
+    also_seen: Annotated[
+        bool, typer.Option("--also-seen", help="With all, those too that a network has learned from; marked.")
+    ] = False,
+    threshold: Annotated[
+        float | None, typer.Option(help="In place of the card's; with --task.", min=0.01, max=0.99)
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Labels of a task in masks with several: infection=2, lungs=1,2, infection=GGO."),
+    ] = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Bring masks of another grid to the scan's (nearest neighbour).")
+    ] = False,
+    tolerance: Annotated[float, typer.Option(help="Of the surface Dice, mm.", min=0)] = 2.0,
+    resamples: Annotated[int, typer.Option(help="Of the bootstrap over patients.", min=100)] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
+    source: Annotated[
+        str, typer.Option(help="Name of the data; where no card knows it, no network has learned from it.")
+    ] = "",
+    restorer: Annotated[
+        Path | None, typer.Option(help="Card for 8-bit CLAHE slices.", show_default="restorer.json of --weights")
+    ] = None,
+    names: Annotated[
+        bool, typer.Option("--names", help="Write the cases' own names, also those that no card publishes.")
+    ] = False,
+    json_events: Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")] = False,
+) -> None:
+    """Judge networks, or other tools' masks, by the truth: scores, distances, volumes, calibration, intervals."""
+    from covct.evaluation.masks import TASKS, parse_labels
+    from covct.evaluation.run import EVERYONE, HELD_OUT, PAGE, Order, evaluate
+
+    order = Order(
+        data, out, weights, predictions, restorer,
+        tasks=(task.value,) if task else TASKS,
+        patients=patients.value if patients else HELD_OUT if weights else EVERYONE,
+        also_seen=also_seen, threshold=threshold, labels=parse_labels(label or ()), resample=resample,
+        tolerance_mm=tolerance, resamples=resamples, seed=seed, source=source, names=names,
+    )  # fmt: skip
+
+    def emit(event: dict[str, Any]) -> None:
+        if json_events:
+            print(json.dumps(event, ensure_ascii=False), flush=True)
+        elif line := _line(event):
+            stderr.print(line, highlight=False, soft_wrap=True)
+
+    with stoppable():
+        evaluation = evaluate(order, _networks, _restorer, emit)
+    if json_events:
+        emit({"event": "evaluated", "page": str(out / PAGE), "groups": evaluation["groups"]})
+    else:
+        _show(evaluation)
+        typer.echo(str(out / PAGE))
+    if evaluation["left_out"]:
+        raise typer.Exit(3)
+
+
+def _networks(folder: Path):
+    with quiet_tensorflow():
+        from covct.segment import load_keras_networks
+    return load_keras_networks(folder)
+
+
+def _restorer(card: Path):
+    with quiet_tensorflow():
+        from covct.training.restoration import load_restorer
+    return load_restorer(card)
+
+
+def _line(event: dict[str, Any]) -> str:
+    if event["event"] == "found":
+        return f"{event['cases']} cases to judge"
+    if event["event"] == "left-out":
+        return f"[yellow]left out[/]  {escape(event['case'])}: {escape(event['reason'])}"
+    dice = "  ".join(f"{task} {_short(d)}" for task, d in event["dice"].items())
+    return f"[green]judged[/]    {escape(event['case'])}  {event['slices']} slices  {dice}  {event['seconds']:.1f} s"
+
+
+def _show(evaluation: dict[str, Any]) -> None:
+    table = Table(caption=RESEARCH_USE)
+    for name in ("task", "source", "cases", "patients", "Dice pooled (95 %)", "mean", "recall", "precision"):
+        table.add_column(name, no_wrap=name.startswith("Dice"))
+    for group in evaluation["groups"]:
+        pooled, mean = group["pooled"], group["mean"]["dice"]
+        interval = pooled["dice"]["interval"]
+        within = f" ({_short(interval[0])}–{_short(interval[1])})" if interval else ""
+        figures = (mean["value"], pooled["recall"]["value"], pooled["precision"]["value"])
+        numbers = str(group["cases"]), str(group["patients"]), _short(pooled["dice"]["value"]) + within
+        table.add_row(group["task"], escape(group["source"]), *numbers, *(_short(figure) for figure in figures))
+    stderr.print(table)
+    for note in evaluation["notes"]:
+        stderr.print(f"- {escape(note)}", highlight=False, soft_wrap=True)
+
+
+def _short(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure:.3f}"

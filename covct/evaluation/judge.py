@@ -1,0 +1,278 @@
+"""One case: what is called in it, and how that compares with the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from covct.choice import Choice
+from covct.errors import UsageError
+from covct.evaluation import calibration
+from covct.evaluation.cases import Case, Truth, grid_of, nifti_prediction, one_seg_mask, png_predictions, segs_of
+from covct.evaluation.masks import Labels, SegFile, digest, on_grid, read_png_mask, read_volume_mask
+from covct.evaluation.scores import Counts, count, ratio, scores
+from covct.evaluation.surface import surface_scores
+from covct.networks import Network, Networks, field_of_view, probabilities
+from covct.overlay import BACKGROUND, draw_slice, lung_field_of_view
+from covct.pipeline import Clock, process
+from covct.preprocess import from_model_space, whole_slice
+from covct.training.dataset import AERATED_HU, Restore
+
+PICTURE_SIDE, GAP = 260, 4
+LEAST_SHOWN = 0.003  # of a slice marked, truth or called: of less the Dice says little and a picture nothing
+SMOOTHED_MM = 4.0
+CUT_ALREADY = ("body", "otsu-body", "whole")  # fields of view that are all of a slice in model space
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a network or another tool marks in a case.
+
+    Attributes
+    ----------
+    masks : dict of str to (slices, rows, columns) bool
+        By task.
+    probability : dict of str to function (int) -> (rows, columns) float
+        Of a slice; empty for other tools.
+    """
+
+    masks: dict[str, np.ndarray]
+    probability: dict[str, Callable[[int], np.ndarray]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A slice without masks, with the truth and with what was called, side by side, as PNG."""
+
+    case: str
+    number: int
+    of: int
+    dice: float
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One task of one case.
+
+    Attributes
+    ----------
+    slice_counts : (slices, 4) int
+        As `Counts`.
+    surface : (hd95_mm, surface_dice) or None
+        None where the spacing is unknown.
+    volume_ml : (truth, called) or None
+        None where the spacing is unknown.
+    percent_of_lung : (truth, called) or None
+        Infection only, and where lungs are known on both sides.
+    histogram : (calibration.LENGTH,) float or None
+    """
+
+    case: Case
+    task: str
+    counts: Counts
+    slice_counts: np.ndarray
+    surface: tuple[float, float] | None
+    volume_ml: tuple[float, float] | None
+    percent_of_lung: tuple[float, float] | None
+    histogram: np.ndarray | None
+    truth_sha256: str
+    called_sha256: str
+    spacing_mm: tuple[float, float, float] | None
+    pictures: tuple[Picture, ...] = ()
+
+
+def look_at_slices(networks: Networks, truth: Truth, infection: bool = True) -> Called:
+    """Our networks on slices in model space: thresholds only, infection inside the lungs found."""
+    probability = {"lungs": _probability(networks.lungs, truth.hu)}
+    masks = {"lungs": probability["lungs"] >= networks.lungs.card.threshold}
+    if infection:
+        probability["infection"] = _probability(networks.infection, truth.hu)
+        masks["infection"] = (probability["infection"] >= networks.infection.card.threshold) & masks["lungs"]
+    return Called(masks, {task: one.__getitem__ for task, one in probability.items()})
+
+
+def _probability(network: Network, hu: np.ndarray) -> np.ndarray:
+    """(slices, rows, columns) float16, on the pixels of the slices; these are cut to the body already."""
+    card, shape = network.card, hu.shape[1:]
+    view = whole_slice(shape) if card.field_of_view in CUT_ALREADY else field_of_view(card, hu, (1.0, 1.0))
+    seen = probabilities(network, hu, view, np.ones(len(hu), bool))
+    if view == whole_slice(shape) and seen.shape == hu.shape:
+        return seen
+    return np.stack([from_model_space(one.astype(np.float32), view, shape) for one in seen]).astype(np.float16)
+
+
+def look_at_series(networks: Networks, case: Case) -> Called:
+    """Our networks on a whole series: the line as `covct scan` runs it, on the source's own grid."""
+    assert case.series is not None
+    result = process(Choice(case.series, (), ()), lambda: networks, "evaluation", Clock())
+    masks = result.masks
+    shape = masks.lungs.shape[1:]
+    return Called(
+        {"lungs": np.asarray(masks.lungs) > 0, "infection": np.asarray(masks.infection)},
+        {
+            "lungs": lambda index: masks.lung_probability.on_slice(index, shape),
+            "infection": lambda index: masks.infection_probability.on_slice(index, shape),
+        },
+    )
+
+
+def case_for_networks(case: Case, restore: Restore | None) -> Truth:
+    """The truth on the grid that our networks are judged on."""
+    return case.in_model_space(restore) if case.in_model_space else case.read()
+
+
+def read_called(
+    case: Case,
+    truth: Truth,
+    tasks: tuple[str, ...],
+    folder: Path,
+    segs: list[SegFile],
+    labels: Labels,
+    resample: bool = False,
+) -> Called:
+    """Another tool's masks of a case.
+
+    Raises
+    ------
+    UsageError
+        There is none of a task, or it does not fit.
+    """
+    masks = {}
+    grid = grid_of(truth)
+    for task in tasks:
+        mask = None
+        if case.series and case.series.kind == "dicom":
+            assert truth.scan is not None
+            mask = one_seg_mask(segs_of(case.series, segs), task, labels, truth.scan)
+        if mask is None and grid is not None and (path := nifti_prediction(folder, case, task)):
+            mask = on_grid(read_volume_mask(path, task, labels), path, grid, resample)
+        if mask is None and (paths := png_predictions(folder, case, task)):
+            mask = np.stack([read_png_mask(path, task, labels, truth.hu.shape[1:]) for path in paths])
+            mask = mask[:, ::-1] if case.upside_down else mask
+        if mask is None:
+            raise UsageError(f"{folder}: no {task} mask of {case.name}; wanted {_wanted(case, task)}")
+        masks[task] = mask
+    return Called(masks)
+
+
+def _wanted(case: Case, task: str) -> str:
+    if case.slice_names:
+        return f"{task}/{case.slice_names[0]} and so on, or {case.slice_names[0]}"
+    nifti = f"{case.name}_{task}.nii.gz, {task}/{case.name}.nii.gz, {case.name}/{task}.nii.gz or {case.name}.nii.gz"
+    return nifti if case.series and case.series.kind == "nifti" else f"a DICOM SEG that refers to it, or {nifti}"
+
+
+def judge(case: Case, label: str, truth: Truth, called: Called, tasks: tuple[str, ...], tolerance_mm: float):
+    """Compare what was called with the truth, task by task. Returns a list of Judged.
+
+    Parameters
+    ----------
+    label : str
+        The case's name as it may be shown.
+    """
+    return [
+        _judge(case, label, truth, called, task, tolerance_mm)
+        for task in tasks
+        if task in truth.masks and task in called.masks
+    ]
+
+
+def _judge(case: Case, label: str, truth: Truth, called: Called, task: str, tolerance_mm: float) -> Judged:
+    true, mine = truth.masks[task], called.masks[task]
+    slice_counts = np.array([list(count(t, c)) for t, c in zip(true, mine, strict=True)])
+    counts = Counts(*(int(total) for total in slice_counts.sum(0)))
+    surface = volume_ml = None
+    if truth.spacing_mm:
+        surface = surface_scores(true, mine, truth.spacing_mm, tolerance_mm)
+        voxel_ml = float(np.prod(truth.spacing_mm)) / 1000
+        volume_ml = ((counts.hit + counts.missed) * voxel_ml, (counts.hit + counts.invented) * voxel_ml)
+    return Judged(
+        case,
+        task,
+        counts,
+        slice_counts,
+        surface,
+        volume_ml,
+        _percent(truth, called, counts) if task == "infection" else None,
+        _histogram(truth, called, task) if task in called.probability else None,
+        digest([true]),
+        digest([mine]),
+        truth.spacing_mm,
+        tuple(_pictures(label, truth, called, task, slice_counts)),
+    )
+
+
+def _percent(truth: Truth, called: Called, counts: Counts) -> tuple[float, float] | None:
+    """Infected share of the lungs, each side by its own lungs; a tool that marks no lungs gets the true ones."""
+    lungs = truth.masks.get("lungs")
+    if lungs is None or not lungs.any():
+        return None
+    own = called.masks.get("lungs", lungs)
+    true = 100 * (counts.hit + counts.missed) / int(np.count_nonzero(lungs))
+    found = float(ratio(100 * (counts.hit + counts.invented), np.count_nonzero(own)))
+    return true, 0.0 if np.isnan(found) else found
+
+
+def _histogram(truth: Truth, called: Called, task: str) -> np.ndarray:
+    """Infection is asked for in the lungs found, lungs everywhere."""
+    total = np.zeros(calibration.LENGTH)
+    for index, true in enumerate(truth.masks[task]):
+        region = called.masks["lungs"][index] if task == "infection" else np.ones(true.shape, bool)
+        total += calibration.histogram(called.probability[task](index), true, region)
+    return total
+
+
+def calls_without_truth(truth: Truth, called: Called) -> dict[str, float] | None:
+    """Infection called where nobody marked any: percent of the lungs, and of those voxels of them that hold air.
+
+    Lung below `AERATED_HU` after smoothing over 4 mm holds no infection; denser lung may be diseased without anyone
+    having said so.
+    """
+    lungs, infection = truth.masks.get("lungs"), called.masks.get("infection")
+    if "infection" in truth.masks or lungs is None or infection is None or not truth.spacing_mm:
+        return None
+    sigma = SMOOTHED_MM / truth.spacing_mm[1]
+    smooth = (cv2.GaussianBlur(one.astype(np.float32), (0, 0), sigma) < AERATED_HU for one in truth.hu)
+    aerated = np.stack([one & air for one, air in zip(lungs, smooth, strict=True)])
+    return {
+        "percent_of_lung": 100 * int(np.count_nonzero(infection)) / max(1, int(np.count_nonzero(lungs))),
+        "percent_of_aerated_lung": 100
+        * int(np.count_nonzero(infection & aerated))
+        / max(1, int(np.count_nonzero(aerated))),
+    }
+
+
+def _pictures(label: str, truth: Truth, called: Called, task: str, slice_counts: np.ndarray):
+    """The two worst and the two best slices of a case."""
+    pixels = slice_counts.sum(1)
+    marked = slice_counts[:, :3].sum(1)
+    dice = scores(slice_counts)["dice"]
+    telling = np.flatnonzero((marked >= LEAST_SHOWN * pixels) & ~np.isnan(dice))
+    ranked = telling[np.argsort(dice[telling], kind="stable")].tolist()
+    for index in dict.fromkeys([*ranked[:2], *ranked[-2:]]):
+        png = _drawn(truth, called, task, index)
+        yield Picture(label, index + 1, len(dice), float(dice[index]), png)
+
+
+def _drawn(truth: Truth, called: Called, task: str, index: int) -> bytes:
+    """Scan, truth and call of a slice, side by side."""
+    nothing = np.zeros(truth.hu.shape[1:], np.uint8)
+
+    def layers(masks: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        lungs = masks["lungs"][index].astype(np.uint8) if "lungs" in masks else nothing
+        return lungs, masks["infection"][index] if task == "infection" else nothing
+
+    pairs = [(nothing, nothing), layers(truth.masks), layers(called.masks)]
+    extent = np.any([(lungs > 0) | (infection > 0) for lungs, infection in pairs], axis=0)
+    pixel = truth.spacing_mm[1:] if truth.spacing_mm else (1.0, 1.0)
+    view = lung_field_of_view(extent[None].astype(np.uint8), pixel)
+    panels = [draw_slice(truth.hu[index], *pair, view, PICTURE_SIDE) for pair in pairs]
+    gap = np.full((PICTURE_SIDE, GAP, 3), BACKGROUND, np.uint8)
+    row = np.concatenate([panels[0], gap, panels[1], gap, panels[2]], 1)
+    _, png = cv2.imencode(".png", row[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    return png.tobytes()

@@ -1,0 +1,282 @@
+"""Masks from files, ours and other tools': NIfTI, DICOM SEG and PNG, on the grid of the scan that they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import highdicom as hd
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from pydicom.pixels import iter_pixels
+from pydicom.uid import SegmentationStorage
+
+from covct.dicom.read import read_dataset
+from covct.discover import NIFTI_SUFFIXES, NOT_IMAGES
+from covct.errors import SeriesError, UsageError, why
+from covct.nifti import read_nifti
+from covct.terms import ABNORMAL_STRUCTURE, LUNG
+from covct.volume import WORKING_ORIENTATION, Scan
+
+TASKS = ("lungs", "infection")
+SEG_STORAGES = {str(SegmentationStorage), "1.2.840.10008.5.1.4.1.1.66.7"}  # the latter of label maps
+HEADER_BYTES = 1024**2
+GRID_TOLERANCE = 0.1  # of the smallest voxel edge: how far corners of two equal grids may lie apart
+COSINE_TOLERANCE = 1e-3
+PLAIN_LABELS = {"lungs": {0, 1, 2}, "infection": {0, 1}}  # what a mask may hold whose labels nobody explains
+MOST_LABELS = 64
+
+Labels = dict[str, frozenset[str]]
+
+
+def parse_labels(options: Iterable[str]) -> Labels:
+    """`infection=2`, `lungs=1,2` or `infection=GGO,consolidation` to the labels of each task.
+
+    Values of voxels, numbers of segments, or labels of segments as they stand in the file.
+    """
+    out: dict[str, set[str]] = {}
+    for option in options:
+        task, equals, values = option.partition("=")
+        names = {value.strip().lower() for value in values.split(",") if value.strip()}
+        if task not in TASKS or not equals or not names:
+            raise UsageError(f"--label {option}: wanted TASK=LABEL[,LABEL...], e.g. infection=2, or lungs=1,2")
+        out.setdefault(task, set()).update(names)
+    return {task: frozenset(names) for task, names in out.items()}
+
+
+def read_volume_mask(path: Path, task: str, labels: Labels) -> hd.Volume:
+    """A NIfTI mask in working orientation, bool.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or holds labels that are not explained.
+    """
+    try:
+        volume = read_nifti(path).to_patient_orientation(WORKING_ORIENTATION)
+    except SeriesError as error:
+        raise UsageError(f"{path}: {error.message}") from error
+    return volume.with_array(chosen(volume.array, path, task, labels))
+
+
+def chosen(array: np.ndarray, path: Path, task: str, labels: Labels) -> np.ndarray:
+    """The voxels of an array of labels that are the task's, bool."""
+    values = np.unique(array)
+    if len(values) > MOST_LABELS or not np.all(values == np.rint(values)):
+        raise UsageError(f"{path}: {len(values)} different values, {values[0]:g} to {values[-1]:g}; wanted a mask")
+    wanted = labels.get(task)
+    if wanted is None:
+        # 8-bit pictures say 255 for 1
+        odd = set(values.tolist()) - PLAIN_LABELS[task]
+        if odd and set(values.tolist()) != {0, 255} and set(values.tolist()) != {255}:
+            told = ", ".join(f"{value:g}" for value in values)
+            raise UsageError(f"{path}: holds labels {told}; say which are {task}, e.g. --label {task}={values[-1]:g}")
+        return array > 0
+    numbers = [int(name) for name in wanted if name.isdecimal()]
+    if not numbers:
+        raise UsageError(f"{path}: --label {task}={','.join(sorted(wanted))}: a NIfTI's labels are numbers")
+    return np.isin(array, numbers)
+
+
+def on_grid(mask: hd.Volume, path: Path, grid: hd.Volume, resample: bool = False) -> np.ndarray:
+    """A mask on the grid of its scan, (slices, rows, columns) bool in working orientation.
+
+    Parameters
+    ----------
+    mask, grid : highdicom.Volume
+        Both in working orientation.
+    resample : bool
+        A mask of another grid is brought to this one (nearest neighbour) instead of being refused.
+
+    Raises
+    ------
+    UsageError
+        Another grid, and `resample` is false.
+    """
+    if difference := grid_difference(mask, grid):
+        if not resample:
+            raise UsageError(f"{path}: {difference} (--resample brings it to that grid)")
+        return _resampled(mask, grid)
+    return mask.array
+
+
+def grid_difference(mask: hd.Volume, grid: hd.Volume) -> str:
+    """What was got and what wanted, where two grids are not the same; else empty."""
+    if mask.spatial_shape != grid.spatial_shape:
+        return f"the mask has {_shape(mask)} voxels, wanted {_shape(grid)} as its scan has"
+    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
+    corners[:, :3] *= np.array(grid.spatial_shape) - 1
+    apart = np.linalg.norm((corners @ (mask.affine - grid.affine).T)[:, :3], axis=1).max()
+    if apart > GRID_TOLERANCE * min(grid.spacing):
+        return f"the mask lies up to {apart:.2f} mm beside its scan; wanted the same affine"
+    return ""
+
+
+def _shape(volume: hd.Volume) -> str:
+    return " x ".join(str(extent) for extent in volume.spatial_shape)
+
+
+def _resampled(mask: hd.Volume, grid: hd.Volume) -> np.ndarray:
+    image = mask.with_array(mask.array.astype(np.uint8)).to_simpleitk()
+    reference = grid.with_array(np.zeros(grid.spatial_shape, np.uint8)).to_simpleitk()
+    resampled = sitk.Resample(image, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    out = hd.Volume.from_simpleitk(resampled, "PATIENT").match_orientation(grid)
+    return out.array > 0
+
+
+def read_png_mask(path: Path, task: str, labels: Labels, shape: tuple[int, ...]) -> np.ndarray:
+    """A picture of a mask, (rows, columns) bool, on the pixels of its slice."""
+    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if image is None:
+        raise UsageError(f"{path}: not a readable image")
+    if image.shape != shape:
+        raise UsageError(f"{path}: the mask has {image.shape} pixels, wanted {shape} as its slice has")
+    return chosen(image, path, task, labels)
+
+
+@dataclass(frozen=True)
+class SegFile:
+    """A DICOM Segmentation found in a folder, by its header.
+
+    Attributes
+    ----------
+    instances : frozenset of str
+        SOP Instance UIDs that it refers to.
+    """
+
+    path: Path
+    series: frozenset[str]
+    instances: frozenset[str]
+
+
+def find_segs(folder: Path) -> list[SegFile]:
+    """The DICOM Segmentations below a folder, in order of their paths. What is no DICOM file is passed over."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        name = path.name.lower()
+        if not path.is_file() or name.endswith(NIFTI_SUFFIXES) or path.suffix.lower() in NOT_IMAGES | {".zip"}:
+            continue
+        try:
+            with open(path, "rb") as file:
+                if file.read(132)[128:] != b"DICM":
+                    continue
+            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_SEG_TAGS)
+            if str(dataset.get("SOPClassUID")) not in SEG_STORAGES:
+                continue
+            references = dataset.get("ReferencedSeriesSequence") or []
+            instances = {
+                str(one.ReferencedSOPInstanceUID)
+                for series in references
+                for one in series.get("ReferencedInstanceSequence") or []
+            }
+            found.append(
+                SegFile(path, frozenset(str(one.SeriesInstanceUID) for one in references), frozenset(instances))
+            )
+        except Exception as error:  # a damaged file raises what the damage hits
+            raise UsageError(f"{path}: the DICOM file cannot be read ({why(error)})") from error
+    return found
+
+
+_SEG_TAGS = ["SOPClassUID", "ReferencedSeriesSequence"]
+
+
+def read_seg_mask(path: Path, task: str, labels: Labels, scan: Scan) -> np.ndarray | None:
+    """The task's segments of a DICOM SEG on the slices that they refer to.
+
+    Returns
+    -------
+    (slices, rows, columns) bool in working orientation, or None where no segment is of the task
+        By `labels`, else by the segment's coded type: lung, or an abnormal structure.
+
+    Raises
+    ------
+    UsageError
+        The file is damaged, has other rows and columns than the scan, refers to slices that the scan does not have, or
+        to none and lies on none.
+    """
+    try:
+        dataset = read_dataset(path.read_bytes())
+        return _seg_mask(dataset, path, task, labels, scan)
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged file raises what the damage hits
+        raise UsageError(f"{path}: the segmentation cannot be read ({why(error)})") from error
+
+
+def _seg_mask(dataset: pydicom.Dataset, path: Path, task: str, labels: Labels, scan: Scan) -> np.ndarray | None:
+    labelmap = dataset.SegmentationType == "LABELMAP"
+    numbers = {int(s.SegmentNumber) for s in dataset.SegmentSequence if _is_of(s, task, labels.get(task), labelmap)}
+    if not numbers:
+        return None
+    size = scan.volume.shape[1:]
+    if (dataset.Rows, dataset.Columns) != size:
+        got = f"{dataset.Rows} x {dataset.Columns}"
+        raise UsageError(f"{path}: the segmentation has {got} pixels, wanted {size[0]} x {size[1]} as its scan has")
+    most = int(dataset.get("MaximumFractionalValue", 1)) if dataset.SegmentationType == "FRACTIONAL" else 1
+    out = np.zeros(scan.volume.shape, bool)
+    for groups, index, frame in zip(
+        dataset.PerFrameFunctionalGroupsSequence, _places(dataset, path, scan), iter_pixels(dataset), strict=True
+    ):
+        if labelmap:
+            out[index] |= np.isin(frame, list(numbers))
+        elif int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber) in numbers:
+            out[index] |= frame * 2 >= most if most > 1 else frame > 0
+    return scan.volume.with_array(out).to_patient_orientation(WORKING_ORIENTATION).array
+
+
+def _is_of(segment: pydicom.Dataset, task: str, wanted: frozenset[str] | None, labelmap: bool) -> bool:
+    if wanted is not None:
+        return bool(wanted & {str(segment.SegmentNumber), str(segment.SegmentLabel).strip().lower()})
+    if segment.SegmentedPropertyCategoryCodeSequence[0].CodeValue == ABNORMAL_STRUCTURE.value:
+        # In a label map, where a voxel has one segment, infected lung is lung too.
+        return task == "infection" or (labelmap and _in_lung(segment))
+    return task == "lungs" and segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == LUNG.value
+
+
+def _in_lung(segment: pydicom.Dataset) -> bool:
+    return any(region.CodeValue == LUNG.value for region in segment.get("AnatomicRegionSequence") or [])
+
+
+def _places(dataset: pydicom.Dataset, path: Path, scan: Scan) -> Iterator[int]:
+    """The scan's slice of each frame: by reference, else by position."""
+    index_of = {scan.reference(index)[1:]: index for index in range(scan.volume.shape[0])}
+    for number, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence, 1):
+        derivation = groups.get("DerivationImageSequence") or []
+        source = derivation[0].SourceImageSequence[0] if derivation else None
+        if source is None:
+            yield _by_position(dataset, groups, number, path, scan)
+            continue
+        frame = source.get("ReferencedFrameNumber")
+        frame = None if frame is None else int(frame if isinstance(frame, (int, str)) else frame[0])
+        index = index_of.get((str(source.ReferencedSOPInstanceUID), frame if scan.frames else None))
+        if index is None:
+            raise UsageError(f"{path}: frame {number} refers to a slice that its scan does not have")
+        yield index
+
+
+def _by_position(dataset: pydicom.Dataset, groups: pydicom.Dataset, number: int, path: Path, scan: Scan) -> int:
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    plane = (groups.get("PlaneOrientationSequence") or shared.PlaneOrientationSequence)[0].ImageOrientationPatient
+    row, column = np.array(plane, float).reshape(2, 3)
+    affine = scan.affine
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    turned = np.abs(affine[:3, [2, 1]] / spacing[[2, 1]] - np.stack([row, column], -1)).max()
+    position = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, float)
+    first = affine[:3, 3] + np.arange(scan.volume.shape[0])[:, None] * affine[:3, 0]
+    apart = np.linalg.norm(first - position, axis=1)
+    index = int(apart.argmin())
+    if turned > COSINE_TOLERANCE or apart[index] > GRID_TOLERANCE * spacing.min():
+        raise UsageError(f"{path}: frame {number} lies {apart[index]:.2f} mm beside the next slice of its scan")
+    return index
+
+
+def digest(masks: Iterable[np.ndarray]) -> str:
+    """sha256 of masks, bit by bit, with their shapes."""
+    out = hashlib.sha256()
+    for mask in masks:
+        out.update(str(mask.shape).encode() + np.packbits(mask).tobytes())
+    return out.hexdigest()

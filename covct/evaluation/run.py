@@ -1,0 +1,376 @@
+"""From a folder with truth to evaluation.json and evaluation.html."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from covct import RESEARCH_USE, __version__
+from covct.cards import Card, file_sha256, read_card
+from covct.errors import SeriesError, UsageError
+from covct.evaluation import bootstrap
+from covct.evaluation.cases import Case, Truth, find_cases, seen_by
+from covct.evaluation.judge import (
+    Called,
+    Judged,
+    calls_without_truth,
+    case_for_networks,
+    judge,
+    look_at_series,
+    look_at_slices,
+    read_called,
+)
+from covct.evaluation.masks import TASKS, Labels, find_segs
+from covct.evaluation.page import as_html, read_history
+from covct.evaluation.pooling import ALL, case_figures, group_figures, plain
+from covct.networks import Networks
+from covct.state import output_errors
+from covct.training.dataset import Restore
+
+FORMAT = 1
+SCHEMA = "covct-evaluation-1"
+JSON, PAGE = "evaluation.json", "evaluation.html"
+HELD_OUT, EVERYONE = "held-out", "all"
+FEW_PATIENTS = 10
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What `covct evaluate` was asked for.
+
+    Attributes
+    ----------
+    weights : Path or None
+        Folder of cards: whose networks are judged; with `predictions` only who was held out.
+    predictions : Path or None
+        Folder of another tool's masks.
+    patients : str
+        "held-out" or "all".
+    also_seen : bool
+        With all patients, those too that a network has learned from.
+    threshold : float or None
+        In place of the card's; of a single task.
+    source : str
+        What the data is called, in place of its layout's name; a source that no card names nobody has learned from.
+    names : bool
+        Cases are written under their own names.
+    """
+
+    data: Path
+    out: Path
+    weights: Path | None = None
+    predictions: Path | None = None
+    restorer: Path | None = None
+    tasks: tuple[str, ...] = TASKS
+    patients: str = HELD_OUT
+    also_seen: bool = False
+    threshold: float | None = None
+    labels: Labels | None = None
+    resample: bool = False
+    tolerance_mm: float = 2.0
+    resamples: int = bootstrap.RESAMPLES
+    seed: int = 0
+    source: str = ""
+    names: bool = False
+
+
+def evaluate(
+    order: Order,
+    load_networks: Callable[[Path], Networks],
+    load_restorer: Callable[[Path], Restore],
+    emit: Emit = lambda event: None,
+) -> dict[str, Any]:
+    """Judge every case asked for, and write both files, each whole or not at all.
+
+    Parameters
+    ----------
+    load_networks, load_restorer : functions
+        Asked only for what is needed.
+    emit : function
+        Gets an event a case.
+
+    Returns
+    -------
+    dict
+        As written to evaluation.json.
+
+    Raises
+    ------
+    UsageError
+        Nothing to judge; a patient that was learned from and `also_seen` is not said; a mask that does not fit.
+    """
+    _check(order)
+    cards = _cards(order)
+    cases, marked = _choose(order, find_cases(order.data, order.labels or {}, order.source), list(cards.values()))
+    networks = None if order.predictions or not order.weights else _with_threshold(load_networks(order.weights), order)
+    restore = None
+    if networks and any(case.domain == "clahe-8bit" for case in cases):
+        restorer = _restorer_card(order)
+        cards["restorer"] = read_card(restorer)
+        cases, marked = _choose(order, cases, list(cards.values()))
+        restore = load_restorer(restorer)
+    segs = find_segs(order.predictions) if order.predictions else []
+    emit({"event": "found", "cases": len(cases)})
+
+    def called_in(case: Case, truth: Truth) -> Called:
+        if order.predictions:
+            tasks = tuple(task for task in order.tasks if task in truth.masks)
+            return read_called(case, truth, tasks, order.predictions, segs, order.labels or {}, order.resample)
+        assert networks is not None
+        if case.series:
+            return look_at_series(networks, case)
+        return look_at_slices(networks, truth, "infection" in order.tasks and "infection" in truth.masks)
+
+    published = {p for card in cards.values() for held in _held_out(card).values() for p in held}
+    judged: list[Judged] = []
+    rows: list[dict[str, Any]] = []
+    left_out: list[dict[str, str]] = []
+    for case in cases:
+        began = time.monotonic()
+        shown = order.names or case.patient in published
+        label = case.name if shown else case.key
+        try:
+            truth = case.read() if order.predictions else case_for_networks(case, restore)
+            called = called_in(case, truth)
+        except SeriesError as error:
+            left_out.append({"case": label, "source": case.source, "slug": error.slug, "reason": error.message})
+            emit({"event": "left-out", **left_out[-1]})
+            continue
+        found = judge(case, label, truth, called, order.tasks, order.tolerance_mm)
+        without = calls_without_truth(truth, called) if "infection" in order.tasks else None
+        if not found and not without:
+            reason = f"it has truth of {', '.join(truth.masks) or 'nothing'}, wanted {' or '.join(order.tasks)}"
+            left_out.append({"case": label, "source": case.source, "slug": "no-truth", "reason": reason})
+            emit({"event": "left-out", **left_out[-1]})
+            continue
+        judged += found
+        rows.append(_row(case, label, shown, truth, found, without, marked[case.key]))
+        dice = {one.task: rows[-1]["tasks"][one.task]["dice"] for one in found}
+        emit({"event": "judged", "case": label, "source": case.source, "slices": len(truth.hu), "dice": dice,
+              "seconds": round(time.monotonic() - began, 1)})  # fmt: skip
+    if not rows:
+        raise UsageError(f"{order.data}: none of {len(cases)} cases could be judged; first: {left_out[0]['reason']}")
+    groups = _groups(judged, order)
+    evaluation = {
+        "schema": SCHEMA,
+        "format": FORMAT,
+        "research_use": RESEARCH_USE,
+        "covct_version": __version__,
+        "software": _software(networks),
+        "settings": _settings(order),
+        "judged": _judged_what(order, cards, networks),
+        "also_seen": any(marked[case.key] for case in cases),
+        "notes": _notes(order, cards, rows, groups),
+        "groups": groups,
+        "cases": rows,
+        "left_out": left_out,
+    }
+    history = {task: read_history(order.weights, task) for task in order.tasks} if networks and order.weights else {}
+    pictures = {task: [p for one in judged if one.task == task for p in one.pictures] for task in order.tasks}
+    with output_errors(order.out):
+        order.out.mkdir(parents=True, exist_ok=True)
+        _replace(order.out / JSON, json.dumps(evaluation, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        _replace(order.out / PAGE, as_html(evaluation, history, pictures))
+    return evaluation
+
+
+def _check(order: Order) -> None:
+    if not order.weights and not order.predictions:
+        raise UsageError("say what to judge: --weights DIR or --predictions DIR")
+    for folder in (order.weights, order.predictions):
+        if folder and not folder.is_dir():
+            raise UsageError(f"no such directory: {folder}")
+    if order.also_seen and order.patients != EVERYONE:
+        raise UsageError("--also-seen goes with --patients all")
+    if order.threshold is not None and (order.predictions or len(order.tasks) > 1):
+        raise UsageError("--threshold is of one network: it goes with --weights and with --task")
+    if order.patients == HELD_OUT and not order.weights:
+        raise UsageError("only a card says who was held out: --patients held-out goes with --weights")
+
+
+def _cards(order: Order) -> dict[str, Card]:
+    """Infection is called inside the lungs found: both networks' cards count, whatever the task."""
+    return {task: read_card(order.weights / f"{task}.json") for task in TASKS} if order.weights else {}
+
+
+def _held_out(card: Card) -> dict[str, list[str]]:
+    return card.training.get("held_out_patients", {})
+
+
+def _restorer_card(order: Order) -> Path:
+    assert order.weights is not None
+    path = order.restorer or order.weights / "restorer.json"
+    if not path.is_file():
+        raise UsageError(f"{path}: no such card; 8-bit CLAHE slices need --restorer CARD (covct train restorer)")
+    return path
+
+
+def _choose(order: Order, cases: list[Case], cards: list[Card]) -> tuple[list[Case], dict[str, list[str]]]:
+    """The cases to judge, and by case who has learned from its patient.
+
+    A patient counts as seen with all of his volumes where only one of them was.
+    """
+    marked = {case.key: seen_by(case, cards) for case in cases}
+    if order.patients == HELD_OUT:
+        chosen = [case for case in cases if not marked[case.key]]
+        if not chosen:
+            raise UsageError(
+                f"{order.data}: the networks have learned from all {len(cases)} cases; judge patients that the cards "
+                "hold out, or say --patients all --also-seen (the scores then say nothing about other patients)"
+            )
+        return chosen, marked
+    seen = [case for case in cases if marked[case.key]]
+    if seen and not order.also_seen:
+        raise UsageError(
+            f"{order.data}: the networks have learned from {len(seen)} of {len(cases)} cases; say --also-seen to judge "
+            "these too, or --patients held-out. Other data by the same layout: --source NAME"
+        )
+    return cases, marked
+
+
+def _with_threshold(networks: Networks, order: Order) -> Networks:
+    if order.threshold is None:
+        return networks
+    [task] = order.tasks
+    network = getattr(networks, task)
+    return replace(networks, **{task: replace(network, card=replace(network.card, threshold=order.threshold))})
+
+
+def _row(case: Case, label: str, shown: bool, truth: Truth, found: list[Judged], without, seen: list[str]):
+    spacing = truth.spacing_mm
+    patient = case.patient if shown else "patient-" + case.patient_key
+    return {
+        "case": label,
+        "patient": patient,
+        "source": case.source,
+        "seen_by": seen,
+        "slices": len(truth.hu),
+        "spacing_mm": [round(mm, 4) for mm in spacing] if spacing else None,
+        "tasks": {one.task: case_figures(one) for one in found},
+        "calls_without_truth": without and {name: plain(value) for name, value in without.items()},
+    }
+
+
+def _groups(judged: list[Judged], order: Order) -> list[dict[str, Any]]:
+    groups = []
+    for task in order.tasks:
+        of_task = [one for one in judged if one.task == task]
+        sources = list(dict.fromkeys(one.case.source for one in of_task))
+        for source in sources:
+            mine = [one for one in of_task if one.case.source == source]
+            groups.append(group_figures(source, task, mine, order.resamples, order.seed))
+        if len(sources) > 1:
+            groups.append(group_figures(ALL, task, of_task, order.resamples, order.seed))
+    return groups
+
+
+def _software(networks: Networks | None) -> dict[str, Any]:
+    names = ("numpy", "opencv-python-headless", "SimpleITK", *(("keras", "tensorflow", "jax") if networks else ()))
+    return {
+        "python": platform.python_version(),
+        **{name: found for name in names if (found := _version(name))},
+        "device": networks.used().name if networks else None,
+    }
+
+
+def _version(name: str) -> str | None:
+    for distribution in (name, f"{name}-cpu"):
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def _settings(order: Order) -> dict[str, Any]:
+    return {
+        "tasks": list(order.tasks),
+        "patients": order.patients,
+        "also_seen": order.also_seen,
+        "threshold": order.threshold,
+        "source": order.source or None,
+        "labels": {task: sorted(names) for task, names in (order.labels or {}).items()},
+        "resample": order.resample,
+        "surface_tolerance_mm": order.tolerance_mm,
+        "resamples": order.resamples,
+        "seed": order.seed,
+        "level": bootstrap.LEVEL,
+    }
+
+
+def _judged_what(order: Order, cards: dict[str, Card], networks: Networks | None) -> dict[str, Any]:
+    used = {}
+    for task, card in cards.items():
+        threshold = None
+        if task in TASKS:
+            threshold = getattr(networks, task).card.threshold if networks else card.threshold
+        used[task] = {
+            "name": card.name,
+            "sha256": card.sha256,
+            "threshold": threshold,
+            "held_out_patients": {source: len(held) for source, held in _held_out(card).items()},
+        }
+        if order.weights and task in TASKS:
+            used[task]["card_sha256"] = file_sha256(order.weights / f"{task}.json")
+    return {"what": "predictions" if order.predictions else "networks", "cards": used}
+
+
+def _notes(order: Order, cards: dict[str, Card], rows: list[dict[str, Any]], groups: list[dict[str, Any]]) -> list[str]:
+    """What a reader must know to read the figures rightly."""
+    notes = []
+    seen = [row for row in rows if row["seen_by"]]
+    if seen:
+        notes.append(
+            f"SEEN IN TRAINING: networks have learned from {len(seen)} of {len(rows)} cases; "
+            "these figures say nothing about other patients."
+        )
+    if order.predictions and not cards:
+        notes.append("Masks of another tool: whom it has learned from is not known.")
+    if not order.predictions and order.threshold is None:
+        chosen_on = {source for card in cards.values() for source in _held_out(card)}
+        if mine := sorted({row["source"] for row in rows if not row["seen_by"] and row["source"] in chosen_on}):
+            notes.append(
+                f"Thresholds and best epochs were chosen in training on the held-out patients of {', '.join(mine)}, "
+                "the same that these figures are of: a little optimistic. Dice with 'threshold chosen on the other "
+                "patients' is not."
+            )
+    if order.threshold is not None:
+        notes.append(f"The threshold {order.threshold:g} was given by hand.")
+    if unknown := sorted({row["source"] for row in rows if not row["spacing_mm"]}):
+        notes.append(
+            f"Spacing is not known of {', '.join(unknown)}: no distances in mm and no volumes in mL there; figures of "
+            "a volume are pooled over its slices."
+        )
+    if any(row["source"] == "ma" for row in rows) and not order.predictions:
+        notes.append("Slices of ma are restored to HU and cropped around their true lungs, as in training.")
+    if any(row["calls_without_truth"] for row in rows):
+        notes.append("Cases without infection truth say only how much is called in them; none of it need be wrong.")
+    if few := [group for group in groups if group["patients"] < FEW_PATIENTS]:
+        least = min(group["patients"] for group in few)
+        notes.append(
+            f"Intervals over few patients (here {least} and more) are too narrow: they know no patient but these."
+        )
+    if any(group["source"] == ALL for group in groups):
+        notes.append("Pooled over all sources, those with more voxels a case count more.")
+    return notes
+
+
+def _replace(path: Path, content: str) -> None:
+    """Write beside and rename: a reader, or a crash, never meets half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

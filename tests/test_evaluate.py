@@ -1,0 +1,558 @@
+"""`covct evaluate`: every figure against a hand count, every refusal, and both files from plain threshold networks."""
+
+import json
+import re
+from dataclasses import replace
+from importlib.resources import files
+from itertools import product
+
+import cv2
+import highdicom as hd
+import numpy as np
+import pytest
+from conftest import make_networks, make_weights
+from typer.testing import CliRunner
+
+from covct import cli
+from covct.cards import read_card, write_card
+from covct.discover import discover
+from covct.errors import UsageError
+from covct.evaluation import agreement, bootstrap, calibration
+from covct.evaluation.cases import Case, find_cases, seen_by
+from covct.evaluation.masks import find_segs, parse_labels, read_seg_mask
+from covct.evaluation.run import Order, evaluate
+from covct.evaluation.scores import SCORES, Counts, count, scores
+from covct.evaluation.surface import surface_scores
+from covct.nifti import write_nifti
+
+# Scores
+
+
+def test_scores_by_hand():
+    """Of 10 voxels 4 are true; 5 are called, 3 of them rightly."""
+    truth = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], bool)
+    called = np.array([1, 1, 1, 0, 1, 1, 0, 0, 0, 0], bool)
+    assert count(truth, called) == Counts(3, 2, 1, 4)
+    assert {name: float(value) for name, value in scores(count(truth, called)).items()} == pytest.approx(
+        {"dice": 6 / 9, "iou": 3 / 6, "precision": 3 / 5, "recall": 3 / 4, "f1": 6 / 9, "specificity": 4 / 6,
+         "accuracy": 7 / 10}
+    )  # fmt: skip
+
+
+def test_voxels_nobody_vouches_for_are_not_counted():
+    truth, called = np.array([1, 0, 0], bool), np.array([0, 1, 0], bool)
+    assert count(truth, called, known=np.array([0, 0, 1], bool)) == Counts(0, 0, 0, 1)
+
+
+def test_empty_truth_and_empty_call():
+    """The conventions of `scores`: both empty says nothing; a false alarm and a miss are zeros that count."""
+    both, alarm, miss = (scores(Counts(*four)) for four in ((0, 0, 0, 9), (0, 2, 0, 7), (0, 0, 2, 7)))
+    assert {name for name in SCORES if np.isnan(both[name])} == {"dice", "iou", "f1", "precision", "recall"}
+    assert both["specificity"] == both["accuracy"] == 1
+    assert alarm["dice"] == alarm["iou"] == alarm["precision"] == 0
+    assert np.isnan(alarm["recall"])
+    assert miss["dice"] == miss["recall"] == 0
+    assert np.isnan(miss["precision"])
+
+
+def test_pooled_scores_are_those_of_summed_counts():
+    counts = np.array([[1, 0, 1, 8], [3, 1, 0, 6]])
+    assert scores(counts.sum(0))["dice"] == pytest.approx(8 / 10)
+    np.testing.assert_allclose(scores(counts)["dice"], [2 / 3, 6 / 7])
+
+
+# Surfaces
+
+
+def brute_force(truth, called, spacing, tolerance):
+    """HD95 and surface Dice by every pair of surface voxels."""
+
+    def surface(mask):
+        def inside(place):
+            return all(0 <= p < n for p, n in zip(place, mask.shape, strict=True)) and mask[place]
+
+        out = []
+        for place in zip(*np.nonzero(mask), strict=True):
+            near = [
+                tuple(p + step * (k == axis) for k, p in enumerate(place))
+                for axis, step in product(range(3), (-1, 1))
+                if mask.shape[axis] > 1
+            ]
+            if not all(inside(one) for one in near):
+                out.append(place)
+        return np.array(out) * spacing
+
+    one, other = surface(truth), surface(called)
+    apart = np.linalg.norm(one[:, None] - other[None], axis=2)
+    there, back = apart.min(1), apart.min(0)
+    near = (there <= tolerance).sum() + (back <= tolerance).sum()
+    return max(np.percentile(there, 95), np.percentile(back, 95)), near / (len(there) + len(back))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("shape", [(6, 9, 8), (1, 12, 11)])
+def test_surface_scores_against_brute_force(seed, shape):
+    """Ragged blobs on voxels of uneven size, at the border of the array too; a single slice has no faces across."""
+    rng = np.random.default_rng(seed)
+    truth, called = (
+        cv2.GaussianBlur(rng.random(shape).reshape(shape[0], -1).astype(np.float32), (0, 0), 1).reshape(shape) > 0.5
+        for _ in range(2)
+    )
+    spacing = np.array([2.5, 0.7, 0.9])
+    assert surface_scores(truth, called, tuple(spacing), 1.0) == pytest.approx(
+        brute_force(truth, called, spacing, 1.0), abs=1e-4
+    )
+
+
+def test_two_boxes_five_millimetres_apart():
+    truth = np.zeros((5, 20, 20), bool)
+    truth[1:4, 2:8, 2:8] = True
+    called = np.roll(truth, 5, axis=2)
+    hd95, surface_dice = surface_scores(truth, called, (3.0, 1.0, 1.0), 5.0)
+    assert hd95 == pytest.approx(5.0)
+    assert surface_dice == 1
+    assert surface_scores(truth, called, (3.0, 1.0, 1.0), 0.5)[1] < 0.3
+
+
+def test_surfaces_of_nothing():
+    nothing, something = np.zeros((3, 4, 4), bool), np.ones((3, 4, 4), bool)
+    assert np.isnan(surface_scores(nothing, nothing, (1, 1, 1), 1)).all()
+    assert surface_scores(something, nothing, (1, 1, 1), 1) == (np.inf, 0)
+
+
+# Intervals, agreement, calibration
+
+
+def test_bootstrap_of_a_mean_is_its_normal_interval():
+    """100 patients with values of deviation 1: the mean's interval is 1.96 / 10 to either side."""
+    values = np.random.default_rng(3).standard_normal(100)
+    values = (values - values.mean()) / values.std()
+    sums = np.stack([values, np.ones(100)], 1)
+    drawn = bootstrap.draw(100, 4000, seed=1)
+    low, high = bootstrap.interval(sums, lambda s: s[..., 0] / s[..., 1], drawn)
+    assert low == pytest.approx(-0.196, abs=0.015)
+    assert high == pytest.approx(0.196, abs=0.015)
+    assert (low, high) == bootstrap.interval(sums, lambda s: s[..., 0] / s[..., 1], bootstrap.draw(100, 4000, seed=1))
+    assert (low, high) != bootstrap.interval(sums, lambda s: s[..., 0] / s[..., 1], bootstrap.draw(100, 4000, seed=2))
+
+
+def test_resamples_hold_as_many_patients_as_there_are():
+    assert (bootstrap.draw(7, 50).sum(1) == 7).all()
+
+
+def test_one_patient_has_no_interval():
+    assert bootstrap.interval(np.ones((1, 1)), lambda s: s[..., 0], bootstrap.draw(1)) is None
+
+
+def test_bland_altman_by_hand():
+    """Differences 1, 2 and 6: bias 3, deviation sqrt(7)."""
+    sums = agreement.difference_sums(np.array([10, 20, 30]), np.array([11, 22, 36]))
+    assert agreement.bias(sums) == pytest.approx(3)
+    assert agreement.deviation(sums) == pytest.approx(7**0.5)
+    assert agreement.upper_limit(sums) == pytest.approx(3 + 1.96 * 7**0.5)
+    assert agreement.lower_limit(sums) == pytest.approx(3 - 1.96 * 7**0.5)
+    assert np.isnan(agreement.deviation(agreement.difference_sums(np.array([1]), np.array([2]))))
+
+
+def test_mean_size_of_errors_does_not_cancel_out():
+    sums = agreement.difference_sums(np.array([0, 0]), np.array([-2, 4]))
+    assert (agreement.bias(sums), agreement.mean_size(sums)) == (1, 3)
+
+
+def test_calibration_by_hand():
+    """Four pixels at 0.75, three of them true, are calibrated; two at 0.25, both true, are 0.75 off."""
+    p = np.array([0.75] * 4 + [0.25] * 2, np.float32)
+    truth = np.array([1, 1, 1, 0, 1, 1], bool)
+    sums = calibration.histogram(p, truth, np.ones(6, bool))
+    assert calibration.expected_calibration_error(sums) == pytest.approx(2 / 6 * 0.75)
+    assert calibration.brier_score(sums) == pytest.approx((3 * 0.25**2 + 0.75**2 + 2 * 0.75**2) / 6)
+    filled = [one for one in calibration.reliability(sums) if one["pixels"]]
+    shown = [(one["pixels"], one["probability"], one["frequency"]) for one in filled]
+    assert shown == [(2, 0.25, 1.0), (4, 0.75, 0.75)]
+
+
+def test_thresholds_call_what_their_masks_would():
+    rng = np.random.default_rng(0)
+    truth = rng.random(500) < 0.4
+    region = rng.random(500) < 0.8
+    p = np.clip(0.3 * truth + rng.random(500) * 0.7, 0, 1).astype(np.float16)
+    sums = calibration.histogram(p, truth, region)
+    for k in (1, 11, 19):
+        wanted = scores(count(truth, (p >= k / 20) & region))["dice"]
+        assert calibration.dice_at(sums, k) == pytest.approx(wanted)
+
+
+def test_a_patient_s_threshold_is_chosen_on_the_others():
+    """Two patients whose best thresholds differ: the honest Dice is that of the wrong one for each."""
+    low = calibration.histogram(np.array([0.3, 0.1]), np.array([1, 0], bool), np.ones(2, bool))
+    high = calibration.histogram(np.array([0.9, 0.6]), np.array([1, 0], bool), np.ones(2, bool))
+    assert calibration.chosen_twentieth(low) == 6
+    assert calibration.chosen_twentieth(high) == 18
+    dice, thresholds = calibration.threshold_by_others(np.stack([low, high]))
+    assert thresholds == [0.9, 0.3]
+    assert dice == pytest.approx(2 / (2 + 1 + 1))
+
+
+# Masks of all kinds
+
+
+def box(shape=(4, 10, 12), spacing=(3.0, 2.0, 2.0), shift=0, dtype=np.uint8):
+    array = np.zeros(shape, dtype)
+    array[1:3, 3:7, 3 + shift : 8 + shift] = 1
+    return hd.Volume.from_components(
+        array, spacing=spacing, coordinate_system="PATIENT", position=(0, 0, 0), patient_orientation="FPL"
+    )
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Two cases with lungs, one with infection too, as NIfTI in another axis order; truth in DATA, calls in CALLS."""
+    data, calls = tmp_path / "data", tmp_path / "calls"
+    data.mkdir(), calls.mkdir()
+    for name in ("a", "b"):
+        write_nifti(box().with_array(np.full((4, 10, 12), -500, np.int16)), data / f"{name}_ct.nii.gz")
+        write_nifti(box(), data / f"{name}_lungs.nii.gz")
+        write_nifti(box(shift=1).to_patient_orientation("RAS"), calls / f"{name}_lungs.nii.gz")
+    return data, calls
+
+
+def judge(data, calls, out, **wishes):
+    order = Order(data, out, predictions=calls, **{"patients": "all", "tasks": ("lungs",), "resamples": 200, **wishes})
+    return evaluate(order, no_networks, no_networks)
+
+
+def no_networks(path):
+    raise AssertionError("no network is asked for")
+
+
+def test_another_tool_s_nifti_masks_are_matched_by_name(pairs, tmp_path):
+    """Boxes of 4 x 5 x 2 voxels, one column apart: 32 of 40 overlap, wherever the axes of the file point."""
+    evaluation = judge(*pairs, tmp_path / "out", tolerance_mm=0.5)
+    one = evaluation["cases"][0]["tasks"]["lungs"]
+    assert one["counts"] == {"hit": 32, "invented": 8, "missed": 8, "rest": 480 - 48}
+    assert one["dice"] == pytest.approx(0.8)
+    assert one["volume_ml"] == {"truth": 0.48, "called": 0.48}
+    assert one["hd95_mm"] == pytest.approx(2.0)
+    [group] = evaluation["groups"]
+    assert (group["cases"], group["patients"]) == (2, 2)
+    assert group["pooled"]["dice"] == {"value": 0.8, "interval": [0.8, 0.8]}
+    assert group["volume_ml"]["bias"]["value"] == 0
+
+
+def test_written_files_follow_the_schema_and_hold_no_names(pairs, tmp_path):
+    jsonschema = pytest.importorskip("jsonschema")
+    data, calls = pairs
+    for folder in pairs:
+        for path in folder.iterdir():
+            path.rename(folder / path.name.replace("a_", "Doe^Jane_"))
+    judge(data, calls, tmp_path / "out")
+    text, page = ((tmp_path / "out" / f"evaluation.{end}").read_text() for end in ("json", "html"))
+    schema = json.loads(files("covct").joinpath("evaluation.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(json.loads(text))
+    assert "Doe" not in text + page
+    assert "Research use only" in text
+    assert "Research use only" in page
+    assert "://" not in page
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["evaluation.html", "evaluation.json"]
+    judge(data, calls, tmp_path / "named", names=True)
+    assert "Doe^Jane" in (tmp_path / "named" / "evaluation.json").read_text()
+
+
+def test_a_mask_of_another_grid_is_refused_or_resampled(pairs, tmp_path):
+    data, calls = pairs
+    finer = box((8, 20, 24), (1.5, 1.0, 1.0))
+    array = np.zeros(finer.shape, np.uint8)
+    array[2:6, 6:14, 6:16] = 1
+    write_nifti(finer.with_array(array), calls / "a_lungs.nii.gz")
+    with pytest.raises(UsageError, match=r"a_lungs.nii.gz: the mask has 8 x 20 x 24 voxels, wanted 4 x 10 x 12"):
+        judge(data, calls, tmp_path / "out")
+    evaluation = judge(data, calls, tmp_path / "out", resample=True)
+    assert max(row["tasks"]["lungs"]["dice"] for row in evaluation["cases"]) == 1
+
+
+def test_a_mask_beside_its_scan_is_refused(pairs, tmp_path):
+    data, calls = pairs
+    moved = hd.Volume.from_components(
+        box().array, spacing=(3, 2, 2), coordinate_system="PATIENT", position=(0, 0, 4), patient_orientation="FPL"
+    )
+    write_nifti(moved, calls / "b_lungs.nii.gz")
+    with pytest.raises(UsageError, match=r"b_lungs.nii.gz: the mask lies up to 4.00 mm beside its scan"):
+        judge(data, calls, tmp_path / "out")
+    write_nifti(moved, data / "b_lungs.nii.gz")
+    with pytest.raises(UsageError, match=r"b_lungs.nii.gz.*beside its scan.*b_ct.nii.gz"):
+        judge(data, calls, tmp_path / "out")
+
+
+def test_labels_are_explained_or_refused(pairs, tmp_path):
+    data, calls = pairs
+    write_nifti(box().with_array(box().array * 3), calls / "a_lungs.nii.gz")
+    with pytest.raises(UsageError, match="holds labels 0, 3; say which are lungs, e.g. --label lungs=3"):
+        judge(data, calls, tmp_path / "out")
+    write_nifti(box().with_array(box().array * 3), calls / "b_lungs.nii.gz")
+    labels = parse_labels(["lungs=3"])
+    with pytest.raises(UsageError, match="none|lungs"):
+        judge(data, calls, tmp_path / "out", labels={"lungs": frozenset({"right"})})
+    (data / "a_lungs.nii.gz").unlink()
+    (data / "b_lungs.nii.gz").unlink()
+    for name in ("a", "b"):
+        write_nifti(box().with_array(box().array * 3), data / f"{name}_lungs.nii.gz")
+    assert judge(data, calls, tmp_path / "out", labels=labels)["groups"][0]["pooled"]["dice"]["value"] == 1
+    for wrong in ("lungs", "heart=1", "lungs="):
+        with pytest.raises(UsageError, match="wanted TASK=LABEL"):
+            parse_labels([wrong])
+
+
+def test_a_missing_mask_is_named(pairs, tmp_path):
+    data, calls = pairs
+    (calls / "b_lungs.nii.gz").unlink()
+    with pytest.raises(UsageError, match=r"no lungs mask of b; wanted b_lungs.nii.gz, lungs/b.nii.gz"):
+        judge(data, calls, tmp_path / "out")
+
+
+def test_probabilities_are_no_mask(pairs, tmp_path):
+    data, calls = pairs
+    write_nifti(box(dtype=np.float32).with_array(np.float32(0.3) * box().array), calls / "a_lungs.nii.gz")
+    with pytest.raises(UsageError, match="a_lungs.nii.gz: 2 different values"):
+        judge(data, calls, tmp_path / "out")
+
+
+def loose_slices(folder, volumes):
+    """The layout with volumes.csv: an infected square in each slice's lungs, which fill half of it."""
+    for kind in ("ct", "lungs", "infection"):
+        (folder / kind).mkdir(parents=True)
+    lines, number = ["first,last,slices,patient_group,anterior,source_intensity"], 0
+    for patient, slices, anterior in volumes:
+        lines.append(f"{number:04d},{number + slices - 1:04d},{slices},{patient},{anterior},HU")
+        for _ in range(slices):
+            lungs, infection = np.zeros((2, 64, 64), np.uint8)
+            lungs[8:56, 8:56], infection[20:30, 20:30] = 255, 255
+            for kind, image in (("ct", 255 - lungs // 2), ("lungs", lungs), ("infection", infection)):
+                cv2.imwrite(str(folder / kind / f"{number:04d}.png"), image)
+            number += 1
+    (folder / "volumes.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_two_volumes_of_a_patient_are_two_cases_and_one_patient(tmp_path):
+    """Pictures of masks, matched by the slices' names; no millimetres where the spacing is unknown."""
+    loose_slices(tmp_path / "data", [("p", 2, "up"), ("p", 1, "down"), ("q", 3, "up")])
+    calls = tmp_path / "calls" / "infection"
+    calls.mkdir(parents=True)
+    for path in (tmp_path / "data" / "infection").iterdir():
+        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(str(calls / path.name), np.roll(image, 5, 1))
+    evaluation = judge(tmp_path / "data", tmp_path / "calls", tmp_path / "out", tasks=("infection",), names=True)
+    assert [row["case"] for row in evaluation["cases"]] == ["p-1", "p-2", "q"]
+    [group] = evaluation["groups"]
+    assert (group["cases"], group["patients"], group["slices"]) == (3, 2, 6)
+    assert group["pooled"]["dice"]["value"] == pytest.approx(0.5)
+    assert group["volume_ml"] is None
+    assert group["mean"]["hd95_mm"] == {"value": None, "interval": None, "cases": 0}
+    assert group["percent_of_lung"]["bias"]["value"] == pytest.approx(0)
+    assert any("Spacing is not known of ma" in note for note in evaluation["notes"])
+    (calls / "0001.png").unlink()
+    with pytest.raises(UsageError, match=r"0001.png: no such file; 1 of the case's 2 slices have a mask"):
+        judge(tmp_path / "data", tmp_path / "calls", tmp_path / "out", tasks=("infection",))
+
+
+def test_own_results_come_back_as_truth_and_as_calls(series_folder, phantom_series, tmp_path, weights):
+    """A scan's SEG beside its slices is truth; the same SEG elsewhere, of any type, is a call, slice by slice."""
+    from covct import batch
+    from covct.outputs import Outputs
+
+    for name in ("binary", "labelmap"):
+        order = batch.Order((phantom_series,), tmp_path / name, weights, Outputs(("seg",), name, False, "key"))
+        batch.scan(order, make_networks, lambda event: None)
+    [seg] = (tmp_path / "binary").rglob("*.seg.dcm")
+    (series_folder / "truth.dcm").write_bytes(seg.read_bytes())
+    [seg_file] = find_segs(series_folder)
+    [series] = discover([phantom_series]).series
+    assert seg_file.series == {series.series_uid}
+    evaluation = judge(series_folder, tmp_path / "labelmap", tmp_path / "out", tasks=("lungs", "infection"))
+    [row] = evaluation["cases"]
+    assert [row["tasks"][task]["dice"] for task in ("lungs", "infection")] == [1, 1]
+    assert row["tasks"]["infection"]["counts"]["hit"] > 100
+    report = json.loads(next((tmp_path / "binary").rglob("report.json")).read_text())["regions"]["lungs"]
+    assert row["tasks"]["infection"]["volume_ml"]["called"] == pytest.approx(report["infection_ml"], abs=0.01)
+    assert row["tasks"]["infection"]["percent_of_lung"]["truth"] == pytest.approx(report["infection_percent"], abs=0.01)
+
+
+def test_dicom_with_nifti_masks_beside_it(phantom, phantom_series, tmp_path):
+    """The series in a folder, its true mask as a NIfTI of the folder's name; a mask of fewer slices is refused."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "chest").symlink_to(phantom_series)
+    lungs = phantom.volume.with_array((phantom.lungs > 0).astype(np.uint8))
+    write_nifti(lungs, tmp_path / "data" / "chest_lungs.nii.gz")
+    [case] = find_cases(tmp_path / "data", {})
+    assert case.source == "cases"
+    truth = case.read()
+    assert truth.masks["lungs"].sum() == (phantom.lungs > 0).sum()
+    assert truth.hu[truth.masks["lungs"]].mean() < -500, "the mask lies on the lungs"
+    write_nifti(lungs[:-2], tmp_path / "data" / "chest_lungs.nii.gz")
+    with pytest.raises(UsageError, match=r"chest_lungs.nii.gz: the mask has 28 x 128 x 128 voxels, wanted 30 x 128"):
+        case.read()
+
+
+def test_a_seg_of_other_slices_is_refused(phantom_series, tmp_path, weights):
+    from covct import batch
+    from covct.dicom.load import load_dicom
+    from covct.outputs import Outputs
+
+    order = batch.Order((phantom_series,), tmp_path / "out", weights, Outputs(("seg",), "binary", False, "key"))
+    batch.scan(order, make_networks, lambda event: None)
+    [seg] = (tmp_path / "out").rglob("*.seg.dcm")
+    [series] = discover([phantom_series]).series
+    shorter = load_dicom(replace(series, instances=series.instances[:12]))
+    with pytest.raises(UsageError, match=r"seg.dcm: frame \d+ refers to a slice that its scan does not have"):
+        read_seg_mask(seg, "lungs", {}, shorter)
+    scan = load_dicom(series)
+    assert read_seg_mask(seg, "infection", {}, scan).any()
+    assert (
+        read_seg_mask(seg, "lungs", parse_labels(["lungs=1"]), scan).sum() < read_seg_mask(seg, "lungs", {}, scan).sum()
+    )
+    assert read_seg_mask(seg, "lungs", parse_labels(["lungs=heart"]), scan) is None
+    (tmp_path / "broken.dcm").write_bytes(seg.read_bytes()[:3000])
+    with pytest.raises(UsageError, match="broken.dcm"):
+        find_segs(tmp_path)
+        read_seg_mask(tmp_path / "broken.dcm", "lungs", {}, scan)
+
+
+# Whom networks have learned from
+
+
+def with_held_out(weights, **held):
+    for task in ("lungs", "infection"):
+        card = read_card(weights / f"{task}.json")
+        write_card(replace(card, training={"held_out_patients": held}), weights)
+    return weights
+
+
+def test_who_is_not_held_out_was_learned_from(weights):
+    cards = [read_card(with_held_out(weights, ma=["p"]) / "lungs.json")]
+    case = Case("p", "p", "ma", "hu", lambda: None)
+    assert seen_by(case, cards) == []
+    assert seen_by(replace(case, patient="q"), cards) == ["lungs"]
+    assert seen_by(replace(case, patient="q", source="elsewhere"), cards) == []
+
+
+def threshold_networks(folder):
+    """The threshold networks, with the cards of a folder."""
+    made = make_networks()
+    cards = {task: read_card(folder / f"{task}.json") for task in ("lungs", "infection")}
+    return replace(
+        made,
+        lungs=replace(made.lungs, card=cards["lungs"]),
+        infection=replace(made.infection, card=cards["infection"]),
+    )
+
+
+@pytest.fixture(scope="module")
+def chests(phantom, tmp_path_factory):
+    """Three cases in HU as NIfTI with their true masks; of the third nobody marked any infection."""
+    data = tmp_path_factory.mktemp("chests")
+    for name in ("c0", "c1", "c2"):
+        write_nifti(phantom.volume, data / f"{name}_ct.nii.gz")
+        write_nifti(phantom.volume.with_array((phantom.lungs > 0).astype(np.uint8)), data / f"{name}_lungs.nii.gz")
+        if name != "c2":
+            write_nifti(
+                phantom.volume.with_array(phantom.infection.astype(np.uint8)), data / f"{name}_infection.nii.gz"
+            )
+    return data
+
+
+def test_only_patients_held_out_are_judged(chests, tmp_path):
+    """Networks on whole series: the rest of the patients is left alone, refused, or judged and marked."""
+    weights = with_held_out(make_weights(tmp_path / "w"), cases=["c0", "c2"])
+    order = Order(chests, tmp_path / "out", weights=weights, resamples=200)
+    evaluation = evaluate(order, threshold_networks, no_networks)
+    assert [row["case"] for row in evaluation["cases"]] == ["c0", "c2"]
+    assert not evaluation["also_seen"]
+    assert evaluation["judged"]["cards"]["lungs"]["sha256"] == read_card(weights / "lungs.json").sha256
+    assert evaluation["groups"][0]["pooled"]["dice"]["value"] > 0.8, "thresholds find most of a phantom's lungs"
+    assert evaluation["groups"][0]["calibration"]["bins"][9]["pixels"] > 0
+    unmarked = evaluation["cases"][1]
+    assert "infection" not in unmarked["tasks"]
+    assert 0 < unmarked["calls_without_truth"]["percent_of_lung"] < 50
+    with pytest.raises(UsageError, match="learned from 1 of 3 cases; say --also-seen"):
+        evaluate(replace(order, patients="all"), threshold_networks, no_networks)
+    evaluation = evaluate(replace(order, patients="all", also_seen=True), threshold_networks, no_networks)
+    assert evaluation["also_seen"]
+    assert [row["seen_by"] for row in evaluation["cases"]] == [[], ["lungs", "infection"], []]
+    assert evaluation["notes"][0].startswith("SEEN IN TRAINING")
+    assert "Seen in training" in (tmp_path / "out" / "evaluation.html").read_text()
+    with pytest.raises(UsageError, match="learned from all 3 cases"):
+        evaluate(replace(order, weights=with_held_out(weights, cases=[])), threshold_networks, no_networks)
+    evaluation = evaluate(replace(order, source="here"), threshold_networks, no_networks)
+    assert len(evaluation["cases"]) == 3, "no card knows this source"
+
+
+def test_networks_of_another_input_size_are_judged_on_the_slices_own_pixels():
+    """A network that sees 128 pixels of a slice of 256: its mask lies where the 256 pixel network's does."""
+    from covct.evaluation.cases import Truth
+    from covct.evaluation.judge import look_at_slices
+
+    rows, columns = np.mgrid[:256, :256]
+    hu = np.where(np.hypot(rows - 100, columns - 90) < 40, -850, 40)[None].astype(np.int16)
+    fine, made = make_networks(), make_networks()
+    half = {task: replace(getattr(made, task), card=replace(getattr(made, task).card, size=128))
+            for task in ("lungs", "infection")}  # fmt: skip
+    wanted = look_at_slices(fine, Truth(hu, {}), infection=False)
+    called = look_at_slices(replace(made, **half), Truth(hu, {}))
+    assert called.masks["lungs"].shape == hu.shape
+    assert scores(count(wanted.masks["lungs"], called.masks["lungs"]))["dice"] > 0.97
+    assert called.probability["lungs"](0).max() == 1
+
+
+def test_a_threshold_by_hand_is_one_network_s(chests, tmp_path):
+    weights = with_held_out(make_weights(tmp_path / "w"), cases=["c0"])
+    order = Order(chests, tmp_path / "out", weights=weights, tasks=("lungs",), threshold=0.25, resamples=100)
+    evaluation = evaluate(order, threshold_networks, no_networks)
+    assert evaluation["judged"]["cards"]["lungs"]["threshold"] == 0.25
+    assert any("given by hand" in note for note in evaluation["notes"])
+    with pytest.raises(UsageError, match="goes with --weights and with --task"):
+        evaluate(replace(order, tasks=("lungs", "infection")), threshold_networks, no_networks)
+
+
+def test_training_curves_come_from_beside_the_card(chests, tmp_path):
+    weights = with_held_out(make_weights(tmp_path / "w"), cases=["c0"])
+    history = {"loss": [1.0, 0.5, float("nan")], "val_loss": [1.2, 0.7, 0.6], "val_dice": [0.1, 0.5, 0.6]}
+    (weights / "lungs-history.json").write_text(json.dumps(history))
+    evaluate(Order(chests, tmp_path / "out", weights=weights, resamples=100), threshold_networks, no_networks)
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert "lungs: loss" in page
+    assert "No history of the training lies beside the card of infection" in page
+    assert not re.search(r"points=\"[^\"]*nan", page)
+
+
+def test_command_line(pairs, tmp_path):
+    def run(*arguments):
+        return CliRunner().invoke(cli.app, ["evaluate", *map(str, arguments)])
+
+    data, calls = pairs
+    result = run(data, "--predictions", calls, "-o", tmp_path / "out", "--json", "--resamples", 100)
+    assert result.exit_code == 0
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [event["event"] for event in events] == ["found", "judged", "judged", "evaluated"]
+    result = run(data, "--predictions", calls, "-o", tmp_path / "out", "--task", "infection")
+    assert isinstance(result.exception, UsageError)
+    for wrong in ((), ("--weights", tmp_path / "nowhere"), ("--predictions", calls, "--patients", "held-out"),
+                  ("--predictions", calls, "--also-seen", "--patients", "held-out")):  # fmt: skip
+        assert isinstance(run(data, "-o", tmp_path / "out", *wrong).exception, UsageError)
+    with pytest.raises(UsageError, match="no case with truth"):
+        find_cases(calls, {})
+
+
+def test_half_a_page_is_never_left(pairs, tmp_path, monkeypatch):
+    from covct.errors import OutputNotWritable
+    from covct.evaluation import run
+
+    judge(*pairs, tmp_path / "out")
+    before = (tmp_path / "out" / "evaluation.json").read_bytes()
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run.os, "fsync", full)
+    with pytest.raises(OutputNotWritable, match="No space left"):
+        judge(*pairs, tmp_path / "out", tolerance_mm=9)
+    assert (tmp_path / "out" / "evaluation.json").read_bytes() == before
+    assert len(list((tmp_path / "out").iterdir())) == 2
