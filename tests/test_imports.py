@@ -22,7 +22,7 @@ RANKS = [
     {"split", "weights_file", "supervisor", "runs"},
     {"discover", "networks", "postprocess", "overlay", "results", "training.augment"}
     | {"dicom.capture", "dicom.ct_series"},
-    {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "training.losses"}
+    {"choice", "quality", "nifti", "burden", "uncertainty", "phantom", "page", "architectures", "training.losses"}
     | {"dicom.load", "dicom.check"},
     {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"},
     {"training.restoration", "pipeline", "verify", "doctor", "inbox", "moving"},
