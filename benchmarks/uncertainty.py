@@ -194,20 +194,27 @@ def main() -> None:
     groups, rows = arguments.groups.split(","), []
     if arguments.json and arguments.json.exists():
         rows = [one for one in json.loads(arguments.json.read_text()) if one["group"] not in groups]
+
+    def keep() -> None:
+        if arguments.json:
+            arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
     if "ma" in groups:
         restore = load_restorer(arguments.weights / "restorer.json")
         ma = read_ma_slices(arguments.data / "ma-slices", restore, frozenset(held["ma"]))
         rows += of_slices(networks, ma, held["ma"], "ma", arguments.every)
+        keep()
     if "medseg" in groups:
         medseg = read_medseg_slices(arguments.data / "medseg-train")
         rows += of_slices(networks, medseg, held["medseg"], "medseg", 1)
+        keep()
     if "inserted" in groups:
         rows = [one for one in rows if one["group"] not in ("lctsc", "inserted-only")]
         rows += of_hosts(networks, arguments.data / "lctsc-256", held["lctsc"], arguments.every)
+        keep()
     if "phantom" in groups:
         rows += of_phantoms(networks)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        keep()
     for one in rows:
         print("  ".join(f"{key} {value}" for key, value in one.items()))
     patients = [one for one in rows if one["group"] in ("ma", "medseg")]

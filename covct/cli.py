@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from covct import RESEARCH_USE, __version__
+from covct.commands.restore import restore_command
 from covct.commands.train import train_command
 from covct.errors import RunError, SeriesError, Stopped, UsageError, whereabouts
 from covct.logs import QUIET, install
@@ -50,6 +51,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train_command)
+app.command("restore", epilog=EXIT_CODES)(restore_command)
 stderr = Console(stderr=True)
 
 

@@ -25,10 +25,11 @@ RANKS = [
     {"choice", "quality", "nifti", "burden", "uncertainty", "phantom", "page", "architectures", "training.losses"}
     | {"dicom.load", "dicom.check"},
     {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"},
-    {"training.restoration", "pipeline", "verify", "doctor", "inbox", "moving"},
+    {"training.domains", "training.stacks", "training.before_after"},
+    {"training.restoration", "training.restore", "pipeline", "verify", "doctor", "inbox", "moving"},
     {"training.plans", "training.threshold", "writers"},
     {"training.loop", "batch"},
-    {"commands.__init__", "commands.train"},
+    {"commands.__init__", "commands.train", "commands.restore"},
     {"cli"},
     {"__main__"},
 ]
