@@ -38,13 +38,16 @@ LOADS_PERCENT = (0.5, 2.0, 6.0, 15.0, 35.0)
 LESION_HU = (-650.0, -500.0, -350.0, -150.0)
 
 
-def measured(networks: Networks, hu: np.ndarray, view: FieldOfView, lungs: np.ndarray, infection: np.ndarray) -> dict:
-    """What the networks make of some slices, against the truth on the same grid. Shares of the lungs, percent.
+def measured(
+    networks: Networks, hu: np.ndarray, view: FieldOfView, lungs: np.ndarray, infection: np.ndarray, owners: list[str]
+) -> dict[str, dict]:
+    """What the networks make of some slices, against the truth on the same grid, by owner. Shares in percent of lung.
 
     hu, lungs, infection : (slices, rows, columns); without a true lung the found one is taken.
     """
     everything, size = np.ones(len(hu), bool), networks.lungs.card.size
-    tally, threshold = Tally.empty(networks.infection.card.threshold), networks.lungs.card.threshold
+    threshold = networks.lungs.card.threshold
+    tallies = {owner: Tally.empty(networks.infection.card.threshold) for owner in owners}
     probability = probabilities(networks.lungs, hu, view, everything)
     found = (probability >= threshold).astype(np.uint8)
     lungs, infection = (
@@ -53,25 +56,31 @@ def measured(networks: Networks, hu: np.ndarray, view: FieldOfView, lungs: np.nd
     calls = np.zeros(found.shape, bool)
 
     def watch(indices: np.ndarray, looks: list[np.ndarray]) -> None:
-        tally.add(looks, found[indices])
-        calls[indices] = (np.mean(looks, axis=0) >= tally.threshold) & (found[indices] > 0)
+        for place, index in enumerate(indices.tolist()):
+            tallies[owners[index]].add([look[place : place + 1] for look in looks], found[index : index + 1])
+        mean = np.mean(looks, axis=0)
+        calls[indices] = (mean >= networks.infection.card.threshold) & (found[indices] > 0)
 
     probabilities(networks.infection, hu, view, found.any((1, 2)), watch)
-    whole = lungs if lungs.any() else found > 0
-    below, above = widths(tally)
-    lungs_below, lungs_above = widths(tally_lungs(found, probability, threshold))
-    return {
-        "slices": len(hu),
-        "percent": 100 * int(tally.called.sum()) / max(1, int(tally.lungs.sum())),
-        "truth": 100 * np.count_nonzero(infection & whole) / max(1, np.count_nonzero(whole)),
-        "below": below,
-        "above": above,
-        "lungs_error": 100 * (np.count_nonzero(whole) / max(1, np.count_nonzero(found)) - 1),
-        "lungs_below": lungs_below + 100 * FLOOR_SHARE,
-        "lungs_above": lungs_above + 100 * FLOOR_SHARE,
-        "calls": calls,
-        "lungs": whole,
-    }
+    out = {}
+    for owner, tally in tallies.items():
+        mine = np.array([one == owner for one in owners])
+        whole = lungs[mine] if lungs[mine].any() else found[mine] > 0
+        below, above = widths(tally)
+        lungs_below, lungs_above = widths(tally_lungs(found[mine], probability[mine], threshold))
+        out[owner] = {
+            "slices": int(mine.sum()),
+            "percent": 100 * int(tally.called.sum()) / max(1, int(tally.lungs.sum())),
+            "truth": 100 * np.count_nonzero(infection[mine] & whole) / max(1, np.count_nonzero(whole)),
+            "below": below,
+            "above": above,
+            "lungs_error": 100 * (np.count_nonzero(whole) / max(1, np.count_nonzero(found[mine])) - 1),
+            "lungs_below": lungs_below + 100 * FLOOR_SHARE,
+            "lungs_above": lungs_above + 100 * FLOOR_SHARE,
+            "calls": calls[mine],
+            "lungs": whole,
+        }
+    return out
 
 
 def row(group: str, case: str, figures: dict, **changes: float) -> dict:
@@ -88,17 +97,15 @@ def row(group: str, case: str, figures: dict, **changes: float) -> dict:
     }
 
 
-def of_slices(networks: Networks, part, patients: list[str], group: str, every: int) -> list[dict]:
-    rows = []
-    for patient in patients:
-        mine = part.of(frozenset([patient]))
-        lungs = np.where(mine.lungs == UNKNOWN, 0, mine.lungs)
-        step = every if len(mine) > 4 * every else 1
-        view = whole_slice(mine.hu.shape[1:])
-        rows.append(
-            row(group, patient, measured(networks, mine.hu[::step], view, lungs[::step], mine.infection[::step]))
-        )
-    return rows
+def of_slices(networks: Networks, part, group: str) -> list[dict]:
+    """Every patient of a set of slices in model space. Slices that were not restored are all zero, and left out."""
+    chosen = np.flatnonzero(np.count_nonzero(part.hu == 0, axis=(1, 2)) < part.hu[0].size / 2)
+    lungs = np.where(part.lungs == UNKNOWN, 0, part.lungs)
+    owners = [part.patients[index] for index in chosen.tolist()]
+    figures = measured(
+        networks, part.hu[chosen], whole_slice(part.hu.shape[1:]), lungs[chosen], part.infection[chosen], owners
+    )
+    return [row(group, patient, one) for patient, one in figures.items()]
 
 
 def with_lesions(
@@ -129,24 +136,23 @@ def with_lesions(
     return out, mask & (hu < -500)
 
 
-def of_hosts(networks: Networks, folder: Path, cases: list[str], every: int) -> list[dict]:
-    rows = []
-    step = max(3, every)
-    for number, (name, (hu, lungs, spacing)) in enumerate(read_lung_volumes(folder).items()):
-        if name not in cases:
-            continue
-        hu, lungs = hu[::step], lungs[::step]
-        view = body_field_of_view(hu, spacing)
-        before = measured(networks, hu, view, lungs, np.zeros_like(lungs))
-        rows.append(row("lctsc", name, before))
-        own = before["calls"]
-        for load in LOADS_PERCENT:
-            changed, mask = with_lesions(hu, lungs, (3.0 * step, *spacing), load, 100 * number + int(10 * load))
-            after = measured(networks, changed, view, lungs, mask)
-            there = to_model_space(mask.astype(np.float32), view, networks.lungs.card.size) > 0.5
-            truth = 100 * np.count_nonzero((there | own) & after["lungs"]) / max(1, np.count_nonzero(after["lungs"]))
-            rows.append(row("inserted", f"{name} +{load:g} %", after, truth=truth))
-            rows.append(row("inserted-only", f"{name} +{load:g} %", after))
+def of_host(networks: Networks, folder: Path, name: str, every: int) -> list[dict]:
+    """One LCTSC volume as it is, and with lesions of several loads."""
+    hu, lungs, spacing = read_lung_volumes(folder)[name]
+    step, number = max(3, every), int(name[-3:])
+    hu, lungs = hu[::step], lungs[::step]
+    view = body_field_of_view(hu, spacing)
+    owners = [name] * len(hu)
+    before = measured(networks, hu, view, lungs, np.zeros_like(lungs), owners)[name]
+    rows = [row("lctsc", name, before)]
+    own = before["calls"]
+    for load in LOADS_PERCENT:
+        changed, mask = with_lesions(hu, lungs, (3.0 * step, *spacing), load, 100 * number + int(10 * load))
+        after = measured(networks, changed, view, lungs, mask, owners)[name]
+        there = to_model_space(mask.astype(np.float32), view, networks.lungs.card.size) > 0.5
+        truth = 100 * np.count_nonzero((there | own) & after["lungs"]) / max(1, np.count_nonzero(after["lungs"]))
+        rows.append(row("inserted", f"{name} +{load:g} %", after, truth=truth))
+        rows.append(row("inserted-only", f"{name} +{load:g} %", after))
     return rows
 
 
@@ -159,8 +165,9 @@ def of_phantoms(networks: Networks) -> list[dict]:
         )  # fmt: skip
         hu, spacing = made.volume.array, tuple(made.volume.spacing[1:])
         view = body_field_of_view(hu, spacing)
-        figures = measured(networks, hu, view, (made.lungs > 0).astype(np.uint8), made.infection.astype(np.uint8))
-        rows.append(row("phantom", lesions, figures))
+        masks = (made.lungs > 0).astype(np.uint8), made.infection.astype(np.uint8)
+        figures = measured(networks, hu, view, *masks, [lesions] * len(hu))
+        rows.append(row("phantom", lesions, figures[lesions]))
     return rows
 
 
@@ -186,14 +193,15 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=default_weights_folder())
     parser.add_argument("--every", type=int, default=1, help="only every Nth slice")
     parser.add_argument("--groups", default="ma,medseg,inserted,phantom", help="joined by commas")
-    parser.add_argument("--json", type=Path, help="keep the rows; rows of other groups that are there stay")
+    parser.add_argument("--json", type=Path, help="keep the rows here; those that are there are not measured again")
     parser.add_argument("--write-cards", action="store_true")
     arguments = parser.parse_args()
     networks = load_keras_networks(arguments.weights)
     held = networks.infection.card.training["held_out_patients"]
     groups, rows = arguments.groups.split(","), []
     if arguments.json and arguments.json.exists():
-        rows = [one for one in json.loads(arguments.json.read_text()) if one["group"] not in groups]
+        rows = json.loads(arguments.json.read_text())
+    there = {one["case"] for one in rows}
 
     def keep() -> None:
         if arguments.json:
@@ -201,18 +209,26 @@ def main() -> None:
 
     if "ma" in groups:
         restore = load_restorer(arguments.weights / "restorer.json")
-        ma = read_ma_slices(arguments.data / "ma-slices", restore, frozenset(held["ma"]))
-        rows += of_slices(networks, ma, held["ma"], "ma", arguments.every)
-        keep()
-    if "medseg" in groups:
-        medseg = read_medseg_slices(arguments.data / "medseg-train")
-        rows += of_slices(networks, medseg, held["medseg"], "medseg", 1)
+
+        def restore_some(pixels: np.ndarray) -> np.ndarray:
+            """Only what is looked at afterwards."""
+            out = np.zeros(pixels.shape, np.int16)
+            out[:: arguments.every] = restore(pixels[:: arguments.every])
+            return out
+
+        for patient in sorted(set(held["ma"]) - there):
+            part = read_ma_slices(arguments.data / "ma-slices", restore_some, frozenset([patient]))
+            rows += of_slices(networks, part, "ma")
+            keep()
+    if "medseg" in groups and not there & set(held["medseg"]):
+        medseg = read_medseg_slices(arguments.data / "medseg-train").of(frozenset(held["medseg"]))
+        rows += of_slices(networks, medseg, "medseg")
         keep()
     if "inserted" in groups:
-        rows = [one for one in rows if one["group"] not in ("lctsc", "inserted-only")]
-        rows += of_hosts(networks, arguments.data / "lctsc-256", held["lctsc"], arguments.every)
-        keep()
-    if "phantom" in groups:
+        for host in sorted(set(held["lctsc"]) - there):
+            rows += of_host(networks, arguments.data / "lctsc-256", host, arguments.every)
+            keep()
+    if "phantom" in groups and not any(one["group"] == "phantom" for one in rows):
         rows += of_phantoms(networks)
         keep()
     for one in rows:

@@ -1,13 +1,16 @@
 """8-bit slices back to Hounsfield units, with a tiny restorer: what is told, what is refused, what is written."""
 
 import json
+import re
 
 import cv2
 import numpy as np
 import pytest
+import typer
 from conftest import read_json
-from test_cli import invoke
+from test_cli import README, invoke
 
+from covct import cli
 from covct.architectures import ARCHITECTURES
 from covct.cards import Card, file_sha256, write_card
 from covct.errors import UsageError
@@ -215,3 +218,15 @@ def test_a_full_disk_leaves_nothing_half_written(chest, tmp_path, monkeypatch):
     result = invoke("restore", tmp_path / "in", "-o", tmp_path / "out")
     assert isinstance(result.exception, OutputNotWritable)
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_readme_lists_every_option_of_restore():
+    section = README.split("## Restore")[1]
+    listed = set(re.findall(r"^\| `(--[a-z-]+)`", section, re.M))
+    options = {
+        name
+        for parameter in typer.main.get_command(cli.app).commands["restore"].params
+        for name in parameter.opts
+        if name.startswith("--") and name not in ("--out", "--help")
+    }
+    assert listed == options
