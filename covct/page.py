@@ -48,7 +48,7 @@ def as_html(entries: Iterable[Entry], written: datetime) -> str:
         _failed_section(by_status["failed"]),
         _rejected_section(by_status["rejected"]),
         f"<footer><p><strong>{escape(RESEARCH_USE)}</strong> Written by covct {escape(__version__)}; left and right "
-        "are the patient's. Below the infected share: the interval that it is put in, "
+        "are the patient's. Below the infected share, and across its bar: the interval that it is put in, "
         "as far as scans are like those that was measured on. "
         "The same figures stand in <a href=summary.csv>summary.csv</a>.</p></footer>",
     ]
@@ -140,8 +140,15 @@ def _thumbnail(entry: Entry) -> str:
 
 
 def _share(entry: Entry) -> str:
-    parts = (("right", entry.right_percent), ("left", entry.left_percent), ("both", entry.infection_percent))
-    bars = "".join(f"<dt>{name}</dt><dd>{_bar(value)}<span>{_percent(value)}</span></dd>" for name, value in parts)
+    parts = (
+        ("right", entry.right_percent, None),
+        ("left", entry.left_percent, None),
+        ("both", entry.infection_percent, entry.percent_interval),
+    )
+    bars = "".join(
+        f"<dt>{name}</dt><dd>{_bar(value, interval)}<span>{_percent(value)}</span></dd>"
+        for name, value, interval in parts
+    )
     chip = _chip(entry.severity_class, entry.severity_label)
     if entry.infection_percent is None:
         return f'<p class="percent none">not known</p>{chip}<dl class="bars">{bars}</dl>'
@@ -150,25 +157,24 @@ def _share(entry: Entry) -> str:
 
 
 def _interval(entry: Entry) -> str:
-    """Within what bounds the share is put, as words and as a line on the bar's scale; nothing for older results."""
+    """Within what bounds the share is put; nothing for older results."""
     if entry.percent_interval is None:
         return ""
-    low, high = (min(100.0, end) for end in entry.percent_interval)
-    doubt = " doubt" if entry.low_confidence else ""
-    words = f"{low:.1f} to {high:.1f} %"
-    return (
-        f'<p class="interval{doubt}"><svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect class="rail" y="3" width="100" height="2"/><rect class="reach" x="{low:.2f}" '
-        f'width="{max(0.8, high - low):.2f}" height="8"/></svg><span>{words}'
-        f"{', low confidence' if doubt else ''}</span></p>"
-    )
+    low, high = entry.percent_interval
+    doubt = " · <b>low confidence</b>" if entry.low_confidence else ""
+    return f'<p class="interval">{low:.1f} to {high:.1f} %{doubt}</p>'
 
 
-def _bar(percent: float | None) -> str:
+def _bar(percent: float | None, interval: tuple[float, float] | None = None) -> str:
+    """The share as a bar from 0 to 100 %, its interval as a line across."""
     width = min(100.0, max(0.0, percent or 0.0))
+    reach = ""
+    if interval:
+        low, high = (min(100.0, end) for end in interval)
+        reach = f'<rect class="reach" x="{low:.2f}" y="3" width="{high - low:.2f}" height="2"/>'
     return (
         '<svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true"><rect class="rail" width="100" '
-        f'height="8"/><rect class="fill" width="{width:.2f}" height="8"/></svg>'
+        f'height="8"/><rect class="fill" width="{width:.2f}" height="8"/>{reach}</svg>'
     )
 
 
@@ -378,11 +384,9 @@ thead th { padding: 8px 14px; color: var(--dim); font-size: 13px; font-weight: 6
 .share { width: 250px; }
 .percent { margin-bottom: 6px; font-size: 28px; line-height: 1.1; font-weight: 680;
   font-variant-numeric: tabular-nums; }
-.interval { display: flex; align-items: center; gap: 10px; margin: -2px 0 8px; font-size: 13px; color: var(--dim); }
-.interval svg { flex: 1; min-width: 40px; height: 8px; border-radius: 4px; }
-.interval span { font-variant-numeric: tabular-nums; }
-.interval.doubt span { color: var(--text); font-weight: 600; }
-.reach { fill: var(--fill); opacity: .55; }
+.interval { margin: -2px 0 8px; font-size: 13px; color: var(--dim); font-variant-numeric: tabular-nums; }
+.interval b { color: var(--bad); font-weight: 650; }
+.reach { fill: var(--text); }
 .percent.none { font-size: 20px; font-weight: 500; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 12px; }
 dt { color: var(--dim); }
