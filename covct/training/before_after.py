@@ -52,7 +52,9 @@ def draw_sheet(
             for place, index in enumerate(row):
                 tile = _tile(hu[index] if after else grey[index], {k: m[index] for k, m in masks.items()}, side, after)
                 label = f"{index + 1}: HU" if after else f"{index + 1}: {domain}"
-                put_text(tile, label, 8, side - 10, 11, TEXT)
+                behind = tile[4:24, 4 : 14 + text_width(label, 11)]
+                behind[:] = behind * 0.3  # the chest wall is as white as the letters
+                put_text(tile, label, 9, 19, 11, TEXT)
                 left = MARGIN + place * (side + GAP)
                 line[:side, left : left + side] = tile
             parts.append(line)
@@ -62,7 +64,7 @@ def draw_sheet(
 
 def _title(name: str, domain: str, slices: int) -> np.ndarray:
     image = _blank(76)
-    put_text(image, f"{name}: {slices} slices from {domain} to HU", MARGIN, 32, 18, TEXT)
+    put_text(image, f"{name}: {slices} slice{'s' * (slices != 1)} from {domain} to HU", MARGIN, 32, 18, TEXT)
     words = (
         f"above as published, below restored, window {WINDOW_HU[0]} to {WINDOW_HU[1]} HU; masks of the source outlined"
     )
