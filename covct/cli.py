@@ -665,7 +665,7 @@ def _line(event: dict[str, Any]) -> str:
         percent = event["infection_percent"]
         shown = "no percentage"
         if percent is not None:
-            within = _within(event["infection_percent_interval"])
+            within = _within(event.get("infection_percent_interval"))
             shown = f"{percent:.1f} %{within} infected (class {event['severity_class']})"
         warned = f"  [yellow]{', '.join(event['warnings'])}[/]" if event["warnings"] else ""
         return f"[green]done[/]        {series}  {shown}  {event['seconds']:.1f} s{warned}"
