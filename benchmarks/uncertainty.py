@@ -242,7 +242,8 @@ def main() -> None:
         print(f"  {group}: {covered([one for one in rows if one['group'] == group], factor)} inside")
     print(f"lungs: factor {lungs_factor} for {lungs_level:.0%} of {len(lungs)} patients")
     if arguments.write_cards:
-        source = "benchmarks/uncertainty.py: held-out patients, {}; the same that the threshold was chosen on"
+        sparse = f", every {arguments.every}th slice" if arguments.every > 1 else ""
+        source = f"benchmarks/uncertainty.py: held-out patients, {{}}{sparse}; the threshold was chosen on them too"
         lung_looks, looks = networks.lungs.looks, networks.infection.looks
         told = (factor, level, looks, source.format(f"{len(patients)} of ma, medseg"))
         write_card(calibrated(networks.infection.card, *told), arguments.weights)
