@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from covct import __version__, heartbeat, state
-from covct.cards import file_sha256, read_card
+from covct.cards import ensemble, file_sha256, read_card
 from covct.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, selected
 from covct.discover import UID_PATTERN, Discovery, Series, Sighting, assemble, discover, place
 from covct.errors import RunError, SeriesError, Stopped, whereabouts
@@ -159,9 +159,9 @@ def card_hashes(weights: Path) -> dict[str, str]:
     """sha256 of each card, once its weights are found unaltered."""
     hashes = {}
     for task in ("lungs", "infection"):
-        card = weights / f"{task}.json"
-        read_card(card)
-        hashes[task] = file_sha256(card)
+        for card in ensemble(weights, task):
+            read_card(card)
+            hashes[card.stem] = file_sha256(card)
     return hashes
 
 
@@ -579,6 +579,7 @@ def _figures(report: dict[str, Any]) -> dict[str, Any]:
     """The figures a shell pipeline asks for first."""
     return {
         "infection_percent": report["regions"]["lungs"]["infection_percent"],
+        "infection_percent_interval": report["regions"]["lungs"]["infection_percent_interval"],
         "severity_class": report["severity"]["class"],
         "warnings": [warning["slug"] for warning in report["warnings"]],
         "device": report["run"]["device"]["kind"],

@@ -43,6 +43,9 @@ class Card:
         Of the weights file; checked before loading.
     training, scores, limits : dict, dict, str
         Data and licence, held-out patients and their scores, what the network is known to do badly.
+    uncertainty : dict
+        What the widths of `covct.uncertainty` are multiplied by, as `benchmarks/uncertainty.py` measured it: "factor",
+        "level", "looks" at a slice, and "source" in words. Empty: not measured, a default is taken.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Card:
     scores: dict[str, Any] = field(default_factory=dict)
     limits: str = ""
     flip: bool = False
+    uncertainty: dict[str, Any] = field(default_factory=dict)
     format: int = CARD_FORMAT
 
 
@@ -122,6 +126,8 @@ def _unsound(card: Card) -> Iterator[str]:
         yield f"flip is {card.flip!r}, wanted true or false"
     if not isinstance(card.training, dict) or not isinstance(card.scores, dict):
         yield "training and scores are no objects"
+    if not _is_calibration(card.uncertainty):
+        yield f"uncertainty is {card.uncertainty!r}, wanted factor, level, looks and source, or nothing"
     if not isinstance(card.licence, str) or not isinstance(card.limits, str):
         yield "licence and limits are no texts"
 
@@ -141,6 +147,27 @@ def _is_call(value: Any) -> bool:
             _is_name(one) or (isinstance(one, int | float) and abs(one) < 1e6) for one in value["arguments"].values()
         )
     )
+
+
+def _is_calibration(value: Any) -> bool:
+    return value == {} or (
+        isinstance(value, dict)
+        and set(value) == {"factor", "level", "looks", "source"}
+        and type(value["factor"]) in (int, float)
+        and 0 < value["factor"] < 1000
+        and type(value["level"]) in (int, float)
+        and 0 < value["level"] < 1
+        and type(value["looks"]) is int
+        and 0 < value["looks"] < 1000
+        and isinstance(value["source"], str)
+        and 0 < len(value["source"]) < 1000
+    )
+
+
+def ensemble(folder: Path, task: str) -> list[Path]:
+    """The cards of a task: ``TASK.json``, and of the same network trained on other folds ``TASK-fold-1.json``, ..."""
+    members = [path for path in folder.glob(f"{task}-fold-*.json") if path.stem[len(task) + 6 :].isdecimal()]
+    return [folder / f"{task}.json", *sorted(members, key=lambda path: int(path.stem[len(task) + 6 :]))]
 
 
 def weights_path(card_path: Path, card: Card) -> Path:

@@ -27,6 +27,7 @@ from rich.table import Table
 from covct import RESEARCH_USE, __version__
 from covct.commands.evaluate import evaluate_command
 from covct.commands.explore import explore_command
+from covct.commands.restore import restore_command
 from covct.commands.train import train_command
 from covct.errors import RunError, SeriesError, Stopped, UsageError, whereabouts
 from covct.logs import QUIET, install
@@ -55,6 +56,7 @@ app = typer.Typer(
 app.command("explore")(explore_command)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
+app.command("restore", epilog=EXIT_CODES)(restore_command)
 stderr = Console(stderr=True)
 
 
@@ -666,7 +668,10 @@ def _line(event: dict[str, Any]) -> str:
         return f"[yellow]unreadable[/]  {escape(event['file'])}: {escape(event['message'])}"
     if kind == "done":
         percent = event["infection_percent"]
-        shown = "no percentage" if percent is None else f"{percent:.1f} % infected (class {event['severity_class']})"
+        shown = "no percentage"
+        if percent is not None:
+            within = _within(event.get("infection_percent_interval"))
+            shown = f"{percent:.1f} %{within} infected (class {event['severity_class']})"
         warned = f"  [yellow]{', '.join(event['warnings'])}[/]" if event["warnings"] else ""
         return f"[green]done[/]        {series}  {shown}  {event['seconds']:.1f} s{warned}"
     if kind == "converted":
@@ -688,6 +693,14 @@ def _line(event: dict[str, Any]) -> str:
         counts = ", ".join(f"{number} {name}" for name, number in event.items() if name != "event") or "nothing to do"
         return f"{counts}. {RESEARCH_USE}"
     return ""
+
+
+def _within(interval: list[float] | None) -> str:
+    """An interval in percent, as `` (10–16)``; small ends with a decimal, since 0–1 says little."""
+    if interval is None:
+        return ""
+    digits = 0 if interval[1] >= 10 else 1
+    return f" ({interval[0]:.{digits}f}–{interval[1]:.{digits}f})"
 
 
 def _show_plan(order, json_events: bool) -> None:

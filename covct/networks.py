@@ -17,10 +17,19 @@ CHUNK = 32  # slices in model space at once: bounded memory whatever the series
 
 @dataclass(frozen=True)
 class Network:
-    """A card, and `predict` (slices, size, size, 1) float32 in 0..1 -> (slices, size, size) probability."""
+    """A card, and `predict` (slices, size, size, 1) float32 in 0..1 -> (slices, size, size) probability.
+
+    `members` are the same network trained on other folds: its probability is the mean of all.
+    """
 
     card: Card
     predict: Callable[[np.ndarray], np.ndarray]
+    members: tuple[Network, ...] = ()
+
+    @property
+    def looks(self) -> int:
+        """How many times it looks at a slice that shows something."""
+        return sum(2 if one.card.flip else 1 for one in (self, *self.members))
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,13 @@ def field_of_view(card: Card, hu: np.ndarray, pixel_spacing_mm: tuple[float, flo
     return whole_slice(hu.shape[1:], pixel_spacing_mm)
 
 
-def probabilities(network: Network, hu: np.ndarray, view: FieldOfView, chosen: np.ndarray) -> np.ndarray:
+def probabilities(
+    network: Network,
+    hu: np.ndarray,
+    view: FieldOfView,
+    chosen: np.ndarray,
+    watch: Callable[[np.ndarray, list[np.ndarray]], None] = lambda indices, looks: None,
+) -> np.ndarray:
     """Run a network over the chosen slices.
 
     Parameters
@@ -58,6 +73,8 @@ def probabilities(network: Network, hu: np.ndarray, view: FieldOfView, chosen: n
         Working orientation.
     chosen : (slices,) bool
         Slices to look at; the others come back as zero.
+    watch : function (indices, looks), optional
+        Told of every chunk its slices' indices and what each look made of them, before the mean is taken.
 
     Returns
     -------
@@ -70,18 +87,34 @@ def probabilities(network: Network, hu: np.ndarray, view: FieldOfView, chosen: n
     for start in range(0, len(indices), CHUNK):
         part = indices[start : start + CHUNK]
         seen = recipe(to_model_space(hu[part], view, size), **arguments)
-        out[part] = predict(network, seen[..., None])
+        all_looks = looks(network, seen[..., None])
+        watch(part, all_looks)
+        out[part] = _mean(all_looks)
     return out
 
 
 def predict(network: Network, slices: np.ndarray) -> np.ndarray:
     """One call of the network as its card wants it. (slices, size, size, 1) -> (slices, size, size) probability."""
-    straight = network.predict(slices)
-    if not network.card.flip:
-        return straight
-    # Where the straight look sees nothing at all, the mirrored one would change nothing: it is spared.
-    doubtful = straight.max((1, 2)) >= FAINT
-    if doubtful.any():
-        mirrored = network.predict(np.ascontiguousarray(slices[doubtful][:, :, ::-1]))
-        straight[doubtful] = (straight[doubtful] + mirrored[:, :, ::-1]) / 2
-    return straight
+    return _mean(looks(network, slices))
+
+
+def looks(network: Network, slices: np.ndarray) -> list[np.ndarray]:
+    """Every look by itself: of each member straight, and mirrored where its card says so. As `predict` each."""
+    out = []
+    for one in (network, *network.members):
+        straight = one.predict(slices)
+        out.append(straight)
+        if not one.card.flip:
+            continue
+        mirrored = straight
+        # Where the straight look sees nothing at all, the mirrored one would change nothing: it is spared.
+        doubtful = straight.max((1, 2)) >= FAINT
+        if doubtful.any():
+            mirrored = straight.copy()
+            mirrored[doubtful] = one.predict(np.ascontiguousarray(slices[doubtful][:, :, ::-1]))[:, :, ::-1]
+        out.append(mirrored)
+    return out
+
+
+def _mean(all_looks: list[np.ndarray]) -> np.ndarray:
+    return all_looks[0] if len(all_looks) == 1 else np.mean(all_looks, axis=0)

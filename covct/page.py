@@ -48,7 +48,9 @@ def as_html(entries: Iterable[Entry], written: datetime) -> str:
         _failed_section(by_status["failed"]),
         _rejected_section(by_status["rejected"]),
         f"<footer><p><strong>{escape(RESEARCH_USE)}</strong> Written by covct {escape(__version__)}; left and right "
-        "are the patient's. The same figures stand in <a href=summary.csv>summary.csv</a>.</p></footer>",
+        "are the patient's. Below the infected share, and across its bar: the interval that it is put in, "
+        "as far as scans are like those that was measured on. "
+        "The same figures stand in <a href=summary.csv>summary.csv</a>.</p></footer>",
     ]
     # The hash lets exactly our style in; nothing from a DICOM header can load or run anything.
     style = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
@@ -138,19 +140,41 @@ def _thumbnail(entry: Entry) -> str:
 
 
 def _share(entry: Entry) -> str:
-    parts = (("right", entry.right_percent), ("left", entry.left_percent), ("both", entry.infection_percent))
-    bars = "".join(f"<dt>{name}</dt><dd>{_bar(value)}<span>{_percent(value)}</span></dd>" for name, value in parts)
+    parts = (
+        ("right", entry.right_percent, None),
+        ("left", entry.left_percent, None),
+        ("both", entry.infection_percent, entry.percent_interval),
+    )
+    bars = "".join(
+        f"<dt>{name}</dt><dd>{_bar(value, interval)}<span>{_percent(value)}</span></dd>"
+        for name, value, interval in parts
+    )
     chip = _chip(entry.severity_class, entry.severity_label)
     if entry.infection_percent is None:
         return f'<p class="percent none">not known</p>{chip}<dl class="bars">{bars}</dl>'
-    return f'<p class="percent">{_percent(entry.infection_percent)}</p>{chip}<dl class="bars">{bars}</dl>'
+    share = f'<p class="percent">{_percent(entry.infection_percent)}</p>'
+    return f'{share}{_interval(entry)}{chip}<dl class="bars">{bars}</dl>'
 
 
-def _bar(percent: float | None) -> str:
+def _interval(entry: Entry) -> str:
+    """Within what bounds the share is put; nothing for older results."""
+    if entry.percent_interval is None:
+        return ""
+    low, high = entry.percent_interval
+    doubt = " · <b>low confidence</b>" if entry.low_confidence else ""
+    return f'<p class="interval">{low:.1f} to {high:.1f} %{doubt}</p>'
+
+
+def _bar(percent: float | None, interval: tuple[float, float] | None = None) -> str:
+    """The share as a bar from 0 to 100 %, its interval as a line across."""
     width = min(100.0, max(0.0, percent or 0.0))
+    reach = ""
+    if interval:
+        low, high = (min(100.0, end) for end in interval)
+        reach = f'<rect class="reach" x="{low:.2f}" y="3" width="{high - low:.2f}" height="2"/>'
     return (
         '<svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true"><rect class="rail" width="100" '
-        f'height="8"/><rect class="fill" width="{width:.2f}" height="8"/></svg>'
+        f'height="8"/><rect class="fill" width="{width:.2f}" height="8"/>{reach}</svg>'
     )
 
 
@@ -206,10 +230,11 @@ def _anchors(entry: Entry) -> list[str]:
 def _compact_section(rest: list[Entry]) -> str:
     if not rest:
         return ""
-    heads = ("Infected", "right", "left", "Class", "Lungs", "Infection", "Series", "Files")
+    heads = ("Infected", "from to", "right", "left", "Class", "Lungs", "Infection", "Series", "Files")
     rows = (
         (
             _percent(entry.infection_percent),
+            _from_to(entry.percent_interval),
             _percent(entry.right_percent),
             _percent(entry.left_percent),
             str(entry.severity_class or "-"),
@@ -284,6 +309,10 @@ def _percent(value: float | None) -> str:
     return "&lt; 0.1 %" if 0 < value < 0.05 else f"{value:.1f} %"
 
 
+def _from_to(interval: tuple[float, float] | None) -> str:
+    return "-" if interval is None else f"{interval[0]:.1f}–{interval[1]:.1f}"
+
+
 def _ml(value: float | None) -> str:
     if value is None:
         return "-"
@@ -355,6 +384,9 @@ thead th { padding: 8px 14px; color: var(--dim); font-size: 13px; font-weight: 6
 .share { width: 250px; }
 .percent { margin-bottom: 6px; font-size: 28px; line-height: 1.1; font-weight: 680;
   font-variant-numeric: tabular-nums; }
+.interval { margin: -2px 0 8px; font-size: 13px; color: var(--dim); font-variant-numeric: tabular-nums; }
+.interval b { color: var(--bad); font-weight: 650; }
+.reach { fill: var(--text); }
 .percent.none { font-size: 20px; font-weight: 500; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 12px; }
 dt { color: var(--dim); }
@@ -420,6 +452,7 @@ footer { margin-top: 40px; color: var(--dim); font-size: 13px; }
   .percent, .percent.none { font-size: 17px; }
   .bars { margin-top: 6px; }
   .bars span { width: 38px; }
+  .interval { font-size: 9.5px; margin: 0 0 4px; }
   .counts li { padding: 5px 10px; min-width: 80px; }
   .counts b { font-size: 16px; }
   .bars svg, .chip { print-color-adjust: exact; -webkit-print-color-adjust: exact; }

@@ -40,6 +40,7 @@ from covct.quality import (
     refuse_warnings,
 )
 from covct.report import build_report
+from covct.uncertainty import Tally, doubts, sides_in_view, tally_lungs, uncertainty
 from covct.volume import Masks, Probability, Scan, spacing_mm, voxel_volume_mm3
 
 
@@ -124,12 +125,20 @@ def process(
         model_spacing = _model_spacing(spacing, lung_view, lungs_card.size)
         sides = separate_lungs(lung_probability, lungs_card.threshold, model_spacing)
         labels = to_source_lungs(sides, lung_probability, lungs_card.threshold, lung_view, hu.shape[1:])
+        lungs_tally = tally_lungs(sides, lung_probability, lungs_card.threshold)
         del sides
         valid_lungs, found = coverage(labels.lungs, spacing, is_other_part(series))
         findings += found
     with clock.step("infection"):
         infection_view = field_of_view(infection_card, hu, spacing[1:])
-        infection_probability = probabilities(networks.infection, hu, infection_view, per_slice(labels.lungs) > 0)
+        infection_tally = Tally.empty(infection_card.threshold)
+
+        def watch(indices: np.ndarray, looks: list[np.ndarray]) -> None:
+            lungs_here = (labels.lungs[index] for index in indices.tolist())
+            infection_tally.add(looks, sides_in_view(lungs_here, infection_view, infection_card.size))
+
+        with_lung = per_slice(labels.lungs) > 0
+        infection_probability = probabilities(networks.infection, hu, infection_view, with_lung, watch)
     with clock.step("postprocess"):
         mark_infection(labels, infection_probability, infection_card.threshold, infection_view)
         unmark_specks(labels, spacing)
@@ -140,8 +149,11 @@ def process(
         findings += found
         if strict:
             refuse_warnings(findings)
-    valid_for = replace(valid_lungs, hu_bands=valid_headers.hu_bands)
-    report = build_report(choice, scan, burden, lesions, valid_for, findings, networks, work_key)
+        valid_for = replace(valid_lungs, hu_bands=valid_headers.hu_bands)
+        sure = uncertainty(burden, lungs_tally, infection_tally, networks)
+        if valid_for.percent:
+            findings += doubts(sure.regions["lungs"].infection_percent, sure.calibrations["infection"].level)
+    report = build_report(choice, scan, burden, sure, lesions, valid_for, findings, networks, work_key)
     masks = Masks(
         labels.lungs,
         labels.infection,

@@ -31,6 +31,7 @@ CUT_WARNED = 0.10
 EDGE_CUT = 0.10
 FEW_SLICES = 10
 LEAST_LUNG_ML = 300.0
+WIDE_PERCENT = 20.0
 LEAST_LUNG_CM2 = 40.0
 PIXEL_MM = (0.1, 10.0)
 PIXEL_RATIO = 4.0
@@ -150,6 +151,12 @@ GATE = {
         "hardly any of one lung was found",
         warned="a tenth of the other",
         why="absent or airless; its infected share would be that of the last air in it, and is withheld",
+    ),
+    "low-confidence": Rule(
+        "how much is infected is uncertain: the interval of the infected share says how much",
+        warned=f"an interval that reaches another severity class, or wider than {WIDE_PERCENT:g} percentage points",
+        why="as wide as class 2, the narrowest but one; it speaks of the result and not of the input: `--strict` "
+        "refuses nothing for it",
     ),
     "head-or-abdomen": Rule(
         "said to be of another part of the body, and next to no lung",

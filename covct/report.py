@@ -9,13 +9,13 @@ from typing import Any
 
 from covct import RESEARCH_USE, __version__
 from covct.burden import Lesion, RegionBurden, severity
-from covct.cards import Card
 from covct.choice import Choice
 from covct.dicom.evidence import filled
-from covct.networks import Networks
+from covct.networks import Network, Networks
 from covct.postprocess import SPECK_MM3
 from covct.quality import Finding, ValidFor
 from covct.terms import HU_BANDS, SEVERITY_SCALE
+from covct.uncertainty import Figures, Interval, Uncertainty, classes, doubts, next_class
 from covct.volume import Scan, voxel_volume_mm3
 
 SCHEMA = "covct-report-1"
@@ -34,6 +34,7 @@ def build_report(
     choice: Choice,
     scan: Scan,
     burden: dict[str, RegionBurden],
+    sure: Uncertainty,
     lesions: tuple[int, list[Lesion]],
     valid_for: ValidFor,
     findings: list[Finding],
@@ -77,7 +78,7 @@ def build_report(
         "geometry": _geometry(scan),
         "valid_for": asdict(valid_for),
         "warnings": [{"slug": finding.slug, "message": finding.message} for finding in findings],
-        "regions": {name: _region(region, valid_for) for name, region in burden.items()},
+        "regions": {name: _region(region, sure.regions[name], valid_for) for name, region in burden.items()},
         "lesions": {
             "count": count,
             "smallest_counted_ml": SPECK_MM3 / 1000 if scan.volume.shape[0] > 1 else None,
@@ -91,8 +92,9 @@ def build_report(
             ],
         },
         "severity": {"scale": SEVERITY_SCALE, "class": cls, "label": words},
+        "uncertainty": _uncertainty(percent, sure, valid_for),
         "hu_bands": {name: list(band) for name, band in HU_BANDS.items()},
-        "networks": {task: _network(getattr(networks, task).card) for task in ("lungs", "infection")},
+        "networks": {task: _network(getattr(networks, task)) for task in ("lungs", "infection")},
     }
 
 
@@ -113,10 +115,41 @@ def _geometry(scan: Scan) -> dict[str, Any]:
     }
 
 
-def _region(region: RegionBurden, valid_for: ValidFor) -> dict[str, Any]:
+def _region(region: RegionBurden, sure: Figures, valid_for: ValidFor) -> dict[str, Any]:
     figures = asdict(region)
     thirds = {name: _rounded(third, valid_for) for name, third in figures.pop("thirds").items()}
-    return {**_rounded(figures, valid_for), "thirds": thirds}
+    intervals = {
+        "volume_ml_interval": _interval(sure.volume_ml, 3, valid_for.volume),
+        "infection_ml_interval": _interval(sure.infection_ml, 3, valid_for.volume),
+        "infection_percent_interval": _interval(sure.infection_percent, 2, valid_for.percent),
+    }
+    return {**_rounded(figures, valid_for), **intervals, "thirds": thirds}
+
+
+def _interval(interval: Interval | None, digits: int, valid: bool) -> list[float] | None:
+    """Rounded like its figure, so that it holds it still."""
+    return [round(end, digits) for end in interval] if interval and valid else None
+
+
+def _uncertainty(percent: float | None, sure: Uncertainty, valid_for: ValidFor) -> dict[str, Any]:
+    """What the intervals are, where they come from, and how near the figure is to another severity class."""
+    interval = sure.regions["lungs"].infection_percent if valid_for.percent else None
+    near = next_class(percent) if percent is not None else None
+    lowest, highest = classes(interval) if interval else (None, None)
+    level = sure.calibrations["infection"].level
+    return {
+        "looks": sure.looks,
+        "calibration": {task: asdict(one) for task, one in sure.calibrations.items()},
+        "lowest_class": lowest,
+        "highest_class": highest,
+        "nearest_class": near
+        and {
+            "class": near.number,
+            "boundary_percent": near.boundary_percent,
+            "distance_percent": round(near.distance_percent, 2),
+        },
+        "low_confidence": None if interval is None else bool(doubts(interval, level)),
+    }
 
 
 def _rounded(figures: dict[str, Any], valid_for: ValidFor) -> dict[str, Any]:
@@ -133,6 +166,7 @@ def _rounded(figures: dict[str, Any], valid_for: ValidFor) -> dict[str, Any]:
     return out
 
 
-def _network(card: Card) -> dict[str, Any]:
+def _network(network: Network) -> dict[str, Any]:
     """What of the card a reader of the figures needs; the whole card is known by the weights' hash."""
-    return {name: getattr(card, name) for name in CARD_FIELDS}
+    members = [{"name": one.card.name, "sha256": one.card.sha256} for one in network.members]
+    return {**{name: getattr(network.card, name) for name in CARD_FIELDS}, "members": members}

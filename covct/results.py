@@ -35,6 +35,10 @@ class Entry:
         Names of its result files.
     right_percent, left_percent : float or None
         Infected share of the patient's right and left lung.
+    percent_interval, infection_interval : (float, float) or None
+        Interval of the infected share and of the infected mL.
+    low_confidence : bool or None
+        Whether the share's interval reaches another class or is wide.
     valid_for : tuple of (str, bool)
         Name of a kind of figure, and whether the input allows it.
     warnings : tuple of (str, str)
@@ -57,6 +61,9 @@ class Entry:
     infection_percent: float | None = None
     right_percent: float | None = None
     left_percent: float | None = None
+    percent_interval: tuple[float, float] | None = None
+    infection_interval: tuple[float, float] | None = None
+    low_confidence: bool | None = None
     ground_glass_ml: float | None = None
     consolidation_ml: float | None = None
     severity_class: int | None = None
@@ -157,6 +164,9 @@ def _from_report(report: dict[str, Any]) -> dict[str, Any]:
         "infection_percent": percents["lungs"],
         "right_percent": percents["right_lung"],
         "left_percent": percents["left_lung"],
+        "percent_interval": _interval(_at(report, "regions", "lungs", "infection_percent_interval")),
+        "infection_interval": _interval(_at(report, "regions", "lungs", "infection_ml_interval")),
+        "low_confidence": _flag(_at(report, "uncertainty", "low_confidence")),
         "ground_glass_ml": _number(_at(report, "regions", "lungs", "ground_glass_ml")),
         "consolidation_ml": _number(_at(report, "regions", "lungs", "consolidation_ml")),
         "severity_class": int(severity) if severity in (1, 2, 3, 4, 5) else None,
@@ -182,6 +192,18 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return value
+
+
+def _interval(value: Any) -> tuple[float, float] | None:
+    """None where a report has none, as those of older versions."""
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    low, high = (_number(end) for end in value)
+    return None if low is None or high is None or not 0 <= low <= high else (low, high)
+
+
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
 
 
 def one_line(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import keras
 import numpy as np
 
 from covct.architectures import ARCHITECTURES
-from covct.cards import Card, read_card, weights_path
+from covct.cards import Card, ensemble, read_card, weights_path
 from covct.devices import Device, Ladder, is_out_of_memory
 from covct.errors import WeightsError
 from covct.networks import Network, Networks
@@ -98,10 +99,24 @@ def _load_on(folder: Path, device: Device) -> Networks:
     ladder = Ladder(device, BATCH)
     loaded = {}
     for task in ("lungs", "infection"):
-        path = folder / f"{task}.json"
-        card, network = load_network(path)
-        loaded[task] = Network(card, keras_predictor(network, ladder, partial(_load_on_cpu, path)))
+        first, *others = (_loaded(path, ladder) for path in ensemble(folder, task))
+        for other in others:
+            _check_member(folder, first.card, other.card)
+        loaded[task] = replace(first, members=tuple(others))
     return Networks(**loaded, device=device, ladder=ladder)
+
+
+def _loaded(path: Path, ladder: Ladder) -> Network:
+    card, network = load_network(path)
+    return Network(card, keras_predictor(network, ladder, partial(_load_on_cpu, path)))
+
+
+def _check_member(folder: Path, first: Card, other: Card) -> None:
+    """All networks of an ensemble see the same slices; the threshold is that of the first."""
+    for name in ("task", "size", "recipe", "field_of_view"):
+        got, wanted = getattr(other, name), getattr(first, name)
+        if got != wanted:
+            raise WeightsError(f"{folder / other.name}.json: {name} is {got!r}, {first.name}.json has {wanted!r}")
 
 
 def _load_on_cpu(path: Path) -> keras.Model:

@@ -28,7 +28,7 @@ from covct import lockfile
 from covct.errors import OutputLocked, OutputNotWritable
 from covct.stop import unbroken
 
-RESULT_VERSION = 4  # raise it when the same input would give another result
+RESULT_VERSION = 5  # raise it when the same input would give another result
 MOST_ATTEMPTS = 3
 PRIVATE = ".covct"
 LOCK_PATIENCE_S = 1.0  # a killed process needs a moment to die and free its lock

@@ -61,7 +61,12 @@ def _csv_row(entry: Entry) -> dict[str, str | float | None]:
         "message": entry.message,
         "lungs_volume_ml": entry.lungs_ml,
         "infection_ml": entry.infection_ml,
+        "infection_ml_low": _end(entry.infection_interval, 0),
+        "infection_ml_high": _end(entry.infection_interval, 1),
         "infection_percent": entry.infection_percent,
+        "infection_percent_low": _end(entry.percent_interval, 0),
+        "infection_percent_high": _end(entry.percent_interval, 1),
+        "low_confidence": {True: "yes", False: "no", None: ""}[entry.low_confidence],
         "infection_percent_right": entry.right_percent,
         "infection_percent_left": entry.left_percent,
         "ground_glass_ml": entry.ground_glass_ml,
@@ -77,6 +82,10 @@ def _csv_row(entry: Entry) -> dict[str, str | float | None]:
         "source": entry.source,
         "research_use": RESEARCH_USE,
     }
+
+
+def _end(interval: tuple[float, float] | None, which: int) -> float | None:
+    return interval[which] if interval else None
 
 
 def _cell(value: str | float | None) -> str | float | None:

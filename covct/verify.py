@@ -28,7 +28,8 @@ from covct.report import SCHEMA, load_schema
 from covct.results import STATUSES
 from covct.sources import printable
 from covct.state import PRIVATE, Outcome, read_outcome
-from covct.terms import LEFT_LUNG, REGIONS, RIGHT_LUNG
+from covct.terms import LEFT_LUNG, REGIONS, RIGHT_LUNG, SEVERITY
+from covct.uncertainty import classes
 
 OUTCOME, REPORT = "outcome.json", "report.json"
 MASKS = ("lungs.nii.gz", "infection.nii.gz")
@@ -297,6 +298,7 @@ def contradictions(report: dict[str, Any]) -> Iterator[str]:
     near = [None] if percent is None else [max(percent - ROUNDED_PERCENT, 0.0), percent + ROUNDED_PERCENT]
     if report["severity"]["class"] not in {severity(one)[0] for one in near}:
         yield f"severity class {report['severity']['class']} with {percent} % infected"
+    yield from _intervals(report)
     yield from _lesions(report["lesions"], regions["lungs"]["infection_ml"])
     spacings = [geometry[f"{axis}_spacing_mm"] for axis in ("slice", "row", "column")]
     if None not in (*spacings, geometry["voxel_volume_mm3"]):
@@ -304,6 +306,27 @@ def contradictions(report: dict[str, Any]) -> Iterator[str]:
         rounded = product * sum(5e-5 / spacing for spacing in spacings)
         if abs(product - geometry["voxel_volume_mm3"]) > rounded + 1e-6:
             yield f"a voxel has {geometry['voxel_volume_mm3']} mm³, its edges make {product:.6f}"
+
+
+def _intervals(report: dict[str, Any]) -> Iterator[str]:
+    """Every interval holds its figure; the classes are those of its ends."""
+    for name, region in report["regions"].items():
+        for figure in ("volume_ml", "infection_ml", "infection_percent"):
+            value, interval = region[figure], region[f"{figure}_interval"]
+            if (value is None) != (interval is None):
+                yield f"{name}: {figure} is {value}, its interval {interval}"
+            elif value is not None and not interval[0] - ROUNDED_PERCENT <= value <= interval[1] + ROUNDED_PERCENT:
+                yield f"{name}: {figure} is {value}, outside its interval {interval}"
+    interval, sure = report["regions"]["lungs"]["infection_percent_interval"], report["uncertainty"]
+    reached = (None, None) if interval is None else classes((interval[0], interval[1]))
+    if (sure["lowest_class"], sure["highest_class"]) != reached and not _at_an_edge(interval):
+        yield f"classes {sure['lowest_class']} to {sure['highest_class']} with an interval of {interval} %"
+
+
+def _at_an_edge(interval: list[float] | None) -> bool:
+    """Whether rounding may have moved an end into another class."""
+    starts = [start for _, start, _ in SEVERITY]
+    return interval is not None and any(abs(end - start) <= ROUNDED_PERCENT for end in interval for start in starts)
 
 
 def _share(name: str, figures: dict[str, Any]) -> Iterator[str]:

@@ -71,6 +71,9 @@ def _caption(report: dict) -> list[str]:
     for name, region in (("lungs", "lungs"), ("right", "right_lung"), ("left", "left_lung")):
         percent = report["regions"][region]["infection_percent"]
         parts.append(f"{name} {percent:.1f} % infected" if percent is not None else f"{name} no percentage")
+        interval = report["regions"][region]["infection_percent_interval"]
+        if percent is not None and region == "lungs" and interval:
+            parts[-1] += f" ({interval[0]:.1f} to {interval[1]:.1f})"
     warned = ", ".join(warning["slug"] for warning in report["warnings"])
     return ["   ".join(parts), *([f"warnings: {warned}"] if warned else [])]
 

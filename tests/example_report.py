@@ -29,6 +29,9 @@ def _region(volume_ml: float, infection_ml: float) -> dict[str, Any]:
         "volume_ml": volume_ml,
         "infection_ml": infection_ml,
         "infection_percent": 100 * infection_ml / volume_ml,
+        "volume_ml_interval": [0.97 * volume_ml, 1.03 * volume_ml],
+        "infection_ml_interval": [0.8 * infection_ml, 1.3 * infection_ml],
+        "infection_percent_interval": [80 * infection_ml / volume_ml, 130 * infection_ml / volume_ml],
         "infection_mean_hu": -512.5,
         "ground_glass_ml": 0.75 * infection_ml,
         "consolidation_ml": 0.2 * infection_ml,
@@ -55,6 +58,7 @@ def _network(task: str) -> dict[str, Any]:
         "flip": False,
         "scores": {"validation_dice": 0.9},
         "limits": "few patients",
+        "members": [],
     }
 
 
@@ -108,6 +112,17 @@ _REPORT: dict[str, Any] = {
         "largest": [{"volume_ml": 210.4, "centroid_lps_mm": [62.1, 40.0, -210.5], "side": "left_lung"}],
     },
     "severity": {"scale": "CT-SS (whole lung, 1-5)", "class": 2, "label": "5 to below 25 %"},
+    "uncertainty": {
+        "looks": 2,
+        "calibration": {
+            "lungs": {"factor": 3.0, "level": 0.9, "source": "10 held-out patients"},
+            "infection": {"factor": 4.0, "level": 0.9, "source": "19 held-out patients"},
+        },
+        "lowest_class": 2,
+        "highest_class": 2,
+        "nearest_class": {"class": 1, "boundary_percent": 5.0, "distance_percent": 7.27},
+        "low_confidence": False,
+    },
     "hu_bands": {"ground_glass": [-750, -400], "consolidation": [-400, 100]},
     "networks": {"lungs": _network("lungs"), "infection": _network("infection")},
     "run": {

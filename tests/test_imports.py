@@ -26,19 +26,20 @@ RANKS = [
     {"split", "weights_file", "supervisor", "runs"},
     {"discover", "networks", "postprocess", "overlay", "results", "training.augment"}
     | {"dicom.capture", "dicom.ct_series", "dicom.seg_masks"},
-    {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "training.losses"}
+    {"choice", "quality", "nifti", "burden", "uncertainty", "phantom", "page", "architectures", "training.losses"}
     | {"dicom.load", "dicom.check"},
     {"training.cases"},
     {"training.screen"},
-    {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"},
-    {"training.restoration", "pipeline", "verify", "doctor", "inbox", "moving"}
+    {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"}
+    | {"training.stacks", "training.before_after"},
+    {"training.restoration", "training.restore", "pipeline", "verify", "doctor", "inbox", "moving"}
     | {"training.folds", "training.checkpoints", "training.fingerprint", "training.histories"}
     | {"training.cross_validation", "evaluation.masks", "evaluation.cases"},
     {"training.plans", "training.threshold", "training.build", "training.explore", "writers", "evaluation.judge"},
     {"training.not_a_number", "training.finish", "evaluation.pooling", "evaluation.page"},
     {"training.loop", "training.explore_page", "batch", "evaluation.run"},
     {"training.find_lr"},
-    {"commands.__init__", "commands.evaluate", "commands.explore", "commands.train"},
+    {"commands.__init__", "commands.evaluate", "commands.explore", "commands.restore", "commands.train"},
     {"cli"},
     {"__main__"},
 ]

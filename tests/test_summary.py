@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 
@@ -165,6 +166,10 @@ def test_csv_holds_a_row_a_series_with_units_in_its_names(out):
     assert float(done["lungs_volume_ml"]) == 4400
     assert float(done["infection_percent"]) == pytest.approx(100 * 540 / 4400, abs=1e-3)
     assert (done["infection_percent_right"], done["infection_percent_left"]) == ("10.0", "15.0")
+    ends = [float(done[f"infection_percent_{end}"]) for end in ("low", "high")]
+    assert ends == pytest.approx([80 * 540 / 4400, 130 * 540 / 4400], abs=1e-3)
+    assert (float(done["infection_ml_low"]), done["low_confidence"]) == (432, "no")
+    assert (rejected["infection_percent_low"], rejected["low_confidence"]) == ("", "")
     assert float(done["ground_glass_ml"]) == 405
     assert (done["severity_class"], done["valid_for_percent"], done["warnings"]) == ("2", "yes", "thick-slices")
     assert done["overlay"] == "1.2/1.2.3/overlay.png"
@@ -292,6 +297,24 @@ def test_bar_is_as_long_as_the_share():
     html = as_html([Entry("a/b", "done", infection_percent=37.5, right_percent=0.02, left_percent=100)], NIGHT)
     assert re.findall(r'class="fill" width="([\d.]+)"', html) == ["0.02", "100.00", "37.50"]
     assert "&lt; 0.1 %" in html and "100.0 %" in html
+
+
+def test_interval_stands_below_the_share_and_across_its_bar():
+    sure = Entry("a/b", "done", infection_percent=12.6, percent_interval=(9.8, 15.9), low_confidence=False)
+    html = as_html([sure], NIGHT)
+    assert ">9.8 to 15.9 %</p>" in html and "low confidence</b>" not in html
+    assert html.count('class="reach" x="9.80" y="3" width="6.10"') == 1
+    doubtful = as_html([replace(sure, percent_interval=(3.0, 31.0), low_confidence=True)], NIGHT)
+    assert "3.0 to 31.0 % · <b>low confidence</b>" in doubtful
+    older = as_html([replace(sure, percent_interval=None, low_confidence=None)], NIGHT)
+    assert 'class="interval"' not in older and 'class="reach"' not in older
+
+
+@pytest.mark.parametrize("odd", ["9", [1], [2, 1], [None, 3], [-1, 2], [float("nan"), 2], {}])
+def test_an_odd_interval_is_none(out, odd):
+    put(out, "1.2/1.2.3", report=example_report(regions__lungs__infection_percent_interval=odd))
+    [row] = read_tree(out)
+    assert row.percent_interval is None
 
 
 def test_thousands_of_series_show_the_worst_with_pictures_and_the_rest_as_rows():

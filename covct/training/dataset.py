@@ -125,11 +125,16 @@ def read_ma_volumes(folder: Path) -> list[tuple[str, str, np.ndarray, np.ndarray
     return volumes
 
 
-def read_ma_slices(folder: Path, restore: Restore) -> Slices:
-    """The slices of Ma et al. in Hounsfield units, body-cropped, by `restore` (slices, 256, 256) uint8 -> HU."""
+def read_ma_slices(folder: Path, restore: Restore, only: frozenset[str] | None = None) -> Slices:
+    """The slices of Ma et al. in Hounsfield units, body-cropped, by `restore` (slices, 256, 256) uint8 -> HU.
+
+    `only`: of these patients.
+    """
     parts: list[tuple[np.ndarray, ...]] = []
     patients: list[str] = []
     for patient, _, pixels, lungs, infection in read_ma_volumes(folder):
+        if only is not None and patient not in only:
+            continue
         hu = restore(pixels)
         parts.append(_model_space(hu, lungs, infection, _view_around_lungs(lungs)))
         patients += [patient] * len(pixels)

@@ -1,0 +1,153 @@
+"""`covct restore`."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from covct import RESEARCH_USE
+from covct.errors import UsageError
+from covct.quiet import quiet_tensorflow
+from covct.stop import stoppable
+
+
+class SourceKind(str, Enum):
+    clahe = "clahe"
+    window = "window"
+
+
+class Anterior(str, Enum):
+    up = "up"
+    down = "down"
+    left = "left"
+    right = "right"
+
+
+def restore_command(
+    slices: Annotated[Path, typer.Argument(help="Picture, NIfTI, or folder of them, on 8 bit.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for NIfTI in HU, masks, sheets and restored.json.")],
+    restorer: Annotated[
+        Path | None, typer.Option(help="Card of a restorer. Default: the shipped one. CLAHE slices go through it.")
+    ] = None,
+    source_kind: Annotated[
+        SourceKind | None, typer.Option(help="What the slices are. Default: told by their histogram.")
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option(help="Ends of a window in HU, e.g. -1250,250. Default: air and tissue tell.")
+    ] = None,
+    spacing: Annotated[
+        str | None, typer.Option(help="Of pictures, mm: between slices, rows, columns, e.g. 5,0.8,0.8.")
+    ] = None,
+    anterior: Annotated[
+        Anterior | None, typer.Option(help="Where the patient's front is in the pictures. Default: up.")
+    ] = None,
+    each: Annotated[bool, typer.Option("--each", help="Every picture is a volume of its own.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    json_lines: Annotated[bool, typer.Option("--json", help="One JSON line a volume on stdout.")] = False,
+) -> None:
+    """Bring 8-bit slices (CLAHE, or a lung window) back to Hounsfield units. Exit 3 if some volumes were not for it."""
+    from dataclasses import asdict
+
+    from covct.cards import default_weights_folder
+    from covct.training.restore import Restored, restore_stack, write_record
+    from covct.training.stacks import find_stacks
+
+    window_hu, spacing_mm = _numbers("--window", window, 2), _numbers("--spacing", spacing, 3)
+    if window_hu and window_hu[0] >= window_hu[1]:
+        raise UsageError(f"--window {window}: wanted the lower end first")
+    if spacing_mm and not all(0 < mm <= 100 for mm in spacing_mm):
+        raise UsageError(f"--spacing {spacing}: wanted millimetres above 0 and up to 100")
+    sources = find_stacks(slices, anterior.value if anterior else None, each)
+    there = [out / f"{one.name}_ct.nii.gz" for one in sources if (out / f"{one.name}_ct.nii.gz").exists()]
+    if there and not force:
+        raise UsageError(f"{there[0]} is there already; --force replaces it")
+    way = _Restorer(restorer or default_weights_folder() / "restorer.json")
+    if restorer:
+        way.check()
+    done: list[Restored] = []
+    refused: list[str] = []
+    with stoppable():
+        for source in sources:
+            kind = source_kind.value if source_kind else None
+            try:
+                one = restore_stack(source, out, kind, way, window_hu, spacing_mm)
+            except UsageError as error:
+                if len(sources) == 1:
+                    raise
+                refused.append(str(error))
+                Console(stderr=True).print(f"[yellow]refused[/]  {escape(str(error))}", soft_wrap=True)
+                continue
+            done.append(one)
+            if json_lines:
+                print(json.dumps({"event": "restored", **asdict(one)}), flush=True)
+        if done:
+            card = way.card
+            told = {"name": card.name, "sha256": card.sha256, "licence": card.licence} if card else None
+            record = write_record(out, done, told)
+    if not done:
+        raise UsageError(f"{slices}: none of {len(sources)} volumes was restored; the first: {refused[0]}")
+    if not json_lines:
+        _show(done)
+        Console(stderr=True).print(escape(str(record)), soft_wrap=True)
+    if refused:
+        raise typer.Exit(3)
+
+
+def _numbers(option: str, text: str | None, count: int) -> Any:
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) != count or not all(abs(number) < 1e5 for number in found):
+        raise UsageError(f"{option} {text}: wanted {count} numbers joined by commas")
+    return found
+
+
+class _Restorer:
+    """The way back from CLAHE, loaded when the first slice needs it: windows need none, and no keras."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.card: Any = None
+        self._way: Any = None
+
+    def check(self) -> Any:
+        """The card, once its weights are found unaltered."""
+        from covct.cards import read_card
+
+        if self.card is None:
+            self.card = read_card(self.path)
+            if self.card.task != "restorer":
+                raise UsageError(f"{self.path}: a card of task {self.card.task}, wanted one of a restorer")
+        return self.card
+
+    def __call__(self, pixels: Any) -> Any:
+        if self._way is None:
+            self.check()
+            with quiet_tensorflow():
+                from covct.training.restoration import load_restorer
+            self._way = load_restorer(self.path)
+        return self._way(pixels)
+
+
+def _show(done: list) -> None:
+    table = Table("volume", "slices", "domain", "healthy lung", "infected lung", "ground glass", caption=RESEARCH_USE)
+    for one in done:
+        cells = []
+        for name in ("healthy_lung", "infected_lung"):
+            tissue = one.tissues.get(name)
+            odd = "" if tissue is None or tissue.plausible else " [yellow]odd[/]"
+            cells.append("-" if tissue is None else f"{tissue.median_hu} HU{odd}")
+        share = one.infected_ground_glass_percent
+        cells.append("-" if share is None else f"{share:.0f} %")
+        table.add_row(escape(one.name), str(one.slices), one.kind, *cells)
+    Console().print(table)

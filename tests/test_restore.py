@@ -1,0 +1,232 @@
+"""8-bit slices back to Hounsfield units, with a tiny restorer: what is told, what is refused, what is written."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+import typer
+from conftest import read_json
+from test_cli import README, invoke
+
+from covct import cli
+from covct.architectures import ARCHITECTURES
+from covct.cards import Card, file_sha256, write_card
+from covct.errors import UsageError
+from covct.nifti import read_description, read_nifti, write_nifti
+from covct.training.dataset import recipe_pixels
+from covct.training.stacks import find_stacks, read_stack
+
+
+@pytest.fixture(scope="session")
+def chest(phantom):
+    """Six slices of the coarse phantom at 256 x 256 with its masks: HU, lungs, infection; anterior up, feet first."""
+    chosen = phantom.volume.array[22:8:-2]
+    hu = np.stack([cv2.resize(one.astype(np.float32), (256, 256)) for one in chosen])
+    hu = hu + np.random.default_rng(0).normal(0, 15, hu.shape)
+    masks = [
+        np.stack([cv2.resize(one.astype(np.uint8), (256, 256), interpolation=0) for one in mask[22:8:-2] > 0])
+        for mask in (phantom.lungs, phantom.infection)
+    ]
+    return hu, *masks
+
+
+@pytest.fixture(scope="session")
+def restorer(tmp_path_factory):
+    """A network of the right shape that has learned nothing."""
+    folder = tmp_path_factory.mktemp("restorer")
+    arguments = {"size": 256, "base_filters": 2}
+    ARCHITECTURES["unet"](**arguments).save(folder / "restorer.keras")
+    card = Card(
+        name="restorer", task="restorer", architecture={"name": "unet", "arguments": arguments},
+        recipe={"name": "clahe", "arguments": {}}, field_of_view="whole", size=256, threshold=0.5,
+        weights="restorer.keras", sha256=file_sha256(folder / "restorer.keras"), licence="none",
+    )  # fmt: skip
+    return write_card(card, folder)
+
+
+def windowed(hu, low=-1250, high=250):
+    return np.clip((hu - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+
+
+def write_pictures(folder, pixels, first=0):
+    folder.mkdir(parents=True)
+    for index, one in enumerate(pixels):
+        cv2.imwrite(str(folder / f"{first + index}.png"), one)
+    return folder
+
+
+def test_clahe_is_told_and_goes_through_the_restorer(chest, restorer, tmp_path):
+    hu, lungs, infection = chest
+    write_pictures(tmp_path / "set" / "ct", recipe_pixels(hu))
+    write_pictures(tmp_path / "set" / "lungs", 255 * lungs)
+    write_pictures(tmp_path / "set" / "infection", 255 * infection)
+    result = invoke("restore", tmp_path / "set", "--restorer", restorer, "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    [line] = [json.loads(one) for one in result.stdout.splitlines()]
+    assert (line["kind"], line["slices"]) == ("clahe-8bit", len(hu))
+    assert set(line["tissues"]) == {"healthy_lung", "infected_lung"}
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {
+        "set_ct.nii.gz", "set_lungs.nii.gz", "set_infection.nii.gz", "set_sheet.png", "restored.json", "cases.csv",
+    }  # fmt: skip
+    record = read_json(tmp_path / "out" / "restored.json")
+    assert record["restorer"]["sha256"] == file_sha256(restorer.with_suffix(".keras"))
+    assert record["research_use"]
+    back = read_nifti(tmp_path / "out" / "set_ct.nii.gz").to_patient_orientation("HPL").array
+    assert back.min() >= -1000 and back.max() <= 200, "the restorer's window"
+    mask = read_nifti(tmp_path / "out" / "set_lungs.nii.gz").to_patient_orientation("HPL").array
+    np.testing.assert_array_equal(mask, lungs)
+
+
+def test_a_known_window_comes_back_to_within_its_step(chest, tmp_path):
+    hu, lungs, infection = chest
+    write_pictures(tmp_path / "in", windowed(hu))
+    result = invoke("restore", tmp_path / "in", "-o", tmp_path / "out", "--window=-1250,250", "--spacing", "5,0.8,0.7")
+    assert result.exit_code == 0, result.output
+    volume = read_nifti(tmp_path / "out" / "in_ct.nii.gz")
+    np.testing.assert_allclose(sorted(volume.spacing), [0.7, 0.8, 5], atol=1e-5)
+    back = volume.to_patient_orientation("HPL").array
+    assert np.abs(back - np.clip(hu, -1250, 250)).max() <= 1500 / 255 + 1
+    assert "unknown" not in read_description(tmp_path / "out" / "in_ct.nii.gz")
+    assert read_json(tmp_path / "out" / "restored.json")["restorer"] is None, "a window needs none"
+
+
+def test_an_untold_window_is_found_from_air_and_tissue(chest, tmp_path):
+    hu, lungs, infection = chest
+    write_pictures(tmp_path / "in", windowed(hu, -1300, 200))
+    assert invoke("restore", tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
+    back = read_nifti(tmp_path / "out" / "in_ct.nii.gz").to_patient_orientation("HPL").array
+    healthy = (lungs > 0) & (infection == 0)
+    assert abs(np.median(back[healthy]) - np.median(hu[healthy])) < 60
+    description = read_description(tmp_path / "out" / "in_ct.nii.gz")
+    assert description.startswith("covct: HU restored from window-8bit; spacing unknown, 1 mm taken")
+    assert (tmp_path / "out" / "cases.csv").read_text().splitlines()[1] == "in,hu,unknown", "no mask is not no disease"
+
+
+def test_hounsfield_units_are_refused(chest, phantom, tmp_path):
+    write_nifti(phantom.volume, tmp_path / "hu.nii.gz")
+    for extra in ((), ("--source-kind", "clahe")):
+        result = invoke("restore", tmp_path / "hu.nii.gz", "-o", tmp_path / "out", *extra)
+        assert isinstance(result.exception, UsageError)
+        assert "hu.nii.gz" in str(result.exception) and "already" in str(result.exception)
+    cv2.imwrite(str(tmp_path / "deep.png"), np.full((64, 64), 40000, np.uint16))
+    result = invoke("restore", tmp_path / "deep.png", "-o", tmp_path / "out")
+    assert "16 bits a pixel, wanted 8" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_slices_that_do_not_tell_their_domain_want_to_be_told(tmp_path):
+    write_pictures(tmp_path / "in", np.full((2, 64, 64), 30, np.uint8))
+    result = invoke("restore", tmp_path / "in", "-o", tmp_path / "out")
+    assert "say --source-kind clahe or window" in str(result.exception)
+
+
+def test_an_8_bit_nifti_keeps_its_place(chest, phantom, restorer, tmp_path):
+    """A CLAHE volume of another size than the restorer's, askew in the file: HU on the very grid it came with."""
+    grey = phantom.volume.with_array(recipe_pixels(phantom.volume.array.astype(np.float32)))
+    write_nifti(grey.to_patient_orientation("LAH"), tmp_path / "x_ct.nii.gz")
+    result = invoke(
+        "restore", tmp_path / "x_ct.nii.gz", "-o", tmp_path / "out", "--restorer", restorer, "--source-kind", "clahe"
+    )
+    assert result.exit_code == 0, result.output
+    back = read_nifti(tmp_path / "out" / "x_ct.nii.gz").to_patient_orientation("FPL")
+    assert back.shape == grey.shape
+    np.testing.assert_allclose(back.affine, grey.affine, atol=1e-3)
+
+
+def test_patients_on_their_side_are_turned_and_each_picture_is_one(tmp_path):
+    """As medicalsegmentation.com has them: Imgs/ and GT/, the front on the left, every picture another size."""
+    picture = np.zeros((40, 60), np.uint8)
+    picture[:, :10] = 200  # the patient's front
+    (tmp_path / "set" / "Imgs").mkdir(parents=True)
+    (tmp_path / "set" / "GT").mkdir()
+    for index, image in enumerate((picture, picture[:30])):
+        cv2.imwrite(str(tmp_path / "set" / "Imgs" / f"{index}.png"), image)
+        cv2.imwrite(str(tmp_path / "set" / "GT" / f"{index}.png"), image)
+    sources = find_stacks(tmp_path / "set")
+    assert [one.name for one in sources] == ["set-0", "set-1"]
+    stack = read_stack(sources[1])
+    assert stack.volume.shape == (1, 60, 30)
+    assert (stack.volume.array[0, :10] == 200).all() and not stack.volume.array[0, 10:].any()
+    np.testing.assert_array_equal(stack.masks["infection"], stack.volume.array > 127)
+
+
+def test_a_table_of_volumes_parts_the_pictures(tmp_path):
+    write_pictures(tmp_path / "set" / "ct", np.arange(8, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8))
+    (tmp_path / "set" / "volumes.csv").write_text("first,last,patient_group,anterior\n0,4,a,up\n5,7,b,down\n")
+    first, second = find_stacks(tmp_path / "set")
+    assert (first.name, len(first.images), second.name, second.mirrored) == ("a-0000", 5, "b-0005", True)
+    assert read_stack(second).volume.array[:, 0, 0].tolist() == [5, 6, 7]
+
+
+def test_pictures_of_two_sizes_are_no_volume(tmp_path):
+    write_pictures(tmp_path / "in", [np.zeros((8, 8), np.uint8), np.zeros((8, 9), np.uint8)])
+    [source] = find_stacks(tmp_path / "in")
+    with pytest.raises(UsageError, match=r"1\.png: 8 x 9 pixels, 0\.png has 8 x 8"):
+        read_stack(source)
+    assert len(find_stacks(tmp_path / "in", each=True)) == 2
+
+
+def test_what_is_there_is_kept_unless_forced(chest, tmp_path):
+    write_pictures(tmp_path / "in", windowed(chest[0]))
+    arguments = ("restore", tmp_path / "in", "-o", tmp_path / "out")
+    assert invoke(*arguments).exit_code == 0
+    assert "--force" in str(invoke(*arguments).exception)
+    first = (tmp_path / "out" / "in_ct.nii.gz").read_bytes()
+    assert invoke(*arguments, "--force").exit_code == 0
+    assert (tmp_path / "out" / "in_ct.nii.gz").read_bytes() == first, "the same again"
+
+
+def test_one_bad_volume_does_not_stop_the_others(chest, tmp_path):
+    write_pictures(tmp_path / "in", windowed(chest[0]))
+    cv2.imwrite(str(tmp_path / "in" / "9.png"), np.full((64, 64), 30, np.uint8))
+    result = invoke("restore", tmp_path / "in", "-o", tmp_path / "out", "--each")
+    assert result.exit_code == 3
+    assert len(read_json(tmp_path / "out" / "restored.json")["volumes"]) == len(chest[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--window", "250,-1250"), "lower end first"),
+        (("--spacing", "1,1"), "wanted 3 numbers"),
+        (("--spacing", "0,1,1"), "above 0"),
+    ],
+)
+def test_numbers_that_make_no_sense(chest, tmp_path, arguments, said):
+    write_pictures(tmp_path / "in", windowed(chest[0]))
+    assert said in str(invoke("restore", tmp_path / "in", "-o", tmp_path / "out", *arguments).exception)
+
+
+def test_a_card_of_another_task_is_no_restorer(chest, weights, tmp_path):
+    write_pictures(tmp_path / "in", recipe_pixels(chest[0]))
+    result = invoke("restore", tmp_path / "in", "-o", tmp_path / "out", "--restorer", weights / "lungs.json")
+    assert "wanted one of a restorer" in str(result.exception)
+
+
+def test_a_full_disk_leaves_nothing_half_written(chest, tmp_path, monkeypatch):
+    from covct.errors import OutputNotWritable
+    from covct.training import restore
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    write_pictures(tmp_path / "in", windowed(chest[0]))
+    monkeypatch.setattr(restore.os, "replace", full)
+    result = invoke("restore", tmp_path / "in", "-o", tmp_path / "out")
+    assert isinstance(result.exception, OutputNotWritable)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_readme_lists_every_option_of_restore():
+    section = README.split("## Restore")[1]
+    listed = set(re.findall(r"^\| `(--[a-z-]+)`", section, re.M))
+    options = {
+        name
+        for parameter in typer.main.get_command(cli.app).commands["restore"].params
+        for name in parameter.opts
+        if name.startswith("--") and name not in ("--out", "--help")
+    }
+    assert listed == options

@@ -1,0 +1,354 @@
+"""Intervals beside figures: made of the networks' own hesitation, scaled by what patients with truth taught."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import call_infection, make_networks, make_weights, read_json, threshold_card
+from jsonschema import Draft202012Validator
+from test_cli import invoke
+
+from covct import batch, cli
+from covct.burden import measure_burden, severity
+from covct.cards import Card, ensemble, file_sha256, read_card, write_card
+from covct.errors import WeightsError
+from covct.networks import Network, Networks, looks, predict, probabilities
+from covct.phantom import make_phantom
+from covct.phantom_dicom import write_dicom_series
+from covct.preprocess import FieldOfView
+from covct.report import load_schema
+from covct.uncertainty import (
+    DEFAULT_FACTORS,
+    FLOOR_PERCENT,
+    Tally,
+    band,
+    calibration,
+    classes,
+    conformal_factor,
+    doubts,
+    error_in_widths,
+    next_class,
+    percent_interval,
+    sides_in_view,
+    tally_lungs,
+    uncertainty,
+    widths,
+)
+
+CALIBRATED = {"factor": 2.0, "level": 0.8, "looks": 1, "source": "eleven patients of a test"}
+
+
+def some_lungs():
+    """One slice: right lung in the left four columns, left lung in the right four. (1, 8, 8) uint8."""
+    sides = np.ones((1, 8, 8), np.uint8)
+    sides[:, :, 4:] = 2
+    return sides
+
+
+def test_the_band_lies_around_the_threshold_on_the_scale_of_odds():
+    assert band(0.5) == pytest.approx((1 / (1 + math.e), math.e / (1 + math.e)))
+    low, high = band(0.9)
+    assert low < 0.9 < high < 1
+    assert 0.9 - low > high - 0.9, "near certainty the scale is finer"
+
+
+def test_a_network_that_does_not_hesitate_has_no_width():
+    tally = Tally.empty(0.5)
+    sure = np.zeros((1, 8, 8))
+    sure[0, :2] = 1.0
+    tally.add([sure, sure], some_lungs())
+    assert (tally.lungs.tolist(), tally.called.tolist()) == ([32, 32], [8, 8])
+    assert widths(tally) == (0, 0)
+
+
+def test_pixels_near_the_threshold_widen_the_side_they_are_on():
+    tally = Tally.empty(0.5)
+    one = np.zeros((1, 8, 8))
+    one[0, 0] = 0.9  # sure
+    one[0, 1] = 0.6  # called, and could be left out: 8 pixels
+    one[0, 2, :4] = 0.4  # not called, and could be: 4 pixels, in the right lung alone
+    tally.add([one], some_lungs())
+    below, above = widths(tally)
+    assert (below, above) == pytest.approx((100 * 8 / 64, 100 * 4 / 64))
+    assert widths(tally, "left_lung") == pytest.approx((100 * 4 / 32, 0))
+
+
+def test_looks_that_disagree_widen_both_sides():
+    """One look calls 8 pixels, the other 16: a standard deviation of 8 / sqrt(2) pixels."""
+    tally = Tally.empty(0.5)
+    first, second = np.zeros((1, 8, 8)), np.zeros((1, 8, 8))
+    first[0, :1], second[0, :2] = 1, 1
+    tally.add([first, second], some_lungs())
+    assert tally.by_look.sum(1).tolist() == [8, 16]
+    below, above = widths(tally)
+    assert above == pytest.approx(100 * 8 / math.sqrt(2) / 64)
+    assert below == pytest.approx(100 * math.hypot(8, 8 / math.sqrt(2)) / 64), "half of it is near the threshold too"
+
+
+def test_chunks_count_like_the_whole():
+    rng = np.random.default_rng(0)
+    all_looks = [rng.random((6, 8, 8)) for _ in range(3)]
+    sides = np.repeat(some_lungs(), 6, axis=0)
+    whole, parts = Tally.empty(0.55), Tally.empty(0.55)
+    whole.add(all_looks, sides)
+    for start in (0, 2, 5):
+        stop = {0: 2, 2: 5, 5: 6}[start]
+        parts.add([look[start:stop] for look in all_looks], sides[start:stop])
+    assert widths(whole) == widths(parts)
+
+
+def test_lungs_hesitate_at_their_border_and_not_at_their_vessels():
+    sides, probability = np.zeros((1, 32, 32), np.uint8), np.zeros((1, 32, 32), np.float32)
+    sides[0, 8:24, 8:24] = 1
+    probability[0, 8:24, 8:24] = 0.95
+    probability[0, 14:18, 14:18] = 0.1  # a vessel, filled by the postprocessing
+    probability[0, 8] = np.where(sides[0, 8] > 0, 0.6, 0)  # 16 pixels of border that could be out
+    probability[0, 24, 8:24] = 0.4  # 16 beyond it that could be in
+    probability[0, 30, 30] = 0.4  # far away from any lung
+    tally = tally_lungs(sides, probability, 0.5)
+    assert widths(tally, "right_lung") == pytest.approx((100 * 16 / 256, 100 * 16 / 256))
+    assert tally.lungs.tolist() == [256, 0]
+
+
+def test_sides_come_to_the_network_s_pixels_without_a_third_label():
+    lungs = np.zeros((2, 20, 20), np.uint8)
+    lungs[:, :, :10], lungs[:, :, 10:] = 1, 2
+    sides = sides_in_view(lungs, FieldOfView(9.5, 9.5, 30, 30), 15)
+    assert sides.shape == (2, 15, 15)
+    assert set(np.unique(sides)) == {0, 1, 2}
+    assert (sides[0, 7, 3], sides[0, 7, 11], sides[0, 0, 0]) == (1, 2, 0)
+
+
+def test_interval_holds_the_figure_and_stays_within_0_and_100():
+    assert percent_interval(0.0, (0, 0), 5) == (0, 5 * FLOOR_PERCENT), "what no look sees can be there all the same"
+    assert percent_interval(99.9, (10, 10), 5) == pytest.approx((99.9 - 5 * (10 + FLOOR_PERCENT), 100))
+    low, high = percent_interval(12.0, (1.0, 2.0), 1.5)
+    assert (12 - low, high - 12) == pytest.approx((1.5 * 1.1, 1.5 * 2.1))
+
+
+def test_an_error_in_widths_is_the_factor_that_just_holds_the_truth():
+    for truth in (3.0, 25.0):
+        factor = error_in_widths(10.0, truth, (2.0, 4.0))
+        low, high = percent_interval(10.0, (2.0, 4.0), factor)
+        assert min(abs(low - truth), abs(high - truth)) < 1e-9
+
+
+def test_the_factor_covers_new_patients_as_often_as_promised():
+    """Split conformal prediction promises it whatever the widths are worth: here they tell half the truth."""
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(4000):
+        spread = rng.uniform(0.5, 2, 20)
+        scores = np.abs(rng.normal(0, spread)) / np.sqrt(spread)
+        held += scores[-1] <= conformal_factor(scores[:-1].tolist(), 0.9)
+    assert 0.88 < held / 4000 < 0.925
+
+
+def test_too_few_patients_promise_nothing():
+    assert conformal_factor([1, 2, 3, 4, 5, 6, 7, 8, 9], 0.9) == 9
+    with pytest.raises(ValueError, match="too few"):
+        conformal_factor([1, 2, 3, 4, 5, 6, 7, 8], 0.9)
+
+
+def test_nearest_class_and_the_way_to_it():
+    near = next_class(4.0)
+    assert (near.number, near.boundary_percent, near.distance_percent) == (2, 5, pytest.approx(1))
+    near = next_class(26.0)
+    assert (near.number, near.boundary_percent, near.distance_percent) == (2, 25, pytest.approx(1))
+    for percent in (0.0, 5.0, 24.99, 25.0, 60.0, 75.0, 100.0):
+        assert abs(next_class(percent).number - severity(percent)[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((1.0, 4.9), None),
+        ((4.0, 6.0), "severity class 1 to 2"),
+        ((30.0, 49.0), None),
+        ((26.0, 47.0), "between 26.0 and 47.0 %"),
+        ((10.0, 80.0), "severity class 2 to 5"),
+        (None, None),
+    ],
+)
+def test_confidence_is_low_across_a_boundary_or_where_the_interval_is_wide(interval, said):
+    found = doubts(interval, 0.9)
+    assert [one.slug for one in found] == ([] if said is None else ["low-confidence"])
+    if said:
+        assert said in found[0].message
+        assert "90 % interval" in found[0].message
+
+
+def test_a_card_without_factor_or_with_one_for_other_looks_gets_the_default_and_says_so():
+    card = threshold_card("infection")
+    assert calibration(card).factor == DEFAULT_FACTORS["infection"]
+    assert "not calibrated" in calibration(card).source
+    told = replace(card, uncertainty=CALIBRATED)
+    assert (calibration(told, 1).factor, calibration(told, 1).source) == (2.0, "eleven patients of a test")
+    assert "not calibrated" in calibration(told, 2).source
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"factor": 2}, {**CALIBRATED, "factor": 0}, {**CALIBRATED, "level": 1}, {**CALIBRATED, "looks": "two"}, [], 3],
+)
+def test_a_card_with_an_odd_calibration_is_refused(tmp_path, wrong):
+    make_weights(tmp_path / "weights")
+    path = tmp_path / "weights" / "infection.json"
+    path.write_text(json.dumps({**read_json(path), "uncertainty": wrong}))
+    with pytest.raises(WeightsError, match="uncertainty"):
+        read_card(path)
+
+
+def halves(value):
+    """A network that calls the given probability everywhere in the upper half of the slice."""
+
+    def called(slices):
+        out = np.zeros(slices.shape[:3], np.float32)
+        out[:, : slices.shape[1] // 2] = value
+        return out
+
+    return called
+
+
+def test_members_and_mirrors_are_looks_and_their_mean_is_the_probability():
+    card = replace(threshold_card("infection"), size=16)
+    network = Network(replace(card, flip=True), halves(0.8), (Network(card, halves(0.2)),))
+    assert network.looks == 3
+    slices = np.ones((2, 16, 16, 1), np.float32)
+    seen = looks(network, slices)
+    assert [round(float(one.max()), 3) for one in seen] == [0.8, 0.8, 0.2]
+    assert predict(network, slices).max() == pytest.approx(0.6)
+    told = []
+    mean = probabilities(
+        network, np.zeros((3, 16, 16)), FieldOfView(7.5, 7.5, 16, 16), np.array([True, False, True]),
+        lambda indices, all_looks: told.append((indices.tolist(), len(all_looks))),
+    )  # fmt: skip
+    assert told == [([0, 2], 3)]
+    assert mean[:, 0, 0].tolist() == pytest.approx([0.6, 0, 0.6], abs=1e-3)
+
+
+def test_members_are_found_in_the_order_of_their_numbers(tmp_path):
+    folder = make_weights(tmp_path / "weights")
+    for name in ("infection-fold-10", "infection-fold-2", "infection-fold-x", "lungs-fold-1"):
+        (folder / f"{name}.json").write_text("{}")
+    assert [path.stem for path in ensemble(folder, "infection")] == [
+        "infection",
+        "infection-fold-2",
+        "infection-fold-10",
+    ]
+
+
+def test_another_fold_is_another_work_key(tmp_path):
+    folder = make_weights(tmp_path / "weights")
+    before = batch.card_hashes(folder)
+    (folder / "infection-fold-1.keras").write_bytes(b"fold")
+    sha256 = file_sha256(folder / "infection-fold-1.keras")
+    card = replace(threshold_card("infection", sha256), name="infection-fold-1", weights="infection-fold-1.keras")
+    write_card(card, folder)
+    assert set(batch.card_hashes(folder)) - set(before) == {"infection-fold-1"}
+
+
+def test_an_ensemble_of_real_networks_loads_and_a_foreign_member_is_refused(tmp_path):
+    from covct.architectures import ARCHITECTURES
+    from covct.segment import load_keras_networks
+
+    arguments = {"size": 16, "base_filters": 2}
+    for name in ("lungs", "infection", "infection-fold-1"):
+        ARCHITECTURES["unet"](**arguments).save(tmp_path / f"{name}.keras")
+        card = Card(
+            name=name, task=name.split("-")[0], architecture={"name": "unet", "arguments": arguments},
+            recipe={"name": "hu-window", "arguments": {"low": -1000, "high": 200}}, field_of_view="body", size=16,
+            threshold=0.5, weights=f"{name}.keras", sha256=file_sha256(tmp_path / f"{name}.keras"), licence="none",
+        )  # fmt: skip
+        write_card(card, tmp_path)
+    networks = load_keras_networks(tmp_path)
+    assert (networks.lungs.looks, networks.infection.looks) == (1, 2)
+    slices = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
+    first, second = looks(networks.infection, slices)
+    assert np.abs(first - second).max() > 1e-4, "two networks, not one twice"
+    np.testing.assert_allclose(predict(networks.infection, slices), (first + second) / 2, atol=1e-6)
+    write_card(replace(card, recipe={"name": "clahe", "arguments": {}}), tmp_path)
+    with pytest.raises(WeightsError, match=r"infection-fold-1\.json: recipe"):
+        load_keras_networks(tmp_path)
+
+
+def hesitant(slices):
+    """The threshold network with half of its calls in doubt: those of the upper half of the slice."""
+    out = call_infection(slices)
+    out[:, : out.shape[1] // 2] *= 0.6
+    return out
+
+
+@pytest.fixture
+def doubtful_report(phantom_series, tmp_path, weights, monkeypatch):
+    """A scan through the command line: the report, and what the terminal said."""
+    made = make_networks()
+    made = replace(made, infection=Network(replace(made.infection.card, uncertainty=CALIBRATED), hesitant))
+    monkeypatch.setattr(cli, "_networks", lambda *_: lambda: made)
+    result = invoke("scan", phantom_series, "--out", tmp_path / "out", "--weights", weights)
+    assert result.exit_code == 0, result.output
+    [path] = (tmp_path / "out").glob("*/*/report.json")
+    return read_json(path), result.stderr
+
+
+def test_the_report_puts_intervals_beside_its_figures_and_says_what_they_are_worth(doubtful_report):
+    report, terminal = doubtful_report
+    assert not list(Draft202012Validator(load_schema()).iter_errors(report))
+    for region in report["regions"].values():
+        for figure in ("volume_ml", "infection_ml", "infection_percent"):
+            low, high = region[f"{figure}_interval"]
+            assert low <= region[figure] <= high
+    region = report["regions"]["lungs"]
+    low, high = region["infection_percent_interval"]
+    assert region["infection_percent"] - low > 10 * (high - region["infection_percent"]), "it could only be less"
+    sure = report["uncertainty"]
+    assert sure["looks"] == 1
+    assert sure["calibration"]["infection"] == {"factor": 2.0, "level": 0.8, "source": CALIBRATED["source"]}
+    assert (sure["lowest_class"], sure["highest_class"]) == classes((low, high))
+    assert sure["low_confidence"] is ("low-confidence" in [warning["slug"] for warning in report["warnings"]])
+    percent = region["infection_percent"]
+    digits = 0 if high >= 10 else 1
+    assert f"{percent:.1f} % ({low:.{digits}f}–{high:.{digits}f}) infected" in terminal
+
+
+def test_doubt_about_the_result_refuses_nothing_even_when_strict(tmp_path, weights, monkeypatch):
+    """`--strict` judges the input. Else a patient at 4.9 % would never get a result."""
+    thin = make_phantom(60, 96, 96, pixel_spacing_mm=(4.0, 4.0), seed=1)
+    write_dicom_series(thin, tmp_path / "thin")
+    made = make_networks()
+    wide = {**CALIBRATED, "factor": 200.0}
+    made = replace(made, infection=Network(replace(made.infection.card, uncertainty=wide), hesitant))
+    monkeypatch.setattr(cli, "_networks", lambda *_: lambda: made)
+    result = invoke("scan", tmp_path / "thin", "--out", tmp_path / "out", "--weights", weights, "--strict", "--json")
+    assert result.exit_code == 0, result.output
+    [done] = [event for event in map(json.loads, result.stdout.splitlines()) if event["event"] == "done"]
+    assert "low-confidence" in done["warnings"]
+    assert done["infection_percent_interval"][0] == 0
+
+
+def test_absent_lung_has_no_interval_of_its_share(networks):
+    lungs = np.zeros((2, 8, 8), np.uint8)
+    lungs[:, :, :4] = 1
+    infection = np.zeros(lungs.shape, bool)
+    infection[:, :2, :4] = True
+    burden = measure_burden(np.full(lungs.shape, -800), lungs, infection, 1000.0)
+    tally = Tally.empty(0.5)
+    tally.add([infection.astype(float)], lungs)
+    sure = uncertainty(burden, tally_lungs(lungs, (lungs > 0).astype(np.float32), 0.5), tally, networks)
+    assert sure.regions["left_lung"].infection_percent is None
+    assert sure.regions["left_lung"].infection_ml == (0, 0)
+    low, high = sure.regions["lungs"].infection_percent
+    assert low < 25 < high
+    assert sure.regions["lungs"].infection_ml == pytest.approx((0.64 * low, 0.64 * high))
+
+
+def test_networks_that_see_no_lung_slice_at_all_still_say_how_often_they_look(networks):
+    burden = measure_burden(np.zeros((1, 4, 4)), np.zeros((1, 4, 4), np.uint8), np.zeros((1, 4, 4), bool), 1.0)
+    flipping = Networks(
+        networks.lungs, Network(replace(networks.infection.card, flip=True), networks.infection.predict)
+    )
+    sure = uncertainty(burden, Tally.empty(0.5), Tally.empty(0.5), flipping)
+    assert sure.looks == 2
+    assert sure.regions["lungs"].volume_ml == (0, 0)
