@@ -18,7 +18,7 @@ from covct.discover import Series
 from covct.errors import SeriesError
 from covct.labels import per_slice
 from covct.memory import at_hand_mib, needed_mib
-from covct.networks import Device, Networks, field_of_view, probabilities
+from covct.networks import Device, Networks, field_of_view, holds_infection, probabilities
 from covct.nifti import declared_size, load_nifti
 from covct.postprocess import (
     mark_infection,
@@ -129,7 +129,10 @@ def process(
         findings += found
     with clock.step("infection"):
         infection_view = field_of_view(infection_card, hu, spacing[1:])
-        infection_probability = probabilities(networks.infection, hu, infection_view, per_slice(labels.lungs) > 0)
+        with_lung = per_slice(labels.lungs) > 0
+        looked_at = _not_empty(networks, hu, spacing, with_lung)
+        skipped = int(np.count_nonzero(with_lung & ~looked_at))
+        infection_probability = probabilities(networks.infection, hu, infection_view, looked_at)
     with clock.step("postprocess"):
         mark_infection(labels, infection_probability, infection_card.threshold, infection_view)
         unmark_specks(labels, spacing)
@@ -141,7 +144,7 @@ def process(
         if strict:
             refuse_warnings(findings)
     valid_for = replace(valid_lungs, hu_bands=valid_headers.hu_bands)
-    report = build_report(choice, scan, burden, lesions, valid_for, findings, networks, work_key)
+    report = build_report(choice, scan, burden, lesions, valid_for, findings, networks, work_key, skipped)
     masks = Masks(
         labels.lungs,
         labels.infection,
@@ -149,6 +152,14 @@ def process(
         Probability(infection_probability, infection_view),
     )
     return Result(series, scan, masks, report, work_key, networks.used())
+
+
+def _not_empty(networks: Networks, hu: np.ndarray, spacing, with_lung: np.ndarray) -> np.ndarray:
+    """Slices to look for infection in: those with lung, less those that the empty-slice network calls empty."""
+    gate = networks.empty_slices
+    if gate is None:
+        return with_lung
+    return holds_infection(gate, hu, field_of_view(gate.card, hu, spacing[1:]), with_lung)
 
 
 def _check_memory(series: Series, memory_mib: float) -> None:

@@ -17,13 +17,27 @@ RANKS = [
     | {"labels", "components", "memory", "devices"}
     | {"__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel"},
     {"stop", "lockfile", "training.__init__", "training.settings"},
-    {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
+    {
+        "sources",
+        "cards",
+        "context",
+        "preprocess",
+        "volume",
+        "state",
+        "dicom.evidence",
+        "dicom.codestream",
+        "dicom.read",
+    },
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
     {"split", "weights_file", "supervisor", "runs"},
     {"discover", "networks", "postprocess", "overlay", "results", "training.augment"}
     | {"dicom.capture", "dicom.ct_series"},
-    {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "training.losses"}
-    | {"dicom.load", "dicom.check"},
+    {"choice", "quality", "nifti", "burden", "phantom", "page", "training.losses"}
+    | {"dicom.load", "dicom.check"}
+    | {"architectures.blocks"},
+    {"architectures.unet", "architectures.unet3d", "architectures.deeplab", "architectures.segnet"}
+    | {"architectures.slice_classifier"},
+    {"architectures.__init__"},
     {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"},
     {"training.restoration", "pipeline", "verify", "doctor", "inbox", "moving"},
     {"training.plans", "training.threshold", "writers"},
@@ -33,7 +47,7 @@ RANKS = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-KERAS_ONLY = {"architectures", "training.losses", "training.loop", "segment"}
+KERAS_ONLY = {"training.losses", "training.loop", "segment"} | {n for n in RANK if n.startswith("architectures.")}
 
 
 def modules():
