@@ -17,7 +17,7 @@ TINY = {
     "attention-unet": {"base_filters": 2, "norm": "group"},
     "unet-plus-plus": {"base_filters": 2, "depth": 3},
     "deeplabv3-plus": {"base_filters": 4},
-    "segnet": {"base_filters": 2},
+    "segnet": {"base_filters": 4},
     "smallcovid-net": {"base_filters": 4},
     "unet3d": {"base_filters": 2, "depth": 2, "size": 16, "slices": 8},
     "slice-classifier": {"base_filters": 2},
@@ -26,6 +26,7 @@ SIZE = 32
 
 
 def build(name, **changes):
+    keras.utils.set_random_seed(1)  # with so few filters, another start may have none alive
     return quick(ARCHITECTURES[name](**{"size": SIZE, **TINY[name], **changes}))
 
 
@@ -112,7 +113,6 @@ def test_a_network_learns(name):
     """One step on one batch: the loss falls, so the gradient reaches what matters."""
     from covct.training.losses import LOSSES
 
-    keras.utils.set_random_seed(1)
     network = build(name, norm="batch")
     shape = network.input_shape[1:]
     x = np.random.default_rng(0).random((2, *shape), np.float32) * 0.2

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from conftest import threshold_card
 
 from covct.context import blend_weights, neighbours, patchwise, starts, with_neighbours

@@ -120,3 +120,47 @@ def test_cards_of_before_these_fields_are_read_as_they_were_meant(tmp_path):
     (folder / "lungs.json").write_text(json.dumps(fields))
     card = read_card(folder / "lungs.json")
     assert (card.channels, card.patch, card.classes) == (1, [], [])
+
+
+def pixels(infected=0, unknown=0):
+    """One slice of 64 x 64: so many infected pixels, and so many that nobody vouches for."""
+    truth = np.zeros((64 * 64, 2), np.float32)
+    truth[:infected, 0] = 1
+    truth[unknown:, 1] = 1
+    return truth.reshape(64, 64, 2)
+
+
+def test_a_slice_is_diseased_empty_or_neither():
+    from covct.training.empty_slices import slice_truth
+
+    kinds = [pixels(), pixels(infected=3), pixels(infected=40), pixels(unknown=1000), pixels(unknown=4)]
+    assert slice_truth(np.stack(kinds)).tolist() == [[0, 1], [0, 0], [1, 1], [0, 0], [0, 1]]
+    assert slice_truth(pixels(infected=40, unknown=38)).tolist() == [0, 0], "two known pixels are no lesion"
+
+
+def test_the_gate_s_threshold_lets_99_of_100_diseased_slices_through():
+    from covct.training.empty_slices import choose_gate_threshold
+
+    probability = np.concatenate([np.linspace(0.3, 1, 100), np.linspace(0, 0.6, 50), [0.9]])
+    truth = np.stack([np.arange(151) < 100, np.arange(151) < 150], -1).astype(np.float32)
+    slices = np.zeros((151, 16, 16, 1), np.float32)
+    threshold, scores = choose_gate_threshold(gate(lambda s: probability.copy()), (slices, truth))
+    assert threshold == 0.3, "at 0.31 it would be two: 0.3 and 0.307"
+    assert scores == {"validation_slice_recall": 1.0, "validation_slices_spared": 0.5}
+
+
+def test_empty_slices_are_learned_from_the_slices_of_infection():
+    from covct.errors import UsageError
+    from covct.training.empty_slices import of_slices
+    from covct.training.plans import Plan
+    from covct.training.settings import Settings
+
+    x, y = np.zeros((2, 64, 64, 1)), np.stack([pixels(), pixels(infected=40)])
+    plan = Plan(lambda rng: (x[1], y[1]), (x, y), "tversky+ce", "hu-window", "body", {}, {}, {})
+    settings = Settings("empty-slices", 1, 8, architecture="slice-classifier")
+    ours = of_slices(plan, settings)
+    assert ours.draw(None)[1].tolist() == [1, 1]
+    assert ours.validation[1].tolist() == [[0, 1], [1, 1]]
+    assert ours.loss == "bce"
+    with pytest.raises(UsageError, match="--architecture slice-classifier, got unet"):
+        of_slices(plan, replace(settings, architecture="unet"))

@@ -38,7 +38,8 @@ RANKS = [
     {"architectures.unet", "architectures.unet3d", "architectures.deeplab", "architectures.segnet"}
     | {"architectures.slice_classifier"},
     {"architectures.__init__"},
-    {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"},
+    {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"}
+    | {"training.empty_slices"},
     {"training.restoration", "pipeline", "verify", "doctor", "inbox", "moving"},
     {"training.plans", "training.threshold", "writers"},
     {"training.loop", "batch"},
