@@ -3,9 +3,9 @@
     python benchmarks/networks.py [--slices 8] [--only unet,segnet]
 
 Untrained weights: they take as long as trained ones. Each 2D network sees `--slices` slices of 256 x 256 once to warm
-up and once by the clock, in batches as in inference, and the time is extrapolated to 300 slices. The 3D network sees one
-patch of 80 x 160 x 160 each time; 300 slices of 256 x 256 are 63 of them, at half overlap. Without the mirrored look
-(`flip` of a card), which takes up to as long again.
+up and once by the clock, in batches as in inference, and the time is extrapolated to 300 slices. The 3D network sees
+one patch of 80 x 160 x 160 each time; 300 slices of 256 x 256 are 63 of them, at half overlap. The mirrored look
+(`flip` of a card) is not in it: up to as long again.
 """
 
 from __future__ import annotations
