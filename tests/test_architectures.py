@@ -247,8 +247,8 @@ def test_published_backbone_weights_give_the_features_of_the_published_network(t
     """
     resnet, network = published_resnet(128), ARCHITECTURES["deeplabv3-plus"](size=128)
     assert start_from_backbone(network, published(resnet, tmp_path / "resnet.h5")) == 53
-    ours = keras.Model(network.inputs, network.get_layer("conv3_block1_out").output)
-    theirs = keras.Model(resnet.inputs, resnet.get_layer("conv3_block1_out").output)
+    ours = keras.Model(network.input, network.get_layer("conv3_block1_out").output)
+    theirs = keras.Model(resnet.input, resnet.get_layer("conv3_block1_out").output)
     gray = np.random.default_rng(2).random((1, 128, 128, 1), np.float32)
     gray[:, :, :64] *= 0.5
     got = np.asarray(ours(gray))
