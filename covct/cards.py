@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ from covct.errors import WeightsError
 
 CARD_FORMAT = 1
 LARGEST_CARD = 1024**2  # bytes
-TASKS = ("lungs", "infection", "restorer")
+TASKS = ("lungs", "infection", "restorer", "empty-slices")
+# The classes of a network of several that count for its task; all others are beside it.
+TASK_CLASSES = {
+    "lungs": ("lungs", "right-lung", "left-lung"),
+    "infection": ("infection", "ground-glass", "consolidation"),
+}
+OTHER_CLASSES = ("background", "effusion")
+MOST_CHANNELS, MOST_VOXELS = 15, 2**22
 FIELDS_OF_VIEW = ("body", "whole")
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 
@@ -28,7 +36,7 @@ class Card:
     Attributes
     ----------
     task : str
-        "lungs", "infection" or "restorer".
+        "lungs", "infection", "restorer", or "empty-slices": which slices hold no infection.
     architecture, recipe : dict
         ``{"name": ..., "arguments": {...}}``: a key of ARCHITECTURES and one of RECIPES.
     field_of_view : str
@@ -37,8 +45,15 @@ class Card:
         Side of the input, pixels.
     flip : bool
         Whether the probability is the mean of the slice's and of its mirror image's: twice the time, steadier.
+    channels : int
+        Adjacent slices that the network sees at once, the middle one the one in question; odd. 1: that alone.
+    patch : list of int
+        Of a volumetric network: slices, rows and columns of what it sees at once. Empty: it sees slices.
+    classes : list of str
+        Names of the network's outputs where it has several, from `TASK_CLASSES` and `OTHER_CLASSES`; "background"
+        first where they exclude each other. How one probability comes of them: `networks.task_probability`.
     threshold : float
-        Probability from which a pixel is called.
+        Probability from which a pixel is called; of the empty-slice network, from which a slice is looked at.
     sha256 : str
         Of the weights file; checked before loading.
     training, scores, limits : dict, dict, str
@@ -63,6 +78,9 @@ class Card:
     limits: str = ""
     flip: bool = False
     uncertainty: dict[str, Any] = field(default_factory=dict)
+    channels: int = 1
+    patch: list[int] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
     format: int = CARD_FORMAT
 
 
@@ -124,6 +142,12 @@ def _unsound(card: Card) -> Iterator[str]:
         yield f"sha256 is {card.sha256!r}, wanted 64 hexadecimal digits"
     if type(card.flip) is not bool:
         yield f"flip is {card.flip!r}, wanted true or false"
+    if type(card.channels) is not int or not 1 <= card.channels <= MOST_CHANNELS or card.channels % 2 == 0:
+        yield f"channels is {card.channels!r}, wanted an odd number up to {MOST_CHANNELS}"
+    elif not _is_patch(card.patch, card.size) or (card.patch and card.channels > 1):
+        yield f"patch is {card.patch!r}, wanted slices, rows and columns within the size and 1 channel, or nothing"
+    if fault := _fault_of_classes(card.classes, card.task):
+        yield f"classes are {card.classes!r}, wanted {fault}"
     if not isinstance(card.training, dict) or not isinstance(card.scores, dict):
         yield "training and scores are no objects"
     if not _is_calibration(card.uncertainty):
@@ -134,6 +158,30 @@ def _unsound(card: Card) -> Iterator[str]:
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and NAME.fullmatch(value) is not None
+
+
+def _is_patch(patch: Any, size: int) -> bool:
+    return patch == [] or (
+        isinstance(patch, list)
+        and len(patch) == 3
+        and all(type(length) is int and length > 0 for length in patch)
+        and max(patch[1:]) <= size
+        and prod(patch) <= MOST_VOXELS
+    )
+
+
+def _fault_of_classes(classes: Any, task: Any) -> str | None:
+    """What a card's classes should have been, or None."""
+    if classes == []:
+        return None
+    if task not in TASK_CLASSES:
+        return f"none, as of any network for {task}"
+    own = TASK_CLASSES[task]
+    if not isinstance(classes, list) or not all(name in (*own, *OTHER_CLASSES) for name in classes):
+        return f"some of {', '.join((*own, *OTHER_CLASSES))}"
+    if len(set(classes)) < len(classes) or not set(classes) & set(own) or "background" in classes[1:]:
+        return f"each once, one of {', '.join(own)} among them, and the background first"
+    return None
 
 
 def _is_call(value: Any) -> bool:
@@ -168,6 +216,12 @@ def ensemble(folder: Path, task: str) -> list[Path]:
     """The cards of a task: ``TASK.json``, and of the same network trained on other folds ``TASK-fold-1.json``, ..."""
     members = [path for path in folder.glob(f"{task}-fold-*.json") if path.stem[len(task) + 6 :].isdecimal()]
     return [folder / f"{task}.json", *sorted(members, key=lambda path: int(path.stem[len(task) + 6 :]))]
+
+
+def tasks_in(folder: Path) -> tuple[str, ...]:
+    """Tasks of the networks in a weights folder: the two that the pipeline needs, and what it can make use of."""
+    optional = ("empty-slices",)
+    return ("lungs", "infection", *(task for task in optional if os.path.lexists(folder / f"{task}.json")))
 
 
 def weights_path(card_path: Path, card: Card) -> Path:

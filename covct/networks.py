@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from covct.cards import Card
+from covct.cards import TASK_CLASSES, Card
+from covct.context import neighbours, patchwise, with_neighbours
 from covct.devices import Device, Ladder
 from covct.preprocess import RECIPES, FieldOfView, body_field_of_view, to_model_space, whole_slice
 
@@ -17,9 +19,11 @@ CHUNK = 32  # slices in model space at once: bounded memory whatever the series
 
 @dataclass(frozen=True)
 class Network:
-    """A card, and `predict` (slices, size, size, 1) float32 in 0..1 -> (slices, size, size) probability.
+    """A card, and `predict` float32 in 0..1 -> probability.
 
-    `members` are the same network trained on other folds: its probability is the mean of all.
+    (slices, size, size, channels) -> (slices, size, size), or (slices,) of the empty-slice network; of a volumetric
+    one (patches, *patch, 1) -> (patches, *patch). `members` are the same network trained on other folds: its
+    probability is the mean of all.
     """
 
     card: Card
@@ -34,12 +38,16 @@ class Network:
 
 @dataclass(frozen=True)
 class Networks:
-    """Both networks, the device they were made for, and the ladder that they go down when its memory runs out."""
+    """Both networks, the device they were made for, and the ladder that they go down when its memory runs out.
+
+    `empty_slices`, where there is one, spares the infection network the slices that hold no infection.
+    """
 
     lungs: Network
     infection: Network
     device: Device = Device("cpu", "plain function")
     ladder: Ladder | None = None
+    empty_slices: Network | None = None
 
     def begin(self) -> None:
         """A new series begins."""
@@ -49,6 +57,11 @@ class Networks:
     def used(self) -> Device:
         """The device as it was used for this series."""
         return self.ladder.used() if self.ladder else self.device
+
+
+def input_shape(card: Card) -> tuple[int, ...]:
+    """What the card's network sees at once: (size, size, channels), or of a volumetric one (*patch, 1)."""
+    return (*(card.patch or (card.size, card.size)), card.channels)
 
 
 def field_of_view(card: Card, hu: np.ndarray, pixel_spacing_mm: tuple[float, float]) -> FieldOfView:
@@ -80,21 +93,52 @@ def probabilities(
     -------
     (slices, size, size) float16
     """
-    size = network.card.size
-    recipe, arguments = RECIPES[network.card.recipe["name"]], network.card.recipe["arguments"]
-    out = np.zeros((len(hu), size, size), np.float16)
-    indices = np.flatnonzero(chosen)
-    for start in range(0, len(indices), CHUNK):
-        part = indices[start : start + CHUNK]
-        seen = recipe(to_model_space(hu[part], view, size), **arguments)
-        all_looks = looks(network, seen[..., None])
+    card = network.card
+    if card.patch:
+        depth, rows, columns = card.patch
+        see = partial(_seen, card, hu, view)
+        out = patchwise(partial(predict, network), see, chosen, card.size, (depth, rows, columns))
+        indices = np.flatnonzero(chosen)
+        for start in range(0, len(indices), CHUNK):  # looks are averaged patch by patch: one is left
+            part = indices[start : start + CHUNK]
+            watch(part, [out[part].astype(np.float32)])
+        return out
+    out = np.zeros((len(hu), card.size, card.size), np.float16)
+    for part, slices in _chunks(card, hu, view, chosen):
+        all_looks = looks(network, slices)
         watch(part, all_looks)
         out[part] = _mean(all_looks)
     return out
 
 
+def holds_infection(network: Network, hu: np.ndarray, view: FieldOfView, chosen: np.ndarray) -> np.ndarray:
+    """Which of the chosen slices the empty-slice network does not call empty. As `probabilities`; (slices,) bool."""
+    out = np.zeros(len(hu), bool)
+    for part, slices in _chunks(network.card, hu, view, chosen):
+        out[part] = predict(network, slices) >= network.card.threshold
+    return out
+
+
+def _chunks(
+    card: Card, hu: np.ndarray, view: FieldOfView, chosen: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Indices of some chosen slices, and these with their neighbours: (slices, size, size, channels) float32."""
+    indices, around = np.flatnonzero(chosen), neighbours(len(hu), card.channels)
+    for start in range(0, len(indices), CHUNK):
+        part = indices[start : start + CHUNK]
+        needed, places = np.unique(around[part], return_inverse=True)
+        slices = _seen(card, hu, view, needed)
+        yield part, with_neighbours(slices, places.reshape(len(part), card.channels))
+
+
+def _seen(card: Card, hu: np.ndarray, view: FieldOfView, indices: np.ndarray) -> np.ndarray:
+    """Slices as the card's network sees them. (indices,) -> (slices, size, size) float32."""
+    recipe, arguments = RECIPES[card.recipe["name"]], card.recipe["arguments"]
+    return recipe(to_model_space(hu[indices], view, card.size), **arguments)
+
+
 def predict(network: Network, slices: np.ndarray) -> np.ndarray:
-    """One call of the network as its card wants it. (slices, size, size, 1) -> (slices, size, size) probability."""
+    """One call of the network as its card wants it: `Network.predict`, with the mirror image where it flips."""
     return _mean(looks(network, slices))
 
 
@@ -108,13 +152,35 @@ def looks(network: Network, slices: np.ndarray) -> list[np.ndarray]:
             continue
         mirrored = straight
         # Where the straight look sees nothing at all, the mirrored one would change nothing: it is spared.
-        doubtful = straight.max((1, 2)) >= FAINT
+        doubtful = straight.reshape(len(straight), -1).max(1) >= FAINT
         if doubtful.any():
             mirrored = straight.copy()
-            mirrored[doubtful] = one.predict(np.ascontiguousarray(slices[doubtful][:, :, ::-1]))[:, :, ::-1]
+            back = one.predict(np.ascontiguousarray(np.flip(slices[doubtful], -2)))
+            mirrored[doubtful] = back if back.ndim == 1 else np.flip(back, -1)  # one figure a slice has no sides
         out.append(mirrored)
     return out
 
 
 def _mean(all_looks: list[np.ndarray]) -> np.ndarray:
     return all_looks[0] if len(all_looks) == 1 else np.mean(all_looks, axis=0)
+
+
+def task_probability(card: Card, outputs: np.ndarray) -> np.ndarray:
+    """The probability of what the card's task looks for, of all that its network gives. (..., outputs) -> (...).
+
+    One output is that probability. Of several classes those count that belong to the task (`cards.TASK_CLASSES`): an
+    effusion is no infection of the lung. Classes that exclude each other (softmax: "background" is one of them) add up;
+    of classes that do not (sigmoids) the likeliest counts.
+
+    Raises
+    ------
+    ValueError
+        Another number of outputs than the card has classes.
+    """
+    if outputs.shape[-1] != max(1, len(card.classes)):
+        raise ValueError(f"the network gives {outputs.shape[-1]} classes, its card names {len(card.classes)}")
+    if not card.classes:
+        return outputs[..., 0]
+    counted = [number for number, name in enumerate(card.classes) if name in TASK_CLASSES[card.task]]
+    together = np.sum if "background" in card.classes else np.max
+    return together(outputs[..., counted], axis=-1)

@@ -18,7 +18,7 @@ from covct.discover import Series
 from covct.errors import SeriesError
 from covct.labels import per_slice
 from covct.memory import at_hand_mib, needed_mib
-from covct.networks import Device, Networks, field_of_view, probabilities
+from covct.networks import Device, Networks, field_of_view, holds_infection, probabilities
 from covct.nifti import declared_size, load_nifti
 from covct.postprocess import (
     mark_infection,
@@ -138,7 +138,9 @@ def process(
             infection_tally.add(looks, sides_in_view(lungs_here, infection_view, infection_card.size))
 
         with_lung = per_slice(labels.lungs) > 0
-        infection_probability = probabilities(networks.infection, hu, infection_view, with_lung, watch)
+        looked_at = _not_empty(networks, hu, spacing, with_lung)
+        skipped = int(np.count_nonzero(with_lung & ~looked_at))
+        infection_probability = probabilities(networks.infection, hu, infection_view, looked_at, watch)
     with clock.step("postprocess"):
         mark_infection(labels, infection_probability, infection_card.threshold, infection_view)
         unmark_specks(labels, spacing)
@@ -153,7 +155,7 @@ def process(
         sure = uncertainty(burden, lungs_tally, infection_tally, networks)
         if valid_for.percent:
             findings += doubts(sure.regions["lungs"].infection_percent, sure.calibrations["infection"].level)
-    report = build_report(choice, scan, burden, sure, lesions, valid_for, findings, networks, work_key)
+    report = build_report(choice, scan, burden, sure, lesions, valid_for, findings, networks, work_key, skipped)
     masks = Masks(
         labels.lungs,
         labels.infection,
@@ -161,6 +163,14 @@ def process(
         Probability(infection_probability, infection_view),
     )
     return Result(series, scan, masks, report, work_key, networks.used())
+
+
+def _not_empty(networks: Networks, hu: np.ndarray, spacing, with_lung: np.ndarray) -> np.ndarray:
+    """Slices to look for infection in: those with lung, less those that the empty-slice network calls empty."""
+    gate = networks.empty_slices
+    if gate is None:
+        return with_lung
+    return holds_infection(gate, hu, field_of_view(gate.card, hu, spacing[1:]), with_lung)
 
 
 def _check_memory(series: Series, memory_mib: float) -> None:

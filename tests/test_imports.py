@@ -21,17 +21,19 @@ RANKS = [
     | {"evaluation.__init__", "evaluation.scores", "evaluation.surface", "evaluation.bootstrap"}
     | {"evaluation.agreement", "evaluation.calibration", "evaluation.figures"},
     {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"}
-    | {"training.domains"},
+    | {"training.domains", "context"},
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
     {"split", "weights_file", "supervisor", "runs"},
     {"discover", "networks", "postprocess", "overlay", "results", "training.augment"}
     | {"dicom.capture", "dicom.ct_series", "dicom.seg_masks"},
-    {"choice", "quality", "nifti", "burden", "uncertainty", "phantom", "page", "architectures", "training.losses"}
-    | {"dicom.load", "dicom.check"},
-    {"training.cases"},
+    {"choice", "quality", "nifti", "burden", "uncertainty", "phantom", "page", "training.losses"}
+    | {"dicom.load", "dicom.check", "architectures.blocks"},
+    {"architectures.unet", "architectures.unet3d", "architectures.deeplab", "architectures.segnet"}
+    | {"architectures.slice_classifier"},
+    {"architectures.__init__", "training.cases"},
     {"training.screen"},
     {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"}
-    | {"training.stacks", "training.before_after"},
+    | {"training.stacks", "training.before_after", "training.empty_slices"},
     {"training.restoration", "training.restore", "pipeline", "verify", "doctor", "inbox", "moving"}
     | {"training.folds", "training.checkpoints", "training.fingerprint", "training.histories"}
     | {"training.cross_validation", "evaluation.masks", "evaluation.cases"},
@@ -44,7 +46,7 @@ RANKS = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-KERAS_ONLY = {"architectures", "training.losses", "training.loop", "segment"}
+KERAS_ONLY = {"training.losses", "training.loop", "segment"} | {n for n in RANK if n.startswith("architectures.")}
 KERAS_ONLY |= {"training.optimizers", "training.build", "training.finish"}
 
 

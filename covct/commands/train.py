@@ -28,6 +28,7 @@ class Task(str, Enum):
     restorer = "restorer"
     lungs = "lungs"
     infection = "infection"
+    empty_slices = "empty-slices"
 
 
 class Optimizer(str, Enum):

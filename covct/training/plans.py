@@ -23,6 +23,7 @@ from covct.training.dataset import (
     read_medseg_slices,
     read_other_slices,
 )
+from covct.training.empty_slices import of_slices
 from covct.training.folds import held_out, is_by_slice, patients_on_both_sides, refuse_patients_on_both_sides, take
 from covct.training.restoration import WINDOW, Sample, restoration_pair
 from covct.training.settings import Settings
@@ -311,4 +312,14 @@ def _cite(sources: dict[str, Path], *names: str) -> dict[str, str]:
     return {name: SOURCES[name] for name in names if name in sources}
 
 
-PLANS = {"restorer": plan_restorer, "lungs": plan_lungs, "infection": plan_infection}
+def plan_empty_slices(sources: dict[str, Path], settings: Settings, restore) -> Plan:
+    """Which slices hold no infection: learned from the same slices as infection itself."""
+    return of_slices(plan_infection(sources, settings, restore), settings)
+
+
+PLANS = {
+    "restorer": plan_restorer,
+    "lungs": plan_lungs,
+    "infection": plan_infection,
+    "empty-slices": plan_empty_slices,
+}
