@@ -175,7 +175,7 @@ def test_readme_options_and_commands_exist():
         assert option in help_of["scan"], option
     for option in ("--settle", "--interval", "--until", "--series-timeout", "--marker", "--move-done"):
         assert option in help_of["watch"]
-    for row in re.findall(r"^\| (`--.*?) \|", README.split("| option of `train`")[1], re.M):
+    for row in re.findall(r"^\| (`--.*?) \|", README.split("| option of `train`")[1].split("\n\n")[0], re.M):
         for option in re.findall(r"`(--[a-z-]+)", row):
             assert option in help_of["train"], option
     commands = README.split("## Commands")[1].split("Options of")[0]

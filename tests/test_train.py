@@ -113,7 +113,7 @@ def test_resume_with_other_settings_or_data_names_what_differs(data, tmp_path):
     other = replace(SETTINGS, learning_rate=0.5, loss="dice+ce")
     with pytest.raises(UsageError, match=r"learning_rate was 0.001, is 0.5; settings.loss was None, is dice\+ce"):
         train(other, data, tmp_path / "out", resume=True)
-    (data / "volumes.csv").write_text("altered\n")
+    (data / "volumes.csv").write_text("first,last,patient_group,anterior\n0,0,altered,up\n")
     with pytest.raises(UsageError, match=r"data.ma was [0-9a-f]{16}, is [0-9a-f]{16}"):
         train(SETTINGS, data, tmp_path / "out", resume=True)
 

@@ -74,7 +74,7 @@ def tiny_plan(sources, settings, restore=None, spoiled: tuple[str, int] | None =
 def data_folder(parent: Path) -> Path:
     folder = parent / "data"
     folder.mkdir(exist_ok=True)
-    (folder / "volumes.csv").write_text("invented\n")
+    (folder / "volumes.csv").write_text("first,last,patient_group,anterior\n0,0,invented,up\n")
     return folder
 
 

@@ -55,7 +55,12 @@ def train_command(
     task: Annotated[Task, typer.Argument(help="What to train.")],
     data: Annotated[Path, typer.Argument(help="Folder with the training data.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, card, history and checkpoints.")],
-    architecture: Annotated[str, typer.Option(help="The network, by its name in ARCHITECTURES.")] = "unet",
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            help="The network by its name. Default: unet; of empty-slices slice-classifier.", show_default=False
+        ),
+    ] = None,
     base_filters: Annotated[
         int | None, typer.Option(help="Filters of the first level. Default: the network's own.", min=1)
     ] = None,
@@ -108,7 +113,7 @@ def train_command(
     ] = False,
     log_format: Annotated[LogFormat, typer.Option(help="Progress on stderr, as text or JSON lines.")] = LogFormat.text,
 ) -> None:
-    """Train the restorer, the lungs or the infection network; whole patients are held out."""
+    """Train the restorer, the lungs, infection or empty-slice network; whole patients are held out."""
     if not data.is_dir():
         raise UsageError(f"no such directory: {data}")
     if fold is not None and not folds:
@@ -123,12 +128,16 @@ def train_command(
     if all_folds and parallel and not find_lr and _in_parallel(out, task.value, folds):
         return
     with quiet_tensorflow():
+        from covct.architectures import architecture_name
+        from covct.training.empty_slices import NETWORK
         from covct.training.find_lr import find_learning_rate
         from covct.training.loop import train
         from covct.training.settings import Settings
 
+    usual = NETWORK if task is Task.empty_slices else "unet"
     settings = Settings(
-        task.value, epochs, samples, batch_size, learning_rate, base_filters, architecture, loss,
+        task.value, epochs, samples, batch_size, learning_rate, base_filters,
+        architecture_name(architecture or usual), loss,
         optimizer.value, schedule.value, clip_norm, patience, ema, split, folds, fold or 0, threshold, seed,
         mixed_precision,
     )  # fmt: skip

@@ -41,8 +41,8 @@ def of_slices(plan: Any, settings: Settings) -> Any:
     if settings.architecture != NETWORK:
         raise UsageError(f"empty-slices is learned by --architecture {NETWORK}, got {settings.architecture}")
 
-    def draw(*arguments):
-        x, truth = plan.draw(*arguments)
+    def draw(*arguments, **named):
+        x, truth = plan.draw(*arguments, **named)
         return x, slice_truth(truth)
 
     validation = plan.validation and (plan.validation[0], slice_truth(plan.validation[1]))

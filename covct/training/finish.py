@@ -12,11 +12,11 @@ import keras
 import numpy as np
 
 from covct.cards import Card, file_sha256, write_card
-from covct.networks import Network
-from covct.segment import keras_predictor
+from covct.segment import make_network
 from covct.state import bring_to_disk, output_errors
 from covct.stop import unbroken
 from covct.training.build import arguments_of, build
+from covct.training.empty_slices import choose_gate_threshold
 from covct.training.folds import is_by_slice
 from covct.training.plans import Plan
 from covct.training.progress import Progress
@@ -37,6 +37,7 @@ LIMITS = {
     "Gas in the stomach is called now and then.",
     "infection": "Trained on restored and JPEG slices of few patients, and on lesions put into lungs without "
     "COVID-19: any other opacity (atelectasis, tumour, oedema, other pneumonia) may be called.",
+    "empty-slices": "Learned from the same slices as infection: what that network never saw, this one has not seen.",
 }
 
 
@@ -74,7 +75,8 @@ def finish(
         network.save(staged / name)
         card = _card(settings, plan, progress, name, file_sha256(staged / name), facts)
         if plan.validation is not None and settings.task != "restorer":
-            threshold, scores = choose_threshold(Network(card, keras_predictor(network)), plan.validation)
+            choose = choose_gate_threshold if settings.task == "empty-slices" else choose_threshold
+            threshold, scores = choose(make_network(card, network), plan.validation)
             chosen = threshold if settings.threshold is None else settings.threshold
             card = replace(card, threshold=chosen, scores={**card.scores, **scores})
         described = write_card(card, staged)
