@@ -25,7 +25,7 @@ RANKS = [
     {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "training.losses"}
     | {"dicom.load", "dicom.check"},
     {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"},
-    {"training.restoration", "pipeline", "verify", "doctor", "inbox", "moving"},
+    {"training.restoration", "training.views", "pipeline", "verify", "doctor", "inbox", "moving"},
     {"training.plans", "training.threshold", "writers"},
     {"training.loop", "batch"},
     {"commands.__init__", "commands.train"},

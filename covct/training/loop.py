@@ -23,9 +23,10 @@ from covct.segment import keras_predictor, load_network
 from covct.training.dataset import SIZE, find_sources
 from covct.training.losses import LOSSES, WeightedDice
 from covct.training.plans import PLANS, Plan
-from covct.training.restoration import WINDOW, Sample, load_restorer
+from covct.training.restoration import Sample, load_restorer
 from covct.training.settings import Settings
 from covct.training.threshold import choose_threshold
+from covct.training.views import WINDOW
 
 LICENCE = "research, non-commercial"
 OPTIMISTIC = (
