@@ -34,7 +34,7 @@ RANKS = [
     {"training.screen"},
     {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"}
     | {"training.stacks", "training.before_after", "training.empty_slices"},
-    {"training.restoration", "training.restore", "pipeline", "verify", "doctor", "inbox", "moving"}
+    {"training.restoration", "training.restore", "training.views", "pipeline", "verify", "doctor", "inbox", "moving"}
     | {"training.folds", "training.checkpoints", "training.fingerprint", "training.histories"}
     | {"training.cross_validation", "evaluation.masks", "evaluation.cases"},
     {"training.plans", "training.threshold", "training.build", "training.explore", "writers", "evaluation.judge"},

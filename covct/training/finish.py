@@ -20,9 +20,9 @@ from covct.training.empty_slices import choose_gate_threshold
 from covct.training.folds import is_by_slice
 from covct.training.plans import Plan
 from covct.training.progress import Progress
-from covct.training.restoration import WINDOW
 from covct.training.settings import Settings
 from covct.training.threshold import choose_threshold
+from covct.training.views import WINDOW
 
 LICENCE = "research, non-commercial"
 OPTIMISTIC = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,9 @@ from covct.training.dataset import (
 )
 from covct.training.empty_slices import of_slices
 from covct.training.folds import held_out, is_by_slice, patients_on_both_sides, refuse_patients_on_both_sides, take
-from covct.training.restoration import WINDOW, Sample, restoration_pair
+from covct.training.restoration import Sample, restoration_pair
 from covct.training.settings import Settings
+from covct.training.views import WINDOW, as_hounsfield, equalised
 
 SOURCES = {
     "ma": "COVID-19 CT Lung and Infection Segmentation (Ma et al. 2020, doi 10.5281/zenodo.3757476), "
@@ -36,6 +37,8 @@ SOURCES = {
     "cases": "labelled cases of the user's own",
 }
 CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}  # medseg's slices end at the ribs: shrink, and put tissue around
+EQUALISED = {"scale": (0.7, 1.2)}  # the publisher's CLAHE saw whole slices, ours are cut around the body
+EQUALISED_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,8 @@ def plan_lungs(sources: dict[str, Path], settings: Settings, restore) -> Plan:
             hu = augment.lung_density(hu, lungs, rng)
         if rng.random() < 0.5:
             hu, _ = augment.insert_opacity(hu, lungs, rng)
+        if part.source == "lctsc" and rng.random() < EQUALISED_SHARE:
+            hu = equalised(hu)
         hu = augment.contrast(augment.noise(hu, rng), rng)
         return _windowed(hu, lungs == 1, np.ones(lungs.shape))
 
@@ -158,28 +163,30 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
     if "cases" in by_source and (by_source["cases"].infection == 1).any():
         # in HU, or brought there: learned from like the Ma slices
         by_source["ma"] = joined([by_source[name] for name in ("ma", "cases") if name in by_source], "ma")
-    diseased = [by_source[name] for name in ("ma", "medseg") if name in by_source]
+    looks = [by_source[name] for name in ("ma", "ma-equalised") if name in by_source]
+    medseg = by_source.get("medseg")
     clean = [by_source[name] for name in ("lctsc", "lctsc-restored") if name in by_source]
-    if not diseased:
+    if not looks and not medseg:
         raise UsageError("infection needs slices with infection masks (volumes.csv with ct/, lungs/, infection/)")
     donors = by_source.get("ma")
     clean = [part.with_lung() for part in clean]  # the network runs on slices with lung only
 
     def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
-        cropped = False
         if not clean or rng.random() < 0.68:
-            part = diseased[0] if len(diseased) == 1 or rng.random() < 0.8 else diseased[1]
+            part = medseg if medseg and (not looks or rng.random() < 0.2) else looks[rng.integers(len(looks))]
             hu, lungs, infection = _pick(part, rng, origins)
-            cropped = part.source == "medseg"
-            if part.source == "ma" and rng.random() < 0.4:
+            if part.source in ("ma", "ma-equalised") and rng.random() < 0.4:
                 hu, infection = augment.rescale_lesion(hu.astype(np.float32), lungs, infection, rng)
         else:
-            hu, lungs, infection = _pick(clean[rng.integers(len(clean))], rng, origins)
+            part = clean[rng.integers(len(clean))]
+            hu, lungs, infection = _pick(part, rng, origins)
             hu, infection = _maybe_diseased(hu.astype(np.float32), lungs, infection, donors, rng, origins)
-        hu, lungs, infection = augment.affine(
-            (hu, lungs, infection), ("hu", "mask", "mask"), rng, **(CROPPED if cropped else {"scale": (0.85, 1.3)})
-        )
-        if rng.random() < 0.25:
+        equalise = part.source in ("lctsc", "medseg") and rng.random() < EQUALISED_SHARE
+        placed = CROPPED if part.source == "medseg" else EQUALISED if equalise else {"scale": (0.85, 1.3)}
+        hu, lungs, infection = augment.affine((hu, lungs, infection), ("hu", "mask", "mask"), rng, **placed)
+        if equalise:
+            hu = equalised(augment.noise(hu, rng))
+        elif rng.random() < 0.25:
             hu = augment.lung_density(hu, lungs == 1, rng)
         hu = augment.contrast(augment.noise(hu, rng), rng)
         return _windowed(hu, infection == 1, infection != UNKNOWN)
@@ -215,6 +222,7 @@ def _read(sources: dict[str, Path], restore, wanted: tuple[str, ...]) -> list[Sl
         if restore is None:
             raise UsageError("the 8-bit CLAHE slices need a restorer: --restorer CARD (covct train restorer)")
         parts.append(read_ma_slices(sources["ma"], restore))
+        parts.append(replace(read_ma_slices(sources["ma"], as_hounsfield), source="ma-equalised"))
     if "lungs" in wanted and "lungs" in sources:
         parts.append(read_lung_slices(sources["lungs"]))
     if "medseg" in wanted and "medseg" in sources:

@@ -11,8 +11,8 @@ from covct.preprocess import CT_RANGE_HU, RECIPES
 from covct.segment import load_network
 from covct.training import augment
 from covct.training.dataset import SIZE, recipe_pixels
+from covct.training.views import WINDOW
 
-WINDOW = {"low": -1000, "high": 200}
 Sample = tuple[np.ndarray, np.ndarray]
 
 
