@@ -216,7 +216,8 @@ def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
         if not good.get("SOPInstanceUID"):
             good.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-            _put(good, keyword, str(good[keyword].value))  # where its VR is damaged it came as a name
+            if keyword in good:
+                _put(good, keyword, str(good[keyword].value))  # where its VR is damaged it came as a name
         out.append(good)
     return out
 

@@ -106,7 +106,7 @@ def _read_slices(
 def _check_identity(header: pydicom.Dataset, first: pydicom.Dataset, instance: Instance) -> None:
     """A damaged file may name its study twice: the first name, by which it was found, need not be the last."""
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
-        if header.get(keyword) != first.get(keyword) or not header.get(keyword):
+        if header.get(keyword) != first.get(keyword):
             raise SeriesError(
                 "unreadable", f"{instance.file.name} says two things of its {keyword}; wanted one for all slices"
             )
