@@ -55,6 +55,12 @@ class NotEnding(RunError):
     exit_code = 14
 
 
+class NotANumber(RunError):
+    """The loss of a training, or its gradient, is not a number any more."""
+
+    exit_code = 15
+
+
 class Stopped(BaseException):
     """A stop signal came. Not an Exception: no handler of errors shall swallow it."""
 

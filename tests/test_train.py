@@ -21,7 +21,7 @@ from tiny_training import SETTINGS, data_folder, tiny_plan  # noqa: E402
 
 from covct.architectures import ARCHITECTURES  # noqa: E402
 from covct.cards import read_card  # noqa: E402
-from covct.errors import OutputNotWritable, Stopped, UsageError  # noqa: E402
+from covct.errors import NotANumber, OutputNotWritable, Stopped, UsageError  # noqa: E402
 from covct.training import checkpoints, plans  # noqa: E402
 from covct.training.average import EVERY, RunningAverage  # noqa: E402
 from covct.training.batches import batches, draw_batch  # noqa: E402
@@ -30,7 +30,6 @@ from covct.training.cross_validation import FoldFailed, gpus, run_in_parallel, s
 from covct.training.find_lr import draw_plot, find_learning_rate, suggest  # noqa: E402
 from covct.training.folds import assign_folds, held_out, keep_folds, parse_split  # noqa: E402
 from covct.training.loop import train  # noqa: E402
-from covct.training.not_a_number import NotANumber  # noqa: E402
 from covct.training.progress import Pace, Progress  # noqa: E402
 from covct.training.schedules import SCHEDULES  # noqa: E402
 from covct.training.settings import Settings  # noqa: E402

@@ -340,7 +340,14 @@ def test_rounding_is_no_contradiction():
         regions = json.loads(json.dumps({name: asdict(region) for name, region in burden.items()}), parse_float=rounded)
         cls, _ = severity(burden["lungs"].infection_percent)
         lesions = {"count": 0, "largest": []}
-        report = {"regions": regions, "severity": {"class": cls}, "lesions": lesions, "geometry": GEOMETRY}
+        for region in regions.values():
+            for figure in ("volume_ml", "infection_ml", "infection_percent"):
+                region[f"{figure}_interval"] = None if region[figure] is None else [region[figure], region[figure]]
+        reached = {"lowest_class": cls, "highest_class": cls}
+        report = {
+            "regions": regions, "severity": {"class": cls}, "lesions": lesions, "geometry": GEOMETRY,
+            "uncertainty": reached,
+        }  # fmt: skip
         assert list(verify.contradictions(report)) == []
 
 

@@ -7,17 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from covct.errors import RunError
+from covct.errors import NotANumber
 from covct.training.batches import draw_batch
 from covct.training.plans import Plan
 from covct.training.progress import Progress
 from covct.training.settings import Settings
-
-
-class NotANumber(RunError):
-    """The loss, or its gradient, is not a number any more."""
-
-    exit_code = 15
 
 
 def refuse_what_is_not_a_number(
