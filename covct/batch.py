@@ -350,19 +350,21 @@ def _pass(
         tally.counts["unreadable files"] = len(found.problems)
     emit(_found_event(found, jobs, sum(map(len, before.values()))))
     for folder, outcome in (item for outcomes in before.values() for item in outcomes.items()):
-        tally.counts[f"{outcome.status} before"] += 1
+        tally.counts[_counted(order, folder, outcome)] += 1
         emit(_skipped_event(folder, outcome))
     due = order.out / state.PRIVATE / SUMMARY_DUE
-    if any(job.to_do for job in jobs):
+    outlived = _outlived(order, jobs)
+    if outlived or any(job.to_do for job in jobs):
         with state.output_errors(order.out):
             due.touch()
+        state.withdraw(order.out, outlived)
     left, why = 0, ""
     started = len(order.already)
     try:
         while jobs:
             job = jobs.pop(0)
             if job.finished:
-                tally.counts[f"{job.finished.status} before"] += 1
+                tally.counts[_counted(order, job.series.folder, job.finished)] += 1
                 tally.studies[job.series.study_folder][job.series.folder] = job.finished
                 emit(_job_event("skipped", job, status=job.finished.status, slug=job.finished.slug))
                 continue
@@ -389,6 +391,11 @@ def _pass(
             due.unlink(missing_ok=True)
     emit({"event": "finished", **tally.counts})
     return tally
+
+
+def _counted(order: Order, folder: str, outcome: state.Outcome) -> str:
+    """Under which name a finished series counts: what an earlier process of this run did was not there before it."""
+    return outcome.status if folder in order.already else f"{outcome.status} before"
 
 
 def _closed(order: Order, started: int) -> str:
@@ -452,6 +459,13 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
 def _superseded(choice: Choice) -> list[str]:
     """A better series came later: the result of the one chosen before must not count the patient twice."""
     return [series.folder for series, slug, _ in choice.left_out if slug == NOT_CHOSEN]
+
+
+def _outlived(order: Order, jobs: list[Job]) -> list[str]:
+    """Results that a better one of their study would have superseded, had they been readable when it was made."""
+    done = [job.choice for job in jobs if job.finished and job.finished.status == "done"]
+    folders = [folder for choice in done for folder in _superseded(choice)]
+    return [folder for folder in folders if (order.out / folder).exists()]
 
 
 @contextmanager

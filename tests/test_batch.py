@@ -148,8 +148,9 @@ def test_a_forced_run_that_goes_on_in_a_new_process_does_not_begin_anew(order, n
     """Else a series that hangs would hang again in each, for ever."""
     run(order, networks)
     already = frozenset({"1.2.1/1.2.1.1", "1.2.2/1.2.2.1"})
-    tally, _ = run(replace(order, force=True, already=already), networks)
-    assert (tally["done"], tally["done before"]) == (1, 2)
+    tally, events = run(replace(order, force=True, already=already), networks)
+    assert [e["folder"] for e in events if e["event"] == "done"] == ["1.2.3/1.2.3.1"]
+    assert (tally["done"], tally["done before"]) == (3, 0), "all of this run, whichever of its processes did them"
 
 
 def test_a_limit_leaves_the_rest_waiting(order, networks):
@@ -380,6 +381,24 @@ def test_a_better_series_that_comes_later_supersedes_the_first(order, inbox, net
     run(order, networks)
     assert (order.out / lung / "report.json").exists()
     assert not (order.out / soft).exists()
+
+
+def test_a_series_unreadable_when_a_better_one_was_done_is_superseded_once_it_can_be_read(order, inbox, networks):
+    """That night nobody could say that the better one is better; the next it need not be done again."""
+    soft, lung = one_study(inbox, ConvolutionKernel="B70s")
+    shutil.move(inbox / "b", inbox.parent / "later")
+    run(order, networks)
+    shutil.move(inbox.parent / "later", inbox / "b")
+    damaged = sorted((inbox / "a").iterdir())[15]
+    contents = damaged.read_bytes()
+    damaged.write_bytes(contents[:300])
+    run(order, networks)
+    assert (order.out / lung / "report.json").exists() and (order.out / soft / "report.json").exists()
+    damaged.write_bytes(contents)
+    tally, _ = run(order, networks)
+    assert not (order.out / soft).exists()
+    assert (tally["done"], tally["done before"]) == (0, 1)
+    assert soft not in (order.out / "summary.csv").read_text()
 
 
 def test_a_result_whose_file_was_lost_is_done_again(order, networks):

@@ -191,7 +191,7 @@ def test_gpu_without_memory_for_the_weights_leaves_them_to_the_cpu(tmp_path, mon
         tries.append(card_path.stem)
         if len(tries) == 1:
             raise tensorflow.errors.ResourceExhaustedError(None, None, "failed to allocate memory")
-        return read_card(path), network
+        return read_card(card_path), network
 
     monkeypatch.setattr(segment, "device_in_use", lambda: Device("gpu", "gpu:0"))
     monkeypatch.setattr(segment, "load_network", load_network)
