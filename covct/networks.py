@@ -82,7 +82,7 @@ def probabilities(network: Network, hu: np.ndarray, view: FieldOfView, chosen: n
     if card.patch:
         depth, rows, columns = card.patch
         see = partial(_seen, card, hu, view)
-        return patchwise(partial(predict, network), see, chosen, card.size, (depth, rows, columns))
+        return patchwise(partial(predict, network), see, chosen, (card.size, card.size), (depth, rows, columns))
     out = np.zeros((len(hu), card.size, card.size), np.float16)
     for part, slices in _chunks(card, hu, view, chosen):
         out[part] = predict(network, slices)
