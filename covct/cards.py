@@ -144,8 +144,8 @@ def _unsound(card: Card) -> Iterator[str]:
         yield f"flip is {card.flip!r}, wanted true or false"
     if type(card.channels) is not int or not 1 <= card.channels <= MOST_CHANNELS or card.channels % 2 == 0:
         yield f"channels is {card.channels!r}, wanted an odd number up to {MOST_CHANNELS}"
-    elif not _is_patch(card.patch, card.size) or (card.patch and card.channels > 1):
-        yield f"patch is {card.patch!r}, wanted slices, rows and columns within the size and 1 channel, or nothing"
+    elif not _is_patch(card.patch) or (card.patch and card.channels > 1):
+        yield f"patch is {card.patch!r}, wanted slices, rows and columns, and 1 channel, or nothing"
     if fault := _fault_of_classes(card.classes, card.task):
         yield f"classes are {card.classes!r}, wanted {fault}"
     if not isinstance(card.training, dict) or not isinstance(card.scores, dict):
@@ -160,12 +160,11 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and NAME.fullmatch(value) is not None
 
 
-def _is_patch(patch: Any, size: int) -> bool:
+def _is_patch(patch: Any) -> bool:
     return patch == [] or (
         isinstance(patch, list)
         and len(patch) == 3
         and all(type(length) is int and length > 0 for length in patch)
-        and max(patch[1:]) <= size
         and prod(patch) <= MOST_VOXELS
     )
 

@@ -61,7 +61,7 @@ def patchwise(
     predict: Callable[[np.ndarray], np.ndarray],
     see: Callable[[np.ndarray], np.ndarray],
     chosen: np.ndarray,
-    size: int,
+    plane: tuple[int, int],
     patch: tuple[int, int, int],
 ) -> np.ndarray:
     """A volume through a network in overlapping patches, blended. Never holds more than two slabs beside the result.
@@ -69,34 +69,39 @@ def patchwise(
     Parameters
     ----------
     predict : function (patches, *patch, 1) float32 -> (patches, *patch) probability
-    see : function (indices (n,)) -> (n, size, size) float32
+    see : function (indices (n,)) -> (n, *plane) float32
         Slices as the network sees them.
     chosen : (slices,) bool
         Slices that are asked for; patches without any are not looked at.
+    plane : (rows, columns)
+        Of a slice.
     patch : (slices, rows, columns)
-        Where the volume has fewer slices, its last is repeated.
+        Where the volume has fewer of them, its last is repeated.
 
     Returns
     -------
-    (slices, size, size) float16
+    (slices, *plane) float16
         Zero where not chosen.
     """
     count, (depth, rows, columns) = len(chosen), patch
-    corners = list(product(starts(size, rows), starts(size, columns)))
+    corners = list(product(starts(plane[0], rows), starts(plane[1], columns)))
+    lacking = [(0, 0), (0, max(0, rows - plane[0])), (0, max(0, columns - plane[1]))]
+    padded = (plane[0] + lacking[1][1], plane[1] + lacking[2][1])
     once = blend_weights(patch)
-    out = np.zeros((count, size, size), np.float16)
-    total, weight = np.zeros((2, depth, size, size), np.float32)
+    out = np.zeros((count, *plane), np.float16)
+    total, weight = np.zeros((2, depth, *padded), np.float32)
     firsts = starts(count, depth)
     for first, following in zip(firsts, [*firsts[1:], count], strict=True):
         indices = np.arange(first, first + depth).clip(0, count - 1)
         if chosen[indices].any():
-            seen = see(indices)
+            seen = np.pad(see(indices), lacking, "edge")
             patches = np.stack([seen[:, r : r + rows, c : c + columns, None] for r, c in corners])
             for (r, c), probability in zip(corners, predict(patches), strict=True):
                 total[:, r : r + rows, c : c + columns] += probability * once
                 weight[:, r : r + rows, c : c + columns] += once
         done = following - first
-        out[first:following] = total[:done] / np.maximum(weight[:done], SMALLEST_WEIGHT**4)
+        blended = total[:done] / np.maximum(weight[:done], SMALLEST_WEIGHT**4)
+        out[first:following] = blended[:, : plane[0], : plane[1]]
         for array in (total, weight):
             array[: depth - done] = array[done:].copy()
             array[depth - done :] = 0

@@ -97,7 +97,7 @@ def probabilities(
     if card.patch:
         depth, rows, columns = card.patch
         see = partial(_seen, card, hu, view)
-        out = patchwise(partial(predict, network), see, chosen, card.size, (depth, rows, columns))
+        out = patchwise(partial(predict, network), see, chosen, (card.size, card.size), (depth, rows, columns))
         indices = np.flatnonzero(chosen)
         for start in range(0, len(indices), CHUNK):  # looks are averaged patch by patch: one is left
             part = indices[start : start + CHUNK]

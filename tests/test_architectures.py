@@ -18,7 +18,7 @@ TINY = {
     "unet-plus-plus": {"base_filters": 2, "depth": 3},
     "deeplabv3-plus": {"base_filters": 4},
     "segnet": {"base_filters": 4},
-    "smallcovid-net": {"base_filters": 4},
+    "smallcovid-net": {"base_filters": 4, "depth": 2},
     "unet3d": {"base_filters": 2, "depth": 2, "size": 16, "slices": 8},
     "slice-classifier": {"base_filters": 2},
 }
@@ -196,10 +196,10 @@ def test_names_with_a_plus_are_understood_on_the_command_line():
 @pytest.mark.parametrize(
     ("name", "changes", "wanted"),
     [
-        ("unet", {"channels": 3}, "takes"),
-        ("unet", {"patch": [8, 16, 16]}, "takes"),
-        ("unet", {"task": "empty-slices"}, "no use"),
-        ("unet", {"classes": ["background", "infection"]}, "1 outputs"),
+        ("smallcovid-net", {"channels": 3}, "takes"),
+        ("smallcovid-net", {"patch": [8, 16, 16]}, "takes"),
+        ("smallcovid-net", {"task": "empty-slices"}, "no use"),
+        ("smallcovid-net", {"classes": ["background", "infection"]}, "1 outputs"),
         ("slice-classifier", {"task": "infection"}, "no use"),
         ("unet3d", {"patch": [8, 16, 32]}, "takes"),
     ],

@@ -50,17 +50,17 @@ def test_the_middle_of_a_patch_counts_most_and_no_voxel_nothing():
     assert 0 < weights[0, 0, 0] < 0.01
 
 
-@pytest.mark.parametrize("count", [3, 8, 21])
-def test_a_volume_comes_back_as_it_was(count):
-    """A network that gives back what it sees: whatever the overlap, every voxel is where it was."""
-    volume = np.random.default_rng(0).random((count, 24, 24)).astype(np.float32)
+@pytest.mark.parametrize("shape", [(3, 24, 24), (8, 24, 24), (21, 16, 31), (9, 10, 24), (4, 5, 6)], ids=str)
+def test_a_volume_comes_back_as_it_was(shape):
+    """A network that gives back what it sees: every voxel is where it was, also of a volume smaller than a patch."""
+    volume = np.random.default_rng(0).random(shape).astype(np.float32)
     shapes = set()
 
     def same(patches):
         shapes.add(patches.shape[1:])
         return patches[..., 0]
 
-    out = patchwise(same, lambda indices: volume[indices], np.ones(count, bool), 24, (8, 16, 16))
+    out = patchwise(same, lambda indices: volume[indices], np.ones(len(volume), bool), shape[1:], (8, 16, 16))
     np.testing.assert_allclose(out, volume, atol=1e-3)  # float16
     assert shapes == {(8, 16, 16, 1)}
 
@@ -73,7 +73,7 @@ def test_seams_are_blended():
         out[:, 1:-1, 2:-2, 2:-2] = 1
         return out
 
-    out = patchwise(wrong_at_the_border, lambda i: np.zeros((len(i), 32, 32)), np.ones(20, bool), 32, (8, 16, 16))
+    out = patchwise(wrong_at_the_border, lambda i: np.zeros((len(i), 32, 32)), np.ones(20, bool), (32, 32), (8, 16, 16))
     assert out[4:-4, 8:-8, 8:-8].min() > 0.9
 
 
@@ -86,7 +86,7 @@ def test_patches_without_a_chosen_slice_are_not_looked_at():
         seen.append((indices[0], indices[-1]))
         return np.ones((len(indices), 16, 16), np.float32)
 
-    out = patchwise(lambda patches: patches[..., 0], see, chosen, 16, (8, 16, 16))
+    out = patchwise(lambda patches: patches[..., 0], see, chosen, (16, 16), (8, 16, 16))
     assert all(last >= 30 and first <= 32 for first, last in seen)
     assert out[chosen].min() > 0.99
     assert out[~chosen].max() == 0

@@ -91,7 +91,8 @@ def test_the_gate_s_card_is_part_of_the_work_key(tmp_path):
         ({"channels": 10**6 + 1}, "odd number"),
         ({"channels": "3"}, "odd number"),
         ({"patch": [8, 16]}, "slices, rows and columns"),
-        ({"patch": [8, 16, 1024]}, "within the size"),
+        ({"patch": [8, 16, 0]}, "slices, rows and columns"),
+        ({"patch": [4096, 4096, 4096]}, "slices, rows and columns"),
         ({"patch": [8, 16, 16], "channels": 3}, "1 channel"),
         ({"patch": "all"}, "slices, rows and columns"),
         ({"classes": ["infection", "tumour"]}, "some of"),
@@ -164,3 +165,25 @@ def test_empty_slices_are_learned_from_the_slices_of_infection():
     assert ours.loss == "bce"
     with pytest.raises(UsageError, match="--architecture slice-classifier, got unet"):
         of_slices(plan, replace(settings, architecture="unet"))
+
+
+def test_card_of_another_task_in_a_network_s_place_is_refused(tmp_path):
+    """An infection network by the name of lungs.json would call infection lungs, all night."""
+    pytest.importorskip("keras")
+    import keras
+
+    from covct.architectures import ARCHITECTURES
+    from covct.segment import load_keras_networks
+
+    keras.utils.set_random_seed(0)
+    ARCHITECTURES["slice-classifier"](size=16, base_filters=1, depth=1).save(tmp_path / "lungs.keras")
+    card = replace(
+        threshold_card("empty-slices", file_sha256(tmp_path / "lungs.keras")),
+        name="lungs",
+        size=16,
+        weights="lungs.keras",
+        architecture={"name": "slice-classifier", "arguments": {"size": 16, "base_filters": 1, "depth": 1}},
+    )
+    write_card(card, tmp_path)
+    with pytest.raises(WeightsError, match="task is 'empty-slices', wanted 'lungs'"):
+        load_keras_networks(tmp_path)

@@ -43,11 +43,15 @@ def normalised(x, norm: str):
 
     Two intensity domains in one batch make long running averages lag behind: a short memory.
     """
-    if norm == "batch":
-        return layers.BatchNormalization(momentum=0.9)(x)
+    check_norm(norm)
     if norm == "group":
         return layers.GroupNormalization(groups=gcd(8, x.shape[-1]))(x)
-    raise ValueError(f"norm is {norm!r}, wanted batch or group")
+    return layers.BatchNormalization(momentum=0.9)(x)
+
+
+def check_norm(norm: str) -> None:
+    if norm not in ("batch", "group"):
+        raise ValueError(f"norm is {norm!r}, wanted batch or group")
 
 
 def head(x, outputs: int, activation: str, dimensions: int = 2, name: str = "probability"):

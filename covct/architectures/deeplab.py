@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from covct.architectures.blocks import convolution, divisible, head, within
+from covct.architectures.blocks import check_norm, convolution, divisible, head, within
 
 BLOCKS = (3, 4, 6, 3)  # ResNet50
 RATES = (6, 12, 18)  # for output stride 16
@@ -35,6 +35,7 @@ def deeplabv3_plus(
         base_filters=(base_filters, 4, 64),
     )  # fmt: skip
     divisible("DeepLabV3+", size, 16)
+    check_norm(norm)
     inputs = keras.Input((size, size, channels))
     shallow, deep = resnet50(inputs, base_filters)
     filters = 4 * base_filters
