@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 KERAS_ONLY = {"architectures", "training.losses", "training.loop", "segment"}
 
 
+@cache
 def modules():
     return {
         ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())
