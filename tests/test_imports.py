@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ KERAS_ONLY = {"training.losses", "training.loop", "segment"} | {n for n in RANK 
 KERAS_ONLY |= {"training.optimizers", "training.build", "training.finish"}
 
 
+@cache
 def modules():
     return {
         ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 400, 290
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 46
+LEFT, RIGHT, TOP, BOTTOM = 52, 22, 12, 46
 SERIES = ("s0", "s1", "s2", "s3", "s4", "s5")  # classes of the page's style, one a line or source
 
 
@@ -100,7 +100,8 @@ def bland_altman(rows: Sequence[tuple[str, str, float, float]], limits: dict, un
         for name, value in levels:
             cls = "bias" if name == "bias" else "limit"
             yield f'<line class="{cls}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(value)}" y2="{up(value)}"/>'
-            yield f'<text class="tick end" x="{WIDTH - RIGHT}" y="{up(value) - 4}">{name} {value:+.3g}</text>'
+            words = f"{name} {value:+.3g}".replace("-", "−")
+            yield f'<text class="tick end" x="{WIDTH - RIGHT}" y="{up(value) - 4}">{words}</text>'
         for case, cls, truth, called in rows:
             words = f"{case}: truth {truth:.3g}, called {called:.3g} {unit}"
             yield dot(across((truth + called) / 2), up(called - truth), cls, words)

@@ -19,7 +19,7 @@ from covct.evaluation.surface import surface_scores
 from covct.networks import Network, Networks, field_of_view, probabilities
 from covct.overlay import BACKGROUND, draw_slice, lung_field_of_view
 from covct.pipeline import Clock, process
-from covct.preprocess import from_model_space, whole_slice
+from covct.preprocess import FieldOfView, from_model_space, whole_slice
 from covct.training.dataset import AERATED_HU, Restore
 
 PICTURE_SIDE, GAP = 260, 4
@@ -254,12 +254,19 @@ def _pictures(label: str, truth: Truth, called: Called, task: str, slice_counts:
     dice = scores(slice_counts)["dice"]
     telling = np.flatnonzero((marked >= LEAST_SHOWN * pixels) & ~np.isnan(dice))
     ranked = telling[np.argsort(dice[telling], kind="stable")].tolist()
+    view = _view(truth, called)
     for index in dict.fromkeys([*ranked[:2], *ranked[-2:]]):
-        png = _drawn(truth, called, task, index)
+        png = _drawn(truth, called, task, index, view)
         yield Picture(label, index + 1, len(dice), float(dice[index]), png)
 
 
-def _drawn(truth: Truth, called: Called, task: str, index: int) -> bytes:
+def _view(truth: Truth, called: Called) -> FieldOfView:
+    """The same square for all slices of a case: around all that is marked in any of them."""
+    marked = np.any([mask.any(0) for mask in (*truth.masks.values(), *called.masks.values())], axis=0)
+    return lung_field_of_view(marked[None].astype(np.uint8), truth.spacing_mm[1:] if truth.spacing_mm else (1.0, 1.0))
+
+
+def _drawn(truth: Truth, called: Called, task: str, index: int, view: FieldOfView) -> bytes:
     """Scan, truth and call of a slice, side by side."""
     nothing = np.zeros(truth.hu.shape[1:], np.uint8)
 
@@ -268,9 +275,6 @@ def _drawn(truth: Truth, called: Called, task: str, index: int) -> bytes:
         return lungs, masks["infection"][index] if task == "infection" else nothing
 
     pairs = [(nothing, nothing), layers(truth.masks), layers(called.masks)]
-    extent = np.any([(lungs > 0) | (infection > 0) for lungs, infection in pairs], axis=0)
-    pixel = truth.spacing_mm[1:] if truth.spacing_mm else (1.0, 1.0)
-    view = lung_field_of_view(extent[None].astype(np.uint8), pixel)
     panels = [draw_slice(truth.hu[index], *pair, view, PICTURE_SIDE) for pair in pairs]
     gap = np.full((PICTURE_SIDE, GAP, 3), BACKGROUND, np.uint8)
     row = np.concatenate([panels[0], gap, panels[1], gap, panels[2]], 1)

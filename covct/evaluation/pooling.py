@@ -60,10 +60,11 @@ def group_figures(
     """Pooled figures of one task over cases, with intervals by bootstrap over their patients."""
     patients = sorted({(one.case.source, one.case.patient) for one in judged})
     of_patient = [[one for one in judged if (one.case.source, one.case.patient) == patient] for patient in patients]
-    drawn = bootstrap.draw(len(patients), resamples, seed)
 
     def figure(sums: Callable[[list[Judged]], np.ndarray], statistic: Callable[[np.ndarray], np.ndarray]):
         stacked = np.stack([sums(cases) for cases in of_patient])
+        stacked = stacked[stacked.any(1)]  # the others have nothing that this figure is of
+        drawn = bootstrap.draw(max(1, len(stacked)), resamples, seed)
         interval = bootstrap.interval(stacked, statistic, drawn)
         return {
             "value": plain(statistic(stacked.sum(0))),
