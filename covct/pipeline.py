@@ -116,7 +116,7 @@ def process(
     lungs_card, infection_card = networks.lungs.card, networks.infection.card
     with clock.step("lungs"):
         lung_view = field_of_view(lungs_card, hu, spacing[1:])
-        lung_probability = probabilities(networks.lungs, hu, lung_view, np.ones(len(hu), bool))
+        lung_probability = probabilities(networks.lungs, hu, lung_view, np.ones(len(hu), bool), spacing)
         seen = to_model_space(hu, lung_view, lungs_card.size, np.int16)
         remove_outside_air(lung_probability, seen, lungs_card.threshold)
         remove_enclosed_air(lung_probability, seen, lungs_card.threshold)
@@ -128,8 +128,9 @@ def process(
         valid_lungs, found = coverage(labels.lungs, spacing, is_other_part(series))
         findings += found
     with clock.step("infection"):
-        infection_view = field_of_view(infection_card, hu, spacing[1:])
-        infection_probability = probabilities(networks.infection, hu, infection_view, per_slice(labels.lungs) > 0)
+        infection_view = field_of_view(infection_card, hu, spacing[1:], labels.lungs)
+        with_lung = per_slice(labels.lungs) > 0
+        infection_probability = probabilities(networks.infection, hu, infection_view, with_lung, spacing)
     with clock.step("postprocess"):
         mark_infection(labels, infection_probability, infection_card.threshold, infection_view)
         unmark_specks(labels, spacing)
