@@ -21,13 +21,15 @@ RANKS = [
     | {"sources", "cards", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
     {"split", "weights_file", "supervisor", "runs"},
-    {"discover", "networks", "postprocess", "overlay", "results", "training.augment"}
+    {"discover", "networks", "postprocess", "overlay", "results", "training.augment", "training.presets"}
     | {"dicom.capture", "dicom.ct_series"},
     {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "training.losses"}
     | {"dicom.load", "dicom.check"},
     {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"},
     {"training.restoration", "pipeline", "verify", "doctor", "inbox", "moving"},
-    {"training.plans", "training.threshold", "writers"},
+    {"training.prepare", "training.threshold", "writers"},
+    {"training.plans"},
+    {"training.sheet"},
     {"training.loop", "batch"},
     {"commands.__init__", "commands.train"},
     {"cli"},

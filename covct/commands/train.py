@@ -19,6 +19,13 @@ class Task(str, Enum):
     infection = "infection"
 
 
+class Augment(str, Enum):
+    none = "none"
+    light = "light"
+    standard = "standard"
+    full = "full"
+
+
 def train_command(
     task: Annotated[Task, typer.Argument(help="What to train.")],
     data: Annotated[Path, typer.Argument(help="Folder with the training data.", show_default=False)],
@@ -37,6 +44,15 @@ def train_command(
         Path | None, typer.Option(help="Card of the CLAHE-to-HU restorer (8-bit slices need it).")
     ] = None,
     mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="bfloat16 arithmetic.")] = False,
+    augment: Annotated[Augment, typer.Option(help="How much slices are changed on the fly.")] = Augment.standard,
+    recipe: Annotated[
+        str, typer.Option(help="Intensities: hu-window, min-max, z-score or clahe, as NAME:ARGUMENT=NUMBER,...")
+    ] = "hu-window:low=-1000,high=200",
+    field_of_view: Annotated[str, typer.Option(help="body, otsu-body, lung-contours or lung-mask.")] = "body",
+    size: Annotated[int, typer.Option(help="Side of the network's input, pixels.")] = 256,
+    show_augmented: Annotated[
+        int, typer.Option(help="Write a sheet of so many augmented samples to OUT, and train nothing.", min=0, max=240)
+    ] = 0,
 ) -> None:
     """Train the restorer, the lungs or the infection network; whole patients are held out."""
     if not data.is_dir():
@@ -48,6 +64,12 @@ def train_command(
     settings = Settings(
         task.value, epochs, samples, batch_size, learning_rate, base_filters,
         validation_share=validation_share, seed=seed, mixed_precision=mixed_precision,
+        augment=augment.value, recipe=recipe, field_of_view=field_of_view, size=size,
     )  # fmt: skip
+    if show_augmented:
+        from covct.training.sheet import write_augmented
+
+        typer.echo(json.dumps({"sheet": str(write_augmented(settings, data, out, restorer, show_augmented))}))
+        return
     card = train(settings, data, out, initial, restorer)
     typer.echo(json.dumps({"card": str(out / f"{card.name}.json"), "scores": card.scores}))

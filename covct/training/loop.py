@@ -20,10 +20,10 @@ from covct.cards import Card, file_sha256, read_card, write_card
 from covct.errors import UsageError
 from covct.networks import Network
 from covct.segment import keras_predictor, load_network
-from covct.training.dataset import SIZE, find_sources
+from covct.training.dataset import find_sources
 from covct.training.losses import LOSSES, WeightedDice
 from covct.training.plans import PLANS, Plan
-from covct.training.restoration import WINDOW, Sample, load_restorer
+from covct.training.restoration import Sample, load_restorer
 from covct.training.settings import Settings
 from covct.training.threshold import choose_threshold
 
@@ -79,7 +79,7 @@ def train(settings: Settings, data: Path, out: Path, initial: Path | None = None
     out.mkdir(parents=True, exist_ok=True)
     restore = load_restorer(restorer) if restorer else None
     plan = PLANS[settings.task](find_sources(data), settings, restore)
-    network = ARCHITECTURES[settings.architecture](size=SIZE, base_filters=settings.base_filters)
+    network = ARCHITECTURES[settings.architecture](size=plan.size, base_filters=settings.base_filters)
     started_from = {}
     if initial:
         card, trained = load_network(initial)
@@ -132,7 +132,7 @@ def _refuse_a_leak(plan: Plan, earlier: Card) -> None:
 def _save(network, settings: Settings, plan: Plan, history: dict[str, list[float]], out: Path, started_from) -> Card:
     # A float32 twin: the policy of the training run does not travel with the weights.
     keras.mixed_precision.set_global_policy("float32")
-    arguments: dict[str, Any] = {"size": SIZE, "base_filters": settings.base_filters}
+    arguments: dict[str, Any] = {"size": plan.size, "base_filters": settings.base_filters}
     plain = ARCHITECTURES[settings.architecture](**arguments)
     plain.set_weights(network.get_weights())
     weights = out / f"{settings.task}.keras"
@@ -143,9 +143,9 @@ def _save(network, settings: Settings, plan: Plan, history: dict[str, list[float
         name=settings.task,
         task=settings.task,
         architecture={"name": settings.architecture, "arguments": arguments},
-        recipe={"name": plan.recipe, "arguments": WINDOW if plan.recipe == "hu-window" else {}},
+        recipe={"name": plan.recipe, "arguments": plan.arguments},
         field_of_view=plan.field_of_view,
-        size=SIZE,
+        size=plan.size,
         threshold=0.5,
         flip=settings.task == "infection",  # faint borders: steadier by 0.03 Dice; the lungs gain nothing
         weights=weights.name,
@@ -162,6 +162,7 @@ def _save(network, settings: Settings, plan: Plan, history: dict[str, list[float
             "learning_rate": settings.learning_rate,
             "loss": plan.loss,
             "seed": settings.seed,
+            "augment": settings.augment,
             "backend": keras.backend.backend(),
             **started_from,
         },

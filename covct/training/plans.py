@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from covct.errors import UsageError
-from covct.preprocess import RECIPES
 from covct.training import augment
 from covct.training.dataset import (
+    SIZE,
     UNKNOWN,
     Slices,
     held_out_patients,
@@ -20,7 +20,9 @@ from covct.training.dataset import (
     read_ma_slices,
     read_medseg_slices,
 )
-from covct.training.restoration import WINDOW, Sample, restoration_pair
+from covct.training.prepare import Preparation, crop, preparation, show
+from covct.training.presets import deform, tint
+from covct.training.restoration import Sample, restoration_pair
 from covct.training.settings import Settings
 
 SOURCES = {
@@ -29,7 +31,9 @@ SOURCES = {
     "lungs": "LCTSC (The Cancer Imaging Archive), CC BY 3.0",
     "medseg": "medicalsegmentation.com COVID-19 CT segmentation slices, non-commercial use only",
 }
-CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}  # medseg's slices end at the ribs: shrink, and put tissue around
+# medseg's slices end at the ribs: shrink, and put tissue around; but not where all are cropped to the lungs
+CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}
+CROPPED_LIKE_ALL = {"scale": (0.85, 1.15), "border_hu": 40.0}
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,13 @@ class Plan:
     held_out: dict[str, list[str]]
     sources: dict[str, str]
     slices: dict[str, int]
+    arguments: dict[str, float] = field(default_factory=dict)  # of the recipe
+    size: int = SIZE
 
 
 def plan_restorer(sources: dict[str, Path], settings: Settings, restore=None) -> Plan:
     """The way back from 8-bit CLAHE to HU: pairs are free from any HU scan through the recipe."""
+    preparation(settings)
     if "lungs" not in sources:
         raise UsageError("the restorer learns from HU volumes with lung masks (NAME_ct.nii.gz, NAME_lungs.nii.gz)")
     volumes = read_lung_volumes(sources["lungs"])
@@ -71,22 +78,25 @@ def plan_restorer(sources: dict[str, Path], settings: Settings, restore=None) ->
 
 def plan_lungs(sources: dict[str, Path], settings: Settings, restore) -> Plan:
     """Lungs with consolidation inside: radiologists' masks, and dense lesions put into real HU lungs."""
-    train_sets, check_sets, held = _split(_read(sources, restore, ("ma", "lungs")), settings)
+    how = preparation(settings)
+    parts = [crop(part, how.field_of_view) for part in _read(sources, restore, ("ma", "lungs"))]
+    train_sets, check_sets, held = _split(parts, settings)
 
     def draw(rng: np.random.Generator) -> Sample:
         part = train_sets[rng.integers(len(train_sets))]
         index = rng.integers(len(part))
         hu, lungs, infection = part.hu[index], part.lungs[index], part.infection[index]
-        hu, lungs, infection = augment.affine((hu, lungs, infection), ("hu", "mask", "mask"), rng, scale=(0.75, 1.25))
-        if rng.random() < 0.4:
+        hu, lungs, infection = deform(
+            how.preset, (hu, lungs, infection), ("hu", "mask", "mask"), rng, scale=(0.75, 1.25)
+        )
+        if how.preset.lesions and rng.random() < 0.4:
             hu = augment.lung_density(hu, lungs, rng)
-        if rng.random() < 0.5:
+        if how.preset.lesions and rng.random() < 0.5:
             hu, _ = augment.insert_opacity(hu, lungs, rng)
-        hu = augment.contrast(augment.noise(hu, rng), rng)
-        return _windowed(hu, lungs == 1, np.ones(lungs.shape))
+        return show(how, tint(how.preset, hu, rng), lungs == 1, np.ones(lungs.shape), rng)
 
-    checks = [_stack(part, part.lungs == 1, np.ones(part.lungs.shape)) for part in check_sets]
-    return _plan(draw, checks, held, sources, train_sets)
+    checks = [_stack(how, part, part.lungs == 1, np.ones(part.lungs.shape)) for part in check_sets]
+    return _plan(draw, how, checks, held, sources, train_sets)
 
 
 def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Plan:
@@ -98,6 +108,8 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
     parts = _read(sources, restore, ("ma", "lungs", "medseg"))
     if restore and "lungs" in sources:
         parts.append(read_lung_slices(sources["lungs"], restore))
+    how = preparation(settings)
+    parts = [crop(part, how.field_of_view) for part in parts]
     train_sets, check_sets, held = _split(parts, settings)
     by_source = {part.source: part for part in train_sets}
     diseased = [by_source[name] for name in ("ma", "medseg") if name in by_source]
@@ -105,6 +117,7 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
     if not diseased:
         raise UsageError("infection needs slices with infection masks (volumes.csv with ct/, lungs/, infection/)")
     donors = by_source.get("ma")
+    at_the_ribs = CROPPED_LIKE_ALL if how.field_of_view.startswith("lung-") else CROPPED
     clean = [part.with_lung() for part in clean]  # the network runs on slices with lung only
 
     def draw(rng: np.random.Generator) -> Sample:
@@ -113,25 +126,24 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
             part = diseased[0] if len(diseased) == 1 or rng.random() < 0.8 else diseased[1]
             hu, lungs, infection = _pick(part, rng)
             cropped = part.source == "medseg"
-            if part.source == "ma" and rng.random() < 0.4:
+            if how.preset.lesions and part.source == "ma" and rng.random() < 0.4:
                 hu, infection = augment.rescale_lesion(hu.astype(np.float32), lungs, infection, rng)
         else:
             hu, lungs, infection = _pick(clean[rng.integers(len(clean))], rng)
-            hu, infection = _maybe_diseased(hu.astype(np.float32), lungs, infection, donors, rng)
-        hu, lungs, infection = augment.affine(
-            (hu, lungs, infection), ("hu", "mask", "mask"), rng, **(CROPPED if cropped else {"scale": (0.85, 1.3)})
-        )
-        if rng.random() < 0.25:
+            if how.preset.lesions:
+                hu, infection = _maybe_diseased(hu.astype(np.float32), lungs, infection, donors, rng)
+        own = at_the_ribs if cropped else {"scale": (0.85, 1.3)}
+        hu, lungs, infection = deform(how.preset, (hu, lungs, infection), ("hu", "mask", "mask"), rng, **own)
+        if how.preset.lesions and rng.random() < 0.25:
             hu = augment.lung_density(hu, lungs == 1, rng)
-        hu = augment.contrast(augment.noise(hu, rng), rng)
-        return _windowed(hu, infection == 1, infection != UNKNOWN)
+        return show(how, tint(how.preset, hu, rng), infection == 1, infection != UNKNOWN, rng)
 
     checks = [
-        _stack(part, part.infection == 1, part.infection != UNKNOWN)
+        _stack(how, part, part.infection == 1, part.infection != UNKNOWN)
         for part in check_sets
         if part.source != "lctsc-restored"
     ]
-    return _plan(draw, checks, held, sources, train_sets, "tversky+ce")
+    return _plan(draw, how, checks, held, sources, train_sets, "tversky+ce")
 
 
 def _maybe_diseased(hu, lungs, infection, donors, rng):
@@ -184,20 +196,16 @@ def _pick(part: Slices, rng):
     return part.hu[index], part.lungs[index], part.infection[index]
 
 
-def _windowed(hu, label, weight) -> Sample:
-    scaled = RECIPES["hu-window"](hu, **WINDOW)
-    return scaled[..., None], np.stack([label, weight], -1).astype(np.float32)
-
-
-def _stack(part: Slices, label, weight) -> Sample:
+def _stack(how: Preparation, part: Slices, label, weight) -> Sample:
     """Every second slice: neighbours tell little more, and cost as much."""
-    return _windowed(part.hu[::2], label[::2], weight[::2])
+    return show(how, part.hu[::2], label[::2], weight[::2])
 
 
-def _plan(draw, checks, held, sources, train_sets, loss="dice+ce") -> Plan:
+def _plan(draw, how: Preparation, checks, held, sources, train_sets, loss="dice+ce") -> Plan:
     x, y = (np.concatenate(arrays) for arrays in zip(*checks, strict=True))
     counts = {part.source: len(part) for part in train_sets}
-    return Plan(draw, (x, y), loss, "hu-window", "body", held, _cite(sources, "ma", "lungs", "medseg"), counts)
+    cited = _cite(sources, "ma", "lungs", "medseg")
+    return Plan(draw, (x, y), loss, how.recipe, how.field_of_view, held, cited, counts, dict(how.arguments), how.size)
 
 
 def _cite(sources: dict[str, Path], *names: str) -> dict[str, str]:

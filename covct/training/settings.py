@@ -19,3 +19,7 @@ class Settings:
     validation_share: float = 0.3
     seed: int = 0
     mixed_precision: bool = False
+    augment: str = "standard"
+    recipe: str = "hu-window:low=-1000,high=200"
+    field_of_view: str = "body"
+    size: int = 256
