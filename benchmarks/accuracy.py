@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 
 from covct.cards import default_weights_folder, read_card
-from covct.discover import Choice, discover
+from covct.choice import Choice
+from covct.discover import discover
 from covct.networks import Networks, probabilities
 from covct.nifti import read_nifti
 from covct.pipeline import Clock, Result, process

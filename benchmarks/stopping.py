@@ -5,6 +5,7 @@
 Each line: when the signal came, the last step told by then, seconds to the end, exit code, notes of attempts left.
 """
 
+import argparse
 import json
 import os
 import signal
@@ -35,7 +36,10 @@ def stopped_after(seconds: float, source: Path, out: Path) -> tuple[str, float, 
 
 
 if __name__ == "__main__":
-    moments = [float(one) for one in sys.argv[1:]] or [0.5, 1, 2, 4, 6, 8, 10, 12, 15, 20, 30]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    moments = [0.5, 1, 2, 4, 6, 8, 10, 12, 15, 20, 30]
+    parser.add_argument("seconds", type=float, nargs="*", default=moments, help="after the start")
+    moments = parser.parse_args().seconds
     with tempfile.TemporaryDirectory() as folder:
         made = make_phantom(slices=120, slice_spacing_mm=None, lesions="moderate", seed=1)
         write_dicom_series(made, Path(folder) / "in")

@@ -350,7 +350,7 @@ def _pass(
         tally.counts["unreadable files"] = len(found.problems)
     emit(_found_event(found, jobs, sum(map(len, before.values()))))
     for folder, outcome in (item for outcomes in before.values() for item in outcomes.items()):
-        tally.counts[f"{outcome.status} before"] += 1
+        tally.counts[_counted(order, folder, outcome)] += 1
         emit(_skipped_event(folder, outcome))
     due = order.out / state.PRIVATE / SUMMARY_DUE
     if any(job.to_do for job in jobs):
@@ -362,7 +362,7 @@ def _pass(
         while jobs:
             job = jobs.pop(0)
             if job.finished:
-                tally.counts[f"{job.finished.status} before"] += 1
+                tally.counts[_counted(order, job.series.folder, job.finished)] += 1
                 tally.studies[job.series.study_folder][job.series.folder] = job.finished
                 emit(_job_event("skipped", job, status=job.finished.status, slug=job.finished.slug))
                 continue
@@ -389,6 +389,11 @@ def _pass(
             due.unlink(missing_ok=True)
     emit({"event": "finished", **tally.counts})
     return tally
+
+
+def _counted(order: Order, folder: str, outcome: state.Outcome) -> str:
+    """Under which name a finished series counts: what an earlier process of this run did was not there before it."""
+    return outcome.status if folder in order.already else f"{outcome.status} before"
 
 
 def _closed(order: Order, started: int) -> str:

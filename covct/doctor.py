@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import io
+import math
 import os
 import shutil
 import sys
@@ -26,6 +27,7 @@ from covct import __version__
 from covct.cards import read_card
 from covct.errors import DeviceMissing, OutputNotWritable, RunError, WeightsError, whereabouts
 from covct.heartbeat import read_beat
+from covct.memory import at_hand_mib
 from covct.networks import Networks
 from covct.state import PRIVATE
 
@@ -34,12 +36,11 @@ FOUND = 3  # exit code of what has none of its own
 MIB, GIB = 1024**2, 1024**3
 LEAST_OUT, ENOUGH_OUT = 100 * MIB, 5 * GIB  # a result has 1 to 50 MiB, a night hundreds of them
 ENOUGH_TMP = 100 * MIB
-ENOUGH_MEMORY = 4 * GIB  # a series of 1500 x 768 x 768
+ENOUGH_MEMORY_GIB = 4  # a series of 1500 x 768 x 768
 FEWEST_FILES = 10_000
 CLOCK_SKEW_S = 60.0
 RELEASED = datetime(2025, 1, 1, tzinfo=UTC)  # no machine with covct on it lives before
 IMPORTS = ("pydicom", "highdicom", "imagecodecs", "nibabel", "numpy", "cv2", "SimpleITK", "rich", "typer")
-CGROUP = Path("/sys/fs/cgroup")
 DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
 HTJ2K = "1.2.840.10008.1.2.4.201"  # and above
 SIDE = 16  # rows and columns of the slice that is decoded
@@ -290,36 +291,14 @@ def check_networks(load: Callable[[], Networks] | None, require_gpu: bool) -> It
 
 
 def check_memory() -> Iterator[Check]:
-    limit = memory_limit()
-    if limit is None:
+    gib = at_hand_mib() / 1024
+    if math.isinf(gib):
         yield Check("memory", WARN, "how much there is cannot be read", "see that covct may use 4 GiB")
-    elif limit < ENOUGH_MEMORY:
-        fix = "give the container more (docker run --memory 16g), or expect large series to be refused or killed"
-        yield Check("memory", WARN, f"{limit / GIB:.1f} GiB at most, wanted {ENOUGH_MEMORY // GIB}", fix)
+    elif gib < ENOUGH_MEMORY_GIB:
+        fix = "give the container more (docker run --memory 16g): larger series are rejected as too-large"
+        yield Check("memory", WARN, f"{gib:.1f} GiB at most, wanted {ENOUGH_MEMORY_GIB}", fix)
     else:
-        yield Check("memory", OK, f"{limit / GIB:.1f} GiB at most")
-
-
-def memory_limit() -> int | None:
-    """Bytes: the least of the machine's memory and the limits of the control groups that this process is in."""
-    limits = []
-    try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line)
-        limits.append(int(fields["MemTotal"].split()[0]) * 1024)
-        groups = [line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    except (OSError, ValueError, KeyError, IndexError):
-        groups = []
-    folders = {CGROUP, CGROUP / "memory"}  # version 2, version 1
-    for group in groups:
-        inner = CGROUP / group.strip("/")
-        folders |= {inner, *(parent for parent in inner.parents if CGROUP in parent.parents)}
-    for folder in folders:
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            try:
-                limits.append(int((folder / name).read_text()))
-            except (OSError, ValueError):  # absent, or "max"
-                continue
-    return min(limits, default=None)
+        yield Check("memory", OK, f"{gib:.1f} GiB at most")
 
 
 def check_temporary() -> Iterator[Check]:

@@ -7,9 +7,9 @@ from pathlib import Path
 MIB = 1024**2
 # Measured with benchmarks/memory.py: the process with its networks; for each voxel its HU and three packed bits; for
 # each slice what is kept in the networks' space (256 x 256) and said of its frames in the SEG.
-BASE_MIB = 1000
+BASE_MIB = 1300
 LABEL_BYTES = 3 / 8
-SLICE_MIB = 1.0
+SLICE_MIB = 0.2
 
 
 def needed_mib(slices: int, rows: int, columns: int, bytes_a_voxel: float = 2) -> float:

@@ -54,18 +54,20 @@ def move_study(study: str, files: Iterable[Path], roots: Iterable[Path], done: P
     try:
         with lock(done):  # two processes may move to one directory
             _note(done, study, [relative for _, relative, _ in below])
-            return _move_all(below, done, marker)
+            return _move_all(study, below, done, marker)
     except RunError as error:
         return [str(error)]
     except OSError as error:
         return [f"{done}: {error.strerror}"]
 
 
-def _move_all(below: list[tuple[Path, Path, Path]], done: Path, marker: str) -> list[str]:
+def _move_all(study: str, below: list[tuple[Path, Path, Path]], done: Path, marker: str) -> list[str]:
     reasons: list[str] = []
     for path, relative, home in below:
         try:
-            _move(path, done / relative)
+            target = _move(path, done / relative)
+            if target != done / relative:
+                _note(done, study, [target.relative_to(done)])
             _leave(path.parent, home, done, marker)
         except FileNotFoundError:
             continue  # someone else was faster
@@ -105,13 +107,14 @@ def _note(done: Path, study: str, names: list[Path]) -> None:
     os.replace(temporary, ledger)
 
 
-def _move(source: Path, wanted: Path) -> None:
+def _move(source: Path, wanted: Path) -> Path:
+    """Where the file is now."""
     wanted.parent.mkdir(parents=True, exist_ok=True)
     for target in _names(wanted):
         if not _reserved(target):
             if _same(source, target):  # moved before, and the process died before the source was removed
                 source.unlink()
-                return
+                return target
             if not _is_reservation(target):
                 continue
         try:
@@ -122,7 +125,8 @@ def _move(source: Path, wanted: Path) -> None:
                 _give_back(target)
                 raise
             _copy(source, target)
-        return
+        return target
+    raise AssertionError("names never end")
 
 
 def _names(wanted: Path) -> Iterator[Path]:

@@ -148,8 +148,9 @@ def test_a_forced_run_that_goes_on_in_a_new_process_does_not_begin_anew(order, n
     """Else a series that hangs would hang again in each, for ever."""
     run(order, networks)
     already = frozenset({"1.2.1/1.2.1.1", "1.2.2/1.2.2.1"})
-    tally, _ = run(replace(order, force=True, already=already), networks)
-    assert (tally["done"], tally["done before"]) == (1, 2)
+    tally, events = run(replace(order, force=True, already=already), networks)
+    assert [e["folder"] for e in events if e["event"] == "done"] == ["1.2.3/1.2.3.1"]
+    assert (tally["done"], tally["done before"]) == (3, 0), "all of this run, whichever of its processes did them"
 
 
 def test_a_limit_leaves_the_rest_waiting(order, networks):

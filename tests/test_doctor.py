@@ -6,7 +6,6 @@ import json
 import os
 import socket
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,7 +41,7 @@ def test_a_fit_machine_passes_without_a_word_over_the_network(tmp_path, weights,
 
 def test_every_failure_and_warning_says_what_to_do(tmp_path, weights, monkeypatch):
     (weights / "lungs.keras").write_bytes(b"altered")
-    monkeypatch.setattr(doctor, "memory_limit", lambda: 10**9)
+    monkeypatch.setattr(doctor, "at_hand_mib", lambda: 1000.0)
     (tmp_path / "out").write_text("a file")
     code, checks = examined("--out", tmp_path / "out", "--weights", weights)
     bad = {name: check for name, check in checks.items() if check["verdict"] != "ok"}
@@ -184,26 +183,6 @@ def test_what_an_installed_package_declares_is_what_the_checkout_declares(monkey
     monkeypatch.setattr(doctor, "package_file", str(tmp_path / "covct" / "__init__.py"))
     monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: lines)
     assert doctor.declared() == (base, extras)
-
-
-@pytest.mark.parametrize(
-    ("files", "wanted"),
-    [
-        ({"memory.max": "max"}, None),
-        ({"memory.max": "2147483648"}, 2 * 2**30),
-        ({"memory/memory.limit_in_bytes": "1073741824"}, 2**30),
-        ({"memory.max": "max", "a/memory.max": "3221225472", "a/b/memory.max": "max"}, 3 * 2**30),
-    ],
-)
-def test_the_least_memory_limit_of_all_control_groups_counts(tmp_path, monkeypatch, files, wanted):
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content)
-    read = Path.read_text
-    fake = {"/proc/self/cgroup": "0::/a/b\n", "/proc/meminfo": "MemTotal:       16777216 kB\n"}
-    monkeypatch.setattr(Path, "read_text", lambda self, *a: fake.get(str(self)) or read(self, *a))
-    monkeypatch.setattr(doctor, "CGROUP", tmp_path)
-    assert doctor.memory_limit() == (wanted or 16 * 2**30)
 
 
 def test_a_check_that_breaks_does_not_end_the_others(weights, monkeypatch):

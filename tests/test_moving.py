@@ -59,6 +59,7 @@ def test_another_file_of_the_same_name_is_not_overwritten(inbox, system):
     assert move(inbox) == []
     assert files(inbox.parent / "done")["a/s/1.dcm"] == b"of another study"
     assert files(inbox.parent / "done")["a/s/1.2.dcm"] == b"slice 1"
+    assert inbox.parent / "done" / "a" / "s" / "1.2.dcm" in moved_before(inbox.parent / "done", "1.2"), "found again"
 
 
 def test_the_same_file_sent_again_is_there_once(inbox, system):

@@ -58,12 +58,11 @@ def start(inbox, tmp_path, weights):
 
 
 def ended(process):
-    """Exit code, and the events by folder."""
+    """Exit code, the events by folder, and under "finished" the last counts."""
     stdout, stderr = process.communicate(timeout=60)
     events = [json.loads(line) for line in stdout.splitlines()]
-    return process.returncode, {
-        e["folder"]: (e["event"], e.get("slug")) for e in events if e["event"] in supervisor.OUTCOMES
-    }
+    told = {e["folder"]: (e["event"], e.get("slug")) for e in events if e["event"] in supervisor.OUTCOMES}
+    return process.returncode, told, next((e for e in reversed(events) if e["event"] == "finished"), {})
 
 
 def until_at_work(process, folder=VICTIM, step="lungs"):
@@ -85,7 +84,7 @@ def outcomes(out):
 
 
 def test_a_series_that_hangs_in_c_is_ended_and_the_others_are_done(start, tmp_path):
-    code, told = ended(start("--series-timeout=8", misbehave="hang"))
+    code, told, _ = ended(start("--series-timeout=8", misbehave="hang"))
     assert code == 3
     assert {folder: event for folder, (event, _) in told.items()} == {
         "1.2.1/1.2.1.1": "done", VICTIM: "failed", "1.2.3/1.2.3.1": "done",
@@ -100,22 +99,24 @@ def test_a_series_that_hangs_in_c_is_ended_and_the_others_are_done(start, tmp_pa
 
 def test_a_series_that_crashes_the_process_costs_only_itself(start, tmp_path):
     """Three processes die at it, and the fourth records it and goes on."""
-    code, told = ended(start(misbehave="crash"))
+    code, told, counts = ended(start(misbehave="crash"))
     assert code == 3
+    assert (counts["done"], counts["failed"]) == (2, 1), "of this run, whichever of its processes did them"
+    assert "done before" not in counts
     assert told[VICTIM] == ("failed", "crashed-repeatedly")
     assert told["1.2.3/1.2.3.1"][0] == "done"
 
 
 def test_a_process_killed_between_two_series_is_followed_by_another(start, tmp_path):
     """For want of memory while the summary is written, say: the night is not over."""
-    code, told = ended(start(misbehave="die 2"))
+    code, told, _ = ended(start(misbehave="die 2"))
     assert code == 0
     assert {event for event, _ in told.values()} <= {"done", "skipped"}
     assert (tmp_path / "out" / "summary.csv").exists()
 
 
 def test_a_process_killed_again_and_again_between_two_series_is_given_up(start, tmp_path):
-    code, _ = ended(start(misbehave="die 9"))
+    code, *_ = ended(start(misbehave="die 9"))
     assert code == 1
     assert len((tmp_path / "out" / "runs" / "deaths").read_text()) == 4
     assert len(outcomes(tmp_path / "out")) == 3, "what was finished stays"
