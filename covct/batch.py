@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from covct import __version__, heartbeat, state
-from covct.cards import file_sha256, read_card
+from covct.cards import file_sha256, read_card, tasks_in
 from covct.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, selected
 from covct.discover import UID_PATTERN, Discovery, Series, Sighting, assemble, discover, place
 from covct.errors import RunError, SeriesError, Stopped, whereabouts
@@ -158,7 +158,7 @@ def _by_study(found: Discovery) -> Iterator[tuple[str, list[Series]]]:
 def card_hashes(weights: Path) -> dict[str, str]:
     """sha256 of each card, once its weights are found unaltered."""
     hashes = {}
-    for task in ("lungs", "infection"):
+    for task in tasks_in(weights):
         card = weights / f"{task}.json"
         read_card(card)
         hashes[task] = file_sha256(card)
@@ -515,7 +515,13 @@ def _signs_of_life(networks: Networks, emit: Emit) -> Networks:
 
         return replace(network, predict=predict)
 
-    return replace(networks, lungs=alive(networks.lungs), infection=alive(networks.infection))
+    gate = networks.empty_slices
+    return replace(
+        networks,
+        lungs=alive(networks.lungs),
+        infection=alive(networks.infection),
+        empty_slices=alive(gate) if gate else None,
+    )
 
 
 def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float) -> state.Outcome:

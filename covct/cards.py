@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ from covct.errors import WeightsError
 
 CARD_FORMAT = 1
 LARGEST_CARD = 1024**2  # bytes
-TASKS = ("lungs", "infection", "restorer")
+TASKS = ("lungs", "infection", "restorer", "empty-slices")
+# The classes of a network of several that count for its task; all others are beside it.
+TASK_CLASSES = {
+    "lungs": ("lungs", "right-lung", "left-lung"),
+    "infection": ("infection", "ground-glass", "consolidation"),
+}
+OTHER_CLASSES = ("background", "effusion")
+MOST_CHANNELS, MOST_VOXELS = 15, 2**22
 FIELDS_OF_VIEW = ("body", "otsu-body", "whole", "lung-contours", "lung-mask")  # functions in crops.py
 SPACINGS_MM = (0.3, 20.0)
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
@@ -29,7 +37,7 @@ class Card:
     Attributes
     ----------
     task : str
-        "lungs", "infection" or "restorer".
+        "lungs", "infection", "restorer", or "empty-slices": which slices hold no infection.
     architecture, recipe : dict
         ``{"name": ..., "arguments": {...}}``: a key of ARCHITECTURES and one of RECIPES.
     field_of_view : str
@@ -40,13 +48,20 @@ class Card:
         Side of the input, pixels.
     flip : bool
         Whether the probability is the mean of the slice's and of its mirror image's: twice the time, steadier.
+    channels : int
+        Adjacent slices that the network sees at once, the middle one the one in question; odd. 1: that alone.
+    patch : list of int
+        Of a volumetric network: slices, rows and columns of what it sees at once. Empty: it sees slices.
+    classes : list of str
+        Names of the network's outputs where it has several, from `TASK_CLASSES` and `OTHER_CLASSES`; "background"
+        first where they exclude each other. How one probability comes of them: `networks.task_probability`.
     spacing_mm : list of three float, or None
-        A network of volumes: distance between slices, rows and columns to resample to. None: it sees slices as they
-        are, resized to `size`.
+        Of a volumetric network: distance between slices, rows and columns that it sees. None: slices as they are,
+        resized to `size`.
     least_air_mm2 : float
         Slices with less air inside the body tell nothing and are not looked at. 0: all are.
     threshold : float
-        Probability from which a pixel is called.
+        Probability from which a pixel is called; of the empty-slice network, from which a slice is looked at.
     sha256 : str
         Of the weights file; checked before loading.
     training, scores, limits : dict, dict, str
@@ -67,6 +82,9 @@ class Card:
     scores: dict[str, Any] = field(default_factory=dict)
     limits: str = ""
     flip: bool = False
+    channels: int = 1
+    patch: list[int] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
     spacing_mm: list[float] | None = None
     least_air_mm2: float = 0.0
     format: int = CARD_FORMAT
@@ -131,6 +149,8 @@ def _unsound(card: Card) -> Iterator[str]:
         yield f"size is {card.size!r}, wanted 16 to 1024"
     if card.spacing_mm is not None and not _are_spacings(card.spacing_mm):
         yield f"spacing_mm is {card.spacing_mm!r}, wanted three distances from {SPACINGS_MM[0]} to {SPACINGS_MM[1]} mm"
+    elif card.spacing_mm is not None and not card.patch:
+        yield "spacing_mm is for volumetric networks, and patch is empty"
     if type(card.least_air_mm2) not in (int, float) or not 0 <= card.least_air_mm2 < 1e5:  # false for NaN
         yield f"least_air_mm2 is {card.least_air_mm2!r}, wanted an area from 0 to 100000 mm2"
     if type(card.threshold) not in (int, float) or not 0 < card.threshold < 1:  # false for NaN
@@ -139,6 +159,12 @@ def _unsound(card: Card) -> Iterator[str]:
         yield f"sha256 is {card.sha256!r}, wanted 64 hexadecimal digits"
     if type(card.flip) is not bool:
         yield f"flip is {card.flip!r}, wanted true or false"
+    if type(card.channels) is not int or not 1 <= card.channels <= MOST_CHANNELS or card.channels % 2 == 0:
+        yield f"channels is {card.channels!r}, wanted an odd number up to {MOST_CHANNELS}"
+    elif not _is_patch(card.patch, card.size) or (card.patch and card.channels > 1):
+        yield f"patch is {card.patch!r}, wanted slices, rows and columns within the size and 1 channel, or nothing"
+    if fault := _fault_of_classes(card.classes, card.task):
+        yield f"classes are {card.classes!r}, wanted {fault}"
     if not isinstance(card.training, dict) or not isinstance(card.scores, dict):
         yield "training and scores are no objects"
     if not isinstance(card.licence, str) or not isinstance(card.limits, str):
@@ -158,6 +184,30 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and NAME.fullmatch(value) is not None
 
 
+def _is_patch(patch: Any, size: int) -> bool:
+    return patch == [] or (
+        isinstance(patch, list)
+        and len(patch) == 3
+        and all(type(length) is int and length > 0 for length in patch)
+        and max(patch[1:]) <= size
+        and prod(patch) <= MOST_VOXELS
+    )
+
+
+def _fault_of_classes(classes: Any, task: Any) -> str | None:
+    """What a card's classes should have been, or None."""
+    if classes == []:
+        return None
+    if task not in TASK_CLASSES:
+        return f"none, as of any network for {task}"
+    own = TASK_CLASSES[task]
+    if not isinstance(classes, list) or not all(name in (*own, *OTHER_CLASSES) for name in classes):
+        return f"some of {', '.join((*own, *OTHER_CLASSES))}"
+    if len(set(classes)) < len(classes) or not set(classes) & set(own) or "background" in classes[1:]:
+        return f"each once, one of {', '.join(own)} among them, and the background first"
+    return None
+
+
 def _is_call(value: Any) -> bool:
     """A name, and arguments that are names or finite numbers: they go to a function of ours."""
     return (
@@ -169,6 +219,12 @@ def _is_call(value: Any) -> bool:
             _is_name(one) or (isinstance(one, int | float) and abs(one) < 1e6) for one in value["arguments"].values()
         )
     )
+
+
+def tasks_in(folder: Path) -> tuple[str, ...]:
+    """Tasks of the networks in a weights folder: the two that the pipeline needs, and what it can make use of."""
+    optional = ("empty-slices",)
+    return ("lungs", "infection", *(task for task in optional if os.path.lexists(folder / f"{task}.json")))
 
 
 def weights_path(card_path: Path, card: Card) -> Path:

@@ -79,46 +79,61 @@ class Ladder:
             self.device, kind=kind, name=name, batch=batch, fallbacks=(*self.device.fallbacks, *self._fallbacks)
         )
 
-    def run(self, compute: Callable[[np.ndarray, str], np.ndarray], slices: np.ndarray) -> np.ndarray:
+    def run(
+        self, compute: Callable[[np.ndarray, str], np.ndarray], slices: np.ndarray, most: int | None = None
+    ) -> np.ndarray:
         """All slices through a network; those that are done stay done when memory runs out.
 
         Parameters
         ----------
-        compute : function (slices (batch, rows, columns, channels), "cpu" or "gpu") -> (batch, rows, columns)
+        compute : function (slices (batch, rows, columns, channels), "cpu" or "gpu") -> (batch, ...)
             Always given a full batch: another shape would trace the graph once more.
-        slices : (slices, rows, columns, channels)
+        slices : (slices, rows, columns, channels), or (patches, slices, rows, columns, channels)
+        most : int, optional
+            Not more than so many at once: patches of a volume are large.
 
         Returns
         -------
-        (slices, rows, columns) float32
+        (slices, ...) float32
+            As `compute` gives them.
 
         Raises
         ------
         MemoryError
             Not even one slice at a time on the CPU.
         """
-        out = np.empty(slices.shape[:3], np.float32)
+        out = None
         start = 0
         while start < len(slices):
             kind, batch = self.rungs[self._down]
+            batch = min(batch, most or batch)
             part = slices[start : start + batch]
             padded = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
             try:
-                out[start : start + batch] = compute(padded, kind)[: len(part)]
+                computed = compute(padded, kind)[: len(part)]
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                self._step_down(error)
+                self._step_down(error, batch)
                 continue
+            if out is None:
+                out = np.empty((len(slices), *computed.shape[1:]), np.float32)
+            out[start : start + batch] = computed
             start += batch
-        return out
+        return np.empty(slices.shape[:-1], np.float32) if out is None else out
 
-    def _step_down(self, error: Exception) -> None:
-        kind, batch = self.rungs[self._down]
-        if self._down + 1 == len(self.rungs):
+    def _step_down(self, error: Exception, at_once: int) -> None:
+        """To the next rung that asks for less than what was tried."""
+        kind, _ = self.rungs[self._down]
+        less = [
+            rung
+            for rung, (other, batch) in enumerate(self.rungs)
+            if rung > self._down and (other != kind or batch < at_once)
+        ]
+        if not less:
             raise MemoryError(f"{kind}: no memory for one slice at a time") from error
-        self._fallbacks.append(f"{kind}: out of memory with {batch} slice{'s' * (batch > 1)} at once")
-        self._down += 1
+        self._fallbacks.append(f"{kind}: out of memory with {at_once} slice{'s' * (at_once > 1)} at once")
+        self._down = less[0]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

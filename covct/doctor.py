@@ -24,11 +24,11 @@ import numpy as np
 
 from covct import __file__ as package_file
 from covct import __version__
-from covct.cards import read_card
+from covct.cards import read_card, tasks_in
 from covct.errors import DeviceMissing, OutputNotWritable, RunError, WeightsError, whereabouts
 from covct.heartbeat import read_beat
 from covct.memory import at_hand_mib
-from covct.networks import Networks
+from covct.networks import Networks, input_shape
 from covct.state import PRIVATE
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -245,7 +245,7 @@ def _encoded(pixels, kind: str, twelve_bits: bool, uid: str) -> bytes:
 
 def check_weights(folder: Path) -> Iterator[Check]:
     """The weights against the hashes on their cards."""
-    for task in ("lungs", "infection"):
+    for task in tasks_in(folder):
         try:
             card = read_card(folder / f"{task}.json")
         except WeightsError as error:
@@ -266,8 +266,8 @@ def check_networks(load: Callable[[], Networks] | None, require_gpu: bool) -> It
     fix = "check the driver (nvidia-smi), the container's --gpus, and that covct[gpu] is installed"
     try:
         networks = load()
-        for network in (networks.lungs, networks.infection):
-            probability = network.predict(np.zeros((1, network.card.size, network.card.size, 1), np.float32))
+        for network in filter(None, (networks.lungs, networks.infection, networks.empty_slices)):
+            probability = network.predict(np.zeros((1, *input_shape(network.card)), np.float32))
             if not np.all((probability >= 0) & (probability <= 1)):
                 raise ValueError("no probabilities")
     except RunError as error:

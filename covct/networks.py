@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from covct.cards import Card
+from covct.cards import TASK_CLASSES, Card
+from covct.context import neighbours, patchwise, with_neighbours
 from covct.crops import FIELDS_OF_VIEW, enclosed_air_mm2
 from covct.devices import Device, Ladder
 from covct.labels import Slices
-from covct.preprocess import FieldOfView, bound_recipe, to_model_space
+from covct.preprocess import AIR_HU, FieldOfView, bound_recipe, to_model_space
 from covct.resample import from_volume_space, to_volume_space
 
 FAINT = 0.1
@@ -20,10 +22,10 @@ CHUNK = 32  # slices in model space at once: bounded memory whatever the series
 
 @dataclass(frozen=True)
 class Network:
-    """A card, and `predict` (slices, size, size, 1) float32 in 0..1 -> (slices, size, size) probability.
+    """A card, and `predict` float32 in 0..1 -> probability.
 
-    Where the card names a spacing, `predict` takes one whole volume (slices, rows, columns, 1) of any extent instead,
-    resampled to it; how it is cut into patches is its own affair.
+    (slices, size, size, channels) -> (slices, size, size), or (slices,) of the empty-slice network; of a volumetric
+    one (patches, *patch, 1) -> (patches, *patch).
     """
 
     card: Card
@@ -32,12 +34,16 @@ class Network:
 
 @dataclass(frozen=True)
 class Networks:
-    """Both networks, the device they were made for, and the ladder that they go down when its memory runs out."""
+    """Both networks, the device they were made for, and the ladder that they go down when its memory runs out.
+
+    `empty_slices`, where there is one, spares the infection network the slices that hold no infection.
+    """
 
     lungs: Network
     infection: Network
     device: Device = Device("cpu", "plain function")
     ladder: Ladder | None = None
+    empty_slices: Network | None = None
 
     def begin(self) -> None:
         """A new series begins."""
@@ -47,6 +53,11 @@ class Networks:
     def used(self) -> Device:
         """The device as it was used for this series."""
         return self.ladder.used() if self.ladder else self.device
+
+
+def input_shape(card: Card) -> tuple[int, ...]:
+    """What the card's network sees at once: (size, size, channels), or of a volumetric one (*patch, 1)."""
+    return (*(card.patch or (card.size, card.size)), card.channels)
 
 
 def field_of_view(
@@ -81,36 +92,96 @@ def probabilities(
     -------
     (slices, size, size) float16
     """
-    size = network.card.size
-    recipe = bound_recipe(network.card.recipe["name"], network.card.recipe["arguments"])
-    out = np.zeros((len(hu), size, size), np.float16)
-    if network.card.least_air_mm2:
-        chosen = chosen & (enclosed_air_mm2(hu, spacing_mm[1:]) >= network.card.least_air_mm2)
-    indices = np.flatnonzero(chosen)
-    if network.card.spacing_mm and indices.size:
-        between, down, across = network.card.spacing_mm
-        held = slice(int(indices[0]), int(indices[-1]) + 1)
-        volume, grid = to_volume_space(hu[held], view, spacing_mm, (between, down, across))
-        out[held] = from_volume_space(predict(network, recipe(volume)[..., None]), grid, size)
-        out[~chosen] = 0
-        return out
-    for start in range(0, len(indices), CHUNK):
-        part = indices[start : start + CHUNK]
-        seen = recipe(to_model_space(hu[part], view, size))
-        out[part] = predict(network, seen[..., None])
+    card = network.card
+    if card.least_air_mm2:
+        chosen = chosen & (enclosed_air_mm2(hu, spacing_mm[1:]) >= card.least_air_mm2)
+    if card.patch:
+        return _by_patches(network, hu, view, chosen, spacing_mm)
+    out = np.zeros((len(hu), card.size, card.size), np.float16)
+    for part, slices in _chunks(card, hu, view, chosen):
+        out[part] = predict(network, slices)
     return out
 
 
+def _by_patches(
+    network: Network, hu: np.ndarray, view: FieldOfView, chosen: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> np.ndarray:
+    """As `probabilities`, of a volumetric network: on slices as they are, or resampled there and back."""
+    card = network.card
+    depth, rows, columns = card.patch
+    ask, indices = partial(predict, network), np.flatnonzero(chosen)
+    if not card.spacing_mm or not indices.size:
+        return patchwise(ask, partial(_seen, card, hu, view), chosen, card.size, (depth, rows, columns))
+    between, down, across = card.spacing_mm
+    held = slice(int(indices[0]), int(indices[-1]) + 1)
+    volume, grid = to_volume_space(hu[held], view, spacing_mm, (between, down, across))
+    # patches are cut from a square, and one of them is the least
+    side = max(*grid.shape[1:], rows, columns)
+    volume = np.pad(volume, ((0, 0), *((0, side - length) for length in grid.shape[1:])), constant_values=AIR_HU)
+    seen = bound_recipe(card.recipe["name"], card.recipe["arguments"])(volume)
+    said = patchwise(ask, seen.__getitem__, np.ones(len(seen), bool), side, (depth, rows, columns))
+    out = np.zeros((len(hu), card.size, card.size), np.float16)
+    out[held] = from_volume_space(said[:, : grid.shape[1], : grid.shape[2]], grid, card.size)
+    out[~chosen] = 0
+    return out
+
+
+def holds_infection(network: Network, hu: np.ndarray, view: FieldOfView, chosen: np.ndarray) -> np.ndarray:
+    """Which of the chosen slices the empty-slice network does not call empty. As `probabilities`; (slices,) bool."""
+    out = np.zeros(len(hu), bool)
+    for part, slices in _chunks(network.card, hu, view, chosen):
+        out[part] = predict(network, slices) >= network.card.threshold
+    return out
+
+
+def _chunks(
+    card: Card, hu: np.ndarray, view: FieldOfView, chosen: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Indices of some chosen slices, and these with their neighbours: (slices, size, size, channels) float32."""
+    indices, around = np.flatnonzero(chosen), neighbours(len(hu), card.channels)
+    for start in range(0, len(indices), CHUNK):
+        part = indices[start : start + CHUNK]
+        needed, places = np.unique(around[part], return_inverse=True)
+        slices = _seen(card, hu, view, needed)
+        yield part, with_neighbours(slices, places.reshape(len(part), card.channels))
+
+
+def _seen(card: Card, hu: np.ndarray, view: FieldOfView, indices: np.ndarray) -> np.ndarray:
+    """Slices as the card's network sees them. (indices,) -> (slices, size, size) float32."""
+    recipe = bound_recipe(card.recipe["name"], card.recipe["arguments"])
+    return recipe(to_model_space(hu[indices], view, card.size))
+
+
 def predict(network: Network, slices: np.ndarray) -> np.ndarray:
-    """One call of the network as its card wants it. (slices, size, size, 1) -> (slices, size, size) probability."""
+    """One call of the network as its card wants it: `Network.predict`, with the mirror image where it flips."""
     straight = network.predict(slices)
     if not network.card.flip:
         return straight
     # Where the straight look sees nothing at all, the mirrored one would change nothing: it is spared.
-    doubtful = straight.max((1, 2)) >= FAINT
-    if network.card.spacing_mm:  # a volume is looked at whole
-        doubtful[:] = doubtful.any()
+    doubtful = straight.reshape(len(straight), -1).max(1) >= FAINT
     if doubtful.any():
-        mirrored = network.predict(np.ascontiguousarray(slices[doubtful][:, :, ::-1]))
-        straight[doubtful] = (straight[doubtful] + mirrored[:, :, ::-1]) / 2
+        mirrored = network.predict(np.ascontiguousarray(np.flip(slices[doubtful], -2)))
+        back = mirrored if mirrored.ndim == 1 else np.flip(mirrored, -1)  # one figure a slice has no sides
+        straight[doubtful] = (straight[doubtful] + back) / 2
     return straight
+
+
+def task_probability(card: Card, outputs: np.ndarray) -> np.ndarray:
+    """The probability of what the card's task looks for, of all that its network gives. (..., outputs) -> (...).
+
+    One output is that probability. Of several classes those count that belong to the task (`cards.TASK_CLASSES`): an
+    effusion is no infection of the lung. Classes that exclude each other (softmax: "background" is one of them) add up;
+    of classes that do not (sigmoids) the likeliest counts.
+
+    Raises
+    ------
+    ValueError
+        Another number of outputs than the card has classes.
+    """
+    if outputs.shape[-1] != max(1, len(card.classes)):
+        raise ValueError(f"the network gives {outputs.shape[-1]} classes, its card names {len(card.classes)}")
+    if not card.classes:
+        return outputs[..., 0]
+    counted = [number for number, name in enumerate(card.classes) if name in TASK_CLASSES[card.task]]
+    together = np.sum if "background" in card.classes else np.max
+    return together(outputs[..., counted], axis=-1)

@@ -16,9 +16,9 @@ from covct.dicom.evidence import filled
 from covct.dicom.load import hu_type, load_dicom
 from covct.discover import Series
 from covct.errors import SeriesError
-from covct.labels import per_slice
+from covct.labels import Layer, per_slice
 from covct.memory import at_hand_mib, needed_mib
-from covct.networks import Device, Networks, field_of_view, probabilities
+from covct.networks import Device, Networks, field_of_view, holds_infection, probabilities
 from covct.nifti import declared_size, load_nifti
 from covct.postprocess import (
     mark_infection,
@@ -130,7 +130,9 @@ def process(
     with clock.step("infection"):
         infection_view = field_of_view(infection_card, hu, spacing[1:], labels.lungs)
         with_lung = per_slice(labels.lungs) > 0
-        infection_probability = probabilities(networks.infection, hu, infection_view, with_lung, spacing)
+        looked_at = _not_empty(networks, hu, spacing, with_lung, labels.lungs)
+        skipped = int(np.count_nonzero(with_lung & ~looked_at))
+        infection_probability = probabilities(networks.infection, hu, infection_view, looked_at, spacing)
     with clock.step("postprocess"):
         mark_infection(labels, infection_probability, infection_card.threshold, infection_view)
         unmark_specks(labels, spacing)
@@ -142,7 +144,7 @@ def process(
         if strict:
             refuse_warnings(findings)
     valid_for = replace(valid_lungs, hu_bands=valid_headers.hu_bands)
-    report = build_report(choice, scan, burden, lesions, valid_for, findings, networks, work_key)
+    report = build_report(choice, scan, burden, lesions, valid_for, findings, networks, work_key, skipped)
     masks = Masks(
         labels.lungs,
         labels.infection,
@@ -150,6 +152,14 @@ def process(
         Probability(infection_probability, infection_view),
     )
     return Result(series, scan, masks, report, work_key, networks.used())
+
+
+def _not_empty(networks: Networks, hu: np.ndarray, spacing, with_lung: np.ndarray, lungs: Layer) -> np.ndarray:
+    """Slices to look for infection in: those with lung, less those that the empty-slice network calls empty."""
+    gate = networks.empty_slices
+    if gate is None:
+        return with_lung
+    return holds_infection(gate, hu, field_of_view(gate.card, hu, spacing[1:], lungs), with_lung)
 
 
 def _check_memory(series: Series, memory_mib: float) -> None:

@@ -39,6 +39,7 @@ def build_report(
     findings: list[Finding],
     networks: Networks,
     work_key: str,
+    skipped_slices: int = 0,
 ) -> dict[str, Any]:
     """Everything but the `run` part, which is known only when the files are written.
 
@@ -92,7 +93,12 @@ def build_report(
         },
         "severity": {"scale": SEVERITY_SCALE, "class": cls, "label": words},
         "hu_bands": {name: list(band) for name, band in HU_BANDS.items()},
-        "networks": {task: _network(getattr(networks, task).card) for task in ("lungs", "infection")},
+        "networks": {
+            "lungs": _network(networks.lungs.card),
+            "infection": _network(networks.infection.card),
+            "empty_slices": _network(networks.empty_slices.card) if networks.empty_slices else None,
+            "skipped_slices": skipped_slices,
+        },
     }
 
 

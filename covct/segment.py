@@ -12,14 +12,16 @@ import keras
 import numpy as np
 
 from covct.architectures import ARCHITECTURES
-from covct.cards import Card, read_card, weights_path
+from covct.architectures.deeplab import load_backbone
+from covct.cards import Card, read_card, tasks_in, weights_path
 from covct.devices import Device, Ladder, is_out_of_memory
 from covct.errors import WeightsError
-from covct.networks import Network, Networks
+from covct.networks import Network, Networks, input_shape, task_probability
 from covct.preprocess import bound_recipe
-from covct.weights_file import read_arrays
+from covct.weights_file import read_arrays, read_h5
 
 BATCH = 8
+PATCHES = 1  # of a volume at once: one is as much as thirty slices
 SNAKE = re.compile(r"(?<=[a-z])(?=[A-Z])")  # BatchNormalization, batch_normalization; Conv2D, conv2d
 
 
@@ -38,9 +40,21 @@ def load_network(card_path: Path) -> tuple[Card, keras.Model]:
         arrays = read_arrays(weights_path(card_path, card), card.sha256)
         network = ARCHITECTURES[card.architecture["name"]](**card.architecture["arguments"])
         _assign(network, arrays)
+        _check_shapes(card, network)
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise WeightsError(f"{card_path}: the weights do not fit the card's architecture: {error}") from error
     return card, network
+
+
+def start_from_backbone(network: keras.Model, path: Path) -> int:
+    """Give a `deeplabv3_plus` the ResNet50 of a published weights file. Returns the number of layers that got weights.
+
+    The file, such as keras.applications' `..._notop.h5`, is brought by the user; nothing is downloaded.
+    """
+    try:
+        return load_backbone(network, read_h5(path))
+    except (KeyError, ValueError, OSError) as error:
+        raise WeightsError(f"{path}: no backbone for {network.name}: {error}") from error
 
 
 def _assign(network: keras.Model, arrays: dict[str, np.ndarray]) -> None:
@@ -62,13 +76,44 @@ def _assign(network: keras.Model, arrays: dict[str, np.ndarray]) -> None:
         raise ValueError(f"{len(unused)} arrays are no part of the network, first {min(unused)}")
 
 
+def _check_shapes(card: Card, network: keras.Model) -> None:
+    """The card tells the pipeline what to feed, and the architecture's arguments what is taken: they must agree."""
+    wanted = input_shape(card)
+    if network.input_shape[1:] != wanted:
+        raise ValueError(f"the network takes {network.input_shape[1:]}, the card's size, patch and channels {wanted}")
+    if (len(network.output_shape) == 2) != (card.task == "empty-slices"):
+        raise ValueError(f"the task {card.task} has no use for an output of shape {network.output_shape}")
+    heads = len(network.output_shape) > len(network.input_shape)
+    outputs = network.output_shape[-2 if heads else -1]
+    if outputs != max(1, len(card.classes)):
+        raise ValueError(f"the network has {outputs} outputs, the card {len(card.classes)} classes")
+
+
+def make_network(
+    card: Card,
+    network: keras.Model,
+    ladder: Ladder | None = None,
+    on_cpu: Callable[[], keras.Model] | None = None,
+) -> Network:
+    """A keras network as the pipeline knows it. Parameters as of `keras_predictor`."""
+    return Network(card, keras_predictor(network, ladder, on_cpu, partial(task_probability, card)))
+
+
 def keras_predictor(
-    network: keras.Model, ladder: Ladder | None = None, on_cpu: Callable[[], keras.Model] | None = None
+    network: keras.Model,
+    ladder: Ladder | None = None,
+    on_cpu: Callable[[], keras.Model] | None = None,
+    combine: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """A network as a plain function (slices, rows, columns, channels) -> (slices, rows, columns) float32.
 
+    Or (patches, slices, rows, columns, channels) -> (patches, slices, rows, columns); of a network that gives one
+    figure a slice (slices,). With deep supervision the mean over the heads.
+
     Parameters
     ----------
+    combine : function (..., outputs) -> (...), optional
+        Makes one probability of all outputs; to be given where there are several.
     ladder : Ladder, optional
         Batch sizes, and the CPU, for when memory runs out. Default: one of its own, on the device in use.
     on_cpu : function () -> keras.Model, optional
@@ -79,15 +124,21 @@ def keras_predictor(
 
     def compute(slices: np.ndarray, kind: str) -> np.ndarray:
         if kind == steps.device.kind:
-            return np.asarray(network.predict_on_batch(slices))[..., 0]
-        with keras.device("cpu:0"):
-            return np.asarray(cpu_network().predict_on_batch(slices))[..., 0]
+            outputs = np.asarray(network.predict_on_batch(slices))
+        else:
+            with keras.device("cpu:0"):
+                outputs = np.asarray(cpu_network().predict_on_batch(slices))
+        outputs = outputs.mean(-1) if outputs.ndim > slices.ndim else outputs
+        return combine(outputs) if combine else np.squeeze(outputs, -1)
 
-    return partial(steps.run, compute)
+    def predict(slices: np.ndarray) -> np.ndarray:
+        return steps.run(compute, slices, PATCHES if slices.ndim == 5 else None)
+
+    return predict
 
 
 def load_keras_networks(folder: Path) -> Networks:
-    """Both networks of a weights folder, ready to call. On the CPU where the GPU has no memory for so much as them."""
+    """The networks of a weights folder, ready to call. On the CPU where the GPU has no memory for so much as them."""
     device = device_in_use()
     try:
         return _load_on(folder, device)
@@ -102,10 +153,12 @@ def load_keras_networks(folder: Path) -> Networks:
 def _load_on(folder: Path, device: Device) -> Networks:
     ladder = Ladder(device, BATCH)
     loaded = {}
-    for task in ("lungs", "infection"):
+    for task in tasks_in(folder):
         path = folder / f"{task}.json"
         card, network = load_network(path)
-        loaded[task] = Network(card, keras_predictor(network, ladder, partial(_load_on_cpu, path)))
+        if card.task != task:
+            raise WeightsError(f"{path}: task is {card.task!r}, wanted {task!r}")
+        loaded[task.replace("-", "_")] = make_network(card, network, ladder, partial(_load_on_cpu, path))
     return Networks(**loaded, device=device, ladder=ladder)
 
 

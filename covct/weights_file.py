@@ -27,9 +27,7 @@ def read_arrays(path: Path, sha256: str) -> dict[str, np.ndarray]:
         Another hash; not such a file; or one with what our networks never have: links, arrays stored elsewhere or
         compressed, arrays that declare more than is stored, other numbers than finite floats.
     """
-    if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"it has {path.stat().st_size} bytes, at most {LARGEST_FILE} are read")
-    contents = path.read_bytes()
+    contents = _read(path)
     if hashlib.sha256(contents).hexdigest() != sha256:
         raise ValueError("its sha256 is not that of the card any more")
     try:
@@ -41,11 +39,32 @@ def read_arrays(path: Path, sha256: str) -> dict[str, np.ndarray]:
                 inner = stream.read(member.file_size)
     except zipfile.BadZipFile as error:
         raise ValueError(f"it is no .keras file: {error}") from error
+    return _parsed(inner)
+
+
+def read_h5(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a bare HDF5 file of weights, as published for well-known networks, with the same caution.
+
+    Raises
+    ------
+    ValueError, KeyError, OSError
+        As `read_arrays`, the hash aside.
+    """
+    return _parsed(_read(path))
+
+
+def _read(path: Path) -> bytes:
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"it has {path.stat().st_size} bytes, at most {LARGEST_FILE} are read")
+    return path.read_bytes()
+
+
+def _parsed(contents: bytes) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
-    with h5py.File(BytesIO(inner), "r") as file:
+    with h5py.File(BytesIO(contents), "r") as file:
         for name, array in _arrays(file, "", DEEPEST):
             found[name] = array
-            if len(found) > MOST_ARRAYS or sum(a.nbytes for a in found.values()) > len(inner):
+            if len(found) > MOST_ARRAYS or sum(a.nbytes for a in found.values()) > len(contents):
                 raise ValueError("it holds more arrays than bytes: some are there twice")
     return found
 

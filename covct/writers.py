@@ -32,7 +32,7 @@ def write_dicom_captures(result: Result, folder: Path, outputs: Outputs) -> None
 
 def _weights(result: Result) -> dict[str, str]:
     """sha256 of the weights by task."""
-    return {task: network["sha256"] for task, network in result.report["networks"].items()}
+    return {task: result.report["networks"][task]["sha256"] for task in ("lungs", "infection")}
 
 
 def write_dicom_sr(result: Result, folder: Path, outputs: Outputs) -> None:

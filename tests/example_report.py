@@ -109,7 +109,12 @@ _REPORT: dict[str, Any] = {
     },
     "severity": {"scale": "CT-SS (whole lung, 1-5)", "class": 2, "label": "5 to below 25 %"},
     "hu_bands": {"ground_glass": [-750, -400], "consolidation": [-400, 100]},
-    "networks": {"lungs": _network("lungs"), "infection": _network("infection")},
+    "networks": {
+        "lungs": _network("lungs"),
+        "infection": _network("infection"),
+        "empty_slices": None,
+        "skipped_slices": 0,
+    },
     "run": {
         "device": {"kind": "cpu", "name": "8 cores", "batch": 8, "fallbacks": []},
         "timings_s": {"load": 1.2, "lungs": 14.0, "infection": 15.5, "write": 0.8},

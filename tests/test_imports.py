@@ -18,14 +18,19 @@ RANKS = [
     | {"__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel"},
     {"stop", "lockfile", "training.__init__", "training.settings"},
     {"preprocess", "crops", "resample"}
-    | {"sources", "cards", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
+    | {"sources", "cards", "context", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
     {"split", "weights_file", "supervisor", "runs"},
     {"discover", "networks", "postprocess", "overlay", "results", "training.augment", "training.presets"}
     | {"dicom.capture", "dicom.ct_series"},
-    {"choice", "quality", "nifti", "burden", "phantom", "page", "architectures", "training.losses"}
-    | {"dicom.load", "dicom.check"},
-    {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"},
+    {"choice", "quality", "nifti", "burden", "phantom", "page", "training.losses"}
+    | {"dicom.load", "dicom.check"}
+    | {"architectures.blocks"},
+    {"architectures.unet", "architectures.unet3d", "architectures.deeplab", "architectures.segnet"}
+    | {"architectures.slice_classifier"},
+    {"architectures.__init__"},
+    {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"}
+    | {"training.empty_slices"},
     {"training.restoration", "pipeline", "verify", "doctor", "inbox", "moving"},
     {"training.prepare", "training.threshold", "writers"},
     {"training.plans"},
@@ -36,7 +41,7 @@ RANKS = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-KERAS_ONLY = {"architectures", "training.losses", "training.loop", "segment"}
+KERAS_ONLY = {"training.losses", "training.loop", "segment"} | {n for n in RANK if n.startswith("architectures.")}
 
 
 def modules():

@@ -11,58 +11,6 @@ keras = pytest.importorskip("keras")
 from covct.architectures import ARCHITECTURES  # noqa: E402
 from covct.cards import Card, default_weights_folder, file_sha256, read_card, write_card  # noqa: E402
 from covct.errors import UsageError, WeightsError  # noqa: E402
-from covct.training.losses import LOSSES, WeightedDice  # noqa: E402
-
-
-@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
-def test_a_network_gives_one_probability_a_pixel(name):
-    network = ARCHITECTURES[name](size=32, base_filters=4)
-    out = np.asarray(network(np.random.default_rng(0).random((2, 32, 32, 1), np.float32)))
-    assert out.shape == (2, 32, 32, 1)
-    assert 0 <= out.min() <= out.max() <= 1
-
-
-def truth(label, weight=None):
-    label = np.asarray(label, np.float32)
-    return np.stack([label, np.ones_like(label) if weight is None else np.asarray(weight, np.float32)], -1)
-
-
-def test_dice_plus_cross_entropy_prefers_the_truth():
-    label = np.zeros((1, 8, 8))
-    label[0, 2:5, 2:5] = 1
-    right, wrong = label[..., None], 1 - label[..., None]
-    for name in ("dice+ce", "tversky+ce"):
-        assert float(LOSSES[name](truth(label), right)) < 0.01
-        assert float(LOSSES[name](truth(label), wrong)) > 5
-
-
-def test_tversky_charges_more_for_what_is_missed_than_for_what_is_invented():
-    label = np.zeros((1, 8, 8))
-    label[0, 2:6, 2:6] = 1
-    missed, invented = label.copy(), label.copy()
-    missed[0, 2:4, 2:6] = 0
-    invented[0, 6:8, 2:6] = 1
-    loss = LOSSES["tversky+ce"]
-    assert float(loss(truth(label), missed[..., None])) > float(loss(truth(label), invented[..., None]))
-
-
-def test_pixels_nobody_vouches_for_are_left_out_of_the_loss():
-    label, weight = np.zeros((1, 8, 8)), np.ones((1, 8, 8))
-    weight[0, :4] = 0
-    prediction = np.zeros((1, 8, 8, 1))
-    prediction[0, :4] = 1  # wrong, but nobody knows
-    assert float(LOSSES["dice+ce"](truth(label, weight), prediction)) < 0.05
-    metric = WeightedDice()
-    metric.update_state(truth(label, weight), prediction)
-    assert float(metric.result()) == 0
-
-
-def test_dice_is_pooled_over_batches():
-    metric = WeightedDice()
-    one = np.ones((1, 4, 4))
-    metric.update_state(truth(one), one[..., None])
-    metric.update_state(truth(one), 0 * one[..., None])
-    assert float(metric.result()) == pytest.approx(2 / 3)
 
 
 def small_card(folder, **changes):

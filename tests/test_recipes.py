@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import SMALL, make_networks, threshold_card
+from conftest import SMALL, threshold_card
 
 from covct.cards import FIELDS_OF_VIEW, Card, read_card, write_card
+from covct.context import starts
 from covct.crops import FIELDS_OF_VIEW as CROPS
 from covct.crops import contour_field_of_view, enclosed_air_mm2, lung_field_of_view, otsu_field_of_view
 from covct.errors import WeightsError
@@ -298,22 +299,25 @@ def test_a_grid_too_fine_is_refused():
 
 
 def test_a_network_of_volumes_is_fed_from_the_card_alone(phantom):
-    """The threshold network on a 1.58 x 1.58 x 2.70 mm grid finds what it finds on slices."""
+    """The threshold network, asked for patches of a 1.58 x 1.58 x 2.70 mm grid, finds what it finds on slices."""
     hu = phantom.volume.to_patient_orientation("FPL").array
     spacing = tuple(float(v) for v in phantom.volume.spacing)
-    networks, shapes = make_networks(), []
+    shapes = []
 
-    def volumes(volume):
-        shapes.append(volume.shape)
-        return networks.lungs.predict(volume)
+    def patches(asked):
+        shapes.append(asked.shape)
+        return np.stack([(one[..., 0] < 0.5).astype(np.float32) for one in asked])
 
-    slices = replace(networks.lungs.card, size=SMALL["rows"])
+    slices = replace(threshold_card("lungs"), size=SMALL["rows"])
     view = field_of_view(slices, hu, spacing[1:])
     chosen = np.ones(len(hu), bool)
-    flat = probabilities(Network(slices, networks.lungs.predict), hu, view, chosen, spacing)
-    card = replace(slices, spacing_mm=list(PUBLISHED_MM))
-    whole = probabilities(Network(card, volumes), hu, view, chosen, spacing)
-    assert shapes == [(*plan_grid(hu.shape, view, spacing, PUBLISHED_MM).shape, 1)]
+    dark = Network(slices, lambda seen: (seen[..., 0] < 0.5).astype(np.float32))
+    flat = probabilities(dark, hu, view, chosen, spacing)
+    card = replace(slices, spacing_mm=list(PUBLISHED_MM), patch=[16, 96, 96])
+    whole = probabilities(Network(card, patches), hu, view, chosen, spacing)
+    assert {shape[1:] for shape in shapes} == {(16, 96, 96, 1)}
+    side = max(plan_grid(hu.shape, view, spacing, PUBLISHED_MM).shape[1:])
+    assert {shape[0] for shape in shapes} == {len(starts(side, 96)) ** 2}
     assert whole.shape == flat.shape
     one, other = whole >= 0.5, flat >= 0.5
     assert 2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other)) > 0.97
@@ -330,6 +334,7 @@ def test_any_size(size):
 @pytest.mark.parametrize(
     "changes",
     [
+        {"spacing_mm": [1.0, 1.0, 1.0]},
         {"spacing_mm": [1, 2]}, {"spacing_mm": 2.0}, {"spacing_mm": [0.01, 1, 1]}, {"spacing_mm": ["1", 1, 1]},
         {"spacing_mm": [float("nan"), 1, 1]}, {"least_air_mm2": -1}, {"least_air_mm2": "3"},
         {"least_air_mm2": float("nan")}, {"field_of_view": "lungs"}, {"field_of_view": None},

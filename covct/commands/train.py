@@ -17,6 +17,7 @@ class Task(str, Enum):
     restorer = "restorer"
     lungs = "lungs"
     infection = "infection"
+    empty_slices = "empty-slices"
 
 
 class Augment(str, Enum):

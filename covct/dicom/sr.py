@@ -228,7 +228,7 @@ def _text(name: CodedTerm, value: str) -> hd.sr.TextContentItem:
 
 
 def _algorithm(networks: dict[str, Any]) -> hd.sr.AlgorithmIdentification:
-    """covct with both its networks (TID 4019): a lung's figures are of its infection too, and the other way round."""
+    """covct with all its networks (TID 4019): a lung's figures are of its infection too, and the other way round."""
     return hd.sr.AlgorithmIdentification(
         name="covct",
         version=__version__,
@@ -237,6 +237,7 @@ def _algorithm(networks: dict[str, Any]) -> hd.sr.AlgorithmIdentification:
         parameters=[
             f"{task}: {card['name']}, threshold {card['threshold']:g}, weights sha256 {card['sha256']}"
             for task, card in networks.items()
+            if isinstance(card, dict)
         ],
     )
 

@@ -1,57 +1,163 @@
-"""Training losses. Truth carries its weights: (batch, rows, columns, 2) = label, weight of the pixel."""
+"""Training losses and the metric beside them. Truth carries its weights in its last channel.
+
+Shapes, for slices; volumes have one axis more, whole slices (the empty-slice network) two less:
+
+- truth (batch, rows, columns, 2): label, weight of the pixel; weight 0 leaves it out. The label is 0 or 1, of a softmax
+  network the number of the class, 0 the background. For classes that may overlap (a sigmoid each) truth is
+  (batch, rows, columns, classes + 1): a label each, and the weight.
+- prediction (batch, rows, columns, outputs): probabilities. With deep supervision (..., outputs, heads): the loss is
+  the mean over the heads, the metric that of their mean, which is what inference takes.
+
+Everything is computed in float32 whatever the policy, and probabilities are kept 1e-5 away from 0 and 1: bfloat16 knows
+nothing between 0.996 and 1, and its logarithm of that is 0 or infinite.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import keras
 from keras import ops
 
-
-def dice_plus_cross_entropy(truth, prediction):
-    """Soft Dice over the batch plus weighted binary cross-entropy.
-
-    truth (batch, rows, columns, 2): channel 0 the label 0 or 1, channel 1 the weight (0 leaves the pixel out).
-    prediction (batch, rows, columns, 1): probability. Dice over the batch, not per slice: a slice without
-    infection has no Dice of its own and would teach the network to call nothing.
-    """
-    label, weight = truth[..., :1], truth[..., 1:]
-    prediction = ops.clip(ops.cast(prediction, "float32"), 1e-5, 1 - 1e-5)
-    overlap = 2 * ops.sum(label * prediction * weight)
-    dice = (overlap + 1.0) / (ops.sum(label * weight) + ops.sum(prediction * weight) + 1.0)
-    return 1 - dice + _cross_entropy(label, prediction, weight)
+MARGIN = 1e-5
+MISSED = 0.7
+SMOOTH = 1.0  # pixels; a batch without any disease has an index too
+FOCUS = 0.75  # exponent, 1 / (4/3) as published
 
 
-def tversky_plus_cross_entropy(truth, prediction, missed: float = 0.7):
-    """As `dice_plus_cross_entropy`, with Tversky's index (Salehi 2017) in place of Dice.
+def _each_head(loss: Callable) -> Callable:
+    """The mean of a loss over the heads of a network with deep supervision; the loss itself for any other."""
 
-    `missed` weighs false negatives against false positives (1 - missed): radiologists draw around a lesion, and a
-    network that weighs both alike calls only its core.
-    """
-    label, weight = truth[..., :1], truth[..., 1:]
-    prediction = ops.clip(ops.cast(prediction, "float32"), 1e-5, 1 - 1e-5)
-    hit = ops.sum(label * prediction * weight)
-    overlooked = ops.sum(label * (1 - prediction) * weight)
-    invented = ops.sum((1 - label) * prediction * weight)
-    index = (hit + 1.0) / (hit + missed * overlooked + (1 - missed) * invented + 1.0)
-    return 1 - index + _cross_entropy(label, prediction, weight)
+    def mean(truth, prediction):
+        truth = ops.cast(truth, "float32")
+        prediction = ops.clip(ops.cast(prediction, "float32"), MARGIN, 1 - MARGIN)
+        if len(prediction.shape) == len(truth.shape):
+            return loss(truth, prediction)
+        heads = prediction.shape[-1]
+        return sum(loss(truth, prediction[..., head]) for head in range(heads)) / heads
+
+    mean.__name__, mean.__doc__ = loss.__name__, loss.__doc__
+    return mean
 
 
-def _cross_entropy(label, prediction, weight):
-    entropy = -(label * ops.log(prediction) + (1 - label) * ops.log(1 - prediction))
+def _is_exclusive(truth, prediction) -> bool:
+    """Whether truth is the number of a class, the first the background: softmax."""
+    return truth.shape[-1] == 2 and prediction.shape[-1] > 1
+
+
+def _one_hot(truth, prediction):
+    """(..., outputs) labels of 0 or 1, and (..., 1) weights."""
+    if _is_exclusive(truth, prediction):
+        label = ops.one_hot(ops.cast(truth[..., 0], "int32"), prediction.shape[-1], dtype="float32")
+    else:
+        label = truth[..., :-1]
+    if label.shape[-1] != prediction.shape[-1]:
+        raise ValueError(f"truth has {label.shape[-1]} classes, the network {prediction.shape[-1]} outputs")
+    return label, truth[..., -1:]
+
+
+def _foreground(truth, prediction):
+    """As `_one_hot`, with the prediction, less the background: it is large, and would drown the overlap of the rest."""
+    label, weight = _one_hot(truth, prediction)
+    first = 1 if _is_exclusive(truth, prediction) else 0
+    return label[..., first:], prediction[..., first:], weight
+
+
+def _entropy(truth, prediction):
+    label, weight = _one_hot(truth, prediction)
+    entropy = -label * ops.log(prediction)
+    if not _is_exclusive(truth, prediction):
+        entropy = entropy - (1 - label) * ops.log(1 - prediction)
     return ops.sum(entropy * weight) / (ops.sum(weight) + 1.0)
+
+
+def _index(truth, prediction, missed: float):
+    """Tversky's index, the mean over the classes; with `missed` 0.5 it is Dice.
+
+    Sums go over the batch, not over each slice: a slice without infection has no Dice of its own and would teach the
+    network to call nothing.
+    """
+    label, prediction, weight = _foreground(truth, prediction)
+    axes = tuple(range(len(label.shape) - 1))
+    hit = ops.sum(label * prediction * weight, axes)
+    overlooked = ops.sum(label * (1 - prediction) * weight, axes)
+    invented = ops.sum((1 - label) * prediction * weight, axes)
+    return ops.mean((hit + SMOOTH) / (hit + missed * overlooked + (1 - missed) * invented + SMOOTH))
+
+
+@_each_head
+def cross_entropy(truth, prediction):
+    """Weighted cross-entropy: binary, or over the classes of a softmax."""
+    return _entropy(truth, prediction)
+
+
+@_each_head
+def dice(truth, prediction):
+    """1 less soft Dice (Milletari 2016)."""
+    return 1 - _dice(truth, prediction)
+
+
+def _dice(truth, prediction):
+    label, prediction, weight = _foreground(truth, prediction)
+    axes = tuple(range(len(label.shape) - 1))
+    overlap = 2 * ops.sum(label * prediction * weight, axes)
+    return ops.mean((overlap + SMOOTH) / (ops.sum(label * weight, axes) + ops.sum(prediction * weight, axes) + SMOOTH))
+
+
+@_each_head
+def dice_plus_cross_entropy(truth, prediction):
+    return 1 - _dice(truth, prediction) + _entropy(truth, prediction)
+
+
+@_each_head
+def tversky(truth, prediction):
+    """1 less Tversky's index (Salehi 2017): a missed pixel weighs 0.7, an invented one 0.3.
+
+    Radiologists draw around a lesion, and a network that weighs both alike calls only its core.
+    """
+    return 1 - _index(truth, prediction, MISSED)
+
+
+@_each_head
+def tversky_plus_cross_entropy(truth, prediction):
+    return 1 - _index(truth, prediction, MISSED) + _entropy(truth, prediction)
+
+
+@_each_head
+def focal_tversky(truth, prediction):
+    """Tversky's loss to the power of 3/4 (Abraham 2019): the nearer to the end, the steeper.
+
+    The power's slope is infinite at 0; it is cut off where the loss is a hundred-thousandth.
+    """
+    return ops.power(ops.maximum(1 - _index(truth, prediction, MISSED), MARGIN), FOCUS)
 
 
 def absolute_error(truth, prediction):
     """Mean absolute error of a restored slice, weighted by pixel; windows scaled to 0..1."""
+    truth, prediction = ops.cast(truth, "float32"), ops.cast(prediction, "float32")
+    if len(prediction.shape) > len(truth.shape):
+        prediction = ops.mean(prediction, -1)
     target, weight = truth[..., :1], truth[..., 1:]
-    return ops.sum(ops.abs(target - ops.cast(prediction, "float32")) * weight) / (ops.sum(weight) + 1.0)
+    return ops.sum(ops.abs(target - prediction) * weight) / (ops.sum(weight) + 1.0)
 
 
-LOSSES = {"dice+ce": dice_plus_cross_entropy, "tversky+ce": tversky_plus_cross_entropy, "l1": absolute_error}
+LOSSES = {
+    "bce": cross_entropy,
+    "dice": dice,
+    "tversky": tversky,
+    "focal-tversky": focal_tversky,
+    "dice+ce": dice_plus_cross_entropy,
+    "tversky+ce": tversky_plus_cross_entropy,
+    "l1": absolute_error,
+}
 
 
 @keras.saving.register_keras_serializable(package="covct")
 class WeightedDice(keras.metrics.Metric):
-    """Dice of the thresholded prediction, pooled over every pixel seen since the last reset."""
+    """Dice of what is called, pooled over every pixel, and every class but the background, since the last reset.
+
+    Called is what reaches the threshold; of classes that exclude each other the likeliest.
+    """
 
     def __init__(self, threshold: float = 0.5, name: str = "dice", **kwargs):
         super().__init__(name=name, **kwargs)
@@ -60,8 +166,13 @@ class WeightedDice(keras.metrics.Metric):
         self.sizes = self.add_weight(name="sizes", initializer="zeros")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        label, weight = y_true[..., :1], y_true[..., 1:]
-        called = ops.cast(ops.cast(y_pred, "float32") >= self.threshold, "float32")
+        truth, prediction = ops.cast(y_true, "float32"), ops.cast(y_pred, "float32")
+        if len(prediction.shape) > len(truth.shape):
+            prediction = ops.mean(prediction, -1)
+        if _is_exclusive(truth, prediction):
+            prediction = ops.one_hot(ops.argmax(prediction, -1), prediction.shape[-1], dtype="float32")
+        label, prediction, weight = _foreground(truth, prediction)
+        called = ops.cast(prediction >= self.threshold, "float32")
         self.overlap.assign_add(2 * ops.sum(label * called * weight))
         self.sizes.assign_add(ops.sum((label + called) * weight))
 

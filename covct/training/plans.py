@@ -20,6 +20,7 @@ from covct.training.dataset import (
     read_ma_slices,
     read_medseg_slices,
 )
+from covct.training.empty_slices import of_slices
 from covct.training.prepare import Preparation, crop, preparation, show
 from covct.training.presets import deform, tint
 from covct.training.restoration import Sample, restoration_pair
@@ -212,4 +213,14 @@ def _cite(sources: dict[str, Path], *names: str) -> dict[str, str]:
     return {name: SOURCES[name] for name in names if name in sources}
 
 
-PLANS = {"restorer": plan_restorer, "lungs": plan_lungs, "infection": plan_infection}
+def plan_empty_slices(sources: dict[str, Path], settings: Settings, restore) -> Plan:
+    """Which slices hold no infection: learned from the same slices as infection itself."""
+    return of_slices(plan_infection(sources, settings, restore), settings)
+
+
+PLANS = {
+    "restorer": plan_restorer,
+    "lungs": plan_lungs,
+    "infection": plan_infection,
+    "empty-slices": plan_empty_slices,
+}

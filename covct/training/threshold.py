@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from covct.networks import Network, predict
+from covct.training.empty_slices import choose_gate_threshold
 from covct.training.restoration import Sample
 
 FLAT_DICE = 0.01
@@ -15,6 +16,8 @@ def choose_threshold(network: Network, validation: Sample) -> tuple[float, dict[
 
     Chosen on held-out patients and never on others; their score is then a little optimistic, and the card says so.
     """
+    if network.card.task == "empty-slices":
+        return choose_gate_threshold(network, validation)
     slices, truth = validation
     label, known = truth[..., 0] > 0.5, truth[..., 1] > 0
     probability = predict(network, slices)[known]

@@ -1,0 +1,104 @@
+"""What lies around a slice: its neighbours as channels (2.5D), or the overlapping patches of a volume (3D)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+
+SMALLEST_WEIGHT = 1e-3  # of a patch's corner: above 0 in float32, and next to nothing
+
+
+def neighbours(count: int, channels: int, first_of_runs: tuple[int, ...] = ()) -> np.ndarray:
+    """Indices of each slice's neighbours, itself in the middle. (count, channels) int.
+
+    Parameters
+    ----------
+    count : int
+        Slices in all.
+    channels : int
+        Odd: (channels - 1) / 2 neighbours on each side. Where there is none, the last slice is repeated.
+    first_of_runs : tuple of int
+        Where slices stop being adjacent (another volume, a gap): the index of the first slice of each run but slice 0.
+    """
+    if channels % 2 == 0:
+        raise ValueError(f"{channels} channels have no middle: wanted an odd number")
+    bounds = sorted({0, *first_of_runs, count})
+    out = np.arange(count)[:, None] + np.arange(channels) - channels // 2
+    for first, end in zip(bounds, bounds[1:], strict=False):
+        out[first:end] = out[first:end].clip(first, end - 1)
+    return out
+
+
+def with_neighbours(slices: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """(slices, rows, columns), (n, channels) indices -> (n, rows, columns, channels), one memory block."""
+    return np.ascontiguousarray(np.moveaxis(slices[indices], 1, -1))
+
+
+def starts(length: int, patch: int) -> list[int]:
+    """Where patches begin along an axis: evenly, at least half of each overlapped, the last ending with the axis."""
+    if length <= patch:
+        return [0]
+    steps = -(-2 * (length - patch) // patch)  # rounded up
+    return [round(step * (length - patch) / steps) for step in range(steps + 1)]
+
+
+def blend_weights(patch: tuple[int, ...]) -> np.ndarray:
+    """How much a patch's voxels count: a Gaussian, an eighth of the patch wide (Isensee 2021, nnU-Net), 1 at most.
+
+    A network sees a patch's border with half of its surroundings missing; the patch beside it sees it whole.
+    """
+    out = np.ones(patch, np.float32)
+    for axis, length in enumerate(patch):
+        distance = (np.arange(length) - (length - 1) / 2) / (length / 8)
+        shape = [-1 if other == axis else 1 for other in range(len(patch))]
+        out = out * np.exp(-(distance**2) / 2).astype(np.float32).reshape(shape)
+    return np.maximum(out / out.max(), SMALLEST_WEIGHT)
+
+
+def patchwise(
+    predict: Callable[[np.ndarray], np.ndarray],
+    see: Callable[[np.ndarray], np.ndarray],
+    chosen: np.ndarray,
+    size: int,
+    patch: tuple[int, int, int],
+) -> np.ndarray:
+    """A volume through a network in overlapping patches, blended. Never holds more than two slabs beside the result.
+
+    Parameters
+    ----------
+    predict : function (patches, *patch, 1) float32 -> (patches, *patch) probability
+    see : function (indices (n,)) -> (n, size, size) float32
+        Slices as the network sees them.
+    chosen : (slices,) bool
+        Slices that are asked for; patches without any are not looked at.
+    patch : (slices, rows, columns)
+        Where the volume has fewer slices, its last is repeated.
+
+    Returns
+    -------
+    (slices, size, size) float16
+        Zero where not chosen.
+    """
+    count, (depth, rows, columns) = len(chosen), patch
+    corners = list(product(starts(size, rows), starts(size, columns)))
+    once = blend_weights(patch)
+    out = np.zeros((count, size, size), np.float16)
+    total, weight = np.zeros((2, depth, size, size), np.float32)
+    firsts = starts(count, depth)
+    for first, following in zip(firsts, [*firsts[1:], count], strict=True):
+        indices = np.arange(first, first + depth).clip(0, count - 1)
+        if chosen[indices].any():
+            seen = see(indices)
+            patches = np.stack([seen[:, r : r + rows, c : c + columns, None] for r, c in corners])
+            for (r, c), probability in zip(corners, predict(patches), strict=True):
+                total[:, r : r + rows, c : c + columns] += probability * once
+                weight[:, r : r + rows, c : c + columns] += once
+        done = following - first
+        out[first:following] = total[:done] / np.maximum(weight[:done], SMALLEST_WEIGHT**4)
+        for array in (total, weight):
+            array[: depth - done] = array[done:].copy()
+            array[depth - done :] = 0
+    out[~chosen] = 0
+    return out

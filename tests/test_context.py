@@ -1,0 +1,166 @@
+"""Neighbouring slices and overlapping patches, on arrays that can be checked by eye."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import threshold_card
+
+from covct.context import blend_weights, neighbours, patchwise, starts, with_neighbours
+from covct.devices import Device, Ladder
+from covct.networks import Network, input_shape, probabilities, task_probability
+from covct.preprocess import whole_slice
+
+
+def test_edge_slices_are_repeated():
+    assert neighbours(4, 3).tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]
+    assert neighbours(1, 5).tolist() == [[0, 0, 0, 0, 0]]
+    assert neighbours(3, 1).tolist() == [[0], [1], [2]]
+
+
+def test_slices_on_both_sides_of_a_gap_are_no_neighbours():
+    assert neighbours(4, 3, first_of_runs=(2,)).tolist() == [[0, 0, 1], [0, 1, 1], [2, 2, 3], [2, 3, 3]]
+
+
+def test_an_even_number_of_channels_has_no_middle():
+    with pytest.raises(ValueError, match="odd"):
+        neighbours(4, 2)
+
+
+def test_neighbours_become_channels_with_the_slice_itself_in_the_middle():
+    slices = np.arange(4, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
+    seen = with_neighbours(slices, neighbours(4, 3))
+    assert seen.shape == (4, 2, 2, 3)
+    assert seen[1, 0, 0].tolist() == [0, 1, 2]
+    assert seen.flags["C_CONTIGUOUS"]
+
+
+@pytest.mark.parametrize("length", [5, 8, 9, 12, 31, 100])
+def test_patches_cover_an_axis_and_overlap_by_half(length):
+    first = starts(length, 8)
+    assert first[0] == 0
+    assert first[-1] == max(0, length - 8)
+    assert all(b - a <= 4 for a, b in zip(first, first[1:], strict=False))
+
+
+def test_the_middle_of_a_patch_counts_most_and_no_voxel_nothing():
+    weights = blend_weights((8, 16, 16))
+    assert weights.max() == 1
+    assert weights[3:5, 7:9, 7:9].min() == 1
+    assert 0 < weights[0, 0, 0] < 0.01
+
+
+@pytest.mark.parametrize("count", [3, 8, 21])
+def test_a_volume_comes_back_as_it_was(count):
+    """A network that gives back what it sees: whatever the overlap, every voxel is where it was."""
+    volume = np.random.default_rng(0).random((count, 24, 24)).astype(np.float32)
+    shapes = set()
+
+    def same(patches):
+        shapes.add(patches.shape[1:])
+        return patches[..., 0]
+
+    out = patchwise(same, lambda indices: volume[indices], np.ones(count, bool), 24, (8, 16, 16))
+    np.testing.assert_allclose(out, volume, atol=1e-3)  # float16
+    assert shapes == {(8, 16, 16, 1)}
+
+
+def test_seams_are_blended():
+    """A network that is sure in the middle of its patch and wrong at the border: the middle wins."""
+
+    def wrong_at_the_border(patches):
+        out = np.zeros(patches.shape[:-1], np.float32)
+        out[:, 1:-1, 2:-2, 2:-2] = 1
+        return out
+
+    out = patchwise(wrong_at_the_border, lambda i: np.zeros((len(i), 32, 32)), np.ones(20, bool), 32, (8, 16, 16))
+    assert out[4:-4, 8:-8, 8:-8].min() > 0.9
+
+
+def test_patches_without_a_chosen_slice_are_not_looked_at():
+    chosen = np.zeros(40, bool)
+    chosen[30:33] = True
+    seen = []
+
+    def see(indices):
+        seen.append((indices[0], indices[-1]))
+        return np.ones((len(indices), 16, 16), np.float32)
+
+    out = patchwise(lambda patches: patches[..., 0], see, chosen, 16, (8, 16, 16))
+    assert all(last >= 30 and first <= 32 for first, last in seen)
+    assert out[chosen].min() > 0.99
+    assert out[~chosen].max() == 0
+
+
+def hu_of(brightness):
+    """Slices of (slices, 32, 32) HU that the window of the tests' cards brings to this brightness, 0 to 1."""
+    return np.repeat(np.asarray(brightness, np.float32), 32 * 32).reshape(-1, 32, 32) * 1200 - 1000
+
+
+def test_a_network_of_three_slices_is_fed_the_neighbours_of_each_chosen_slice():
+    """Also those that are not chosen themselves; 70 slices, so that neighbours lie in another chunk."""
+    card = replace(threshold_card("infection"), size=32, channels=3)
+    below_me = Network(card, lambda slices: slices[..., 0])
+    brightness = np.linspace(0, 1, 70)
+    chosen = np.ones(70, bool)
+    chosen[10] = False
+    out = probabilities(below_me, hu_of(brightness), whole_slice((32, 32), (1, 1)), chosen)
+    expected = np.concatenate([brightness[:1], brightness[:-1]])
+    expected[10] = 0
+    np.testing.assert_allclose(out[:, 16, 16], expected, atol=2e-3)
+
+
+def test_a_mirrored_look_keeps_the_order_of_slices_and_channels():
+    card = replace(threshold_card("infection"), size=32, channels=3, flip=True)
+    hu = hu_of(np.linspace(0.2, 1, 5))
+    hu[:, :, :8] = -1000
+    out = probabilities(Network(card, lambda s: s[..., 1]), hu, whole_slice((32, 32), (1, 1)), np.ones(5, bool))
+    np.testing.assert_allclose(out[:, 0, 20], np.linspace(0.2, 1, 5), atol=2e-3)
+    assert out[:, :, :8].max() == 0
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_volumetric_network_sees_patches_and_its_probabilities_come_back_in_place(flip):
+    card = replace(threshold_card("infection"), size=32, patch=[8, 16, 16], flip=flip)
+    shapes = set()
+
+    def predict(patches):
+        shapes.add(patches.shape[1:])
+        return patches[..., 0].copy()
+
+    hu = np.random.default_rng(0).uniform(-1000, 200, (20, 32, 32)).astype(np.float32)
+    out = probabilities(Network(card, predict), hu, whole_slice((32, 32), (1, 1)), np.ones(20, bool))
+    np.testing.assert_allclose(out, (hu + 1000) / 1200, atol=2e-3)
+    assert shapes == {input_shape(card)}
+
+
+def test_patches_go_one_by_one_and_down_the_ladder_to_the_cpu():
+    """A GPU without memory for one patch: nothing smaller is left there to try."""
+    tried = []
+
+    def compute(patches, kind):
+        tried.append((kind, len(patches)))
+        if kind == "gpu":
+            raise MemoryError("out of memory")
+        return patches[..., 0]
+
+    ladder = Ladder(Device("gpu", "gpu:0"), 8)
+    patches = np.random.default_rng(0).random((3, 2, 4, 4, 1)).astype(np.float32)
+    np.testing.assert_array_equal(ladder.run(compute, patches, most=1), patches[..., 0])
+    assert tried == [("gpu", 1), ("cpu", 1), ("cpu", 1), ("cpu", 1)]
+    assert ladder.used().fallbacks == ("gpu: out of memory with 1 slice at once",)
+
+
+def test_classes_that_exclude_each_other_add_up_and_others_do_not():
+    """0.3 ground glass and 0.4 consolidation: 0.7 infection of a softmax; at least 0.4 of two sigmoids."""
+    exclusive = replace(
+        threshold_card("infection"), classes=["background", "ground-glass", "consolidation", "effusion"]
+    )
+    outputs = np.array([[0.1, 0.3, 0.4, 0.2]])
+    assert task_probability(exclusive, outputs) == pytest.approx([0.7])
+    apart = replace(exclusive, classes=["ground-glass", "consolidation", "effusion"])
+    assert task_probability(apart, outputs[:, 1:]) == pytest.approx([0.4])
+    sides = replace(threshold_card("lungs"), classes=["background", "right-lung", "left-lung"])
+    assert task_probability(sides, np.array([[0.2, 0.5, 0.3]])) == pytest.approx([0.8])
+    with pytest.raises(ValueError, match="4 classes, its card names 3"):
+        task_probability(apart, outputs)
