@@ -353,9 +353,11 @@ def _pass(
         tally.counts[_counted(order, folder, outcome)] += 1
         emit(_skipped_event(folder, outcome))
     due = order.out / state.PRIVATE / SUMMARY_DUE
-    if any(job.to_do for job in jobs):
+    outlived = _outlived(order, jobs)
+    if outlived or any(job.to_do for job in jobs):
         with state.output_errors(order.out):
             due.touch()
+        state.withdraw(order.out, outlived)
     left, why = 0, ""
     started = len(order.already)
     try:
@@ -457,6 +459,13 @@ def _do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) ->
 def _superseded(choice: Choice) -> list[str]:
     """A better series came later: the result of the one chosen before must not count the patient twice."""
     return [series.folder for series, slug, _ in choice.left_out if slug == NOT_CHOSEN]
+
+
+def _outlived(order: Order, jobs: list[Job]) -> list[str]:
+    """Results that a better one of their study would have superseded, had they been readable when it was made."""
+    done = [job.choice for job in jobs if job.finished and job.finished.status == "done"]
+    folders = [folder for choice in done for folder in _superseded(choice)]
+    return [folder for folder in folders if (order.out / folder).exists()]
 
 
 @contextmanager

@@ -254,6 +254,13 @@ def commit(out: Path, folder: str, stage: Path, outcome: Outcome, supersedes: It
             _end_commit(out, note, attempt)
 
 
+def withdraw(out: Path, folders: Iterable[str]) -> None:
+    """Take results away that no longer count. May be killed and done again."""
+    with output_errors(out), unbroken():
+        for folder in folders:
+            _discard(out, out / folder)
+
+
 def install(out: Path, staged: Path, place: str) -> None:
     """Bring a staged file or folder to the disk, and rename it to its place below the tree.
 

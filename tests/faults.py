@@ -82,6 +82,7 @@ class Scenario:
     before: Path | None = None
     tree: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    selection: bool = True  # whether the reasons for a series' preference are compared
 
     @property
     def results(self) -> dict[str, str]:
@@ -250,8 +251,12 @@ def _short(path: str) -> str:
     return re.sub(r"[0-9a-f]{16,}", "…", path.split("/work/")[-1])
 
 
-def tree_of(out: Path) -> dict[str, Any]:
-    """All there is of an output tree, by path, with what must be the same whenever it is made."""
+def tree_of(out: Path, selection: bool = True) -> dict[str, Any]:
+    """All there is of an output tree, by path, with what must be the same whenever it is made.
+
+    Without `selection` it is left out why a series was preferred to others: they may not have been readable then.
+    """
+    apart = {"run"} if selection else {"run", "selection"}
     tree: dict[str, Any] = {}
     for path in sorted(out.rglob("*")):
         name = str(path.relative_to(out))
@@ -263,7 +268,7 @@ def tree_of(out: Path) -> dict[str, Any]:
         elif name.startswith(".covct/"):
             tree[name] = "there"
         elif path.name == "report.json":
-            tree[name] = {key: value for key, value in json.loads(path.read_text()).items() if key != "run"}
+            tree[name] = {key: value for key, value in json.loads(path.read_text()).items() if key not in apart}
         elif path.name == "outcome.json":
             outcome = {key: value for key, value in json.loads(path.read_text()).items() if key not in RUN_OF}
             tree[name] = outcome | {"files": outcome["files"] | {"report.json": "its run differs"}}
@@ -343,7 +348,7 @@ def again(bench: Bench, scenario: Scenario, standing: set[str]) -> tuple[list[st
     said = [f"the rerun ended with {ended.code}: {ended.stderr[-300:]}"] if ended.code != DONE else []
     redone = {event["folder"] for event in ended.events if event["event"] == "started"} & standing
     said += [f"done twice: {_short(folder)}" for folder in sorted(redone)]
-    return said + differences(tree_of(bench.out), scenario.tree), ended
+    return said + differences(tree_of(bench.out, scenario.selection), scenario.tree), ended
 
 
 def suffer(
@@ -597,17 +602,26 @@ def clock_jumps(bench: Bench, few: list[Scenario], ten: list[Scenario], size: Si
     return row
 
 
+def without_selection(scenario: Scenario) -> Scenario:
+    """Where a source cannot be read the report of another tells it, and rightly still does when it can be."""
+    tree = {
+        name: {key: value for key, value in entry.items() if key != "selection"} if isinstance(entry, dict) else entry
+        for name, entry in scenario.tree.items()
+    }
+    return replace(scenario, tree=tree, selection=False)
+
+
 def misread(name: str, fault: Fault):
     """A campaign: something happens to a source file as it is opened or read. At most its own study suffers, what is
     said of that is no result of another's, and once the file is whole again the rerun makes all good."""
 
     def campaign(bench: Bench, few: list[Scenario], ten: list[Scenario], size: Size) -> Row:
         row, said = Row(name), Counter[str]()
-        for scenario in few:
+        for scenario in map(without_selection, few):
             for one in moments(bench, scenario, replace(fault, below="in"), size, 1 / 2):
                 bench.lay(scenario)
                 ended = bench.run(scenario, one)
-                tree = tree_of(bench.out)
+                tree = tree_of(bench.out, scenario.selection)
                 wrong = {
                     name for name in tree.keys() | scenario.tree.keys() if tree.get(name) != scenario.tree.get(name)
                 }

@@ -383,6 +383,24 @@ def test_a_better_series_that_comes_later_supersedes_the_first(order, inbox, net
     assert not (order.out / soft).exists()
 
 
+def test_a_series_unreadable_when_a_better_one_was_done_is_superseded_once_it_can_be_read(order, inbox, networks):
+    """That night nobody could say that the better one is better; the next it need not be done again."""
+    soft, lung = one_study(inbox, ConvolutionKernel="B70s")
+    shutil.move(inbox / "b", inbox.parent / "later")
+    run(order, networks)
+    shutil.move(inbox.parent / "later", inbox / "b")
+    damaged = sorted((inbox / "a").iterdir())[15]
+    contents = damaged.read_bytes()
+    damaged.write_bytes(contents[:300])
+    run(order, networks)
+    assert (order.out / lung / "report.json").exists() and (order.out / soft / "report.json").exists()
+    damaged.write_bytes(contents)
+    tally, _ = run(order, networks)
+    assert not (order.out / soft).exists()
+    assert (tally["done"], tally["done before"]) == (0, 1)
+    assert soft not in (order.out / "summary.csv").read_text()
+
+
 def test_a_result_whose_file_was_lost_is_done_again(order, networks):
     run(order, networks)
     next(order.out.glob("*/*/segmentation.seg.dcm")).unlink()

@@ -492,6 +492,35 @@ def test_what_every_result_needs_is_put_in_place_of_what_is_damaged(keyword, vr,
     assert str(header) == before, "the source's own header is left as it is"
 
 
+def test_a_uid_with_the_value_representation_of_a_name_is_a_uid_in_the_results(series_folder):
+    """One of sixteen slices had it, and they no longer seemed to be of one study: the SEG failed."""
+    header = pydicom.dcmread(first(series_folder), stop_before_pixels=True)
+    uid = str(header.StudyInstanceUID)
+    del header.StudyInstanceUID
+    header.add_new("StudyInstanceUID", "PN", uid)
+    [good] = identified([header])
+    assert (good["StudyInstanceUID"].VR, good.StudyInstanceUID) == ("UI", uid)
+
+
+def test_a_slice_of_another_frame_of_reference_by_damage_gets_that_of_the_others(series_folder):
+    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in sorted(series_folder.iterdir())[:3]]
+    del headers[0].FrameOfReferenceUID
+    assert len({good.FrameOfReferenceUID for good in encodable(tuple(headers), "key", 5.0)}) == 1
+    assert "FrameOfReferenceUID: missing, that of the other slices was taken" in filled(tuple(headers))
+
+
+def test_a_slice_that_names_its_study_twice_is_unreadable(series_folder):
+    """The first name decides where it belongs; what is written would have come from the last."""
+    [series] = discover([series_folder]).series
+    victim = series.instances[7].file.path
+    dataset = pydicom.dcmread(victim)
+    dataset.StudyInstanceUID = ""
+    dataset.save_as(victim)
+    with pytest.raises(SeriesError, match="two things of its StudyInstanceUID") as caught:
+        load_dicom(series)
+    assert caught.value.slug == "unreadable"
+
+
 def test_an_image_attribute_of_another_value_representation_is_not_passed_on(series_folder):
     header = pydicom.dcmread(first(series_folder), stop_before_pixels=True)
     header.add_new("LossyImageCompression", "DS", "1")

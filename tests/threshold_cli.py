@@ -1,7 +1,7 @@
 """`covct` as a process of its own, with networks that are plain thresholds; and with one that misbehaves.
 
 `COVCT_MISBEHAVE` says how, on series of 29 slices: hang (in C, holding Python's lock, deaf to signals), crash, slow
-(for a second, so that a signal finds it at work). Or `die N`: when all is done but the summary, N times.
+(until a signal finds it at work). Or `die N`: when all is done but the summary, N times.
 """
 
 import itertools
@@ -27,7 +27,7 @@ def misbehaving(predict):
             elif how == "crash":
                 os.kill(os.getpid(), signal.SIGSEGV)
             elif how == "slow":
-                time.sleep(1)
+                time.sleep(60)  # until the signal
         return predict(slices)
 
     return called

@@ -172,13 +172,15 @@ def mark_as_research(dataset: pydicom.Dataset) -> None:
 def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float) -> list[pydicom.Dataset]:
     """Copies of the source headers that can be encoded against: type 2 attributes present, one orientation.
 
-    A missing frame of reference is derived from the work, a missing slice thickness (which the object must have) is
-    the slice spacing. `filled` says in words what was done.
+    A missing frame of reference is that of the other slices, or else derived from the work; a missing slice thickness
+    (which the object must have) is the slice spacing. `filled` says in words what was done.
     """
     out = []
+    derived = generate_uid(entropy_srcs=[key, "frame-of-reference"])
+    frame = next((one.FrameOfReferenceUID for one in headers if _has_frame_of_reference(one)), derived)
     for good in identified(headers):
         if not _has_frame_of_reference(good):
-            _put(good, "FrameOfReferenceUID", generate_uid(entropy_srcs=[key, "frame-of-reference"]))
+            _put(good, "FrameOfReferenceUID", frame)
         if _is_multi_frame(good):
             _complete_groups(good, spacing_mm)
         else:
@@ -213,6 +215,8 @@ def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
         _put(good, "SpecificCharacterSet", "ISO_IR 192")
         if not good.get("SOPInstanceUID"):
             good.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+            _put(good, keyword, str(good[keyword].value))  # where its VR is damaged it came as a name
         out.append(good)
     return out
 
@@ -278,7 +282,9 @@ def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:
             elif not _can_be_written(header, keyword) or not _encodes(keyword, header.get(keyword)):
                 found.add(f"{keyword}: not valid, left empty")
         if not _has_frame_of_reference(header):
-            found.add("FrameOfReferenceUID: missing, derived from the work key")
+            others = any(map(_has_frame_of_reference, headers))
+            source = "that of the other slices was taken" if others else "derived from the work key"
+            found.add(f"FrameOfReferenceUID: missing, {source}")
         if not _is_multi_frame(header):
             if not _has_thickness(header):
                 found.add("SliceThickness: missing, the slice spacing was taken")

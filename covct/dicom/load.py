@@ -97,9 +97,19 @@ def _read_slices(
         if not headers or not instance.frame:
             headers.append(one.header)
     assert array is not None
-    for header in headers:
+    for header, instance in zip(headers, ordered, strict=False):  # one header for all frames of one file
         header.pop("PixelData", None)
+        _check_identity(header, headers[0], instance)
     return array, tuple(headers), digests
+
+
+def _check_identity(header: pydicom.Dataset, first: pydicom.Dataset, instance: Instance) -> None:
+    """A damaged file may name its study twice: the first name, by which it was found, need not be the last."""
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+        if header.get(keyword) != first.get(keyword) or not header.get(keyword):
+            raise SeriesError(
+                "unreadable", f"{instance.file.name} says two things of its {keyword}; wanted one for all slices"
+            )
 
 
 def hu_type(instances: Iterable[Instance]) -> type:
