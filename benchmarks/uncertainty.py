@@ -61,7 +61,7 @@ def measured(
         mean = np.mean(looks, axis=0)
         calls[indices] = (mean >= networks.infection.card.threshold) & (found[indices] > 0)
 
-    probabilities(networks.infection, hu, view, found.any((1, 2)), watch)
+    probabilities(networks.infection, hu, view, found.any((1, 2)), watch=watch)
     out = {}
     for owner, tally in tallies.items():
         mine = np.array([one == owner for one in owners])

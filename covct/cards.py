@@ -25,7 +25,8 @@ TASK_CLASSES = {
 }
 OTHER_CLASSES = ("background", "effusion")
 MOST_CHANNELS, MOST_VOXELS = 15, 2**22
-FIELDS_OF_VIEW = ("body", "whole")
+FIELDS_OF_VIEW = ("body", "otsu-body", "whole", "lung-contours", "lung-mask")  # functions in crops.py
+SPACINGS_MM = (0.3, 20.0)
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 
 
@@ -40,7 +41,9 @@ class Card:
     architecture, recipe : dict
         ``{"name": ..., "arguments": {...}}``: a key of ARCHITECTURES and one of RECIPES.
     field_of_view : str
-        "body": the square around the body; "whole": the whole slice.
+        "body" or "otsu-body": the square around the body, by fixed HU or by Otsu's threshold; "whole": the whole
+        slice; "lung-contours": the square around the two largest contours of air in the body; "lung-mask": around the
+        lungs found before. Not for every task: whoever looks for the lungs cannot be shown only them.
     size : int
         Side of the input, pixels.
     flip : bool
@@ -52,6 +55,11 @@ class Card:
     classes : list of str
         Names of the network's outputs where it has several, from `TASK_CLASSES` and `OTHER_CLASSES`; "background"
         first where they exclude each other. How one probability comes of them: `networks.task_probability`.
+    spacing_mm : list of three float, or None
+        Of a volumetric network: distance between slices, rows and columns that it sees. None: slices as they are,
+        resized to `size`.
+    least_air_mm2 : float
+        Slices with less air inside the body tell nothing and are not looked at. 0: all are.
     threshold : float
         Probability from which a pixel is called; of the empty-slice network, from which a slice is looked at.
     sha256 : str
@@ -81,6 +89,8 @@ class Card:
     channels: int = 1
     patch: list[int] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
+    spacing_mm: list[float] | None = None
+    least_air_mm2: float = 0.0
     format: int = CARD_FORMAT
 
 
@@ -131,11 +141,22 @@ def _unsound(card: Card) -> Iterator[str]:
         yield f"task is {card.task!r}, wanted one of {', '.join(TASKS)}"
     if card.field_of_view not in FIELDS_OF_VIEW:
         yield f"field_of_view is {card.field_of_view!r}, wanted one of {', '.join(FIELDS_OF_VIEW)}"
+    elif card.task in ("lungs", "restorer") and str(card.field_of_view).startswith("lung-"):
+        yield (
+            f"field_of_view is {card.field_of_view!r}, wanted 'body', 'otsu-body' or 'whole': a {card.task} network "
+            "works before lungs are known, and a crop by them would cut off what is not aerated"
+        )
     for field_name in ("architecture", "recipe"):
         if not _is_call(getattr(card, field_name)):
             yield f"{field_name} is {getattr(card, field_name)!r}, wanted a name and plain arguments"
     if type(card.size) is not int or not 16 <= card.size <= 1024:
         yield f"size is {card.size!r}, wanted 16 to 1024"
+    if card.spacing_mm is not None and not _are_spacings(card.spacing_mm):
+        yield f"spacing_mm is {card.spacing_mm!r}, wanted three distances from {SPACINGS_MM[0]} to {SPACINGS_MM[1]} mm"
+    elif card.spacing_mm is not None and not card.patch:
+        yield "spacing_mm is for volumetric networks, and patch is empty"
+    if type(card.least_air_mm2) not in (int, float) or not 0 <= card.least_air_mm2 < 1e5:  # false for NaN
+        yield f"least_air_mm2 is {card.least_air_mm2!r}, wanted an area from 0 to 100000 mm2"
     if type(card.threshold) not in (int, float) or not 0 < card.threshold < 1:  # false for NaN
         yield f"threshold is {card.threshold!r}, wanted a probability between 0 and 1"
     if not isinstance(card.sha256, str) or not re.fullmatch("[0-9a-f]{64}", card.sha256):
@@ -154,6 +175,15 @@ def _unsound(card: Card) -> Iterator[str]:
         yield f"uncertainty is {card.uncertainty!r}, wanted factor, level, looks and source, or nothing"
     if not isinstance(card.licence, str) or not isinstance(card.limits, str):
         yield "licence and limits are no texts"
+
+
+def _are_spacings(value: Any) -> bool:
+    low, high = SPACINGS_MM
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(one) in (int, float) and low <= one <= high for one in value)
+    )
 
 
 def _is_name(value: Any) -> bool:

@@ -10,8 +10,11 @@ import numpy as np
 
 from covct.cards import TASK_CLASSES, Card
 from covct.context import neighbours, patchwise, with_neighbours
+from covct.crops import FIELDS_OF_VIEW, enclosed_air_mm2
 from covct.devices import Device, Ladder
-from covct.preprocess import RECIPES, FieldOfView, body_field_of_view, to_model_space, whole_slice
+from covct.labels import Slices
+from covct.preprocess import FieldOfView, bound_recipe, to_model_space
+from covct.resample import from_volume_space, to_volume_space
 
 FAINT = 0.1
 CHUNK = 32  # slices in model space at once: bounded memory whatever the series
@@ -64,11 +67,14 @@ def input_shape(card: Card) -> tuple[int, ...]:
     return (*(card.patch or (card.size, card.size)), card.channels)
 
 
-def field_of_view(card: Card, hu: np.ndarray, pixel_spacing_mm: tuple[float, float]) -> FieldOfView:
-    """The region of the slices that the card's network looks at."""
-    if card.field_of_view == "body":
-        return body_field_of_view(hu, pixel_spacing_mm)
-    return whole_slice(hu.shape[1:], pixel_spacing_mm)
+def field_of_view(
+    card: Card, hu: np.ndarray, pixel_spacing_mm: tuple[float, float], lungs: Slices | None = None
+) -> FieldOfView:
+    """The region of the slices that the card's network looks at. `lungs`: what was found of them before, if anything.
+
+    Without `lungs` a card that wants them is served by the contours of air.
+    """
+    return FIELDS_OF_VIEW[card.field_of_view](hu, pixel_spacing_mm, lungs)
 
 
 def probabilities(
@@ -76,6 +82,7 @@ def probabilities(
     hu: np.ndarray,
     view: FieldOfView,
     chosen: np.ndarray,
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
     watch: Callable[[np.ndarray, list[np.ndarray]], None] = lambda indices, looks: None,
 ) -> np.ndarray:
     """Run a network over the chosen slices.
@@ -85,7 +92,9 @@ def probabilities(
     hu : (slices, rows, columns) number
         Working orientation.
     chosen : (slices,) bool
-        Slices to look at; the others come back as zero.
+        Slices to look at; the others come back as zero, and so do those that the card calls uninformative.
+    spacing_mm : (float, float, float)
+        Between slices, rows and columns of `hu`.
     watch : function (indices, looks), optional
         Told of every chunk its slices' indices and what each look made of them, before the mean is taken.
 
@@ -94,10 +103,10 @@ def probabilities(
     (slices, size, size) float16
     """
     card = network.card
+    if card.least_air_mm2:
+        chosen = chosen & (enclosed_air_mm2(hu, spacing_mm[1:]) >= card.least_air_mm2)
     if card.patch:
-        depth, rows, columns = card.patch
-        see = partial(_seen, card, hu, view)
-        out = patchwise(partial(predict, network), see, chosen, (card.size, card.size), (depth, rows, columns))
+        out = _by_patches(network, hu, view, chosen, spacing_mm)
         indices = np.flatnonzero(chosen)
         for start in range(0, len(indices), CHUNK):  # looks are averaged patch by patch: one is left
             part = indices[start : start + CHUNK]
@@ -108,6 +117,27 @@ def probabilities(
         all_looks = looks(network, slices)
         watch(part, all_looks)
         out[part] = _mean(all_looks)
+    return out
+
+
+def _by_patches(
+    network: Network, hu: np.ndarray, view: FieldOfView, chosen: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> np.ndarray:
+    """As `probabilities`, of a volumetric network: on slices as they are, or resampled there and back."""
+    card = network.card
+    depth, rows, columns = card.patch
+    ask, indices = partial(predict, network), np.flatnonzero(chosen)
+    if not card.spacing_mm or not indices.size:
+        return patchwise(ask, partial(_seen, card, hu, view), chosen, (card.size, card.size), (depth, rows, columns))
+    between, down, across = card.spacing_mm
+    held = slice(int(indices[0]), int(indices[-1]) + 1)
+    volume, grid = to_volume_space(hu[held], view, spacing_mm, (between, down, across))
+    seen = bound_recipe(card.recipe["name"], card.recipe["arguments"])(volume)
+    plane = (grid.shape[1], grid.shape[2])
+    said = patchwise(ask, seen.__getitem__, np.ones(len(seen), bool), plane, (depth, rows, columns))
+    out = np.zeros((len(hu), card.size, card.size), np.float16)
+    out[held] = from_volume_space(said, grid, card.size)
+    out[~chosen] = 0
     return out
 
 
@@ -133,8 +163,8 @@ def _chunks(
 
 def _seen(card: Card, hu: np.ndarray, view: FieldOfView, indices: np.ndarray) -> np.ndarray:
     """Slices as the card's network sees them. (indices,) -> (slices, size, size) float32."""
-    recipe, arguments = RECIPES[card.recipe["name"]], card.recipe["arguments"]
-    return recipe(to_model_space(hu[indices], view, card.size), **arguments)
+    recipe = bound_recipe(card.recipe["name"], card.recipe["arguments"])
+    return recipe(to_model_space(hu[indices], view, card.size))
 
 
 def predict(network: Network, slices: np.ndarray) -> np.ndarray:

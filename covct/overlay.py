@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 
 from covct import RESEARCH_USE
+from covct.crops import lung_field_of_view
 from covct.labels import Slices
-from covct.preprocess import FieldOfView, to_model_space, whole_slice
+from covct.preprocess import FieldOfView, to_model_space
 from covct.terms import SEGMENTS
 
 Colour = tuple[int, int, int]
@@ -24,7 +25,6 @@ NOTICE: Colour = (255, 196, 87)
 
 LUNG_WINDOW_HU = (-1350, 150)
 FILL = 0.38  # enough to see at thumbnail size, while ground glass can still be told from consolidation
-LUNG_MARGIN_MM = 14.0
 WIDTH = 1600
 MARGIN = 20
 GAP = 8
@@ -111,27 +111,6 @@ def choose_slices(lungs: Slices, infection: Slices, tiles: int = 12) -> list[int
 def _most_infected(infection: Slices, start: int, stop: int) -> int:
     middle = (start + stop - 1) / 2
     return max(range(start, stop), key=lambda index: (np.count_nonzero(infection[index]), -abs(index - middle)))
-
-
-def lung_field_of_view(lungs: Slices, pixel_spacing_mm: tuple[float, float]) -> FieldOfView:
-    """The square around both lungs in all slices, with a margin of 14 mm; the whole slice without lungs."""
-    found = np.zeros(lungs.shape[1:], bool)
-    for one in lungs:
-        found |= one > 0
-    if not found.any():
-        return whole_slice((lungs.shape[1], lungs.shape[2]), pixel_spacing_mm)
-    rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
-    extent_mm = max(
-        (rows[-1] - rows[0] + 1) * pixel_spacing_mm[0],
-        (columns[-1] - columns[0] + 1) * pixel_spacing_mm[1],
-    )
-    side_mm = float(extent_mm) + 2 * LUNG_MARGIN_MM
-    return FieldOfView(
-        float(rows[0] + rows[-1]) / 2,
-        float(columns[0] + columns[-1]) / 2,
-        side_mm / pixel_spacing_mm[0],
-        side_mm / pixel_spacing_mm[1],
-    )
 
 
 def draw_slice(hu: np.ndarray, lungs: np.ndarray, infection: np.ndarray, view: FieldOfView, side: int) -> np.ndarray:

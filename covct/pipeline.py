@@ -16,7 +16,7 @@ from covct.dicom.evidence import filled
 from covct.dicom.load import hu_type, load_dicom
 from covct.discover import Series
 from covct.errors import SeriesError
-from covct.labels import per_slice
+from covct.labels import Layer, per_slice
 from covct.memory import at_hand_mib, needed_mib
 from covct.networks import Device, Networks, field_of_view, holds_infection, probabilities
 from covct.nifti import declared_size, load_nifti
@@ -117,7 +117,7 @@ def process(
     lungs_card, infection_card = networks.lungs.card, networks.infection.card
     with clock.step("lungs"):
         lung_view = field_of_view(lungs_card, hu, spacing[1:])
-        lung_probability = probabilities(networks.lungs, hu, lung_view, np.ones(len(hu), bool))
+        lung_probability = probabilities(networks.lungs, hu, lung_view, np.ones(len(hu), bool), spacing)
         seen = to_model_space(hu, lung_view, lungs_card.size, np.int16)
         remove_outside_air(lung_probability, seen, lungs_card.threshold)
         remove_enclosed_air(lung_probability, seen, lungs_card.threshold)
@@ -130,7 +130,7 @@ def process(
         valid_lungs, found = coverage(labels.lungs, spacing, is_other_part(series))
         findings += found
     with clock.step("infection"):
-        infection_view = field_of_view(infection_card, hu, spacing[1:])
+        infection_view = field_of_view(infection_card, hu, spacing[1:], labels.lungs)
         infection_tally = Tally.empty(infection_card.threshold)
 
         def watch(indices: np.ndarray, looks: list[np.ndarray]) -> None:
@@ -138,9 +138,11 @@ def process(
             infection_tally.add(looks, sides_in_view(lungs_here, infection_view, infection_card.size))
 
         with_lung = per_slice(labels.lungs) > 0
-        looked_at = _not_empty(networks, hu, spacing, with_lung)
+        looked_at = _not_empty(networks, hu, spacing, with_lung, labels.lungs)
         skipped = int(np.count_nonzero(with_lung & ~looked_at))
-        infection_probability = probabilities(networks.infection, hu, infection_view, looked_at, watch)
+        infection_probability = probabilities(
+            networks.infection, hu, infection_view, looked_at, spacing_mm=spacing, watch=watch
+        )
     with clock.step("postprocess"):
         mark_infection(labels, infection_probability, infection_card.threshold, infection_view)
         unmark_specks(labels, spacing)
@@ -165,12 +167,12 @@ def process(
     return Result(series, scan, masks, report, work_key, networks.used())
 
 
-def _not_empty(networks: Networks, hu: np.ndarray, spacing, with_lung: np.ndarray) -> np.ndarray:
+def _not_empty(networks: Networks, hu: np.ndarray, spacing, with_lung: np.ndarray, lungs: Layer) -> np.ndarray:
     """Slices to look for infection in: those with lung, less those that the empty-slice network calls empty."""
     gate = networks.empty_slices
     if gate is None:
         return with_lung
-    return holds_infection(gate, hu, field_of_view(gate.card, hu, spacing[1:]), with_lung)
+    return holds_infection(gate, hu, field_of_view(gate.card, hu, spacing[1:], lungs), with_lung)
 
 
 def _check_memory(series: Series, memory_mib: float) -> None:

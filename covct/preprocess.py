@@ -1,13 +1,18 @@
 """Model space: from HU slices to what a network sees, and masks back to the source grid.
 
-A recipe is a named function (slices, size, size) HU -> (slices, size, size) float32 in 0..1; the weight card
-names it, so inference has no preprocessing flags to get wrong.
+A recipe is a named function (slices, size, size) HU -> (slices, size, size) float32; the weight card names it with
+its arguments, so inference has no preprocessing flags to get wrong. Series pass through in chunks, so a recipe looks
+at each slice alone; what comes out lies in 0..1, except after `z_score`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
@@ -144,21 +149,126 @@ def _overlap(top, left, height, width, shape):
 
 def hu_window(hu: np.ndarray, low: float, high: float) -> np.ndarray:
     """HU clipped to low..high and scaled to 0..1, float32. Works on any shape."""
+    _need(low < high, f"window low is {low}, high {high}, wanted low < high")
     return np.clip((np.asarray(hu, np.float32) - low) / (high - low), 0, 1)
 
 
-def clahe(hu: np.ndarray, clip_limit: float = 7.0, tiles: int = 8) -> np.ndarray:
-    """The publisher's recipe of the 8-bit slices: min-max per slice to 0..255, then CLAHE (Zuiderveld 1994).
+def min_max(hu: np.ndarray, low: float = CT_RANGE_HU[0], high: float = CT_RANGE_HU[1]) -> np.ndarray:
+    """HU clipped to low..high, then each slice by its own darkest and brightest pixel to 0..1.
 
-    hu (slices, rows, columns) -> (slices, rows, columns) float32 in 0..1.
+    hu (slices, rows, columns) -> the same shape, float32. A slice of one value comes out as 0.
+    What a grey means depends on what else lies in the slice (metal, contrast medium): kept for networks of others'
+    recipes.
     """
-    equalise = cv2.createCLAHE(clipLimit=clip_limit, tileGridSize=(tiles, tiles))
+    _need(low < high, f"range low is {low}, high {high}, wanted low < high")
+    clipped = np.clip(np.asarray(hu, np.float32), low, high)
+    darkest = clipped.min((1, 2), keepdims=True)
+    extent = clipped.max((1, 2), keepdims=True) - darkest
+    return (clipped - darkest) / np.where(extent > 0, extent, 1)
+
+
+def z_score(
+    hu: np.ndarray, low: float, high: float, mean: float | None = None, deviation: float | None = None
+) -> np.ndarray:
+    """HU clipped to low..high, less a mean, over a standard deviation; not in 0..1.
+
+    hu (slices, rows, columns) -> the same shape, float32. With `mean` and `deviation` (HU, of the training set, as in
+    nnU-Net, Isensee 2021) a grey means the same in every slice; without them each slice's own are taken, and a slice
+    of one value comes out as 0.
+    """
+    _need(low < high, f"range low is {low}, high {high}, wanted low < high")
+    _need((mean is None) == (deviation is None), "mean and deviation are given together or not at all")
+    _need(deviation is None or deviation > 0, f"deviation is {deviation}, wanted more than 0")
+    clipped = np.clip(np.asarray(hu, np.float32), low, high)
+    if deviation is not None:
+        return (clipped - np.float32(mean)) / np.float32(deviation)
+    spread = clipped.std((1, 2), keepdims=True)
+    return (clipped - clipped.mean((1, 2), keepdims=True)) / np.where(spread > 0, spread, 1)
+
+
+def clahe(
+    hu: np.ndarray, clip_limit: float = 7.0, tiles: int = 8, low: float | None = None, high: float | None = None
+) -> np.ndarray:
+    """Contrast limited adaptive histogram equalisation (Zuiderveld 1994) of 8-bit slices.
+
+    hu (slices, rows, columns) -> the same shape, float32 in 0..1.
+
+    Parameters
+    ----------
+    clip_limit : float
+        Of OpenCV: the most that a bin may hold, as a multiple of an even histogram's. Higher is more contrast.
+    tiles : int
+        Tiles a side, each with a histogram of its own.
+    low, high : float, optional
+        HU window that becomes 0..255. Without them it is the recipe of the slices published by Ma et al.: each
+        slice's darkest and brightest pixel within the whole CT range become 0 and 255.
+    """
+    _need(0 < clip_limit <= 256, f"clip_limit is {clip_limit}, wanted more than 0, at most 256")
+    _need(tiles == int(tiles) and 1 <= tiles <= 64, f"tiles is {tiles}, wanted a whole number from 1 to 64")
+    _need((low is None) == (high is None), "low and high are given together or not at all")
+    equalise = cv2.createCLAHE(clipLimit=clip_limit, tileGridSize=(int(tiles), int(tiles)))
     out = np.empty(hu.shape, np.float32)
     for index, one in enumerate(hu):
-        clipped = np.clip(one, *CT_RANGE_HU)
-        scaled = cv2.normalize(clipped.astype(np.float32), None, 0, 255, cv2.NORM_MINMAX)
+        if low is None or high is None:
+            clipped = np.clip(one, *CT_RANGE_HU)
+            scaled = cv2.normalize(clipped.astype(np.float32), None, 0, 255, cv2.NORM_MINMAX)
+        else:
+            scaled = 255 * hu_window(one, low, high)
         out[index] = equalise.apply(scaled.astype(np.uint8)) / np.float32(255)
     return out
 
 
-RECIPES: dict[str, Callable[..., np.ndarray]] = {"hu-window": hu_window, "clahe": clahe}
+RECIPES: dict[str, Callable[..., np.ndarray]] = {
+    "hu-window": hu_window,
+    "min-max": min_max,
+    "z-score": z_score,
+    "clahe": clahe,
+}
+
+
+def bound_recipe(name: str, arguments: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
+    """A recipe with its arguments, as a function (slices, rows, columns) HU -> float32 of that shape.
+
+    Raises
+    ------
+    ValueError
+        No recipe has this name, or it does not take these arguments. They are tried at once, on a flat slice, so that
+        a card is refused before a series is read.
+    """
+    _need(name in RECIPES, f"no recipe {name!r}, there are {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    known = list(inspect.signature(recipe).parameters)[1:]
+    if strange := sorted(set(arguments) - set(known)):
+        raise ValueError(f"recipe {name} takes {', '.join(known)}, got {', '.join(strange)}")
+    for argument, value in arguments.items():
+        _need(
+            isinstance(value, int | float) and not isinstance(value, bool),
+            f"recipe {name}: {argument} is {value!r}, wanted a number",
+        )
+    bound = partial(recipe, **arguments)
+    try:
+        bound(np.zeros((1, 64, 64), np.float32))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"recipe {name}: {error}") from error
+    return bound
+
+
+def parse_recipe(text: str) -> tuple[str, dict[str, float]]:
+    """`NAME` or `NAME:ARGUMENT=NUMBER,...`, as on a command line, to a name and its arguments. Raises ValueError."""
+    name, _, rest = text.partition(":")
+    arguments: dict[str, float] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        _need(equals == "=" and math.isfinite(number), f"recipe {text!r}: got {part!r}, wanted ARGUMENT=NUMBER")
+        arguments[key.strip()] = int(number) if number.is_integer() else number
+    bound_recipe(name, arguments)
+    return name, arguments
+
+
+def _need(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)

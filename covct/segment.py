@@ -18,6 +18,7 @@ from covct.cards import Card, ensemble, read_card, tasks_in, weights_path
 from covct.devices import Device, Ladder, is_out_of_memory
 from covct.errors import WeightsError
 from covct.networks import Network, Networks, input_shape, task_probability
+from covct.preprocess import bound_recipe
 from covct.weights_file import read_arrays, read_h5
 
 BATCH = 8
@@ -32,6 +33,10 @@ def load_network(card_path: Path) -> tuple[Card, keras.Model]:
     file can never run code.
     """
     card = read_card(card_path)
+    try:
+        bound_recipe(card.recipe["name"], card.recipe["arguments"])
+    except ValueError as error:
+        raise WeightsError(f"{card_path}: {error}") from error
     try:
         arrays = read_arrays(weights_path(card_path, card), card.sha256)
         network = ARCHITECTURES[card.architecture["name"]](**card.architecture["arguments"])

@@ -21,11 +21,11 @@ RANKS = [
     | {"training.average", "training.batches", "training.events", "training.optimizers"}
     | {"evaluation.__init__", "evaluation.scores", "evaluation.surface", "evaluation.bootstrap"}
     | {"evaluation.agreement", "evaluation.calibration", "evaluation.figures"},
-    {"sources", "cards", "preprocess", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"}
-    | {"training.domains", "context"},
+    {"preprocess", "crops", "resample", "training.domains"}
+    | {"sources", "cards", "context", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
     {"split", "weights_file", "supervisor", "runs"},
-    {"discover", "networks", "postprocess", "overlay", "results", "training.augment"}
+    {"discover", "networks", "postprocess", "overlay", "results", "training.augment", "training.presets"}
     | {"dicom.capture", "dicom.ct_series", "dicom.seg_masks"},
     {"choice", "quality", "nifti", "burden", "uncertainty", "phantom", "page", "training.losses"}
     | {"dicom.load", "dicom.check", "architectures.blocks"},
@@ -38,8 +38,9 @@ RANKS = [
     {"training.restoration", "training.restore", "training.views", "pipeline", "verify", "doctor", "inbox", "moving"}
     | {"training.folds", "training.checkpoints", "training.fingerprint", "training.histories"}
     | {"training.cross_validation", "evaluation.masks", "evaluation.cases"},
-    {"training.plans", "training.threshold", "training.build", "training.explore", "writers", "evaluation.judge"},
-    {"training.not_a_number", "training.finish", "evaluation.pooling", "evaluation.page"},
+    {"training.prepare", "training.threshold", "training.explore", "writers", "evaluation.judge"},
+    {"training.plans", "training.build", "evaluation.pooling", "evaluation.page"},
+    {"training.not_a_number", "training.finish", "training.sheet"},
     {"training.loop", "training.explore_page", "batch", "evaluation.run"},
     {"training.find_lr"},
     {"commands.__init__", "commands.evaluate", "commands.explore", "commands.restore", "commands.train"},

@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
+from covct.crops import lung_field_of_view
 from covct.overlay import (
     BACKGROUND,
     INFECTION,
@@ -12,7 +13,6 @@ from covct.overlay import (
     WIDTH,
     choose_slices,
     draw_slice,
-    lung_field_of_view,
     montage,
     write_overlay,
 )

@@ -56,19 +56,20 @@ def tiny_plan(sources, settings, restore=None, spoiled: tuple[str, int] | None =
     """`spoiled`: the patient and slice whose samples are no numbers."""
     split = plans._split([slices()], settings)
     [part] = split.train_sets
+    how = replace(plans.preparation(settings), size=SIZE)
 
     def draw(rng, origins=None):
         noted: list[plans.Origin] = []
         hu, lungs, _ = plans._pick(part, rng, noted)
         if origins is not None:
             origins += noted
-        x, truth = plans._windowed(hu + rng.normal(0, 30, hu.shape), lungs, np.ones(lungs.shape))
+        x, truth = plans.show(how, hu + rng.normal(0, 30, hu.shape), lungs, np.ones(lungs.shape), rng)
         if (noted[0].patient, noted[0].slice) == spoiled:
             x = x * np.nan
         return x, truth
 
-    checks = [plans._stack(part, part.lungs == 1, np.ones(part.lungs.shape)) for part in split.check_sets]
-    return replace(plans._plan(draw, checks, split, {}), size=SIZE, sources={"ma": "invented"})
+    checks = [plans._stack(how, part, part.lungs == 1, np.ones(part.lungs.shape)) for part in split.check_sets]
+    return replace(plans._plan(draw, how, checks, split, {}), size=SIZE, sources={"ma": "invented"})
 
 
 def data_folder(parent: Path) -> Path:

@@ -51,6 +51,13 @@ class LogFormat(str, Enum):
     json = "json"
 
 
+class Augment(str, Enum):
+    none = "none"
+    light = "light"
+    standard = "standard"
+    full = "full"
+
+
 def train_command(
     task: Annotated[Task, typer.Argument(help="What to train.")],
     data: Annotated[Path, typer.Argument(help="Folder with the training data.", show_default=False)],
@@ -81,6 +88,15 @@ def train_command(
         float, typer.Option(help="Keep a running average of the weights, of this decay a step: 0.99. 0: none.", min=0)
     ] = 0.0,
     mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="bfloat16 arithmetic.")] = False,
+    augment: Annotated[Augment, typer.Option(help="How much slices are changed on the fly.")] = Augment.standard,
+    recipe: Annotated[
+        str, typer.Option(help="Intensities: hu-window, min-max, z-score or clahe, as NAME:ARGUMENT=NUMBER,...")
+    ] = "hu-window:low=-1000,high=200",
+    field_of_view: Annotated[str, typer.Option(help="body, otsu-body, lung-contours or lung-mask.")] = "body",
+    size: Annotated[int, typer.Option(help="Side of the network's input, pixels.")] = 256,
+    show_augmented: Annotated[
+        int, typer.Option(help="Write a sheet of so many augmented samples to OUT, and train nothing.", min=0, max=240)
+    ] = 0,
     split: Annotated[
         str,
         typer.Option(help="Held out by patient: 90/10, 70/30 or a share; slice or slice:90/10 (leaks); none."),
@@ -139,8 +155,14 @@ def train_command(
         task.value, epochs, samples, batch_size, learning_rate, base_filters,
         architecture_name(architecture or usual), loss,
         optimizer.value, schedule.value, clip_norm, patience, ema, split, folds, fold or 0, threshold, seed,
-        mixed_precision,
+        mixed_precision, augment=augment.value, recipe=recipe, field_of_view=field_of_view, size=size,
     )  # fmt: skip
+    if show_augmented:
+        from covct.training.sheet import write_augmented
+
+        sheet = write_augmented(settings, data, out, _of(restorer, settings.fold), show_augmented)
+        typer.echo(json.dumps({"sheet": str(sheet)}))
+        return
     with _told(log_format, epochs * settings.steps_per_epoch) as report, _resumable():
         if find_lr:
             found = find_learning_rate(

@@ -22,7 +22,6 @@ from covct.training.plans import Plan
 from covct.training.progress import Progress
 from covct.training.settings import Settings
 from covct.training.threshold import choose_threshold
-from covct.training.views import WINDOW
 
 LICENCE = "research, non-commercial"
 OPTIMISTIC = (
@@ -95,7 +94,7 @@ def _card(settings: Settings, plan: Plan, progress: Progress, name: str, sha256:
         name=settings.task,
         task=settings.task,
         architecture={"name": settings.architecture, "arguments": arguments_of(settings, plan.size)},
-        recipe={"name": plan.recipe, "arguments": WINDOW if plan.recipe == "hu-window" else {}},
+        recipe={"name": plan.recipe, "arguments": plan.arguments},
         field_of_view=plan.field_of_view,
         size=plan.size,
         threshold=0.5 if settings.threshold is None else settings.threshold,
@@ -120,6 +119,7 @@ def _card(settings: Settings, plan: Plan, progress: Progress, name: str, sha256:
             "ema": settings.ema,
             "mixed_precision": settings.mixed_precision,
             "patience": settings.patience,
+            "augment": settings.augment,
             "seed": settings.seed,
             "backend": keras.backend.backend(),
             **{key: facts[key] for key in ("initial", "restorer") if key in facts},

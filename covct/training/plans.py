@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from covct.errors import UsageError
-from covct.preprocess import RECIPES
 from covct.training import augment
 from covct.training.dataset import (
     SIZE,
@@ -25,9 +24,11 @@ from covct.training.dataset import (
 )
 from covct.training.empty_slices import of_slices
 from covct.training.folds import held_out, is_by_slice, patients_on_both_sides, refuse_patients_on_both_sides, take
+from covct.training.prepare import Preparation, crop, preparation, show
+from covct.training.presets import deform, tint
 from covct.training.restoration import Sample, restoration_pair
 from covct.training.settings import Settings
-from covct.training.views import WINDOW, as_hounsfield, equalised
+from covct.training.views import as_hounsfield, equalised
 
 SOURCES = {
     "ma": "COVID-19 CT Lung and Infection Segmentation (Ma et al. 2020, doi 10.5281/zenodo.3757476), "
@@ -36,7 +37,9 @@ SOURCES = {
     "medseg": "medicalsegmentation.com COVID-19 CT segmentation slices, non-commercial use only",
     "cases": "labelled cases of the user's own",
 }
-CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}  # medseg's slices end at the ribs: shrink, and put tissue around
+# medseg's slices end at the ribs: shrink, and put tissue around; but not where all are cropped to the lungs
+CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}
+CROPPED_LIKE_ALL = {"scale": (0.85, 1.15), "border_hu": 40.0}
 EQUALISED = {"scale": (0.7, 1.2)}  # the publisher's CLAHE saw whole slices, ours are cut around the body
 EQUALISED_SHARE = 0.4
 
@@ -70,6 +73,7 @@ class Plan:
     patients: dict[str, list[str]] = field(default_factory=dict)
     on_both_sides: int = 0
     size: int = SIZE
+    arguments: dict[str, float] = field(default_factory=dict)  # of the recipe
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ Origins = list[Origin]
 
 def plan_restorer(sources: dict[str, Path], settings: Settings, restore=None) -> Plan:
     """The way back from 8-bit CLAHE to HU: pairs are free from any HU scan through the recipe."""
+    preparation(settings)
     if "lungs" not in sources:
         raise UsageError("the restorer learns from HU volumes with lung masks (NAME_ct.nii.gz, NAME_lungs.nii.gz)")
     volumes = read_lung_volumes(sources["lungs"])
@@ -127,7 +132,9 @@ def plan_restorer(sources: dict[str, Path], settings: Settings, restore=None) ->
 
 def plan_lungs(sources: dict[str, Path], settings: Settings, restore) -> Plan:
     """Lungs with consolidation inside: radiologists' masks, and dense lesions put into real HU lungs."""
-    split = _split(_read(sources, restore, ("ma", "lungs", "cases")), settings)
+    how = preparation(settings)
+    parts = [crop(part, how.field_of_view) for part in _read(sources, restore, ("ma", "lungs", "cases"))]
+    split = _split(parts, settings)
     train_sets = split.train_sets
 
     def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
@@ -135,18 +142,19 @@ def plan_lungs(sources: dict[str, Path], settings: Settings, restore) -> Plan:
         index = rng.integers(len(part))
         _note(origins, part, int(index))
         hu, lungs, infection = part.hu[index], part.lungs[index], part.infection[index]
-        hu, lungs, infection = augment.affine((hu, lungs, infection), ("hu", "mask", "mask"), rng, scale=(0.75, 1.25))
-        if rng.random() < 0.4:
+        hu, lungs, infection = deform(
+            how.preset, (hu, lungs, infection), ("hu", "mask", "mask"), rng, scale=(0.75, 1.25)
+        )
+        if how.preset.lesions and rng.random() < 0.4:
             hu = augment.lung_density(hu, lungs, rng)
-        if rng.random() < 0.5:
+        if how.preset.lesions and rng.random() < 0.5:
             hu, _ = augment.insert_opacity(hu, lungs, rng)
         if part.source == "lctsc" and rng.random() < EQUALISED_SHARE:
             hu = equalised(hu)
-        hu = augment.contrast(augment.noise(hu, rng), rng)
-        return _windowed(hu, lungs == 1, np.ones(lungs.shape))
+        return show(how, tint(how.preset, hu, rng), lungs == 1, np.ones(lungs.shape), rng)
 
-    checks = [_stack(part, part.lungs == 1, np.ones(part.lungs.shape)) for part in split.check_sets]
-    return _plan(draw, checks, split, sources)
+    checks = [_stack(how, part, part.lungs == 1, np.ones(part.lungs.shape)) for part in split.check_sets]
+    return _plan(draw, how, checks, split, sources)
 
 
 def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Plan:
@@ -158,7 +166,8 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
     parts = _read(sources, restore, ("ma", "lungs", "medseg", "cases"))
     if restore and "lungs" in sources:
         parts.append(read_lung_slices(sources["lungs"], restore))
-    split = _split(parts, settings)
+    how = preparation(settings)
+    split = _split([crop(part, how.field_of_view) for part in parts], settings)
     by_source = {part.source: part for part in split.train_sets}
     if "cases" in by_source and (by_source["cases"].infection == 1).any():
         # in HU, or brought there: learned from like the Ma slices
@@ -169,34 +178,35 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
     if not looks and not medseg:
         raise UsageError("infection needs slices with infection masks (volumes.csv with ct/, lungs/, infection/)")
     donors = by_source.get("ma")
+    at_the_ribs = CROPPED_LIKE_ALL if how.field_of_view.startswith("lung-") else CROPPED
     clean = [part.with_lung() for part in clean]  # the network runs on slices with lung only
 
     def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
         if not clean or rng.random() < 0.68:
             part = medseg if medseg and (not looks or rng.random() < 0.2) else looks[rng.integers(len(looks))]
             hu, lungs, infection = _pick(part, rng, origins)
-            if part.source in ("ma", "ma-equalised") and rng.random() < 0.4:
+            if how.preset.lesions and part.source in ("ma", "ma-equalised") and rng.random() < 0.4:
                 hu, infection = augment.rescale_lesion(hu.astype(np.float32), lungs, infection, rng)
         else:
             part = clean[rng.integers(len(clean))]
             hu, lungs, infection = _pick(part, rng, origins)
-            hu, infection = _maybe_diseased(hu.astype(np.float32), lungs, infection, donors, rng, origins)
+            if how.preset.lesions:
+                hu, infection = _maybe_diseased(hu.astype(np.float32), lungs, infection, donors, rng, origins)
         equalise = part.source in ("lctsc", "medseg") and rng.random() < EQUALISED_SHARE
-        placed = CROPPED if part.source == "medseg" else EQUALISED if equalise else {"scale": (0.85, 1.3)}
-        hu, lungs, infection = augment.affine((hu, lungs, infection), ("hu", "mask", "mask"), rng, **placed)
+        own = at_the_ribs if part.source == "medseg" else EQUALISED if equalise else {"scale": (0.85, 1.3)}
+        hu, lungs, infection = deform(how.preset, (hu, lungs, infection), ("hu", "mask", "mask"), rng, **own)
         if equalise:
-            hu = equalised(augment.noise(hu, rng))
-        elif rng.random() < 0.25:
+            hu = equalised(tint(how.preset, hu, rng))
+        elif how.preset.lesions and rng.random() < 0.25:
             hu = augment.lung_density(hu, lungs == 1, rng)
-        hu = augment.contrast(augment.noise(hu, rng), rng)
-        return _windowed(hu, infection == 1, infection != UNKNOWN)
+        return show(how, tint(how.preset, hu, rng), infection == 1, infection != UNKNOWN, rng)
 
     checks = [
-        _stack(part, part.infection == 1, part.infection != UNKNOWN)
+        _stack(how, part, part.infection == 1, part.infection != UNKNOWN)
         for part in split.check_sets
         if part.source != "lctsc-restored"
     ]
-    return _plan(draw, checks, split, sources, "tversky+ce")
+    return _plan(draw, how, checks, split, sources, "tversky+ce")
 
 
 def _maybe_diseased(hu, lungs, infection, donors, rng, origins):
@@ -288,31 +298,27 @@ def _pick(part: Slices, rng, origins: Origins | None = None):
     return part.hu[index], part.lungs[index], part.infection[index]
 
 
-def _windowed(hu, label, weight) -> Sample:
-    scaled = RECIPES["hu-window"](hu, **WINDOW)
-    return scaled[..., None], np.stack([label, weight], -1).astype(np.float32)
-
-
-def _stack(part: Slices, label, weight) -> Sample:
+def _stack(how: Preparation, part: Slices, label, weight) -> Sample:
     """Every second slice: neighbours tell little more, and cost as much."""
-    return _windowed(part.hu[::2], label[::2], weight[::2])
+    return show(how, part.hu[::2], label[::2], weight[::2])
 
 
-def _plan(draw, checks, split: _Parted, sources, loss="dice+ce") -> Plan:
+def _plan(draw, how: Preparation, checks, split: _Parted, sources, loss="dice+ce") -> Plan:
     x, y = (np.concatenate(arrays) for arrays in zip(*checks, strict=True))
     counts = {part.source: len(part) for part in split.train_sets}
-    cited = _cite(sources, *SOURCES)
     return Plan(
         draw,
         (x, y) if len(x) else None,
         loss,
-        "hu-window",
-        "body",
+        how.recipe,
+        how.field_of_view,
         split.held_out,
-        cited,
+        _cite(sources, *SOURCES),
         counts,
         split.patients,
         split.on_both_sides,
+        how.size,
+        dict(how.arguments),
     )
 
 

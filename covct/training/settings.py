@@ -51,6 +51,10 @@ class Settings:
     threshold: float | None = None
     seed: int = 0
     mixed_precision: bool = False
+    augment: str = "standard"
+    recipe: str = "hu-window:low=-1000,high=200"
+    field_of_view: str = "body"
+    size: int = 256
 
     @property
     def steps_per_epoch(self) -> int:
