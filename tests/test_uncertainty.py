@@ -223,7 +223,7 @@ def test_members_and_mirrors_are_looks_and_their_mean_is_the_probability():
     told = []
     mean = probabilities(
         network, np.zeros((3, 16, 16)), FieldOfView(7.5, 7.5, 16, 16), np.array([True, False, True]),
-        lambda indices, all_looks: told.append((indices.tolist(), len(all_looks))),
+        watch=lambda indices, all_looks: told.append((indices.tolist(), len(all_looks))),
     )  # fmt: skip
     assert told == [([0, 2], 3)]
     assert mean[:, 0, 0].tolist() == pytest.approx([0.6, 0, 0.6], abs=1e-3)

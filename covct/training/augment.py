@@ -87,8 +87,10 @@ def _elastic_maps(matrix, rows, columns, elastic_px, cells, rng):
     coarse = rng.standard_normal((cells + 3, cells + 3, 2), dtype=np.float32) * np.float32(elastic_px)
     displaced = cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_CUBIC)
     displaced += _places(rows, columns)
-    moved = cv2.transform(displaced, back)
-    return moved[..., 0], moved[..., 1]
+    across, down = displaced[..., 0], displaced[..., 1]
+    # not cv2.transform: its last bits depend on where in memory an array lies
+    (cc, cr, c), (rc, rr, r) = np.asarray(back, np.float32)
+    return cc * across + cr * down + c, rc * across + rr * down + r
 
 
 @lru_cache(maxsize=4)
@@ -159,6 +161,8 @@ def lesion_mask(lungs, rng) -> np.ndarray:
     reached = np.cumsum(np.exp(-depth.ravel()[places] / rng.uniform(4, 40)))
     centres = places[np.searchsorted(reached, rng.random(rng.integers(1, 6)) * reached[-1])]
     level = np.full(lungs.shape, -9.0, np.float32)
+    rows, columns = np.ogrid[: lungs.shape[0], : lungs.shape[1]]
+    rows, columns = rows.astype(np.float32), columns.astype(np.float32)
     for centre in centres:
         row, column = divmod(int(centre), SIZE)
         radius = np.exp(rng.uniform(np.log(3), np.log(38)))
@@ -166,9 +170,10 @@ def lesion_mask(lungs, rng) -> np.ndarray:
         # turned, then stretched to a circle of radius 1: (column, row) to (u, v)
         turn = np.array([[np.sin(angle), np.cos(angle)], [np.cos(angle), -np.sin(angle)]]) / radius
         turn[1] /= stretch
-        matrix = np.column_stack([turn, -turn @ (column, row)]).astype(np.float32)
-        away = cv2.transform(_places(SIZE, SIZE), matrix)
-        np.maximum(level, 1 - cv2.magnitude(*cv2.split(away)), out=level)
+        (uc, ur), (vc, vr) = turn.astype(np.float32)
+        u, v = uc * (columns - column) + ur * (rows - row), vc * (columns - column) + vr * (rows - row)
+        # not by OpenCV, whose last bits depend on where in memory an array lies: a sample is a function of its seed
+        np.maximum(level, 1 - np.sqrt(u * u + v * v), out=level)
     level += np.float32(rng.uniform(0.1, 0.5)) * smooth_field(rng, rng.uniform(8, 40))
     softness = np.float32(rng.uniform(0.03, 0.35))
     return np.clip(level / softness + np.float32(0.5), 0, 1) * inside
