@@ -416,7 +416,7 @@ summary b, summary span { margin-left: 6px; }
 details[open] summary span { display: none; }
 details th:first-child { width: 42%; }
 footer { margin-top: 40px; color: var(--dim); font-size: 13px; }
-@media screen and (max-width: 1080px) {
+@media screen and (max-width: 1300px) {
   .series thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   .series, .series tbody { display: block; }
   .series tr { display: grid; grid-template-columns: 268px 1fr 1fr; border-bottom: 1px solid var(--line); }
