@@ -13,7 +13,7 @@ from covct.context import neighbours, patchwise, with_neighbours
 from covct.crops import FIELDS_OF_VIEW, enclosed_air_mm2
 from covct.devices import Device, Ladder
 from covct.labels import Slices
-from covct.preprocess import FieldOfView, bound_recipe, to_model_space
+from covct.preprocess import FieldOfView, to_model_space, with_arguments
 from covct.resample import from_volume_space, to_volume_space
 
 FAINT = 0.1
@@ -132,7 +132,7 @@ def _by_patches(
     between, down, across = card.spacing_mm
     held = slice(int(indices[0]), int(indices[-1]) + 1)
     volume, grid = to_volume_space(hu[held], view, spacing_mm, (between, down, across))
-    seen = bound_recipe(card.recipe["name"], card.recipe["arguments"])(volume)
+    seen = with_arguments(card.recipe["name"], card.recipe["arguments"])(volume)
     plane = (grid.shape[1], grid.shape[2])
     said = patchwise(ask, seen.__getitem__, np.ones(len(seen), bool), plane, (depth, rows, columns))
     out = np.zeros((len(hu), card.size, card.size), np.float16)
@@ -163,7 +163,7 @@ def _chunks(
 
 def _seen(card: Card, hu: np.ndarray, view: FieldOfView, indices: np.ndarray) -> np.ndarray:
     """Slices as the card's network sees them. (indices,) -> (slices, size, size) float32."""
-    recipe = bound_recipe(card.recipe["name"], card.recipe["arguments"])
+    recipe = with_arguments(card.recipe["name"], card.recipe["arguments"])
     return recipe(to_model_space(hu[indices], view, card.size))
 
 

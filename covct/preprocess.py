@@ -245,12 +245,17 @@ def bound_recipe(name: str, arguments: Mapping[str, Any]) -> Callable[[np.ndarra
             isinstance(value, int | float) and not isinstance(value, bool),
             f"recipe {name}: {argument} is {value!r}, wanted a number",
         )
-    bound = partial(recipe, **arguments)
+    bound = with_arguments(name, arguments)
     try:
         bound(np.zeros((1, 64, 64), np.float32))
     except (TypeError, ValueError) as error:
         raise ValueError(f"recipe {name}: {error}") from error
     return bound
+
+
+def with_arguments(name: str, arguments: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
+    """As `bound_recipe`, of a recipe whose arguments were tried before: what runs for each chunk tries nothing."""
+    return partial(RECIPES[name], **arguments)
 
 
 def parse_recipe(text: str) -> tuple[str, dict[str, float]]:

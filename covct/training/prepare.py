@@ -10,7 +10,7 @@ import numpy as np
 
 from covct.crops import FIELDS_OF_VIEW
 from covct.errors import UsageError
-from covct.preprocess import bound_recipe, parse_recipe, to_model_space
+from covct.preprocess import parse_recipe, to_model_space, with_arguments
 from covct.training.dataset import SIZE, Slices
 from covct.training.presets import PRESETS, Preset, with_strength
 from covct.training.settings import Settings
@@ -111,5 +111,5 @@ def show(how: Preparation, hu, label, weight, rng: np.random.Generator | None = 
                 for one in truth.reshape(-1, *sides, 2)
             ]
         ).reshape(*shape, how.size, how.size, 2)
-    seen = bound_recipe(how.recipe, arguments)(stack)
+    seen = with_arguments(how.recipe, arguments)(stack)
     return seen.reshape(*shape, how.size, how.size, 1), truth
