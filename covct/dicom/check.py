@@ -19,13 +19,12 @@ from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import SegmentationStorage
 
 from covct.defects import Defect
-from covct.dicom.evidence import SERIES_NUMBERS, TYPE_2, instance_uid, object_uids
+from covct.dicom.evidence import LABEL_MAP_STORAGE, SERIES_NUMBERS, TYPE_2, instance_uid, object_uids
 from covct.dicom.header import Instance
 from covct.errors import SeriesError
 from covct.sources import read_all
 from covct.terms import LABELMAP_SEGMENTS, SEGMENTS, Segment
 
-LABELMAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 UNDEFINED_LENGTH = 0xFFFFFFFF
 PATIENT_AND_STUDY = (*(keyword for keyword in TYPE_2 if keyword != "PositionReferenceIndicator"), "StudyInstanceUID")
 # Copied with the source's patient and study modules: they name studies and procedure steps, not evidence.
@@ -221,7 +220,7 @@ class _Frame:
 
 
 def _is_seg(dataset: pydicom.Dataset) -> bool:
-    return dataset.SOPClassUID in (SegmentationStorage, LABELMAP_STORAGE)
+    return dataset.SOPClassUID in (SegmentationStorage, LABEL_MAP_STORAGE)
 
 
 def _segment_numbers(dataset: pydicom.Dataset) -> list[int]:

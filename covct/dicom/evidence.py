@@ -16,7 +16,7 @@ from pydicom.dataelem import DataElement
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag
-from pydicom.uid import CTImageStorage, generate_uid
+from pydicom.uid import UID, CTImageStorage, generate_uid
 
 from covct import RESEARCH_USE, __version__
 from covct.terms import ARTIFICIAL_INTELLIGENCE, DEVICE, PROCESSING_EQUIPMENT, CodedTerm
@@ -154,6 +154,9 @@ def source_moment(source: pydicom.Dataset) -> tuple[str, str]:
         if day and _encodes("StudyDate", day):
             return day, time if time and _encodes("StudyTime", time) else "000000"
     return "19000101", "000000"
+
+
+LABEL_MAP_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")  # Label Map Segmentation Storage
 
 
 def separate_items(container: pydicom.Dataset) -> None:

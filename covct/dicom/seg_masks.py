@@ -11,7 +11,7 @@ import pydicom
 from pydicom.pixels import iter_pixels
 from pydicom.uid import SegmentationStorage
 
-from covct.dicom.evidence import MANUFACTURER
+from covct.dicom.evidence import LABEL_MAP_STORAGE, MANUFACTURER
 from covct.dicom.header import Instance
 from covct.dicom.read import read_dataset
 from covct.errors import SourceDefect
@@ -19,8 +19,7 @@ from covct.sources import SourceFile, read_all
 from covct.terms import INFILTRATE, LEFT, LUNG, RIGHT
 from covct.volume import Scan
 
-LABELMAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
-SEG_STORAGE = {str(SegmentationStorage), LABELMAP_STORAGE}
+SEG_STORAGE = {str(SegmentationStorage), str(LABEL_MAP_STORAGE)}
 LUNGS, RIGHT_LUNG, LEFT_LUNG, INFECTION = "lungs", "right lung", "left lung", "infection"
 GROUND_GLASS, CONSOLIDATION, EFFUSION = "ground glass", "consolidation", "effusion"
 # Segmented property types (SNOMED CT, DCM) that name a structure without looking at the label.
@@ -90,7 +89,7 @@ def read_segmentation(file: SourceFile) -> Segmentation:
         series.add(str(reference.get("SeriesInstanceUID", "")))
         instances |= {str(i.ReferencedSOPInstanceUID) for i in reference.get("ReferencedInstanceSequence") or []}
     for groups in dataset.get("PerFrameFunctionalGroupsSequence") or []:
-        instances |= {uid for uid, _ in _sources(groups)}
+        instances |= {uid for uid, _ in referenced_slices(groups)}
     own = str(dataset.get("ManufacturerModelName") or "") == MANUFACTURER
     automatic = own and all(segment.get("SegmentAlgorithmType") == "AUTOMATIC" for segment in segments)
     moment = f"{dataset.get('ContentDate') or ''}{dataset.get('ContentTime') or ''}"
@@ -144,7 +143,7 @@ def read_masks(file: SourceFile, scan: Scan, instances: tuple[Instance, ...]) ->
         raise SourceDefect(f"the SEG has {dataset.Rows} x {dataset.Columns} pixels, its series {shape[1]} x {shape[2]}")
     names = {int(segment.SegmentNumber): structure(segment) for segment in dataset.SegmentSequence}
     masks = {name: np.zeros(shape, bool) for name in names.values() if name}
-    labelmap = dataset.SOPClassUID == LABELMAP_STORAGE
+    labelmap = dataset.SOPClassUID == LABEL_MAP_STORAGE
     frames = list(dataset.PerFrameFunctionalGroupsSequence)
     places = _places(dataset, frames, scan, instances)
     for groups, place, pixels in zip(frames, places, _pixels(dataset, len(frames)), strict=True):
@@ -176,7 +175,7 @@ def _read(file: SourceFile) -> pydicom.Dataset:
     return dataset
 
 
-def _sources(groups: pydicom.Dataset) -> Iterator[tuple[str, int | None]]:
+def referenced_slices(groups: pydicom.Dataset) -> Iterator[tuple[str, int | None]]:
     """SOP Instance UID and frame number (multi-frame only) of the source slices of one frame."""
     for derivation in groups.get("DerivationImageSequence") or []:
         for source in derivation.get("SourceImageSequence") or []:
@@ -199,7 +198,7 @@ def _places(
         if orientation and wanted and np.abs(np.subtract(orientation, wanted)).max() > COSINE_TOLERANCE:
             raise SourceDefect(f"frame {number} of the SEG is turned against its series; wanted the same planes")
         position = _macro(groups, shared, "PlanePositionSequence", "ImagePositionPatient")
-        known = [index_of[source] for source in _sources(groups) if source in index_of]
+        known = [index_of[source] for source in referenced_slices(groups) if source in index_of]
         if not known and position:
             known = [i for i, at in position_of.items() if at and _apart(at, position) <= POSITION_TOLERANCE_MM]
         if not known:

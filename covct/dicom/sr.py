@@ -10,10 +10,11 @@ from typing import Any
 import highdicom as hd
 import pydicom
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
-from pydicom.uid import UID, SegmentationStorage
+from pydicom.uid import SegmentationStorage
 
 from covct import RESEARCH_USE, __version__
 from covct.dicom.evidence import (
+    LABEL_MAP_STORAGE,
     MANUFACTURER,
     SERIES_NUMBERS,
     code,
@@ -49,7 +50,6 @@ from covct.terms import (
 )
 from covct.volume import Scan
 
-LABEL_MAP_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")
 REGION_OF = {RIGHT: "right_lung", LEFT: "left_lung", BILATERAL: "lungs", None: "lungs"}
 # What of the report's valid_for withholds which figures, in words.
 FIGURES = {

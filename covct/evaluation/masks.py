@@ -13,9 +13,9 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from pydicom.pixels import iter_pixels
-from pydicom.uid import SegmentationStorage
 
 from covct.dicom.read import read_dataset
+from covct.dicom.seg_masks import SEG_STORAGE, referenced_slices
 from covct.discover import NIFTI_SUFFIXES, NOT_IMAGES
 from covct.errors import SeriesError, UsageError, why
 from covct.nifti import read_nifti
@@ -23,7 +23,6 @@ from covct.terms import ABNORMAL_STRUCTURE, LUNG
 from covct.volume import WORKING_ORIENTATION, Scan
 
 TASKS = ("lungs", "infection")
-SEG_STORAGES = {str(SegmentationStorage), "1.2.840.10008.5.1.4.1.1.66.7"}  # the latter of label maps
 HEADER_BYTES = 1024**2
 GRID_TOLERANCE = 0.1  # of the smallest voxel edge: how far corners of two equal grids may lie apart
 COSINE_TOLERANCE = 1e-3
@@ -165,7 +164,7 @@ def find_segs(folder: Path) -> list[SegFile]:
                 if file.read(132)[128:] != b"DICM":
                     continue
             dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_SEG_TAGS)
-            if str(dataset.get("SOPClassUID")) not in SEG_STORAGES:
+            if str(dataset.get("SOPClassUID")) not in SEG_STORAGE:
                 continue
             references = dataset.get("ReferencedSeriesSequence") or []
             instances = {
@@ -245,14 +244,12 @@ def _places(dataset: pydicom.Dataset, path: Path, scan: Scan) -> Iterator[int]:
     """The scan's slice of each frame: by reference, else by position."""
     index_of = {scan.reference(index)[1:]: index for index in range(scan.volume.shape[0])}
     for number, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence, 1):
-        derivation = groups.get("DerivationImageSequence") or []
-        source = derivation[0].SourceImageSequence[0] if derivation else None
+        source = next(referenced_slices(groups), None)
         if source is None:
             yield _by_position(dataset, groups, number, path, scan)
             continue
-        frame = source.get("ReferencedFrameNumber")
-        frame = None if frame is None else int(frame if isinstance(frame, (int, str)) else frame[0])
-        index = index_of.get((str(source.ReferencedSOPInstanceUID), frame if scan.frames else None))
+        uid, frame = source
+        index = index_of.get((uid, frame if scan.frames else None))
         if index is None:
             raise UsageError(f"{path}: frame {number} refers to a slice that its scan does not have")
         yield index
