@@ -30,7 +30,7 @@ from covct.commands.explore import explore_command
 from covct.commands.restore import restore_command
 from covct.commands.train import train_command
 from covct.errors import RunError, SeriesError, Stopped, UsageError, whereabouts
-from covct.logs import QUIET, install
+from covct.logs import QUIET, LogFormat, install
 from covct.quiet import quiet_tensorflow
 from covct.stop import stoppable
 from covct.supervisor import supervise, worker
@@ -69,11 +69,6 @@ class SegType(str, Enum):
 class Captures(str, Enum):
     key = "key"
     all = "all"
-
-
-class LogFormat(str, Enum):
-    text = "text"
-    json = "json"
 
 
 class Lesions(str, Enum):

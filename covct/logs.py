@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,13 @@ OWN_MESSAGES = {
 }  # kind and place in our code, a count: never a path
 
 log = logging.getLogger("covct")
+
+
+class LogFormat(str, Enum):
+    """Of `--log-format`."""
+
+    text = "text"
+    json = "json"
 
 
 def identifier_key(private: Path) -> bytes:

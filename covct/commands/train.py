@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from covct.errors import Stopped, UsageError
+from covct.logs import LogFormat
 from covct.quiet import quiet_tensorflow
 from covct.stop import stoppable
 
@@ -44,11 +45,6 @@ class Schedule(str, Enum):
     cosine_restarts = "cosine-restarts"
     plateau = "plateau"
     one_cycle = "one-cycle"
-
-
-class LogFormat(str, Enum):
-    text = "text"
-    json = "json"
 
 
 class Augment(str, Enum):
