@@ -30,6 +30,15 @@ def divisible(network: str, size: int, by: int) -> None:
         raise ValueError(f"a {network} of side {size}: wanted a multiple of {by}, since it is halved on the way down")
 
 
+def check_levels(network: str, size, channels, outputs, base_filters, depth, deepest: int) -> None:
+    """What a network of slices that halves them `depth` times may be asked for. Raises ValueError."""
+    within(
+        network, size=(size, SMALLEST_SIDE, LARGEST_SIDE), channels=(channels, 1, 16), outputs=(outputs, 1, 16),
+        base_filters=(base_filters, 1, 64), depth=(depth, 1, deepest),
+    )  # fmt: skip
+    divisible(network, size, 2**depth)
+
+
 def convolution(x, filters: int, width: int, norm: str, dimensions: int = 2, activate: bool = True, **options):
     """Convolution without bias, normalisation, and relu unless told not to."""
     layer = layers.Conv3D if dimensions == 3 else layers.Conv2D

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import layers, ops
 
-from covct.architectures.blocks import SMALLEST_SIDE, convolution, divisible, head, within
+from covct.architectures.blocks import check_levels, convolution, head
 
 VGG16 = (2, 2, 3, 3, 3)  # convolutions by level
 
@@ -23,7 +23,7 @@ def segnet(
     Input (batch, size, size, channels); output (batch, size, size, outputs), probability, float32.
     Unpooling is index-free, see `_unpooled`. Parameters: 29 million with 64 base filters, as published.
     """
-    _check("SegNet", size, channels, outputs, base_filters, 5)
+    check_levels("SegNet", size, channels, outputs, base_filters, 5, 6)
     filters = [min(base_filters * 2**level, base_filters * 8) for level in range(5)]
     inputs = keras.Input((size, size, channels))
     x = _encoder_decoder(inputs, filters, VGG16, norm)
@@ -44,18 +44,10 @@ def smallcovid_net(
     After SmallCovid-Net (Computacion y Sistemas), of which the kind, the filters and the size are known to us and the
     number of layers is not: that is ours. Parameters: 0.08 million.
     """
-    _check("SmallCovid-Net", size, channels, outputs, base_filters, depth)
+    check_levels("SmallCovid-Net", size, channels, outputs, base_filters, depth, 6)
     inputs = keras.Input((size, size, channels))
     x = _encoder_decoder(inputs, [base_filters] * depth, [2] * depth, norm)
     return keras.Model(inputs, head(x, outputs, activation), name="smallcovid_net")
-
-
-def _check(network: str, size, channels, outputs, base_filters, depth) -> None:
-    within(
-        network, size=(size, SMALLEST_SIDE, 1024), channels=(channels, 1, 16), outputs=(outputs, 1, 16),
-        base_filters=(base_filters, 1, 64), depth=(depth, 1, 6),
-    )  # fmt: skip
-    divisible(network, size, 2**depth)
 
 
 def _encoder_decoder(x, filters, convolutions, norm: str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import layers, ops
 
-from covct.architectures.blocks import SMALLEST_SIDE, convolution, divisible, head, within
+from covct.architectures.blocks import check_levels, convolution, head, within
 
 
 def unet(
@@ -42,7 +42,7 @@ def unet(
     ValueError
         Beyond what fits into any memory: a weight card's arguments come from outside.
     """
-    _check("U-Net", size, channels, outputs, base_filters, depth)
+    check_levels("U-Net", size, channels, outputs, base_filters, depth, 5)
     within("U-Net", residual=(residual, 0, 1), attention=(attention, 0, 1))
     inputs = keras.Input((size, size, channels))
     x, skips = inputs, []
@@ -82,7 +82,7 @@ def unet_plus_plus(
     last axis, and so does inference ("accurate mode"). Without: (batch, size, size, outputs), of the deepest alone.
     Parameters: 2.3 million with 16 base filters and depth 4.
     """
-    _check("U-Net++", size, channels, outputs, base_filters, depth)
+    check_levels("U-Net++", size, channels, outputs, base_filters, depth, 5)
     within("U-Net++", supervision=(supervision, 0, 1))
     inputs = keras.Input((size, size, channels))
     x, rows = inputs, []
@@ -99,14 +99,6 @@ def unet_plus_plus(
         return keras.Model(inputs, head(rows[0][-1], outputs, activation), name="unet_plus_plus")
     heads = [head(node, outputs, activation, name=f"probability_{n}") for n, node in enumerate(rows[0][1:], 1)]
     return keras.Model(inputs, ops.stack(heads, -1), name="unet_plus_plus")
-
-
-def _check(network: str, size, channels, outputs, base_filters, depth) -> None:
-    within(
-        network, size=(size, SMALLEST_SIDE, 1024), channels=(channels, 1, 16), outputs=(outputs, 1, 16),
-        base_filters=(base_filters, 1, 64), depth=(depth, 1, 5),
-    )  # fmt: skip
-    divisible(network, size, 2**depth)
 
 
 def _two_convolutions(x, filters: int, norm: str, residual: int):

@@ -25,7 +25,7 @@ def unet3d(
 
     Input (batch, slices, size, size, channels); output (batch, slices, size, size, outputs), probability, float32.
     Group normalisation by default: no more than one or two patches fit into a batch. Whole volumes go through it in
-    overlapping patches (`volumes.patchwise`). Parameters: 5.7 million with 16 base filters and depth 4.
+    overlapping patches (`context.patchwise`). Parameters: 5.7 million with 16 base filters and depth 4.
     """
     within(
         "3D U-Net", size=(size, 16, 512), slices=(slices, 8, 512), channels=(channels, 1, 4), outputs=(outputs, 1, 16),
