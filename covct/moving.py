@@ -12,6 +12,7 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+from covct.cards import file_sha256
 from covct.errors import RunError, UsageError
 from covct.index import status_of
 from covct.state import PRIVATE, lock
@@ -160,7 +161,7 @@ def _same(source: Path, target: Path) -> bool:
     found = os.lstat(target)
     if not stat.S_ISREG(found.st_mode) or found.st_size != source.stat().st_size or not found.st_size:
         return False
-    return _sha256(source) == _sha256(target)
+    return file_sha256(source) == file_sha256(target)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -172,7 +173,7 @@ def _copy(source: Path, target: Path) -> None:
         with suppress(OSError):
             shutil.copystat(source, temporary)
         _fsync(temporary)
-        if _sha256(temporary) != _sha256(source) or status_of(source) != before:
+        if file_sha256(temporary) != file_sha256(source) or status_of(source) != before:
             raise OSError(errno.EIO, "the copy differs from its source, or that has changed")
         os.rename(temporary, target)
         _fsync(target.parent)
@@ -195,11 +196,6 @@ def _leave(folder: Path, home: Path, done: Path, marker: str) -> None:
                 return
             folder.rmdir()
             folder = folder.parent
-
-
-def _sha256(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _fsync(path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from covct.training.dataset import recipe_pixels
+from covct.training.domains import hu_of_window
 
 WINDOW = {"low": -1000, "high": 200}  # of the networks, HU
 
@@ -20,8 +21,7 @@ def as_hounsfield(pixels: np.ndarray) -> np.ndarray:
 
     pixels (slices, rows, columns) uint8 -> (slices, rows, columns) int16 HU. No restoration: CLAHE's look stays.
     """
-    grey = pixels.astype(np.float32) / 255
-    return np.rint(WINDOW["low"] + grey * (WINDOW["high"] - WINDOW["low"])).astype(np.int16)
+    return np.rint(hu_of_window(pixels, (WINDOW["low"], WINDOW["high"]))).astype(np.int16)
 
 
 def equalised(hu: np.ndarray) -> np.ndarray:
