@@ -126,7 +126,7 @@ class Bench:
     """A place to run in: one run at a time, always under the same paths, since outcomes name their sources."""
 
     def __init__(self, base: Path):
-        self.base, self.work, self.weights = base, base / "work", base / "weights"
+        self.base, self.work, self.weights = base, base / "bench", base / "weights"
         self.out, self.source = self.work / "out", self.work / "in"
         self.work.mkdir()
         self.counts: dict[tuple[str, int, str], int] = {}
@@ -248,7 +248,7 @@ def _group_lives(group: int) -> bool:
 
 
 def _short(path: str) -> str:
-    return re.sub(r"[0-9a-f]{16,}", "…", path.split("/work/")[-1])
+    return re.sub(r"[0-9a-f]{16,}", "…", path.split("/bench/")[-1])
 
 
 def tree_of(out: Path, selection: bool = True) -> dict[str, Any]:
