@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -47,8 +48,8 @@ def beat(private: Path, state: str) -> None:
     now = Heartbeat(
         state,
         datetime.now(UTC).isoformat(timespec="seconds"),
-        round(time.time(), 3),
-        round(_since_boot(), 3),
+        _whole_ms(time.time()),
+        _whole_ms(_since_boot()),
         _boot(),
         os.getpid(),
     )
@@ -96,6 +97,11 @@ def kept(private: Path, emit: Callable[[dict[str, Any]], None]) -> Iterator[Call
         beat(private, ENDED)
         raise
     beat(private, ENDED)
+
+
+def _whole_ms(seconds: float) -> float:
+    """Rounded down: a beat is never from the future."""
+    return math.floor(seconds * 1000) / 1000
 
 
 def _since_boot() -> float:
