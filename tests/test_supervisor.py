@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ def start(inbox, tmp_path, weights):
              "--formats=seg", "--json", *options],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT), "COVCT_WEIGHTS": str(weights), "COVCT_MISBEHAVE": misbehave},
+            preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),  # under nohup it would be ignored
         )  # fmt: skip
         started.append(process)
         return process
