@@ -124,10 +124,18 @@ def test_a_patient_learned_from_cannot_be_held_out_later(tmp_path):
 
     _, path = small_card(tmp_path, training={"held_out_patients": {"ma": ["a", "b"]}})
     plan = Plan(None, (None, None), "l1", "clahe", "whole", {"ma": ["a", "b"], "medseg": ["m"]}, {}, {})
-    _refuse_a_leak(plan, read_card(path))
+    _refuse_a_leak(plan, read_card(path), plan.held_out)
     _, path = small_card(tmp_path, training={"held_out_patients": {"ma": ["a", "c"]}})
     with pytest.raises(UsageError, match="has learned from b"):
-        _refuse_a_leak(plan, read_card(path))
+        _refuse_a_leak(plan, read_card(path), plan.held_out)
+
+
+def test_a_restorer_taught_by_hu_scans_leaks_nothing_of_them():
+    """HU slices are judged as they are: a restorer that learned from a scan has no hand in how it is judged."""
+    from covct.training.plans import Plan
+
+    plan = Plan(None, None, "l1", "clahe", "whole", {"ma": ["a"], "lctsc": ["x"], "lctsc-restored": ["x"]}, {}, {})
+    assert plan.restored == ["ma"]
 
 
 def test_whole_patients_are_held_out():

@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -34,7 +34,8 @@ from covct.evaluation.masks import (
 )
 from covct.nifti import load_nifti
 from covct.overlay import LUNG_WINDOW_HU
-from covct.training.dataset import UNKNOWN, Restore, Slices, _model_space, _view_around_lungs, read_medseg_slices
+from covct.training.cases import medseg_patient
+from covct.training.dataset import UNKNOWN, Restore, Slices, _model_space, _view_around_lungs, read_medseg_slice
 from covct.volume import Scan, spacing_mm
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
@@ -218,10 +219,9 @@ def _of_slices(part: Slices) -> Truth:
 def _medseg_cases(folder: Path) -> list[Case]:
     cases = []
     for path in sorted((folder / "Imgs").glob("*.jpg"), key=lambda path: path.stem.zfill(9)):
-        patient = f"medseg_{path.stem}"
         cases.append(
             Case(
-                patient, patient, "medseg", "window-8bit",
+                f"medseg_{path.stem}", medseg_patient(path.stem), "medseg", "window-8bit",
                 read=partial(_medseg_published, folder, path.stem),
                 slice_names=(f"{path.stem}.png",),
                 in_model_space=partial(_medseg_in_model_space, folder, path.stem),
@@ -239,12 +239,7 @@ def _medseg_published(folder: Path, stem: str) -> Truth:
 
 
 def _medseg_in_model_space(folder: Path, stem: str, restore: Restore | None) -> Truth:
-    return _of_slices(_medseg(folder).of(frozenset([f"medseg_{stem}"])))
-
-
-@lru_cache(maxsize=1)
-def _medseg(folder: Path) -> Slices:
-    return read_medseg_slices(folder)
+    return _of_slices(read_medseg_slice(folder, stem))
 
 
 def _nifti_cases(folder: Path, labels: Labels) -> list[Case]:

@@ -50,6 +50,7 @@ UNDER_ONE_NAME = re.compile(
 PERSON = re.compile(r"(radiopaedia_\d+|coronacases_\d+)")
 CLASSES = {"ground glass": 1, "consolidation": 2, "effusion": 3}
 CLASS_COLOURS_BGR = {(0, 0, 128): 1, (0, 128, 0): 2, (128, 0, 0): 3}  # of medicalsegmentation.com
+MEDSEG_SAME_PATIENT = {"43": "10", "46": "5"}  # one slice saved twice; two slices of one lung (`covct explore`)
 LARGEST_OFFSET = 0.5  # of a voxel: image and mask further apart lie on two grids
 ANTERIOR = ("up", "down")
 
@@ -442,12 +443,17 @@ def _medseg(folder: Path, source: str) -> Iterator[Case | LeftOut]:
     images = [path for path in (folder / "Imgs").iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
     for path in sorted(images, key=lambda p: (len(p.stem), p.stem)):
         truth, classes = folder / "GT" / f"{path.stem}.png", folder / "GT-multiclass" / f"{path.stem}.png"
-        name = f"medseg_{path.stem}"
+        name, patient = f"medseg_{path.stem}", medseg_patient(path.stem)
         if not truth.is_file():
             yield LeftOut(source, name, "no-mask", f"Imgs/{path.name} has no GT/{truth.name}")
             continue
         masks = {"infection": (truth,), **({"classes": (classes,)} if classes.is_file() else {})}
-        yield Case(name, source, folder, "medseg", name, (path,), masks, WINDOW, anterior="left")
+        yield Case(name, source, folder, "medseg", patient, (path,), masks, WINDOW, anterior="left")
+
+
+def medseg_patient(stem: str) -> str:
+    """Whose slice a file of the medicalsegmentation.com set is; the set does not say, each is taken for another's."""
+    return f"medseg_{MEDSEG_SAME_PATIENT.get(stem, stem)}"
 
 
 # DICOM: a series and the SEG that refers to it

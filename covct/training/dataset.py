@@ -19,7 +19,7 @@ import numpy as np
 from covct.errors import UsageError
 from covct.preprocess import FieldOfView, body_field_of_view, clahe, to_model_space, whole_slice
 from covct.training.augment import noise
-from covct.training.cases import Case, Labelled, LeftOut, read_case, read_volume_rows, search_cases
+from covct.training.cases import Case, Labelled, LeftOut, medseg_patient, read_case, read_volume_rows, search_cases
 from covct.training.domains import CLAHE, HU, as_grey, hu_by_anchors, hu_of_window
 from covct.training.screen import SAME, Likeness, Screen
 
@@ -201,15 +201,16 @@ def read_medseg_slices(folder: Path) -> Slices:
 
     The window is not told: see `hu_by_anchors`.
     """
-    parts: list[tuple[np.ndarray, ...]] = []
-    patients: list[str] = []
-    for path in sorted((folder / "Imgs").glob("*.jpg"), key=lambda p: int(p.stem)):
-        gray = np.rot90(_read_gray(path), -1).astype(np.float32)
-        infection = np.rot90(_read_gray(folder / "GT" / f"{path.stem}.png"), -1)
-        hu, mask = _cropped_in_model_space(hu_by_anchors(gray), infection > 127)
-        parts.append((hu, np.full(hu.shape, UNKNOWN, np.uint8), mask))
-        patients.append(f"medseg_{path.stem}")
-    return _join(parts, patients, "medseg")
+    stems = sorted((path.stem for path in (folder / "Imgs").glob("*.jpg")), key=int)
+    return joined([read_medseg_slice(folder, stem) for stem in stems], "medseg")
+
+
+def read_medseg_slice(folder: Path, stem: str) -> Slices:
+    """One of them, the patient upright."""
+    gray = np.rot90(_read_gray(folder / "Imgs" / f"{stem}.jpg"), -1).astype(np.float32)
+    infection = np.rot90(_read_gray(folder / "GT" / f"{stem}.png"), -1)
+    hu, mask = _cropped_in_model_space(hu_by_anchors(gray), infection > 127)
+    return Slices(hu, np.full(hu.shape, UNKNOWN, np.uint8), mask, (medseg_patient(stem),), "medseg")
 
 
 def _cropped_in_model_space(hu: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

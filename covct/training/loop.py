@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import product
@@ -116,7 +116,7 @@ def prepare(settings: Settings, data: Path, out: Path, initial: Path | None, res
     }
     if initial:
         card, trained = load_network(initial)
-        _refuse_a_leak(plan, card)
+        _refuse_a_leak(plan, card, plan.held_out)
         if [w.shape for w in trained.weights] != [w.shape for w in network.weights]:
             raise UsageError(
                 f"{initial}: a {card.architecture['name']} with {card.architecture['arguments']}, "
@@ -125,14 +125,19 @@ def prepare(settings: Settings, data: Path, out: Path, initial: Path | None, res
         network.set_weights(trained.get_weights())
         facts["initial"] = {"task": card.task, "sha256": card.sha256, "epochs": card.training.get("epochs")}
     if restorer:
-        _refuse_a_leak(plan, read_card(restorer))
+        _refuse_a_leak(plan, read_card(restorer), plan.restored)
         facts["restorer"] = {"sha256": read_card(restorer).sha256}
     return plan, compiled(network, settings, plan.loss), facts
 
 
-def _refuse_a_leak(plan: Plan, earlier: Card) -> None:
-    """A patient held out now must not have been learned from before, by the network started from or the restorer."""
-    for source, patients in plan.held_out.items():
+def _refuse_a_leak(plan: Plan, earlier: Card, judged: Iterable[str]) -> None:
+    """A patient held out now must not have been learned from before, by the network started from or the restorer.
+
+    judged : the sources that the earlier network has a hand in. A restorer is never asked of HU slices, so that the
+    people whose scans taught it may still be held out as they are.
+    """
+    for source in judged:
+        patients = plan.held_out[source]
         seen = set(patients) - set(earlier.training.get("held_out_patients", {}).get(source, patients))
         if seen:
             raise UsageError(

@@ -37,6 +37,7 @@ SOURCES = {
     "medseg": "medicalsegmentation.com COVID-19 CT segmentation slices, non-commercial use only",
     "cases": "labelled cases of the user's own",
 }
+RESTORED = ("ma", "cases")
 # medseg's slices end at the ribs: shrink, and put tissue around; but not where all are cropped to the lungs
 CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}
 CROPPED_LIKE_ALL = {"scale": (0.85, 1.15), "border_hu": 40.0}
@@ -74,6 +75,11 @@ class Plan:
     on_both_sides: int = 0
     size: int = SIZE
     arguments: dict[str, float] = field(default_factory=dict)  # of the recipe
+
+    @property
+    def restored(self) -> list[str]:
+        """The sources whose held-out slices may pass the restorer before they are judged."""
+        return [source for source in self.held_out if source in RESTORED]
 
 
 @dataclass(frozen=True)
