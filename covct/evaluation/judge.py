@@ -21,10 +21,12 @@ from covct.overlay import BACKGROUND, draw_slice, lung_field_of_view
 from covct.pipeline import Clock, process
 from covct.preprocess import FieldOfView, from_model_space, whole_slice
 from covct.training.dataset import AERATED_HU, Restore
+from covct.training.prepare import PIXEL_MM
 
 PICTURE_SIDE, GAP = 260, 4
 LEAST_SHOWN = 0.003  # of a slice marked, truth or called: of less the Dice says little and a picture nothing
 SMOOTHED_MM = 4.0
+MODEL_PIXEL_MM = (PIXEL_MM, PIXEL_MM)
 CUT_ALREADY = ("body", "otsu-body", "whole")  # fields of view that are all of a slice in model space
 
 
@@ -91,15 +93,15 @@ def look_at_slices(networks: Networks, truth: Truth, infection: bool = True) -> 
     probability = {"lungs": _probability(networks.lungs, truth.hu)}
     masks = {"lungs": probability["lungs"] >= networks.lungs.card.threshold}
     if infection:
-        probability["infection"] = _probability(networks.infection, truth.hu)
+        probability["infection"] = _probability(networks.infection, truth.hu, masks["lungs"])
         masks["infection"] = (probability["infection"] >= networks.infection.card.threshold) & masks["lungs"]
     return Called(masks, {task: one.__getitem__ for task, one in probability.items()})
 
 
-def _probability(network: Network, hu: np.ndarray) -> np.ndarray:
+def _probability(network: Network, hu: np.ndarray, lungs: np.ndarray | None = None) -> np.ndarray:
     """(slices, rows, columns) float16, on the pixels of the slices; these are cut to the body already."""
     card, shape = network.card, hu.shape[1:]
-    view = whole_slice(shape) if card.field_of_view in CUT_ALREADY else field_of_view(card, hu, (1.0, 1.0))
+    view = whole_slice(shape) if card.field_of_view in CUT_ALREADY else field_of_view(card, hu, MODEL_PIXEL_MM, lungs)
     seen = probabilities(network, hu, view, np.ones(len(hu), bool))
     if view == whole_slice(shape) and seen.shape == hu.shape:
         return seen
