@@ -22,6 +22,7 @@ from covct.architectures import ARCHITECTURES
 from covct.training import plans
 from covct.training.dataset import Slices
 from covct.training.loop import train
+from covct.training.prepare import show
 from covct.training.settings import Settings
 
 SIZE = 16
@@ -63,7 +64,7 @@ def tiny_plan(sources, settings, restore=None, spoiled: tuple[str, int] | None =
         hu, lungs, _ = plans._pick(part, rng, noted)
         if origins is not None:
             origins += noted
-        x, truth = plans.show(how, hu + rng.normal(0, 30, hu.shape), lungs, np.ones(lungs.shape), rng)
+        x, truth = show(how, hu + rng.normal(0, 30, hu.shape), lungs, np.ones(lungs.shape), rng)
         if (noted[0].patient, noted[0].slice) == spoiled:
             x = x * np.nan
         return x, truth

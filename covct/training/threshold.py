@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from covct.networks import Network, predict
+from covct.networks import Network, is_of_task, predict
 from covct.training.empty_slices import choose_gate_threshold
 from covct.training.restoration import Sample
 
@@ -12,14 +12,14 @@ FLAT_DICE = 0.01
 
 
 def choose_threshold(network: Network, validation: Sample) -> tuple[float, dict[str, float]]:
-    """The highest probability whose pooled Dice on the validation slices is within 0.01 of the best; its scores.
+    """The highest probability whose pooled Dice on the validation samples is within 0.01 of the best; its scores.
 
     Chosen on held-out patients and never on others; their score is then a little optimistic, and the card says so.
     """
     if network.card.task == "empty-slices":
         return choose_gate_threshold(network, validation)
     slices, truth = validation
-    label, known = truth[..., 0] > 0.5, truth[..., 1] > 0
+    label, known = is_of_task(network.card, truth[..., 0]), truth[..., 1] > 0
     probability = predict(network, slices)[known]
     label = label[known]
     positives = max(1, int(np.count_nonzero(label)))
