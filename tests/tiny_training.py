@@ -32,9 +32,9 @@ SETTINGS = Settings(
 )
 
 
-def tiny(size: int = SIZE, base_filters: int = 2) -> keras.Model:
+def tiny(size: int = SIZE, base_filters: int = 2, channels: int = 1) -> keras.Model:
     """Everything that has a state: weights, moving statistics, random layers."""
-    inputs = keras.Input((size, size, 1))
+    inputs = keras.Input((size, size, channels))
     x = layers.Conv2D(base_filters, 3, padding="same", use_bias=False)(inputs)
     x = layers.BatchNormalization(momentum=0.9)(x)
     x = layers.Dropout(0.2)(layers.Activation("relu")(x))
