@@ -121,6 +121,15 @@ def test_slices_left_out_of_the_drawing_are_still_seen_as_neighbours(data):
     assert {hu[0].sum(), hu[2].sum()} == {part.hu[0].sum(), part.hu[2].sum()}
 
 
+def test_with_nobody_held_out_there_is_nothing_to_validate(data):
+    pytest.importorskip("keras")
+    from covct.training.plans import plan_infection
+
+    plan = plan_infection(find_sources(data), replace(SETTINGS, split="none"), None)
+    assert plan.validation is None
+    assert plan.draw(np.random.default_rng(0))[0].shape == (32, 32, 3)
+
+
 def big_stack(seed=0):
     """Three slices of 256 x 256 with lungs, the lowest of them smaller."""
     import cv2

@@ -114,6 +114,14 @@ def test_a_network_of_volumes_is_trained_and_runs_from_its_card(data, tmp_path):
     assert out.shape == (20, 48, 48) and 0 < out.max() <= 1
 
 
+def test_a_network_of_millimetres_is_not_judged_on_slices_without_any(data):
+    from covct.evaluation.judge import _probability
+
+    card = replace(threshold_card("lungs"), patch=list(PATCH), spacing_mm=[5.0, 5.0, 5.0])
+    with pytest.raises(UsageError, match="got slices whose distance is not known, wanted whole series"):
+        _probability(Network(card, lambda patches: patches[..., 0]), np.zeros((2, 256, 256)))
+
+
 def test_a_network_of_slices_of_unknown_distance_says_so():
     assert "distance is not known" in limits_of(SETTINGS)[0]
     assert limits_of(replace(SETTINGS, spacing_mm=(5.0, 5.0, 5.0))) == []

@@ -294,7 +294,7 @@ def _plan_classes(
         return classes.draw(part, index, how, settings.task, own, equalise, rng)
 
     checks = [
-        _stack(how, with_context(part, settings.neighbours), *classes.truth_of_classes(part.classes))
+        show_part(how, with_context(part, settings.neighbours), *classes.truth_of_classes(part.classes), step=1)
         for part in split.check_sets
         if part.classes is not None
     ]

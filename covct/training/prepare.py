@@ -119,8 +119,8 @@ def recipe_of(how: Preparation, rng: np.random.Generator | None = None):
 
 def to_size(hu: np.ndarray, size: int) -> np.ndarray:
     """Slices (slices, rows, columns) float32 brought to `size` x `size`."""
-    if hu.shape[1:] == (size, size):
-        return hu
+    if hu.shape[1:] == (size, size) or not len(hu):
+        return hu.reshape(-1, size, size)
     shrink = cv2.INTER_AREA if size < hu.shape[1] else cv2.INTER_LINEAR
     return np.stack([cv2.resize(one, (size, size), interpolation=shrink) for one in hu])
 
