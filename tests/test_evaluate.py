@@ -19,6 +19,7 @@ from covct.discover import discover
 from covct.errors import UsageError
 from covct.evaluation import agreement, bootstrap, calibration
 from covct.evaluation.cases import Case, find_cases, seen_by
+from covct.evaluation.judges import find_judges
 from covct.evaluation.masks import find_segs, parse_labels, read_seg_mask
 from covct.evaluation.run import Order, evaluate
 from covct.evaluation.scores import SCORES, Counts, count, scores
@@ -483,6 +484,39 @@ def test_only_patients_held_out_are_judged(chests, tmp_path):
         evaluate(replace(order, weights=with_held_out(weights, cases=[])), threshold_networks, no_networks)
     evaluation = evaluate(replace(order, source="here"), threshold_networks, no_networks)
     assert len(evaluation["cases"]) == 3, "no card knows this source"
+
+
+def test_each_patient_is_judged_by_the_fold_that_held_him_out(chests, tmp_path):
+    """A cross-validation is one evaluation of all patients, none of them by a network that has learned from him."""
+    (tmp_path / "cv").mkdir()
+    for fold, held in enumerate((["c0"], ["c1"])):
+        folder = with_held_out(make_weights(tmp_path / "cv" / f"fold-{fold}"), cases=held)
+        card = read_card(folder / "lungs.json")
+        write_card(replace(card, threshold=0.5 + fold / 4), folder)
+    order = Order(chests, tmp_path / "out", weights=tmp_path / "cv", resamples=100)
+    evaluation = evaluate(order, threshold_networks, no_networks)
+    assert [(row["case"], row["fold"]) for row in evaluation["cases"]] == [("c0", "fold-0"), ("c1", "fold-1")]
+    assert evaluation["judged"]["cards"]["fold-1/lungs"]["threshold"] == 0.75
+    [lungs, _] = [group for group in evaluation["groups"] if group["source"] == "cases"]
+    assert set(lungs["folds"]["dice"]) == {"fold-0", "fold-1"}
+    assert lungs["folds"]["mean"] == pytest.approx(sum(lungs["folds"]["dice"].values()) / 2, abs=1e-6)
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(files("covct").joinpath("evaluation.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(evaluation)
+    assert "fold-0/lungs" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+def test_a_restorer_counts_only_where_it_is_asked(weights, tmp_path):
+    """The people whose HU scans taught the restorer may be judged as they are, and CLAHE that is read linearly too."""
+    folder = with_held_out(weights, ma=["p"], lctsc=["p"])
+    card = read_card(folder / "lungs.json")
+    write_card(replace(card, name="restorer", task="restorer", training={"held_out_patients": {"ma": [], "lctsc": []}}),
+               folder)  # fmt: skip
+    [judge] = find_judges(folder)
+    clahe, hu = Case("p", "p", "ma", "clahe-8bit", lambda: None), Case("p", "p", "lctsc", "hu", lambda: None)
+    assert judge.seen(clahe, restored=True) == ["restorer"]
+    assert judge.seen(clahe, restored=False) == []
+    assert judge.seen(hu, restored=True) == []
 
 
 def test_networks_of_another_input_size_are_judged_on_the_slices_own_pixels():

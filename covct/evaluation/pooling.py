@@ -92,6 +92,26 @@ def group_figures(
     }
 
 
+def by_fold(judged: list[Judged], fold_of: dict[str, str]) -> dict[str, Any] | None:
+    """Pooled Dice of each fold of a cross-validation, their mean and standard deviation; None where there is none.
+
+    fold_of : dict of str to str
+        The fold that judged a case, by the case's key.
+    """
+    folds = sorted({fold_of[one.case.key] for one in judged if one.case.key in fold_of})
+    if not folds:
+        return None
+    dice = [
+        float(scores(sum(np.array(list(one.counts)) for one in judged if fold_of.get(one.case.key) == fold))["dice"])
+        for fold in folds
+    ]
+    return {
+        "dice": {fold: plain(value) for fold, value in zip(folds, dice, strict=True)},
+        "mean": plain(np.mean(dice)),
+        "standard_deviation": plain(np.std(dice, ddof=1)) if len(dice) > 1 else None,
+    }
+
+
 def _pooled(name: str, sums: np.ndarray) -> np.ndarray:
     return scores(sums)[name]
 
