@@ -5,7 +5,7 @@
 One fold of five by patient. First the lungs, then infection from the weights of the lungs, both from nothing before;
 what differs is the network alone: data are read once, samples drawn by the same seed. The scores are pooled over
 every second slice of the held-out patients of all sources, thresholds chosen on them. So small a budget tells who
-learns fast, not who is best in the end. A network that lies in DIR already is not trained again; rows go to DIR/zoo.json.
+learns fast, not who is best in the end. Rows are kept in DIR/zoo.json, and what has one is not trained again.
 """
 
 from __future__ import annotations
