@@ -183,6 +183,14 @@ def test_thresholds_call_what_their_masks_would():
         assert calibration.dice_at(sums, k) == pytest.approx(wanted)
 
 
+def test_infection_takes_a_higher_threshold_where_dice_is_flat():
+    """Rather a little less Dice than calls in people without the disease; of lungs the best is the best."""
+    probability, truth = np.repeat([0.95, 0.52, 0.02], [1000, 9, 1000]), np.repeat([True, True, False], [1000, 9, 1000])
+    sums = calibration.histogram(probability, truth, np.ones(len(truth), bool))
+    assert calibration.chosen_twentieth(sums) == 10
+    assert calibration.chosen_twentieth(sums, calibration.FLAT_DICE["infection"]) == 19
+
+
 def test_a_patient_s_threshold_is_chosen_on_the_others():
     """Two patients whose best thresholds differ: the honest Dice is that of the wrong one for each."""
     low = calibration.histogram(np.array([0.3, 0.1]), np.array([1, 0], bool), np.ones(2, bool))
