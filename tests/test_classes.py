@@ -6,7 +6,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from chests import chest, save_pair, windowed
+from chests import chest, equalised, save_pair, save_slices, windowed
 from conftest import threshold_card
 
 from covct.errors import UsageError
@@ -48,7 +48,9 @@ def test_a_network_of_infection_classes_is_trained_and_runs_from_its_card(tmp_pa
     from covct.training.loop import train
 
     save_set(tmp_path / "data" / "medseg")
+    save_slices(tmp_path / "data" / "ma", ["a", "b"], equalised)
     card = train(SETTINGS, tmp_path / "data", tmp_path / "out")
+    assert list(card.training["sources"]) == ["medseg"]
     assert card.classes == ["background", "ground-glass", "consolidation", "effusion"]
     assert card.architecture["arguments"] == {"size": 32, "outputs": 4, "activation": "softmax", "base_filters": 2}
     loaded, network = load_network(tmp_path / "out" / "infection.json")
@@ -86,6 +88,9 @@ def test_right_and_left_lung_keep_their_sides_however_slices_are_changed(tmp_pat
 
 
 def test_slices_without_classes_are_left_out_and_said(tmp_path, caplog):
+    pytest.importorskip("keras")
+    from covct.training.plans import plan_infection
+
     part = read_medseg_slices(save_set(tmp_path, with_classes=(0, 2)), with_classes=True)
     with caplog.at_level(logging.WARNING):
         [kept] = classes.with_classes([part], "infection")
@@ -94,6 +99,8 @@ def test_slices_without_classes_are_left_out_and_said(tmp_path, caplog):
     assert set(np.unique(kept.classes)) == {0, 1, 2, 3}
     with pytest.raises(UsageError, match="no slice tells right-lung, left-lung apart"):
         classes.with_classes([part], "lungs")
+    with pytest.raises(UsageError, match="no slice tells ground-glass, consolidation, effusion apart; wanted masks"):
+        plan_infection({"ma": tmp_path}, SETTINGS, None)
     with pytest.raises(UsageError, match="GT-multiclass"):
         classes.with_classes([read_medseg_slices(tmp_path)], "infection")
 

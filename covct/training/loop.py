@@ -53,6 +53,7 @@ def train(
     checkpoint_steps: int = CHECKPOINT_STEPS,
     workers: int | None = None,
     report: Report = lambda event: None,
+    plan: Plan | None = None,
 ) -> Card:
     """Train one network and write `<task>.keras` with its card and history into `out`.
 
@@ -75,6 +76,9 @@ def train(
         Threads that draw samples. Default: half of the CPUs, at most 8.
     report : function (event)
         Told of what happens: {"event": "started" | "step" | "epoch" | "note", ...}.
+    plan : Plan, optional
+        One that `read_plan` made by settings that differ at most in the network, all of slices or all of volumes:
+        several networks then learn from data that is read once.
 
     Raises
     ------
@@ -86,7 +90,7 @@ def train(
     """
     folder = out / f"fold-{settings.fold}" if settings.folds else out
     with output.lock(folder):
-        plan, network, facts = prepare(settings, data, out, initial, restorer)
+        plan, network, facts = prepare(settings, data, out, initial, restorer, plan)
         if plan.on_both_sides:
             report({"event": "note", "text": leak_of(plan)})
         run = _Run(settings, plan, network, folder, facts, checkpoint_steps, report)
@@ -98,12 +102,24 @@ def train(
         return finish(run.best_weights(), settings, plan, run.progress, folder, facts)
 
 
-def prepare(settings: Settings, data: Path, out: Path, initial: Path | None, restorer: Path | None):
+def read_plan(settings: Settings, sources: dict[str, Path], restorer: Path | None = None) -> Plan:
+    """Read the data, and part it: what all networks of these settings learn from."""
+    return PLANS[settings.task](sources, settings, load_restorer(restorer) if restorer else None)
+
+
+def prepare(
+    settings: Settings,
+    data: Path,
+    out: Path,
+    initial: Path | None,
+    restorer: Path | None,
+    plan: Plan | None = None,
+):
     """Plan, compiled network, and the facts that must be the same for a training to go on."""
     check(settings)
     keras.utils.set_random_seed(settings.seed)
     sources = find_sources(data)
-    plan = PLANS[settings.task](sources, settings, load_restorer(restorer) if restorer else None)
+    plan = plan or read_plan(settings, sources, restorer)
     if settings.folds:
         keep_folds(out, plan.patients, settings)
     network = build(settings, plan.size)

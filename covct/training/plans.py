@@ -248,6 +248,7 @@ def _maybe_diseased(hu, lungs, infection, donors, rng, origins):
 def _plan_volumes(parts: list[Slices], sources: dict[str, Path], settings: Settings, how: Preparation) -> Plan:
     """Lungs or infection in patches of whole volumes, every volume alike."""
     parts = volumes.can_be_volumes(parts, settings)
+    sources = _used(sources, parts)
     split, patch = _split(parts, settings), patch_of(settings)
 
     def volumes_in(part: Slices) -> list[volumes.Volume]:
@@ -276,9 +277,11 @@ def _plan_classes(
     sources: dict[str, Path], settings: Settings, restore, how: Preparation, wanted: tuple[str, ...]
 ) -> Plan:
     """The task's classes, from the slices on which they are told apart; half of the samples of any patient alike."""
-    sources = {name: folder for name, folder in sources.items() if name in wanted}
-    parts = [crop(part, how.field_of_view) for part in _read(sources, restore, wanted, with_classes=True)]
-    split = _split(classes.with_classes(parts, settings.task), settings)
+    read = _read(sources, restore, wanted, with_classes=True) if sources.keys() & set(wanted) else []
+    parts = [crop(part, how.field_of_view) for part in read]
+    parts = classes.with_classes(parts, settings.task)
+    sources = _used(sources, parts)
+    split = _split(parts, settings)
     train_sets = [with_context(part, settings.neighbours) for part in split.train_sets]
     showing = [part for part in train_sets if classes.shows_classes(part)]
     clean = [part for part in train_sets if not classes.shows_classes(part)]
@@ -400,6 +403,12 @@ def _plan(draw, how: Preparation, checks, split: _Parted, sources, loss="dice+ce
         how.size,
         dict(how.arguments),
     )
+
+
+def _used(sources: dict[str, Path], parts: list[Slices]) -> dict[str, Path]:
+    """The sources that something is left of."""
+    left = {{"lctsc": "lungs"}.get(part.source.split("-")[0], part.source.split("-")[0]) for part in parts}
+    return {name: folder for name, folder in sources.items() if name in left}
 
 
 def _cite(sources: dict[str, Path], *names: str) -> dict[str, str]:
