@@ -11,7 +11,7 @@ from chests import chest, equalised, save, save_pair, save_slices, windowed
 from conftest import SHARED
 
 from covct.errors import UsageError
-from covct.training.cases import CaseError, find_cases, read_case, search_cases
+from covct.training.cases import CaseError
 from covct.training.dataset import (
     UNKNOWN,
     find_sources,
@@ -21,6 +21,8 @@ from covct.training.dataset import (
     read_other_slices,
     read_slices,
 )
+from covct.training.layouts import find_cases, search_cases
+from covct.training.read_case import read_case
 from covct.training.screen import Likeness, Screen
 
 

@@ -2,7 +2,7 @@
 
 Domains are never mixed silently: `ma-slices` come as 8-bit CLAHE and reach Hounsfield units only through a
 restoration network (`covct train restorer`), `medseg` slices through two anchors of their own histogram. Cases of any
-other layout (`covct.training.cases`) are read as source "cases".
+other layout (`covct.training.layouts`) are read as source "cases".
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import numpy as np
 from covct.errors import UsageError
 from covct.preprocess import FieldOfView, body_field_of_view, clahe, to_model_space, whole_slice
 from covct.training.augment import noise
-from covct.training.cases import Case, Labelled, LeftOut, medseg_patient, read_case, read_volume_rows, search_cases
+from covct.training.cases import Case, Labelled, LeftOut, medseg_patient
 from covct.training.domains import CLAHE, HU, as_grey, hu_by_anchors, hu_of_window
+from covct.training.layouts import read_volume_rows, search_cases
+from covct.training.read_case import read_case
 from covct.training.screen import SAME, Likeness, Screen
 
 SIZE = 256

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from covct.training.cases import PERSON, CaseError, Labelled, LeftOut, read_case, search_cases
+from covct.training.cases import PERSON, CaseError, Labelled, LeftOut
 from covct.training.dataset import UNKNOWN, slices_of, to_hounsfield
 from covct.training.domains import CLAHE, HU, as_grey
+from covct.training.layouts import search_cases
+from covct.training.read_case import read_case
 from covct.training.screen import Likeness, Screen, outside_share, touches_border
 
 FORMAT = 1  # of the JSON
