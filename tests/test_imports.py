@@ -23,7 +23,7 @@ RANKS = [
     | {"evaluation.agreement", "evaluation.calibration", "evaluation.figures"},
     {"preprocess", "crops", "resample", "training.domains"}
     | {"sources", "cards", "context", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
-    {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
+    {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object", "dicom.seg_frames"},
     {"split", "weights_file", "supervisor", "runs"},
     {"discover", "networks", "postprocess", "overlay", "results", "training.augment", "training.presets"}
     | {"dicom.capture", "dicom.ct_series", "dicom.seg_masks"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,12 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.pixels import iter_pixels
 
 from covct.dicom.read import read_dataset
-from covct.dicom.seg_masks import SEG_STORAGE, referenced_slices
+from covct.dicom.seg_frames import frame_pixels, frame_places
+from covct.dicom.seg_masks import SEG_STORAGE
 from covct.discover import NIFTI_SUFFIXES, NOT_IMAGES
-from covct.errors import SeriesError, UsageError, why
+from covct.errors import SeriesError, SourceDefect, UsageError, why
 from covct.nifti import read_nifti
 from covct.terms import ABNORMAL_STRUCTURE, LUNG
 from covct.volume import WORKING_ORIENTATION, Scan
@@ -25,7 +25,6 @@ from covct.volume import WORKING_ORIENTATION, Scan
 TASKS = ("lungs", "infection")
 HEADER_BYTES = 1024**2
 GRID_TOLERANCE = 0.1  # of the smallest voxel edge: how far corners of two equal grids may lie apart
-COSINE_TOLERANCE = 1e-3
 PLAIN_LABELS = {"lungs": {0, 1, 2}, "infection": {0, 1}}  # what a mask may hold whose labels nobody explains
 MOST_LABELS = 64
 
@@ -194,8 +193,7 @@ def read_seg_mask(path: Path, task: str, labels: Labels, scan: Scan) -> np.ndarr
     Raises
     ------
     UsageError
-        The file is damaged, has other rows and columns than the scan, refers to slices that the scan does not have, or
-        to none and lies on none.
+        The file is damaged, has other rows and columns than the scan, or frames that lie on none of its slices.
     """
     try:
         dataset = read_dataset(path.read_bytes())
@@ -215,15 +213,17 @@ def _seg_mask(dataset: pydicom.Dataset, path: Path, task: str, labels: Labels, s
     if (dataset.Rows, dataset.Columns) != size:
         got = f"{dataset.Rows} x {dataset.Columns}"
         raise UsageError(f"{path}: the segmentation has {got} pixels, wanted {size[0]} x {size[1]} as its scan has")
-    most = int(dataset.get("MaximumFractionalValue", 1)) if dataset.SegmentationType == "FRACTIONAL" else 1
+    try:
+        places = frame_places(dataset, scan)
+    except SourceDefect as error:
+        raise UsageError(f"{path}: {error}") from error
     out = np.zeros(scan.volume.shape, bool)
-    for groups, index, frame in zip(
-        dataset.PerFrameFunctionalGroupsSequence, _places(dataset, path, scan), iter_pixels(dataset), strict=True
-    ):
+    frames = dataset.PerFrameFunctionalGroupsSequence
+    for groups, index, frame in zip(frames, places, frame_pixels(dataset), strict=True):
         if labelmap:
             out[index] |= np.isin(frame, list(numbers))
         elif int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber) in numbers:
-            out[index] |= frame * 2 >= most if most > 1 else frame > 0
+            out[index] |= frame > 0
     return scan.volume.with_array(out).to_patient_orientation(WORKING_ORIENTATION).array
 
 
@@ -238,37 +238,6 @@ def _is_of(segment: pydicom.Dataset, task: str, wanted: frozenset[str] | None, l
 
 def _in_lung(segment: pydicom.Dataset) -> bool:
     return any(region.CodeValue == LUNG.value for region in segment.get("AnatomicRegionSequence") or [])
-
-
-def _places(dataset: pydicom.Dataset, path: Path, scan: Scan) -> Iterator[int]:
-    """The scan's slice of each frame: by reference, else by position."""
-    index_of = {scan.reference(index)[1:]: index for index in range(scan.volume.shape[0])}
-    for number, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence, 1):
-        source = next(referenced_slices(groups), None)
-        if source is None:
-            yield _by_position(dataset, groups, number, path, scan)
-            continue
-        uid, frame = source
-        index = index_of.get((uid, frame if scan.frames else None))
-        if index is None:
-            raise UsageError(f"{path}: frame {number} refers to a slice that its scan does not have")
-        yield index
-
-
-def _by_position(dataset: pydicom.Dataset, groups: pydicom.Dataset, number: int, path: Path, scan: Scan) -> int:
-    shared = dataset.SharedFunctionalGroupsSequence[0]
-    plane = (groups.get("PlaneOrientationSequence") or shared.PlaneOrientationSequence)[0].ImageOrientationPatient
-    row, column = np.array(plane, float).reshape(2, 3)
-    affine = scan.affine
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    turned = np.abs(affine[:3, [2, 1]] / spacing[[2, 1]] - np.stack([row, column], -1)).max()
-    position = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, float)
-    first = affine[:3, 3] + np.arange(scan.volume.shape[0])[:, None] * affine[:3, 0]
-    apart = np.linalg.norm(first - position, axis=1)
-    index = int(apart.argmin())
-    if turned > COSINE_TOLERANCE or apart[index] > GRID_TOLERANCE * spacing.min():
-        raise UsageError(f"{path}: frame {number} lies {apart[index]:.2f} mm beside the next slice of its scan")
-    return index
 
 
 def digest(masks: Iterable[np.ndarray]) -> str:

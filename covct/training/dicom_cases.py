@@ -112,12 +112,12 @@ def read_series(case: Case):
     assert case.series and case.segmentation
     try:
         scan = load_dicom(case.series)
-        masks = seg_masks.read_masks(case.segmentation, scan, case.series.instances)
+        masks = seg_masks.read_masks(case.segmentation, scan)
     except SeriesError as error:
         raise CaseError(error.slug, f"series {case.name}: {error.message}") from error
     except SourceDefect as error:
         raise CaseError("other-geometry", f"{case.segmentation.name}: {error}") from error
-    except (AttributeError, KeyError, ValueError, IndexError) as error:
+    except Exception as error:  # a damaged file raises what the damage hits
         raise CaseError("unreadable", f"{case.segmentation.name}: {_why(error)}") from error
     volume = scan.working
     turned = {
