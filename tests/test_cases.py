@@ -432,6 +432,46 @@ def test_infection_is_learned_from_hu_volumes_like_from_the_published_slices(tmp
     assert plan.validation[1][..., 0].any()
 
 
+def test_slices_whose_lungs_nobody_marked_teach_no_lungs_network(tmp_path):
+    """They were learned from as slices without any lung, and counted so in the validation."""
+    pytest.importorskip("keras")
+    from covct.training.plans import plan_lungs
+    from covct.training.settings import Settings
+
+    for seed in range(2):
+        save_pair(tmp_path, f"marked{seed}", seed)
+    for seed in range(2, 6):
+        save_pair(tmp_path, f"unmarked{seed}", seed, kinds=("infection",))
+    plan = plan_lungs(find_sources(tmp_path), Settings("lungs", 1, 8), None)
+    assert plan.patients == {"cases": ["marked0", "marked1"]}
+    assert plan.slices == {"cases": 6}
+    for seed in range(2):
+        for kind in ("ct", "lungs"):
+            (tmp_path / f"marked{seed}_{kind}.nii.gz").unlink()
+        (tmp_path / f"marked{seed}_infection.nii.gz").unlink()
+    with pytest.raises(UsageError, match="lungs need slices with lung masks"):
+        plan_lungs(find_sources(tmp_path), Settings("lungs", 1, 8), None)
+
+
+def test_people_without_the_disease_are_learned_from_in_whatever_folder_they_lie(tmp_path):
+    """A second folder of them is "cases", and no sample was ever drawn from it, though the card counted its slices."""
+    pytest.importorskip("keras")
+    from covct.training.plans import Origin, plan_infection
+    from covct.training.settings import Settings
+
+    save_slices(tmp_path / "slices", ["a", "b", "c"], equalised)
+    for place in ("lctsc", "own"):
+        for seed in range(2):
+            save_pair(tmp_path / place, f"{place}{seed}", seed, infected=False, kinds=("lungs",))
+    sources = find_sources(tmp_path)
+    assert set(sources) == {"ma", "lungs", "cases"}
+    plan = plan_infection(sources, Settings("infection", 1, 8), fake_restore)
+    origins: list[Origin] = []
+    for seed in range(40):
+        plan.draw(np.random.default_rng(seed), origins)
+    assert {origin.source for origin in origins} >= {"ma", "lctsc", "cases"}
+
+
 def test_every_layout_gives_what_its_own_reader_gave(tmp_path):
     """The sources that the shipped weights come from are read to the same arrays by either way."""
     if not SHARED.is_dir():

@@ -73,6 +73,10 @@ class Slices:
         """The slices with at least so much lung."""
         return self._chosen(np.count_nonzero(self.lungs == 1, axis=(1, 2)) >= pixels)
 
+    def with_known_lungs(self) -> Slices:
+        """The slices that somebody marked the lungs in."""
+        return self._chosen((self.lungs != UNKNOWN).all(axis=(1, 2)))
+
     def of(self, patients: frozenset[str], keep: bool = True) -> Slices:
         """The slices of these patients, or with `keep` false of all others."""
         return self._chosen(np.array([(patient in patients) == keep for patient in self.patients], bool))

@@ -139,7 +139,10 @@ def plan_restorer(sources: dict[str, Path], settings: Settings, restore=None) ->
 def plan_lungs(sources: dict[str, Path], settings: Settings, restore) -> Plan:
     """Lungs with consolidation inside: radiologists' masks, and dense lesions put into real HU lungs."""
     how = preparation(settings)
-    parts = [crop(part, how.field_of_view) for part in _read(sources, restore, ("ma", "lungs", "cases"))]
+    marked = [part.with_known_lungs() for part in _read(sources, restore, ("ma", "lungs", "cases"))]
+    parts = [crop(part, how.field_of_view) for part in marked if len(part)]
+    if not parts:
+        raise UsageError("lungs need slices with lung masks; none of the cases has one")
     split = _split(parts, settings)
     train_sets = split.train_sets
 
@@ -181,11 +184,12 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
     looks = [by_source[name] for name in ("ma", "ma-equalised") if name in by_source]
     medseg = by_source.get("medseg")
     clean = [by_source[name] for name in ("lctsc", "lctsc-restored") if name in by_source]
+    clean += [part for part in [by_source.get("cases")] if part and not (part.infection == 1).any()]
     if not looks and not medseg:
         raise UsageError("infection needs slices with infection masks (volumes.csv with ct/, lungs/, infection/)")
     donors = by_source.get("ma")
     at_the_ribs = CROPPED_LIKE_ALL if how.field_of_view.startswith("lung-") else CROPPED
-    clean = [part.with_lung() for part in clean]  # the network runs on slices with lung only
+    clean = [part for one in clean if len(part := one.with_lung())]  # the network runs on slices with lung only
 
     def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
         if not clean or rng.random() < 0.68:
