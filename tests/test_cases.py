@@ -178,6 +178,42 @@ def test_slices_that_volumes_csv_claims_and_nobody_has(tmp_path):
         find_cases(tmp_path)
 
 
+def test_two_rows_of_volumes_csv_that_claim_one_slice(tmp_path):
+    """One slice would be of two patients, trained on and held out."""
+    save_slices(tmp_path, ["p1", "p2"], windowed)
+    table = (tmp_path / "volumes.csv").read_text()
+    (tmp_path / "volumes.csv").write_text(table.replace("0005,0009", "0004,0009"))
+    with pytest.raises(UsageError, match="two rows claim slice 0004, one 0000 to 0004"):
+        read_ma_slices(tmp_path, fake_restore)
+
+
+def rewrite(folder, kind, change):
+    for path in (folder / kind).glob("*.png"):
+        cv2.imwrite(str(path), change(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)))
+
+
+def test_masks_may_say_1_for_255_but_nothing_that_nobody_explains(tmp_path):
+    """With 1 for 255 whole volumes were learned from as free of disease."""
+    save_slices(tmp_path, ["p1", "p2"], windowed)
+    before = read_ma_slices(tmp_path, fake_restore)
+    for kind in ("lungs", "infection"):
+        rewrite(tmp_path, kind, lambda mask: mask // 255)
+    after = read_ma_slices(tmp_path, fake_restore)
+    assert after.infection.any()
+    np.testing.assert_array_equal(after.infection, before.infection)
+    np.testing.assert_array_equal(after.lungs, before.lungs)
+    rewrite(tmp_path, "lungs", lambda mask: mask * 2)
+    with pytest.raises(UsageError, match=r"lungs/0000.png: a mask with values up to 2; wanted 0 and 255, or 0 and 1"):
+        read_ma_slices(tmp_path, fake_restore)
+
+
+def test_a_volume_whose_lungs_are_nowhere_marked(tmp_path):
+    save_slices(tmp_path, ["p1", "p2"], windowed)
+    rewrite(tmp_path, "lungs", np.zeros_like)
+    with pytest.raises(UsageError, match=r"lungs: 0000.png to 0004.png mark nothing; wanted lungs"):
+        read_ma_slices(tmp_path, fake_restore)
+
+
 def save_medseg(folder):
     hu, _, infection = (array[2] for array in chest())
     for place, picture in (
@@ -204,6 +240,27 @@ def test_slices_on_their_side_with_coloured_classes(tmp_path):
     cv2.imwrite(str(folder / "GT-multiclass" / "1.png"), np.full((48, 48, 3), 90, np.uint8))
     with pytest.raises(CaseError, match=r"GT-multiclass/1.png: colour \[90, 90, 90\]"):
         read_case(case)
+
+
+def test_a_picture_s_mask_of_another_size_is_refused(tmp_path):
+    """It was laid over the middle of the picture, wherever that was."""
+    folder = save_medseg(tmp_path)
+    mask = cv2.imread(str(folder / "GT" / "1.png"), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(folder / "GT" / "1.png"), mask[:40])
+    with pytest.raises(UsageError, match=r"GT/1.png: shape \(40, 48\), its image \(48, 48\)"):
+        read_medseg_slices(folder)
+
+
+@pytest.mark.parametrize(("name", "told"), [("upper left.jpg", ""), ("1.tif", "no .jpg pictures")])
+def test_pictures_of_other_names_than_the_published(name, told, tmp_path):
+    folder = save_medseg(tmp_path)
+    (folder / "Imgs" / "1.jpg").rename(folder / "Imgs" / name)
+    (folder / "GT" / "1.png").rename(folder / "GT" / f"{name.split('.')[0]}.png")
+    if told:
+        with pytest.raises(UsageError, match=told):
+            read_medseg_slices(folder)
+    else:
+        assert read_medseg_slices(folder).infection.any()
 
 
 # DICOM

@@ -153,6 +153,17 @@ def test_patients_on_their_side_are_turned_and_each_picture_is_one(tmp_path):
     np.testing.assert_array_equal(stack.masks["infection"], stack.volume.array > 127)
 
 
+def test_masks_that_say_1_for_255_are_read_as_masks(chest, tmp_path):
+    """They were empty, and written beside the volume as what it is infected by."""
+    hu, lungs, infection = chest
+    write_pictures(tmp_path / "set" / "ct", windowed(hu))
+    write_pictures(tmp_path / "set" / "lungs", lungs)
+    write_pictures(tmp_path / "set" / "infection", infection)
+    [source] = find_stacks(tmp_path / "set")
+    np.testing.assert_array_equal(read_stack(source).masks["infection"], infection > 0)
+    np.testing.assert_array_equal(read_stack(source).masks["lungs"], lungs > 0)
+
+
 def test_a_table_of_volumes_parts_the_pictures(tmp_path):
     write_pictures(tmp_path / "set" / "ct", np.arange(8, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8))
     (tmp_path / "set" / "volumes.csv").write_text("first,last,patient_group,anterior\n0,4,a,up\n5,7,b,down\n")

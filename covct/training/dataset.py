@@ -20,7 +20,7 @@ from covct.errors import UsageError
 from covct.preprocess import FieldOfView, body_field_of_view, clahe, to_model_space, whole_slice
 from covct.training.augment import noise
 from covct.training.cases import Case, Labelled, LeftOut, medseg_patient
-from covct.training.domains import CLAHE, HU, as_grey, hu_by_anchors, hu_of_window
+from covct.training.domains import CLAHE, HU, as_grey, hu_by_anchors, hu_of_window, marked_pixels
 from covct.training.layouts import read_volume_rows, search_cases
 from covct.training.read_case import read_case
 from covct.training.screen import SAME, Likeness, Screen
@@ -75,7 +75,8 @@ class Slices:
 
     def with_known_lungs(self) -> Slices:
         """The slices that somebody marked the lungs in."""
-        return self._chosen((self.lungs != UNKNOWN).all(axis=(1, 2)))
+        known = (self.lungs != UNKNOWN).all(axis=(1, 2))
+        return self if known.all() else self._chosen(known)
 
     def of(self, patients: frozenset[str], keep: bool = True) -> Slices:
         """The slices of these patients, or with `keep` false of all others."""
@@ -113,9 +114,13 @@ def read_ma_volumes(folder: Path) -> list[tuple[str, str, np.ndarray, np.ndarray
     for row in read_volume_rows(folder):
         names = [f"{index:04d}.png" for index in range(int(row["first"]), int(row["last"]) + 1)]
         images = [_stacked([folder / kind / name for name in names]) for kind in ("ct", "lungs", "infection")]
-        for kind, mask in zip(("lungs", "infection"), images[1:], strict=True):
-            if mask.shape != images[0].shape:
-                raise UsageError(f"{folder / kind}: {names[0]} and on have shape {mask.shape}, ct {images[0].shape}")
+        for place, kind in ((1, "lungs"), (2, "infection")):
+            if images[place].shape != images[0].shape:
+                got = images[place].shape
+                raise UsageError(f"{folder / kind}: {names[0]} and on have shape {got}, ct {images[0].shape}")
+            images[place] = marked_pixels(images[place], folder / kind / names[0]).astype(np.uint8)
+        if not images[1].any():
+            raise UsageError(f"{folder / 'lungs'}: {names[0]} to {names[-1]} mark nothing; wanted lungs")
         if row["anterior"] == "down":
             images = [image[:, ::-1] for image in images]
         pixels, lungs, infection = images
@@ -124,8 +129,8 @@ def read_ma_volumes(folder: Path) -> list[tuple[str, str, np.ndarray, np.ndarray
                 row["patient_group"],
                 row.get("source_intensity", ""),
                 pixels,
-                (lungs > 127).astype(np.uint8),
-                (infection > 127).astype(np.uint8),
+                lungs,
+                infection,
             )
         )
     return volumes
@@ -207,15 +212,20 @@ def read_medseg_slices(folder: Path) -> Slices:
 
     The window is not told: see `hu_by_anchors`.
     """
-    stems = sorted((path.stem for path in (folder / "Imgs").glob("*.jpg")), key=int)
+    stems = sorted((path.stem for path in (folder / "Imgs").glob("*.jpg")), key=lambda stem: (len(stem), stem))
+    if not stems:
+        raise UsageError(f"{folder / 'Imgs'}: no .jpg pictures; wanted them as medicalsegmentation.com has them")
     return joined([read_medseg_slice(folder, stem) for stem in stems], "medseg")
 
 
 def read_medseg_slice(folder: Path, stem: str) -> Slices:
     """One of them, the patient upright."""
     gray = np.rot90(_read_gray(folder / "Imgs" / f"{stem}.jpg"), -1).astype(np.float32)
-    infection = np.rot90(_read_gray(folder / "GT" / f"{stem}.png"), -1)
-    hu, mask = _cropped_in_model_space(hu_by_anchors(gray), infection > 127)
+    truth = folder / "GT" / f"{stem}.png"
+    infection = np.rot90(marked_pixels(_read_gray(truth), truth), -1)
+    if infection.shape != gray.shape:
+        raise UsageError(f"{truth}: shape {infection.shape[::-1]}, its image {gray.shape[::-1]}")
+    hu, mask = _cropped_in_model_space(hu_by_anchors(gray), infection)
     return Slices(hu, np.full(hu.shape, UNKNOWN, np.uint8), mask, (medseg_patient(stem),), "medseg")
 
 

@@ -20,6 +20,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from covct.errors import UsageError
@@ -279,7 +280,13 @@ def _slices(folder: Path, source: str) -> Iterator[Case | LeftOut]:
 
 
 def read_volume_rows(folder: Path) -> list[dict[str, str]]:
-    """The rows of volumes.csv, with first and last being numbers, `anterior` up or down, and a known domain if any."""
+    """The rows of volumes.csv: first and last are numbers, `anterior` is up or down, the domain if any is known.
+
+    Raises
+    ------
+    UsageError
+        They are not, or two rows claim one slice, which then would be of two patients.
+    """
     path = folder / "volumes.csv"
     rows = read_table(path, ("first", "last", "patient_group", "anterior"))
     for number, row in enumerate(rows, 2):
@@ -291,6 +298,10 @@ def read_volume_rows(folder: Path) -> list[dict[str, str]]:
             raise UsageError(f"{path}, line {number}: domain is {row['domain']!r}, wanted {', '.join(DOMAINS)}")
         if not row["patient_group"]:
             raise UsageError(f"{path}, line {number}: no patient_group; without it patients cannot be kept apart")
+    claimed = sorted((int(row["first"]), int(row["last"])) for row in rows)
+    for (first, last), (again, _) in pairwise(claimed):
+        if again <= last:
+            raise UsageError(f"{path}: two rows claim slice {again:04d}, one {first:04d} to {last:04d}; wanted one row")
     return rows
 
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from covct.errors import SeriesError, UsageError
 from covct.nifti import read_nifti
+from covct.training.domains import marked_pixels
 from covct.volume import WORKING_ORIENTATION
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -191,7 +192,7 @@ def read_stack(source: Source, spacing_mm: tuple[float, float, float] | None = N
     if _is(source.images[0], NIFTI):
         return _read_nifti(source)
     pixels = _pictures(source, source.images)
-    masks = {kind: _pictures(source, paths, pixels) > 127 for kind, paths in source.masks.items()}
+    masks = {kind: marked_pixels(_pictures(source, paths, pixels), paths[0]) for kind, paths in source.masks.items()}
     pixels, masks = _upright(source, pixels), {kind: _upright(source, mask) for kind, mask in masks.items()}
     slice_mm, row_mm, column_mm = spacing_mm or UNKNOWN_MM
     # Slices from the feet up, as NIfTI stores them; rows to the back, columns to the patient's left.
