@@ -529,6 +529,27 @@ def test_people_without_the_disease_are_learned_from_in_whatever_folder_they_lie
     assert {origin.source for origin in origins} >= {"ma", "lctsc", "cases"}
 
 
+def test_scans_of_any_size_teach_the_restorer(tmp_path):
+    """Its recipe is of 256 x 256 pixels: scans of 512, as scanners make them, and of two sizes ended in a traceback."""
+    pytest.importorskip("keras")
+    from covct.training.plans import plan_restorer
+    from covct.training.settings import Settings
+
+    for seed, side in enumerate((48, 320, 256)):
+        hu, lungs, _ = chest(seed, infected=False)
+        for kind, array in (("ct", hu), ("lungs", lungs)):
+            array = np.stack([cv2.resize(one, (side, side), interpolation=cv2.INTER_NEAREST) for one in array])
+            save(array, tmp_path / f"p{seed}_{kind}.nii.gz")
+    plan = plan_restorer(find_sources(tmp_path), Settings("restorer", 1, 8))
+    assert plan.slices == {"lctsc": 12}
+    for seed in range(6):
+        x, truth = plan.draw(np.random.default_rng(seed))
+        assert (x.shape, truth.shape) == ((256, 256, 1), (256, 256, 2))
+    restored = read_lung_slices(tmp_path, lambda pixels: np.full(pixels.shape, -850, np.int16))
+    assert restored.hu.shape == (18, 256, 256)
+    assert restored.lungs.any((1, 2)).sum() == 15
+
+
 def test_every_layout_gives_what_its_own_reader_gave(tmp_path):
     """The sources that the shipped weights come from are read to the same arrays by either way."""
     if not SHARED.is_dir():

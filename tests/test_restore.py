@@ -105,6 +105,13 @@ def test_an_untold_window_is_found_from_air_and_tissue(chest, tmp_path):
     assert (tmp_path / "out" / "cases.csv").read_text().splitlines()[1] == "in,hu,unknown", "no mask is not no disease"
 
 
+def test_a_restorer_says_what_size_it_is_of(restorer):
+    from covct.training.restoration import load_restorer
+
+    with pytest.raises(UsageError, match="restores slices of 256 x 256 pixels, got 512 x 512"):
+        load_restorer(restorer)(np.zeros((1, 512, 512), np.uint8))
+
+
 def test_hounsfield_units_are_refused(chest, phantom, tmp_path):
     write_nifti(phantom.volume, tmp_path / "hu.nii.gz")
     for extra in ((), ("--source-kind", "clahe")):

@@ -175,6 +175,20 @@ def read_lung_volumes(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray, t
     return volumes
 
 
+def read_published_size(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray, tuple[float, float]]]:
+    """As `read_lung_volumes`, at the 256 x 256 pixels of the published slices, which restorers are of."""
+    out = {}
+    for name, (hu, lungs, spacing) in read_lung_volumes(folder).items():
+        rows, columns = hu.shape[1:]
+        if (rows, columns) != (SIZE, SIZE):
+            fine = hu.astype(np.float32)
+            hu = np.rint([cv2.resize(one, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for one in fine]).astype(np.int16)
+            lungs = _nearest(lungs, SIZE)
+            spacing = (spacing[0] * rows / SIZE, spacing[1] * columns / SIZE)
+        out[name] = hu, lungs, spacing
+    return out
+
+
 def read_lung_slices(folder: Path, restore: Restore | None = None) -> Slices:
     """LCTSC-like volumes in model space. No infection where lung is aerated; elsewhere in the lung unknown.
 
@@ -184,7 +198,8 @@ def read_lung_slices(folder: Path, restore: Restore | None = None) -> Slices:
     parts: list[tuple[np.ndarray, ...]] = []
     patients: list[str] = []
     rng = np.random.default_rng(0)
-    for name, (hu, lungs, spacing) in read_lung_volumes(folder).items():
+    volumes = read_published_size(folder) if restore else read_lung_volumes(folder)
+    for name, (hu, lungs, spacing) in volumes.items():
         if restore:
             noisy = np.stack([noise(one.astype(np.float32), rng, strongest=80) for one in hu])
             hu = restore(recipe_pixels(noisy))

@@ -17,10 +17,10 @@ from covct.training.dataset import (
     Slices,
     joined,
     read_lung_slices,
-    read_lung_volumes,
     read_ma_slices,
     read_medseg_slices,
     read_other_slices,
+    read_published_size,
 )
 from covct.training.empty_slices import of_slices
 from covct.training.folds import held_out, is_by_slice, patients_on_both_sides, refuse_patients_on_both_sides, take
@@ -105,7 +105,7 @@ def plan_restorer(sources: dict[str, Path], settings: Settings, restore=None) ->
     preparation(settings)
     if "lungs" not in sources:
         raise UsageError("the restorer learns from HU volumes with lung masks (NAME_ct.nii.gz, NAME_lungs.nii.gz)")
-    volumes = read_lung_volumes(sources["lungs"])
+    volumes = read_published_size(sources["lungs"])
     names = [name for name, (hu, *_) in volumes.items() for _ in hu]
     slices = [number for hu, *_ in volumes.values() for number in range(len(hu))]
     all_hu, all_lungs = (np.concatenate([volume[kind] for volume in volumes.values()]) for kind in (0, 1))
