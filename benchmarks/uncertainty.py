@@ -1,6 +1,6 @@
 """How often do the intervals of the report hold the truth, and what factor makes them do so as often as promised?
 
-    python benchmarks/uncertainty.py DATA [--weights DIR] [--every N] [--json FILE] [--write-cards]
+    python benchmarks/uncertainty.py DATA [--weights DIR ...] [--every N] [--json FILE] [--write-cards DIR]
 
 DATA holds `ma-slices`, `medseg-train` and `lctsc-256`. Only patients that the cards name as held out are used:
 
@@ -12,7 +12,10 @@ DATA holds `ma-slices`, `medseg-train` and `lctsc-256`. Only patients that the c
 - `phantom`: a synthetic chest, another domain altogether.
 
 The factor for infection is the conformal quantile of the patients of `ma` and `medseg`; that for the lungs of `ma` and
-of the LCTSC hosts. The other groups only tell how far it carries. `--write-cards` puts both into the cards.
+of the LCTSC hosts. The other groups only tell how far it carries. `--write-cards` puts both into the cards of a folder.
+
+With the folds of a cross-validation as `--weights` (CV/fold-0 CV/fold-1 ...) each patient is seen by the fold that held
+him out, and the factor is that of the recipe: for weights that were then trained on all of them.
 """
 
 from __future__ import annotations
@@ -25,12 +28,13 @@ from pathlib import Path
 import numpy as np
 
 from covct.cards import Card, default_weights_folder, write_card
-from covct.networks import Networks, probabilities
+from covct.networks import Networks, field_of_view, probabilities
 from covct.phantom import make_phantom
-from covct.preprocess import FieldOfView, body_field_of_view, to_model_space, whole_slice
+from covct.preprocess import FieldOfView, body_field_of_view, from_model_space, to_model_space, whole_slice
 from covct.segment import load_keras_networks
 from covct.training.augment import fill_air
 from covct.training.dataset import UNKNOWN, read_lung_volumes, read_ma_slices, read_medseg_slices
+from covct.training.prepare import PIXEL_MM
 from covct.training.restoration import load_restorer
 from covct.uncertainty import FLOOR_SHARE, LEVEL, Tally, conformal_factor, error_in_widths, tally_lungs, widths
 
@@ -45,46 +49,62 @@ def measured(
 
     hu, lungs, infection : (slices, rows, columns); without a true lung the found one is taken.
     """
-    everything, size = np.ones(len(hu), bool), networks.lungs.card.size
-    threshold = networks.lungs.card.threshold
-    tallies = {owner: Tally.empty(networks.infection.card.threshold) for owner in owners}
+    everything, threshold = np.ones(len(hu), bool), networks.lungs.card.threshold
+    size, called_from = networks.infection.card.size, networks.infection.card.threshold
+    tallies = {owner: Tally.empty(called_from) for owner in owners}
     probability = probabilities(networks.lungs, hu, view, everything)
-    found = (probability >= threshold).astype(np.uint8)
-    lungs, infection = (
-        to_model_space(mask.astype(np.float32), view, size) > 0.5 for mask in (lungs == 1, infection == 1)
-    )
+    lungs_found = (probability >= threshold).astype(np.uint8)
+    on_source = [from_model_space(one.astype(np.float32), view, hu.shape[1:]) > 0.5 for one in lungs_found]
+    infection_view = _infection_view(networks, hu, view, np.stack(on_source).astype(np.uint8))
+    found = _seen_in(np.stack(on_source), infection_view, size).astype(np.uint8)
+    true_lungs = _seen_in(lungs == 1, view, networks.lungs.card.size)
+    lungs, infection = (_seen_in(mask == 1, infection_view, size) for mask in (lungs, infection))
     calls = np.zeros(found.shape, bool)
 
     def watch(indices: np.ndarray, looks: list[np.ndarray]) -> None:
         for place, index in enumerate(indices.tolist()):
             tallies[owners[index]].add([look[place : place + 1] for look in looks], found[index : index + 1])
         mean = np.mean(looks, axis=0)
-        calls[indices] = (mean >= networks.infection.card.threshold) & (found[indices] > 0)
+        calls[indices] = (mean >= called_from) & (found[indices] > 0)
 
-    probabilities(networks.infection, hu, view, found.any((1, 2)), watch=watch)
+    probabilities(networks.infection, hu, infection_view, found.any((1, 2)), watch=watch)
     out = {}
     for owner, tally in tallies.items():
         mine = np.array([one == owner for one in owners])
         whole = lungs[mine] if lungs[mine].any() else found[mine] > 0
         below, above = widths(tally)
-        lungs_below, lungs_above = widths(tally_lungs(found[mine], probability[mine], threshold))
+        lungs_below, lungs_above = widths(tally_lungs(lungs_found[mine], probability[mine], threshold))
+        lungs_there = true_lungs[mine] if lungs[mine].any() else lungs_found[mine] > 0
         out[owner] = {
             "slices": int(mine.sum()),
             "percent": 100 * int(tally.called.sum()) / max(1, int(tally.lungs.sum())),
             "truth": 100 * np.count_nonzero(infection[mine] & whole) / max(1, np.count_nonzero(whole)),
             "below": below,
             "above": above,
-            "lungs_error": 100 * (np.count_nonzero(whole) / max(1, np.count_nonzero(found[mine])) - 1),
+            "lungs_error": 100 * (np.count_nonzero(lungs_there) / max(1, np.count_nonzero(lungs_found[mine])) - 1),
             "lungs_below": lungs_below + 100 * FLOOR_SHARE,
             "lungs_above": lungs_above + 100 * FLOOR_SHARE,
             "calls": calls[mine],
             "lungs": whole,
+            "view": infection_view,
         }
     return out
 
 
+def _infection_view(networks: Networks, hu: np.ndarray, view: FieldOfView, lungs: np.ndarray) -> FieldOfView:
+    """Where the infection network looks: where the lungs' does, or around the lungs found. lungs as `hu`, uint8."""
+    card = networks.infection.card
+    if card.field_of_view == networks.lungs.card.field_of_view:
+        return view
+    return field_of_view(card, hu, (PIXEL_MM, PIXEL_MM), lungs)
+
+
+def _seen_in(mask: np.ndarray, view: FieldOfView, size: int) -> np.ndarray:
+    return to_model_space(mask.astype(np.float32), view, size) > 0.5
+
+
 def row(group: str, case: str, figures: dict, **changes: float) -> dict:
-    figures = {name: value for name, value in {**figures, **changes}.items() if name not in ("calls", "lungs")}
+    figures = {name: value for name, value in {**figures, **changes}.items() if name not in ("calls", "lungs", "view")}
     score = error_in_widths(figures["percent"], figures["truth"], (figures["below"], figures["above"]))
     side = figures["lungs_above"] if figures["lungs_error"] > 0 else figures["lungs_below"]
     known = group in ("ma", "lctsc")
@@ -149,11 +169,17 @@ def of_host(networks: Networks, folder: Path, name: str, every: int) -> list[dic
     for load in LOADS_PERCENT:
         changed, mask = with_lesions(hu, lungs, (3.0 * step, *spacing), load, 100 * number + int(10 * load))
         after = measured(networks, changed, view, lungs, mask, owners)[name]
-        there = to_model_space(mask.astype(np.float32), view, networks.lungs.card.size) > 0.5
+        if after["view"] != before["view"]:  # lesions at the edge: the lungs found are others
+            own = _seen_in(_back(before["calls"], before["view"], hu.shape[1:]), after["view"], own.shape[1])
+        there = _seen_in(mask, after["view"], own.shape[1])
         truth = 100 * np.count_nonzero((there | own) & after["lungs"]) / max(1, np.count_nonzero(after["lungs"]))
         rows.append(row("inserted", f"{name} +{load:g} %", after, truth=truth))
         rows.append(row("inserted-only", f"{name} +{load:g} %", after))
     return rows
+
+
+def _back(calls: np.ndarray, view: FieldOfView, shape: tuple[int, int]) -> np.ndarray:
+    return np.stack([from_model_space(one.astype(np.float32), view, shape) for one in calls]) > 0.5
 
 
 def of_phantoms(networks: Networks) -> list[dict]:
@@ -187,20 +213,10 @@ def calibrated(card: Card, factor: float, level: float, looks: int, source: str)
     return replace(card, uncertainty=told)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--weights", type=Path, default=default_weights_folder())
-    parser.add_argument("--every", type=int, default=1, help="only every Nth slice")
-    parser.add_argument("--groups", default="ma,medseg,inserted,phantom", help="joined by commas")
-    parser.add_argument("--json", type=Path, help="keep the rows here; those that are there are not measured again")
-    parser.add_argument("--write-cards", action="store_true")
-    arguments = parser.parse_args()
-    networks = load_keras_networks(arguments.weights)
+def measure(arguments: argparse.Namespace, folder: Path, groups: list[str], rows: list[dict]) -> None:
+    """Add the rows of those patients that the cards of a folder hold out and `rows` do not have yet."""
+    networks = load_keras_networks(folder)
     held = networks.infection.card.training["held_out_patients"]
-    groups, rows = arguments.groups.split(","), []
-    if arguments.json and arguments.json.exists():
-        rows = json.loads(arguments.json.read_text())
     there = {one["case"] for one in rows}
 
     def keep() -> None:
@@ -208,7 +224,7 @@ def main() -> None:
             arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
     if "ma" in groups:
-        restore = load_restorer(arguments.weights / "restorer.json")
+        restore = load_restorer(arguments.restorer or folder / "restorer.json")
 
         def restore_some(pixels: np.ndarray) -> np.ndarray:
             """Only what is looked at afterwards."""
@@ -231,6 +247,24 @@ def main() -> None:
     if "phantom" in groups and not any(one["group"] == "phantom" for one in rows):
         rows += of_phantoms(networks)
         keep()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--weights", type=Path, nargs="+", default=[default_weights_folder()])
+    parser.add_argument("--restorer", type=Path, help="its card; default: restorer.json of --weights")
+    parser.add_argument("--every", type=int, default=1, help="only every Nth slice")
+    parser.add_argument("--groups", default="ma,medseg,inserted,phantom", help="joined by commas")
+    parser.add_argument("--json", type=Path, help="keep the rows here; those that are there are not measured again")
+    parser.add_argument("--write-cards", type=Path, metavar="DIR", help="of which folder")
+    arguments = parser.parse_args()
+    groups, rows = arguments.groups.split(","), []
+    if arguments.json and arguments.json.exists():
+        rows = json.loads(arguments.json.read_text())
+    for folder in arguments.weights:
+        measure(arguments, folder, groups, rows)
+    networks = load_keras_networks(arguments.write_cards or arguments.weights[-1])
     for one in rows:
         print("  ".join(f"{key} {value}" for key, value in one.items()))
     patients = [one for one in rows if one["group"] in ("ma", "medseg")]
@@ -242,13 +276,16 @@ def main() -> None:
         print(f"  {group}: {covered([one for one in rows if one['group'] == group], factor)} inside")
     print(f"lungs: factor {lungs_factor} for {lungs_level:.0%} of {len(lungs)} patients")
     if arguments.write_cards:
+        folds = f", by {len(arguments.weights)} folds" if len(arguments.weights) > 1 else ""
         sparse = f", every {arguments.every}th slice" if arguments.every > 1 else ""
-        source = f"benchmarks/uncertainty.py: held-out patients, {{}}{sparse}; the threshold was chosen on them too"
+        source = (
+            f"benchmarks/uncertainty.py: held-out patients, {{}}{sparse}{folds}; the threshold was chosen on them too"
+        )
         lung_looks, looks = networks.lungs.looks, networks.infection.looks
         told = (factor, level, looks, source.format(f"{len(patients)} of ma, medseg"))
-        write_card(calibrated(networks.infection.card, *told), arguments.weights)
+        write_card(calibrated(networks.infection.card, *told), arguments.write_cards)
         told = (lungs_factor, lungs_level, lung_looks, source.format(f"{len(lungs)} of ma, lctsc"))
-        write_card(calibrated(networks.lungs.card, *told), arguments.weights)
+        write_card(calibrated(networks.lungs.card, *told), arguments.write_cards)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from covct.discover import discover
 from covct.errors import UsageError
 from covct.evaluation import agreement, bootstrap, calibration
 from covct.evaluation.cases import Case, find_cases, seen_by
+from covct.evaluation.judges import find_judges
 from covct.evaluation.masks import find_segs, parse_labels, read_seg_mask
 from covct.evaluation.run import Order, evaluate
 from covct.evaluation.scores import SCORES, Counts, count, scores
@@ -180,6 +181,14 @@ def test_thresholds_call_what_their_masks_would():
     for k in (1, 11, 19):
         wanted = scores(count(truth, (p >= k / 20) & region))["dice"]
         assert calibration.dice_at(sums, k) == pytest.approx(wanted)
+
+
+def test_infection_takes_a_higher_threshold_where_dice_is_flat():
+    """Rather a little less Dice than calls in people without the disease; of lungs the best is the best."""
+    probability, truth = np.repeat([0.95, 0.52, 0.02], [1000, 9, 1000]), np.repeat([True, True, False], [1000, 9, 1000])
+    sums = calibration.histogram(probability, truth, np.ones(len(truth), bool))
+    assert calibration.chosen_twentieth(sums) == 10
+    assert calibration.chosen_twentieth(sums, calibration.FLAT_DICE["infection"]) == 19
 
 
 def test_a_patient_s_threshold_is_chosen_on_the_others():
@@ -483,6 +492,39 @@ def test_only_patients_held_out_are_judged(chests, tmp_path):
         evaluate(replace(order, weights=with_held_out(weights, cases=[])), threshold_networks, no_networks)
     evaluation = evaluate(replace(order, source="here"), threshold_networks, no_networks)
     assert len(evaluation["cases"]) == 3, "no card knows this source"
+
+
+def test_each_patient_is_judged_by_the_fold_that_held_him_out(chests, tmp_path):
+    """A cross-validation is one evaluation of all patients, none of them by a network that has learned from him."""
+    (tmp_path / "cv").mkdir()
+    for fold, held in enumerate((["c0"], ["c1"])):
+        folder = with_held_out(make_weights(tmp_path / "cv" / f"fold-{fold}"), cases=held)
+        card = read_card(folder / "lungs.json")
+        write_card(replace(card, threshold=0.5 + fold / 4), folder)
+    order = Order(chests, tmp_path / "out", weights=tmp_path / "cv", resamples=100)
+    evaluation = evaluate(order, threshold_networks, no_networks)
+    assert [(row["case"], row["fold"]) for row in evaluation["cases"]] == [("c0", "fold-0"), ("c1", "fold-1")]
+    assert evaluation["judged"]["cards"]["fold-1/lungs"]["threshold"] == 0.75
+    [lungs, _] = [group for group in evaluation["groups"] if group["source"] == "cases"]
+    assert set(lungs["folds"]["dice"]) == {"fold-0", "fold-1"}
+    assert lungs["folds"]["mean"] == pytest.approx(sum(lungs["folds"]["dice"].values()) / 2, abs=1e-6)
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(files("covct").joinpath("evaluation.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(evaluation)
+    assert "fold-0/lungs" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+def test_a_restorer_counts_only_where_it_is_asked(weights, tmp_path):
+    """The people whose HU scans taught the restorer may be judged as they are, and CLAHE that is read linearly too."""
+    folder = with_held_out(weights, ma=["p"], lctsc=["p"])
+    card = read_card(folder / "lungs.json")
+    write_card(replace(card, name="restorer", task="restorer", training={"held_out_patients": {"ma": [], "lctsc": []}}),
+               folder)  # fmt: skip
+    [judge] = find_judges(folder)
+    clahe, hu = Case("p", "p", "ma", "clahe-8bit", lambda: None), Case("p", "p", "lctsc", "hu", lambda: None)
+    assert judge.seen(clahe, restored=True) == ["restorer"]
+    assert judge.seen(clahe, restored=False) == []
+    assert judge.seen(hu, restored=True) == []
 
 
 def test_networks_of_another_input_size_are_judged_on_the_slices_own_pixels():

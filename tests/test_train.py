@@ -27,7 +27,7 @@ from covct.training import checkpoints, plans  # noqa: E402
 from covct.training.average import EVERY, RunningAverage  # noqa: E402
 from covct.training.batches import batches, draw_batch  # noqa: E402
 from covct.training.build import check  # noqa: E402
-from covct.training.cross_validation import FoldFailed, gpus, run_in_parallel, summarise  # noqa: E402
+from covct.training.cross_validation import FoldFailed, credit, gpus, run_in_parallel, summarise, threshold_of  # noqa: E402
 from covct.training.find_lr import draw_plot, find_learning_rate, suggest  # noqa: E402
 from covct.training.finish import _card  # noqa: E402
 from covct.training.folds import assign_folds, held_out, keep_folds, parse_split  # noqa: E402
@@ -371,6 +371,20 @@ def test_all_folds_come_to_a_mean_and_a_spread(data, tmp_path):
     assert summary["spread"]["validation_dice"] == pytest.approx(np.std(values, ddof=1), abs=1e-4)
     assert json.loads((tmp_path / "out" / "lungs-folds.json").read_text()) == summary
 
+    # weights trained on everybody say what the folds said, and whose scores they are
+    threshold = threshold_of(tmp_path / "out", "lungs")
+    assert threshold == pytest.approx(np.mean([card.threshold for card in cards]), abs=0.005)
+    final = replace(settings, folds=0, split="none", threshold=threshold)
+    card = credit(train(final, data, tmp_path / "final"), tmp_path / "out", tmp_path / "final")
+    assert card == read_card(tmp_path / "final" / "lungs.json")
+    assert card.scores["folds_validation_dice"] == summary["mean"]["validation_dice"]
+    assert card.scores["folds_validation_dice_sd"] == summary["spread"]["validation_dice"]
+    assert card.training["cross_validation"]["sha256"] == [one.sha256 for one in cards]
+    with pytest.raises(UsageError, match="has size 16, the weights 64: no cross-validation"):
+        credit(replace(card, size=64), tmp_path / "out", tmp_path / "final")
+    with pytest.raises(UsageError, match="0 folds of infection, wanted two or more"):
+        threshold_of(tmp_path / "out", "infection")
+
 
 def test_folds_in_parallel_have_a_gpu_each_and_one_that_fails_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
@@ -454,7 +468,7 @@ DEEPLAB = replace(SETTINGS, architecture="deeplabv3-plus", base_filters=4)
 
 def test_a_network_starts_from_a_published_backbone_and_its_card_says_of_which(backbone, data, tmp_path):
     """By its hash: the path is of somebody's machine. A training is resumed with the same file only."""
-    plan, network, facts = prepare(DEEPLAB, data, tmp_path / "out", None, None, backbone)
+    plan, network, facts = prepare(DEEPLAB, data, tmp_path / "out", None, None, backbone=backbone)
     with h5py.File(backbone) as file:
         wanted = file["conv4_block2_2_conv/conv4_block2_2_conv/kernel:0"][()]
     np.testing.assert_array_equal(network.get_layer("conv4_block2_2_conv").get_weights()[0], wanted)

@@ -24,6 +24,11 @@ class Task(str, Enum):
     infection = "infection"
 
 
+class Clahe(str, Enum):
+    restored = "restored"
+    linear = "linear"
+
+
 class Patients(str, Enum):
     held_out = "held-out"
     all = "all"
@@ -34,7 +39,9 @@ def evaluate_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for evaluation.json and evaluation.html.")],
     weights: Annotated[
         Path | None,
-        typer.Option(help="Folder of cards: judge their networks; with --predictions only whom they held out."),
+        typer.Option(
+            help="Folder of cards, or of folds: judge their networks; with --predictions only whom they held out."
+        ),
     ] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="Judge masks that lie here: NIfTI by name, DICOM SEG by reference, PNG slices.")
@@ -64,8 +71,15 @@ def evaluate_command(
         str, typer.Option(help="Name of the data; where no card knows it, no network has learned from it.")
     ] = "",
     restorer: Annotated[
-        Path | None, typer.Option(help="Card for 8-bit CLAHE slices.", show_default="restorer.json of --weights")
+        Path | None,
+        typer.Option(
+            help="Card for 8-bit CLAHE slices; {fold} in it is the fold's number.",
+            show_default="restorer.json of --weights",
+        ),
     ] = None,
+    clahe: Annotated[
+        Clahe, typer.Option(help="Bring 8-bit CLAHE slices to HU by the restorer, or read their grey linearly as HU.")
+    ] = Clahe.restored,
     names: Annotated[
         bool, typer.Option("--names", help="Write the cases' own names, also those that no card publishes.")
     ] = False,
@@ -81,6 +95,7 @@ def evaluate_command(
         patients=patients.value if patients else HELD_OUT if weights else EVERYONE,
         also_seen=also_seen, threshold=threshold, labels=parse_labels(label or ()), resample=resample,
         tolerance_mm=tolerance, resamples=resamples, seed=seed, source=source, names=names,
+        clahe=clahe.value,
     )  # fmt: skip
 
     def emit(event: dict[str, Any]) -> None:
@@ -125,16 +140,24 @@ def _show(evaluation: dict[str, Any]) -> None:
     table = Table(caption=RESEARCH_USE)
     for name in ("task", "source", "cases", "patients", "Dice pooled (95 %)", "mean", "recall", "precision"):
         table.add_column(name, no_wrap=name.startswith("Dice"))
+    with_folds = any(group["folds"] for group in evaluation["groups"])
+    if with_folds:
+        table.add_column("folds, mean ± sd", no_wrap=True)
     for group in evaluation["groups"]:
         pooled, mean = group["pooled"], group["mean"]["dice"]
         interval = pooled["dice"]["interval"]
         within = f" ({_short(interval[0])}–{_short(interval[1])})" if interval else ""
         figures = (mean["value"], pooled["recall"]["value"], pooled["precision"]["value"])
         numbers = str(group["cases"]), str(group["patients"]), _short(pooled["dice"]["value"]) + within
-        table.add_row(group["task"], escape(group["source"]), *numbers, *(_short(figure) for figure in figures))
+        spread = [_spread(group["folds"])] if with_folds else []
+        table.add_row(group["task"], escape(group["source"]), *numbers, *map(_short, figures), *spread)
     stderr.print(table)
     for note in evaluation["notes"]:
         stderr.print(f"- {escape(note)}", highlight=False, soft_wrap=True)
+
+
+def _spread(folds: dict[str, Any] | None) -> str:
+    return f"{_short(folds['mean'])} ± {_short(folds['standard_deviation'])}" if folds else "–"
 
 
 def _short(figure: float | None) -> str:

@@ -103,6 +103,10 @@ def train_command(
     threshold: Annotated[
         float | None, typer.Option(help="Of the card. Default: chosen on the held-out patients.", min=0.01, max=0.99)
     ] = None,
+    cross_validated: Annotated[
+        Path | None,
+        typer.Option(help="With --split none: a folder of folds, whose mean threshold and scores go into the card."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, samples and splits.", min=0)] = 0,
     initial: Annotated[
         Path | None, typer.Option(help="Card of a network to start from; {fold} in it is the fold's number.")
@@ -139,16 +143,21 @@ def train_command(
         for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
             os.environ[variable] = "1"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+    if cross_validated and split != "none":
+        raise UsageError("--cross-validated is for weights that are trained on everybody: it goes with --split none")
     all_folds = bool(folds) and fold is None
     if all_folds and parallel and not find_lr and _in_parallel(out, task.value, folds):
         return
     with quiet_tensorflow():
         from covct.architectures import architecture_name
+        from covct.training.cross_validation import credit, threshold_of
         from covct.training.empty_slices import NETWORK
         from covct.training.find_lr import find_learning_rate
         from covct.training.loop import train
         from covct.training.settings import Settings
 
+    if cross_validated and threshold is None:
+        threshold = threshold_of(cross_validated, task.value)
     usual = NETWORK if task is Task.empty_slices else "unet"
     settings = Settings(
         task.value, epochs, samples, batch_size, learning_rate, base_filters,
@@ -175,9 +184,11 @@ def train_command(
             this = replace(settings, fold=number)
             card = train(
                 this, data, out, _of(initial, number), _of(restorer, number), resume, checkpoint_steps, workers, report,
-                backbone,
+                backbone=backbone,
             )  # fmt: skip
             folder = out / f"fold-{number}" if folds else out
+            if cross_validated:
+                card = credit(card, cross_validated, folder)
             typer.echo(json.dumps({"card": str(folder / f"{card.name}.json"), "scores": card.scores}))
     if folds:
         _summarise(out, task.value, folds)

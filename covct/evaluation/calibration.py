@@ -10,7 +10,8 @@ import numpy as np
 from covct.evaluation.scores import ratio
 
 BINS = 20  # of 0.05: also the steps of the threshold
-FLAT_DICE = 0.01
+FLAT_DICE = {"infection": 0.01}  # by task, of others 0: Dice is flat around its best, and a higher threshold calls
+# least in people without the disease
 # A case's histogram, flat: pixels, positives and sum of probabilities of each bin; sum of squared errors; positives
 # outside of the region, which no threshold can find.
 LENGTH = 3 * BINS + 2
@@ -79,13 +80,13 @@ def dice_at(sums: np.ndarray, twentieth: int) -> np.ndarray:
     return ratio(2 * hit, 2 * hit + invented + missed)
 
 
-def chosen_twentieth(sums: np.ndarray) -> int:
-    """The threshold that training would choose on these patients: the highest within 0.01 of the best Dice."""
+def chosen_twentieth(sums: np.ndarray, flat: float = 0.0) -> int:
+    """The threshold that training would choose on these patients: the highest within `flat` of the best Dice."""
     dice = [float(np.nan_to_num(dice_at(sums, k))) for k in range(1, BINS)]
-    return max(k for k, one in enumerate(dice, 1) if one >= max(dice) - FLAT_DICE)
+    return max(k for k, one in enumerate(dice, 1) if one >= max(dice) - flat)
 
 
-def threshold_by_others(patients: np.ndarray) -> tuple[float, list[float]] | None:
+def threshold_by_others(patients: np.ndarray, flat: float = 0.0) -> tuple[float, list[float]] | None:
     """Pooled Dice when each patient's threshold is chosen on all the others, and the thresholds.
 
     A threshold chosen on the patients that are scored with it makes the score optimistic; this does not.
@@ -101,7 +102,7 @@ def threshold_by_others(patients: np.ndarray) -> tuple[float, list[float]] | Non
     if len(patients) < 2:
         return None
     whole = patients.sum(0)
-    chosen = [chosen_twentieth(whole - one) for one in patients]
+    chosen = [chosen_twentieth(whole - one, flat) for one in patients]
     counts = [counts_at(one, k) for one, k in zip(patients, chosen, strict=True)]
     hit, invented, missed = np.sum(counts, axis=0)
     return float(ratio(2 * hit, 2 * hit + invented + missed)), [k / BINS for k in chosen]

@@ -212,9 +212,16 @@ def _plots(evaluation: dict[str, Any], task: str, groups: Sequence[Group], class
         figures.append((title, reliability(lines, title)))
         title = "Dice by threshold"
         lines = [(classes[g["source"]], g["thresholds"]["curve"]) for g in calibrated]
-        used = evaluation["judged"]["cards"][task]["threshold"]
+        used = _threshold(evaluation, task)
         figures.append((title, threshold_curve(lines, used, title)))
     return '<div class="plots">' + "".join(_figure_box(*one) for one in figures) + "</div>" if figures else ""
+
+
+def _threshold(evaluation: dict[str, Any], task: str) -> float | None:
+    """The one that was used; None where folds have different ones."""
+    cards = evaluation["judged"]["cards"]
+    used = {card["threshold"] for key, card in cards.items() if key.rpartition("/")[2] == task}
+    return used.pop() if len(used) == 1 else None
 
 
 def _figure_box(title: str, svg: str) -> str:

@@ -88,7 +88,27 @@ def group_figures(
             judged, lambda one: None if np.isnan(_relative_error(one)) else (0.0, _relative_error(one)), figure
         ),
         "percent_of_lung": _agreement(judged, lambda one: one.percent_of_lung, figure),
-        **_calibration(of_patient, figure),
+        **_calibration(task, of_patient, figure),
+    }
+
+
+def by_fold(judged: list[Judged], fold_of: dict[str, str]) -> dict[str, Any] | None:
+    """Pooled Dice of each fold of a cross-validation, their mean and standard deviation; None where there is none.
+
+    fold_of : dict of str to str
+        The fold that judged a case, by the case's key.
+    """
+    folds = sorted({fold_of[one.case.key] for one in judged if one.case.key in fold_of})
+    if not folds:
+        return None
+    dice = [
+        float(scores(sum(np.array(list(one.counts)) for one in judged if fold_of.get(one.case.key) == fold))["dice"])
+        for fold in folds
+    ]
+    return {
+        "dice": {fold: plain(value) for fold, value in zip(folds, dice, strict=True)},
+        "mean": plain(np.mean(dice)),
+        "standard_deviation": plain(np.std(dice, ddof=1)) if len(dice) > 1 else None,
     }
 
 
@@ -129,7 +149,7 @@ def _agreement(judged: list[Judged], pair: Callable[[Judged], tuple[float, float
     }
 
 
-def _calibration(of_patient: list[list[Judged]], figure) -> dict[str, Any]:
+def _calibration(task: str, of_patient: list[list[Judged]], figure) -> dict[str, Any]:
     if any(one.histogram is None for cases in of_patient for one in cases):
         return {"calibration": None, "thresholds": None}
 
@@ -137,7 +157,7 @@ def _calibration(of_patient: list[list[Judged]], figure) -> dict[str, Any]:
         return sum((one.histogram for one in cases if one.histogram is not None), np.zeros(calibration.LENGTH))
 
     stacked = np.stack([sums(cases) for cases in of_patient])
-    by_others = calibration.threshold_by_others(stacked)
+    by_others = calibration.threshold_by_others(stacked, calibration.FLAT_DICE.get(task, 0.0))
     return {
         "calibration": {
             "expected_calibration_error": figure(sums, calibration.expected_calibration_error),

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from covct import RESEARCH_USE, __version__
-from covct.cards import Card, file_sha256, read_card
+from covct.cards import Card, file_sha256
 from covct.errors import SeriesError, UsageError
 from covct.evaluation import bootstrap
-from covct.evaluation.cases import Case, Truth, find_cases, seen_by
+from covct.evaluation.cases import Case, Truth, find_cases
 from covct.evaluation.judge import (
     Called,
     Judged,
@@ -27,17 +27,20 @@ from covct.evaluation.judge import (
     look_at_slices,
     read_called,
 )
+from covct.evaluation.judges import Judge, find_judges, judge_of
 from covct.evaluation.masks import TASKS, Labels, find_segs
 from covct.evaluation.page import as_html, read_history
-from covct.evaluation.pooling import ALL, case_figures, group_figures, plain
+from covct.evaluation.pooling import ALL, by_fold, case_figures, group_figures, plain
 from covct.networks import Networks
 from covct.state import output_errors
 from covct.training.dataset import Restore
+from covct.training.views import as_hounsfield
 
 FORMAT = 1
 SCHEMA = "covct-evaluation-1"
 JSON, PAGE = "evaluation.json", "evaluation.html"
 HELD_OUT, EVERYONE = "held-out", "all"
+RESTORED, LINEAR = "restored", "linear"
 FEW_PATIENTS = 10
 Emit = Callable[[dict[str, Any]], None]
 
@@ -49,7 +52,7 @@ class Order:
     Attributes
     ----------
     weights : Path or None
-        Folder of cards: whose networks are judged; with `predictions` only who was held out.
+        Folder of cards, or of folds: whose networks are judged; with `predictions` only who was held out.
     predictions : Path or None
         Folder of another tool's masks.
     patients : str
@@ -62,6 +65,9 @@ class Order:
         What the data is called, in place of its layout's name; a source that no card names nobody has learned from.
     names : bool
         Cases are written under their own names.
+    clahe : str
+        How 8-bit CLAHE slices come to Hounsfield units: "restored" by the restorer, or "linear", their grey read as HU
+        of the networks' window, so that they look as published.
     """
 
     data: Path
@@ -80,6 +86,7 @@ class Order:
     seed: int = 0
     source: str = ""
     names: bool = False
+    clahe: str = RESTORED
 
 
 def evaluate(
@@ -108,27 +115,28 @@ def evaluate(
         Nothing to judge; a patient that was learned from and `also_seen` is not said; a mask that does not fit.
     """
     _check(order)
-    cards = _cards(order)
-    cases, marked = _choose(order, find_cases(order.data, order.labels or {}, order.source), list(cards.values()))
-    networks = None if order.predictions or not order.weights else _with_threshold(load_networks(order.weights), order)
-    restore = None
-    if networks and any(case.domain == "clahe-8bit" for case in cases):
-        restorer = _restorer_card(order)
-        cards["restorer"] = read_card(restorer)
-        cases, marked = _choose(order, cases, list(cards.values()))
-        restore = load_restorer(restorer)
+    judges = find_judges(order.weights, order.restorer) if order.weights else []
+    restored = order.clahe == RESTORED and not order.predictions
+    cases, chosen = _choose(order, find_cases(order.data, order.labels or {}, order.source), judges, restored)
     segs = find_segs(order.predictions) if order.predictions else []
     emit({"event": "found", "cases": len(cases)})
+    loaded = _Loaded(order, load_networks, load_restorer)
 
     def called_in(case: Case, truth: Truth) -> Called:
         if order.predictions:
             tasks = tuple(task for task in order.tasks if task in truth.masks)
             return read_called(case, truth, tasks, order.predictions, segs, order.labels or {}, order.resample)
-        assert networks is not None
+        networks = loaded.networks(chosen[case.key][0])
         if case.series:
             return look_at_series(networks, case)
         return look_at_slices(networks, truth, "infection" in order.tasks and "infection" in truth.masks)
 
+    def truth_of(case: Case) -> Truth:
+        if order.predictions:
+            return case.read()
+        return case_for_networks(case, loaded.restore(chosen[case.key][0]) if case.domain == "clahe-8bit" else None)
+
+    cards = _named(judges, restored and any(case.domain == "clahe-8bit" for case in cases))
     published = {p for card in cards.values() for held in _held_out(card).values() for p in held}
     judged: list[Judged] = []
     rows: list[dict[str, Any]] = []
@@ -138,7 +146,7 @@ def evaluate(
         shown = order.names or case.patient in published
         label = case.name if shown else case.key
         try:
-            truth = case.read() if order.predictions else case_for_networks(case, restore)
+            truth = truth_of(case)
             called = called_in(case, truth)
         except SeriesError as error:
             left_out.append({"case": label, "source": case.source, "slug": error.slug, "reason": error.message})
@@ -152,28 +160,32 @@ def evaluate(
             emit({"event": "left-out", **left_out[-1]})
             continue
         judged += found
-        rows.append(_row(case, label, shown, truth, found, without, marked[case.key]))
+        rows.append(_row(case, label, shown, truth, found, without, *chosen.get(case.key, (None, []))))
         dice = {one.task: rows[-1]["tasks"][one.task]["dice"] for one in found}
         emit({"event": "judged", "case": label, "source": case.source, "slices": len(truth.hu), "dice": dice,
               "seconds": round(time.monotonic() - began, 1)})  # fmt: skip
     if not rows:
         raise UsageError(f"{order.data}: none of {len(cases)} cases could be judged; first: {left_out[0]['reason']}")
-    groups = _groups(judged, order)
+    groups = _groups(judged, order, {key: judge.name for key, (judge, _) in chosen.items() if judge.name})
     evaluation = {
         "schema": SCHEMA,
         "format": FORMAT,
         "research_use": RESEARCH_USE,
         "covct_version": __version__,
-        "software": _software(networks),
+        "software": _software(loaded.last),
         "settings": _settings(order),
-        "judged": _judged_what(order, cards, networks),
-        "also_seen": any(marked[case.key] for case in cases),
+        "judged": _judged_what(order, cards, judges),
+        "also_seen": any(row["seen_by"] for row in rows),
         "notes": _notes(order, cards, rows, groups),
         "groups": groups,
         "cases": rows,
         "left_out": left_out,
     }
-    history = {task: read_history(order.weights, task) for task in order.tasks} if networks and order.weights else {}
+    history = {
+        judge.key(task): read_history(judge.folder, task)
+        for judge in ([] if order.predictions else judges)
+        for task in order.tasks
+    }
     pictures = {task: [p for one in judged if one.task == task for p in one.pictures] for task in order.tasks}
     with output_errors(order.out):
         order.out.mkdir(parents=True, exist_ok=True)
@@ -196,44 +208,66 @@ def _check(order: Order) -> None:
         raise UsageError("only a card says who was held out: --patients held-out goes with --weights")
 
 
-def _cards(order: Order) -> dict[str, Card]:
-    """Infection is called inside the lungs found: both networks' cards count, whatever the task."""
-    return {task: read_card(order.weights / f"{task}.json") for task in TASKS} if order.weights else {}
+class _Loaded:
+    """The networks in memory: those of one judge at a time, as cases come judge by judge."""
+
+    def __init__(self, order: Order, load_networks: Callable[[Path], Networks], load_restorer: Callable[..., Restore]):
+        self.order, self.load_networks, self.load_restorer = order, load_networks, load_restorer
+        self.folder: Path | None = None
+        self.last: Networks | None = None
+        self.restorers: dict[Path, Restore] = {}
+
+    def networks(self, judge: Judge) -> Networks:
+        if self.last is None or self.folder != judge.folder:
+            self.folder, self.last = judge.folder, _with_threshold(self.load_networks(judge.folder), self.order)
+        return self.last
+
+    def restore(self, judge: Judge) -> Restore:
+        if self.order.clahe == LINEAR:
+            return as_hounsfield
+        if judge.restorer not in self.restorers:
+            judge.read_restorer()
+            self.restorers = {judge.restorer: self.load_restorer(judge.restorer)}
+        return self.restorers[judge.restorer]
+
+
+def _named(judges: list[Judge], with_restorer: bool) -> dict[str, Card]:
+    """The cards of all judges by their tasks, of folds as "fold-0/lungs"."""
+    named = {judge.key(task): card for judge in judges for task, card in judge.cards.items()}
+    if with_restorer:
+        named |= {judge.key("restorer"): judge.read_restorer() for judge in judges}
+    return named
 
 
 def _held_out(card: Card) -> dict[str, list[str]]:
     return card.training.get("held_out_patients", {})
 
 
-def _restorer_card(order: Order) -> Path:
-    assert order.weights is not None
-    path = order.restorer or order.weights / "restorer.json"
-    if not path.is_file():
-        raise UsageError(f"{path}: no such card; 8-bit CLAHE slices need --restorer CARD (covct train restorer)")
-    return path
-
-
-def _choose(order: Order, cases: list[Case], cards: list[Card]) -> tuple[list[Case], dict[str, list[str]]]:
-    """The cases to judge, and by case who has learned from its patient.
+def _choose(
+    order: Order, cases: list[Case], judges: list[Judge], restored: bool
+) -> tuple[list[Case], dict[str, tuple[Judge, list[str]]]]:
+    """The cases to judge, judge by judge; and by case who judges it and which of his networks have seen its patient.
 
     A patient counts as seen with all of his volumes where only one of them was.
     """
-    marked = {case.key: seen_by(case, cards) for case in cases}
+    if not judges:
+        return cases, {}
+    chosen = {case.key: judge_of(case, judges, restored) for case in cases}
+    seen = [case for case in cases if chosen[case.key][1]]
+    cases = sorted(cases, key=lambda case: judges.index(chosen[case.key][0]))
     if order.patients == HELD_OUT:
-        chosen = [case for case in cases if not marked[case.key]]
-        if not chosen:
+        if len(seen) == len(cases):
             raise UsageError(
                 f"{order.data}: the networks have learned from all {len(cases)} cases; judge patients that the cards "
                 "hold out, or say --patients all --also-seen (the scores then say nothing about other patients)"
             )
-        return chosen, marked
-    seen = [case for case in cases if marked[case.key]]
+        return [case for case in cases if not chosen[case.key][1]], chosen
     if seen and not order.also_seen:
         raise UsageError(
             f"{order.data}: the networks have learned from {len(seen)} of {len(cases)} cases; say --also-seen to judge "
             "these too, or --patients held-out. Other data by the same layout: --source NAME"
         )
-    return cases, marked
+    return cases, chosen
 
 
 def _with_threshold(networks: Networks, order: Order) -> Networks:
@@ -244,13 +278,14 @@ def _with_threshold(networks: Networks, order: Order) -> Networks:
     return replace(networks, **{task: replace(network, card=replace(network.card, threshold=order.threshold))})
 
 
-def _row(case: Case, label: str, shown: bool, truth: Truth, found: list[Judged], without, seen: list[str]):
+def _row(case: Case, label: str, shown: bool, truth: Truth, found: list[Judged], without, by: Judge | None, seen):
     spacing = truth.spacing_mm
     patient = case.patient if shown else "patient-" + case.patient_key
     return {
         "case": label,
         "patient": patient,
         "source": case.source,
+        "fold": by.name if by and by.name else None,
         "seen_by": seen,
         "slices": len(truth.hu),
         "spacing_mm": [round(mm, 4) for mm in spacing] if spacing else None,
@@ -259,16 +294,15 @@ def _row(case: Case, label: str, shown: bool, truth: Truth, found: list[Judged],
     }
 
 
-def _groups(judged: list[Judged], order: Order) -> list[dict[str, Any]]:
+def _groups(judged: list[Judged], order: Order, fold_of: dict[str, str]) -> list[dict[str, Any]]:
     groups = []
     for task in order.tasks:
         of_task = [one for one in judged if one.task == task]
         sources = list(dict.fromkeys(one.case.source for one in of_task))
-        for source in sources:
-            mine = [one for one in of_task if one.case.source == source]
-            groups.append(group_figures(source, task, mine, order.resamples, order.seed))
-        if len(sources) > 1:
-            groups.append(group_figures(ALL, task, of_task, order.resamples, order.seed))
+        for source in [*sources, *([ALL] if len(sources) > 1 else [])]:
+            mine = [one for one in of_task if source in (ALL, one.case.source)]
+            figures = group_figures(source, task, mine, order.resamples, order.seed)
+            groups.append({**figures, "folds": by_fold(mine, fold_of)})
     return groups
 
 
@@ -303,23 +337,26 @@ def _settings(order: Order) -> dict[str, Any]:
         "resamples": order.resamples,
         "seed": order.seed,
         "level": bootstrap.LEVEL,
+        "clahe": order.clahe,
     }
 
 
-def _judged_what(order: Order, cards: dict[str, Card], networks: Networks | None) -> dict[str, Any]:
+def _judged_what(order: Order, cards: dict[str, Card], judges: list[Judge]) -> dict[str, Any]:
+    folders = {judge.key(task): judge.folder / f"{task}.json" for judge in judges for task in TASKS}
     used = {}
-    for task, card in cards.items():
+    for key, card in cards.items():
         threshold = None
-        if task in TASKS:
-            threshold = getattr(networks, task).card.threshold if networks else card.threshold
-        used[task] = {
+        if card.task in TASKS:
+            by_hand = order.threshold is not None and [card.task] == list(order.tasks)
+            threshold = order.threshold if by_hand else card.threshold
+        used[key] = {
             "name": card.name,
             "sha256": card.sha256,
             "threshold": threshold,
             "held_out_patients": {source: len(held) for source, held in _held_out(card).items()},
         }
-        if order.weights and task in TASKS:
-            used[task]["card_sha256"] = file_sha256(order.weights / f"{task}.json")
+        if key in folders:
+            used[key]["card_sha256"] = file_sha256(folders[key])
     return {"what": "predictions" if order.predictions else "networks", "cards": used}
 
 
@@ -350,7 +387,13 @@ def _notes(order: Order, cards: dict[str, Card], rows: list[dict[str, Any]], gro
             "a volume are pooled over its slices."
         )
     if any(row["source"] == "ma" for row in rows) and not order.predictions:
-        notes.append("Slices of ma are restored to HU and cropped around their true lungs, as in training.")
+        how = "restored to HU" if order.clahe == RESTORED else "read as they are, their grey linearly as HU,"
+        notes.append(f"Slices of ma are {how} and cropped around their true lungs, as in training.")
+    if any(row["fold"] for row in rows):
+        notes.append(
+            "Cross-validation: each patient is judged by the fold that held him out; data that no fold knows by the "
+            "first one."
+        )
     if any(row["calls_without_truth"] for row in rows):
         notes.append("Cases without infection truth say only how much is called in them; none of it need be wrong.")
     if few := [group for group in groups if group["patients"] < FEW_PATIENTS]:

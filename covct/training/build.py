@@ -38,7 +38,9 @@ def check(settings: Settings) -> None:
         if settings.schedule == "plateau" or settings.patience:
             raise UsageError("--split none holds nobody out: there is no validation for --schedule plateau, --patience")
         if settings.threshold is None and settings.task != "restorer":
-            raise UsageError("--split none holds nobody out to choose a threshold on: give it with --threshold")
+            raise UsageError(
+                "--split none holds nobody out to choose a threshold on: give it with --threshold, or --cross-validated"
+            )
 
 
 def arguments_of(settings: Settings, size: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""All folds, one after another or a process a GPU, and what their scores come to."""
+"""All folds, one after another or a process a GPU, what their scores come to, and the weights that follow them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import os
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import mean, stdev
 from typing import Any
 
-from covct.cards import Card, read_card
+from covct.cards import Card, read_card, write_card
 from covct.devices import NVIDIA_GPUS
-from covct.errors import RunError, WeightsError
+from covct.errors import RunError, UsageError, WeightsError
 from covct.state import output_errors, replace_json
 
 
@@ -51,6 +52,58 @@ def summarise(out: Path, task: str, folds: int) -> dict[str, Any]:
     with output_errors(out):
         replace_json(out / f"{task}-folds.json", summary)
     return summary
+
+
+ALIKE = ("task", "architecture", "recipe", "field_of_view", "size", "channels", "patch", "classes")
+
+
+def threshold_of(folder: Path, task: str) -> float:
+    """The mean of the folds' thresholds, for weights that are trained on everybody and have nobody to choose one on.
+
+    Raises
+    ------
+    UsageError
+        Fewer than two folds of the task lie in the folder.
+    """
+    return round(mean(card.threshold for card in _folds(folder, task)), 2)
+
+
+def credit(card: Card, folder: Path, out: Path) -> Card:
+    """Write into a card in `out` what a cross-validation in `folder` says of weights made in the same way.
+
+    The scores are the folds' means and standard deviations, and named so: the weights themselves have none.
+
+    Raises
+    ------
+    UsageError
+        The folds are of another network, recipe or view, or fewer than two.
+    """
+    folds = _folds(folder, card.task)
+    for other in folds:
+        for name in ALIKE:
+            theirs, own = getattr(other, name), getattr(card, name)
+            if theirs != own:
+                raise UsageError(
+                    f"{folder}: a fold of {card.task} has {name} {theirs}, the weights {own}: "
+                    "no cross-validation of these"
+                )
+    scores: dict[str, float] = {}
+    for name in sorted(set.intersection(*(set(other.scores) for other in folds))):
+        values = [other.scores[name] for other in folds]
+        scores[f"folds_{name}"] = round(mean(values), 4)
+        scores[f"folds_{name}_sd"] = round(stdev(values), 4)
+    told = {"folds": len(folds), "sha256": [other.sha256 for other in folds]}
+    card = replace(card, scores=scores, training={**card.training, "cross_validation": told})
+    with output_errors(out):
+        write_card(card, out)
+    return card
+
+
+def _folds(folder: Path, task: str) -> list[Card]:
+    cards = [read_card(path) for path in sorted(folder.glob(f"fold-*/{task}.json"))]
+    if len(cards) < 2:
+        raise UsageError(f"{folder}: {len(cards)} folds of {task}, wanted two or more (covct train {task} --folds K)")
+    return cards
 
 
 def _figures(card: Card) -> dict[str, float]:

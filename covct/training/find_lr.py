@@ -44,7 +44,7 @@ def find_learning_rate(
     backbone: Path | None = None,
 ) -> RangeTest:
     """Run the range test on the training data; write `out`/TASK-find-lr.svg and .json. Nothing is trained for good."""
-    plan, network, _ = prepare(settings, data, out, initial, restorer, backbone)
+    plan, network, _ = prepare(settings, data, out, initial, restorer, backbone=backbone)
     rates: list[float] = []
     losses: list[float] = []
     smooth = 0.0

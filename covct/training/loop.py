@@ -53,6 +53,7 @@ def train(
     checkpoint_steps: int = CHECKPOINT_STEPS,
     workers: int | None = None,
     report: Report = lambda event: None,
+    plan: Plan | None = None,
     backbone: Path | None = None,
 ) -> Card:
     """Train one network and write `<task>.keras` with its card and history into `out`.
@@ -76,6 +77,9 @@ def train(
         Threads that draw samples. Default: half of the CPUs, at most 8.
     report : function (event)
         Told of what happens: {"event": "started" | "step" | "epoch" | "note", ...}.
+    plan : Plan, optional
+        One that `read_plan` made by settings that differ at most in the network: several networks then learn from data
+        that is read once.
     backbone : Path, optional
         Published ResNet50 weights (`segment.start_from_backbone`) that a deeplabv3-plus starts from.
 
@@ -91,7 +95,7 @@ def train(
     """
     folder = out / f"fold-{settings.fold}" if settings.folds else out
     with output.lock(folder):
-        plan, network, facts = prepare(settings, data, out, initial, restorer, backbone)
+        plan, network, facts = prepare(settings, data, out, initial, restorer, plan, backbone)
         if plan.on_both_sides:
             report({"event": "note", "text": leak_of(plan)})
         run = _Run(settings, plan, network, folder, facts, checkpoint_steps, report)
@@ -103,12 +107,18 @@ def train(
         return finish(run.best_weights(), settings, plan, run.progress, folder, facts)
 
 
+def read_plan(settings: Settings, sources: dict[str, Path], restorer: Path | None = None) -> Plan:
+    """Read the data, and part it: what all networks of these settings learn from."""
+    return PLANS[settings.task](sources, settings, load_restorer(restorer) if restorer else None)
+
+
 def prepare(
     settings: Settings,
     data: Path,
     out: Path,
     initial: Path | None,
     restorer: Path | None,
+    plan: Plan | None = None,
     backbone: Path | None = None,
 ):
     """Plan, compiled network, and the facts that must be the same for a training to go on."""
@@ -117,7 +127,7 @@ def prepare(
         _check_backbone(settings, initial)
     keras.utils.set_random_seed(settings.seed)
     sources = find_sources(data)
-    plan = PLANS[settings.task](sources, settings, load_restorer(restorer) if restorer else None)
+    plan = plan or read_plan(settings, sources, restorer)
     if settings.folds:
         keep_folds(out, plan.patients, settings)
     network = build(settings, plan.size)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from covct.evaluation.calibration import FLAT_DICE
 from covct.networks import Network, predict
 from covct.training.empty_slices import choose_gate_threshold
 from covct.training.restoration import Sample
 
-FLAT_DICE = 0.01
-
 
 def choose_threshold(network: Network, validation: Sample) -> tuple[float, dict[str, float]]:
-    """The highest probability whose pooled Dice on the validation slices is within 0.01 of the best; its scores.
+    """The probability whose pooled Dice on the validation slices is best; its scores.
 
-    Chosen on held-out patients and never on others; their score is then a little optimistic, and the card says so.
+    For infection the highest within 0.01 of the best. Chosen on held-out patients and never on others; their score is
+    then a little optimistic, and the card says so.
     """
     if network.card.task == "empty-slices":
         return choose_gate_threshold(network, validation)
@@ -28,8 +28,7 @@ def choose_threshold(network: Network, validation: Sample) -> tuple[float, dict[
         called = probability >= twentieth / 20
         hit, calls = int(np.count_nonzero(called & label)), max(1, int(np.count_nonzero(called)))
         scored.append((2 * hit / (calls + positives), twentieth / 20, hit / positives, hit / calls))
-    best = max(scored)[0]
-    # Dice is flat around its best; the highest of these thresholds calls least in people without the disease
-    dice, threshold, recall, precision = [row for row in scored if row[0] >= best - FLAT_DICE][-1]
+    good_enough = max(scored)[0] - FLAT_DICE.get(network.card.task, 0.0)
+    dice, threshold, recall, precision = [row for row in scored if row[0] >= good_enough][-1]
     scores = {"validation_dice": dice, "validation_recall": recall, "validation_precision": precision}
     return threshold, {name: round(value, 4) for name, value in scores.items()}
