@@ -111,6 +111,13 @@ def test_lungs_alone_are_negatives_unless_somebody_says_otherwise(tmp_path):
         find_cases(tmp_path)
 
 
+def test_two_volumes_of_one_person_are_one_patient_in_any_layout(tmp_path):
+    """As NIfTI pairs they were two, and a split came between them."""
+    for seed, name in enumerate(("radiopaedia_10_85902_1", "radiopaedia_10_85902_3", "own_1", "own_2")):
+        save_pair(tmp_path, name, seed)
+    assert [case.patient for case in find_cases(tmp_path)] == ["own_1", "own_2", "radiopaedia_10", "radiopaedia_10"]
+
+
 def test_masks_without_an_image_and_images_without_a_mask_are_named(tmp_path):
     save_pair(tmp_path, "whole")
     hu, lungs, _ = chest()

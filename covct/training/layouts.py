@@ -236,7 +236,7 @@ def _volume(
         source,
         folder,
         layout,
-        patient=said.get("patient") or (person[1] if person and layout != "nifti" else name),
+        patient=said.get("patient") or (person[1] if person else name),
         images=(paths["ct"],),
         masks=masks,
         domain=said.get("domain", ""),
