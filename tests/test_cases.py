@@ -338,6 +338,30 @@ def test_masks_that_a_radiologist_corrected_come_back_on_their_slices(seg_type, 
     assert find_sources(data) == {"cases": data}
 
 
+@pytest.mark.parametrize("seg_type", ["binary", "labelmap"])
+def test_evaluation_takes_the_segments_that_training_takes(seg_type, segmented):
+    """It took any abnormal structure for infection, a nodule too, and a label map of infection alone for the lungs."""
+    from covct.dicom.load import load_dicom
+    from covct.discover import discover
+    from covct.evaluation.masks import read_seg_mask
+
+    write, masks, data = segmented
+    path = write(seg_type)
+    scan = load_dicom(discover([data / "series"]).series[0])
+    np.testing.assert_array_equal(read_seg_mask(path, "infection", {}, scan), masks.infection)
+    np.testing.assert_array_equal(read_seg_mask(path, "lungs", {}, scan), masks.lungs > 0)
+    dataset = pydicom.dcmread(path)
+    lungs = [s for s in dataset.SegmentSequence if s.SegmentedPropertyTypeCodeSequence[0].CodeValue == "39607008"]
+    for segment in lungs:
+        segment.SegmentLabel, segment.SegmentedPropertyTypeCodeSequence[0].CodeValue = "Heart", "80891009"
+    dataset.save_as(path)
+    assert read_seg_mask(path, "lungs", {}, scan) is None
+    for segment in dataset.SegmentSequence:
+        segment.SegmentLabel, segment.SegmentedPropertyTypeCodeSequence[0].CodeValue = "Lung nodule", "27925004"
+    dataset.save_as(path)
+    assert read_seg_mask(path, "infection", {}, scan) is None
+
+
 def test_without_references_the_place_in_space_tells_the_slice(segmented):
     write, masks, data = segmented
     path = write()
@@ -379,6 +403,13 @@ def test_the_newest_of_two_corrections_counts(segmented):
         ("Infection, left lung", "47351003", "infection"),
         ("Consolidation", "47351003", "consolidation"),
         ("Left lung", "", "left lung"),
+        ("Lung_R", "", "right lung"),
+        ("Right lung outside infection", "", "right lung"),
+        ("Both lungs", "", "lungs"),
+        ("Pulmo dexter", "3341006", "right lung"),
+        ("Lung nodule", "27925004", ""),
+        ("Upper lobe of right lung", "", ""),
+        ("Non-infected lung", "", ""),
         ("Heart", "80891009", ""),
     ],
 )

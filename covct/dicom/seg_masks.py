@@ -24,6 +24,8 @@ GROUND_GLASS, CONSOLIDATION, EFFUSION = "ground glass", "consolidation", "effusi
 TYPES = {
     LUNG.value: LUNGS,
     INFILTRATE.value: INFECTION,
+    "3341006": RIGHT_LUNG,
+    "44029006": LEFT_LUNG,
     "112120": GROUND_GLASS,
     "95436008": CONSOLIDATION,
     "60046008": EFFUSION,
@@ -33,11 +35,15 @@ WORDS = (
     (re.compile(r"ground.?glass|\bggo\b", re.I), GROUND_GLASS),
     (re.compile(r"consolidat", re.I), CONSOLIDATION),
     (re.compile(r"effusion", re.I), EFFUSION),
-    (re.compile(r"infect|covid|infiltrat|pneumonia|opacit", re.I), INFECTION),
-    (re.compile(r"right.*lung|lung.*right", re.I), RIGHT_LUNG),
-    (re.compile(r"left.*lung|lung.*left", re.I), LEFT_LUNG),
-    (re.compile(r"lung", re.I), LUNGS),
+    (
+        re.compile(r"(?<!un)(?<!non)(?<!non.)(?<!not.)(?<!outside.)infect|covid|infiltrat|pneumonia|opacit", re.I),
+        INFECTION,
+    ),
 )
+# A label means a lung only where it says nothing else: not "lung nodule", not "upper lobe of right lung".
+OF_A_LUNG = {"lung", "lungs", "left", "right", "l", "r", "both", "whole", "field", "fields", "parenchyma", "mask"}
+INFECTED = (INFECTION, GROUND_GLASS, CONSOLIDATION)
+ANY_LUNG = (LUNGS, RIGHT_LUNG, LEFT_LUNG)
 
 
 @dataclass(frozen=True)
@@ -105,9 +111,17 @@ def structure(segment: pydicom.Dataset) -> str:
         name = RIGHT_LUNG if RIGHT.value in codes else LEFT_LUNG if LEFT.value in codes else LUNGS
     if name not in ("", LUNGS, INFECTION):
         return name
-    by_label = next((known for pattern, known in WORDS if pattern.search(label)), "")
+    by_label = next((known for pattern, known in WORDS if pattern.search(label)), "") or _lung_by_label(label)
     # A general code and a more special label: the label says more.
     return by_label if not name or (name == INFECTION and by_label in (GROUND_GLASS, CONSOLIDATION)) else name
+
+
+def _lung_by_label(label: str) -> str:
+    words = set(re.findall(r"[a-z]+", label.lower().replace("outside infection", "")))  # as in our label maps
+    if not words & {"lung", "lungs"} or words - OF_A_LUNG:
+        return ""
+    right, left = words & {"right", "r"}, words & {"left", "l"}
+    return LUNGS if bool(right) == bool(left) else RIGHT_LUNG if right else LEFT_LUNG
 
 
 def read_masks(file: SourceFile, scan: Scan) -> dict[str, np.ndarray]:
@@ -148,14 +162,14 @@ def read_masks(file: SourceFile, scan: Scan) -> dict[str, np.ndarray]:
         name = names[int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)]
         if name:
             masks[name][place] |= pixels > 0
-    if labelmap and masks.keys() & {LUNGS, RIGHT_LUNG, LEFT_LUNG}:
+    if labelmap and masks.keys() & set(ANY_LUNG):
         _fill_lungs(masks)
     return masks
 
 
 def _fill_lungs(masks: dict[str, np.ndarray]) -> None:
     """A label map has one segment a voxel: what is infected is lung too."""
-    infected = [masks[name] for name in (INFECTION, GROUND_GLASS, CONSOLIDATION) if name in masks]
+    infected = [masks[name] for name in INFECTED if name in masks]
     if infected:
         masks[LUNGS] = np.logical_or.reduce([*infected, masks.get(LUNGS, np.zeros_like(infected[0]))])
 

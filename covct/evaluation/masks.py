@@ -15,11 +15,10 @@ import SimpleITK as sitk
 
 from covct.dicom.read import read_dataset
 from covct.dicom.seg_frames import frame_pixels, frame_places
-from covct.dicom.seg_masks import SEG_STORAGE
+from covct.dicom.seg_masks import ANY_LUNG, INFECTED, SEG_STORAGE, structure
 from covct.discover import NIFTI_SUFFIXES, NOT_IMAGES
 from covct.errors import SeriesError, SourceDefect, UsageError, why
 from covct.nifti import read_nifti
-from covct.terms import ABNORMAL_STRUCTURE, LUNG
 from covct.volume import WORKING_ORIENTATION, Scan
 
 TASKS = ("lungs", "infection")
@@ -188,7 +187,7 @@ def read_seg_mask(path: Path, task: str, labels: Labels, scan: Scan) -> np.ndarr
     Returns
     -------
     (slices, rows, columns) bool in working orientation, or None where no segment is of the task
-        By `labels`, else by the segment's coded type: lung, or an abnormal structure.
+        By `labels`, else as training takes it: by the segment's coded type or its label (`structure`).
 
     Raises
     ------
@@ -206,9 +205,11 @@ def read_seg_mask(path: Path, task: str, labels: Labels, scan: Scan) -> np.ndarr
 
 def _seg_mask(dataset: pydicom.Dataset, path: Path, task: str, labels: Labels, scan: Scan) -> np.ndarray | None:
     labelmap = dataset.SegmentationType == "LABELMAP"
-    numbers = {int(s.SegmentNumber) for s in dataset.SegmentSequence if _is_of(s, task, labels.get(task), labelmap)}
+    numbers = {int(s.SegmentNumber) for s in dataset.SegmentSequence if _is_of(s, task, labels.get(task))}
     if not numbers:
         return None
+    if labelmap and task == "lungs" and task not in labels:  # a voxel has one segment: infected lung is lung too
+        numbers |= {int(s.SegmentNumber) for s in dataset.SegmentSequence if structure(s) in INFECTED}
     size = scan.volume.shape[1:]
     if (dataset.Rows, dataset.Columns) != size:
         got = f"{dataset.Rows} x {dataset.Columns}"
@@ -227,17 +228,10 @@ def _seg_mask(dataset: pydicom.Dataset, path: Path, task: str, labels: Labels, s
     return scan.volume.with_array(out).to_patient_orientation(WORKING_ORIENTATION).array
 
 
-def _is_of(segment: pydicom.Dataset, task: str, wanted: frozenset[str] | None, labelmap: bool) -> bool:
+def _is_of(segment: pydicom.Dataset, task: str, wanted: frozenset[str] | None) -> bool:
     if wanted is not None:
         return bool(wanted & {str(segment.SegmentNumber), str(segment.SegmentLabel).strip().lower()})
-    if segment.SegmentedPropertyCategoryCodeSequence[0].CodeValue == ABNORMAL_STRUCTURE.value:
-        # In a label map, where a voxel has one segment, infected lung is lung too.
-        return task == "infection" or (labelmap and _in_lung(segment))
-    return task == "lungs" and segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == LUNG.value
-
-
-def _in_lung(segment: pydicom.Dataset) -> bool:
-    return any(region.CodeValue == LUNG.value for region in segment.get("AnatomicRegionSequence") or [])
+    return structure(segment) in (INFECTED if task == "infection" else ANY_LUNG)
 
 
 def digest(masks: Iterable[np.ndarray]) -> str:

@@ -131,7 +131,7 @@ def read_series(case: Case):
 
 def _from_structures(masks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     out: dict[str, np.ndarray] = {}
-    parts = [masks[name] for name in (seg_masks.LUNGS, seg_masks.RIGHT_LUNG, seg_masks.LEFT_LUNG) if name in masks]
+    parts = [masks[name] for name in seg_masks.ANY_LUNG if name in masks]
     if parts:
         lungs = (np.maximum.reduce(parts) > 0).astype(np.uint8)
         left = masks.get(seg_masks.LEFT_LUNG)
@@ -145,7 +145,7 @@ def _from_structures(masks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         for value, mask in named.items():
             classes[mask > 0] = value
         out["classes"] = classes
-    infected = [masks[name] for name in (seg_masks.INFECTION, "ground glass", "consolidation") if name in masks]
+    infected = [masks[name] for name in seg_masks.INFECTED if name in masks]
     if infected:
         out["infection"] = (np.maximum.reduce(infected) > 0).astype(np.uint8)
     return out
