@@ -15,7 +15,7 @@ from pathlib import Path
 from covct.cards import file_sha256
 from covct.errors import RunError, UsageError
 from covct.index import status_of
-from covct.state import PRIVATE, lock
+from covct.state import PRIVATE, fsync, lock
 
 
 def check_place(done: Path, sources: Iterable[Path], out: Path) -> None:
@@ -172,11 +172,11 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
         with suppress(OSError):
             shutil.copystat(source, temporary)
-        _fsync(temporary)
+        fsync(temporary)
         if file_sha256(temporary) != file_sha256(source) or status_of(source) != before:
             raise OSError(errno.EIO, "the copy differs from its source, or that has changed")
         os.rename(temporary, target)
-        _fsync(target.parent)
+        fsync(target.parent)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
@@ -196,11 +196,3 @@ def _leave(folder: Path, home: Path, done: Path, marker: str) -> None:
                 return
             folder.rmdir()
             folder = folder.parent
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

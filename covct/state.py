@@ -278,7 +278,24 @@ def bring_to_disk(path: Path) -> None:
     if path.is_dir():
         for below in sorted(path.iterdir()):
             bring_to_disk(below)
-    _fsync(path)
+    fsync(path)
+
+
+def fsync(path: Path) -> None:
+    """Bring a file or a folder's entries to the disk; a folder that cannot be asked for it is passed over."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():  # the folder above the tree may be one that we can only pass through
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():  # SMB has no fsync of folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _put_in_place(out: Path, staged: Path, place: str) -> None:
@@ -301,7 +318,7 @@ def _rename(source: Path, target: Path) -> None:
     """Rename, and bring it to the disk: both folders it changes."""
     os.rename(source, target)
     for folder in {target.parent, source.parent}:
-        _fsync(folder)
+        fsync(folder)
 
 
 def _make_folder(folder: Path) -> None:
@@ -309,7 +326,7 @@ def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _fsync(folder.parent)
+        fsync(folder.parent)
 
 
 def _discard(out: Path, path: Path) -> None:
@@ -409,19 +426,3 @@ def _digest(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except FileNotFoundError:
         return ""
-
-
-def _fsync(path: Path) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        if path.is_dir():  # the folder above the tree may be one that we can only pass through
-            return
-        raise
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():  # SMB has no fsync of folders
-            raise
-    finally:
-        os.close(descriptor)

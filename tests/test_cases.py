@@ -11,7 +11,7 @@ from chests import chest, equalised, save, save_pair, save_slices, windowed
 from conftest import SHARED
 
 from covct.errors import UsageError
-from covct.training.cases import CaseError, find_cases, read_case, search_cases
+from covct.training.cases import CaseError
 from covct.training.dataset import (
     UNKNOWN,
     find_sources,
@@ -21,6 +21,8 @@ from covct.training.dataset import (
     read_other_slices,
     read_slices,
 )
+from covct.training.layouts import find_cases, search_cases
+from covct.training.read_case import read_case
 from covct.training.screen import Likeness, Screen
 
 
@@ -109,6 +111,13 @@ def test_lungs_alone_are_negatives_unless_somebody_says_otherwise(tmp_path):
         find_cases(tmp_path)
 
 
+def test_two_volumes_of_one_person_are_one_patient_in_any_layout(tmp_path):
+    """As NIfTI pairs they were two, and a split came between them."""
+    for seed, name in enumerate(("radiopaedia_10_85902_1", "radiopaedia_10_85902_3", "own_1", "own_2")):
+        save_pair(tmp_path, name, seed)
+    assert [case.patient for case in find_cases(tmp_path)] == ["own_1", "own_2", "radiopaedia_10", "radiopaedia_10"]
+
+
 def test_masks_without_an_image_and_images_without_a_mask_are_named(tmp_path):
     save_pair(tmp_path, "whole")
     hu, lungs, _ = chest()
@@ -176,6 +185,42 @@ def test_slices_that_volumes_csv_claims_and_nobody_has(tmp_path):
         find_cases(tmp_path)
 
 
+def test_two_rows_of_volumes_csv_that_claim_one_slice(tmp_path):
+    """One slice would be of two patients, trained on and held out."""
+    save_slices(tmp_path, ["p1", "p2"], windowed)
+    table = (tmp_path / "volumes.csv").read_text()
+    (tmp_path / "volumes.csv").write_text(table.replace("0005,0009", "0004,0009"))
+    with pytest.raises(UsageError, match="two rows claim slice 0004, one 0000 to 0004"):
+        read_ma_slices(tmp_path, fake_restore)
+
+
+def rewrite(folder, kind, change):
+    for path in (folder / kind).glob("*.png"):
+        cv2.imwrite(str(path), change(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)))
+
+
+def test_masks_may_say_1_for_255_but_nothing_that_nobody_explains(tmp_path):
+    """With 1 for 255 whole volumes were learned from as free of disease."""
+    save_slices(tmp_path, ["p1", "p2"], windowed)
+    before = read_ma_slices(tmp_path, fake_restore)
+    for kind in ("lungs", "infection"):
+        rewrite(tmp_path, kind, lambda mask: mask // 255)
+    after = read_ma_slices(tmp_path, fake_restore)
+    assert after.infection.any()
+    np.testing.assert_array_equal(after.infection, before.infection)
+    np.testing.assert_array_equal(after.lungs, before.lungs)
+    rewrite(tmp_path, "lungs", lambda mask: mask * 2)
+    with pytest.raises(UsageError, match=r"lungs/0000.png: a mask with values up to 2; wanted 0 and 255, or 0 and 1"):
+        read_ma_slices(tmp_path, fake_restore)
+
+
+def test_a_volume_whose_lungs_are_nowhere_marked(tmp_path):
+    save_slices(tmp_path, ["p1", "p2"], windowed)
+    rewrite(tmp_path, "lungs", np.zeros_like)
+    with pytest.raises(UsageError, match=r"lungs: 0000.png to 0004.png mark nothing; wanted lungs"):
+        read_ma_slices(tmp_path, fake_restore)
+
+
 def save_medseg(folder):
     hu, _, infection = (array[2] for array in chest())
     for place, picture in (
@@ -202,6 +247,27 @@ def test_slices_on_their_side_with_coloured_classes(tmp_path):
     cv2.imwrite(str(folder / "GT-multiclass" / "1.png"), np.full((48, 48, 3), 90, np.uint8))
     with pytest.raises(CaseError, match=r"GT-multiclass/1.png: colour \[90, 90, 90\]"):
         read_case(case)
+
+
+def test_a_picture_s_mask_of_another_size_is_refused(tmp_path):
+    """It was laid over the middle of the picture, wherever that was."""
+    folder = save_medseg(tmp_path)
+    mask = cv2.imread(str(folder / "GT" / "1.png"), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(folder / "GT" / "1.png"), mask[:40])
+    with pytest.raises(UsageError, match=r"GT/1.png: shape \(40, 48\), its image \(48, 48\)"):
+        read_medseg_slices(folder)
+
+
+@pytest.mark.parametrize(("name", "told"), [("upper left.jpg", ""), ("1.tif", "no .jpg pictures")])
+def test_pictures_of_other_names_than_the_published(name, told, tmp_path):
+    folder = save_medseg(tmp_path)
+    (folder / "Imgs" / "1.jpg").rename(folder / "Imgs" / name)
+    (folder / "GT" / "1.png").rename(folder / "GT" / f"{name.split('.')[0]}.png")
+    if told:
+        with pytest.raises(UsageError, match=told):
+            read_medseg_slices(folder)
+    else:
+        assert read_medseg_slices(folder).infection.any()
 
 
 # DICOM
@@ -272,6 +338,30 @@ def test_masks_that_a_radiologist_corrected_come_back_on_their_slices(seg_type, 
     assert find_sources(data) == {"cases": data}
 
 
+@pytest.mark.parametrize("seg_type", ["binary", "labelmap"])
+def test_evaluation_takes_the_segments_that_training_takes(seg_type, segmented):
+    """It took any abnormal structure for infection, a nodule too, and a label map of infection alone for the lungs."""
+    from covct.dicom.load import load_dicom
+    from covct.discover import discover
+    from covct.evaluation.masks import read_seg_mask
+
+    write, masks, data = segmented
+    path = write(seg_type)
+    scan = load_dicom(discover([data / "series"]).series[0])
+    np.testing.assert_array_equal(read_seg_mask(path, "infection", {}, scan), masks.infection)
+    np.testing.assert_array_equal(read_seg_mask(path, "lungs", {}, scan), masks.lungs > 0)
+    dataset = pydicom.dcmread(path)
+    lungs = [s for s in dataset.SegmentSequence if s.SegmentedPropertyTypeCodeSequence[0].CodeValue == "39607008"]
+    for segment in lungs:
+        segment.SegmentLabel, segment.SegmentedPropertyTypeCodeSequence[0].CodeValue = "Heart", "80891009"
+    dataset.save_as(path)
+    assert read_seg_mask(path, "lungs", {}, scan) is None
+    for segment in dataset.SegmentSequence:
+        segment.SegmentLabel, segment.SegmentedPropertyTypeCodeSequence[0].CodeValue = "Lung nodule", "27925004"
+    dataset.save_as(path)
+    assert read_seg_mask(path, "infection", {}, scan) is None
+
+
 def test_without_references_the_place_in_space_tells_the_slice(segmented):
     write, masks, data = segmented
     path = write()
@@ -289,7 +379,7 @@ def test_a_seg_of_another_geometry_is_refused(segmented):
     place = dataset.PerFrameFunctionalGroupsSequence[3].PlanePositionSequence[0]
     place.ImagePositionPatient = [float(v) + 7 for v in place.ImagePositionPatient]
     dataset.save_as(path)
-    with pytest.raises(CaseError, match=r"frame 4 of the SEG lies 12.1 mm from the slice"):
+    with pytest.raises(CaseError, match=r"frame 4 lies 12.1 mm from the slice"):
         read_case(find_cases(data)[0])
 
 
@@ -313,6 +403,13 @@ def test_the_newest_of_two_corrections_counts(segmented):
         ("Infection, left lung", "47351003", "infection"),
         ("Consolidation", "47351003", "consolidation"),
         ("Left lung", "", "left lung"),
+        ("Lung_R", "", "right lung"),
+        ("Right lung outside infection", "", "right lung"),
+        ("Both lungs", "", "lungs"),
+        ("Pulmo dexter", "3341006", "right lung"),
+        ("Lung nodule", "27925004", ""),
+        ("Upper lobe of right lung", "", ""),
+        ("Non-infected lung", "", ""),
         ("Heart", "80891009", ""),
     ],
 )
@@ -428,6 +525,67 @@ def test_infection_is_learned_from_hu_volumes_like_from_the_published_slices(tmp
     drawn = [plan.draw(np.random.default_rng(seed)) for seed in range(4)]
     assert any(truth[..., 0].any() for _, truth in drawn)
     assert plan.validation[1][..., 0].any()
+
+
+def test_slices_whose_lungs_nobody_marked_teach_no_lungs_network(tmp_path):
+    """They were learned from as slices without any lung, and counted so in the validation."""
+    pytest.importorskip("keras")
+    from covct.training.plans import plan_lungs
+    from covct.training.settings import Settings
+
+    for seed in range(2):
+        save_pair(tmp_path, f"marked{seed}", seed)
+    for seed in range(2, 6):
+        save_pair(tmp_path, f"unmarked{seed}", seed, kinds=("infection",))
+    plan = plan_lungs(find_sources(tmp_path), Settings("lungs", 1, 8), None)
+    assert plan.patients == {"cases": ["marked0", "marked1"]}
+    assert plan.slices == {"cases": 6}
+    for seed in range(2):
+        for kind in ("ct", "lungs"):
+            (tmp_path / f"marked{seed}_{kind}.nii.gz").unlink()
+        (tmp_path / f"marked{seed}_infection.nii.gz").unlink()
+    with pytest.raises(UsageError, match="lungs need slices with lung masks"):
+        plan_lungs(find_sources(tmp_path), Settings("lungs", 1, 8), None)
+
+
+def test_people_without_the_disease_are_learned_from_in_whatever_folder_they_lie(tmp_path):
+    """A second folder of them is "cases", and no sample was ever drawn from it, though the card counted its slices."""
+    pytest.importorskip("keras")
+    from covct.training.plans import Origin, plan_infection
+    from covct.training.settings import Settings
+
+    save_slices(tmp_path / "slices", ["a", "b", "c"], equalised)
+    for place in ("lctsc", "own"):
+        for seed in range(2):
+            save_pair(tmp_path / place, f"{place}{seed}", seed, infected=False, kinds=("lungs",))
+    sources = find_sources(tmp_path)
+    assert set(sources) == {"ma", "lungs", "cases"}
+    plan = plan_infection(sources, Settings("infection", 1, 8), fake_restore)
+    origins: list[Origin] = []
+    for seed in range(40):
+        plan.draw(np.random.default_rng(seed), origins)
+    assert {origin.source for origin in origins} >= {"ma", "lctsc", "cases"}
+
+
+def test_scans_of_any_size_teach_the_restorer(tmp_path):
+    """Its recipe is of 256 x 256 pixels: scans of 512, as scanners make them, and of two sizes ended in a traceback."""
+    pytest.importorskip("keras")
+    from covct.training.plans import plan_restorer
+    from covct.training.settings import Settings
+
+    for seed, side in enumerate((48, 320, 256)):
+        hu, lungs, _ = chest(seed, infected=False)
+        for kind, array in (("ct", hu), ("lungs", lungs)):
+            array = np.stack([cv2.resize(one, (side, side), interpolation=cv2.INTER_NEAREST) for one in array])
+            save(array, tmp_path / f"p{seed}_{kind}.nii.gz")
+    plan = plan_restorer(find_sources(tmp_path), Settings("restorer", 1, 8))
+    assert plan.slices == {"lctsc": 12}
+    for seed in range(6):
+        x, truth = plan.draw(np.random.default_rng(seed))
+        assert (x.shape, truth.shape) == ((256, 256, 1), (256, 256, 2))
+    restored = read_lung_slices(tmp_path, lambda pixels: np.full(pixels.shape, -850, np.int16))
+    assert restored.hu.shape == (18, 256, 256)
+    assert restored.lungs.any((1, 2)).sum() == 15
 
 
 def test_every_layout_gives_what_its_own_reader_gave(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from chests import chest, save, save_pair, save_slices, windowed
 from typer.testing import CliRunner
@@ -82,6 +83,18 @@ def test_the_page_is_self_contained_and_says_what_it_is_for(data, tmp_path):
 def test_names_of_files_cannot_write_into_the_page(tmp_path):
     save_pair(tmp_path, "<script>alert(1)<")
     assert "<script>" not in as_html(explore(tmp_path), "<b>")
+
+
+def test_a_case_whose_every_slice_with_lung_is_another_s(tmp_path):
+    """What is left of it holds nothing to show; it ended in a traceback."""
+    save_pair(tmp_path, "first", kinds=("lungs",))
+    hu, lungs, _ = chest()
+    noise = np.random.default_rng(1).normal(40, 12, (4, 48, 48)).astype(np.int16)
+    save(np.concatenate([hu[1:], noise]), tmp_path / "second_ct.nii.gz")
+    save(np.concatenate([lungs[1:], np.zeros((4, 48, 48), np.uint8)]), tmp_path / "second_lungs.nii.gz")
+    found = explore(tmp_path)
+    assert [one.shape[0] for one in found.facts] == [6, 4]
+    assert len([one for one in found.examples if one.case == "second"]) == 3
 
 
 def test_a_folder_without_cases_is_an_answer_and_a_missing_one_an_error(tmp_path):

@@ -23,7 +23,7 @@ RANKS = [
     | {"evaluation.agreement", "evaluation.calibration", "evaluation.figures"},
     {"preprocess", "crops", "resample", "training.domains"}
     | {"sources", "cards", "context", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
-    {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object"},
+    {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object", "dicom.seg_frames"},
     {"split", "weights_file", "supervisor", "runs"},
     {"discover", "networks", "postprocess", "overlay", "results", "training.augment", "training.presets"}
     | {"dicom.capture", "dicom.ct_series", "dicom.seg_masks"},
@@ -32,7 +32,8 @@ RANKS = [
     {"architectures.unet", "architectures.unet3d", "architectures.deeplab", "architectures.segnet"}
     | {"architectures.slice_classifier"},
     {"architectures.__init__", "training.cases"},
-    {"training.screen"},
+    {"training.dicom_cases"},
+    {"training.layouts", "training.read_case", "training.screen"},
     {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"}
     | {"training.stacks", "training.before_after", "training.empty_slices"},
     {"training.restoration", "training.restore", "training.views", "pipeline", "verify", "doctor", "inbox", "moving"}

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,22 @@ def test_a_full_disk_leaves_the_source(inbox, monkeypatch):
     assert move(inbox)[0] == "No space left on device"
     assert files(inbox) == before
     assert not files(inbox.parent / "done")
+
+
+def test_a_share_that_cannot_fsync_folders_is_moved_to(inbox, system, monkeypatch):
+    """As SMB: each move was reported as failed, and its source stayed until the next pass."""
+    fsync = os.fsync
+
+    def no_folders(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", no_folders)
+    before = files(inbox)
+    assert move(inbox) == []
+    assert files(inbox.parent / "done") == before
+    assert not files(inbox)
 
 
 def test_links_and_files_from_elsewhere_stay(inbox, tmp_path):

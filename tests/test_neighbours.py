@@ -10,8 +10,9 @@ from conftest import threshold_card
 from covct.networks import Network, probabilities
 from covct.preprocess import body_field_of_view
 from covct.training import neighbours
-from covct.training.cases import find_cases, read_case
 from covct.training.dataset import Slices, find_sources, joined, one_volume, read_ma_slices, read_other_slices
+from covct.training.layouts import find_cases
+from covct.training.read_case import read_case
 from covct.training.settings import Settings
 
 SETTINGS = Settings(

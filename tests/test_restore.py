@@ -16,6 +16,7 @@ from covct.cards import Card, file_sha256, write_card
 from covct.errors import UsageError
 from covct.nifti import read_description, read_nifti, write_nifti
 from covct.training.dataset import recipe_pixels
+from covct.training.layouts import search_cases
 from covct.training.stacks import find_stacks, read_stack
 
 
@@ -102,7 +103,39 @@ def test_an_untold_window_is_found_from_air_and_tissue(chest, tmp_path):
     assert abs(np.median(back[healthy]) - np.median(hu[healthy])) < 60
     description = read_description(tmp_path / "out" / "in_ct.nii.gz")
     assert description.startswith("covct: HU restored from window-8bit; spacing unknown, 1 mm taken")
-    assert (tmp_path / "out" / "cases.csv").read_text().splitlines()[1] == "in,hu,unknown", "no mask is not no disease"
+    assert (tmp_path / "out" / "cases.csv").read_text().splitlines()[1] == "in,,hu,unknown", "no mask is not no disease"
+
+
+def test_a_restorer_says_what_size_it_is_of(restorer):
+    from covct.training.restoration import load_restorer
+
+    with pytest.raises(UsageError, match="restores slices of 256 x 256 pixels, got 512 x 512"):
+        load_restorer(restorer)(np.zeros((1, 512, 512), np.uint8))
+
+
+def test_volumes_restored_beside_others_leave_what_is_said_of_them(chest, tmp_path):
+    """Without its row a volume that nobody marked would be learned from as healthy; a patient's two stay his."""
+    hu, lungs, _ = chest
+    for name, table in (("one", "0,2,p1,up\n3,5,p1,up\n"), ("two", "0,5,p2,up\n")):
+        write_pictures(tmp_path / name / "ct", windowed(hu))
+        write_pictures(tmp_path / name / "lungs", 255 * lungs)
+        (tmp_path / name / "volumes.csv").write_text("first,last,patient_group,anterior\n" + table)
+        result = invoke("restore", tmp_path / name, "-o", tmp_path / "out", "--window=-1250,250")
+        assert result.exit_code == 0, result.output
+    found = {case.name: case for case in search_cases(tmp_path / "out").cases}
+    assert {name: case.patient for name, case in found.items()} == {"p1-0000": "p1", "p1-0003": "p1", "p2-0000": "p2"}
+    assert not any(case.negative for case in found.values())
+
+
+def test_a_volume_is_declared_before_it_is_there(chest, tmp_path, monkeypatch):
+    """A process that dies between the two leaves a row too much, never one too few."""
+    from covct.training import restore
+
+    monkeypatch.setattr(restore, "_write_nifti", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    write_pictures(tmp_path / "in", windowed(chest[0]))
+    with pytest.raises(KeyboardInterrupt):
+        restore.restore_stack(find_stacks(tmp_path / "in")[0], tmp_path / "out", "window", None)
+    assert "in,,hu,unknown" in (tmp_path / "out" / "cases.csv").read_text()
 
 
 def test_hounsfield_units_are_refused(chest, phantom, tmp_path):
@@ -151,6 +184,17 @@ def test_patients_on_their_side_are_turned_and_each_picture_is_one(tmp_path):
     assert stack.volume.shape == (1, 60, 30)
     assert (stack.volume.array[0, :10] == 200).all() and not stack.volume.array[0, 10:].any()
     np.testing.assert_array_equal(stack.masks["infection"], stack.volume.array > 127)
+
+
+def test_masks_that_say_1_for_255_are_read_as_masks(chest, tmp_path):
+    """They were empty, and written beside the volume as what it is infected by."""
+    hu, lungs, infection = chest
+    write_pictures(tmp_path / "set" / "ct", windowed(hu))
+    write_pictures(tmp_path / "set" / "lungs", lungs)
+    write_pictures(tmp_path / "set" / "infection", infection)
+    [source] = find_stacks(tmp_path / "set")
+    np.testing.assert_array_equal(read_stack(source).masks["infection"], infection > 0)
+    np.testing.assert_array_equal(read_stack(source).masks["lungs"], lungs > 0)
 
 
 def test_a_table_of_volumes_parts_the_pictures(tmp_path):

@@ -15,21 +15,23 @@ import numpy as np
 import pytest
 
 keras = pytest.importorskip("keras")
+h5py = pytest.importorskip("h5py")
 
 import tiny_training  # noqa: E402
 from tiny_training import SETTINGS, data_folder, tiny_plan  # noqa: E402
 
 from covct.architectures import ARCHITECTURES  # noqa: E402
-from covct.cards import read_card  # noqa: E402
-from covct.errors import NotANumber, OutputNotWritable, Stopped, UsageError  # noqa: E402
+from covct.cards import file_sha256, read_card  # noqa: E402
+from covct.errors import NotANumber, OutputNotWritable, Stopped, UsageError, WeightsError  # noqa: E402
 from covct.training import checkpoints, plans  # noqa: E402
 from covct.training.average import EVERY, RunningAverage  # noqa: E402
 from covct.training.batches import batches, draw_batch  # noqa: E402
 from covct.training.build import check  # noqa: E402
 from covct.training.cross_validation import FoldFailed, credit, gpus, run_in_parallel, summarise, threshold_of  # noqa: E402
 from covct.training.find_lr import draw_plot, find_learning_rate, suggest  # noqa: E402
+from covct.training.finish import _card  # noqa: E402
 from covct.training.folds import assign_folds, held_out, keep_folds, parse_split  # noqa: E402
-from covct.training.loop import train  # noqa: E402
+from covct.training.loop import prepare, train  # noqa: E402
 from covct.training.progress import Pace, Progress  # noqa: E402
 from covct.training.schedules import SCHEDULES  # noqa: E402
 from covct.training.settings import Settings  # noqa: E402
@@ -461,6 +463,50 @@ def test_mixed_precision_trains_and_leaves_float32_weights_and_no_policy_behind(
     weights_of(tmp_path / "out")
 
 
+@pytest.fixture
+def backbone(tmp_path, monkeypatch):
+    """A file of ResNet50 weights as published, of a sixteenth of the filters."""
+    monkeypatch.setattr(tiny_training, "SIZE", 32)
+    network = ARCHITECTURES["deeplabv3-plus"](size=32, base_filters=4)
+    with h5py.File(tmp_path / "resnet50_notop.h5", "w") as file:
+        for layer in network.layers:
+            if layer.name.startswith("conv") and layer.weights:
+                for variable in layer.variables:
+                    array = np.asarray(variable)
+                    colour = np.repeat(array, 3, axis=2) if layer.name == "conv1_conv" else array
+                    file[f"{layer.name}/{layer.name}/{variable.name}:0"] = colour
+    return tmp_path / "resnet50_notop.h5"
+
+
+DEEPLAB = replace(SETTINGS, architecture="deeplabv3-plus", base_filters=4)
+
+
+def test_a_network_starts_from_a_published_backbone_and_its_card_says_of_which(backbone, data, tmp_path):
+    """By its hash: the path is of somebody's machine. A training is resumed with the same file only."""
+    plan, network, facts = prepare(DEEPLAB, data, tmp_path / "out", None, None, backbone=backbone)
+    with h5py.File(backbone) as file:
+        wanted = file["conv4_block2_2_conv/conv4_block2_2_conv/kernel:0"][()]
+    np.testing.assert_array_equal(network.get_layer("conv4_block2_2_conv").get_weights()[0], wanted)
+    started_from = {"sha256": file_sha256(backbone)}
+    assert facts["backbone"] == started_from
+    card = _card(DEEPLAB, plan, Progress(history={"loss": [0.5]}), "lungs.keras", "0" * 64, facts)
+    assert card.training["backbone"] == started_from
+    assert "resnet50" not in str(card)
+
+
+def test_a_backbone_that_does_not_fit_is_refused_before_anything_is_written(backbone, data, tmp_path):
+    def refused(settings, **asked):
+        with pytest.raises((UsageError, WeightsError)) as refusal:
+            train(settings, data, tmp_path / "out", **{"backbone": backbone, **asked})
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".covct"], "the lock alone"
+        return str(refusal.value)
+
+    assert "tiny has no ResNet50; wanted --architecture deeplabv3-plus" in refused(SETTINGS)
+    assert "starts from one of them" in refused(DEEPLAB, initial=tmp_path / "lungs.json")
+    assert "wanted (7, 7, 1, 8)" in refused(replace(DEEPLAB, base_filters=8))
+    assert "nowhere.h5" in refused(DEEPLAB, backbone=tmp_path / "nowhere.h5")
+
+
 def test_train_on_the_command_line_says_in_a_sentence_what_is_wrong(tmp_path):
     from typer.testing import CliRunner
 
@@ -469,6 +515,8 @@ def test_train_on_the_command_line_says_in_a_sentence_what_is_wrong(tmp_path):
     for arguments, words in (
         (["--fold", "1"], "give --folds"),
         (["--ema", "1.5"], "below 1"),
+        (["--backbone", "resnet50.h5"], "unet has no ResNet50"),
+        (["--backbone", "resnet50.h5", "--find-lr"], "unet has no ResNet50"),
         ([], "no training data"),
     ):
         result = CliRunner().invoke(cli.app, ["train", "lungs", str(tmp_path), "-o", str(tmp_path / "out"), *arguments])

@@ -12,10 +12,11 @@ from covct.errors import UsageError
 from covct.networks import Network, probabilities
 from covct.preprocess import body_field_of_view
 from covct.training import volumes
-from covct.training.cases import find_cases, read_case
 from covct.training.dataset import find_sources, read_ma_slices, read_other_slices
 from covct.training.inputs import limits_of
+from covct.training.layouts import find_cases
 from covct.training.prepare import preparation
+from covct.training.read_case import read_case
 from covct.training.settings import Settings
 
 PATCH = (16, 32, 32)

@@ -132,6 +132,9 @@ def train_command(
     initial: Annotated[
         Path | None, typer.Option(help="Card of a network to start from; {fold} in it is the fold's number.")
     ] = None,
+    backbone: Annotated[
+        Path | None, typer.Option(help="Published ResNet50 weights (.h5) for deeplabv3-plus to start from.")
+    ] = None,
     restorer: Annotated[
         Path | None, typer.Option(help="Card of the CLAHE-to-HU restorer (8-bit slices need it); {fold} likewise.")
     ] = None,
@@ -195,16 +198,18 @@ def train_command(
     with _told(log_format, epochs * settings.steps_per_epoch) as report, _resumable():
         if find_lr:
             found = find_learning_rate(
-                settings, data, out, _of(initial, settings.fold), _of(restorer, settings.fold), report=report
-            )
+                settings, data, out, _of(initial, settings.fold), _of(restorer, settings.fold), report=report,
+                backbone=backbone,
+            )  # fmt: skip
             plot = str(out / f"{task.value}-find-lr.svg")
             typer.echo(json.dumps({"learning_rate": found.suggestion, "plot": plot}))
             return
         for number in range(folds) if all_folds else [settings.fold]:
             this = replace(settings, fold=number)
             card = train(
-                this, data, out, _of(initial, number), _of(restorer, number), resume, checkpoint_steps, workers, report
-            )
+                this, data, out, _of(initial, number), _of(restorer, number), resume, checkpoint_steps, workers, report,
+                backbone=backbone,
+            )  # fmt: skip
             folder = out / f"fold-{number}" if folds else out
             if cross_validated:
                 card = credit(card, cross_validated, folder)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pydicom
-from pydicom.pixels import iter_pixels
 from pydicom.uid import SegmentationStorage
 
 from covct.dicom.evidence import LABEL_MAP_STORAGE, MANUFACTURER
-from covct.dicom.header import Instance
 from covct.dicom.read import read_dataset
+from covct.dicom.seg_frames import frame_pixels, frame_places, referenced_slices
 from covct.errors import SourceDefect
 from covct.sources import SourceFile, read_all
 from covct.terms import INFILTRATE, LEFT, LUNG, RIGHT
@@ -26,6 +24,8 @@ GROUND_GLASS, CONSOLIDATION, EFFUSION = "ground glass", "consolidation", "effusi
 TYPES = {
     LUNG.value: LUNGS,
     INFILTRATE.value: INFECTION,
+    "3341006": RIGHT_LUNG,
+    "44029006": LEFT_LUNG,
     "112120": GROUND_GLASS,
     "95436008": CONSOLIDATION,
     "60046008": EFFUSION,
@@ -35,13 +35,15 @@ WORDS = (
     (re.compile(r"ground.?glass|\bggo\b", re.I), GROUND_GLASS),
     (re.compile(r"consolidat", re.I), CONSOLIDATION),
     (re.compile(r"effusion", re.I), EFFUSION),
-    (re.compile(r"infect|covid|infiltrat|pneumonia|opacit", re.I), INFECTION),
-    (re.compile(r"right.*lung|lung.*right", re.I), RIGHT_LUNG),
-    (re.compile(r"left.*lung|lung.*left", re.I), LEFT_LUNG),
-    (re.compile(r"lung", re.I), LUNGS),
+    (
+        re.compile(r"(?<!un)(?<!non)(?<!non.)(?<!not.)(?<!outside.)infect|covid|infiltrat|pneumonia|opacit", re.I),
+        INFECTION,
+    ),
 )
-POSITION_TOLERANCE_MM = 0.1
-COSINE_TOLERANCE = 2e-3
+# A label means a lung only where it says nothing else: not "lung nodule", not "upper lobe of right lung".
+OF_A_LUNG = {"lung", "lungs", "left", "right", "l", "r", "both", "whole", "field", "fields", "parenchyma", "mask"}
+INFECTED = (INFECTION, GROUND_GLASS, CONSOLIDATION)
+ANY_LUNG = (LUNGS, RIGHT_LUNG, LEFT_LUNG)
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,20 @@ def structure(segment: pydicom.Dataset) -> str:
         name = RIGHT_LUNG if RIGHT.value in codes else LEFT_LUNG if LEFT.value in codes else LUNGS
     if name not in ("", LUNGS, INFECTION):
         return name
-    by_label = next((known for pattern, known in WORDS if pattern.search(label)), "")
+    by_label = next((known for pattern, known in WORDS if pattern.search(label)), "") or _lung_by_label(label)
     # A general code and a more special label: the label says more.
     return by_label if not name or (name == INFECTION and by_label in (GROUND_GLASS, CONSOLIDATION)) else name
 
 
-def read_masks(file: SourceFile, scan: Scan, instances: tuple[Instance, ...]) -> dict[str, np.ndarray]:
+def _lung_by_label(label: str) -> str:
+    words = set(re.findall(r"[a-z]+", label.lower().replace("outside infection", "")))  # as in our label maps
+    if not words & {"lung", "lungs"} or words - OF_A_LUNG:
+        return ""
+    right, left = words & {"right", "r"}, words & {"left", "l"}
+    return LUNGS if bool(right) == bool(left) else RIGHT_LUNG if right else LEFT_LUNG
+
+
+def read_masks(file: SourceFile, scan: Scan) -> dict[str, np.ndarray]:
     """The masks of a SEG on the slices of the scan that it refers to.
 
     Parameters
@@ -122,8 +132,6 @@ def read_masks(file: SourceFile, scan: Scan, instances: tuple[Instance, ...]) ->
     file : SourceFile
     scan : Scan
         The referenced series.
-    instances : tuple of Instance
-        Its slices' headers, in any order: where each lies.
 
     Returns
     -------
@@ -144,9 +152,8 @@ def read_masks(file: SourceFile, scan: Scan, instances: tuple[Instance, ...]) ->
     names = {int(segment.SegmentNumber): structure(segment) for segment in dataset.SegmentSequence}
     masks = {name: np.zeros(shape, bool) for name in names.values() if name}
     labelmap = dataset.SOPClassUID == LABEL_MAP_STORAGE
-    frames = list(dataset.PerFrameFunctionalGroupsSequence)
-    places = _places(dataset, frames, scan, instances)
-    for groups, place, pixels in zip(frames, places, _pixels(dataset, len(frames)), strict=True):
+    frames = dataset.PerFrameFunctionalGroupsSequence
+    for groups, place, pixels in zip(frames, frame_places(dataset, scan), frame_pixels(dataset), strict=True):
         if labelmap:
             for number, name in names.items():
                 if name:
@@ -155,14 +162,14 @@ def read_masks(file: SourceFile, scan: Scan, instances: tuple[Instance, ...]) ->
         name = names[int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)]
         if name:
             masks[name][place] |= pixels > 0
-    if labelmap and masks.keys() & {LUNGS, RIGHT_LUNG, LEFT_LUNG}:
+    if labelmap and masks.keys() & set(ANY_LUNG):
         _fill_lungs(masks)
     return masks
 
 
 def _fill_lungs(masks: dict[str, np.ndarray]) -> None:
     """A label map has one segment a voxel: what is infected is lung too."""
-    infected = [masks[name] for name in (INFECTION, GROUND_GLASS, CONSOLIDATION) if name in masks]
+    infected = [masks[name] for name in INFECTED if name in masks]
     if infected:
         masks[LUNGS] = np.logical_or.reduce([*infected, masks.get(LUNGS, np.zeros_like(infected[0]))])
 
@@ -173,68 +180,3 @@ def _read(file: SourceFile) -> pydicom.Dataset:
     if str(dataset.get("SOPClassUID")) not in SEG_STORAGE or not dataset.get("SegmentSequence"):
         raise SourceDefect(f"{file.name} is no DICOM Segmentation with segments")
     return dataset
-
-
-def referenced_slices(groups: pydicom.Dataset) -> Iterator[tuple[str, int | None]]:
-    """SOP Instance UID and frame number (multi-frame only) of the source slices of one frame."""
-    for derivation in groups.get("DerivationImageSequence") or []:
-        for source in derivation.get("SourceImageSequence") or []:
-            number = source.get("ReferencedFrameNumber")
-            first = number if isinstance(number, (int, str)) or number is None else number[0]
-            yield str(source.ReferencedSOPInstanceUID), None if first is None else int(first)
-
-
-def _places(
-    dataset: pydicom.Dataset, frames: list[pydicom.Dataset], scan: Scan, instances: tuple[Instance, ...]
-) -> list[int]:
-    """The slice of the scan that each frame lies on: by reference, else by its position in space. Both must agree."""
-    index_of = {scan.reference(index)[1:]: index for index in range(scan.volume.shape[0])}
-    position_of = {index_of[key]: i.position for i in instances if (key := (i.sop_instance_uid, i.frame)) in index_of}
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
-    places = []
-    for number, groups in enumerate(frames, 1):
-        orientation = _macro(groups, shared, "PlaneOrientationSequence", "ImageOrientationPatient")
-        wanted = instances[0].orientation
-        if orientation and wanted and np.abs(np.subtract(orientation, wanted)).max() > COSINE_TOLERANCE:
-            raise SourceDefect(f"frame {number} of the SEG is turned against its series; wanted the same planes")
-        position = _macro(groups, shared, "PlanePositionSequence", "ImagePositionPatient")
-        known = [index_of[source] for source in referenced_slices(groups) if source in index_of]
-        if not known and position:
-            known = [i for i, at in position_of.items() if at and _apart(at, position) <= POSITION_TOLERANCE_MM]
-        if not known:
-            raise SourceDefect(f"frame {number} of the SEG lies on no slice of its series, by reference or position")
-        at = position_of.get(known[0])
-        if position and at and _apart(at, position) > POSITION_TOLERANCE_MM:
-            raise SourceDefect(
-                f"frame {number} of the SEG lies {_apart(at, position):.1f} mm from the slice that it refers to"
-            )
-        places.append(known[0])
-    return places
-
-
-def _macro(groups: pydicom.Dataset, shared: pydicom.Dataset, sequence: str, keyword: str) -> list[float] | None:
-    for where in (groups, shared):
-        if items := where.get(sequence):
-            return [float(value) for value in items[0].get(keyword) or []] or None
-    return None
-
-
-def _apart(one, other) -> float:
-    return float(np.linalg.norm(np.subtract(one, other)))
-
-
-def _pixels(dataset: pydicom.Dataset, frames: int) -> Iterator[np.ndarray]:
-    """(rows, columns) of each frame; of probabilities those of a half and more are 1."""
-    kind = str(dataset.get("SegmentationType") or "BINARY")
-    half = int(dataset.get("MaximumFractionalValue") or 255) / 2
-    if dataset.get("BitsAllocated") == 1:  # frames follow one another without padding (PS3.5 8.1.1)
-        size = int(dataset.Rows) * int(dataset.Columns)
-        contents = np.frombuffer(dataset.PixelData, np.uint8)
-        if 8 * contents.size < frames * size:
-            raise SourceDefect(f"the SEG has {8 * contents.size} pixels, {frames} frames of {size} are wanted")
-        for start in range(0, frames * size, size):
-            bits = np.unpackbits(contents[start // 8 : -(-(start + size) // 8)], bitorder="little")
-            yield bits[start % 8 : start % 8 + size].reshape(dataset.Rows, dataset.Columns)
-        return
-    for frame in iter_pixels(dataset):
-        yield frame >= half if kind == "FRACTIONAL" else frame

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,20 +12,18 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.pixels import iter_pixels
 
 from covct.dicom.read import read_dataset
-from covct.dicom.seg_masks import SEG_STORAGE, referenced_slices
+from covct.dicom.seg_frames import frame_pixels, frame_places
+from covct.dicom.seg_masks import ANY_LUNG, INFECTED, SEG_STORAGE, structure
 from covct.discover import NIFTI_SUFFIXES, NOT_IMAGES
-from covct.errors import SeriesError, UsageError, why
+from covct.errors import SeriesError, SourceDefect, UsageError, why
 from covct.nifti import read_nifti
-from covct.terms import ABNORMAL_STRUCTURE, LUNG
 from covct.volume import WORKING_ORIENTATION, Scan
 
 TASKS = ("lungs", "infection")
 HEADER_BYTES = 1024**2
 GRID_TOLERANCE = 0.1  # of the smallest voxel edge: how far corners of two equal grids may lie apart
-COSINE_TOLERANCE = 1e-3
 PLAIN_LABELS = {"lungs": {0, 1, 2}, "infection": {0, 1}}  # what a mask may hold whose labels nobody explains
 MOST_LABELS = 64
 
@@ -189,13 +187,12 @@ def read_seg_mask(path: Path, task: str, labels: Labels, scan: Scan) -> np.ndarr
     Returns
     -------
     (slices, rows, columns) bool in working orientation, or None where no segment is of the task
-        By `labels`, else by the segment's coded type: lung, or an abnormal structure.
+        By `labels`, else as training takes it: by the segment's coded type or its label (`structure`).
 
     Raises
     ------
     UsageError
-        The file is damaged, has other rows and columns than the scan, refers to slices that the scan does not have, or
-        to none and lies on none.
+        The file is damaged, has other rows and columns than the scan, or frames that lie on none of its slices.
     """
     try:
         dataset = read_dataset(path.read_bytes())
@@ -208,67 +205,33 @@ def read_seg_mask(path: Path, task: str, labels: Labels, scan: Scan) -> np.ndarr
 
 def _seg_mask(dataset: pydicom.Dataset, path: Path, task: str, labels: Labels, scan: Scan) -> np.ndarray | None:
     labelmap = dataset.SegmentationType == "LABELMAP"
-    numbers = {int(s.SegmentNumber) for s in dataset.SegmentSequence if _is_of(s, task, labels.get(task), labelmap)}
+    numbers = {int(s.SegmentNumber) for s in dataset.SegmentSequence if _is_of(s, task, labels.get(task))}
     if not numbers:
         return None
+    if labelmap and task == "lungs" and task not in labels:  # a voxel has one segment: infected lung is lung too
+        numbers |= {int(s.SegmentNumber) for s in dataset.SegmentSequence if structure(s) in INFECTED}
     size = scan.volume.shape[1:]
     if (dataset.Rows, dataset.Columns) != size:
         got = f"{dataset.Rows} x {dataset.Columns}"
         raise UsageError(f"{path}: the segmentation has {got} pixels, wanted {size[0]} x {size[1]} as its scan has")
-    most = int(dataset.get("MaximumFractionalValue", 1)) if dataset.SegmentationType == "FRACTIONAL" else 1
+    try:
+        places = frame_places(dataset, scan)
+    except SourceDefect as error:
+        raise UsageError(f"{path}: {error}") from error
     out = np.zeros(scan.volume.shape, bool)
-    for groups, index, frame in zip(
-        dataset.PerFrameFunctionalGroupsSequence, _places(dataset, path, scan), iter_pixels(dataset), strict=True
-    ):
+    frames = dataset.PerFrameFunctionalGroupsSequence
+    for groups, index, frame in zip(frames, places, frame_pixels(dataset), strict=True):
         if labelmap:
             out[index] |= np.isin(frame, list(numbers))
         elif int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber) in numbers:
-            out[index] |= frame * 2 >= most if most > 1 else frame > 0
+            out[index] |= frame > 0
     return scan.volume.with_array(out).to_patient_orientation(WORKING_ORIENTATION).array
 
 
-def _is_of(segment: pydicom.Dataset, task: str, wanted: frozenset[str] | None, labelmap: bool) -> bool:
+def _is_of(segment: pydicom.Dataset, task: str, wanted: frozenset[str] | None) -> bool:
     if wanted is not None:
         return bool(wanted & {str(segment.SegmentNumber), str(segment.SegmentLabel).strip().lower()})
-    if segment.SegmentedPropertyCategoryCodeSequence[0].CodeValue == ABNORMAL_STRUCTURE.value:
-        # In a label map, where a voxel has one segment, infected lung is lung too.
-        return task == "infection" or (labelmap and _in_lung(segment))
-    return task == "lungs" and segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == LUNG.value
-
-
-def _in_lung(segment: pydicom.Dataset) -> bool:
-    return any(region.CodeValue == LUNG.value for region in segment.get("AnatomicRegionSequence") or [])
-
-
-def _places(dataset: pydicom.Dataset, path: Path, scan: Scan) -> Iterator[int]:
-    """The scan's slice of each frame: by reference, else by position."""
-    index_of = {scan.reference(index)[1:]: index for index in range(scan.volume.shape[0])}
-    for number, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence, 1):
-        source = next(referenced_slices(groups), None)
-        if source is None:
-            yield _by_position(dataset, groups, number, path, scan)
-            continue
-        uid, frame = source
-        index = index_of.get((uid, frame if scan.frames else None))
-        if index is None:
-            raise UsageError(f"{path}: frame {number} refers to a slice that its scan does not have")
-        yield index
-
-
-def _by_position(dataset: pydicom.Dataset, groups: pydicom.Dataset, number: int, path: Path, scan: Scan) -> int:
-    shared = dataset.SharedFunctionalGroupsSequence[0]
-    plane = (groups.get("PlaneOrientationSequence") or shared.PlaneOrientationSequence)[0].ImageOrientationPatient
-    row, column = np.array(plane, float).reshape(2, 3)
-    affine = scan.affine
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    turned = np.abs(affine[:3, [2, 1]] / spacing[[2, 1]] - np.stack([row, column], -1)).max()
-    position = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, float)
-    first = affine[:3, 3] + np.arange(scan.volume.shape[0])[:, None] * affine[:3, 0]
-    apart = np.linalg.norm(first - position, axis=1)
-    index = int(apart.argmin())
-    if turned > COSINE_TOLERANCE or apart[index] > GRID_TOLERANCE * spacing.min():
-        raise UsageError(f"{path}: frame {number} lies {apart[index]:.2f} mm beside the next slice of its scan")
-    return index
+    return structure(segment) in (INFECTED if task == "infection" else ANY_LUNG)
 
 
 def digest(masks: Iterable[np.ndarray]) -> str:

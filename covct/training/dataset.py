@@ -2,7 +2,7 @@
 
 Domains are never mixed silently: `ma-slices` come as 8-bit CLAHE and reach Hounsfield units only through a
 restoration network (`covct train restorer`), `medseg` slices through two anchors of their own histogram. Cases of any
-other layout (`covct.training.cases`) are read as source "cases".
+other layout (`covct.training.layouts`) are read as source "cases".
 """
 
 from __future__ import annotations
@@ -19,17 +19,10 @@ import numpy as np
 from covct.errors import UsageError
 from covct.preprocess import FieldOfView, body_field_of_view, clahe, to_model_space, whole_slice
 from covct.training.augment import noise
-from covct.training.cases import (
-    Case,
-    Labelled,
-    LeftOut,
-    class_picture,
-    medseg_patient,
-    read_case,
-    read_volume_rows,
-    search_cases,
-)
-from covct.training.domains import CLAHE, HU, as_grey, hu_by_anchors, hu_of_window
+from covct.training.cases import Case, Labelled, LeftOut, medseg_patient
+from covct.training.domains import CLAHE, HU, as_grey, hu_by_anchors, hu_of_window, marked_pixels
+from covct.training.layouts import read_volume_rows, search_cases
+from covct.training.read_case import class_picture, read_case
 from covct.training.screen import SAME, Likeness, Screen
 
 SIZE = 256
@@ -94,6 +87,11 @@ class Slices:
         """The slices with at least so much lung."""
         return self.chosen(np.count_nonzero(self.lungs == 1, axis=(1, 2)) >= pixels)
 
+    def with_known_lungs(self) -> Slices:
+        """The slices that somebody marked the lungs in."""
+        known = (self.lungs != UNKNOWN).all(axis=(1, 2))
+        return self if known.all() else self.chosen(known)
+
     def of(self, patients: frozenset[str], keep: bool = True) -> Slices:
         """The slices of these patients, or with `keep` false of all others."""
         return self.chosen(np.array([(patient in patients) == keep for patient in self.patients], bool))
@@ -126,9 +124,13 @@ def read_ma_volumes(folder: Path) -> list[tuple[str, str, np.ndarray, np.ndarray
     for row in read_volume_rows(folder):
         names = [f"{index:04d}.png" for index in range(int(row["first"]), int(row["last"]) + 1)]
         images = [_stacked([folder / kind / name for name in names]) for kind in ("ct", "lungs", "infection")]
-        for kind, mask in zip(("lungs", "infection"), images[1:], strict=True):
-            if mask.shape != images[0].shape:
-                raise UsageError(f"{folder / kind}: {names[0]} and on have shape {mask.shape}, ct {images[0].shape}")
+        for place, kind in ((1, "lungs"), (2, "infection")):
+            if images[place].shape != images[0].shape:
+                got = images[place].shape
+                raise UsageError(f"{folder / kind}: {names[0]} and on have shape {got}, ct {images[0].shape}")
+            images[place] = marked_pixels(images[place], folder / kind / names[0]).astype(np.uint8)
+        if not images[1].any():
+            raise UsageError(f"{folder / 'lungs'}: {names[0]} to {names[-1]} mark nothing; wanted lungs")
         if row["anterior"] == "down":
             images = [image[:, ::-1] for image in images]
         pixels, lungs, infection = images
@@ -137,8 +139,8 @@ def read_ma_volumes(folder: Path) -> list[tuple[str, str, np.ndarray, np.ndarray
                 row["patient_group"],
                 row.get("source_intensity", ""),
                 pixels,
-                (lungs > 127).astype(np.uint8),
-                (infection > 127).astype(np.uint8),
+                lungs,
+                infection,
             )
         )
     return volumes
@@ -186,6 +188,25 @@ def _read_lung_cases(folder: Path) -> Iterator[Labelled]:
         yield read_case(Case(name, folder.name, folder, "nifti", name, (path,), masks, HU, negative=True))
 
 
+def read_published_size(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray, tuple[float, float]]]:
+    """As `read_lung_volumes`, at the 256 x 256 pixels of the published slices, which restorers are of."""
+    out = {}
+    for name, (hu, lungs, (down, across)) in read_lung_volumes(folder).items():
+        hu, lungs, spacing = _published_size(hu, lungs, (1.0, down, across))
+        out[name] = hu, lungs, spacing[1:]
+    return out
+
+
+def _published_size(hu: np.ndarray, lungs: np.ndarray, spacing_mm: tuple[float, float, float]):
+    rows, columns = hu.shape[1:]
+    if (rows, columns) == (SIZE, SIZE):
+        return hu, lungs, spacing_mm
+    fine = hu.astype(np.float32)
+    hu = np.rint([cv2.resize(one, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for one in fine]).astype(np.int16)
+    between, down, across = spacing_mm
+    return hu, _nearest(lungs, SIZE), (between, down * rows / SIZE, across * columns / SIZE)
+
+
 def read_lung_slices(folder: Path, restore: Restore | None = None) -> Slices:
     """LCTSC-like volumes in model space. No infection where lung is aerated; elsewhere in the lung unknown.
 
@@ -195,14 +216,15 @@ def read_lung_slices(folder: Path, restore: Restore | None = None) -> Slices:
     parts = []
     rng = np.random.default_rng(0)
     for labelled in _read_lung_cases(folder):
-        hu, spacing = labelled.pixels, labelled.spacing_mm
-        assert labelled.lungs is not None and spacing
+        hu, labels, spacing = labelled.pixels, labelled.lungs, labelled.spacing_mm
+        assert labels is not None and spacing
         if restore:
+            hu, labels, spacing = _published_size(hu, labels, spacing)
             noisy = np.stack([noise(one.astype(np.float32), rng, strongest=80) for one in hu])
             hu = restore(recipe_pixels(noisy))
         view = body_field_of_view(hu, spacing[1:])
-        sides = _model_labels(labelled.lungs, view, (1, 2)) if labelled.sides else None
-        hu, lungs, _ = _model_space(hu, labelled.lungs > 0, np.zeros_like(labelled.lungs), view)
+        sides = _model_labels(labels, view, (1, 2)) if labelled.sides else None
+        hu, lungs, _ = _model_space(hu, labels > 0, np.zeros_like(labels), view)
         name, infection = labelled.case.name, _clean_where_aerated(hu, lungs)
         parts.append(
             Slices(
@@ -231,20 +253,25 @@ def read_medseg_slices(folder: Path, with_classes: bool = False) -> Slices:
 
     The window is not told: see `hu_by_anchors`. With `with_classes` also those of GT-multiclass/, where it has them.
     """
-    stems = sorted((path.stem for path in (folder / "Imgs").glob("*.jpg")), key=int)
+    stems = sorted((path.stem for path in (folder / "Imgs").glob("*.jpg")), key=lambda stem: (len(stem), stem))
+    if not stems:
+        raise UsageError(f"{folder / 'Imgs'}: no .jpg pictures; wanted them as medicalsegmentation.com has them")
     return joined([read_medseg_slice(folder, stem, with_classes) for stem in stems], "medseg")
 
 
 def read_medseg_slice(folder: Path, stem: str, with_classes: bool = False) -> Slices:
     """One of them, the patient upright."""
     gray = np.rot90(_read_gray(folder / "Imgs" / f"{stem}.jpg"), -1).astype(np.float32)
-    infection = np.rot90(_read_gray(folder / "GT" / f"{stem}.png"), -1)
-    hu, mask = _cropped_in_model_space(hu_by_anchors(gray), infection > 127)
+    truth = folder / "GT" / f"{stem}.png"
+    infection = np.rot90(marked_pixels(_read_gray(truth), truth), -1)
+    if infection.shape != gray.shape:
+        raise UsageError(f"{truth}: shape {infection.shape[::-1]}, its image {gray.shape[::-1]}")
+    hu, mask = _cropped_in_model_space(hu_by_anchors(gray), infection)
     path, classes = folder / "GT-multiclass" / f"{stem}.png", None
     if with_classes and path.is_file():
         picture = np.rot90(class_picture(path), -1)
         if picture.shape != gray.shape:
-            raise UsageError(f"{path}: shape {picture.shape}, its image upright {gray.shape}")
+            raise UsageError(f"{path}: shape {picture.shape[::-1]}, its image {gray.shape[::-1]}")
         classes = _cropped_classes(picture)
     return Slices(hu, np.full(hu.shape, UNKNOWN, np.uint8), mask, (medseg_patient(stem),), "medseg", classes)
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from covct.training.cases import PERSON, CaseError, Labelled, LeftOut, read_case, search_cases
+from covct.training.cases import PERSON, CaseError, Labelled, LeftOut
 from covct.training.dataset import UNKNOWN, slices_of, to_hounsfield
 from covct.training.domains import CLAHE, HU, as_grey
+from covct.training.layouts import search_cases
+from covct.training.read_case import read_case
 from covct.training.screen import Likeness, Screen, outside_share, touches_border
 
 FORMAT = 1  # of the JSON
@@ -350,6 +352,8 @@ def _telling(labelled: Labelled) -> list[int]:
     mask = labelled.lungs if labelled.lungs is not None else labelled.infection
     assert mask is not None
     held = np.flatnonzero(mask.any((1, 2)))
+    if not held.size:  # what held it was left out
+        held = np.arange(len(labelled))
     bounds = np.linspace(held[0], held[-1] + 1, EXAMPLE_SLICES + 1).astype(int)
     infected = np.zeros(len(labelled)) if labelled.infection is None else labelled.infection.sum((1, 2), dtype=float)
     stretches = [range(int(a), max(int(a) + 1, int(b))) for a, b in zip(bounds, bounds[1:], strict=False)]

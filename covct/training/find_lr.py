@@ -41,9 +41,10 @@ def find_learning_rate(
     steps: int = STEPS,
     workers: int = 1,
     report: Callable[[dict[str, Any]], None] = lambda event: None,
+    backbone: Path | None = None,
 ) -> RangeTest:
     """Run the range test on the training data; write `out`/TASK-find-lr.svg and .json. Nothing is trained for good."""
-    plan, network, _ = prepare(settings, data, out, initial, restorer)
+    plan, network, _ = prepare(settings, data, out, initial, restorer, backbone=backbone)
     rates: list[float] = []
     losses: list[float] = []
     smooth = 0.0

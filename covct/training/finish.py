@@ -123,7 +123,7 @@ def _card(settings: Settings, plan: Plan, progress: Progress, name: str, sha256:
             "augment": settings.augment,
             "seed": settings.seed,
             "backend": keras.backend.backend(),
-            **{key: facts[key] for key in ("initial", "restorer") if key in facts},
+            **{key: facts[key] for key in ("initial", "backbone", "restorer") if key in facts},
         },
         limits=limits(settings, plan),
         scores=scores,

@@ -20,9 +20,9 @@ import keras
 import numpy as np
 
 from covct import state as output
-from covct.cards import Card, read_card
+from covct.cards import Card, file_sha256, read_card
 from covct.errors import Stopped, UsageError
-from covct.segment import device_in_use, load_network
+from covct.segment import device_in_use, load_network, start_from_backbone
 from covct.stop import unbroken
 from covct.training import checkpoints, events, histories
 from covct.training.average import RunningAverage
@@ -54,6 +54,7 @@ def train(
     workers: int | None = None,
     report: Report = lambda event: None,
     plan: Plan | None = None,
+    backbone: Path | None = None,
 ) -> Card:
     """Train one network and write `<task>.keras` with its card and history into `out`.
 
@@ -79,18 +80,22 @@ def train(
     plan : Plan, optional
         One that `read_plan` made by settings that differ at most in the network, all of slices or all of volumes:
         several networks then learn from data that is read once.
+    backbone : Path, optional
+        Published ResNet50 weights (`segment.start_from_backbone`) that a deeplabv3-plus starts from.
 
     Raises
     ------
     UsageError
         The settings, data or networks do not fit each other or the checkpoint.
+    WeightsError
+        A file to start from cannot be read, or does not fit.
     NotANumber
         The loss is not a number any more; the last good checkpoint stays.
     OutputNotWritable, OutputLocked, CheckpointError
     """
     folder = out / f"fold-{settings.fold}" if settings.folds else out
     with output.lock(folder):
-        plan, network, facts = prepare(settings, data, out, initial, restorer, plan)
+        plan, network, facts = prepare(settings, data, out, initial, restorer, plan, backbone)
         if plan.on_both_sides:
             report({"event": "note", "text": leak_of(plan)})
         run = _Run(settings, plan, network, folder, facts, checkpoint_steps, report)
@@ -114,9 +119,12 @@ def prepare(
     initial: Path | None,
     restorer: Path | None,
     plan: Plan | None = None,
+    backbone: Path | None = None,
 ):
     """Plan, compiled network, and the facts that must be the same for a training to go on."""
     check(settings)
+    if backbone:
+        _check_backbone(settings, initial)
     keras.utils.set_random_seed(settings.seed)
     sources = find_sources(data)
     plan = plan or read_plan(settings, sources, restorer)
@@ -140,10 +148,20 @@ def prepare(
             )
         network.set_weights(trained.get_weights())
         facts["initial"] = {"task": card.task, "sha256": card.sha256, "epochs": card.training.get("epochs")}
+    if backbone:
+        start_from_backbone(network, backbone)
+        facts["backbone"] = {"sha256": file_sha256(backbone)}
     if restorer:
         _refuse_a_leak(plan, read_card(restorer), plan.restored)
         facts["restorer"] = {"sha256": read_card(restorer).sha256}
     return plan, compiled(network, settings, plan.loss), facts
+
+
+def _check_backbone(settings: Settings, initial: Path | None) -> None:
+    if initial:
+        raise UsageError("--backbone and --initial: a network starts from one of them")
+    if settings.architecture != "deeplabv3-plus":
+        raise UsageError(f"--backbone: {settings.architecture} has no ResNet50; wanted --architecture deeplabv3-plus")
 
 
 def _refuse_a_leak(plan: Plan, earlier: Card, judged: Iterable[str]) -> None:

@@ -17,10 +17,10 @@ from covct.training.dataset import (
     Slices,
     joined,
     read_lung_slices,
-    read_lung_volumes,
     read_ma_slices,
     read_medseg_slices,
     read_other_slices,
+    read_published_size,
 )
 from covct.training.empty_slices import of_slices
 from covct.training.folds import held_out, is_by_slice, patients_on_both_sides, refuse_patients_on_both_sides
@@ -107,7 +107,7 @@ def plan_restorer(sources: dict[str, Path], settings: Settings, restore=None) ->
     preparation(settings)
     if "lungs" not in sources:
         raise UsageError("the restorer learns from HU volumes with lung masks (NAME_ct.nii.gz, NAME_lungs.nii.gz)")
-    volumes = read_lung_volumes(sources["lungs"])
+    volumes = read_published_size(sources["lungs"])
     names = [name for name, (hu, *_) in volumes.items() for _ in hu]
     slices = [number for hu, *_ in volumes.values() for number in range(len(hu))]
     all_hu, all_lungs = (np.concatenate([volume[kind] for volume in volumes.values()]) for kind in (0, 1))
@@ -143,7 +143,10 @@ def plan_lungs(sources: dict[str, Path], settings: Settings, restore) -> Plan:
     how = preparation(settings)
     if settings.classes:
         return _plan_classes(sources, settings, restore, how, ("lungs", "cases"))
-    parts = [crop(part, how.field_of_view) for part in _read(sources, restore, ("ma", "lungs", "cases"))]
+    marked = [part.with_known_lungs() for part in _read(sources, restore, ("ma", "lungs", "cases"))]
+    parts = [crop(part, how.field_of_view) for part in marked if len(part)]
+    if not parts:
+        raise UsageError("lungs need slices with lung masks; none of the cases has one")
     if patch_of(settings):
         return _plan_volumes(parts, sources, settings, how)
     split = _split(parts, settings)
@@ -194,11 +197,12 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
     looks = [by_source[name] for name in ("ma", "ma-equalised") if name in by_source]
     medseg = by_source.get("medseg")
     clean = [by_source[name] for name in ("lctsc", "lctsc-restored") if name in by_source]
+    clean += [part for part in [by_source.get("cases")] if part and not (part.infection == 1).any()]
     if not looks and not medseg:
         raise UsageError("infection needs slices with infection masks (volumes.csv with ct/, lungs/, infection/)")
     donors = by_source.get("ma")
     at_the_ribs = CROPPED_LIKE_ALL if how.field_of_view.startswith("lung-") else CROPPED
-    clean = [part.with_lung() for part in clean]  # the network runs on slices with lung only
+    clean = [part for one in clean if len(part := one.with_lung())]  # the network runs on slices with lung only
 
     def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
         if not clean or rng.random() < 0.68:

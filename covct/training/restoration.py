@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from covct.errors import UsageError
 from covct.preprocess import CT_RANGE_HU, RECIPES
 from covct.segment import load_network
 from covct.training import augment
@@ -42,10 +43,14 @@ def restoration_pair(hu: np.ndarray, lungs: np.ndarray, rng: np.random.Generator
 
 
 def load_restorer(card_path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The trained way back: (slices, 256, 256) uint8 CLAHE -> int16 HU within the window."""
+    """The trained way back: (slices, 256, 256) uint8 CLAHE -> int16 HU within the window; UsageError of other sizes."""
     _, network = load_network(card_path)
+    wanted = network.input_shape[1:3]
 
     def restore(pixels: np.ndarray) -> np.ndarray:
+        if pixels.shape[1:] != wanted:
+            got = f"{pixels.shape[1]} x {pixels.shape[2]}"
+            raise UsageError(f"{card_path}: it restores slices of {wanted[0]} x {wanted[1]} pixels, got {got}")
         out = np.empty(pixels.shape, np.int16)
         for start in range(0, len(pixels), 16):
             chunk = pixels[start : start + 16, ..., None].astype(np.float32) / 255

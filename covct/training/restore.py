@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from covct.state import output_errors
 from covct.training.before_after import draw_sheet
 from covct.training.dataset import SIZE
 from covct.training.domains import CLAHE, HU, WINDOW, as_grey, detect_domain, hu_by_anchors, hu_of_window
+from covct.training.layouts import read_table
 from covct.training.stacks import Source, Stack, read_stack
 
 FORMAT = 1
@@ -162,6 +165,7 @@ def restore_stack(
     spacing = "" if stack.spacing_known else "; spacing unknown, 1 mm taken"
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
+        _declare(out / "cases.csv", source)
         _write_nifti(out / written[0], stack, hu, f"covct: HU restored from {domain}{spacing}")
         for name, mask in stack.masks.items():
             written.append(f"{source.name}_{name}.nii.gz")
@@ -209,11 +213,25 @@ def replace_whole(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_record(out: Path, restored: list[Restored], restorer: dict[str, str] | None) -> Path:
-    """``restored.json``, and ``cases.csv`` for training: what the slices were, and that nothing is guessed of them.
+def _declare(path: Path, source: Source) -> None:
+    """A row of ``cases.csv``, for training; rows of other volumes stay.
 
-    A volume without a mask of infection has unknown infection: it must never be learned from as healthy.
+    A volume without a mask of infection has unknown infection: it must never be learned from as healthy, so this is
+    written before the volume is. Volumes of one patient are said to be, lest a split comes between them.
     """
+    told = {"name": source.name, "patient": source.patient, "domain": HU}
+    told["infection"] = "" if "infection" in source.masks else "unknown"
+    rows = [row for row in (read_table(path, ("name",)) if path.is_file() else []) if row["name"] != source.name]
+    table = io.StringIO()
+    columns = dict.fromkeys(name for row in (told, *rows) for name in row)
+    lines = csv.DictWriter(table, list(columns), restval="", lineterminator="\n")
+    lines.writeheader()
+    lines.writerows([*rows, told])
+    replace_whole(path, table.getvalue().encode())
+
+
+def write_record(out: Path, restored: list[Restored], restorer: dict[str, str] | None) -> Path:
+    """``restored.json``: what the slices were, and what became of them."""
     path = out / "restored.json"
     record: dict[str, Any] = {
         "format": FORMAT,
@@ -222,11 +240,6 @@ def write_record(out: Path, restored: list[Restored], restorer: dict[str, str] |
         "restorer": restorer,
         "volumes": [asdict(one) for one in restored],
     }
-    lines = ["name,domain,infection"]
-    for one in restored:
-        marked = any(name.endswith("_infection.nii.gz") for name in one.files)
-        lines.append(f"{one.name},hu,{'' if marked else 'unknown'}")
     with output_errors(out):
         replace_whole(path, (json.dumps(record, indent=2) + "\n").encode())
-        replace_whole(out / "cases.csv", ("\n".join(lines) + "\n").encode())
     return path

@@ -24,6 +24,8 @@ import numpy as np
 
 from covct.errors import SeriesError, UsageError
 from covct.nifti import read_nifti
+from covct.training.cases import medseg_patient
+from covct.training.domains import marked_pixels
 from covct.volume import WORKING_ORIENTATION
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -37,13 +39,17 @@ UNKNOWN_MM = (1.0, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class Source:
-    """Where one volume lies: pictures in order, or one NIfTI file; masks likewise by kind ("lungs", "infection")."""
+    """Where one volume lies: pictures in order, or one NIfTI file; masks likewise by kind ("lungs", "infection").
+
+    `patient` is whose it is, where the layout says so; else empty.
+    """
 
     name: str
     images: tuple[Path, ...]
     masks: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     anterior: str = "up"
     mirrored: bool = False
+    patient: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,9 @@ def _of_layout(place: Path, folder: Path, anterior: str | None, each: bool) -> l
     )
     if (place / "volumes.csv").is_file():
         return _by_table(whole, place / "volumes.csv")
-    return list(_single(whole)) if each or on_its_side else [whole]
+    if on_its_side:
+        return [replace(one, patient=medseg_patient(one.images[0].stem)) for one in _single(whole)]
+    return list(_single(whole)) if each else [whole]
 
 
 def _masks_of(images: tuple[Path, ...], place: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
@@ -152,6 +160,7 @@ def _by_table(whole: Source, table: Path) -> list[Source]:
                 images=tuple(whole.images[index] for index in chosen),
                 masks={kind: tuple(paths[index] for index in chosen) for kind, paths in whole.masks.items()},
                 mirrored=mirrored,
+                patient=patient if row.get("patient_group") else "",
             )
         )
     if not out:
@@ -191,7 +200,7 @@ def read_stack(source: Source, spacing_mm: tuple[float, float, float] | None = N
     if _is(source.images[0], NIFTI):
         return _read_nifti(source)
     pixels = _pictures(source, source.images)
-    masks = {kind: _pictures(source, paths, pixels) > 127 for kind, paths in source.masks.items()}
+    masks = {kind: marked_pixels(_pictures(source, paths, pixels), paths[0]) for kind, paths in source.masks.items()}
     pixels, masks = _upright(source, pixels), {kind: _upright(source, mask) for kind, mask in masks.items()}
     slice_mm, row_mm, column_mm = spacing_mm or UNKNOWN_MM
     # Slices from the feet up, as NIfTI stores them; rows to the back, columns to the patient's left.
