@@ -373,6 +373,18 @@ def test_a_patient_of_two_sources_cannot_be_on_both_sides():
             )
 
 
+def test_patients_left_out_are_on_neither_side_and_on_the_card():
+    """To be judged afterwards, also by weights that are trained on everybody else."""
+    parts = [tiny_training.slices("ma", ("a", "b", "c")), tiny_training.slices("lctsc", ("x",))]
+    settings = Settings("lungs", 1, 8, split="none", threshold=0.5, leave_out=("b", "x"))
+    parted = plans._split(parts, settings)
+    assert [set(part.patients) for part in parted.train_sets] == [{"a", "c"}]
+    assert not any(len(part) for part in parted.check_sets)
+    assert parted.held_out == {"ma": ["b"], "lctsc": ["x"]}
+    with pytest.raises(UsageError, match="--leave-out nobody: no source has such a patient"):
+        plans._split(parts, replace(settings, leave_out=("nobody",)))
+
+
 def test_all_folds_come_to_a_mean_and_a_spread(data, tmp_path):
     settings = replace(SETTINGS, epochs=1, folds=2, ema=0)
     cards = [train(replace(settings, fold=fold), data, tmp_path / "out") for fold in (0, 1)]

@@ -124,6 +124,9 @@ def train_command(
     threshold: Annotated[
         float | None, typer.Option(help="Of the card. Default: chosen on the held-out patients.", min=0.01, max=0.99)
     ] = None,
+    leave_out: Annotated[
+        str, typer.Option(help="Patients, with commas: neither trained nor validated on, to be judged afterwards.")
+    ] = "",
     cross_validated: Annotated[
         Path | None,
         typer.Option(help="With --split none: a folder of folds, whose mean threshold and scores go into the card."),
@@ -187,6 +190,7 @@ def train_command(
         name, loss,
         optimizer.value, schedule.value, clip_norm, patience, ema, split, folds, fold or 0, threshold, seed,
         mixed_precision, augment=augment.value, recipe=recipe, field_of_view=field_of_view, size=size,
+        leave_out=tuple(filter(None, leave_out.split(","))),
         neighbours=neighbours, patch=parse_patch(patch), spacing_mm=parse_three("--spacing", spacing), classes=classes,
     )  # fmt: skip
     if show_augmented:

@@ -338,16 +338,30 @@ class _Parted:
 
 
 def _split(parts: list[Slices], settings: Settings) -> _Parted:
+    parts, left_out = _without(parts, settings.leave_out)
     held = {part.source: held_out(part.patients, settings) for part in parts}
     patients = {part.source: part.patients for part in parts}
     both, told = _judged(patients, held, settings)
     return _Parted(
         [part.chosen(~held[part.source]) for part in parts],
         [part.chosen(held[part.source]) for part in parts],
-        told,
+        {
+            source: sorted([*told.get(source, []), *names])
+            for source, names in (dict.fromkeys(told, ()) | left_out).items()
+        },
         {source: sorted(set(names)) for source, names in patients.items()},
         both,
     )
+
+
+def _without(parts: list[Slices], names: Sequence[str]) -> tuple[list[Slices], dict[str, list[str]]]:
+    """The sources without the patients of these names, and by source who they are."""
+    unknown = set(names) - {patient for part in parts for patient in part.patients}
+    if unknown:
+        raise UsageError(f"--leave-out {', '.join(sorted(unknown))}: no source has such a patient")
+    kept = [part.chosen(np.array([patient not in names for patient in part.patients], bool)) for part in parts]
+    left_out = {part.source: sorted(set(names) & set(part.patients)) for part in parts}
+    return [part for part in kept if len(part)], {source: found for source, found in left_out.items() if found}
 
 
 def _judged(

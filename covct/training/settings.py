@@ -31,6 +31,8 @@ class Settings:
         Cross-validation by patient: so many folds, and the one that is held out; 0 folds is `split`.
     threshold : float or None
         The card's; None chooses it on the validation patients.
+    leave_out : tuple of str
+        Patients that are neither trained nor validated on, to be judged afterwards; the card lists them as held out.
     neighbours : int
         2.5D: so many slices on either side are seen with a slice.
     patch : tuple of int
@@ -64,6 +66,7 @@ class Settings:
     recipe: str = "hu-window:low=-1000,high=200"
     field_of_view: str = "body"
     size: int = 256
+    leave_out: tuple[str, ...] = ()
     neighbours: int = 0
     patch: tuple[int, ...] = ()
     spacing_mm: tuple[float, ...] = ()
