@@ -14,7 +14,7 @@ from conftest import make_networks, make_weights
 from typer.testing import CliRunner
 
 from covct import cli
-from covct.cards import read_card, write_card
+from covct.cards import file_sha256, read_card, write_card
 from covct.discover import discover
 from covct.errors import UsageError
 from covct.evaluation import agreement, bootstrap, calibration
@@ -436,7 +436,7 @@ def with_held_out(weights, **held):
 
 
 def test_who_is_not_held_out_was_learned_from(weights):
-    cards = [read_card(with_held_out(weights, ma=["p"]) / "lungs.json")]
+    cards = {"lungs": read_card(with_held_out(weights, ma=["p"]) / "lungs.json")}
     case = Case("p", "p", "ma", "hu", lambda: None)
     assert seen_by(case, cards) == []
     assert seen_by(replace(case, patient="q"), cards) == ["lungs"]
@@ -525,6 +525,28 @@ def test_a_restorer_counts_only_where_it_is_asked(weights, tmp_path):
     assert judge.seen(clahe, restored=True) == ["restorer"]
     assert judge.seen(clahe, restored=False) == []
     assert judge.seen(hu, restored=True) == []
+
+
+@pytest.mark.parametrize("also", ["infection-fold-3", "lungs-fold-1", "empty-slices"])
+def test_every_network_that_is_loaded_counts(also, pairs, weights, tmp_path):
+    """Members of an ensemble, and the network that finds empty slices, have a hand in what is called: a is known."""
+    with_held_out(weights, lctsc=["a", "b"])
+    (weights / f"{also}.keras").write_bytes(b"another")
+    card = replace(read_card(weights / "lungs.json"), task=also.partition("-fold-")[0], weights=f"{also}.keras")
+    card = replace(card, sha256=file_sha256(weights / card.weights), training={"held_out_patients": {"lctsc": ["b"]}})
+    write_card(replace(card, name=also), weights)
+    evaluation = judge(*pairs, tmp_path / "out", weights=weights, patients="held-out")
+    assert [row["case"] for row in evaluation["cases"]] == ["b"]
+    used = evaluation["judged"]["cards"]
+    assert set(used) == {"lungs", "infection", also}
+    assert used[also]["card_sha256"] == file_sha256(weights / f"{also}.json")
+    assert used[also]["threshold"] == (None if "fold" in also else 0.5), "a member's threshold is not used"
+    assert also in (tmp_path / "out" / "evaluation.html").read_text()
+    evaluation = judge(*pairs, tmp_path / "out", weights=weights, also_seen=True)
+    assert {row["case"]: row["seen_by"] for row in evaluation["cases"]} == {"a": [also], "b": []}
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(files("covct").joinpath("evaluation.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(evaluation)
 
 
 def test_networks_of_another_input_size_are_judged_on_the_slices_own_pixels():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -146,17 +146,17 @@ def find_cases(data: Path, labels: Labels, source: str = "") -> list[Case]:
     return cases
 
 
-def seen_by(case: Case, cards: Iterable[Card]) -> list[str]:
-    """Names of the networks that have learned from the case's patient.
+def seen_by(case: Case, cards: Mapping[str, Card]) -> list[str]:
+    """Names, as `cards` has them, of the networks that have learned from the case's patient.
 
     A card lists whom it held out, by source. Any other patient of a source it names was learned from; of a source that
     it does not name, nobody was.
     """
     out = []
-    for card in cards:
+    for name, card in cards.items():
         held = card.training.get("held_out_patients", {})
         if case.source in held and case.patient not in held[case.source]:
-            out.append(card.name)
+            out.append(name)
     return out
 
 

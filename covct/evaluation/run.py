@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ JSON, PAGE = "evaluation.json", "evaluation.html"
 HELD_OUT, EVERYONE = "held-out", "all"
 RESTORED, LINEAR = "restored", "linear"
 FEW_PATIENTS = 10
+MEMBER = re.compile(r"-fold-\d+$")  # of an ensemble, in the name of its card
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -232,8 +234,8 @@ class _Loaded:
 
 
 def _named(judges: list[Judge], with_restorer: bool) -> dict[str, Card]:
-    """The cards of all judges by their tasks, of folds as "fold-0/lungs"."""
-    named = {judge.key(task): card for judge in judges for task, card in judge.cards.items()}
+    """The cards of all judges by the names of their files, of folds as "fold-0/lungs"."""
+    named = {judge.key(name): card for judge in judges for name, card in judge.cards.items()}
     if with_restorer:
         named |= {judge.key("restorer"): judge.read_restorer() for judge in judges}
     return named
@@ -342,21 +344,21 @@ def _settings(order: Order) -> dict[str, Any]:
 
 
 def _judged_what(order: Order, cards: dict[str, Card], judges: list[Judge]) -> dict[str, Any]:
-    folders = {judge.key(task): judge.folder / f"{task}.json" for judge in judges for task in TASKS}
+    files = {judge.key(name): judge.folder / f"{name}.json" for judge in judges for name in judge.cards}
     used = {}
     for key, card in cards.items():
-        threshold = None
-        if card.task in TASKS:
-            by_hand = order.threshold is not None and [card.task] == list(order.tasks)
-            threshold = order.threshold if by_hand else card.threshold
+        by_hand = order.threshold is not None and [card.task] == list(order.tasks)
+        threshold = order.threshold if by_hand else card.threshold
+        if card.task == "restorer" or MEMBER.search(key):  # an ensemble's is that of its first
+            threshold = None
         used[key] = {
             "name": card.name,
             "sha256": card.sha256,
             "threshold": threshold,
             "held_out_patients": {source: len(held) for source, held in _held_out(card).items()},
         }
-        if key in folders:
-            used[key]["card_sha256"] = file_sha256(folders[key])
+        if key in files:
+            used[key]["card_sha256"] = file_sha256(files[key])
     return {"what": "predictions" if order.predictions else "networks", "cards": used}
 
 
