@@ -25,6 +25,8 @@ from covct.evaluation.run import Order, evaluate
 from covct.evaluation.scores import SCORES, Counts, count, scores
 from covct.evaluation.surface import surface_scores
 from covct.nifti import write_nifti
+from covct.training.dataset import find_sources, read_lung_slices
+from covct.training.layouts import search_cases
 
 # Scores
 
@@ -361,6 +363,64 @@ def test_two_volumes_of_a_patient_are_two_cases_and_one_patient(tmp_path):
     (calls / "0001.png").unlink()
     with pytest.raises(UsageError, match=r"0001.png: no such file; 1 of the case's 2 slices have a mask"):
         judge(tmp_path / "data", tmp_path / "calls", tmp_path / "out", tasks=("infection",))
+
+
+def test_a_table_of_slices_is_read_as_in_training(tmp_path):
+    """Two volumes of two patients that claim one slice would put it on both sides; the line is named."""
+    loose_slices(tmp_path, [("p", 2, "up"), ("q", 3, "up")])
+    table = (tmp_path / "volumes.csv").read_text()
+    for old, new, words in ((",up,", ",front,", "line 2: anterior is 'front', wanted up or down"),
+                            ("0001,2", "x,2", "line 2: first '0000', last 'x'; wanted two numbers"),
+                            ("0002,", "0001,", "two rows claim slice 0001")):  # fmt: skip
+        assert old in table
+        (tmp_path / "volumes.csv").write_text(table.replace(old, new, 1))
+        with pytest.raises(UsageError, match=words):
+            find_cases(tmp_path, {})
+
+
+def as_training_has_them(data):
+    """Source and patient of each case below a folder, by the modules of training."""
+    sources = find_sources(data)
+    taken = {sources[known]: name for known, name in (("lungs", "lctsc"), ("ma", "ma")) if known in sources}
+    return {case.name: (taken.get(case.folder, "cases"), case.patient) for case in search_cases(data).cases}
+
+
+@pytest.mark.parametrize("kind", ["lungs alone", "lungs alone, declared", "with infection"])
+def test_sources_and_patients_are_called_as_in_training(kind, pairs, tmp_path):
+    """Else people learned from count as new, held-out ones as learned from, and volumes of one patient as two."""
+    data, calls = pairs
+    for folder in pairs:
+        for old, new in (("a", "radiopaedia_10_85902_1"), ("b", "radiopaedia_10_85902_3")):
+            for path in folder.glob(f"{old}_*"):
+                path.rename(folder / path.name.replace(old, new, 1))
+    if kind == "lungs alone, declared":
+        (data / "cases.csv").write_text("name,patient,infection\nradiopaedia_10_85902_1,someone,unknown\n")
+    if kind == "with infection":
+        write_nifti(box(), data / "radiopaedia_10_85902_1_infection.nii.gz")
+    found = find_cases(data, {})
+    assert {case.name: (case.source, case.patient) for case in found} == as_training_has_them(data)
+    assert {case.source for case in found} == {"lctsc" if kind == "lungs alone" else "cases"}
+    [group] = judge(data, calls, tmp_path / "out")["groups"]
+    assert (group["cases"], group["patients"]) == (2, 2 if "declared" in kind else 1)
+
+
+def test_patients_of_volumes_restored_by_covct_are_not_new_to_a_network_that_learned_from_them(pairs, weights):
+    """`covct restore` writes cases.csv, and training then knows the folder as "cases": no card names "lctsc"."""
+    data, _ = pairs
+    (data / "cases.csv").write_text("name,patient,domain,infection\na,a,hu,unknown\nb,b,hu,unknown\n")
+    [judge] = find_judges(with_held_out(weights, cases=["a"]))
+    seen = {case.name: judge.seen(case, restored=False) for case in find_cases(data, {})}
+    assert seen == {"a": [], "b": ["lungs", "infection"]}
+
+
+def test_volumes_of_one_person_are_never_parted_where_lungs_are_learned(pairs):
+    """The reader of the negatives has the same rule as the others."""
+    data, _ = pairs
+    for path in sorted(data.iterdir()):
+        path.rename(data / f"radiopaedia_10_8590{path.name}")
+    for path in data.glob("*_ct.nii.gz"):
+        write_nifti(box().with_array(np.where(box().array, -800, 40).astype(np.int16)), path)
+    assert set(read_lung_slices(data).patients) == {"radiopaedia_10"}
 
 
 def test_own_results_come_back_as_truth_and_as_calls(series_folder, phantom_series, tmp_path, weights):

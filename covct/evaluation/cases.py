@@ -5,7 +5,6 @@ The only module of the evaluation that knows the layouts of data sets.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +17,6 @@ import highdicom as hd
 import numpy as np
 
 from covct.cards import Card
-from covct.dicom.header import read_values
 from covct.dicom.load import load_dicom
 from covct.discover import Series, discover
 from covct.errors import UsageError
@@ -34,11 +32,23 @@ from covct.evaluation.masks import (
 )
 from covct.nifti import load_nifti
 from covct.overlay import LUNG_WINDOW_HU
-from covct.training.cases import medseg_patient
-from covct.training.dataset import UNKNOWN, Restore, Slices, _model_space, _view_around_lungs, read_medseg_slice
+from covct.training.cases import medseg_patient, person_of
+from covct.training.dataset import (
+    UNKNOWN,
+    Restore,
+    Slices,
+    _model_space,
+    _view_around_lungs,
+    published_source,
+    read_medseg_slice,
+)
+from covct.training.dicom_cases import pseudonym
+from covct.training.layouts import declared, patient_of, read_volume_rows
 from covct.volume import Scan, spacing_mm
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
+OWN = "cases"  # the source of whatever training does not know by its layout
+LAYOUTS = ("ma", "lctsc", "medseg")  # and of what it does: the first folder of each, any other is among its own cases
 
 
 @dataclass(frozen=True)
@@ -150,20 +160,21 @@ def seen_by(case: Case, cards: Mapping[str, Card]) -> list[str]:
     """Names, as `cards` has them, of the networks that have learned from the case's patient.
 
     A card lists whom it held out, by source. Any other patient of a source it names was learned from; of a source that
-    it does not name, nobody was.
+    it does not name, nobody was. A folder of a known layout may also have been one of its own cases.
     """
+    names = (case.source, OWN) if case.source in LAYOUTS else (case.source,)
     out = []
     for name, card in cards.items():
         held = card.training.get("held_out_patients", {})
-        if case.source in held and case.patient not in held[case.source]:
+        told = [held[source] for source in names if source in held]
+        if told and not any(case.patient in patients for patients in told):
             out.append(name)
     return out
 
 
 def _ma_cases(folder: Path) -> list[Case]:
     """Volumes of `volumes.csv`; two volumes of one patient are numbered."""
-    with open(folder / "volumes.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_volume_rows(folder)
     volumes, numbers = Counter(row["patient_group"] for row in rows), Counter[str]()
     cases = []
     for row in rows:
@@ -243,9 +254,9 @@ def _medseg_in_model_space(folder: Path, stem: str, restore: Restore | None) -> 
 
 
 def _nifti_cases(folder: Path, labels: Labels) -> list[Case]:
-    """Pairs NAME_ct with NAME_lungs, NAME_infection; a folder without any infection mask is like LCTSC's."""
+    """Pairs NAME_ct with NAME_lungs, NAME_infection; their source and patients are called as in training."""
     cases = []
-    source = "cases" if any(folder.glob("*_infection.nii*")) else "lctsc"
+    source, said = "lctsc" if published_source(folder) == "lungs" else OWN, declared(folder)
     for path in sorted(p for ending in NIFTI_ENDINGS for p in folder.glob(f"*_ct{ending}")):
         name = path.name.rsplit("_ct.nii", 1)[0]
         masks = {task: found for task in TASKS if (found := _nifti_beside(path.parent, f"{name}_{task}"))}
@@ -253,14 +264,15 @@ def _nifti_cases(folder: Path, labels: Labels) -> list[Case]:
             continue
         [series] = discover([path]).series
         read = partial(_read_masked, series, path, masks, labels)
-        cases.append(Case(name, name, source, "hu", read=read, series=series))
+        patient = patient_of(name, said.get(name, {}))
+        cases.append(Case(name, patient, source, "hu", read=read, series=series))
     return cases
 
 
 def _masked_dicom_cases(folder: Path, labels: Labels) -> list[Case]:
     """A DICOM series in NAME.zip or NAME/, with NIfTI masks NAME_lungs, NAME_infection beside."""
     paths = (p for ending in NIFTI_ENDINGS for task in TASKS for p in folder.glob(f"*_{task}{ending}"))
-    cases = []
+    cases, said = [], declared(folder)
     for name in sorted({path.name.rsplit(".nii", 1)[0].rsplit("_", 1)[0] for path in paths}):
         place = next((p for p in (folder / f"{name}.zip", folder / name) if p.exists()), None)
         if place is None or _nifti_beside(folder, f"{name}_ct"):
@@ -270,7 +282,9 @@ def _masked_dicom_cases(folder: Path, labels: Labels) -> list[Case]:
             raise UsageError(f"{place}: {len(found)} DICOM series; wanted the one that {name}'s masks are of")
         masks = {task: path for task in TASKS if (path := _nifti_beside(folder, f"{name}_{task}"))}
         read = partial(_read_masked, found[0], place, masks, labels)
-        cases.append(Case(name, name, "cases", "hu", read=read, series=found[0]))
+        patient = pseudonym(found[0]) if person_of(name) == name else person_of(name)
+        patient = said.get(name, {}).get("patient") or patient
+        cases.append(Case(name, patient, OWN, "hu", read=read, series=found[0]))
     return cases
 
 
@@ -299,7 +313,7 @@ def _dicom_cases(data: Path, labels: Labels) -> list[Case]:
             continue
         cases.append(
             Case(
-                hashlib.sha256(series.series_uid.encode()).hexdigest()[:12], _patient(series), "cases", "hu",
+                hashlib.sha256(series.series_uid.encode()).hexdigest()[:12], pseudonym(series), OWN, "hu",
                 read=partial(_read_dicom_case, series, own, labels), series=series,
             )
         )  # fmt: skip
@@ -310,13 +324,6 @@ def segs_of(series: Series, segs: Iterable[SegFile]) -> list[SegFile]:
     """Those that refer to the series: to its slices, or where they list none to its UID."""
     instances = set(series.sop_instance_uids)
     return [seg for seg in segs if (seg.instances & instances if seg.instances else series.series_uid in seg.series)]
-
-
-def _patient(series: Series) -> str:
-    """Who it is, hashed: all series of one Patient ID, else of one study."""
-    values = read_values(series.instances[0].file, ("PatientID", "IssuerOfPatientID"))
-    identity = "\\".join(values.values()) if values["PatientID"] else series.study_uid
-    return "patient-" + hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def _read_dicom_case(series: Series, segs: list[SegFile], labels: Labels) -> Truth:

@@ -101,8 +101,7 @@ class Case:
     @property
     def person(self) -> str:
         """The patient under the name that a public set gives in each of its forms."""
-        found = PERSON.search(self.patient)
-        return found[1] if found else self.patient
+        return person_of(self.patient)
 
 
 @dataclass(frozen=True)
@@ -150,3 +149,9 @@ class Labelled:
 def medseg_patient(stem: str) -> str:
     """Whose slice a file of the medicalsegmentation.com set is; the set does not say, each is taken for another's."""
     return f"medseg_{MEDSEG_SAME_PATIENT.get(stem, stem)}"
+
+
+def person_of(name: str) -> str:
+    """The person that a name of a public set tells, whatever the form the set comes in; else the name itself."""
+    found = PERSON.search(name)
+    return found[1] if found else name

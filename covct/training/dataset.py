@@ -19,7 +19,7 @@ import numpy as np
 from covct.errors import UsageError
 from covct.preprocess import FieldOfView, body_field_of_view, clahe, to_model_space, whole_slice
 from covct.training.augment import noise
-from covct.training.cases import Case, Labelled, LeftOut, medseg_patient
+from covct.training.cases import Case, Labelled, LeftOut, medseg_patient, person_of
 from covct.training.domains import CLAHE, HU, as_grey, hu_by_anchors, hu_of_window, marked_pixels
 from covct.training.layouts import read_volume_rows, search_cases
 from covct.training.read_case import read_case
@@ -205,7 +205,7 @@ def read_lung_slices(folder: Path, restore: Restore | None = None) -> Slices:
             hu = restore(recipe_pixels(noisy))
         hu, lungs, _ = _model_space(hu, lungs, np.zeros_like(lungs), body_field_of_view(hu, spacing))
         parts.append((hu, lungs, _clean_where_aerated(hu, lungs)))
-        patients += [name] * len(hu)
+        patients += [person_of(name)] * len(hu)
     return _join(parts, patients, "lctsc-restored" if restore else "lctsc")
 
 
@@ -282,12 +282,8 @@ def find_sources(data: Path) -> dict[str, Path]:
     folders = [data, *sorted(p for p in data.iterdir() if p.is_dir())] if data.is_dir() else []
     found: dict[str, Path] = {}
     for folder in folders:
-        if (folder / "volumes.csv").is_file():
-            found.setdefault("ma", folder)
-        elif any(folder.glob("*_lungs.nii.gz")) and any(folder.glob("*_ct.nii.gz")) and _only_lungs(folder):
-            found.setdefault("lungs", folder)
-        elif (folder / "Imgs").is_dir() and (folder / "GT").is_dir():
-            found.setdefault("medseg", folder)
+        if known := published_source(folder):
+            found.setdefault(known, folder)
     if other_cases(data, found)[0]:
         found["cases"] = data
     if not found:
@@ -297,6 +293,17 @@ def find_sources(data: Path) -> dict[str, Path]:
             "DICOM SEG, or Imgs/ with GT/; `covct explore DATA` says what is there and why it is left out"
         )
     return found
+
+
+def published_source(folder: Path) -> str | None:
+    """`ma`, `lungs` or `medseg`, by a folder's layout; None where its cases are source `cases`."""
+    if (folder / "volumes.csv").is_file():
+        return "ma"
+    if any(folder.glob("*_lungs.nii.gz")) and any(folder.glob("*_ct.nii.gz")) and _only_lungs(folder):
+        return "lungs"
+    if (folder / "Imgs").is_dir() and (folder / "GT").is_dir():
+        return "medseg"
+    return None
 
 
 def _only_lungs(folder: Path) -> bool:
