@@ -27,6 +27,7 @@ from covct.evaluation.surface import surface_scores
 from covct.nifti import write_nifti
 from covct.training.dataset import find_sources, read_lung_slices
 from covct.training.layouts import search_cases
+from covct.training.learned import ancestors_of, learned_patients
 
 # Scores
 
@@ -501,6 +502,52 @@ def test_who_is_not_held_out_was_learned_from(weights):
     assert seen_by(case, cards) == []
     assert seen_by(replace(case, patient="q"), cards) == ["lungs"]
     assert seen_by(replace(case, patient="q", source="elsewhere"), cards) == []
+
+
+def test_whoever_an_ancestor_learned_from_is_not_new(weights):
+    """A network that started from one that knew p; as a restorer it counts only where it restores."""
+    first = read_card(with_held_out(weights, ma=["q"]) / "lungs.json")
+    later = replace(first, training={"held_out_patients": {"lctsc": ["k"]}, "ancestors": ancestors_of(first)})
+    write_card(replace(later, task="restorer", name="restorer"), with_held_out(weights, lctsc=["k"]))
+    case = Case("p", "p", "ma", "clahe-8bit", lambda: None)
+    assert seen_by(case, {"later": later}) == ["later"]
+    assert seen_by(replace(case, patient="q"), {"later": later}) == []
+    [judge] = find_judges(weights)
+    assert (judge.seen(case, restored=True), judge.seen(case, restored=False)) == (["restorer"], [])
+
+
+def test_a_network_of_unknown_ancestors_is_said_to_be_one(pairs, weights, tmp_path):
+    card = read_card(with_held_out(weights, lctsc=["a", "b"]) / "infection.json")
+    write_card(replace(card, training={**card.training, "initial": {"task": "infection", "sha256": "7" * 64}}), weights)
+    evaluation = judge(*pairs, tmp_path / "out", weights=weights)
+    note = "No card says whom every network behind infection has learned from: that of sha256 777777777777 is unknown."
+    assert note in evaluation["notes"]
+    assert not any("behind lungs" in note for note in evaluation["notes"])
+
+
+def test_a_person_is_known_again_in_another_source(weights):
+    """Learned from as slices, judged as NIfTI: public names and hashes of a Patient ID say who it is, others do not."""
+    card = read_card(with_held_out(weights, ma=["coronacases_001"]) / "lungs.json")
+    names = ["coronacases_003", "patient-0123456789ab", "case-003"]
+    told = learned_patients({"ma": ["coronacases_001", *names]}, {"ma": ["coronacases_001"]})
+    exact = replace(card, training={**card.training, "learned_patients": told})
+    for source, patient, known in (
+        ("cases", "coronacases_003", True), ("here", "coronacases_003", True), ("cases", "coronacases_001", False),
+        ("cases", "patient-0123456789ab", True), ("cases", "patient-ffff56789abc", False), ("cases", "case-003", False),
+    ):  # fmt: skip
+        case = Case("x", patient, source, "hu", lambda: None)
+        assert seen_by(case, {"exact": exact}) == ["exact"] * known, (source, patient)
+    assert seen_by(Case("x", "coronacases_003", "cases", "hu", lambda: None), {"old": card}) == ["old"]
+
+
+def test_a_folder_of_a_known_layout_may_have_been_among_the_own_cases(weights):
+    """Training knows only the first volumes.csv as "ma"; by its hashes a card tells its own cases from another's."""
+    held, everyone = {"cases": ["p"]}, {"cases": ["p", "q"]}
+    card = read_card(with_held_out(weights, **held) / "lungs.json")
+    exact = replace(card, training={"held_out_patients": held, "learned_patients": learned_patients(everyone, held)})
+    cases = [Case(name, name, "ma", "clahe-8bit", lambda: None) for name in "pqr"]
+    assert [bool(seen_by(case, {"old": card})) for case in cases] == [False, True, True]
+    assert [bool(seen_by(case, {"exact": exact})) for case in cases] == [False, True, False]
 
 
 def threshold_networks(folder):

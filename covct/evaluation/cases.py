@@ -44,11 +44,10 @@ from covct.training.dataset import (
 )
 from covct.training.dicom_cases import pseudonym
 from covct.training.layouts import declared, patient_of, read_volume_rows
+from covct.training.learned import OWN, has_learned_from
 from covct.volume import Scan, spacing_mm
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
-OWN = "cases"  # the source of whatever training does not know by its layout
-LAYOUTS = ("ma", "lctsc", "medseg")  # and of what it does: the first folder of each, any other is among its own cases
 
 
 @dataclass(frozen=True)
@@ -157,19 +156,8 @@ def find_cases(data: Path, labels: Labels, source: str = "") -> list[Case]:
 
 
 def seen_by(case: Case, cards: Mapping[str, Card]) -> list[str]:
-    """Names, as `cards` has them, of the networks that have learned from the case's patient.
-
-    A card lists whom it held out, by source. Any other patient of a source it names was learned from; of a source that
-    it does not name, nobody was. A folder of a known layout may also have been one of its own cases.
-    """
-    names = (case.source, OWN) if case.source in LAYOUTS else (case.source,)
-    out = []
-    for name, card in cards.items():
-        held = card.training.get("held_out_patients", {})
-        told = [held[source] for source in names if source in held]
-        if told and not any(case.patient in patients for patients in told):
-            out.append(name)
-    return out
+    """Names, as `cards` has them, of the networks that have learned from the case's patient."""
+    return [name for name, card in cards.items() if has_learned_from(card, case.source, case.patient)]
 
 
 def _ma_cases(folder: Path) -> list[Case]:

@@ -35,6 +35,7 @@ from covct.evaluation.pooling import ALL, by_fold, case_figures, group_figures, 
 from covct.networks import Networks
 from covct.state import output_errors
 from covct.training.dataset import Restore
+from covct.training.learned import untold
 from covct.training.views import as_hounsfield
 
 FORMAT = 1
@@ -373,6 +374,11 @@ def _notes(order: Order, cards: dict[str, Card], rows: list[dict[str, Any]], gro
         )
     if order.predictions and not cards:
         notes.append("Masks of another tool: whom it has learned from is not known.")
+    for key, card in cards.items():
+        if hashes := ", ".join(sha256[:12] for sha256 in untold(card)):
+            notes.append(
+                f"No card says whom every network behind {key} has learned from: that of sha256 {hashes} is unknown."
+            )
     if not order.predictions and order.threshold is None:
         chosen_on = {source for card in cards.values() for source in _held_out(card)}
         if mine := sorted({row["source"] for row in rows if not row["seen_by"] and row["source"] in chosen_on}):
