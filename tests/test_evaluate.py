@@ -386,6 +386,33 @@ def as_training_has_them(data):
     return {case.name: (taken.get(case.folder, "cases"), case.patient) for case in search_cases(data).cases}
 
 
+@pytest.mark.parametrize("names", [False, True])
+def test_a_person_in_two_sources_is_one_patient_of_all(names, pairs, tmp_path):
+    """Slices and NIfTI of one public volume: over all sources three patients, not four; b is another than b."""
+    data, calls = pairs
+    for folder in pairs:
+        (folder / "a_lungs.nii.gz").rename(folder / "coronacases_003_lungs.nii.gz")
+    (data / "a_ct.nii.gz").rename(data / "coronacases_003_ct.nii.gz")
+    loose_slices(data / "slices", [("coronacases_003", 2, "up"), ("b", 2, "up")])
+    (calls / "lungs").mkdir()
+    for path in (data / "slices" / "lungs").iterdir():
+        (calls / "lungs" / path.name).write_bytes(path.read_bytes())
+    groups = judge(data, calls, tmp_path / "out", names=names)["groups"]
+    assert [(group["source"], group["cases"], group["patients"]) for group in groups] == [
+        ("lctsc", 2, 2), ("ma", 2, 2), ("all", 4, 3)
+    ]  # fmt: skip
+    assert "4 cases of 3 patients" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+def test_a_patient_that_a_card_publishes_does_not_publish_the_name_of_his_file(pairs, weights, tmp_path):
+    data, calls = pairs
+    (data / "cases.csv").write_text("name,patient\na,p1\nb,b\n")
+    with_held_out(weights, cases=["p1", "b"])
+    rows = judge(data, calls, tmp_path / "out", weights=weights, patients="held-out")["cases"]
+    assert {row["patient"] for row in rows} == {"p1", "b"}
+    assert [row["case"] == "b" or row["case"].startswith("case-") for row in rows] == [True, True]
+
+
 @pytest.mark.parametrize("kind", ["lungs alone", "lungs alone, declared", "with infection"])
 def test_sources_and_patients_are_called_as_in_training(kind, pairs, tmp_path):
     """Else people learned from count as new, held-out ones as learned from, and volumes of one patient as two."""

@@ -32,7 +32,7 @@ from covct.evaluation.masks import (
 )
 from covct.nifti import load_nifti
 from covct.overlay import LUNG_WINDOW_HU
-from covct.training.cases import medseg_patient, person_of
+from covct.training.cases import identity, medseg_patient, person_of
 from covct.training.dataset import (
     UNKNOWN,
     Restore,
@@ -44,7 +44,7 @@ from covct.training.dataset import (
 )
 from covct.training.dicom_cases import pseudonym
 from covct.training.layouts import declared, patient_of, read_volume_rows
-from covct.training.learned import OWN, has_learned_from
+from covct.training.learned import LAYOUTS, OWN, has_learned_from
 from covct.volume import Scan, spacing_mm
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
@@ -79,7 +79,7 @@ class Case:
     Attributes
     ----------
     name, patient, source : str
-        The patient is the unit of splits and resamples; the source is called as in the cards of networks.
+        The patient is the unit of splits; patient and source are called as in the cards of networks.
     series : Series or None
         A whole series, which the pipeline segments; None for slices of an unknown place.
     slice_names : tuple of str
@@ -110,9 +110,19 @@ class Case:
         return "case-" + _hashed(f"{self.source}/{self.name}")
 
     @property
+    def person(self) -> tuple[str, str]:
+        """Who it is, in whatever source; the unit of resamples."""
+        return identity(self.source, self.patient)
+
+    @property
     def patient_key(self) -> str:
-        """Likewise, of the patient."""
-        return _hashed(f"{self.source}/{self.patient}")
+        """Likewise a name that tells nothing, of the person."""
+        return _hashed("/".join(self.person))
+
+    @property
+    def named_by_patient(self) -> bool:
+        """Whether the case's name tells no more than the patient's does."""
+        return self.source in LAYOUTS or person_of(self.name) == person_of(self.patient)
 
 
 def _hashed(text: str) -> str:

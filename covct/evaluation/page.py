@@ -14,6 +14,7 @@ from typing import Any
 
 from covct.evaluation.figures import SERIES, bland_altman, box, curves, reliability, threshold_curve
 from covct.evaluation.judge import Picture
+from covct.training.cases import identity
 
 Group = dict[str, Any]
 History = dict[str, list[float]]
@@ -84,7 +85,7 @@ def as_html(evaluation: dict[str, Any], history: dict[str, History | None], pict
 
 def _top(evaluation: dict[str, Any]) -> str:
     what = "another tool's masks" if evaluation["judged"]["what"] == "predictions" else "networks"
-    patients = len({(row["source"], row["patient"]) for row in evaluation["cases"]})
+    patients = len({identity(row["source"], row["patient"]) for row in evaluation["cases"]})
     notes = "".join(f"<li>{escape(note)}</li>" for note in evaluation["notes"])
     seen = '<p class="notice bad" role="note">Seen in training: not a measure of new patients.</p>'
     return (

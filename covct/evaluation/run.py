@@ -34,6 +34,7 @@ from covct.evaluation.page import as_html, read_history
 from covct.evaluation.pooling import ALL, by_fold, case_figures, group_figures, plain
 from covct.networks import Networks
 from covct.state import output_errors
+from covct.training.cases import person_of
 from covct.training.dataset import Restore
 from covct.training.learned import untold
 from covct.training.views import as_hounsfield
@@ -140,14 +141,15 @@ def evaluate(
         return case_for_networks(case, loaded.restore(chosen[case.key][0]) if case.domain == "clahe-8bit" else None)
 
     cards = _named(judges, restored and any(case.domain == "clahe-8bit" for case in cases))
-    published = {p for card in cards.values() for held in _held_out(card).values() for p in held}
+    published = {person_of(p) for card in cards.values() for held in _held_out(card).values() for p in held}
     judged: list[Judged] = []
     rows: list[dict[str, Any]] = []
     left_out: list[dict[str, str]] = []
     for case in cases:
         began = time.monotonic()
-        shown = order.names or case.patient in published
-        label = case.name if shown else case.key
+        shown = order.names or person_of(case.patient) in published
+        # by a patient that cases.csv declares no card publishes the name of his file
+        label = case.name if order.names or (shown and case.named_by_patient) else case.key
         try:
             truth = truth_of(case)
             called = called_in(case, truth)
