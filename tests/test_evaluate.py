@@ -302,8 +302,9 @@ def test_labels_are_explained_or_refused(pairs, tmp_path):
         judge(data, calls, tmp_path / "out")
     write_nifti(box().with_array(box().array * 3), calls / "b_lungs.nii.gz")
     labels = parse_labels(["lungs=3"])
-    with pytest.raises(UsageError, match="none|lungs"):
-        judge(data, calls, tmp_path / "out", labels={"lungs": frozenset({"right"})})
+    for wanted, got in (("lungs=right", "right"), ("lungs=3,left", "left")):
+        with pytest.raises(UsageError, match=f"a_lungs.nii.gz: --label {wanted}: got {got}, wanted whole numbers"):
+            judge(data, calls, tmp_path / "out", labels=parse_labels([wanted]))
     (data / "a_lungs.nii.gz").unlink()
     (data / "b_lungs.nii.gz").unlink()
     for name in ("a", "b"):
