@@ -282,6 +282,21 @@ def test_a_mask_of_another_grid_is_refused_or_resampled(pairs, tmp_path):
     assert max(row["tasks"]["lungs"]["dice"] for row in evaluation["cases"]) == 1
 
 
+def test_a_missed_case_is_told_beside_the_mean_distance(pairs, tmp_path):
+    """Nothing called in b: its HD95 is infinite and in no mean, which alone would look better than without the miss."""
+    data, calls = pairs
+    write_nifti(box().with_array(np.zeros_like(box().array)), calls / "b_lungs.nii.gz")
+    [group] = judge(data, calls, tmp_path / "out")["groups"]
+    mean = group["mean"]["hd95_mm"]
+    assert (mean["value"], mean["cases"], mean["infinite"]) == (pytest.approx(2.0), 1, 1)
+    assert group["mean"]["dice"]["infinite"] == 0
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert page.count("and ∞ in 1 of 2 cases") == 1
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(files("covct").joinpath("evaluation.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(json.loads((tmp_path / "out" / "evaluation.json").read_text()))
+
+
 def test_a_mask_beside_its_scan_is_refused(pairs, tmp_path):
     data, calls = pairs
     moved = hd.Volume.from_components(
@@ -359,7 +374,7 @@ def test_two_volumes_of_a_patient_are_two_cases_and_one_patient(tmp_path):
     assert (group["cases"], group["patients"], group["slices"]) == (3, 2, 6)
     assert group["pooled"]["dice"]["value"] == pytest.approx(0.5)
     assert group["volume_ml"] is None
-    assert group["mean"]["hd95_mm"] == {"value": None, "interval": None, "cases": 0}
+    assert group["mean"]["hd95_mm"] == {"value": None, "interval": None, "cases": 0, "infinite": 0}
     assert group["percent_of_lung"]["bias"]["value"] == pytest.approx(0)
     assert any("Spacing is not known of ma" in note for note in evaluation["notes"])
     (calls / "0001.png").unlink()

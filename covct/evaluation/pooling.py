@@ -119,7 +119,11 @@ def _pooled(name: str, sums: np.ndarray) -> np.ndarray:
 
 
 def _mean(judged: list[Judged], name: str, figure) -> dict[str, Any]:
-    """Mean over cases in which the figure is defined and finite, and how many these are."""
+    """Mean over cases in which the figure is defined and finite, how many these are, and in how many it is infinite.
+
+    HD95 is where one side marks nothing: a mean without these flatters whoever misses whole cases, so they are counted.
+    """
+    values = np.array([_values(one)[name] for one in judged])
 
     def defined(cases: list[Judged]) -> np.ndarray:
         values = np.array([_values(one)[name] for one in cases])
@@ -128,7 +132,7 @@ def _mean(judged: list[Judged], name: str, figure) -> dict[str, Any]:
     whole = figure(
         lambda cases: np.array([defined(cases).sum(), len(defined(cases))]), lambda s: ratio(s[..., 0], s[..., 1])
     )
-    return {**whole, "cases": len(defined(judged))}
+    return {**whole, "cases": int(np.isfinite(values).sum()), "infinite": int(np.isinf(values).sum())}
 
 
 def _agreement(judged: list[Judged], pair: Callable[[Judged], tuple[float, float] | None], figure):
