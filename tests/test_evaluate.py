@@ -26,6 +26,7 @@ from covct.evaluation.scores import SCORES, Counts, count, scores
 from covct.evaluation.surface import surface_scores
 from covct.nifti import write_nifti
 from covct.training.dataset import find_sources, read_lung_slices
+from covct.training.dicom_cases import pseudonym
 from covct.training.layouts import search_cases
 from covct.training.learned import ancestors_of, learned_patients
 
@@ -457,6 +458,13 @@ def test_patients_of_volumes_restored_by_covct_are_not_new_to_a_network_that_lea
     assert seen == {"a": [], "b": ["lungs", "infection"]}
 
 
+def test_a_table_called_cases_where_no_case_lies_is_somebody_else_s(pairs):
+    data, _ = pairs
+    (data / "notes").mkdir()
+    (data / "notes" / "cases.csv").write_text("when,what\n")
+    assert len(find_cases(data, {})) == 2
+
+
 def test_volumes_of_one_person_are_never_parted_where_lungs_are_learned(pairs):
     """The reader of the negatives has the same rule as the others."""
     data, _ = pairs
@@ -497,6 +505,7 @@ def test_dicom_with_nifti_masks_beside_it(phantom, phantom_series, tmp_path):
     write_nifti(lungs, tmp_path / "data" / "chest_lungs.nii.gz")
     [case] = find_cases(tmp_path / "data", {})
     assert case.source == "cases"
+    assert case.patient == pseudonym(case.series), "as training calls the patient of a DICOM series"
     truth = case.read()
     assert truth.masks["lungs"].sum() == (phantom.lungs > 0).sum()
     assert truth.hu[truth.masks["lungs"]].mean() < -500, "the mask lies on the lungs"

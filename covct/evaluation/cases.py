@@ -253,9 +253,12 @@ def _medseg_in_model_space(folder: Path, stem: str, restore: Restore | None) -> 
 
 def _nifti_cases(folder: Path, labels: Labels) -> list[Case]:
     """Pairs NAME_ct with NAME_lungs, NAME_infection; their source and patients are called as in training."""
-    cases = []
+    cases: list[Case] = []
+    paths = sorted(p for ending in NIFTI_ENDINGS for p in folder.glob(f"*_ct{ending}"))
+    if not paths:  # a cases.csv here would be something else
+        return cases
     source, said = "lctsc" if published_source(folder) == "lungs" else OWN, declared(folder)
-    for path in sorted(p for ending in NIFTI_ENDINGS for p in folder.glob(f"*_ct{ending}")):
+    for path in paths:
         name = path.name.rsplit("_ct.nii", 1)[0]
         masks = {task: found for task in TASKS if (found := _nifti_beside(path.parent, f"{name}_{task}"))}
         if not masks:
@@ -270,7 +273,7 @@ def _nifti_cases(folder: Path, labels: Labels) -> list[Case]:
 def _masked_dicom_cases(folder: Path, labels: Labels) -> list[Case]:
     """A DICOM series in NAME.zip or NAME/, with NIfTI masks NAME_lungs, NAME_infection beside."""
     paths = (p for ending in NIFTI_ENDINGS for task in TASKS for p in folder.glob(f"*_{task}{ending}"))
-    cases, said = [], declared(folder)
+    cases = []
     for name in sorted({path.name.rsplit(".nii", 1)[0].rsplit("_", 1)[0] for path in paths}):
         place = next((p for p in (folder / f"{name}.zip", folder / name) if p.exists()), None)
         if place is None or _nifti_beside(folder, f"{name}_ct"):
@@ -281,7 +284,7 @@ def _masked_dicom_cases(folder: Path, labels: Labels) -> list[Case]:
         masks = {task: path for task in TASKS if (path := _nifti_beside(folder, f"{name}_{task}"))}
         read = partial(_read_masked, found[0], place, masks, labels)
         patient = pseudonym(found[0]) if person_of(name) == name else person_of(name)
-        patient = said.get(name, {}).get("patient") or patient
+        patient = declared(folder).get(name, {}).get("patient") or patient
         cases.append(Case(name, patient, OWN, "hu", read=read, series=found[0]))
     return cases
 
