@@ -211,6 +211,16 @@ def task_probability(card: Card, outputs: np.ndarray) -> np.ndarray:
         raise ValueError(f"the network gives {outputs.shape[-1]} classes, its card names {len(card.classes)}")
     if not card.classes:
         return outputs[..., 0]
-    counted = [number for number, name in enumerate(card.classes) if name in TASK_CLASSES[card.task]]
+    counted = _counted(card)
     together = np.sum if "background" in card.classes else np.max
     return together(outputs[..., counted], axis=-1)
+
+
+def is_of_task(card: Card, label: np.ndarray) -> np.ndarray:
+    """Truth of what `task_probability` gives the probability of: of 0 and 1, or of numbers of exclusive classes."""
+    return np.isin(np.rint(label), _counted(card)) if card.classes else label > 0.5
+
+
+def _counted(card: Card) -> list[int]:
+    """Numbers of the classes that count for the card's task."""
+    return [number for number, name in enumerate(card.classes) if name in TASK_CLASSES[card.task]]

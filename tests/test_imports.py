@@ -39,7 +39,8 @@ RANKS = [
     {"training.restoration", "training.restore", "training.views", "pipeline", "verify", "doctor", "inbox", "moving"}
     | {"training.folds", "training.checkpoints", "training.fingerprint", "training.histories"}
     | {"training.cross_validation", "evaluation.masks", "evaluation.cases"},
-    {"training.prepare", "training.threshold", "training.explore", "writers", "evaluation.judge"}
+    {"training.inputs", "training.neighbours", "training.volumes", "training.classes"}
+    | {"training.prepare", "training.threshold", "training.explore", "writers", "evaluation.judge"}
     | {"evaluation.judges"},
     {"training.plans", "training.build", "evaluation.pooling", "evaluation.page"},
     {"training.not_a_number", "training.finish", "training.sheet"},

@@ -119,6 +119,21 @@ def test_resume_with_other_settings_or_data_names_what_differs(data, tmp_path):
         train(SETTINGS, data, tmp_path / "out", resume=True)
 
 
+def test_a_checkpoint_of_before_there_were_neighbours_and_patches_is_gone_on_with(data, tmp_path):
+    settings, folder = replace(SETTINGS, epochs=1, split="none", threshold=0.5), tmp_path / "out" / "checkpoints"
+    train(settings, data, tmp_path / "out")
+    before = checkpoints.read_checkpoint(folder / "lungs")
+    for name in ("neighbours", "patch", "spacing_mm", "classes"):
+        del before.state["facts"]["settings"][name]
+    before.path.unlink()
+    checkpoints.write_checkpoint(folder / "lungs", 999, before.arrays, before.state)
+    told = []
+    train(settings, data, tmp_path / "out", resume=True, report=told.append)
+    assert told[0]["text"] == "finished before"
+    with pytest.raises(UsageError, match="settings.neighbours was 0, is 1"):
+        train(replace(settings, neighbours=1), data, tmp_path / "out", resume=True)
+
+
 def test_an_unfinished_training_is_not_thrown_away_for_a_new_one(data, tmp_path):
     stopped_after_an_epoch(data, tmp_path / "out")
     with pytest.raises(UsageError, match="unfinished training of lungs lies here, epoch 2, step 0"):

@@ -22,6 +22,7 @@ from covct.architectures import ARCHITECTURES
 from covct.training import plans
 from covct.training.dataset import Slices
 from covct.training.loop import train
+from covct.training.prepare import show
 from covct.training.settings import Settings
 
 SIZE = 16
@@ -31,9 +32,9 @@ SETTINGS = Settings(
 )
 
 
-def tiny(size: int = SIZE, base_filters: int = 2) -> keras.Model:
+def tiny(size: int = SIZE, base_filters: int = 2, channels: int = 1) -> keras.Model:
     """Everything that has a state: weights, moving statistics, random layers."""
-    inputs = keras.Input((size, size, 1))
+    inputs = keras.Input((size, size, channels))
     x = layers.Conv2D(base_filters, 3, padding="same", use_bias=False)(inputs)
     x = layers.BatchNormalization(momentum=0.9)(x)
     x = layers.Dropout(0.2)(layers.Activation("relu")(x))
@@ -63,7 +64,7 @@ def tiny_plan(sources, settings, restore=None, spoiled: tuple[str, int] | None =
         hu, lungs, _ = plans._pick(part, rng, noted)
         if origins is not None:
             origins += noted
-        x, truth = plans.show(how, hu + rng.normal(0, 30, hu.shape), lungs, np.ones(lungs.shape), rng)
+        x, truth = show(how, hu + rng.normal(0, 30, hu.shape), lungs, np.ones(lungs.shape), rng)
         if (noted[0].patient, noted[0].slice) == spoiled:
             x = x * np.nan
         return x, truth

@@ -137,18 +137,18 @@ def _line(event: dict[str, Any]) -> str:
 
 
 def _show(evaluation: dict[str, Any]) -> None:
-    table = Table(caption=RESEARCH_USE)
-    for name in ("task", "source", "cases", "patients", "Dice pooled (95 %)", "mean", "recall", "precision"):
-        table.add_column(name, no_wrap=name.startswith("Dice"))
+    table = Table(caption=f"n: patients. {RESEARCH_USE}")
+    for name in ("task", "source", "n", "Dice pooled (95 %)", "mean", "recall", "precision"):
+        table.add_column(name, no_wrap=True)
     with_folds = any(group["folds"] for group in evaluation["groups"])
     if with_folds:
-        table.add_column("folds, mean ± sd", no_wrap=True)
+        table.add_column("folds ± sd", no_wrap=True)
     for group in evaluation["groups"]:
         pooled, mean = group["pooled"], group["mean"]["dice"]
         interval = pooled["dice"]["interval"]
         within = f" ({_short(interval[0])}–{_short(interval[1])})" if interval else ""
         figures = (mean["value"], pooled["recall"]["value"], pooled["precision"]["value"])
-        numbers = str(group["cases"]), str(group["patients"]), _short(pooled["dice"]["value"]) + within
+        numbers = str(group["patients"]), _short(pooled["dice"]["value"]) + within
         spread = [_spread(group["folds"])] if with_folds else []
         table.add_row(group["task"], escape(group["source"]), *numbers, *map(_short, figures), *spread)
     stderr.print(table)

@@ -74,9 +74,30 @@ def train_command(
     clip_norm: Annotated[
         float, typer.Option(help="Each variable's gradient is cut to this norm; 0 leaves it.", min=0)
     ] = 1.0,
+    neighbours: Annotated[
+        int, typer.Option(help="2.5D: see so many slices on either side as channels. 0: one slice.", min=0)
+    ] = 0,
+    patch: Annotated[
+        str | None,
+        typer.Option(help="Of unet3d: slices, rows, columns at once. Default: 80,160,160.", show_default=False),
+    ] = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option(
+            help="Of unet3d: bring volumes to this distance of slices, rows, columns, mm: 2.7,1.58,1.58. "
+            "Default: the slices' own grid.",
+            show_default=False,
+        ),
+    ] = None,
+    classes: Annotated[
+        bool,
+        typer.Option(
+            "--classes", help="Tell classes apart: ground glass, consolidation, effusion; of lungs right and left."
+        ),
+    ] = False,
     epochs: Annotated[int, typer.Option(min=1)] = 12,
-    samples: Annotated[int, typer.Option(help="Augmented slices an epoch.", min=8)] = 1200,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    samples: Annotated[int, typer.Option(help="Augmented slices (of unet3d patches) an epoch.", min=8)] = 1200,
+    batch_size: Annotated[int | None, typer.Option(help="Default: 8; of unet3d 1.", min=1, show_default=False)] = None,
     patience: Annotated[
         int, typer.Option(help="End after so many epochs without a better validation; 0 trains all.", min=0)
     ] = 0,
@@ -153,17 +174,20 @@ def train_command(
         from covct.training.cross_validation import credit, threshold_of
         from covct.training.empty_slices import NETWORK
         from covct.training.find_lr import find_learning_rate
+        from covct.training.inputs import VOLUMETRIC, parse_patch, parse_three
         from covct.training.loop import train
         from covct.training.settings import Settings
 
     if cross_validated and threshold is None:
         threshold = threshold_of(cross_validated, task.value)
     usual = NETWORK if task is Task.empty_slices else "unet"
+    name = architecture_name(architecture or usual)
     settings = Settings(
-        task.value, epochs, samples, batch_size, learning_rate, base_filters,
-        architecture_name(architecture or usual), loss,
+        task.value, epochs, samples, batch_size or (1 if name == VOLUMETRIC else 8), learning_rate, base_filters,
+        name, loss,
         optimizer.value, schedule.value, clip_norm, patience, ema, split, folds, fold or 0, threshold, seed,
         mixed_precision, augment=augment.value, recipe=recipe, field_of_view=field_of_view, size=size,
+        neighbours=neighbours, patch=parse_patch(patch), spacing_mm=parse_three("--spacing", spacing), classes=classes,
     )  # fmt: skip
     if show_augmented:
         from covct.training.sheet import write_augmented
@@ -284,12 +308,12 @@ def _sentence(event: dict[str, Any]) -> str:
         return event["text"]
     if event["event"] == "started":
         return (
-            f"{event['task']}: {event['epochs']} epochs of {event['steps']} steps of {event['batch_size']} slices, "
+            f"{event['task']}: {event['epochs']} epochs of {event['steps']} steps of {event['batch_size']} samples, "
             f"{event['parameters']} parameters, on {event['device']}"
         )
     if event["event"] == "step":
         rate, left = event.get("slices_per_second"), event.get("seconds_left")
-        pace = f", {rate:.1f} slices/s" if rate else ""
+        pace = f", {rate:.1f} samples/s" if rate else ""
         return f"step {event['step']}: loss {event['loss']:.4f}{pace}{f', {_duration(left)} left' if left else ''}"
     figures = ", ".join(f"{k} {v:.4g}" for k, v in event.items() if isinstance(v, float))
     return f"epoch {event['epoch']}: {figures}; best epoch {event['best_epoch']}"

@@ -101,6 +101,11 @@ def look_at_slices(networks: Networks, truth: Truth, infection: bool = True) -> 
 def _probability(network: Network, hu: np.ndarray, lungs: np.ndarray | None = None) -> np.ndarray:
     """(slices, rows, columns) float16, on the pixels of the slices; these are cut to the body already."""
     card, shape = network.card, hu.shape[1:]
+    if card.spacing_mm:
+        raise UsageError(
+            f"{card.name} is a network of volumes at {card.spacing_mm} mm: got slices whose distance is not known, "
+            "wanted whole series (NIfTI or DICOM)"
+        )
     view = whole_slice(shape) if card.field_of_view in CUT_ALREADY else field_of_view(card, hu, MODEL_PIXEL_MM, lungs)
     seen = probabilities(network, hu, view, np.ones(len(hu), bool))
     if view == whole_slice(shape) and seen.shape == hu.shape:

@@ -201,8 +201,14 @@ def insert_opacity(hu, lungs, rng):
     Returns (hu, mask): the mask float32 in 0..1, all zero where the lung is too small.
     """
     mask = lesion_mask(lungs, rng)
+    target, texture = random_density(rng)
+    return fill_air(hu, mask, target, rng, texture), mask
+
+
+def random_density(rng) -> tuple[float, float]:
+    """Median HU and texture of an invented lesion: ground glass three times in four."""
     target = rng.uniform(-740, -300) if rng.random() < 0.75 else rng.uniform(-300, 20)
-    return fill_air(hu, mask, target, rng, rng.uniform(0, 0.35)), mask
+    return target, rng.uniform(0, 0.35)
 
 
 def transplant_lesion(hu, lungs, donor_hu, donor_lungs, donor_infection, rng):

@@ -12,6 +12,7 @@ import keras
 from covct.architectures import ARCHITECTURES
 from covct.errors import UsageError
 from covct.training.folds import parse_split
+from covct.training.inputs import arguments_for, check_inputs, input_of
 from covct.training.losses import LOSSES, WeightedDice
 from covct.training.optimizers import OPTIMIZERS
 from covct.training.schedules import SCHEDULES
@@ -28,6 +29,7 @@ def check(settings: Settings) -> None:
     ):
         if name not in known:
             raise UsageError(f"no {what} is called {name}; there are {', '.join(filter(None, known))}")
+    check_inputs(settings)
     if not settings.steps_per_epoch:
         raise UsageError(f"--samples {settings.samples_per_epoch}: wanted --batch-size {settings.batch_size} or more")
     if settings.folds and not (settings.folds >= 2 and 0 <= settings.fold < settings.folds):
@@ -46,7 +48,7 @@ def check(settings: Settings) -> None:
 def arguments_of(settings: Settings, size: int) -> dict[str, Any]:
     """The architecture's arguments, as they go into the card: its own base filters where none were asked for."""
     known = inspect.signature(ARCHITECTURES[settings.architecture]).parameters
-    arguments: dict[str, Any] = {"size": size}
+    arguments = arguments_for(settings, size)
     base = known["base_filters"].default if "base_filters" in known else None
     if settings.base_filters or base:
         arguments["base_filters"] = settings.base_filters or base
@@ -60,10 +62,10 @@ def build(settings: Settings, size: int) -> keras.Model:
             network = ARCHITECTURES[settings.architecture](**arguments_of(settings, size))
         except (TypeError, ValueError) as error:
             raise UsageError(f"--architecture {settings.architecture}: {error}") from error
-    if network.input_shape != (None, size, size, 1):
+    if network.input_shape[1:] != input_of(settings, size):
         raise UsageError(
-            f"--architecture {settings.architecture}: it takes {network.input_shape}, "
-            f"the training data are slices {(None, size, size, 1)}"
+            f"--architecture {settings.architecture}: it takes {network.input_shape[1:]}, "
+            f"a sample is {input_of(settings, size)}"
         )
     return network
 

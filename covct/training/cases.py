@@ -131,6 +131,8 @@ class Labelled:
         Between slices, rows, columns.
     orientation : str
         Of the file's axes, as it lay on disk.
+    numbers : (slices,) int or None
+        Where some slices are left out, the numbers of those that remain; None: they are all there.
     """
 
     case: Case
@@ -143,6 +145,7 @@ class Labelled:
     classes: np.ndarray | None
     spacing_mm: tuple[float, float, float] | None
     orientation: str
+    numbers: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)

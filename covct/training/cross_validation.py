@@ -54,7 +54,7 @@ def summarise(out: Path, task: str, folds: int) -> dict[str, Any]:
     return summary
 
 
-ALIKE = ("task", "architecture", "recipe", "field_of_view", "size", "channels", "patch", "classes")
+ALIKE = ("task", "architecture", "recipe", "field_of_view", "size", "channels", "patch", "spacing_mm", "classes")
 
 
 def threshold_of(folder: Path, task: str) -> float:

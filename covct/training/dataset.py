@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from covct.training.augment import noise
 from covct.training.cases import Case, Labelled, LeftOut, medseg_patient, person_of
 from covct.training.domains import CLAHE, HU, as_grey, hu_by_anchors, hu_of_window, marked_pixels
 from covct.training.layouts import read_volume_rows, search_cases
-from covct.training.read_case import read_case
+from covct.training.read_case import class_picture, read_case
 from covct.training.screen import SAME, Likeness, Screen
 
 SIZE = 256
@@ -52,6 +52,15 @@ class Slices:
     source : str
     classes : (slices, 256, 256) uint8 or None
         1 ground glass, 2 consolidation, 3 effusion; `UNKNOWN_CLASS` where nobody told them apart.
+    sides : (slices, 256, 256) uint8 or None
+        1 right lung, 2 left lung; `UNKNOWN_CLASS` where nobody told them apart.
+    places : (slices, 2) int or None
+        The number of the volume that a slice is of, and its own in it: those one apart are adjacent in the data. None:
+        every slice is by itself.
+    spacing_mm : (slices, 3) float or None
+        Between slices, rows and columns, of the 256 x 256 pixels; NaN where it is not known.
+    pool, around : Slices and (slices, channels) int, or None
+        Each slice's neighbours as indices into the pool, itself in the middle; see `training.neighbours`.
     """
 
     hu: np.ndarray
@@ -60,6 +69,11 @@ class Slices:
     patients: tuple[str, ...]
     source: str
     classes: np.ndarray | None = None
+    sides: np.ndarray | None = None
+    places: np.ndarray | None = None
+    spacing_mm: np.ndarray | None = None
+    pool: Slices | None = None
+    around: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.hu)
@@ -71,26 +85,22 @@ class Slices:
 
     def with_lung(self, pixels: int = 200) -> Slices:
         """The slices with at least so much lung."""
-        return self._chosen(np.count_nonzero(self.lungs == 1, axis=(1, 2)) >= pixels)
+        return self.chosen(np.count_nonzero(self.lungs == 1, axis=(1, 2)) >= pixels)
 
     def with_known_lungs(self) -> Slices:
         """The slices that somebody marked the lungs in."""
         known = (self.lungs != UNKNOWN).all(axis=(1, 2))
-        return self if known.all() else self._chosen(known)
+        return self if known.all() else self.chosen(known)
 
     def of(self, patients: frozenset[str], keep: bool = True) -> Slices:
         """The slices of these patients, or with `keep` false of all others."""
-        return self._chosen(np.array([(patient in patients) == keep for patient in self.patients], bool))
+        return self.chosen(np.array([(patient in patients) == keep for patient in self.patients], bool))
 
-    def _chosen(self, chosen: np.ndarray) -> Slices:
-        return replace(
-            self,
-            hu=self.hu[chosen],
-            lungs=self.lungs[chosen],
-            infection=self.infection[chosen],
-            patients=tuple(p for p, c in zip(self.patients, chosen, strict=True) if c),
-            classes=None if self.classes is None else self.classes[chosen],
-        )
+    def chosen(self, chosen: np.ndarray) -> Slices:
+        """Some of the slices. chosen (slices,) bool."""
+        arrays = {name: value[chosen] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        kept = tuple(patient for patient, c in zip(self.patients, chosen, strict=True) if c)
+        return replace(self, **arrays, patients=kept)
 
 
 def held_out_patients(patients: list[str], share: float, seed: int) -> frozenset[str]:
@@ -141,15 +151,13 @@ def read_ma_slices(folder: Path, restore: Restore, only: frozenset[str] | None =
 
     `only`: of these patients.
     """
-    parts: list[tuple[np.ndarray, ...]] = []
-    patients: list[str] = []
+    parts = []
     for patient, _, pixels, lungs, infection in read_ma_volumes(folder):
         if only is not None and patient not in only:
             continue
-        hu = restore(pixels)
-        parts.append(_model_space(hu, lungs, infection, _view_around_lungs(lungs)))
-        patients += [patient] * len(pixels)
-    return _join(parts, patients, "ma")
+        hu, lungs, infection = _model_space(restore(pixels), lungs, infection, _view_around_lungs(lungs))
+        parts.append(Slices(hu, lungs, infection, (patient,) * len(hu), "ma", places=one_volume(range(len(hu)))))
+    return joined(parts, "ma")
 
 
 def read_lung_volumes(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray, tuple[float, float]]]:
@@ -166,27 +174,37 @@ def read_lung_volumes(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray, t
         As `read_case`: a mask is missing or does not fit, or it is no CT in HU.
     """
     volumes = {}
+    for labelled in _read_lung_cases(folder):
+        assert labelled.lungs is not None and labelled.spacing_mm
+        lungs = (labelled.lungs > 0).astype(np.uint8)
+        volumes[labelled.case.name] = (labelled.pixels, lungs, labelled.spacing_mm[1:])
+    return volumes
+
+
+def _read_lung_cases(folder: Path) -> Iterator[Labelled]:
     for path in sorted(folder.glob("*_ct.nii.gz")):
         name = path.name.removesuffix("_ct.nii.gz")
         masks = {"lungs": (path.with_name(f"{name}_lungs.nii.gz"),)}
-        labelled = read_case(Case(name, folder.name, folder, "nifti", name, (path,), masks, HU, negative=True))
-        assert labelled.lungs is not None and labelled.spacing_mm
-        volumes[name] = (labelled.pixels, (labelled.lungs > 0).astype(np.uint8), labelled.spacing_mm[1:])
-    return volumes
+        yield read_case(Case(name, folder.name, folder, "nifti", name, (path,), masks, HU, negative=True))
 
 
 def read_published_size(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray, tuple[float, float]]]:
     """As `read_lung_volumes`, at the 256 x 256 pixels of the published slices, which restorers are of."""
     out = {}
-    for name, (hu, lungs, spacing) in read_lung_volumes(folder).items():
-        rows, columns = hu.shape[1:]
-        if (rows, columns) != (SIZE, SIZE):
-            fine = hu.astype(np.float32)
-            hu = np.rint([cv2.resize(one, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for one in fine]).astype(np.int16)
-            lungs = _nearest(lungs, SIZE)
-            spacing = (spacing[0] * rows / SIZE, spacing[1] * columns / SIZE)
-        out[name] = hu, lungs, spacing
+    for name, (hu, lungs, (down, across)) in read_lung_volumes(folder).items():
+        hu, lungs, spacing = _published_size(hu, lungs, (1.0, down, across))
+        out[name] = hu, lungs, spacing[1:]
     return out
+
+
+def _published_size(hu: np.ndarray, lungs: np.ndarray, spacing_mm: tuple[float, float, float]):
+    rows, columns = hu.shape[1:]
+    if (rows, columns) == (SIZE, SIZE):
+        return hu, lungs, spacing_mm
+    fine = hu.astype(np.float32)
+    hu = np.rint([cv2.resize(one, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for one in fine]).astype(np.int16)
+    between, down, across = spacing_mm
+    return hu, _nearest(lungs, SIZE), (between, down * rows / SIZE, across * columns / SIZE)
 
 
 def read_lung_slices(folder: Path, restore: Restore | None = None) -> Slices:
@@ -195,18 +213,26 @@ def read_lung_slices(folder: Path, restore: Restore | None = None) -> Slices:
     With `restore` they go through the 8-bit recipe and back first: negatives that look restored, as source
     "lctsc-restored".
     """
-    parts: list[tuple[np.ndarray, ...]] = []
-    patients: list[str] = []
+    parts = []
     rng = np.random.default_rng(0)
-    volumes = read_published_size(folder) if restore else read_lung_volumes(folder)
-    for name, (hu, lungs, spacing) in volumes.items():
+    for labelled in _read_lung_cases(folder):
+        hu, labels, spacing = labelled.pixels, labelled.lungs, labelled.spacing_mm
+        assert labels is not None and spacing
         if restore:
+            hu, labels, spacing = _published_size(hu, labels, spacing)
             noisy = np.stack([noise(one.astype(np.float32), rng, strongest=80) for one in hu])
             hu = restore(recipe_pixels(noisy))
-        hu, lungs, _ = _model_space(hu, lungs, np.zeros_like(lungs), body_field_of_view(hu, spacing))
-        parts.append((hu, lungs, _clean_where_aerated(hu, lungs)))
-        patients += [person_of(name)] * len(hu)
-    return _join(parts, patients, "lctsc-restored" if restore else "lctsc")
+        view = body_field_of_view(hu, spacing[1:])
+        sides = _model_labels(labels, view, (1, 2)) if labelled.sides else None
+        hu, lungs, _ = _model_space(hu, labels > 0, np.zeros_like(labels), view)
+        patient, infection = person_of(labelled.case.name), _clean_where_aerated(hu, lungs)
+        parts.append(
+            Slices(
+                hu, lungs, infection, (patient,) * len(hu), "lctsc", None, sides,
+                one_volume(range(len(hu))), _model_spacing(len(hu), spacing, view),
+            )
+        )  # fmt: skip
+    return joined(parts, "lctsc-restored" if restore else "lctsc")
 
 
 def _clean_where_aerated(hu: np.ndarray, lungs: np.ndarray) -> np.ndarray:
@@ -222,18 +248,18 @@ def _smoothed_inside(hu: np.ndarray, mask: np.ndarray, sigma: float = 4.0) -> np
     return total / np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-3) - 1000
 
 
-def read_medseg_slices(folder: Path) -> Slices:
+def read_medseg_slices(folder: Path, with_classes: bool = False) -> Slices:
     """The 50 JPEG slices of medicalsegmentation.com: lung window, cropped, patient on the side.
 
-    The window is not told: see `hu_by_anchors`.
+    The window is not told: see `hu_by_anchors`. With `with_classes` also those of GT-multiclass/, where it has them.
     """
     stems = sorted((path.stem for path in (folder / "Imgs").glob("*.jpg")), key=lambda stem: (len(stem), stem))
     if not stems:
         raise UsageError(f"{folder / 'Imgs'}: no .jpg pictures; wanted them as medicalsegmentation.com has them")
-    return joined([read_medseg_slice(folder, stem) for stem in stems], "medseg")
+    return joined([read_medseg_slice(folder, stem, with_classes) for stem in stems], "medseg")
 
 
-def read_medseg_slice(folder: Path, stem: str) -> Slices:
+def read_medseg_slice(folder: Path, stem: str, with_classes: bool = False) -> Slices:
     """One of them, the patient upright."""
     gray = np.rot90(_read_gray(folder / "Imgs" / f"{stem}.jpg"), -1).astype(np.float32)
     truth = folder / "GT" / f"{stem}.png"
@@ -241,7 +267,13 @@ def read_medseg_slice(folder: Path, stem: str) -> Slices:
     if infection.shape != gray.shape:
         raise UsageError(f"{truth}: shape {infection.shape[::-1]}, its image {gray.shape[::-1]}")
     hu, mask = _cropped_in_model_space(hu_by_anchors(gray), infection)
-    return Slices(hu, np.full(hu.shape, UNKNOWN, np.uint8), mask, (medseg_patient(stem),), "medseg")
+    path, classes = folder / "GT-multiclass" / f"{stem}.png", None
+    if with_classes and path.is_file():
+        picture = np.rot90(class_picture(path), -1)
+        if picture.shape != gray.shape:
+            raise UsageError(f"{path}: shape {picture.shape[::-1]}, its image {gray.shape[::-1]}")
+        classes = _cropped_classes(picture)
+    return Slices(hu, np.full(hu.shape, UNKNOWN, np.uint8), mask, (medseg_patient(stem),), "medseg", classes)
 
 
 def _cropped_in_model_space(hu: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -395,7 +427,9 @@ def slices_of(labelled: Labelled, restore: Restore | None = None) -> Slices:
     case, shape = labelled.case, labelled.pixels.shape
     lungs = np.zeros(shape, np.uint8) if labelled.lungs is None else (labelled.lungs > 0).astype(np.uint8)
     infection = np.zeros(shape, np.uint8) if labelled.infection is None else labelled.infection
-    classes = labelled.classes
+    classes, sides = labelled.classes, labelled.lungs if labelled.sides else None
+    places = one_volume(range(len(labelled)) if labelled.numbers is None else labelled.numbers)
+    spacing = None
     if case.layout == "medseg":
         hu, infection = _cropped_in_model_space(hu_by_anchors(as_grey(labelled.pixels)[0]), infection[0] > 0)
         classes = None if classes is None else _cropped_classes(classes[0])
@@ -405,11 +439,14 @@ def slices_of(labelled: Labelled, restore: Restore | None = None) -> Slices:
         if hu.shape != shape:  # the restorer has a size of its own
             lungs, infection = (_nearest(mask, SIZE) for mask in (lungs, infection))
             classes = None if classes is None else _nearest(classes, SIZE)
+            sides = None if sides is None else _nearest(sides, SIZE)
             view = _view_around_lungs(lungs) if lungs.any() else whole_slice((SIZE, SIZE))
-        if classes is not None:
-            classes = np.maximum.reduce(
-                [np.uint8(value) * _model_mask(classes == value, view) for value in (1, 2, 3)], dtype=np.uint8
-            )
+        classes = None if classes is None else _model_labels(classes, view, (1, 2, 3))
+        sides = None if sides is None else _model_labels(sides, view, (1, 2))
+        if labelled.spacing_mm:
+            between, down, across = labelled.spacing_mm
+            pixel = (down * shape[1] / hu.shape[1], across * shape[2] / hu.shape[2])
+            spacing = _model_spacing(len(hu), (between, *pixel), view)
         hu, lungs, infection = _model_space(hu, lungs, infection, view)
     if case.negative:
         infection = _clean_where_aerated(hu, lungs)
@@ -417,7 +454,7 @@ def slices_of(labelled: Labelled, restore: Restore | None = None) -> Slices:
         infection = np.where(lungs > 0, UNKNOWN, 0).astype(np.uint8)
     if labelled.lungs is None:
         lungs = np.full(hu.shape, UNKNOWN, np.uint8)
-    return Slices(hu, lungs, infection, (case.patient,) * len(hu), case.source, classes)
+    return Slices(hu, lungs, infection, (case.patient,) * len(hu), case.source, classes, sides, places, spacing)
 
 
 def to_hounsfield(labelled: Labelled, restore: Restore | None = None) -> np.ndarray:
@@ -468,20 +505,46 @@ def _cropped_classes(classes: np.ndarray) -> np.ndarray:
 def joined(parts: Iterable[Slices], source: str) -> Slices:
     """Several sources as one."""
     parts = list(parts)
-    classes = None
-    if any(part.classes is not None for part in parts):
-        unknown = [np.full(part.hu.shape, UNKNOWN_CLASS, np.uint8) for part in parts]
-        classes = np.concatenate(
-            [u if part.classes is None else part.classes for part, u in zip(parts, unknown, strict=True)]
-        )
     return Slices(
         np.concatenate([part.hu for part in parts]),
         np.concatenate([part.lungs for part in parts]),
         np.concatenate([part.infection for part in parts]),
         tuple(patient for part in parts for patient in part.patients),
         source,
-        classes,
+        _labels_joined([part.classes for part in parts], parts),
+        _labels_joined([part.sides for part in parts], parts),
+        _places_joined(parts),
+        np.concatenate([np.full((len(p), 3), np.nan) if p.spacing_mm is None else p.spacing_mm for p in parts]),
     )
+
+
+def _labels_joined(labels: list[np.ndarray | None], parts: list[Slices]) -> np.ndarray | None:
+    """Labels of several sources, `UNKNOWN_CLASS` where one has none; None where nobody has."""
+    if all(one is None for one in labels):
+        return None
+    unknown = (np.full(part.hu.shape, UNKNOWN_CLASS, np.uint8) for part in parts)
+    return np.concatenate([u if one is None else one for one, u in zip(labels, unknown, strict=True)])
+
+
+def _places_joined(parts: list[Slices]) -> np.ndarray:
+    """The places of several sources' slices, no volume of one with the number of another's."""
+    out, first = [np.zeros((0, 2), int)], 0
+    for part in parts:
+        places = np.stack([np.arange(len(part)), np.zeros(len(part), int)], 1) if part.places is None else part.places
+        out.append(places + (first, 0))
+        first += int(places[:, 0].max(initial=-1)) + 1
+    return np.concatenate(out)
+
+
+def one_volume(numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The places of slices of one volume, by their numbers in it: (slices, 2) int."""
+    return np.stack([np.zeros(len(numbers), int), np.asarray(numbers, int)], 1)
+
+
+def _model_spacing(count: int, spacing_mm: tuple[float, float, float], view: FieldOfView) -> np.ndarray:
+    """The spacing of slices once a field of view of them is 256 x 256: (count, 3) float."""
+    between, down, across = spacing_mm
+    return np.tile((between, down * view.height / SIZE, across * view.width / SIZE), (count, 1))
 
 
 def _view_around_lungs(lungs: np.ndarray) -> FieldOfView:
@@ -503,9 +566,9 @@ def _model_mask(mask: np.ndarray, view: FieldOfView) -> np.ndarray:
     return (to_model_space(mask.astype(np.float32) * 1000 + -1000, view, SIZE) > -500).astype(np.uint8)
 
 
-def _join(parts, patients, source) -> Slices:
-    hu, lungs, infection = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Slices(hu, lungs, infection, tuple(patients), source)
+def _model_labels(labels: np.ndarray, view: FieldOfView, values: tuple[int, ...]) -> np.ndarray:
+    """As `_model_mask`, of labels; where two meet in one pixel the higher."""
+    return np.maximum.reduce([np.uint8(v) * _model_mask(labels == v, view) for v in values], dtype=np.uint8)
 
 
 def _stacked(paths: list[Path]) -> np.ndarray:

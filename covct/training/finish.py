@@ -18,6 +18,7 @@ from covct.stop import unbroken
 from covct.training.build import arguments_of, build
 from covct.training.empty_slices import choose_gate_threshold
 from covct.training.folds import is_by_slice
+from covct.training.inputs import card_fields, limits_of
 from covct.training.learned import learned_patients
 from covct.training.plans import Plan
 from covct.training.progress import Progress
@@ -128,6 +129,7 @@ def _card(settings: Settings, plan: Plan, progress: Progress, name: str, sha256:
         },
         limits=limits(settings, plan),
         scores=scores,
+        **card_fields(settings),
     )
 
 
@@ -135,4 +137,5 @@ def limits(settings: Settings, plan: Plan) -> str:
     """What is known to be wrong with the network, a leaking split first."""
     texts = [leak_of(plan)] if is_by_slice(settings) else []
     texts += [LIMITS[settings.task]] if settings.task in LIMITS else []
+    texts += limits_of(settings)
     return " ".join([*texts, UNSCORED if plan.validation is None else OPTIMISTIC])

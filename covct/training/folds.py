@@ -10,14 +10,14 @@ import json
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from covct.errors import UsageError
 from covct.state import output_errors, write_json
-from covct.training.dataset import Slices, held_out_patients
+from covct.training.dataset import held_out_patients
 from covct.training.settings import Settings
 
 FILE = "folds.json"
@@ -90,13 +90,6 @@ def held_out(patients: Sequence[str], settings: Settings) -> np.ndarray:
         return np.isin(np.arange(len(patients)), chosen[: max(1, round(split.share * len(patients)))])
     held = held_out_patients(list(patients), split.share, settings.seed)
     return np.array([patient in held for patient in patients], bool)
-
-
-def take(part: Slices, chosen: np.ndarray) -> Slices:
-    """The chosen slices of a source. chosen (slices,) bool."""
-    arrays = {name: value[chosen] for name, value in vars(part).items() if isinstance(value, np.ndarray)}
-    kept = tuple(patient for patient, c in zip(part.patients, chosen, strict=True) if c)
-    return replace(part, **arrays, patients=kept)
 
 
 def patients_on_both_sides(trained: Sequence[Sequence[str]], held: Sequence[Sequence[str]]) -> list[str]:

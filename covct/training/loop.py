@@ -38,7 +38,7 @@ from covct.training.plans import PLANS, Plan
 from covct.training.progress import Pace, Progress
 from covct.training.restoration import load_restorer
 from covct.training.schedules import SCHEDULES
-from covct.training.settings import Settings
+from covct.training.settings import Settings, with_defaults
 
 CHECKPOINT_STEPS = 100
 Report = Callable[[dict[str, Any]], None]
@@ -79,8 +79,8 @@ def train(
     report : function (event)
         Told of what happens: {"event": "started" | "step" | "epoch" | "note", ...}.
     plan : Plan, optional
-        One that `read_plan` made by settings that differ at most in the network: several networks then learn from data
-        that is read once.
+        One that `read_plan` made by settings that differ at most in the network, all of slices or all of volumes:
+        several networks then learn from data that is read once.
     backbone : Path, optional
         Published ResNet50 weights (`segment.start_from_backbone`) that a deeplabv3-plus starts from.
 
@@ -228,7 +228,9 @@ class _Run:
         if before is None:
             self.report({"event": "note", "text": f"no checkpoint in {self.folder}: from the start"})
             return
-        if other := differences(before.state["facts"], self._facts()):
+        stored = before.state["facts"]
+        stored = {**stored, "settings": histories.plain(with_defaults(stored["settings"]))}
+        if other := differences(stored, self._facts()):
             raise UsageError(f"{before.path}: made with other settings or data: {'; '.join(other)}")
         for name, variable in self._variables().items():
             if name not in before.arrays or before.arrays[name].shape != tuple(variable.shape):

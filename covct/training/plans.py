@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from covct.errors import UsageError
-from covct.training import augment
+from covct.training import classes, neighbours, volumes
 from covct.training.cases import person_of
 from covct.training.dataset import (
     SIZE,
@@ -24,9 +24,11 @@ from covct.training.dataset import (
     read_published_size,
 )
 from covct.training.empty_slices import of_slices
-from covct.training.folds import held_out, is_by_slice, patients_on_both_sides, refuse_patients_on_both_sides, take
-from covct.training.prepare import Preparation, crop, preparation, show
-from covct.training.presets import deform, tint
+from covct.training.folds import held_out, is_by_slice, patients_on_both_sides, refuse_patients_on_both_sides
+from covct.training.inputs import patch_of
+from covct.training.neighbours import show_part, show_stack, stack, with_context
+from covct.training.prepare import Preparation, crop, preparation
+from covct.training.presets import deform, tint_alike
 from covct.training.restoration import Sample, restoration_pair
 from covct.training.settings import Settings
 from covct.training.views import as_hounsfield, equalised
@@ -140,30 +142,35 @@ def plan_restorer(sources: dict[str, Path], settings: Settings, restore=None) ->
 def plan_lungs(sources: dict[str, Path], settings: Settings, restore) -> Plan:
     """Lungs with consolidation inside: radiologists' masks, and dense lesions put into real HU lungs."""
     how = preparation(settings)
+    if settings.classes:
+        return _plan_classes(sources, settings, restore, how, ("lungs", "cases"))
     marked = [part.with_known_lungs() for part in _read(sources, restore, ("ma", "lungs", "cases"))]
     parts = [crop(part, how.field_of_view) for part in marked if len(part)]
     if not parts:
         raise UsageError("lungs need slices with lung masks; none of the cases has one")
+    if patch_of(settings):
+        return _plan_volumes(parts, sources, settings, how)
     split = _split(parts, settings)
-    train_sets = split.train_sets
+    train_sets = [with_context(part, settings.neighbours) for part in split.train_sets]
 
     def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
         part = train_sets[rng.integers(len(train_sets))]
-        index = rng.integers(len(part))
-        _note(origins, part, int(index))
-        hu, lungs, infection = part.hu[index], part.lungs[index], part.infection[index]
+        index = int(rng.integers(len(part)))
+        _note(origins, part, index)
+        hu, lungs, infection = stack(part, index, rng)
         hu, lungs, infection = deform(
             how.preset, (hu, lungs, infection), ("hu", "mask", "mask"), rng, scale=(0.75, 1.25)
         )
         if how.preset.lesions and rng.random() < 0.4:
-            hu = augment.lung_density(hu, lungs, rng)
+            hu = neighbours.lung_density(hu, lungs, rng)
         if how.preset.lesions and rng.random() < 0.5:
-            hu, _ = augment.insert_opacity(hu, lungs, rng)
+            hu, _ = neighbours.insert_opacity(hu, lungs, rng)
         if part.source == "lctsc" and rng.random() < EQUALISED_SHARE:
             hu = equalised(hu)
-        return show(how, tint(how.preset, hu, rng), lungs == 1, np.ones(lungs.shape), rng)
+        return show_stack(how, tint_alike(how.preset, hu, rng), lungs == 1, np.ones(lungs.shape), rng)
 
-    checks = [_stack(how, part, part.lungs == 1, np.ones(part.lungs.shape)) for part in split.check_sets]
+    check_sets = [with_context(part, settings.neighbours) for part in split.check_sets]
+    checks = [_stack(how, part, part.lungs == 1, np.ones(part.lungs.shape)) for part in check_sets]
     return _plan(draw, how, checks, split, sources)
 
 
@@ -173,15 +180,21 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
     Ma slices keep, change or lose their lesions; LCTSC slices stay as they are or receive transplanted or
     invented ones, and half of them went through the recipe and the restoration like the Ma slices.
     """
+    how = preparation(settings)
+    if settings.classes:
+        return _plan_classes(sources, settings, restore, how, ("lungs", "medseg", "cases"))
     parts = _read(sources, restore, ("ma", "lungs", "medseg", "cases"))
     if restore and "lungs" in sources:
         parts.append(read_lung_slices(sources["lungs"], restore))
-    how = preparation(settings)
-    split = _split([crop(part, how.field_of_view) for part in parts], settings)
+    parts = [crop(part, how.field_of_view) for part in parts]
+    if patch_of(settings):
+        return _plan_volumes(parts, sources, settings, how)
+    split = _split(parts, settings)
     by_source = {part.source: part for part in split.train_sets}
     if "cases" in by_source and (by_source["cases"].infection == 1).any():
         # in HU, or brought there: learned from like the Ma slices
         by_source["ma"] = joined([by_source[name] for name in ("ma", "cases") if name in by_source], "ma")
+    by_source = {name: with_context(part, settings.neighbours) for name, part in by_source.items()}
     looks = [by_source[name] for name in ("ma", "ma-equalised") if name in by_source]
     medseg = by_source.get("medseg")
     clean = [by_source[name] for name in ("lctsc", "lctsc-restored") if name in by_source]
@@ -197,7 +210,7 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
             part = medseg if medseg and (not looks or rng.random() < 0.2) else looks[rng.integers(len(looks))]
             hu, lungs, infection = _pick(part, rng, origins)
             if how.preset.lesions and part.source in ("ma", "ma-equalised") and rng.random() < 0.4:
-                hu, infection = augment.rescale_lesion(hu.astype(np.float32), lungs, infection, rng)
+                hu, infection = neighbours.rescale_lesion(hu.astype(np.float32), lungs, infection, rng)
         else:
             part = clean[rng.integers(len(clean))]
             hu, lungs, infection = _pick(part, rng, origins)
@@ -207,13 +220,13 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
         own = at_the_ribs if part.source == "medseg" else EQUALISED if equalise else {"scale": (0.85, 1.3)}
         hu, lungs, infection = deform(how.preset, (hu, lungs, infection), ("hu", "mask", "mask"), rng, **own)
         if equalise:
-            hu = equalised(tint(how.preset, hu, rng))
+            hu = equalised(tint_alike(how.preset, hu, rng))
         elif how.preset.lesions and rng.random() < 0.25:
-            hu = augment.lung_density(hu, lungs == 1, rng)
-        return show(how, tint(how.preset, hu, rng), infection == 1, infection != UNKNOWN, rng)
+            hu = neighbours.lung_density(hu, lungs == 1, rng)
+        return show_stack(how, tint_alike(how.preset, hu, rng), infection == 1, infection != UNKNOWN, rng)
 
     checks = [
-        _stack(how, part, part.infection == 1, part.infection != UNKNOWN)
+        _stack(how, with_context(part, settings.neighbours), part.infection == 1, part.infection != UNKNOWN)
         for part in split.check_sets
         if part.source != "lctsc-restored"
     ]
@@ -227,17 +240,76 @@ def _maybe_diseased(hu, lungs, infection, donors, rng, origins):
     if kind < 0.75 and donors is not None:
         donor = rng.integers(len(donors))
         _note(origins, donors, donor)
-        hu, mask = augment.transplant_lesion(
+        hu, mask = neighbours.transplant_lesion(
             hu, lungs, donors.hu[donor], donors.lungs[donor], donors.infection[donor], rng
         )
     else:
         before = hu
-        hu, mask = augment.insert_opacity(hu, lungs, rng)
+        hu, mask = neighbours.insert_opacity(hu, lungs, rng)
         mask = mask * (hu - before > 40)
     return hu, np.where(mask > 0.5, 1, infection).astype(np.uint8)
 
 
-def _read(sources: dict[str, Path], restore, wanted: tuple[str, ...]) -> list[Slices]:
+def _plan_volumes(parts: list[Slices], sources: dict[str, Path], settings: Settings, how: Preparation) -> Plan:
+    """Lungs or infection in patches of whole volumes, every volume alike."""
+    parts = volumes.can_be_volumes(parts, settings)
+    sources = _used(sources, parts)
+    split, patch = _split(parts, settings), patch_of(settings)
+
+    def volumes_in(part: Slices) -> list[volumes.Volume]:
+        is_lungs = settings.task == "lungs"
+        label = part.lungs == 1 if is_lungs else part.infection == 1
+        known = np.ones(label.shape, bool) if is_lungs else part.infection != UNKNOWN
+        return volumes.volumes_of(part, label, known, how, settings, patch)
+
+    trained = [volume for part in split.train_sets for volume in volumes_in(part)]
+    if not any(volume.label.any() for volume in trained):
+        raise UsageError(f"{settings.task} needs volumes with masks of it; none of those to be trained on has any")
+
+    def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
+        volume = trained[rng.integers(len(trained))]
+        if origins is not None:
+            origins.append(Origin(volume.source, volume.patient, volume.first))
+        equalise = volume.source == "lctsc" and rng.random() < EQUALISED_SHARE
+        return volumes.draw_patch(volume, how, patch, rng, equalise)
+
+    held = [volume for part in split.check_sets if part.source != "lctsc-restored" for volume in volumes_in(part)]
+    checks = [volumes.validation_patches(held, how, patch, settings.seed)]
+    return _plan(draw, how, checks, split, sources, "dice+ce" if settings.task == "lungs" else "tversky+ce")
+
+
+def _plan_classes(
+    sources: dict[str, Path], settings: Settings, restore, how: Preparation, wanted: tuple[str, ...]
+) -> Plan:
+    """The task's classes, from the slices on which they are told apart; half of the samples of any patient alike."""
+    read = _read(sources, restore, wanted, with_classes=True) if sources.keys() & set(wanted) else []
+    parts = [crop(part, how.field_of_view) for part in read]
+    parts = classes.with_classes(parts, settings.task)
+    sources = _used(sources, parts)
+    split = _split(parts, settings)
+    train_sets = [with_context(part, settings.neighbours) for part in split.train_sets]
+    showing = [part for part in train_sets if classes.shows_classes(part)]
+    clean = [part for part in train_sets if not classes.shows_classes(part)]
+    if not showing:
+        raise UsageError("--classes: every patient whose masks tell them apart is held out; wanted more, or --split")
+
+    def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
+        among = showing if not clean or rng.random() < 0.68 else clean
+        part = among[rng.integers(len(among))]
+        index = _place(part, rng, origins)
+        equalise = part.source in ("lctsc", "medseg") and rng.random() < EQUALISED_SHARE
+        own = CROPPED if part.source == "medseg" else EQUALISED if equalise else {"scale": (0.85, 1.3)}
+        return classes.draw(part, index, how, settings.task, own, equalise, rng)
+
+    checks = [
+        show_part(how, with_context(part, settings.neighbours), *classes.truth_of_classes(part.classes), step=1)
+        for part in split.check_sets
+        if part.classes is not None
+    ]
+    return _plan(draw, how, checks, split, sources)
+
+
+def _read(sources: dict[str, Path], restore, wanted: tuple[str, ...], with_classes: bool = False) -> list[Slices]:
     parts = []
     if "ma" in wanted and "ma" in sources:
         if restore is None:
@@ -247,7 +319,7 @@ def _read(sources: dict[str, Path], restore, wanted: tuple[str, ...]) -> list[Sl
     if "lungs" in wanted and "lungs" in sources:
         parts.append(read_lung_slices(sources["lungs"]))
     if "medseg" in wanted and "medseg" in sources:
-        parts.append(read_medseg_slices(sources["medseg"]))
+        parts.append(read_medseg_slices(sources["medseg"], with_classes))
     if "cases" in wanted and "cases" in sources:
         parts.append(read_other_slices(sources["cases"], sources, restore))
     if not parts:
@@ -271,8 +343,8 @@ def _split(parts: list[Slices], settings: Settings) -> _Parted:
     patients = {part.source: part.patients for part in parts}
     both, told = _judged(patients, held, settings)
     return _Parted(
-        [take(part, ~held[part.source]) for part in parts],
-        [take(part, held[part.source]) for part in parts],
+        [part.chosen(~held[part.source]) for part in parts],
+        [part.chosen(held[part.source]) for part in parts],
         told,
         {source: sorted(set(names)) for source, names in patients.items()},
         both,
@@ -300,18 +372,23 @@ def _note(origins: Origins | None, part: Slices, index: int) -> None:
 
 
 def _pick(part: Slices, rng, origins: Origins | None = None):
+    """HU, lungs and infection of a slice, or of it and its neighbours."""
+    return stack(part, _place(part, rng, origins), rng)
+
+
+def _place(part: Slices, rng, origins: Origins | None = None) -> int:
     """A slice: half the time of any patient alike, else any slice alike; patients have 2 to 180 slices."""
     index = rng.integers(len(part))
     if rng.random() < 0.5:
         patient = part.patients[rng.choice(part.first_of_patients)]
         index = rng.choice(np.flatnonzero(np.array(part.patients) == patient))
     _note(origins, part, index)
-    return part.hu[index], part.lungs[index], part.infection[index]
+    return int(index)
 
 
 def _stack(how: Preparation, part: Slices, label, weight) -> Sample:
     """Every second slice: neighbours tell little more, and cost as much."""
-    return show(how, part.hu[::2], label[::2], weight[::2])
+    return show_part(how, part, label, weight, 2)
 
 
 def _plan(draw, how: Preparation, checks, split: _Parted, sources, loss="dice+ce") -> Plan:
@@ -331,6 +408,12 @@ def _plan(draw, how: Preparation, checks, split: _Parted, sources, loss="dice+ce
         how.size,
         dict(how.arguments),
     )
+
+
+def _used(sources: dict[str, Path], parts: list[Slices]) -> dict[str, Path]:
+    """The sources that something is left of."""
+    left = {{"lctsc": "lungs"}.get(part.source.split("-")[0], part.source.split("-")[0]) for part in parts}
+    return {name: folder for name, folder in sources.items() if name in left}
 
 
 def _cite(sources: dict[str, Path], *names: str) -> dict[str, str]:

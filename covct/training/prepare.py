@@ -69,16 +69,20 @@ def crop(part: Slices, field_of_view: str) -> Slices:
     if field_of_view == "body":
         return part
     hu, lungs, infection = (np.empty_like(array) for array in (part.hu, part.lungs, part.infection))
-    classes = None if part.classes is None else np.empty_like(part.classes)
+    labels = {name: value for name in ("classes", "sides") if (value := getattr(part, name)) is not None}
+    cut = {name: np.empty_like(value) for name, value in labels.items()}
+    spacing = None if part.spacing_mm is None else part.spacing_mm.copy()
     for patient in sorted(set(part.patients)):
         mine = np.array([one == patient for one in part.patients])
         view = FIELDS_OF_VIEW[field_of_view](part.hu[mine], (PIXEL_MM, PIXEL_MM), part.lungs[mine] == 1)
         hu[mine] = np.rint(to_model_space(part.hu[mine], view, SIZE))
         for out, masks in ((lungs, part.lungs), (infection, part.infection)):
             out[mine] = _cut_labels(masks[mine], view)
-        if classes is not None and part.classes is not None:
-            classes[mine] = _cut_labels(part.classes[mine], view)
-    return replace(part, hu=hu, lungs=lungs, infection=infection, classes=classes)
+        for name, value in labels.items():
+            cut[name][mine] = _cut_labels(value[mine], view)
+        if spacing is not None:
+            spacing[mine, 1:] *= np.array((view.height, view.width)) / SIZE
+    return replace(part, hu=hu, lungs=lungs, infection=infection, spacing_mm=spacing, **cut)
 
 
 def _cut_labels(labels: np.ndarray, view) -> np.ndarray:
@@ -98,18 +102,36 @@ def show(how: Preparation, hu, label, weight, rng: np.random.Generator | None = 
     hu, label, weight (..., rows, columns) -> (..., size, size, 1) float32 and (..., size, size, 2) float32, label and
     weight. With `rng` CLAHE is as strong as the preset has it by chance.
     """
+    return see(how, hu, rng)[..., None], truth_of(how, label, weight)
+
+
+def see(how: Preparation, hu: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+    """HU (..., rows, columns) as the network sees it: (..., size, size) float32. `rng` as of `show`."""
+    sized = to_size(np.asarray(hu, np.float32).reshape(-1, *hu.shape[-2:]), how.size)
+    return recipe_of(how, rng)(sized).reshape(*hu.shape[:-2], how.size, how.size)
+
+
+def recipe_of(how: Preparation, rng: np.random.Generator | None = None):
+    """The recipe, (slices, rows, columns) HU -> float32 of that shape, with `rng` as strong as chance has it."""
     arguments = how.arguments if rng is None else with_strength(how.preset, how.recipe, how.arguments, rng)
-    shape, sides = hu.shape[:-2], hu.shape[-2:]
-    stack = np.asarray(hu, np.float32).reshape(-1, *sides)
+    return with_arguments(how.recipe, arguments)
+
+
+def to_size(hu: np.ndarray, size: int) -> np.ndarray:
+    """Slices (slices, rows, columns) float32 brought to `size` x `size`."""
+    if hu.shape[1:] == (size, size) or not len(hu):
+        return hu.reshape(-1, size, size)
+    shrink = cv2.INTER_AREA if size < hu.shape[1] else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(one, (size, size), interpolation=shrink) for one in hu])
+
+
+def truth_of(how: Preparation, label: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Labels and weights (..., rows, columns) of slices as one truth: (..., size, size, 2) float32."""
     truth = np.stack([label, weight], -1).astype(np.float32)
-    if sides != (how.size, how.size):
-        shrink = cv2.INTER_AREA if how.size < sides[0] else cv2.INTER_LINEAR
-        stack = np.stack([cv2.resize(one, (how.size, how.size), interpolation=shrink) for one in stack])
-        truth = np.stack(
-            [
-                cv2.resize(one, (how.size, how.size), interpolation=cv2.INTER_NEAREST_EXACT)
-                for one in truth.reshape(-1, *sides, 2)
-            ]
-        ).reshape(*shape, how.size, how.size, 2)
-    seen = with_arguments(how.recipe, arguments)(stack)
-    return seen.reshape(*shape, how.size, how.size, 1), truth
+    if truth.shape[-3:-1] == (how.size, how.size) or not truth.size:
+        return truth.reshape(*truth.shape[:-3], how.size, how.size, 2)
+    side = (how.size, how.size)
+    sized = [
+        cv2.resize(one, side, interpolation=cv2.INTER_NEAREST_EXACT) for one in truth.reshape(-1, *truth.shape[-3:])
+    ]
+    return np.stack(sized).reshape(*truth.shape[:-3], *side, 2)

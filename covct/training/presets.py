@@ -91,10 +91,15 @@ def augmented(preset: Preset, hu: np.ndarray, masks, rng: np.random.Generator, *
     hu (rows, columns) or (slices, rows, columns), masks likewise -> (hu, masks).
     """
     hu, *masks = deform(preset, (hu, *masks), ("hu", *("mask" for _ in masks)), rng, **own)
+    return tint_alike(preset, hu, rng), masks
+
+
+def tint_alike(preset: Preset, hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`tint` of one slice (rows, columns), or of a stack (slices, rows, columns) whose slices change alike."""
     if hu.ndim == 2:
-        return tint(preset, hu, rng), masks
-    seed = int(rng.integers(2**32))  # neighbours change alike
-    return np.stack([tint(preset, one, np.random.default_rng(seed)) for one in hu]), masks
+        return tint(preset, hu, rng)
+    seed = int(rng.integers(2**32))
+    return np.stack([tint(preset, one, np.random.default_rng(seed)) for one in hu])
 
 
 def with_strength(preset: Preset, recipe: str, arguments: Mapping[str, float], rng) -> dict[str, float]:

@@ -156,7 +156,7 @@ def _read_pictures(case: Case):
     for kind, paths in case.masks.items():
         read = []
         for path, image in zip(paths, grey, strict=True):
-            mask = _class_picture(path) if kind == "classes" else _picture(path)
+            mask = class_picture(path) if kind == "classes" else _picture(path)
             if mask.shape != image.shape:
                 raise CaseError("other-shape", f"{path}: shape {mask.shape}, its image {image.shape}")
             read.append(next(iter(_by_label(kind, mask, path).values())) if kind != "classes" else mask)
@@ -184,7 +184,7 @@ def _picture(path: Path) -> np.ndarray:
     return image
 
 
-def _class_picture(path: Path) -> np.ndarray:
+def class_picture(path: Path) -> np.ndarray:
     """1 ground glass (dark red), 2 consolidation (dark green), 3 effusion (dark blue); or these numbers in grey."""
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if image is None:

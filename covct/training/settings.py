@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,14 @@ class Settings:
         Cross-validation by patient: so many folds, and the one that is held out; 0 folds is `split`.
     threshold : float or None
         The card's; None chooses it on the validation patients.
+    neighbours : int
+        2.5D: so many slices on either side are seen with a slice.
+    patch : tuple of int
+        Of a network of volumes: slices, rows and columns that it sees at once; empty: 80, 160, 160.
+    spacing_mm : tuple of float
+        Volumes are brought to this distance of slices, rows and columns; empty: they stay on the grid of their slices.
+    classes : bool
+        A softmax over the task's classes in place of one probability.
     """
 
     task: str
@@ -55,6 +64,10 @@ class Settings:
     recipe: str = "hu-window:low=-1000,high=200"
     field_of_view: str = "body"
     size: int = 256
+    neighbours: int = 0
+    patch: tuple[int, ...] = ()
+    spacing_mm: tuple[float, ...] = ()
+    classes: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -63,3 +76,8 @@ class Settings:
     @property
     def steps(self) -> int:
         return self.epochs * self.steps_per_epoch
+
+
+def with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a checkpoint holds them, with the defaults of what there was not yet when it was written."""
+    return {one.name: one.default for one in fields(Settings) if one.default is not MISSING} | stored

@@ -11,6 +11,7 @@ import numpy as np
 from covct import RESEARCH_USE
 from covct.overlay import BACKGROUND, DIM_TEXT, FRAME, GAP, INFECTION, MARGIN, NOTICE, TEXT, put_text, text_width
 from covct.training.dataset import find_sources
+from covct.training.inputs import check_inputs
 from covct.training.plans import PLANS, Plan
 from covct.training.restoration import load_restorer
 from covct.training.settings import Settings
@@ -23,6 +24,7 @@ HEADER, FOOTER = 64, 56
 
 def write_augmented(settings: Settings, data: Path, out: Path, restorer: Path | None, count: int) -> Path:
     """Draw `count` samples as training would and write them as `OUT/TASK-augmented.png`."""
+    check_inputs(settings)
     plan = PLANS[settings.task](find_sources(data), settings, load_restorer(restorer) if restorer else None)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{settings.task}-augmented.png"
@@ -56,6 +58,9 @@ def sheet(plan: Plan, settings: Settings, count: int) -> np.ndarray:
 
 def _tile(plan: Plan, settings: Settings, index: int) -> np.ndarray:
     seen, truth = plan.draw(np.random.default_rng((settings.seed, index)))
+    if seen.ndim == 4:  # a patch: the slice that shows most
+        shown = int(np.argmax(np.count_nonzero(truth[..., 0] * truth[..., 1] > 0.5, axis=(1, 2))))
+        seen, truth = seen[shown], truth[shown]
     grey = seen[..., seen.shape[-1] // 2]
     if settings.task == "restorer":
         tile = np.hstack([_scaled(grey, TILE // 2), _scaled(truth[..., 0], TILE // 2)])

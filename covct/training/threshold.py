@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from covct.evaluation.calibration import FLAT_DICE
-from covct.networks import Network, predict
+from covct.networks import Network, is_of_task, predict
 from covct.training.empty_slices import choose_gate_threshold
 from covct.training.restoration import Sample
 
 
 def choose_threshold(network: Network, validation: Sample) -> tuple[float, dict[str, float]]:
-    """The probability whose pooled Dice on the validation slices is best; its scores.
+    """The probability whose pooled Dice on the validation samples is best; its scores.
 
     For infection the highest within 0.01 of the best. Chosen on held-out patients and never on others; their score is
     then a little optimistic, and the card says so.
@@ -19,7 +19,7 @@ def choose_threshold(network: Network, validation: Sample) -> tuple[float, dict[
     if network.card.task == "empty-slices":
         return choose_gate_threshold(network, validation)
     slices, truth = validation
-    label, known = truth[..., 0] > 0.5, truth[..., 1] > 0
+    label, known = is_of_task(network.card, truth[..., 0]), truth[..., 1] > 0
     probability = predict(network, slices)[known]
     label = label[known]
     positives = max(1, int(np.count_nonzero(label)))

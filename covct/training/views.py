@@ -25,5 +25,5 @@ def as_hounsfield(pixels: np.ndarray) -> np.ndarray:
 
 
 def equalised(hu: np.ndarray) -> np.ndarray:
-    """One HU slice in the look of the published ones: (256, 256) HU -> (256, 256) float32 HU of the window."""
-    return as_hounsfield(recipe_pixels(hu[None]))[0].astype(np.float32)
+    """HU in the look of the published slices: (rows, columns) or a stack of them -> float32 HU of the window."""
+    return as_hounsfield(recipe_pixels(hu.reshape(-1, *hu.shape[-2:]))).reshape(hu.shape).astype(np.float32)
