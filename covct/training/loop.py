@@ -99,17 +99,17 @@ def train(
         plan, network, facts = prepare(settings, data, out, initial, restorer, plan, backbone)
         if plan.on_both_sides:
             report({"event": "note", "text": leak_of(plan)})
-        if initial and (unknown := untold(read_card(initial))):
-            told = ", ".join(sha256[:12] for sha256 in unknown)
-            report({"event": "note", "text": f"{initial}: no card says whom these have learned from: {told}"})
+        started_from = read_card(initial) if initial else None  # now: the new card may take its place
+        if started_from and (hashes := ", ".join(sha256[:12] for sha256 in untold(started_from))):
+            report({"event": "note", "text": f"{initial}: no card says whom these have learned from: {hashes}"})
         run = _Run(settings, plan, network, folder, facts, checkpoint_steps, report)
         if resume:
             run.go_on()
         else:
             run.begin()
         run.train(workers or min(8, max(1, len(os.sched_getaffinity(0)) // 2)))
-        earlier = {"ancestors": ancestors_of(read_card(initial))} if initial else {}
-        return finish(run.best_weights(), settings, plan, run.progress, folder, facts | earlier)
+        told = facts | ({"ancestors": ancestors_of(started_from)} if started_from else {})
+        return finish(run.best_weights(), settings, plan, run.progress, folder, told)
 
 
 def read_plan(settings: Settings, sources: dict[str, Path], restorer: Path | None = None) -> Plan:
