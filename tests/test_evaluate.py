@@ -14,7 +14,7 @@ from conftest import make_networks, make_weights
 from typer.testing import CliRunner
 
 from covct import cli
-from covct.cards import read_card, write_card
+from covct.cards import file_sha256, read_card, write_card
 from covct.discover import discover
 from covct.errors import UsageError
 from covct.evaluation import agreement, bootstrap, calibration
@@ -25,6 +25,10 @@ from covct.evaluation.run import Order, evaluate
 from covct.evaluation.scores import SCORES, Counts, count, scores
 from covct.evaluation.surface import surface_scores
 from covct.nifti import write_nifti
+from covct.training.dataset import find_sources, read_lung_slices
+from covct.training.dicom_cases import pseudonym
+from covct.training.layouts import search_cases
+from covct.training.learned import ancestors_of, learned_patients
 
 # Scores
 
@@ -279,6 +283,21 @@ def test_a_mask_of_another_grid_is_refused_or_resampled(pairs, tmp_path):
     assert max(row["tasks"]["lungs"]["dice"] for row in evaluation["cases"]) == 1
 
 
+def test_a_missed_case_is_told_beside_the_mean_distance(pairs, tmp_path):
+    """Nothing called in b: its HD95 is infinite and in no mean, which alone would look better than without the miss."""
+    data, calls = pairs
+    write_nifti(box().with_array(np.zeros_like(box().array)), calls / "b_lungs.nii.gz")
+    [group] = judge(data, calls, tmp_path / "out")["groups"]
+    mean = group["mean"]["hd95_mm"]
+    assert (mean["value"], mean["cases"], mean["infinite"]) == (pytest.approx(2.0), 1, 1)
+    assert group["mean"]["dice"]["infinite"] == 0
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert page.count("and ∞ in 1 of 2 cases") == 1
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(files("covct").joinpath("evaluation.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(json.loads((tmp_path / "out" / "evaluation.json").read_text()))
+
+
 def test_a_mask_beside_its_scan_is_refused(pairs, tmp_path):
     data, calls = pairs
     moved = hd.Volume.from_components(
@@ -299,8 +318,9 @@ def test_labels_are_explained_or_refused(pairs, tmp_path):
         judge(data, calls, tmp_path / "out")
     write_nifti(box().with_array(box().array * 3), calls / "b_lungs.nii.gz")
     labels = parse_labels(["lungs=3"])
-    with pytest.raises(UsageError, match="none|lungs"):
-        judge(data, calls, tmp_path / "out", labels={"lungs": frozenset({"right"})})
+    for wanted, got in (("lungs=right", "right"), ("lungs=3,left", "left")):
+        with pytest.raises(UsageError, match=f"a_lungs.nii.gz: --label {wanted}: got {got}, wanted whole numbers"):
+            judge(data, calls, tmp_path / "out", labels=parse_labels([wanted]))
     (data / "a_lungs.nii.gz").unlink()
     (data / "b_lungs.nii.gz").unlink()
     for name in ("a", "b"):
@@ -355,12 +375,104 @@ def test_two_volumes_of_a_patient_are_two_cases_and_one_patient(tmp_path):
     assert (group["cases"], group["patients"], group["slices"]) == (3, 2, 6)
     assert group["pooled"]["dice"]["value"] == pytest.approx(0.5)
     assert group["volume_ml"] is None
-    assert group["mean"]["hd95_mm"] == {"value": None, "interval": None, "cases": 0}
+    assert group["mean"]["hd95_mm"] == {"value": None, "interval": None, "cases": 0, "infinite": 0}
     assert group["percent_of_lung"]["bias"]["value"] == pytest.approx(0)
     assert any("Spacing is not known of ma" in note for note in evaluation["notes"])
     (calls / "0001.png").unlink()
     with pytest.raises(UsageError, match=r"0001.png: no such file; 1 of the case's 2 slices have a mask"):
         judge(tmp_path / "data", tmp_path / "calls", tmp_path / "out", tasks=("infection",))
+
+
+def test_a_table_of_slices_is_read_as_in_training(tmp_path):
+    """Two volumes of two patients that claim one slice would put it on both sides; the line is named."""
+    loose_slices(tmp_path, [("p", 2, "up"), ("q", 3, "up")])
+    table = (tmp_path / "volumes.csv").read_text()
+    for old, new, words in ((",up,", ",front,", "line 2: anterior is 'front', wanted up or down"),
+                            ("0001,2", "x,2", "line 2: first '0000', last 'x'; wanted two numbers"),
+                            ("0002,", "0001,", "two rows claim slice 0001")):  # fmt: skip
+        assert old in table
+        (tmp_path / "volumes.csv").write_text(table.replace(old, new, 1))
+        with pytest.raises(UsageError, match=words):
+            find_cases(tmp_path, {})
+
+
+def as_training_has_them(data):
+    """Source and patient of each case below a folder, by the modules of training."""
+    sources = find_sources(data)
+    taken = {sources[known]: name for known, name in (("lungs", "lctsc"), ("ma", "ma")) if known in sources}
+    return {case.name: (taken.get(case.folder, "cases"), case.patient) for case in search_cases(data).cases}
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_a_person_in_two_sources_is_one_patient_of_all(names, pairs, tmp_path):
+    """Slices and NIfTI of one public volume: over all sources three patients, not four; b is another than b."""
+    data, calls = pairs
+    for folder in pairs:
+        (folder / "a_lungs.nii.gz").rename(folder / "coronacases_003_lungs.nii.gz")
+    (data / "a_ct.nii.gz").rename(data / "coronacases_003_ct.nii.gz")
+    loose_slices(data / "slices", [("coronacases_003", 2, "up"), ("b", 2, "up")])
+    (calls / "lungs").mkdir()
+    for path in (data / "slices" / "lungs").iterdir():
+        (calls / "lungs" / path.name).write_bytes(path.read_bytes())
+    groups = judge(data, calls, tmp_path / "out", names=names)["groups"]
+    assert [(group["source"], group["cases"], group["patients"]) for group in groups] == [
+        ("lctsc", 2, 2), ("ma", 2, 2), ("all", 4, 3)
+    ]  # fmt: skip
+    assert "4 cases of 3 patients" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+def test_a_patient_that_a_card_publishes_does_not_publish_the_name_of_his_file(pairs, weights, tmp_path):
+    data, calls = pairs
+    (data / "cases.csv").write_text("name,patient\na,p1\nb,b\n")
+    with_held_out(weights, cases=["p1", "b"])
+    rows = judge(data, calls, tmp_path / "out", weights=weights, patients="held-out")["cases"]
+    assert {row["patient"] for row in rows} == {"p1", "b"}
+    assert [row["case"] == "b" or row["case"].startswith("case-") for row in rows] == [True, True]
+
+
+@pytest.mark.parametrize("kind", ["lungs alone", "lungs alone, declared", "with infection"])
+def test_sources_and_patients_are_called_as_in_training(kind, pairs, tmp_path):
+    """Else people learned from count as new, held-out ones as learned from, and volumes of one patient as two."""
+    data, calls = pairs
+    for folder in pairs:
+        for old, new in (("a", "radiopaedia_10_85902_1"), ("b", "radiopaedia_10_85902_3")):
+            for path in folder.glob(f"{old}_*"):
+                path.rename(folder / path.name.replace(old, new, 1))
+    if kind == "lungs alone, declared":
+        (data / "cases.csv").write_text("name,patient,infection\nradiopaedia_10_85902_1,someone,unknown\n")
+    if kind == "with infection":
+        write_nifti(box(), data / "radiopaedia_10_85902_1_infection.nii.gz")
+    found = find_cases(data, {})
+    assert {case.name: (case.source, case.patient) for case in found} == as_training_has_them(data)
+    assert {case.source for case in found} == {"lctsc" if kind == "lungs alone" else "cases"}
+    [group] = judge(data, calls, tmp_path / "out")["groups"]
+    assert (group["cases"], group["patients"]) == (2, 2 if "declared" in kind else 1)
+
+
+def test_patients_of_volumes_restored_by_covct_are_not_new_to_a_network_that_learned_from_them(pairs, weights):
+    """`covct restore` writes cases.csv, and training then knows the folder as "cases": no card names "lctsc"."""
+    data, _ = pairs
+    (data / "cases.csv").write_text("name,patient,domain,infection\na,a,hu,unknown\nb,b,hu,unknown\n")
+    [judge] = find_judges(with_held_out(weights, cases=["a"]))
+    seen = {case.name: judge.seen(case, restored=False) for case in find_cases(data, {})}
+    assert seen == {"a": [], "b": ["lungs", "infection"]}
+
+
+def test_a_table_called_cases_where_no_case_lies_is_somebody_else_s(pairs):
+    data, _ = pairs
+    (data / "notes").mkdir()
+    (data / "notes" / "cases.csv").write_text("when,what\n")
+    assert len(find_cases(data, {})) == 2
+
+
+def test_volumes_of_one_person_are_never_parted_where_lungs_are_learned(pairs):
+    """The reader of the negatives has the same rule as the others."""
+    data, _ = pairs
+    for path in sorted(data.iterdir()):
+        path.rename(data / f"radiopaedia_10_8590{path.name}")
+    for path in data.glob("*_ct.nii.gz"):
+        write_nifti(box().with_array(np.where(box().array, -800, 40).astype(np.int16)), path)
+    assert set(read_lung_slices(data).patients) == {"radiopaedia_10"}
 
 
 def test_own_results_come_back_as_truth_and_as_calls(series_folder, phantom_series, tmp_path, weights):
@@ -393,6 +505,7 @@ def test_dicom_with_nifti_masks_beside_it(phantom, phantom_series, tmp_path):
     write_nifti(lungs, tmp_path / "data" / "chest_lungs.nii.gz")
     [case] = find_cases(tmp_path / "data", {})
     assert case.source == "cases"
+    assert case.patient == pseudonym(case.series), "as training calls the patient of a DICOM series"
     truth = case.read()
     assert truth.masks["lungs"].sum() == (phantom.lungs > 0).sum()
     assert truth.hu[truth.masks["lungs"]].mean() < -500, "the mask lies on the lungs"
@@ -436,11 +549,57 @@ def with_held_out(weights, **held):
 
 
 def test_who_is_not_held_out_was_learned_from(weights):
-    cards = [read_card(with_held_out(weights, ma=["p"]) / "lungs.json")]
+    cards = {"lungs": read_card(with_held_out(weights, ma=["p"]) / "lungs.json")}
     case = Case("p", "p", "ma", "hu", lambda: None)
     assert seen_by(case, cards) == []
     assert seen_by(replace(case, patient="q"), cards) == ["lungs"]
     assert seen_by(replace(case, patient="q", source="elsewhere"), cards) == []
+
+
+def test_whoever_an_ancestor_learned_from_is_not_new(weights):
+    """A network that started from one that knew p; as a restorer it counts only where it restores."""
+    first = read_card(with_held_out(weights, ma=["q"]) / "lungs.json")
+    later = replace(first, training={"held_out_patients": {"lctsc": ["k"]}, "ancestors": ancestors_of(first)})
+    write_card(replace(later, task="restorer", name="restorer"), with_held_out(weights, lctsc=["k"]))
+    case = Case("p", "p", "ma", "clahe-8bit", lambda: None)
+    assert seen_by(case, {"later": later}) == ["later"]
+    assert seen_by(replace(case, patient="q"), {"later": later}) == []
+    [judge] = find_judges(weights)
+    assert (judge.seen(case, restored=True), judge.seen(case, restored=False)) == (["restorer"], [])
+
+
+def test_a_network_of_unknown_ancestors_is_said_to_be_one(pairs, weights, tmp_path):
+    card = read_card(with_held_out(weights, lctsc=["a", "b"]) / "infection.json")
+    write_card(replace(card, training={**card.training, "initial": {"task": "infection", "sha256": "7" * 64}}), weights)
+    evaluation = judge(*pairs, tmp_path / "out", weights=weights)
+    note = "No card says whom every network behind infection has learned from: that of sha256 777777777777 is unknown."
+    assert note in evaluation["notes"]
+    assert not any("behind lungs" in note for note in evaluation["notes"])
+
+
+def test_a_person_is_known_again_in_another_source(weights):
+    """Learned from as slices, judged as NIfTI: public names and hashes of a Patient ID say who it is, others do not."""
+    card = read_card(with_held_out(weights, ma=["coronacases_001"]) / "lungs.json")
+    names = ["coronacases_003", "patient-0123456789ab", "case-003"]
+    told = learned_patients({"ma": ["coronacases_001", *names]}, {"ma": ["coronacases_001"]})
+    exact = replace(card, training={**card.training, "learned_patients": told})
+    for source, patient, known in (
+        ("cases", "coronacases_003", True), ("here", "coronacases_003", True), ("cases", "coronacases_001", False),
+        ("cases", "patient-0123456789ab", True), ("cases", "patient-ffff56789abc", False), ("cases", "case-003", False),
+    ):  # fmt: skip
+        case = Case("x", patient, source, "hu", lambda: None)
+        assert seen_by(case, {"exact": exact}) == ["exact"] * known, (source, patient)
+    assert seen_by(Case("x", "coronacases_003", "cases", "hu", lambda: None), {"old": card}) == ["old"]
+
+
+def test_a_folder_of_a_known_layout_may_have_been_among_the_own_cases(weights):
+    """Training knows only the first volumes.csv as "ma"; by its hashes a card tells its own cases from another's."""
+    held, everyone = {"cases": ["p"]}, {"cases": ["p", "q"]}
+    card = read_card(with_held_out(weights, **held) / "lungs.json")
+    exact = replace(card, training={"held_out_patients": held, "learned_patients": learned_patients(everyone, held)})
+    cases = [Case(name, name, "ma", "clahe-8bit", lambda: None) for name in "pqr"]
+    assert [bool(seen_by(case, {"old": card})) for case in cases] == [False, True, True]
+    assert [bool(seen_by(case, {"exact": exact})) for case in cases] == [False, True, False]
 
 
 def threshold_networks(folder):
@@ -525,6 +684,28 @@ def test_a_restorer_counts_only_where_it_is_asked(weights, tmp_path):
     assert judge.seen(clahe, restored=True) == ["restorer"]
     assert judge.seen(clahe, restored=False) == []
     assert judge.seen(hu, restored=True) == []
+
+
+@pytest.mark.parametrize("also", ["infection-fold-3", "lungs-fold-1", "empty-slices"])
+def test_every_network_that_is_loaded_counts(also, pairs, weights, tmp_path):
+    """Members of an ensemble, and the network that finds empty slices, have a hand in what is called: a is known."""
+    with_held_out(weights, lctsc=["a", "b"])
+    (weights / f"{also}.keras").write_bytes(b"another")
+    card = replace(read_card(weights / "lungs.json"), task=also.partition("-fold-")[0], weights=f"{also}.keras")
+    card = replace(card, sha256=file_sha256(weights / card.weights), training={"held_out_patients": {"lctsc": ["b"]}})
+    write_card(replace(card, name=also), weights)
+    evaluation = judge(*pairs, tmp_path / "out", weights=weights, patients="held-out")
+    assert [row["case"] for row in evaluation["cases"]] == ["b"]
+    used = evaluation["judged"]["cards"]
+    assert set(used) == {"lungs", "infection", also}
+    assert used[also]["card_sha256"] == file_sha256(weights / f"{also}.json")
+    assert used[also]["threshold"] == (None if "fold" in also else 0.5), "a member's threshold is not used"
+    assert also in (tmp_path / "out" / "evaluation.html").read_text()
+    evaluation = judge(*pairs, tmp_path / "out", weights=weights, also_seen=True)
+    assert {row["case"]: row["seen_by"] for row in evaluation["cases"]} == {"a": [also], "b": []}
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(files("covct").joinpath("evaluation.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(evaluation)
 
 
 def test_networks_of_another_input_size_are_judged_on_the_slices_own_pixels():

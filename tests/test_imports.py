@@ -32,7 +32,7 @@ RANKS = [
     {"architectures.unet", "architectures.unet3d", "architectures.deeplab", "architectures.segnet"}
     | {"architectures.slice_classifier"},
     {"architectures.__init__", "training.cases"},
-    {"training.dicom_cases"},
+    {"training.dicom_cases", "training.learned"},
     {"training.layouts", "training.read_case", "training.screen"},
     {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"}
     | {"training.stacks", "training.before_after", "training.empty_slices"},

@@ -1,6 +1,7 @@
 """Keras: networks, losses, weights. The only tests besides the end-to-end one that load it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,6 +129,61 @@ def test_a_patient_learned_from_cannot_be_held_out_later(tmp_path):
     _, path = small_card(tmp_path, training={"held_out_patients": {"ma": ["a", "c"]}})
     with pytest.raises(UsageError, match="has learned from b"):
         _refuse_a_leak(plan, read_card(path), plan.held_out)
+
+
+def held_out_here(**patients):
+    from covct.training.plans import Plan
+
+    return Plan(None, (None, None), "l1", "clahe", "whole", patients, {}, {})
+
+
+def test_a_patient_learned_from_two_networks_ago_is_a_leak(tmp_path):
+    """A learned from x, B started from A without that source, C starts from B and would be judged by x."""
+    from covct.training.learned import ancestors_of
+    from covct.training.loop import _refuse_a_leak
+
+    first = read_card(small_card(tmp_path, training={"held_out_patients": {"ma": ["a"]}})[1])
+    kept = {"held_out_patients": {"lctsc": ["k"]}, "ancestors": ancestors_of(first)}
+    second = replace(first, sha256="1" * 64, training=kept)
+    third = replace(first, sha256="2" * 64, training={"held_out_patients": {}, "ancestors": ancestors_of(second)})
+    assert [one["sha256"] for one in ancestors_of(third)] == ["2" * 64, "1" * 64, first.sha256]
+    for later in (second, third):
+        _refuse_a_leak(held_out_here(ma=["a"], lctsc=["k"]), later, ["ma", "lctsc"])
+        _refuse_a_leak(held_out_here(ma=["x"]), later, [])
+        with pytest.raises(UsageError, match="has learned from x, or started from a network that has"):
+            _refuse_a_leak(held_out_here(ma=["a", "x"]), later, ["ma"])
+
+
+def test_a_person_learned_from_in_one_source_is_not_held_out_in_another(tmp_path):
+    """The same public volume as slices and as NIfTI; of cards with hashes only who is among them was learned from."""
+    from covct.training.learned import learned_patients
+    from covct.training.loop import _refuse_a_leak
+
+    held = {"ma": ["coronacases_001"]}
+    old = read_card(small_card(tmp_path, training={"held_out_patients": held})[1])
+    learned = learned_patients({"ma": ["coronacases_001", "radiopaedia_4_85506_1"]}, held)
+    assert "radiopaedia" not in str(learned)
+    new = replace(old, training={"held_out_patients": held, "learned_patients": learned})
+    for card in (old, new):
+        _refuse_a_leak(held_out_here(cases=["coronacases_001", "case-004"]), card, ["cases"])
+        with pytest.raises(UsageError, match="has learned from radiopaedia_4,"):
+            _refuse_a_leak(held_out_here(cases=["radiopaedia_4"]), card, ["cases"])
+    _refuse_a_leak(held_out_here(cases=["coronacases_003"]), new, ["cases"])
+    with pytest.raises(UsageError, match="has learned from coronacases_003,"):
+        _refuse_a_leak(held_out_here(cases=["coronacases_003"]), old, ["cases"])
+
+
+def test_cards_without_ancestors_are_read_and_say_what_they_do_not_tell(tmp_path):
+    from covct.training.learned import ancestors_of, has_learned_from, untold
+
+    start = {"task": "lungs", "sha256": "3" * 64, "epochs": 2}
+    card = read_card(small_card(tmp_path, training={"held_out_patients": {"ma": ["a"]}, "initial": start})[1])
+    assert (has_learned_from(card, "ma", "a"), has_learned_from(card, "ma", "b")) == (False, True)
+    assert untold(card) == ["3" * 64]
+    later = replace(card, training={"held_out_patients": {}, "ancestors": ancestors_of(card)})
+    assert untold(later) == ["3" * 64]
+    with pytest.raises(WeightsError, match="ancestors are 'none', wanted a list"):
+        has_learned_from(replace(card, training={"ancestors": "none"}), "ma", "a")
 
 
 def test_a_restorer_taught_by_hu_scans_leaks_nothing_of_them():

@@ -363,6 +363,21 @@ def test_a_split_by_slice_says_whom_it_leaks_and_marks_the_card(data, tmp_path):
     assert card.training["held_out_patients"] == {"ma": []}, "whoever starts from it must know that all were seen"
 
 
+def test_a_card_says_whom_its_ancestors_learned_from(data, tmp_path):
+    """Of three networks, each started from the one before, the last knows the first one's patients."""
+    settings, start, told = replace(SETTINGS, epochs=1, samples_per_epoch=4), None, []
+    for name in ("a", "b", "c"):
+        card = train(settings, data, tmp_path / name, initial=start, report=told.append)
+        start = tmp_path / name / "lungs.json"
+    chain = read_card(start).training["ancestors"]
+    assert [one["sha256"] for one in chain] == [file_sha256(tmp_path / name / "lungs.keras") for name in ("b", "a")]
+    assert all(one["held_out_patients"] == card.training["held_out_patients"] for one in chain)
+    assert all(len(one["learned_patients"]["ma"]) == 3 for one in (card.training, *chain))
+    assert not any("no card says" in one.get("text", "") for one in told)
+    with pytest.raises(UsageError, match="or started from a network that has"):
+        train(replace(settings, seed=1), data, tmp_path / "d", initial=start)
+
+
 def test_a_patient_of_two_sources_cannot_be_on_both_sides():
     """Folds are dealt by source, so a second source of other patients puts a shared one elsewhere."""
     settings = Settings("lungs", 1, 8, split="0.5")

@@ -5,10 +5,9 @@ The only module of the evaluation that knows the layouts of data sets.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,6 @@ import highdicom as hd
 import numpy as np
 
 from covct.cards import Card
-from covct.dicom.header import read_values
 from covct.dicom.load import load_dicom
 from covct.discover import Series, discover
 from covct.errors import UsageError
@@ -34,8 +32,19 @@ from covct.evaluation.masks import (
 )
 from covct.nifti import load_nifti
 from covct.overlay import LUNG_WINDOW_HU
-from covct.training.cases import medseg_patient
-from covct.training.dataset import UNKNOWN, Restore, Slices, _model_space, _view_around_lungs, read_medseg_slice
+from covct.training.cases import identity, medseg_patient, person_of
+from covct.training.dataset import (
+    UNKNOWN,
+    Restore,
+    Slices,
+    _model_space,
+    _view_around_lungs,
+    published_source,
+    read_medseg_slice,
+)
+from covct.training.dicom_cases import pseudonym
+from covct.training.layouts import declared, patient_of, read_volume_rows
+from covct.training.learned import LAYOUTS, OWN, has_learned_from
 from covct.volume import Scan, spacing_mm
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
@@ -70,7 +79,7 @@ class Case:
     Attributes
     ----------
     name, patient, source : str
-        The patient is the unit of splits and resamples; the source is called as in the cards of networks.
+        The patient is the unit of splits; patient and source are called as in the cards of networks.
     series : Series or None
         A whole series, which the pipeline segments; None for slices of an unknown place.
     slice_names : tuple of str
@@ -101,9 +110,19 @@ class Case:
         return "case-" + _hashed(f"{self.source}/{self.name}")
 
     @property
+    def person(self) -> tuple[str, str]:
+        """Who it is, in whatever source; the unit of resamples."""
+        return identity(self.source, self.patient)
+
+    @property
     def patient_key(self) -> str:
-        """Likewise, of the patient."""
-        return _hashed(f"{self.source}/{self.patient}")
+        """Likewise a name that tells nothing, of the person."""
+        return _hashed("/".join(self.person))
+
+    @property
+    def named_by_patient(self) -> bool:
+        """Whether the case's name tells no more than the patient's does."""
+        return self.source in LAYOUTS or person_of(self.name) == person_of(self.patient)
 
 
 def _hashed(text: str) -> str:
@@ -146,24 +165,14 @@ def find_cases(data: Path, labels: Labels, source: str = "") -> list[Case]:
     return cases
 
 
-def seen_by(case: Case, cards: Iterable[Card]) -> list[str]:
-    """Names of the networks that have learned from the case's patient.
-
-    A card lists whom it held out, by source. Any other patient of a source it names was learned from; of a source that
-    it does not name, nobody was.
-    """
-    out = []
-    for card in cards:
-        held = card.training.get("held_out_patients", {})
-        if case.source in held and case.patient not in held[case.source]:
-            out.append(card.name)
-    return out
+def seen_by(case: Case, cards: Mapping[str, Card]) -> list[str]:
+    """Names, as `cards` has them, of the networks that have learned from the case's patient."""
+    return [name for name, card in cards.items() if has_learned_from(card, case.source, case.patient)]
 
 
 def _ma_cases(folder: Path) -> list[Case]:
     """Volumes of `volumes.csv`; two volumes of one patient are numbered."""
-    with open(folder / "volumes.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_volume_rows(folder)
     volumes, numbers = Counter(row["patient_group"] for row in rows), Counter[str]()
     cases = []
     for row in rows:
@@ -243,17 +252,21 @@ def _medseg_in_model_space(folder: Path, stem: str, restore: Restore | None) -> 
 
 
 def _nifti_cases(folder: Path, labels: Labels) -> list[Case]:
-    """Pairs NAME_ct with NAME_lungs, NAME_infection; a folder without any infection mask is like LCTSC's."""
-    cases = []
-    source = "cases" if any(folder.glob("*_infection.nii*")) else "lctsc"
-    for path in sorted(p for ending in NIFTI_ENDINGS for p in folder.glob(f"*_ct{ending}")):
+    """Pairs NAME_ct with NAME_lungs, NAME_infection; their source and patients are called as in training."""
+    cases: list[Case] = []
+    paths = sorted(p for ending in NIFTI_ENDINGS for p in folder.glob(f"*_ct{ending}"))
+    if not paths:  # a cases.csv here would be something else
+        return cases
+    source, said = "lctsc" if published_source(folder) == "lungs" else OWN, declared(folder)
+    for path in paths:
         name = path.name.rsplit("_ct.nii", 1)[0]
         masks = {task: found for task in TASKS if (found := _nifti_beside(path.parent, f"{name}_{task}"))}
         if not masks:
             continue
         [series] = discover([path]).series
         read = partial(_read_masked, series, path, masks, labels)
-        cases.append(Case(name, name, source, "hu", read=read, series=series))
+        patient = patient_of(name, said.get(name, {}))
+        cases.append(Case(name, patient, source, "hu", read=read, series=series))
     return cases
 
 
@@ -270,7 +283,9 @@ def _masked_dicom_cases(folder: Path, labels: Labels) -> list[Case]:
             raise UsageError(f"{place}: {len(found)} DICOM series; wanted the one that {name}'s masks are of")
         masks = {task: path for task in TASKS if (path := _nifti_beside(folder, f"{name}_{task}"))}
         read = partial(_read_masked, found[0], place, masks, labels)
-        cases.append(Case(name, name, "cases", "hu", read=read, series=found[0]))
+        patient = pseudonym(found[0]) if person_of(name) == name else person_of(name)
+        patient = declared(folder).get(name, {}).get("patient") or patient
+        cases.append(Case(name, patient, OWN, "hu", read=read, series=found[0]))
     return cases
 
 
@@ -299,7 +314,7 @@ def _dicom_cases(data: Path, labels: Labels) -> list[Case]:
             continue
         cases.append(
             Case(
-                hashlib.sha256(series.series_uid.encode()).hexdigest()[:12], _patient(series), "cases", "hu",
+                hashlib.sha256(series.series_uid.encode()).hexdigest()[:12], pseudonym(series), OWN, "hu",
                 read=partial(_read_dicom_case, series, own, labels), series=series,
             )
         )  # fmt: skip
@@ -310,13 +325,6 @@ def segs_of(series: Series, segs: Iterable[SegFile]) -> list[SegFile]:
     """Those that refer to the series: to its slices, or where they list none to its UID."""
     instances = set(series.sop_instance_uids)
     return [seg for seg in segs if (seg.instances & instances if seg.instances else series.series_uid in seg.series)]
-
-
-def _patient(series: Series) -> str:
-    """Who it is, hashed: all series of one Patient ID, else of one study."""
-    values = read_values(series.instances[0].file, ("PatientID", "IssuerOfPatientID"))
-    identity = "\\".join(values.values()) if values["PatientID"] else series.study_uid
-    return "patient-" + hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def _read_dicom_case(series: Series, segs: list[SegFile], labels: Labels) -> Truth:

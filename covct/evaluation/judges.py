@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from covct.cards import Card, read_card
+from covct.cards import Card, ensemble, read_card, tasks_in
 from covct.errors import UsageError
 from covct.evaluation.cases import Case, seen_by
 from covct.evaluation.masks import TASKS
@@ -23,7 +23,9 @@ class Judge:
     name : str
         The fold's, such as "fold-0"; empty for a folder of its own.
     cards : dict of str to Card
-        "lungs" and "infection": infection is called inside the lungs found, so both count whatever the task.
+        Of every network that inference loads from the folder, by the names of their files: "lungs" and "infection",
+        of ensembles "infection-fold-1" and so on too, and "empty-slices" where it is there. Infection is called inside
+        the lungs found, and each member of an ensemble has its share, so all count whatever the task.
     restorer : Path
         Its card, which need not be there: only 8-bit CLAHE slices that are restored need it.
     """
@@ -38,9 +40,9 @@ class Judge:
 
     def seen(self, case: Case, restored: bool) -> list[str]:
         """Names of its networks that have learned from the case's patient; the restorer's only if it is asked."""
-        asked = [*self.cards.values()]
+        asked = self.cards
         if restored and case.domain == "clahe-8bit":
-            asked.append(self.read_restorer())
+            asked = asked | {"restorer": self.read_restorer()}
         return seen_by(case, asked)
 
     def read_restorer(self) -> Card:
@@ -67,7 +69,7 @@ def find_judges(weights: Path, restorer: Path | None = None) -> list[Judge]:
         Judge(
             "" if folder == weights else folder.name,
             folder,
-            {task: read_card(folder / f"{task}.json") for task in TASKS},
+            {path.stem: read_card(path) for task in tasks_in(folder) for path in ensemble(folder, task)},
             Path(str(restorer).replace("{fold}", folder.name.removeprefix("fold-"))) if restorer else folder / RESTORER,
         )
         for folder in folders

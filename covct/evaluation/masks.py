@@ -73,10 +73,12 @@ def chosen(array: np.ndarray, path: Path, task: str, labels: Labels) -> np.ndarr
             told = ", ".join(f"{value:g}" for value in values)
             raise UsageError(f"{path}: holds labels {told}; say which are {task}, e.g. --label {task}={values[-1]:g}")
         return array > 0
-    numbers = [int(name) for name in wanted if name.isdecimal()]
-    if not numbers:
-        raise UsageError(f"{path}: --label {task}={','.join(sorted(wanted))}: a NIfTI's labels are numbers")
-    return np.isin(array, numbers)
+    if words := sorted(name for name in wanted if not name.isdecimal()):
+        raise UsageError(
+            f"{path}: --label {task}={','.join(sorted(wanted))}: got {', '.join(words)}, wanted whole numbers from 0: "
+            "only segments of a DICOM SEG have names"
+        )
+    return np.isin(array, [int(name) for name in wanted])
 
 
 def on_grid(mask: hd.Volume, path: Path, grid: hd.Volume, resample: bool = False) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any
 
 from covct.evaluation.figures import SERIES, bland_altman, box, curves, reliability, threshold_curve
 from covct.evaluation.judge import Picture
+from covct.training.cases import identity
 
 Group = dict[str, Any]
 History = dict[str, list[float]]
@@ -84,7 +85,7 @@ def as_html(evaluation: dict[str, Any], history: dict[str, History | None], pict
 
 def _top(evaluation: dict[str, Any]) -> str:
     what = "another tool's masks" if evaluation["judged"]["what"] == "predictions" else "networks"
-    patients = len({(row["source"], row["patient"]) for row in evaluation["cases"]})
+    patients = len({identity(row["source"], row["patient"]) for row in evaluation["cases"]})
     notes = "".join(f"<li>{escape(note)}</li>" for note in evaluation["notes"])
     seen = '<p class="notice bad" role="note">Seen in training: not a measure of new patients.</p>'
     return (
@@ -130,7 +131,7 @@ def _scores_table(groups: Sequence[Group]) -> str:
         rows.append((f"{words} <small>pooled</small>", [_with_interval(g["pooled"][name]) for g in groups]))
     in_mm = any(g["mean"]["surface_dice"]["cases"] for g in groups)
     for name in ("dice", "iou", "precision", "recall", *(("surface_dice", "hd95_mm") if in_mm else ())):
-        cells = [_with_interval(g["mean"][name], name) for g in groups]
+        cells = [_with_interval(g["mean"][name], name) + _infinite(g["mean"][name]) for g in groups]
         rows.append((f"{NAMES[name]} <small>mean of cases</small>", cells))
     for key, words, unit in (
         ("volume_ml", "volume error", "mL"),
@@ -166,6 +167,12 @@ def _with_interval(figure: dict[str, Any], name: str = "") -> str:
         low, high = (_figure(end, name) for end in figure["interval"])
         shown += f" <small>({low} to {high})</small>"
     return shown
+
+
+def _infinite(mean: dict[str, Any]) -> str:
+    """How many cases a mean leaves out since their distance is infinite."""
+    count = mean["infinite"]
+    return f" <small>and ∞ in {count} of {count + mean['cases']} cases</small>" if count else ""
 
 
 def _figure(value: float | None, name: str = "") -> str:
@@ -359,7 +366,8 @@ def _foot(evaluation: dict[str, Any]) -> str:
         f'<footer>\n<ul class="notes">{cards}</ul>\n'
         "<p>Both empty: Dice, IoU, precision and recall are undefined and left out of means. Truth empty, something "
         "called: Dice, IoU and precision 0. Nothing called, something there: Dice, IoU and recall 0. F1 of a mask is "
-        "its Dice, sensitivity its recall. HD95: the larger of the two directed 95th percentiles of surface distances. "
+        "its Dice, sensitivity its recall. HD95: the larger of the two directed 95th percentiles of surface distances; "
+        "infinite where only one side marks anything, and such cases are counted beside the mean, not in it. "
         f"Surface Dice: share of both surfaces within {tolerance:g} mm of the other.</p>\n"
         f"<p><strong>{escape(evaluation['research_use'])}</strong> Written by covct "
         f"{escape(evaluation['covct_version'])} ({escape(software)}). The same figures stand in evaluation.json.</p>\n"

@@ -58,8 +58,10 @@ def group_figures(
     source: str, task: str, judged: list[Judged], resamples: int = bootstrap.RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
     """Pooled figures of one task over cases, with intervals by bootstrap over their patients."""
-    patients = sorted({(one.case.source, one.case.patient) for one in judged})
-    of_patient = [[one for one in judged if (one.case.source, one.case.patient) == patient] for patient in patients]
+    by_person: dict[tuple[str, str], list[Judged]] = {}
+    for one in sorted(judged, key=lambda one: (one.case.source, one.case.patient)):
+        by_person.setdefault(one.case.person, []).append(one)
+    of_patient = list(by_person.values())
 
     def figure(sums: Callable[[list[Judged]], np.ndarray], statistic: Callable[[np.ndarray], np.ndarray]):
         stacked = np.stack([sums(cases) for cases in of_patient])
@@ -77,7 +79,7 @@ def group_figures(
     return {
         "source": source,
         "task": task,
-        "patients": len(patients),
+        "patients": len(of_patient),
         "cases": len(judged),
         "slices": sum(len(one.slice_counts) for one in judged),
         "cases_both_empty": sum(not (one.counts.hit + one.counts.invented + one.counts.missed) for one in judged),
@@ -117,7 +119,11 @@ def _pooled(name: str, sums: np.ndarray) -> np.ndarray:
 
 
 def _mean(judged: list[Judged], name: str, figure) -> dict[str, Any]:
-    """Mean over cases in which the figure is defined and finite, and how many these are."""
+    """Mean over cases in which the figure is defined and finite, how many these are, and in how many it is infinite.
+
+    HD95 is where one side marks nothing: a mean without these flatters whoever misses whole cases, so they are counted.
+    """
+    values = np.array([_values(one)[name] for one in judged])
 
     def defined(cases: list[Judged]) -> np.ndarray:
         values = np.array([_values(one)[name] for one in cases])
@@ -126,7 +132,7 @@ def _mean(judged: list[Judged], name: str, figure) -> dict[str, Any]:
     whole = figure(
         lambda cases: np.array([defined(cases).sum(), len(defined(cases))]), lambda s: ratio(s[..., 0], s[..., 1])
     )
-    return {**whole, "cases": len(defined(judged))}
+    return {**whole, "cases": int(np.isfinite(values).sum()), "infinite": int(np.isinf(values).sum())}
 
 
 def _agreement(judged: list[Judged], pair: Callable[[Judged], tuple[float, float] | None], figure):

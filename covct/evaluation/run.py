@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,7 +34,9 @@ from covct.evaluation.page import as_html, read_history
 from covct.evaluation.pooling import ALL, by_fold, case_figures, group_figures, plain
 from covct.networks import Networks
 from covct.state import output_errors
+from covct.training.cases import person_of
 from covct.training.dataset import Restore
+from covct.training.learned import untold
 from covct.training.views import as_hounsfield
 
 FORMAT = 1
@@ -42,6 +45,7 @@ JSON, PAGE = "evaluation.json", "evaluation.html"
 HELD_OUT, EVERYONE = "held-out", "all"
 RESTORED, LINEAR = "restored", "linear"
 FEW_PATIENTS = 10
+MEMBER = re.compile(r"-fold-\d+$")  # of an ensemble, in the name of its card
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -137,14 +141,15 @@ def evaluate(
         return case_for_networks(case, loaded.restore(chosen[case.key][0]) if case.domain == "clahe-8bit" else None)
 
     cards = _named(judges, restored and any(case.domain == "clahe-8bit" for case in cases))
-    published = {p for card in cards.values() for held in _held_out(card).values() for p in held}
+    published = {person_of(p) for card in cards.values() for held in _held_out(card).values() for p in held}
     judged: list[Judged] = []
     rows: list[dict[str, Any]] = []
     left_out: list[dict[str, str]] = []
     for case in cases:
         began = time.monotonic()
-        shown = order.names or case.patient in published
-        label = case.name if shown else case.key
+        shown = order.names or person_of(case.patient) in published
+        # by a patient that cases.csv declares no card publishes the name of his file
+        label = case.name if order.names or (shown and case.named_by_patient) else case.key
         try:
             truth = truth_of(case)
             called = called_in(case, truth)
@@ -232,8 +237,8 @@ class _Loaded:
 
 
 def _named(judges: list[Judge], with_restorer: bool) -> dict[str, Card]:
-    """The cards of all judges by their tasks, of folds as "fold-0/lungs"."""
-    named = {judge.key(task): card for judge in judges for task, card in judge.cards.items()}
+    """The cards of all judges by the names of their files, of folds as "fold-0/lungs"."""
+    named = {judge.key(name): card for judge in judges for name, card in judge.cards.items()}
     if with_restorer:
         named |= {judge.key("restorer"): judge.read_restorer() for judge in judges}
     return named
@@ -342,21 +347,21 @@ def _settings(order: Order) -> dict[str, Any]:
 
 
 def _judged_what(order: Order, cards: dict[str, Card], judges: list[Judge]) -> dict[str, Any]:
-    folders = {judge.key(task): judge.folder / f"{task}.json" for judge in judges for task in TASKS}
+    files = {judge.key(name): judge.folder / f"{name}.json" for judge in judges for name in judge.cards}
     used = {}
     for key, card in cards.items():
-        threshold = None
-        if card.task in TASKS:
-            by_hand = order.threshold is not None and [card.task] == list(order.tasks)
-            threshold = order.threshold if by_hand else card.threshold
+        by_hand = order.threshold is not None and [card.task] == list(order.tasks)
+        threshold = order.threshold if by_hand else card.threshold
+        if card.task == "restorer" or MEMBER.search(key):  # an ensemble's is that of its first
+            threshold = None
         used[key] = {
             "name": card.name,
             "sha256": card.sha256,
             "threshold": threshold,
             "held_out_patients": {source: len(held) for source, held in _held_out(card).items()},
         }
-        if key in folders:
-            used[key]["card_sha256"] = file_sha256(folders[key])
+        if key in files:
+            used[key]["card_sha256"] = file_sha256(files[key])
     return {"what": "predictions" if order.predictions else "networks", "cards": used}
 
 
@@ -371,6 +376,11 @@ def _notes(order: Order, cards: dict[str, Card], rows: list[dict[str, Any]], gro
         )
     if order.predictions and not cards:
         notes.append("Masks of another tool: whom it has learned from is not known.")
+    for key, card in cards.items():
+        if hashes := ", ".join(sha256[:12] for sha256 in untold(card)):
+            notes.append(
+                f"No card says whom every network behind {key} has learned from: that of sha256 {hashes} is unknown."
+            )
     if not order.predictions and order.threshold is None:
         chosen_on = {source for card in cards.values() for source in _held_out(card)}
         if mine := sorted({row["source"] for row in rows if not row["seen_by"] and row["source"] in chosen_on}):

@@ -15,6 +15,8 @@ from covct.sources import SourceFile
 
 KINDS = ("lungs", "infection")
 PERSON = re.compile(r"(radiopaedia_\d+|coronacases_\d+)")
+# Patients under names that mean the same in every source: public ones, and hashes of a Patient ID.
+TELLING = re.compile(r"radiopaedia_\d+|coronacases_\d+|patient-[0-9a-f]{10,12}")
 MEDSEG_SAME_PATIENT = {"43": "10", "46": "5"}  # one slice saved twice; two slices of one lung (`covct explore`)
 
 
@@ -101,8 +103,7 @@ class Case:
     @property
     def person(self) -> str:
         """The patient under the name that a public set gives in each of its forms."""
-        found = PERSON.search(self.patient)
-        return found[1] if found else self.patient
+        return person_of(self.patient)
 
 
 @dataclass(frozen=True)
@@ -153,3 +154,15 @@ class Labelled:
 def medseg_patient(stem: str) -> str:
     """Whose slice a file of the medicalsegmentation.com set is; the set does not say, each is taken for another's."""
     return f"medseg_{MEDSEG_SAME_PATIENT.get(stem, stem)}"
+
+
+def person_of(name: str) -> str:
+    """The person that a name of a public set tells, whatever the form the set comes in; else the name itself."""
+    found = PERSON.search(name)
+    return found[1] if found else name
+
+
+def identity(source: str, patient: str) -> tuple[str, str]:
+    """Who a patient of a source is: ("", person) where the name tells it in any source, else (source, patient)."""
+    person = person_of(patient)
+    return ("", person) if TELLING.fullmatch(person) else (source, patient)

@@ -19,7 +19,7 @@ import numpy as np
 from covct.errors import UsageError
 from covct.preprocess import FieldOfView, body_field_of_view, clahe, to_model_space, whole_slice
 from covct.training.augment import noise
-from covct.training.cases import Case, Labelled, LeftOut, medseg_patient
+from covct.training.cases import Case, Labelled, LeftOut, medseg_patient, person_of
 from covct.training.domains import CLAHE, HU, as_grey, hu_by_anchors, hu_of_window, marked_pixels
 from covct.training.layouts import read_volume_rows, search_cases
 from covct.training.read_case import class_picture, read_case
@@ -225,10 +225,10 @@ def read_lung_slices(folder: Path, restore: Restore | None = None) -> Slices:
         view = body_field_of_view(hu, spacing[1:])
         sides = _model_labels(labels, view, (1, 2)) if labelled.sides else None
         hu, lungs, _ = _model_space(hu, labels > 0, np.zeros_like(labels), view)
-        name, infection = labelled.case.name, _clean_where_aerated(hu, lungs)
+        patient, infection = person_of(labelled.case.name), _clean_where_aerated(hu, lungs)
         parts.append(
             Slices(
-                hu, lungs, infection, (name,) * len(hu), "lctsc", None, sides,
+                hu, lungs, infection, (patient,) * len(hu), "lctsc", None, sides,
                 one_volume(range(len(hu))), _model_spacing(len(hu), spacing, view),
             )
         )  # fmt: skip
@@ -314,12 +314,8 @@ def find_sources(data: Path) -> dict[str, Path]:
     folders = [data, *sorted(p for p in data.iterdir() if p.is_dir())] if data.is_dir() else []
     found: dict[str, Path] = {}
     for folder in folders:
-        if (folder / "volumes.csv").is_file():
-            found.setdefault("ma", folder)
-        elif any(folder.glob("*_lungs.nii.gz")) and any(folder.glob("*_ct.nii.gz")) and _only_lungs(folder):
-            found.setdefault("lungs", folder)
-        elif (folder / "Imgs").is_dir() and (folder / "GT").is_dir():
-            found.setdefault("medseg", folder)
+        if known := published_source(folder):
+            found.setdefault(known, folder)
     if other_cases(data, found)[0]:
         found["cases"] = data
     if not found:
@@ -329,6 +325,17 @@ def find_sources(data: Path) -> dict[str, Path]:
             "DICOM SEG, or Imgs/ with GT/; `covct explore DATA` says what is there and why it is left out"
         )
     return found
+
+
+def published_source(folder: Path) -> str | None:
+    """`ma`, `lungs` or `medseg`, by a folder's layout; None where its cases are source `cases`."""
+    if (folder / "volumes.csv").is_file():
+        return "ma"
+    if any(folder.glob("*_lungs.nii.gz")) and any(folder.glob("*_ct.nii.gz")) and _only_lungs(folder):
+        return "lungs"
+    if (folder / "Imgs").is_dir() and (folder / "GT").is_dir():
+        return "medseg"
+    return None
 
 
 def _only_lungs(folder: Path) -> bool:

@@ -87,7 +87,7 @@ def _with_masks(series: Series, segs: list[seg_masks.Segmentation], data: Path) 
         source,
         data,
         "dicom",
-        _pseudonym(series),
+        pseudonym(series),
         domain=HU,
         series=series,
         segmentation=chosen.file,
@@ -100,8 +100,11 @@ def _dicom_source(series: Series, data: Path) -> str:
     return parts[0] if len(parts) > 1 else "dicom"
 
 
-def _pseudonym(series: Series) -> str:
-    """A patient's name for splits, cards and logs: a hash, since identifiers do not belong there."""
+def pseudonym(series: Series) -> str:
+    """A patient's name for splits, cards and logs: a hash, since identifiers do not belong there.
+
+    All series of one Patient ID share it; without that, all of one study.
+    """
     values = read_values(series.instances[0].file, ("PatientID", "IssuerOfPatientID"))
     identity = "\\".join(values.values()) if values["PatientID"] else series.study_uid
     return "patient-" + hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:12]

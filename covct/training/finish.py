@@ -19,6 +19,7 @@ from covct.training.build import arguments_of, build
 from covct.training.empty_slices import choose_gate_threshold
 from covct.training.folds import is_by_slice
 from covct.training.inputs import card_fields, limits_of
+from covct.training.learned import learned_patients
 from covct.training.plans import Plan
 from covct.training.progress import Progress
 from covct.training.settings import Settings
@@ -107,6 +108,7 @@ def _card(settings: Settings, plan: Plan, progress: Progress, name: str, sha256:
             "sources": plan.sources,
             "slices": plan.slices,
             "held_out_patients": plan.held_out,
+            "learned_patients": learned_patients(plan.patients, plan.held_out),
             "split": f"fold {settings.fold} of {settings.folds}, by patient" if settings.folds else settings.split,
             "epochs": len(progress.history["loss"]),
             "best_epoch": best + 1,
@@ -123,7 +125,7 @@ def _card(settings: Settings, plan: Plan, progress: Progress, name: str, sha256:
             "augment": settings.augment,
             "seed": settings.seed,
             "backend": keras.backend.backend(),
-            **{key: facts[key] for key in ("initial", "backbone", "restorer") if key in facts},
+            **{key: facts[key] for key in ("initial", "ancestors", "backbone", "restorer") if key in facts},
         },
         limits=limits(settings, plan),
         scores=scores,

@@ -18,13 +18,13 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from covct.errors import UsageError
-from covct.training.cases import KINDS, PERSON, Case, LeftOut, medseg_patient
+from covct.training.cases import KINDS, Case, LeftOut, medseg_patient, person_of
 from covct.training.dicom_cases import find_dicom
 from covct.training.domains import DOMAINS, WINDOW
 
@@ -191,20 +191,27 @@ def _nifti_pairs(folder: Path, source: str) -> Iterator[Case | LeftOut]:
             yield LeftOut(
                 source, _stem(path), "no-mask", f"{path.name} is no NAME_ct, NAME_lungs or NAME_infection: no pair"
             )
-    declared = {row["name"]: row for row in _declared(folder)}
+    said = declared(folder)
     # Volumes with lung masks alone are people without COVID-19, the negatives of training; cases.csv may say otherwise.
     clean = not any("infection" in paths for paths in files.values())
     for name, paths in sorted(files.items()):
         if "ct" not in paths:
             yield LeftOut(source, name, "no-image", f"{next(iter(paths.values())).name} has no {name}_ct beside it")
         else:
-            yield _volume(folder, source, "nifti", name, paths, declared.get(name, {}), clean)
+            yield _volume(folder, source, "nifti", name, paths, said.get(name, {}), clean)
 
 
-def _declared(folder: Path) -> list[dict[str, str]]:
+def declared(folder: Path) -> dict[str, dict[str, str]]:
+    """The rows of a folder's cases.csv by the names of their volumes; none where there is no such file.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or says what nobody understands.
+    """
     path = folder / "cases.csv"
     if not path.is_file():
-        return []
+        return {}
     rows = read_table(path, ("name",))
     allowed = {"domain": ("", *DOMAINS), "infection": ("", "none", "unknown"), "geometry": ("", "by-index")}
     for row in rows:
@@ -212,7 +219,15 @@ def _declared(folder: Path) -> list[dict[str, str]]:
             if row.get(column, "") not in values:
                 wanted = ", ".join(value for value in values if value)
                 raise UsageError(f"{path}: {row['name']} has {column} {row[column]!r}; wanted {wanted} or nothing")
-    return rows
+    return {row["name"]: row for row in rows}
+
+
+def patient_of(name: str, said: Mapping[str, str]) -> str:
+    """Whose volume it is: as its row of cases.csv says, else the person that a public set's name tells, else its own.
+
+    The one rule for NIfTI files, of training and of evaluation: under two names a patient would be two.
+    """
+    return said.get("patient") or person_of(name)
 
 
 def _volume(
@@ -221,14 +236,13 @@ def _volume(
     layout: str,
     name: str,
     paths: dict[str, Path],
-    declared: dict[str, str] | None = None,
+    declared_row: dict[str, str] | None = None,
     clean: bool = False,
 ) -> Case | LeftOut:
     masks = {kind: (path,) for kind, path in paths.items() if kind != "ct"}
     if not masks:
         return LeftOut(source, name, "no-mask", f"{paths['ct'].name} has neither lung nor infection mask")
-    said = declared or {}
-    person = PERSON.search(name)
+    said = declared_row or {}
     infection = said.get("infection", "")
     published_window = layout in ("metadata", "folders") and name.startswith("radiopaedia")
     return Case(
@@ -236,7 +250,7 @@ def _volume(
         source,
         folder,
         layout,
-        patient=said.get("patient") or (person[1] if person else name),
+        patient=patient_of(name, said),
         images=(paths["ct"],),
         masks=masks,
         domain=said.get("domain", ""),

@@ -32,6 +32,7 @@ from covct.training.dataset import find_sources
 from covct.training.fingerprint import differences, fingerprint
 from covct.training.finish import finish, leak_of
 from covct.training.folds import keep_folds
+from covct.training.learned import ancestors_of, has_learned_from, untold
 from covct.training.not_a_number import refuse_what_is_not_a_number
 from covct.training.plans import PLANS, Plan
 from covct.training.progress import Pace, Progress
@@ -98,13 +99,17 @@ def train(
         plan, network, facts = prepare(settings, data, out, initial, restorer, plan, backbone)
         if plan.on_both_sides:
             report({"event": "note", "text": leak_of(plan)})
+        started_from = read_card(initial) if initial else None  # now: the new card may take its place
+        if started_from and (hashes := ", ".join(sha256[:12] for sha256 in untold(started_from))):
+            report({"event": "note", "text": f"{initial}: no card says whom these have learned from: {hashes}"})
         run = _Run(settings, plan, network, folder, facts, checkpoint_steps, report)
         if resume:
             run.go_on()
         else:
             run.begin()
         run.train(workers or min(8, max(1, len(os.sched_getaffinity(0)) // 2)))
-        return finish(run.best_weights(), settings, plan, run.progress, folder, facts)
+        told = facts | ({"ancestors": ancestors_of(started_from)} if started_from else {})
+        return finish(run.best_weights(), settings, plan, run.progress, folder, told)
 
 
 def read_plan(settings: Settings, sources: dict[str, Path], restorer: Path | None = None) -> Plan:
@@ -171,12 +176,11 @@ def _refuse_a_leak(plan: Plan, earlier: Card, judged: Iterable[str]) -> None:
     people whose scans taught it may still be held out as they are.
     """
     for source in judged:
-        patients = plan.held_out[source]
-        seen = set(patients) - set(earlier.training.get("held_out_patients", {}).get(source, patients))
+        seen = {patient for patient in plan.held_out[source] if has_learned_from(earlier, source, patient)}
         if seen:
             raise UsageError(
-                f"{earlier.name} has learned from {', '.join(sorted(seen))}, which would be held out here; "
-                "use its --seed and --split or --folds"
+                f"{earlier.name} has learned from {', '.join(sorted(seen))}, or started from a network that has, and "
+                "would be judged by them here; use its --seed and --split or --folds"
             )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from covct.errors import UsageError
 from covct.training import classes, neighbours, volumes
+from covct.training.cases import person_of
 from covct.training.dataset import (
     SIZE,
     UNKNOWN,
@@ -108,7 +109,7 @@ def plan_restorer(sources: dict[str, Path], settings: Settings, restore=None) ->
     if "lungs" not in sources:
         raise UsageError("the restorer learns from HU volumes with lung masks (NAME_ct.nii.gz, NAME_lungs.nii.gz)")
     volumes = read_published_size(sources["lungs"])
-    names = [name for name, (hu, *_) in volumes.items() for _ in hu]
+    names = [person_of(name) for name, (hu, *_) in volumes.items() for _ in hu]
     slices = [number for hu, *_ in volumes.values() for number in range(len(hu))]
     all_hu, all_lungs = (np.concatenate([volume[kind] for volume in volumes.values()]) for kind in (0, 1))
     held = held_out(names, settings)
