@@ -140,11 +140,16 @@ def plan_restorer(sources: dict[str, Path], settings: Settings, restore=None) ->
 
 
 def plan_lungs(sources: dict[str, Path], settings: Settings, restore) -> Plan:
-    """Lungs with consolidation inside: radiologists' masks, and dense lesions put into real HU lungs."""
+    """Lungs with consolidation inside: radiologists' masks, and dense lesions put into real HU lungs.
+
+    In the look of a scanner only: trained on with the look of CLAHE, lungs lost more of the dense lung in HU
+    (weights/README.md).
+    """
     how = preparation(settings)
     if settings.classes:
         return _plan_classes(sources, settings, restore, how, ("lungs", "cases"))
-    marked = [part.with_known_lungs() for part in _read(sources, restore, ("ma", "lungs", "cases"))]
+    read = [part for part in _read(sources, restore, ("ma", "lungs", "cases")) if part.source != "ma-equalised"]
+    marked = [part.with_known_lungs() for part in read]
     parts = [crop(part, how.field_of_view) for part in marked if len(part)]
     if not parts:
         raise UsageError("lungs need slices with lung masks; none of the cases has one")
@@ -165,8 +170,6 @@ def plan_lungs(sources: dict[str, Path], settings: Settings, restore) -> Plan:
             hu = neighbours.lung_density(hu, lungs, rng)
         if how.preset.lesions and rng.random() < 0.5:
             hu, _ = neighbours.insert_opacity(hu, lungs, rng)
-        if part.source == "lctsc" and rng.random() < EQUALISED_SHARE:
-            hu = equalised(hu)
         return show_stack(how, tint_alike(how.preset, hu, rng), lungs == 1, np.ones(lungs.shape), rng)
 
     check_sets = [with_context(part, settings.neighbours) for part in split.check_sets]
