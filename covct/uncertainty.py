@@ -31,7 +31,7 @@ BAND_LOGIT = 1.0  # pixels whose odds are within a factor e of the threshold's c
 FLOOR_PERCENT = 0.1  # of the lung: no width is smaller, since what no look sees can be there all the same
 FLOOR_SHARE = 0.005  # of the lung's own volume
 # Where a card has none: what the shipped networks came to, rounded up. The report says so.
-DEFAULT_FACTORS = {"lungs": 4.0, "infection": 4.0}
+DEFAULT_FACTORS = {"lungs": 4.0, "infection": 5.0}
 UNCALIBRATED = "default: these weights were not calibrated on patients with truth"
 SIDES = (RIGHT_LUNG, LEFT_LUNG)
 

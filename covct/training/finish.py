@@ -31,6 +31,7 @@ OPTIMISTIC = (
     "are cropped around their true lungs."
 )
 UNSCORED = "Trained on all patients: it has no score of its own, only the cross-validation before it has."
+LEFT_OUT = "Trained for a fixed number of epochs, nobody was validated on: judged afterwards on the patients left out."
 LIMITS = {
     "restorer": "Learned from six lung cancer patients' scans of one archive with invented opacities; faint ground "
     "glass comes back fainter than it was.",
@@ -138,4 +139,5 @@ def limits(settings: Settings, plan: Plan) -> str:
     texts = [leak_of(plan)] if is_by_slice(settings) else []
     texts += [LIMITS[settings.task]] if settings.task in LIMITS else []
     texts += limits_of(settings)
-    return " ".join([*texts, UNSCORED if plan.validation is None else OPTIMISTIC])
+    judged = OPTIMISTIC if plan.validation is not None else LEFT_OUT if settings.leave_out else UNSCORED
+    return " ".join([*texts, judged])
