@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from covct.cards import Card, ensemble, read_card, tasks_in
@@ -42,11 +43,13 @@ class Judge:
         """Names of its networks that have learned from the case's patient; the restorer's only if it is asked."""
         asked = self.cards
         if restored and case.domain == "clahe-8bit":
-            asked = asked | {"restorer": self.read_restorer()}
+            asked = asked | {"restorer": self.restorer_card}
         return seen_by(case, asked)
 
-    def read_restorer(self) -> Card:
-        """
+    @cached_property
+    def restorer_card(self) -> Card:
+        """Read once: every case of 8-bit CLAHE slices asks for it.
+
         Raises
         ------
         UsageError

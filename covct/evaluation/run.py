@@ -231,7 +231,6 @@ class _Loaded:
         if self.order.clahe == LINEAR:
             return as_hounsfield
         if judge.restorer not in self.restorers:
-            judge.read_restorer()
             self.restorers = {judge.restorer: self.load_restorer(judge.restorer)}
         return self.restorers[judge.restorer]
 
@@ -240,7 +239,7 @@ def _named(judges: list[Judge], with_restorer: bool) -> dict[str, Card]:
     """The cards of all judges by the names of their files, of folds as "fold-0/lungs"."""
     named = {judge.key(name): card for judge in judges for name, card in judge.cards.items()}
     if with_restorer:
-        named |= {judge.key("restorer"): judge.read_restorer() for judge in judges}
+        named |= {judge.key("restorer"): judge.restorer_card for judge in judges}
     return named
 
 

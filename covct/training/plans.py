@@ -148,8 +148,7 @@ def plan_lungs(sources: dict[str, Path], settings: Settings, restore) -> Plan:
     how = preparation(settings)
     if settings.classes:
         return _plan_classes(sources, settings, restore, how, ("lungs", "cases"))
-    read = [part for part in _read(sources, restore, ("ma", "lungs", "cases")) if part.source != "ma-equalised"]
-    marked = [part.with_known_lungs() for part in read]
+    marked = [part.with_known_lungs() for part in _read(sources, restore, ("ma", "lungs", "cases"))]
     parts = [crop(part, how.field_of_view) for part in marked if len(part)]
     if not parts:
         raise UsageError("lungs need slices with lung masks; none of the cases has one")
@@ -187,6 +186,8 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
     if settings.classes:
         return _plan_classes(sources, settings, restore, how, ("lungs", "medseg", "cases"))
     parts = _read(sources, restore, ("ma", "lungs", "medseg", "cases"))
+    if "ma" in sources:
+        parts.append(replace(read_ma_slices(sources["ma"], as_hounsfield), source="ma-equalised"))
     if restore and "lungs" in sources:
         parts.append(read_lung_slices(sources["lungs"], restore))
     parts = [crop(part, how.field_of_view) for part in parts]
@@ -318,7 +319,6 @@ def _read(sources: dict[str, Path], restore, wanted: tuple[str, ...], with_class
         if restore is None:
             raise UsageError("the 8-bit CLAHE slices need a restorer: --restorer CARD (covct train restorer)")
         parts.append(read_ma_slices(sources["ma"], restore))
-        parts.append(replace(read_ma_slices(sources["ma"], as_hounsfield), source="ma-equalised"))
     if "lungs" in wanted and "lungs" in sources:
         parts.append(read_lung_slices(sources["lungs"]))
     if "medseg" in wanted and "medseg" in sources:
