@@ -31,6 +31,7 @@ from covct.training.batches import batches
 from covct.training.build import build, compiled
 from covct.training.dataset import SIZE, find_sources
 from covct.training.plans import plan_restorer
+from covct.training.reading import Reading
 from covct.training.settings import Settings
 
 WARM_UP = 2  # steps
@@ -82,7 +83,7 @@ def main() -> None:
     settings = Settings(
         "restorer", 1, asked.samples, asked.batch_size, base_filters=asked.base_filters, architecture=asked.architecture
     )
-    draw = plan_restorer(find_sources(asked.data), settings).draw if asked.data else invented
+    draw = plan_restorer(Reading(find_sources(asked.data)), settings).draw if asked.data else invented
     load, origin = os.getloadavg()[0], f"drawn by {asked.workers} threads" if asked.data else "invented"
     print(
         f"{device_in_use().name}, {len(os.sched_getaffinity(0))} CPUs, load {load:.1f} before, "

@@ -19,9 +19,9 @@ from covct.quiet import quiet_tensorflow
 
 with quiet_tensorflow():
     from covct.architectures import ARCHITECTURES
-    from covct.training.loop import read_plan, train
+    from covct.training.loop import train
+    from covct.training.reading import Readings
 
-from covct.training.dataset import find_sources
 from covct.training.settings import Settings
 
 NOT_SLICES = ("unet3d", "slice-classifier")  # volumes; one figure a slice
@@ -69,16 +69,15 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     kept, names = options.out / "zoo.json", options.only.split(",")
     rows: dict[str, dict] = json.loads(kept.read_text()) if kept.exists() else {}
+    readings = Readings()
     for task in options.tasks.split(","):
-        plan = None
         for name in names:
             if task in rows.get(name, {}):
                 continue
             settings = settings_of(task, name, options)
-            plan = plan or read_plan(settings, find_sources(options.data), options.restorer)
             folder, begun = options.out / name, time.monotonic()
             initial = folder / f"fold-{options.fold}" / "lungs.json" if task == "infection" else None
-            card = train(settings, options.data, folder, initial, options.restorer, plan=plan)
+            card = train(settings, options.data, folder, initial, options.restorer, readings=readings)
             told = {key: card.scores[f"validation_{key}"] for key in FIGURES}
             row = rows.setdefault(name, {"parameters": ARCHITECTURES[name]().count_params()})
             row[task] = {**told, "seconds": round(time.monotonic() - begun)}

@@ -343,12 +343,28 @@ def test_show_augmented_writes_a_sheet_and_trains_nothing(tmp_path, monkeypatch)
     from covct.training import sheet as module
 
     asked = []
-    monkeypatch.setattr(module, "find_sources", lambda data: asked.append(data) or {})
-    monkeypatch.setitem(module.PLANS, "infection", lambda sources, settings, restore: toy_plan(settings))
+    monkeypatch.setattr(module.Readings, "of", lambda _, *asked_for: asked.append(asked_for))
+    monkeypatch.setitem(module.PLANS, "infection", lambda reading, settings: toy_plan(settings))
     command = ["train", "infection", str(tmp_path), "-o", str(tmp_path / "out"), "--augment", "light", "--seed", "2"]
     run = CliRunner().invoke(app, [*command, "--size", "64", "--show-augmented", "7"])
     assert run.exit_code == 0, run.output
     written = tmp_path / "out" / "infection-augmented.png"
     assert json.loads(run.stdout) == {"sheet": str(written)}
+    assert asked == [(tmp_path, None)]
     assert [path.name for path in (tmp_path / "out").iterdir()] == [written.name]
     assert cv2.imread(str(written)).shape == (64 + 2 * 264 + 56, 6 * 264 - 8 + 40, 3)
+
+
+def test_dependent_consolidation_is_as_dense_as_tissue_and_lies_at_the_bottom_of_the_lungs(chest, rng):
+    hu, lungs = chest
+    sides = set()
+    for _ in range(20):
+        changed = augment.consolidate_dependent(hu, lungs, rng)
+        dense = changed > -200
+        assert not (changed != hu)[lungs == 0].any()
+        filled = dense & (lungs == 1)
+        rows = np.nonzero(filled)[0]
+        assert rows.size and rows.mean() > 130 and filled[190:200].any()
+        sides.add((bool(filled[:, :128].any()), bool(filled[:, 128:].any())))
+    assert sides == {(True, True), (True, False), (False, True)}
+    assert np.array_equal(augment.consolidate_dependent(hu, lungs * 0, rng), hu)

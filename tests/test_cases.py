@@ -516,11 +516,12 @@ def test_a_person_in_two_sources_is_taken_from_one(tmp_path):
 def test_infection_is_learned_from_hu_volumes_like_from_the_published_slices(tmp_path):
     pytest.importorskip("keras")
     from covct.training.plans import plan_infection
+    from covct.training.reading import Reading
     from covct.training.settings import Settings
 
     for seed in range(3):
         save_pair(tmp_path, f"p{seed}", seed)
-    plan = plan_infection(find_sources(tmp_path), Settings("infection", 1, 8), None)
+    plan = plan_infection(Reading(find_sources(tmp_path)), Settings("infection", 1, 8))
     assert len(plan.held_out["cases"]) == 1 and plan.slices == {"cases": 12}
     drawn = [plan.draw(np.random.default_rng(seed)) for seed in range(4)]
     assert any(truth[..., 0].any() for _, truth in drawn)
@@ -531,13 +532,14 @@ def test_slices_whose_lungs_nobody_marked_teach_no_lungs_network(tmp_path):
     """They were learned from as slices without any lung, and counted so in the validation."""
     pytest.importorskip("keras")
     from covct.training.plans import plan_lungs
+    from covct.training.reading import Reading
     from covct.training.settings import Settings
 
     for seed in range(2):
         save_pair(tmp_path, f"marked{seed}", seed)
     for seed in range(2, 6):
         save_pair(tmp_path, f"unmarked{seed}", seed, kinds=("infection",))
-    plan = plan_lungs(find_sources(tmp_path), Settings("lungs", 1, 8), None)
+    plan = plan_lungs(Reading(find_sources(tmp_path)), Settings("lungs", 1, 8))
     assert plan.patients == {"cases": ["marked0", "marked1"]}
     assert plan.slices == {"cases": 6}
     for seed in range(2):
@@ -545,13 +547,14 @@ def test_slices_whose_lungs_nobody_marked_teach_no_lungs_network(tmp_path):
             (tmp_path / f"marked{seed}_{kind}.nii.gz").unlink()
         (tmp_path / f"marked{seed}_infection.nii.gz").unlink()
     with pytest.raises(UsageError, match="lungs need slices with lung masks"):
-        plan_lungs(find_sources(tmp_path), Settings("lungs", 1, 8), None)
+        plan_lungs(Reading(find_sources(tmp_path)), Settings("lungs", 1, 8))
 
 
 def test_people_without_the_disease_are_learned_from_in_whatever_folder_they_lie(tmp_path):
     """A second folder of them is "cases", and no sample was ever drawn from it, though the card counted its slices."""
     pytest.importorskip("keras")
     from covct.training.plans import Origin, plan_infection
+    from covct.training.reading import Reading
     from covct.training.settings import Settings
 
     save_slices(tmp_path / "slices", ["a", "b", "c"], equalised)
@@ -560,7 +563,7 @@ def test_people_without_the_disease_are_learned_from_in_whatever_folder_they_lie
             save_pair(tmp_path / place, f"{place}{seed}", seed, infected=False, kinds=("lungs",))
     sources = find_sources(tmp_path)
     assert set(sources) == {"ma", "lungs", "cases"}
-    plan = plan_infection(sources, Settings("infection", 1, 8), fake_restore)
+    plan = plan_infection(Reading(sources, fake_restore), Settings("infection", 1, 8))
     origins: list[Origin] = []
     for seed in range(40):
         plan.draw(np.random.default_rng(seed), origins)
@@ -571,6 +574,7 @@ def test_scans_of_any_size_teach_the_restorer(tmp_path):
     """Its recipe is of 256 x 256 pixels: scans of 512, as scanners make them, and of two sizes ended in a traceback."""
     pytest.importorskip("keras")
     from covct.training.plans import plan_restorer
+    from covct.training.reading import Reading
     from covct.training.settings import Settings
 
     for seed, side in enumerate((48, 320, 256)):
@@ -578,7 +582,7 @@ def test_scans_of_any_size_teach_the_restorer(tmp_path):
         for kind, array in (("ct", hu), ("lungs", lungs)):
             array = np.stack([cv2.resize(one, (side, side), interpolation=cv2.INTER_NEAREST) for one in array])
             save(array, tmp_path / f"p{seed}_{kind}.nii.gz")
-    plan = plan_restorer(find_sources(tmp_path), Settings("restorer", 1, 8))
+    plan = plan_restorer(Reading(find_sources(tmp_path)), Settings("restorer", 1, 8))
     assert plan.slices == {"lctsc": 12}
     for seed in range(6):
         x, truth = plan.draw(np.random.default_rng(seed))

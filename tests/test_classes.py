@@ -70,11 +70,12 @@ def test_a_network_of_infection_classes_is_trained_and_runs_from_its_card(tmp_pa
 def test_right_and_left_lung_keep_their_sides_however_slices_are_changed(tmp_path):
     pytest.importorskip("keras")
     from covct.training.plans import plan_lungs
+    from covct.training.reading import Reading
 
     for seed in range(3):
         save_pair(tmp_path / "clean", f"c{seed}", seed, False, ("lungs",))
     settings = replace(SETTINGS, task="lungs", augment="full")
-    plan = plan_lungs(find_sources(tmp_path), settings, None)
+    plan = plan_lungs(Reading(find_sources(tmp_path)), settings)
     seen = 0
     for seed in range(30):
         _, truth = plan.draw(np.random.default_rng(seed))
@@ -90,6 +91,7 @@ def test_right_and_left_lung_keep_their_sides_however_slices_are_changed(tmp_pat
 def test_slices_without_classes_are_left_out_and_said(tmp_path, caplog):
     pytest.importorskip("keras")
     from covct.training.plans import plan_infection
+    from covct.training.reading import Reading
 
     part = read_medseg_slices(save_set(tmp_path, with_classes=(0, 2)), with_classes=True)
     with caplog.at_level(logging.WARNING):
@@ -100,7 +102,7 @@ def test_slices_without_classes_are_left_out_and_said(tmp_path, caplog):
     with pytest.raises(UsageError, match="no slice tells right-lung, left-lung apart"):
         classes.with_classes([part], "lungs")
     with pytest.raises(UsageError, match="no slice tells ground-glass, consolidation, effusion apart; wanted masks"):
-        plan_infection({"ma": tmp_path}, SETTINGS, None)
+        plan_infection(Reading({"ma": tmp_path}), SETTINGS)
     with pytest.raises(UsageError, match="GT-multiclass"):
         classes.with_classes([read_medseg_slices(tmp_path)], "infection")
 

@@ -36,7 +36,8 @@ RANKS = [
     {"training.layouts", "training.read_case", "training.screen"},
     {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"}
     | {"training.stacks", "training.before_after", "training.empty_slices"},
-    {"training.restoration", "training.restore", "training.views", "pipeline", "verify", "doctor", "inbox", "moving"}
+    {"training.restoration", "training.restore", "training.views", "training.partial_lungs"}
+    | {"training.reading", "pipeline", "verify", "doctor", "inbox", "moving"}
     | {"training.folds", "training.checkpoints", "training.fingerprint", "training.histories"}
     | {"training.cross_validation", "evaluation.masks", "evaluation.cases"},
     {"training.inputs", "training.neighbours", "training.volumes", "training.classes"}

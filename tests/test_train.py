@@ -18,15 +18,17 @@ keras = pytest.importorskip("keras")
 h5py = pytest.importorskip("h5py")
 
 import tiny_training  # noqa: E402
+from conftest import threshold_card  # noqa: E402
 from tiny_training import SETTINGS, data_folder, tiny_plan  # noqa: E402
 
 from covct.architectures import ARCHITECTURES  # noqa: E402
 from covct.cards import file_sha256, read_card  # noqa: E402
 from covct.errors import NotANumber, OutputNotWritable, Stopped, UsageError, WeightsError  # noqa: E402
+from covct.networks import Network  # noqa: E402
 from covct.training import checkpoints, plans  # noqa: E402
 from covct.training.average import EVERY, RunningAverage  # noqa: E402
 from covct.training.batches import batches, draw_batch  # noqa: E402
-from covct.training.build import check  # noqa: E402
+from covct.training.build import arguments_of, build, check  # noqa: E402
 from covct.training.cross_validation import FoldFailed, credit, gpus, run_in_parallel, summarise, threshold_of  # noqa: E402
 from covct.training.find_lr import draw_plot, find_learning_rate, suggest  # noqa: E402
 from covct.training.finish import _card  # noqa: E402
@@ -35,6 +37,7 @@ from covct.training.loop import prepare, train  # noqa: E402
 from covct.training.progress import Pace, Progress  # noqa: E402
 from covct.training.schedules import SCHEDULES  # noqa: E402
 from covct.training.settings import Settings  # noqa: E402
+from covct.training.threshold import choose_threshold  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -468,6 +471,7 @@ def test_find_lr_writes_its_plot_and_trains_nothing(data, tmp_path):
         ({"architecture": "vgg"}, "no architecture is called vgg"),
         ({"optimizer": "lion"}, "no optimizer is called lion"),
         ({"folds": 5, "fold": 5}, "fold 5 of 5"),
+        ({"norm": "group"}, "tiny has its own normalisation"),
         ({"samples_per_epoch": 3}, "--samples 3: wanted --batch-size 4 or more"),
         ({"split": "none"}, "give it with --threshold"),
         ({"split": "none", "threshold": 0.5, "patience": 3}, "no validation"),
@@ -549,3 +553,26 @@ def test_train_on_the_command_line_says_in_a_sentence_what_is_wrong(tmp_path):
         result = CliRunner().invoke(cli.app, ["train", "lungs", str(tmp_path), "-o", str(tmp_path / "out"), *arguments])
         assert isinstance(result.exception, UsageError)
         assert words in str(result.exception)
+
+
+def test_group_normalisation_is_built_and_named_in_the_card():
+    settings = Settings("infection", 1, 8, norm="group", base_filters=2)
+    assert arguments_of(settings, 32)["norm"] == "group"
+    kinds = {type(layer).__name__ for layer in build(settings, 32).layers}
+    assert "GroupNormalization" in kinds and "BatchNormalization" not in kinds
+
+
+def test_a_score_of_every_source_beside_that_of_all():
+    """Half of "b" is missed; "c" has nothing to find, and a quarter of it is called."""
+    label = np.zeros((3, 16, 16))
+    label[:2, :8] = 1
+    called = label.copy()
+    called[1, :4] = 0
+    called[2, :4] = 1
+    network = Network(threshold_card("infection"), lambda slices: slices[..., 0])
+    truth = np.stack([label, np.ones_like(label)], -1).astype(np.float32)
+    _, scores = choose_threshold(network, (called[..., None].astype(np.float32), truth), ("a", "b", "c"))
+    assert scores["validation_dice_a"] == 1
+    assert scores["validation_dice_b"] == pytest.approx(2 / 3, abs=1e-4)
+    assert scores["validation_called_c"] == 0.25
+    assert scores["validation_dice"] == pytest.approx(0.75, abs=1e-4)

@@ -60,8 +60,9 @@ def fed(card, data, patient):
 
 def validated(data, settings):
     from covct.training.plans import plan_infection
+    from covct.training.reading import Reading
 
-    plan = plan_infection(find_sources(data), settings, None)
+    plan = plan_infection(Reading(find_sources(data)), settings)
     return plan, plan.held_out["cases"][0]
 
 

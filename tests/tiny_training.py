@@ -53,7 +53,7 @@ def slices(source: str = "ma", patients=PATIENTS) -> Slices:
     return Slices(hu, label, label, tuple(p for p in patients for _ in range(6)), source)
 
 
-def tiny_plan(sources, settings, restore=None, spoiled: tuple[str, int] | None = None) -> plans.Plan:
+def tiny_plan(reading, settings, spoiled: tuple[str, int] | None = None) -> plans.Plan:
     """`spoiled`: the patient and slice whose samples are no numbers."""
     split = plans._split([slices()], settings)
     [part] = split.train_sets
@@ -69,7 +69,7 @@ def tiny_plan(sources, settings, restore=None, spoiled: tuple[str, int] | None =
             x = x * np.nan
         return x, truth
 
-    checks = [plans._stack(how, part, part.lungs == 1, np.ones(part.lungs.shape)) for part in split.check_sets]
+    checks = {p.source: plans._stack(how, p, p.lungs == 1, np.ones(p.lungs.shape)) for p in split.check_sets}
     return replace(plans._plan(draw, how, checks, split, {}), size=SIZE, sources={"ma": "invented"})
 
 

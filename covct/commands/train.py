@@ -38,6 +38,11 @@ class Optimizer(str, Enum):
     sgd = "sgd"
 
 
+class Norm(str, Enum):
+    batch = "batch"
+    group = "group"
+
+
 class Schedule(str, Enum):
     constant = "constant"
     exponential = "exponential"
@@ -104,6 +109,9 @@ def train_command(
     ema: Annotated[
         float, typer.Option(help="Keep a running average of the weights, of this decay a step: 0.99. 0: none.", min=0)
     ] = 0.0,
+    norm: Annotated[
+        Norm | None, typer.Option(help="Normalisation. Default: the network's own.", show_default=False)
+    ] = None,
     mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="bfloat16 arithmetic.")] = False,
     augment: Annotated[Augment, typer.Option(help="How much slices are changed on the fly.")] = Augment.standard,
     recipe: Annotated[
@@ -179,6 +187,7 @@ def train_command(
         from covct.training.find_lr import find_learning_rate
         from covct.training.inputs import VOLUMETRIC, parse_patch, parse_three
         from covct.training.loop import train
+        from covct.training.reading import Readings
         from covct.training.settings import Settings
 
     if cross_validated and threshold is None:
@@ -192,6 +201,7 @@ def train_command(
         mixed_precision, augment=augment.value, recipe=recipe, field_of_view=field_of_view, size=size,
         leave_out=tuple(filter(None, leave_out.split(","))),
         neighbours=neighbours, patch=parse_patch(patch), spacing_mm=parse_three("--spacing", spacing), classes=classes,
+        norm=norm.value if norm else None,
     )  # fmt: skip
     if show_augmented:
         from covct.training.sheet import write_augmented
@@ -208,11 +218,12 @@ def train_command(
             plot = str(out / f"{task.value}-find-lr.svg")
             typer.echo(json.dumps({"learning_rate": found.suggestion, "plot": plot}))
             return
+        readings = Readings()
         for number in range(folds) if all_folds else [settings.fold]:
             this = replace(settings, fold=number)
             card = train(
                 this, data, out, _of(initial, number), _of(restorer, number), resume, checkpoint_steps, workers, report,
-                backbone=backbone,
+                readings, backbone,
             )  # fmt: skip
             folder = out / f"fold-{number}" if folds else out
             if cross_validated:

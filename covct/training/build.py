@@ -29,6 +29,8 @@ def check(settings: Settings) -> None:
     ):
         if name not in known:
             raise UsageError(f"no {what} is called {name}; there are {', '.join(filter(None, known))}")
+    if settings.norm and "norm" not in inspect.signature(ARCHITECTURES[settings.architecture]).parameters:
+        raise UsageError(f"--norm {settings.norm}: {settings.architecture} has its own normalisation, as published")
     check_inputs(settings)
     if not settings.steps_per_epoch:
         raise UsageError(f"--samples {settings.samples_per_epoch}: wanted --batch-size {settings.batch_size} or more")
@@ -52,6 +54,8 @@ def arguments_of(settings: Settings, size: int) -> dict[str, Any]:
     base = known["base_filters"].default if "base_filters" in known else None
     if settings.base_filters or base:
         arguments["base_filters"] = settings.base_filters or base
+    if settings.norm:
+        arguments["norm"] = settings.norm
     return arguments
 
 

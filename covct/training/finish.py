@@ -16,7 +16,6 @@ from covct.segment import make_network
 from covct.state import bring_to_disk, output_errors
 from covct.stop import unbroken
 from covct.training.build import arguments_of, build
-from covct.training.empty_slices import choose_gate_threshold
 from covct.training.folds import is_by_slice
 from covct.training.inputs import card_fields, limits_of
 from covct.training.learned import learned_patients
@@ -77,8 +76,7 @@ def finish(
         network.save(staged / name)
         card = _card(settings, plan, progress, name, file_sha256(staged / name), facts)
         if plan.validation is not None and settings.task != "restorer":
-            choose = choose_gate_threshold if settings.task == "empty-slices" else choose_threshold
-            threshold, scores = choose(make_network(card, network), plan.validation)
+            threshold, scores = choose_threshold(make_network(card, network), plan.validation, plan.validated)
             chosen = threshold if settings.threshold is None else settings.threshold
             card = replace(card, threshold=chosen, scores={**card.scores, **scores})
         described = write_card(card, staged)

@@ -28,7 +28,6 @@ from covct.training import checkpoints, events, histories
 from covct.training.average import RunningAverage
 from covct.training.batches import batches
 from covct.training.build import arguments_of, build, check, compiled
-from covct.training.dataset import find_sources
 from covct.training.fingerprint import differences, fingerprint
 from covct.training.finish import finish, leak_of
 from covct.training.folds import keep_folds
@@ -36,7 +35,7 @@ from covct.training.learned import ancestors_of, has_learned_from, untold
 from covct.training.not_a_number import refuse_what_is_not_a_number
 from covct.training.plans import PLANS, Plan
 from covct.training.progress import Pace, Progress
-from covct.training.restoration import load_restorer
+from covct.training.reading import Readings
 from covct.training.schedules import SCHEDULES
 from covct.training.settings import Settings, with_defaults
 
@@ -54,7 +53,7 @@ def train(
     checkpoint_steps: int = CHECKPOINT_STEPS,
     workers: int | None = None,
     report: Report = lambda event: None,
-    plan: Plan | None = None,
+    readings: Readings | None = None,
     backbone: Path | None = None,
 ) -> Card:
     """Train one network and write `<task>.keras` with its card and history into `out`.
@@ -78,9 +77,8 @@ def train(
         Threads that draw samples. Default: half of the CPUs, at most 8.
     report : function (event)
         Told of what happens: {"event": "started" | "step" | "epoch" | "note", ...}.
-    plan : Plan, optional
-        One that `read_plan` made by settings that differ at most in the network, all of slices or all of volumes:
-        several networks then learn from data that is read once.
+    readings : Readings, optional
+        Given to every call, several folds and networks learn from data that are read once.
     backbone : Path, optional
         Published ResNet50 weights (`segment.start_from_backbone`) that a deeplabv3-plus starts from.
 
@@ -96,7 +94,7 @@ def train(
     """
     folder = out / f"fold-{settings.fold}" if settings.folds else out
     with output.lock(folder):
-        plan, network, facts = prepare(settings, data, out, initial, restorer, plan, backbone)
+        plan, network, facts = prepare(settings, data, out, initial, restorer, readings, backbone)
         if plan.on_both_sides:
             report({"event": "note", "text": leak_of(plan)})
         started_from = read_card(initial) if initial else None  # now: the new card may take its place
@@ -112,18 +110,13 @@ def train(
         return finish(run.best_weights(), settings, plan, run.progress, folder, told)
 
 
-def read_plan(settings: Settings, sources: dict[str, Path], restorer: Path | None = None) -> Plan:
-    """Read the data, and part it: what all networks of these settings learn from."""
-    return PLANS[settings.task](sources, settings, load_restorer(restorer) if restorer else None)
-
-
 def prepare(
     settings: Settings,
     data: Path,
     out: Path,
     initial: Path | None,
     restorer: Path | None,
-    plan: Plan | None = None,
+    readings: Readings | None = None,
     backbone: Path | None = None,
 ):
     """Plan, compiled network, and the facts that must be the same for a training to go on."""
@@ -131,14 +124,14 @@ def prepare(
     if backbone:
         _check_backbone(settings, initial)
     keras.utils.set_random_seed(settings.seed)
-    sources = find_sources(data)
-    plan = plan or read_plan(settings, sources, restorer)
+    reading = (readings or Readings()).of(data, restorer)
+    plan = PLANS[settings.task](reading, settings)
     if settings.folds:
         keep_folds(out, plan.patients, settings)
     network = build(settings, plan.size)
     facts: dict[str, Any] = {
         "settings": asdict(settings),
-        "data": {name: fingerprint(folder, out) for name, folder in sources.items() if name in plan.sources},
+        "data": {name: fingerprint(folder, out) for name, folder in reading.sources.items() if name in plan.sources},
         "slices": plan.slices,
         "held_out_patients": plan.held_out,
         "backend": keras.backend.backend(),

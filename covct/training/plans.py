@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,6 @@ from covct.training.dataset import (
     UNKNOWN,
     Slices,
     joined,
-    read_lung_slices,
-    read_ma_slices,
-    read_medseg_slices,
-    read_other_slices,
     read_published_size,
 )
 from covct.training.empty_slices import of_slices
@@ -29,9 +25,10 @@ from covct.training.inputs import patch_of
 from covct.training.neighbours import show_part, show_stack, stack, with_context
 from covct.training.prepare import Preparation, crop, preparation
 from covct.training.presets import deform, tint_alike
+from covct.training.reading import Reading
 from covct.training.restoration import Sample, restoration_pair
 from covct.training.settings import Settings
-from covct.training.views import as_hounsfield, equalised
+from covct.training.views import equalised
 
 SOURCES = {
     "ma": "COVID-19 CT Lung and Infection Segmentation (Ma et al. 2020, doi 10.5281/zenodo.3757476), "
@@ -78,6 +75,7 @@ class Plan:
     on_both_sides: int = 0
     size: int = SIZE
     arguments: dict[str, float] = field(default_factory=dict)  # of the recipe
+    validated: tuple[str, ...] = ()  # the source of each validation sample
 
     @property
     def restored(self) -> list[str]:
@@ -103,12 +101,12 @@ class Origin:
 Origins = list[Origin]
 
 
-def plan_restorer(sources: dict[str, Path], settings: Settings, restore=None) -> Plan:
+def plan_restorer(reading: Reading, settings: Settings) -> Plan:
     """The way back from 8-bit CLAHE to HU: pairs are free from any HU scan through the recipe."""
     preparation(settings)
-    if "lungs" not in sources:
+    if "lungs" not in reading.sources:
         raise UsageError("the restorer learns from HU volumes with lung masks (NAME_ct.nii.gz, NAME_lungs.nii.gz)")
-    volumes = read_published_size(sources["lungs"])
+    volumes = read_published_size(reading.sources["lungs"])
     names = [person_of(name) for name, (hu, *_) in volumes.items() for _ in hu]
     slices = [number for hu, *_ in volumes.values() for number in range(len(hu))]
     all_hu, all_lungs = (np.concatenate([volume[kind] for volume in volumes.values()]) for kind in (0, 1))
@@ -132,14 +130,14 @@ def plan_restorer(sources: dict[str, Path], settings: Settings, restore=None) ->
         "clahe",
         "whole",
         told,
-        _cite(sources, "lungs"),
+        _cite(reading.sources, "lungs"),
         {"lctsc": len(trained)},
         {"lctsc": sorted(set(names))},
         both,
     )
 
 
-def plan_lungs(sources: dict[str, Path], settings: Settings, restore) -> Plan:
+def plan_lungs(reading: Reading, settings: Settings) -> Plan:
     """Lungs with consolidation inside: radiologists' masks, and dense lesions put into real HU lungs.
 
     In the look of a scanner only: trained on with the look of CLAHE, lungs lost more of the dense lung in HU
@@ -147,13 +145,13 @@ def plan_lungs(sources: dict[str, Path], settings: Settings, restore) -> Plan:
     """
     how = preparation(settings)
     if settings.classes:
-        return _plan_classes(sources, settings, restore, how, ("lungs", "cases"))
-    marked = [part.with_known_lungs() for part in _read(sources, restore, ("ma", "lungs", "cases"))]
+        return _plan_classes(reading, settings, how, ("lungs", "cases"))
+    marked = [part.with_known_lungs() for part in reading.parts(("ma", "lungs", "cases"))]
     parts = [crop(part, how.field_of_view) for part in marked if len(part)]
     if not parts:
         raise UsageError("lungs need slices with lung masks; none of the cases has one")
     if patch_of(settings):
-        return _plan_volumes(parts, sources, settings, how)
+        return _plan_volumes(parts, reading.sources, settings, how)
     split = _split(parts, settings)
     train_sets = [with_context(part, settings.neighbours) for part in split.train_sets]
 
@@ -172,11 +170,11 @@ def plan_lungs(sources: dict[str, Path], settings: Settings, restore) -> Plan:
         return show_stack(how, tint_alike(how.preset, hu, rng), lungs == 1, np.ones(lungs.shape), rng)
 
     check_sets = [with_context(part, settings.neighbours) for part in split.check_sets]
-    checks = [_stack(how, part, part.lungs == 1, np.ones(part.lungs.shape)) for part in check_sets]
-    return _plan(draw, how, checks, split, sources)
+    checks = {part.source: _stack(how, part, part.lungs == 1, np.ones(part.lungs.shape)) for part in check_sets}
+    return _plan(draw, how, checks, split, reading.sources)
 
 
-def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Plan:
+def plan_infection(reading: Reading, settings: Settings) -> Plan:
     """Infection where the source of a slice tells nothing: each source comes with disease and without.
 
     Ma slices keep, change or lose their lesions; LCTSC slices stay as they are or receive transplanted or
@@ -184,15 +182,11 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
     """
     how = preparation(settings)
     if settings.classes:
-        return _plan_classes(sources, settings, restore, how, ("lungs", "medseg", "cases"))
-    parts = _read(sources, restore, ("ma", "lungs", "medseg", "cases"))
-    if "ma" in sources:
-        parts.append(replace(read_ma_slices(sources["ma"], as_hounsfield), source="ma-equalised"))
-    if restore and "lungs" in sources:
-        parts.append(read_lung_slices(sources["lungs"], restore))
-    parts = [crop(part, how.field_of_view) for part in parts]
+        return _plan_classes(reading, settings, how, ("lungs", "medseg", "cases"))
+    read = reading.parts(("ma", "lungs", "medseg", "cases")) + reading.other_looks()
+    parts = [crop(part, how.field_of_view) for part in read]
     if patch_of(settings):
-        return _plan_volumes(parts, sources, settings, how)
+        return _plan_volumes(parts, reading.sources, settings, how)
     split = _split(parts, settings)
     by_source = {part.source: part for part in split.train_sets}
     if "cases" in by_source and (by_source["cases"].infection == 1).any():
@@ -229,12 +223,14 @@ def plan_infection(sources: dict[str, Path], settings: Settings, restore) -> Pla
             hu = neighbours.lung_density(hu, lungs == 1, rng)
         return show_stack(how, tint_alike(how.preset, hu, rng), infection == 1, infection != UNKNOWN, rng)
 
-    checks = [
-        _stack(how, with_context(part, settings.neighbours), part.infection == 1, part.infection != UNKNOWN)
+    checks = {
+        part.source: _stack(
+            how, with_context(part, settings.neighbours), part.infection == 1, part.infection != UNKNOWN
+        )
         for part in split.check_sets
         if part.source != "lctsc-restored"
-    ]
-    return _plan(draw, how, checks, split, sources, "tversky+ce")
+    }
+    return _plan(draw, how, checks, split, reading.sources, "tversky+ce")
 
 
 def _maybe_diseased(hu, lungs, infection, donors, rng, origins):
@@ -277,19 +273,19 @@ def _plan_volumes(parts: list[Slices], sources: dict[str, Path], settings: Setti
         equalise = volume.source == "lctsc" and rng.random() < EQUALISED_SHARE
         return volumes.draw_patch(volume, how, patch, rng, equalise)
 
-    held = [volume for part in split.check_sets if part.source != "lctsc-restored" for volume in volumes_in(part)]
-    checks = [volumes.validation_patches(held, how, patch, settings.seed)]
+    held = [part for part in split.check_sets if part.source != "lctsc-restored"]
+    checks = {
+        part.source: volumes.validation_patches(volumes_in(part), how, patch, settings.seed, len(held)) for part in held
+    }
     return _plan(draw, how, checks, split, sources, "dice+ce" if settings.task == "lungs" else "tversky+ce")
 
 
-def _plan_classes(
-    sources: dict[str, Path], settings: Settings, restore, how: Preparation, wanted: tuple[str, ...]
-) -> Plan:
+def _plan_classes(reading: Reading, settings: Settings, how: Preparation, wanted: tuple[str, ...]) -> Plan:
     """The task's classes, from the slices on which they are told apart; half of the samples of any patient alike."""
-    read = _read(sources, restore, wanted, with_classes=True) if sources.keys() & set(wanted) else []
+    read = reading.parts(wanted, with_classes=True) if reading.sources.keys() & set(wanted) else []
     parts = [crop(part, how.field_of_view) for part in read]
     parts = classes.with_classes(parts, settings.task)
-    sources = _used(sources, parts)
+    sources = _used(reading.sources, parts)
     split = _split(parts, settings)
     train_sets = [with_context(part, settings.neighbours) for part in split.train_sets]
     showing = [part for part in train_sets if classes.shows_classes(part)]
@@ -305,29 +301,14 @@ def _plan_classes(
         own = CROPPED if part.source == "medseg" else EQUALISED if equalise else {"scale": (0.85, 1.3)}
         return classes.draw(part, index, how, settings.task, own, equalise, rng)
 
-    checks = [
-        show_part(how, with_context(part, settings.neighbours), *classes.truth_of_classes(part.classes), step=1)
+    checks = {
+        part.source: show_part(
+            how, with_context(part, settings.neighbours), *classes.truth_of_classes(part.classes), step=1
+        )
         for part in split.check_sets
         if part.classes is not None
-    ]
+    }
     return _plan(draw, how, checks, split, sources)
-
-
-def _read(sources: dict[str, Path], restore, wanted: tuple[str, ...], with_classes: bool = False) -> list[Slices]:
-    parts = []
-    if "ma" in wanted and "ma" in sources:
-        if restore is None:
-            raise UsageError("the 8-bit CLAHE slices need a restorer: --restorer CARD (covct train restorer)")
-        parts.append(read_ma_slices(sources["ma"], restore))
-    if "lungs" in wanted and "lungs" in sources:
-        parts.append(read_lung_slices(sources["lungs"]))
-    if "medseg" in wanted and "medseg" in sources:
-        parts.append(read_medseg_slices(sources["medseg"], with_classes))
-    if "cases" in wanted and "cases" in sources:
-        parts.append(read_other_slices(sources["cases"], sources, restore))
-    if not parts:
-        raise UsageError(f"none of the sources {wanted} was found")
-    return parts
 
 
 @dataclass(frozen=True)
@@ -408,8 +389,8 @@ def _stack(how: Preparation, part: Slices, label, weight) -> Sample:
     return show_part(how, part, label, weight, 2)
 
 
-def _plan(draw, how: Preparation, checks, split: _Parted, sources, loss="dice+ce") -> Plan:
-    x, y = (np.concatenate(arrays) for arrays in zip(*checks, strict=True))
+def _plan(draw, how: Preparation, checks: Mapping[str, Sample], split: _Parted, sources, loss: str = "dice+ce") -> Plan:
+    x, y = (np.concatenate(arrays) for arrays in zip(*checks.values(), strict=True))
     counts = {part.source: len(part) for part in split.train_sets}
     return Plan(
         draw,
@@ -424,6 +405,7 @@ def _plan(draw, how: Preparation, checks, split: _Parted, sources, loss="dice+ce
         split.on_both_sides,
         how.size,
         dict(how.arguments),
+        tuple(source for source, (inputs, _) in checks.items() for _ in inputs),
     )
 
 
@@ -437,9 +419,9 @@ def _cite(sources: dict[str, Path], *names: str) -> dict[str, str]:
     return {name: SOURCES[name] for name in names if name in sources}
 
 
-def plan_empty_slices(sources: dict[str, Path], settings: Settings, restore) -> Plan:
+def plan_empty_slices(reading: Reading, settings: Settings) -> Plan:
     """Which slices hold no infection: learned from the same slices as infection itself."""
-    return of_slices(plan_infection(sources, settings, restore), settings)
+    return of_slices(plan_infection(reading, settings), settings)
 
 
 PLANS = {

@@ -14,6 +14,8 @@ class Settings:
     ----------
     base_filters : int or None
         None is the architecture's own number.
+    norm : str or None
+        "batch" or "group" normalisation; None is the architecture's own.
     loss : str or None
         A key of LOSSES; None is the task's own.
     schedule : str
@@ -71,6 +73,7 @@ class Settings:
     patch: tuple[int, ...] = ()
     spacing_mm: tuple[float, ...] = ()
     classes: bool = False
+    norm: str | None = None
 
     @property
     def steps_per_epoch(self) -> int:

@@ -10,10 +10,9 @@ import numpy as np
 
 from covct import RESEARCH_USE
 from covct.overlay import BACKGROUND, DIM_TEXT, FRAME, GAP, INFECTION, MARGIN, NOTICE, TEXT, put_text, text_width
-from covct.training.dataset import find_sources
 from covct.training.inputs import check_inputs
 from covct.training.plans import PLANS, Plan
-from covct.training.restoration import load_restorer
+from covct.training.reading import Readings
 from covct.training.settings import Settings
 
 UNKNOWN_COLOUR = (122, 162, 247)
@@ -25,7 +24,7 @@ HEADER, FOOTER = 64, 56
 def write_augmented(settings: Settings, data: Path, out: Path, restorer: Path | None, count: int) -> Path:
     """Draw `count` samples as training would and write them as `OUT/TASK-augmented.png`."""
     check_inputs(settings)
-    plan = PLANS[settings.task](find_sources(data), settings, load_restorer(restorer) if restorer else None)
+    plan = PLANS[settings.task](Readings().of(data, restorer), settings)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{settings.task}-augmented.png"
     _, png = cv2.imencode(".png", sheet(plan, settings, count)[:, :, ::-1])

@@ -145,13 +145,17 @@ def draw_patch(volume: Volume, how: Preparation, patch, rng: np.random.Generator
     return seen[..., None].astype(np.float32), np.stack([label, known], -1).astype(np.float32)
 
 
-def validation_patches(volumes: list[Volume], how: Preparation, patch, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def validation_patches(
+    volumes: list[Volume], how: Preparation, patch, seed: int, share: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Patches that cover the volumes, each voxel counted once; of many a sample by the seed, as memory allows.
+
+    share : these volumes may take one part in so many of it.
 
     Unlike a scan's they are not blended: scores are a little lower than those of whole volumes.
     """
     places = [(volume, corner) for volume in volumes for corner in product(*map(_covering, volume.hu.shape, patch))]
-    most = max(1, MOST_VALIDATION_VOXELS // int(np.prod(patch)))
+    most = max(1, MOST_VALIDATION_VOXELS // (share * int(np.prod(patch))))
     if len(places) > most:
         chosen = np.sort(np.random.default_rng(seed).choice(len(places), most, replace=False))
         places = [places[index] for index in chosen]

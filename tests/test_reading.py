@@ -1,0 +1,60 @@
+"""Sources are read once, however many plans are made of them."""
+
+import pytest
+
+pytest.importorskip("keras")
+
+from chests import save_slices, windowed  # noqa: E402
+from test_cases import fake_restore  # noqa: E402
+
+from covct.errors import UsageError  # noqa: E402
+from covct.training import reading as module  # noqa: E402
+from covct.training.dataset import find_sources  # noqa: E402
+from covct.training.plans import plan_infection, plan_lungs  # noqa: E402
+from covct.training.reading import Reading, Readings  # noqa: E402
+from covct.training.settings import Settings  # noqa: E402
+
+
+@pytest.fixture
+def windowed_data(tmp_path):
+    save_slices(tmp_path / "data", ["p1", "p2"], windowed)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """How often slices were read, in which look."""
+    counted = []
+    read = module.read_ma_slices
+
+    def count(folder, restore):
+        counted.append("restored" if restore is fake_restore else "equalised")
+        return read(folder, restore)
+
+    monkeypatch.setattr(module, "read_ma_slices", count)
+    return counted
+
+
+def test_folds_and_tasks_read_each_look_once(reads, windowed_data):
+    reading = Reading(find_sources(windowed_data), fake_restore)
+    for fold in range(2):
+        plan_lungs(reading, Settings("lungs", 1, 8, folds=2, fold=fold))
+        held = plan_infection(reading, Settings("infection", 1, 8, folds=2, fold=fold)).held_out["ma"]
+        assert len(held) == 1
+    assert reads == ["restored", "equalised"]
+
+
+def test_another_folder_or_restorer_is_read_anew(tmp_path, windowed_data, monkeypatch):
+    readings = Readings()
+    first = readings.of(windowed_data, None)
+    assert readings.of(windowed_data, None) is first
+    save_slices(tmp_path / "other", ["p3"], windowed)
+    other = readings.of(tmp_path / "other", None)
+    assert other.sources != first.sources
+    monkeypatch.setattr(module, "load_restorer", lambda card: fake_restore)
+    assert readings.of(tmp_path / "other", tmp_path / "restorer.json").restore is fake_restore
+
+
+def test_slices_in_clahe_want_a_restorer(windowed_data):
+    with pytest.raises(UsageError, match="need a restorer: --restorer CARD"):
+        Reading(find_sources(windowed_data)).parts(("ma",))
