@@ -47,8 +47,9 @@ def test_a_slice_is_validated_and_drawn_with_the_channels_that_inference_feeds(d
     """To the rounding of HU. In draws the stack may be turned around: which end is the head is not always told."""
     pytest.importorskip("keras")
     from covct.training.plans import plan_infection
+    from covct.training.reading import Reading
 
-    plan = plan_infection(find_sources(data), replace(SETTINGS, size=256), None)
+    plan = plan_infection(Reading(find_sources(data)), replace(SETTINGS, size=256))
     [held] = plan.held_out["cases"]
     scanned = fed(CARD, data, held)
     np.testing.assert_allclose(plan.validation[0], scanned[::2], atol=1e-3)
@@ -125,8 +126,9 @@ def test_slices_left_out_of_the_drawing_are_still_seen_as_neighbours(data):
 def test_with_nobody_held_out_there_is_nothing_to_validate(data):
     pytest.importorskip("keras")
     from covct.training.plans import plan_infection
+    from covct.training.reading import Reading
 
-    plan = plan_infection(find_sources(data), replace(SETTINGS, split="none"), None)
+    plan = plan_infection(Reading(find_sources(data)), replace(SETTINGS, split="none"))
     assert plan.validation is None
     assert plan.draw(np.random.default_rng(0))[0].shape == (32, 32, 3)
 
@@ -165,3 +167,10 @@ def test_a_lesion_is_taken_from_all_slices_or_from_none():
         _, label = neighbours.rescale_lesion(hu, lungs, infection, np.random.default_rng(seed))
         outcomes.add(tuple(label.any((1, 2)).tolist()))
     assert outcomes == {(True,) * 3, (False,) * 3}
+
+
+def test_dependent_consolidation_fills_every_slice_of_a_stack():
+    hu, lungs, _ = big_stack()
+    changed = neighbours.consolidate_dependent(hu, lungs, np.random.default_rng(1))
+    assert all((new - old)[inside == 1].max() > 300 for new, old, inside in zip(changed, hu, lungs, strict=True))
+    assert (changed == hu)[lungs == 0].all()

@@ -205,6 +205,26 @@ def insert_opacity(hu, lungs, rng):
     return fill_air(hu, mask, target, rng, texture), mask
 
 
+def consolidate_dependent(hu, lungs, rng):
+    """Fill the lowest part of the lungs with tissue, one side or both: dense as the chest wall it lies on.
+
+    Where it ends is a tilted, wavy line, anywhere from the lower half to the rim. What is lung is told by its shape
+    alone then. Returns HU.
+    """
+    rows, columns = np.nonzero(lungs > 0)
+    if rows.size < 200:
+        return hu
+    level = np.quantile(rows, rng.uniform(0.5, 0.97)) + 6 * smooth_field(rng, rng.uniform(3, 20))
+    down, across = _places(*hu.shape)[..., 1], _places(*hu.shape)[..., 0]
+    middle = np.float32((columns.min() + columns.max()) / 2)
+    level = level + np.float32(rng.uniform(-0.3, 0.3)) * (across - middle)
+    mask = np.clip((down - level) / np.float32(rng.uniform(1, 12)) + np.float32(0.5), 0, 1) * (lungs > 0)
+    side = rng.random()
+    if side < 0.7:
+        mask = mask * ((across < middle) == (side < 0.35))
+    return fill_air(hu, mask, rng.uniform(-120, TISSUE_HU), rng, rng.uniform(0, 0.2))
+
+
 def random_density(rng) -> tuple[float, float]:
     """Median HU and texture of an invented lesion: ground glass three times in four."""
     target = rng.uniform(-740, -300) if rng.random() < 0.75 else rng.uniform(-300, 20)

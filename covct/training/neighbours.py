@@ -87,6 +87,13 @@ def rescale_lesion(hu, lungs, infection, rng):
     return np.moveaxis(changed, -1, 0), np.moveaxis(label, -1, 0)
 
 
+def consolidate_dependent(hu, lungs, rng):
+    """`augment.consolidate_dependent` of every slice with the same draws."""
+    if hu.ndim == 2:
+        return augment.consolidate_dependent(hu, lungs, rng)
+    return np.stack(_each(augment.consolidate_dependent, (hu, lungs), rng))
+
+
 def insert_opacity(hu, lungs, rng):
     """`augment.insert_opacity` into every slice as far as its own lungs reach; the outline is the middle's."""
     if hu.ndim == 2:

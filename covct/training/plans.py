@@ -23,6 +23,7 @@ from covct.training.empty_slices import of_slices
 from covct.training.folds import held_out, is_by_slice, patients_on_both_sides, refuse_patients_on_both_sides
 from covct.training.inputs import patch_of
 from covct.training.neighbours import show_part, show_stack, stack, with_context
+from covct.training.partial_lungs import with_partial_lungs
 from covct.training.prepare import Preparation, crop, preparation
 from covct.training.presets import deform, tint_alike
 from covct.training.reading import Reading
@@ -43,6 +44,7 @@ CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}
 CROPPED_LIKE_ALL = {"scale": (0.85, 1.15), "border_hu": 40.0}
 EQUALISED = {"scale": (0.7, 1.2)}  # the publisher's CLAHE saw whole slices, ours are cut around the body
 EQUALISED_SHARE = 0.4
+PARTIAL_SHARE = 0.15  # of the samples for the lungs, where slices with known parts of lungs are among the data
 
 
 @dataclass(frozen=True)
@@ -138,15 +140,16 @@ def plan_restorer(reading: Reading, settings: Settings) -> Plan:
 
 
 def plan_lungs(reading: Reading, settings: Settings) -> Plan:
-    """Lungs with consolidation inside: radiologists' masks, and dense lesions put into real HU lungs.
+    """Lungs with consolidation inside: radiologists' masks, dense lung put into real HU lungs, and real dense lung.
 
-    In the look of a scanner only: trained on with the look of CLAHE, lungs lost more of the dense lung in HU
-    (weights/README.md).
+    The latter is medicalsegmentation.com's, of which only infection is marked: see `partial_lungs`. In the look of a
+    scanner only: trained on with the look of CLAHE, lungs lost more of the dense lung in HU (weights/README.md).
     """
     how = preparation(settings)
     if settings.classes:
         return _plan_classes(reading, settings, how, ("lungs", "cases"))
-    marked = [part.with_known_lungs() for part in reading.parts(("ma", "lungs", "cases"))]
+    read = reading.parts(("ma", "lungs", "medseg", "cases"))
+    marked = [with_partial_lungs(part) if part.source == "medseg" else part.with_known_lungs() for part in read]
     parts = [crop(part, how.field_of_view) for part in marked if len(part)]
     if not parts:
         raise UsageError("lungs need slices with lung masks; none of the cases has one")
@@ -155,22 +158,28 @@ def plan_lungs(reading: Reading, settings: Settings) -> Plan:
     split = _split(parts, settings)
     train_sets = [with_context(part, settings.neighbours) for part in split.train_sets]
 
+    partial = [part for part in train_sets if part.source == "medseg"]
+    whole = [part for part in train_sets if part.source != "medseg"]
+
     def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
-        part = train_sets[rng.integers(len(train_sets))]
+        among = partial if partial and (not whole or rng.random() < PARTIAL_SHARE) else whole
+        part = among[rng.integers(len(among))]
         index = int(rng.integers(len(part)))
         _note(origins, part, index)
         hu, lungs, infection = stack(part, index, rng)
-        hu, lungs, infection = deform(
-            how.preset, (hu, lungs, infection), ("hu", "mask", "mask"), rng, scale=(0.75, 1.25)
-        )
+        own = CROPPED if part.source == "medseg" else {"scale": (0.75, 1.25)}
+        hu, lungs, infection = deform(how.preset, (hu, lungs, infection), ("hu", "mask", "mask"), rng, **own)
+        inside = (lungs == 1).astype(np.uint8)
         if how.preset.lesions and rng.random() < 0.4:
-            hu = neighbours.lung_density(hu, lungs, rng)
+            hu = neighbours.lung_density(hu, inside, rng)
         if how.preset.lesions and rng.random() < 0.5:
-            hu, _ = neighbours.insert_opacity(hu, lungs, rng)
-        return show_stack(how, tint_alike(how.preset, hu, rng), lungs == 1, np.ones(lungs.shape), rng)
+            hu, _ = neighbours.insert_opacity(hu, inside, rng)
+        if how.preset.lesions and part.source != "medseg" and rng.random() < 0.2:
+            hu = neighbours.consolidate_dependent(hu, inside, rng)
+        return show_stack(how, tint_alike(how.preset, hu, rng), inside, lungs != UNKNOWN, rng)
 
     check_sets = [with_context(part, settings.neighbours) for part in split.check_sets]
-    checks = {part.source: _stack(how, part, part.lungs == 1, np.ones(part.lungs.shape)) for part in check_sets}
+    checks = {part.source: _stack(how, part, part.lungs == 1, part.lungs != UNKNOWN) for part in check_sets}
     return _plan(draw, how, checks, split, reading.sources)
 
 
