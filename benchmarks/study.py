@@ -21,10 +21,8 @@ with quiet_tensorflow():
     from covct.training.loop import train
     from covct.training.reading import Readings
 
-from covct.training.presets import PRESETS
 from covct.training.settings import Settings
 
-PRESETS["real-lesions"] = replace(PRESETS["standard"], lesions=False)
 VARIANTS: dict[str, dict] = {
     "standard": {},
     "real-lesions": {"augment": "real-lesions"},

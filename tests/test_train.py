@@ -28,7 +28,7 @@ from covct.networks import Network  # noqa: E402
 from covct.training import checkpoints, plans  # noqa: E402
 from covct.training.average import EVERY, RunningAverage  # noqa: E402
 from covct.training.batches import batches, draw_batch  # noqa: E402
-from covct.training.build import arguments_of, build, check  # noqa: E402
+from covct.training.build import arguments_of, build, check, started  # noqa: E402
 from covct.training.cross_validation import FoldFailed, credit, gpus, run_in_parallel, summarise, threshold_of  # noqa: E402
 from covct.training.find_lr import draw_plot, find_learning_rate, suggest  # noqa: E402
 from covct.training.finish import _card  # noqa: E402
@@ -576,3 +576,15 @@ def test_a_score_of_every_source_beside_that_of_all():
     assert scores["validation_dice_b"] == pytest.approx(2 / 3, abs=1e-4)
     assert scores["validation_called_c"] == 0.25
     assert scores["validation_dice"] == pytest.approx(0.75, abs=1e-4)
+
+
+def test_a_network_of_neighbours_starts_as_the_network_of_slices_it_comes_from():
+    plain = build(Settings("infection", 1, 8, base_filters=2), 32)
+    wide = build(Settings("infection", 1, 8, base_filters=2, neighbours=1), 32)
+    wide.set_weights(started(wide, plain))
+    stack = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    alone = plain.predict(stack[..., 1:2], verbose=0)
+    np.testing.assert_allclose(wide.predict(stack, verbose=0), alone, atol=1e-6)
+    assert started(plain, wide) is None
+    assert started(build(Settings("infection", 1, 8, base_filters=4), 32), plain) is None
+    assert started(build(Settings("infection", 1, 8, architecture="segnet"), 32), plain) is None

@@ -55,6 +55,7 @@ class Schedule(str, Enum):
 class Augment(str, Enum):
     none = "none"
     light = "light"
+    real_lesions = "real-lesions"
     standard = "standard"
     full = "full"
 

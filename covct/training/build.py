@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 
 from covct.architectures import ARCHITECTURES
 from covct.errors import UsageError
@@ -72,6 +73,35 @@ def build(settings: Settings, size: int) -> keras.Model:
             f"a sample is {input_of(settings, size)}"
         )
     return network
+
+
+def started(network: keras.Model, trained: keras.Model) -> list[np.ndarray] | None:
+    """Weights with which a network does what a trained one does; None where they are not of one kind.
+
+    A network of more channels (2.5D) starts from one of fewer: those in the middle see what they saw, the others begin
+    at 0, so that it does not forget what a slice by itself tells.
+    """
+    channels = network.input_shape[-1], trained.input_shape[-1]
+    if len(network.weights) != len(trained.weights):
+        return None
+    fitted = []
+    for kernel, wanted in zip(trained.get_weights(), network.weights, strict=True):
+        wide = _widened(kernel, tuple(wanted.shape), *channels)
+        if wide is None:
+            return None
+        fitted.append(wide)
+    return fitted
+
+
+def _widened(kernel: np.ndarray, shape: tuple[int, ...], wanted: int, got: int) -> np.ndarray | None:
+    """A kernel (..., channels in, channels out) that sees the channels around its own, with weights of 0."""
+    if kernel.shape == shape:
+        return kernel
+    if wanted < got or kernel.shape[-2:-1] != (got,) or shape != (*kernel.shape[:-2], wanted, kernel.shape[-1]):
+        return None
+    wide, before = np.zeros(shape, kernel.dtype), (wanted - got) // 2
+    wide[..., before : before + got, :] = kernel
+    return wide
 
 
 @contextmanager

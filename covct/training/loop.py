@@ -27,7 +27,7 @@ from covct.stop import unbroken
 from covct.training import checkpoints, events, histories
 from covct.training.average import RunningAverage
 from covct.training.batches import batches
-from covct.training.build import arguments_of, build, check, compiled
+from covct.training.build import arguments_of, build, check, compiled, started
 from covct.training.fingerprint import differences, fingerprint
 from covct.training.finish import finish, leak_of
 from covct.training.folds import keep_folds
@@ -139,12 +139,13 @@ def prepare(
     if initial:
         card, trained = load_network(initial)
         _refuse_a_leak(plan, card, plan.held_out)
-        if [w.shape for w in trained.weights] != [w.shape for w in network.weights]:
+        weights = started(network, trained)
+        if weights is None:
             raise UsageError(
                 f"{initial}: a {card.architecture['name']} with {card.architecture['arguments']}, "
                 f"wanted a {settings.architecture} with {arguments_of(settings, plan.size)}"
             )
-        network.set_weights(trained.get_weights())
+        network.set_weights(weights)
         facts["initial"] = {"task": card.task, "sha256": card.sha256, "epochs": card.training.get("epochs")}
     if backbone:
         start_from_backbone(network, backbone)

@@ -41,7 +41,7 @@ def choose_threshold(
     for source in dict.fromkeys(sources):
         of_it = known & (np.array(sources) == source).reshape(-1, *(1,) * (known.ndim - 1))
         scores |= _score_of(source, predicted[of_it] >= threshold, labels[of_it])
-    return threshold, {name: round(value, 4) for name, value in scores.items()}
+    return threshold, {name: round(float(value), 4) for name, value in scores.items()}
 
 
 def _score_of(source: str, called: np.ndarray, label: np.ndarray) -> dict[str, float]:
