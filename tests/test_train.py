@@ -27,7 +27,7 @@ from covct.errors import NotANumber, OutputNotWritable, Stopped, UsageError, Wei
 from covct.networks import Network  # noqa: E402
 from covct.training import checkpoints, plans  # noqa: E402
 from covct.training.average import EVERY, RunningAverage  # noqa: E402
-from covct.training.batches import batches, draw_batch  # noqa: E402
+from covct.training.batches import batches, draw_batch, sample_seed  # noqa: E402
 from covct.training.build import arguments_of, build, check, started  # noqa: E402
 from covct.training.cross_validation import FoldFailed, credit, gpus, run_in_parallel, summarise, threshold_of  # noqa: E402
 from covct.training.find_lr import draw_plot, find_learning_rate, suggest  # noqa: E402
@@ -309,6 +309,13 @@ def test_batches_come_in_order_whatever_the_threads():
     for threads in (1, 3):
         got = list(batches(draw, 2, 7, iter(places), threads))
         assert all((a[0] == b[0]).all() and (a[1] == b[1]).all() for a, b in zip(expected, got, strict=True))
+
+
+def test_a_training_that_starts_from_weights_draws_samples_that_these_have_not_seen():
+    assert sample_seed(3, None) == 3
+    first, second = (sample_seed(3, letter * 64) for letter in "ab")
+    assert len({3, first, second}) == 3
+    assert sample_seed(3, "a" * 64) == first
 
 
 def test_folds_deal_every_patient_once_and_alike_for_every_task():

@@ -25,6 +25,14 @@ def draw_batch(draw: Callable[..., Batch], size: int, seed: int, epoch: int, ste
     return np.stack(inputs), np.stack(truths)
 
 
+def sample_seed(seed: int, initial_sha256: str | None) -> int:
+    """The seed of the samples: another one for each file of weights to start from.
+
+    With the same a training that goes on from another's weights would see the other's samples once more.
+    """
+    return seed + (int(initial_sha256[:12], 16) if initial_sha256 else 0)
+
+
 def batches(
     draw: Callable[..., Batch], size: int, seed: int, places: Iterator[tuple[int, int]], workers: int
 ) -> Generator[Batch, None, None]:

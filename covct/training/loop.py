@@ -26,7 +26,7 @@ from covct.segment import device_in_use, load_network, start_from_backbone
 from covct.stop import unbroken
 from covct.training import checkpoints, events, histories
 from covct.training.average import RunningAverage
-from covct.training.batches import batches
+from covct.training.batches import batches, sample_seed
 from covct.training.build import arguments_of, build, check, compiled, started
 from covct.training.fingerprint import differences, fingerprint
 from covct.training.finish import finish, leak_of
@@ -188,6 +188,7 @@ class _Run:
         self.out: Path = folder
         self.folder: Path = folder / "checkpoints" / settings.task
         self.facts: dict[str, Any] = facts
+        self.sample_seed = sample_seed(settings.seed, facts.get("initial", {}).get("sha256"))
         self.checkpoint_steps: int = checkpoint_steps
         self.report: Report = report
         self.progress = Progress()
@@ -262,7 +263,7 @@ class _Run:
         with output.output_errors(self.out):
             events.write_history(self.tensorboard, p.history)
         places = ((e, s) for e, s in product(range(self.settings.epochs), range(steps)) if (e, s) >= (p.epoch, p.step))
-        drawn = batches(self.plan.draw, self.settings.batch_size, self.settings.seed, places, workers)
+        drawn = batches(self.plan.draw, self.settings.batch_size, self.sample_seed, places, workers)
         try:
             while p.epoch < self.settings.epochs and not self._is_enough():
                 while p.step < steps:
@@ -287,7 +288,9 @@ class _Run:
         with unbroken():
             self.network.optimizer.learning_rate = settings.learning_rate * share
             logs = self.network.train_on_batch(x, truth, return_dict=True)
-            refuse_what_is_not_a_number(float(logs["loss"]), self.network, settings, self.plan, p, (x, truth))
+            refuse_what_is_not_a_number(
+                float(logs["loss"]), self.network, settings, self.plan, p, (x, truth), self.sample_seed
+            )
             p.add([float(np.asarray(variable)) for variable in self.network.metrics_variables])
             if self.average and self.average.is_due(done + 1):
                 self.average.take(self.network.get_weights(), done + 1)

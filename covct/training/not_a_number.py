@@ -21,6 +21,7 @@ def refuse_what_is_not_a_number(
     plan: Plan,
     progress: Progress,
     batch: tuple[np.ndarray, np.ndarray],
+    seed: int,
 ) -> None:
     """Raise NotANumber where the loss of a batch, or the weights right after it, are not finite.
 
@@ -33,12 +34,12 @@ def refuse_what_is_not_a_number(
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the loss is {loss:.4g}, its gradient is not finite"
     raise NotANumber(
         f"{settings.task}: epoch {progress.epoch + 1}, step {progress.step + 1}: {what}, with the samples "
-        f"{'; '.join(_samples(settings, plan, progress, batch))}. The checkpoints before it are kept. "
+        f"{'; '.join(_samples(settings, plan, progress, batch, seed))}. The checkpoints before it are kept. "
         "Try a lower --learning-rate or a lower --clip-norm in another folder, or look at these slices."
     )
 
 
-def _samples(settings: Settings, plan: Plan, progress: Progress, batch) -> list[str]:
+def _samples(settings: Settings, plan: Plan, progress: Progress, batch, seed: int) -> list[str]:
     """The samples of the batch in words: drawn once more, one by one, to learn where they come from."""
     origins: list[Any] = []
     counts = [0]
@@ -48,7 +49,7 @@ def _samples(settings: Settings, plan: Plan, progress: Progress, batch) -> list[
         counts.append(len(noted))
         return sample
 
-    draw_batch(draw, settings.batch_size, settings.seed, progress.epoch, progress.step, origins)
+    draw_batch(draw, settings.batch_size, seed, progress.epoch, progress.step, origins)
     return [
         " with ".join(map(str, origins[first:end])) + _fault(x, truth)
         for first, end, x, truth in zip(counts, counts[1:], *batch, strict=False)
