@@ -219,7 +219,7 @@ def train_command(
             plot = str(out / f"{task.value}-find-lr.svg")
             typer.echo(json.dumps({"learning_rate": found.suggestion, "plot": plot}))
             return
-        readings = Readings()
+        readings = Readings() if all_folds else None  # what was read is kept for the next fold
         for number in range(folds) if all_folds else [settings.fold]:
             this = replace(settings, fold=number)
             card = train(

@@ -236,8 +236,7 @@ def plan_infection(reading: Reading, settings: Settings) -> Plan:
         part.source: _stack(
             how, with_context(part, settings.neighbours), part.infection == 1, part.infection != UNKNOWN
         )
-        for part in split.check_sets
-        if part.source != "lctsc-restored"
+        for part in split.judged
     }
     return _plan(draw, how, checks, split, reading.sources, "tversky+ce")
 
@@ -282,9 +281,10 @@ def _plan_volumes(parts: list[Slices], sources: dict[str, Path], settings: Setti
         equalise = volume.source == "lctsc" and rng.random() < EQUALISED_SHARE
         return volumes.draw_patch(volume, how, patch, rng, equalise)
 
-    held = [part for part in split.check_sets if part.source != "lctsc-restored"]
+    judged = split.judged
     checks = {
-        part.source: volumes.validation_patches(volumes_in(part), how, patch, settings.seed, len(held)) for part in held
+        part.source: volumes.validation_patches(volumes_in(part), how, patch, settings.seed, len(judged))
+        for part in judged
     }
     return _plan(draw, how, checks, split, sources, "dice+ce" if settings.task == "lungs" else "tversky+ce")
 
@@ -329,6 +329,11 @@ class _Parted:
     held_out: dict[str, list[str]]
     patients: dict[str, list[str]]
     on_both_sides: int
+
+    @property
+    def judged(self) -> list[Slices]:
+        """What is validated on: of LCTSC, whose slices come in two looks, the scanner's."""
+        return [part for part in self.check_sets if part.source != "lctsc-restored"]
 
 
 def _split(parts: list[Slices], settings: Settings) -> _Parted:

@@ -47,6 +47,7 @@ PRESETS = {
     ),
     # as standard, and every lesion is where and as dense as radiologists marked it
     "real-lesions": Preset({}, intensities=((1.0, augment.noise), (1.0, augment.contrast))),
+    # what the shipped weights were trained with
     "standard": Preset({}, lesions=True, intensities=((1.0, augment.noise), (1.0, augment.contrast))),
     "full": Preset(
         {"rotation": 20.0, "shift": 0.08, "elastic_px": 2.5, "cells": 4},  # at 5 px chests look lobed
