@@ -132,7 +132,7 @@ def test_series_that_keeps_killing_the_process_is_given_up(order, networks):
 
 def test_a_series_that_timed_out_is_recorded_and_retried_on_demand(order, networks):
     """Its process was ended, and another one goes on with the run."""
-    [victim, *_] = batch.plan(order, batch.discover(order.sources), batch.card_hashes(order.weights))
+    [victim, *_] = batch.plan(order, discover(order.sources), batch.card_hashes(order.weights))
     with state.lock(order.out):
         state.begin_attempt(order.out, victim.series.folder, victim.work_key)
         state.note_timeout(order.out, victim.series.folder, 60)

@@ -37,14 +37,14 @@ RANKS = [
     {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"}
     | {"training.stacks", "training.before_after", "training.empty_slices"},
     {"training.restoration", "training.restore", "training.views", "training.partial_lungs"}
-    | {"training.reading", "pipeline", "verify", "doctor", "inbox", "moving"}
+    | {"training.reading", "pipeline", "verify", "doctor", "inbox", "moving", "plan"}
     | {"training.folds", "training.checkpoints", "training.fingerprint", "training.histories"}
     | {"training.cross_validation", "evaluation.masks", "evaluation.cases"},
     {"training.inputs", "training.neighbours", "training.volumes", "training.classes"}
     | {"training.prepare", "training.threshold", "training.explore", "writers", "evaluation.judge"}
     | {"evaluation.judges"},
     {"training.plans", "training.build", "evaluation.pooling", "evaluation.page"},
-    {"training.not_a_number", "training.finish", "training.sheet"},
+    {"training.not_a_number", "training.finish", "training.sheet", "one_series"},
     {"training.loop", "training.explore_page", "batch", "evaluation.run"},
     {"training.find_lr"},
     {"commands.__init__", "commands.evaluate", "commands.explore", "commands.restore", "commands.train"},

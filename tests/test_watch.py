@@ -10,8 +10,9 @@ import pytest
 from conftest import read_json
 from test_batch import Clock, change, inbox, never, order, run, watched  # noqa: F401 (fixtures)
 
-from covct import batch, index, state
+from covct import batch, index, plan, state
 from covct.errors import Stopped
+from covct.outputs import Outputs
 
 
 def snapshot(root):
@@ -44,7 +45,7 @@ def test_a_rerun_plans_nothing_again_and_reads_no_header(order, networks, monkey
         raise AssertionError("it is all known")
 
     monkeypatch.setattr(index, "read_facts", unexpected)
-    monkeypatch.setattr(batch, "choose", unexpected)
+    monkeypatch.setattr(plan, "choose", unexpected)
     tally, events = run(order, never)
     assert tally["done before"] == 3
     assert [e["event"] for e in events] == ["found", "skipped", "skipped", "skipped", "finished"]
@@ -60,7 +61,7 @@ def test_without_the_index_the_rerun_is_the_same(order, networks):
 
 @pytest.mark.parametrize(
     "wish",
-    [{"force": True}, {"strict": True}, {"outputs": batch.Outputs(("seg", "nifti"))}],
+    [{"force": True}, {"strict": True}, {"outputs": Outputs(("seg", "nifti"))}],
     ids=lambda w: next(iter(w)),
 )
 def test_other_wishes_are_not_taken_for_finished(order, networks, wish):
