@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -44,7 +44,8 @@ class Series:
     content : tuple of str
         What identifies the input: sorted SOP Instance UIDs, or the file's sha256.
     twins : tuple of SourceFile
-        Files that repeat an instance already there; whether they say the same is seen when they are read.
+        Files that repeat an instance already there; whether they say the same is seen when they are read. Of a NIfTI:
+        files of the same contents.
     unreadable_beside : int
         Unreadable files in the same folder or archive: an end slice may be among them.
     """
@@ -152,19 +153,19 @@ def assemble(files: Iterable[SourceFile], ask: Callable[[SourceFile], Facts], se
         `read_facts`, or one that remembers.
     """
     headers: list[Header] = []
-    volumes: list[Series] = []
+    volumes: dict[str, set[SourceFile]] = defaultdict(set)
     for file in files:
         facts = asked(file, ask, seen)
         if isinstance(facts, Header):
             headers.append(facts)
         elif isinstance(facts, str):
-            volumes.append(_nifti_series(file, facts))
+            volumes[facts].add(file)
     spoiled = Counter(place(file) for file in seen.unreadable)
     series = [
         replace(one, unreadable_beside=sum(spoiled[where] for where in {place(i.file) for i in one.instances}))
         for one in _dicom_series(headers)
     ]
-    return (*series, *volumes)
+    return (*series, *(_nifti_series(same, contents) for contents, same in volumes.items()))
 
 
 def asked(file: SourceFile, ask: Callable[[SourceFile], T | None], seen: Sighting) -> T | None:
@@ -227,9 +228,11 @@ def _content(part: tuple[Instance, ...]) -> tuple[str, ...]:
     return tuple(i.sop_instance_uid if not i.stack else f"{i.sop_instance_uid}#{i.frame}" for i in part)
 
 
-def _nifti_series(file: SourceFile, identity: str) -> Series:
-    """A NIfTI is known by its contents: the file name may hold a patient's."""
-    return Series("nifti", "", "", f"{study_folder(file, identity)}/volume", (identity,), path=file)
+def _nifti_series(same: Iterable[SourceFile], identity: str) -> Series:
+    """A NIfTI is known by its contents, since the file name may hold a patient's: under several names it is one."""
+    file, *twins = sorted(same)
+    folder = f"{study_folder(file, identity)}/volume"
+    return Series("nifti", "", "", folder, (identity,), path=file, twins=tuple(twins))
 
 
 def safe_name(uid: str) -> str:

@@ -237,7 +237,8 @@ def refuse_warnings(findings: list[Finding]) -> None:
 def inspect_headers(series: Series) -> list[Finding]:
     """The verdict on a series by its headers: what refuses it, or all that is to be told of it."""
     if series.kind == "nifti":
-        return [Finding("no-seg", "NIfTI has no DICOM instances to refer to: masks and report, no DICOM SEG", NOTED)]
+        message = "NIfTI has no DICOM instances to refer to: masks and report, no DICOM SEG"
+        return [*_twins(series), Finding("no-seg", message, NOTED)]
     found: list[Finding] = []
     for look in (_identity, _kind, _grid, _positions_in_space, _contents):
         found += look(series)
@@ -417,9 +418,7 @@ def _sideways_mm(positions: np.ndarray, along: np.ndarray) -> float:
 
 def _contents(series: Series) -> Iterator[Finding]:
     """What the headers say of the pixels and of what is not there."""
-    if series.twins:
-        message = f"{len(series.twins)} files repeat an instance already there; each is used once"
-        yield Finding("duplicate-files", message, NOTED)
+    yield from _twins(series)
     if any(i.rescale is None for i in series.instances):
         message = "RescaleSlope or RescaleIntercept is missing; 1 and 0 were taken, figures by HU are withheld"
         yield Finding("no-rescale", message)
@@ -432,6 +431,13 @@ def _contents(series: Series) -> Iterator[Finding]:
         level = REFUSED if ratio > LOSSY_RATIO_REFUSED else WARNED
         yield Finding("lossy", f"the images were compressed with loss{said}; figures by HU are withheld", level)
     yield from _fewer_than_acquired(series)
+
+
+def _twins(series: Series) -> Iterator[Finding]:
+    if count := len(series.twins):
+        what = "an instance" if series.kind == "dicom" else "the contents of one"
+        message = f"{count} file{'s repeat' if count > 1 else ' repeats'} {what} already there; each is used once"
+        yield Finding("duplicate-files", message, NOTED)
 
 
 def _fewer_than_acquired(series: Series) -> Iterator[Finding]:
