@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -18,22 +19,23 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from covct import RESEARCH_USE, __version__
+from covct.commands.console import plain, stderr, stdout
 from covct.commands.evaluate import evaluate_command
 from covct.commands.explore import explore_command
+from covct.commands.listeners import listen, unheard
 from covct.commands.restore import restore_command
 from covct.commands.train import train_command
-from covct.errors import RunError, SeriesError, Stopped, UsageError, whereabouts
+from covct.errors import OutputNotWritable, RunError, SeriesError, Stopped, UsageError, whereabouts
 from covct.logs import QUIET, LogFormat, install
 from covct.quiet import quiet_tensorflow
 from covct.stop import stoppable
 from covct.supervisor import supervise, worker
+from covct.visible import json_line
 
 EXIT_CODES = (
     "Exit codes: 0 nothing left to do; 1 a bug (traceback); 2 usage; 3 ended, some series failed or (with --strict) "
@@ -57,7 +59,6 @@ app.command("explore")(explore_command)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("restore", epilog=EXIT_CODES)(restore_command)
-stderr = Console(stderr=True)
 
 
 class SegType(str, Enum):
@@ -258,22 +259,22 @@ def status(
     if json_output:
         typer.echo(json.dumps(told))
         return
-    table = Table("status", "reason", "series", title=f"{out}", caption=RESEARCH_USE)
+    table = Table("status", "reason", "series", title=plain(out), caption=RESEARCH_USE)
     for row in told["by_outcome"]:
         table.add_row(row["status"], row["slug"] or "", str(row["series"]))
     if told["waiting"]:
         table.add_row("waiting", "", str(told["waiting"]))
-    Console().print(table)
+    stdout.print(table)
     for line in _last_run(told):
-        Console().print(line, highlight=False, soft_wrap=True)
+        stdout.print(line, highlight=False, soft_wrap=True)
 
 
 def _last_run(told: dict[str, Any]) -> list[str]:
     """The last error and the last run in words."""
     lines = []
     if error := told["last_error"]:
-        lines.append(f"[red]last error[/]  {error['finished']}  {error['slug']}: {escape(error['message'])}")
-        lines.append(f"            {escape(error['folder'])}")
+        lines.append(f"[red]last error[/]  {error['finished']}  {error['slug']}: {plain(error['message'])}")
+        lines.append(f"            {plain(error['folder'])}")
     if run := told["last_run"]:
         ago = timedelta(seconds=round(told["last_run_seconds_ago"]))
         end = {None: "runs, or was killed", "error": f"ended by {run['error']}"}.get(run["end"], run["end"])
@@ -339,12 +340,10 @@ def verify(
 
 def _show_defect(folder: str, defect, json_events: bool) -> None:
     if json_events:
-        print(json.dumps({"event": "defect", "folder": folder, **asdict(defect)}, ensure_ascii=False), flush=True)
+        print(json_line({"event": "defect", "folder": folder, **asdict(defect)}), flush=True)
         return
     where = f"{folder}/{defect.file}" if defect.file else folder
-    Console().print(
-        f"[red]{defect.slug}[/]  {escape(where)}: {escape(defect.message)}", highlight=False, soft_wrap=True
-    )
+    stdout.print(f"[red]{defect.slug}[/]  {plain(where)}: {plain(defect.message)}", highlight=False, soft_wrap=True)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -399,11 +398,11 @@ def doctor(
         found.append(check)
         if json_output:
             fields = {**asdict(check), "exit_code": check.exit_code if check.verdict == "fail" else 0}
-            print(json.dumps(fields, ensure_ascii=False), flush=True)
+            print(json_line(fields), flush=True)
             continue
-        fix = f"\n      -> {escape(check.fix)}" if check.fix else ""
-        line = f"[{colours[check.verdict]}]{check.verdict:4}[/]  {escape(check.name)}: {escape(check.message)}{fix}"
-        Console().print(line, highlight=False, soft_wrap=True)
+        fix = f"\n      -> {plain(check.fix)}" if check.fix else ""
+        line = f"[{colours[check.verdict]}]{check.verdict:4}[/]  {plain(check.name)}: {plain(check.message)}{fix}"
+        stdout.print(line, highlight=False, soft_wrap=True)
     if code := exit_code(found):
         raise typer.Exit(code)
 
@@ -583,7 +582,7 @@ def _end(lines, error: BaseException, message: str, exit_code: int) -> NoReturn:
         event = {"event": "ended", "reason": type(error).__name__, "message": message, "exit_code": exit_code}
         lines.tell(event, "info" if exit_code == 130 else "error")
     else:
-        stderr.print(f"[red]covct:[/] {escape(message)}", soft_wrap=True)
+        stderr.print(f"[red]covct:[/] {plain(message)}", soft_wrap=True)
     raise typer.Exit(exit_code) from error
 
 
@@ -608,10 +607,10 @@ def _hiding(out: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
 def _shown(json_events: bool, lines=None):
     """A function that shows events: JSON lines on stdout, and on stderr a bar, plain lines or `lines`."""
     with Progress(
-        TextColumn("[progress.description]{task.description}"),
+        TextColumn("{task.description}", style="progress.description", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=stderr,
@@ -624,7 +623,7 @@ def _shown(json_events: bool, lines=None):
             if event["event"] in QUIET:
                 return
             if json_events:
-                print(json.dumps(event, ensure_ascii=False), flush=True)
+                print(json_line(event), flush=True)
             if lines:
                 lines.tell(event)
                 return
@@ -651,39 +650,39 @@ def _short(uid: str) -> str:
 
 def _line(event: dict[str, Any]) -> str:
     """One event as a line for a person; empty for what is not worth a line."""
-    kind, series = event["event"], escape(event.get("source") or _short(event.get("series", "")))
+    kind, series = event["event"], plain(event.get("source") or _short(event.get("series", "")))
     if kind == "found":
         return (
             f"{event['candidates']} series found, {event['to_do']} to do, {event['finished_before']} finished before, "
             f"{event['problems']} unreadable"
         )
     if kind == "not-moved":
-        return f"[yellow]not moved[/]   study {_short(event['study'])}: {escape(event['message'])}"
+        return f"[yellow]not moved[/]   study {_short(event['study'])}: {plain(event['message'])}"
     if kind == "problem":
-        return f"[yellow]unreadable[/]  {escape(event['file'])}: {escape(event['message'])}"
+        return f"[yellow]unreadable[/]  {plain(event['file'])}: {plain(event['message'])}"
     if kind == "done":
         percent = event["infection_percent"]
-        shown = "no percentage"
+        figure = "no percentage"
         if percent is not None:
             within = _within(event.get("infection_percent_interval"))
-            shown = f"{percent:.1f} %{within} infected (class {event['severity_class']})"
+            figure = f"{percent:.1f} %{within} infected (class {event['severity_class']})"
         warned = f"  [yellow]{', '.join(event['warnings'])}[/]" if event["warnings"] else ""
-        return f"[green]done[/]        {series}  {shown}  {event['seconds']:.1f} s{warned}"
+        return f"[green]done[/]        {series}  {figure}  {event['seconds']:.1f} s{warned}"
     if kind == "converted":
         warned = ", ".join(finding["slug"] for finding in event["findings"])
-        shown = "  ".join(escape(event[name]) for name in ("source", "path") if event[name])
-        return f"[green]converted[/]   {shown}" + (f"  [yellow]{warned}[/]" if warned else "")
+        named = "  ".join(plain(event[name]) for name in ("source", "path") if event[name])
+        return f"[green]converted[/]   {named}" + (f"  [yellow]{warned}[/]" if warned else "")
     if kind == "nothing":
-        return escape(event["message"])
+        return plain(event["message"])
     if kind == "rejected":
-        return f"[yellow]rejected[/]    {series}  {event['slug']}: {escape(event['message'])}"
+        return f"[yellow]rejected[/]    {series}  {event['slug']}: {plain(event['message'])}"
     if kind == "failed":
-        return f"[red]failed[/]      {series}  {event['slug']}: {escape(event['message'])}"
+        return f"[red]failed[/]      {series}  {event['slug']}: {plain(event['message'])}"
     if kind == "waiting":
         why = {"limit": "--limit is reached", "until": "it is past --until"}[event["why"]]
         return f"[yellow]waiting[/]     {event['series']} series for the next run: {why}"
     if kind == "watching":
-        return f"watching {escape(event['inbox'])}: settle {event['settle_s']:g} s, every {event['interval_s']:g} s"
+        return f"watching {plain(event['inbox'])}: settle {event['settle_s']:g} s, every {event['interval_s']:g} s"
     if kind == "finished":
         counts = ", ".join(f"{number} {name}" for name, number in event.items() if name != "event") or "nothing to do"
         return f"{counts}. {RESEARCH_USE}"
@@ -726,26 +725,52 @@ def _show_plan(order, json_events: bool) -> None:
     rows += [{"series": p.label, "slices": None, "verdict": "unreadable", "why": p.message} for p in found.problems]
     if json_events:
         for row in rows:
-            print(json.dumps({"event": "plan", **row}, ensure_ascii=False))
+            print(json_line({"event": "plan", **row}))
         return
     table = Table("series", "slices", "verdict", "why", caption=RESEARCH_USE)
     for row in rows:
-        table.add_row(_short(row["series"]), str(row["slices"] or ""), row["verdict"], escape(row["why"]))
-    Console().print(table)
+        table.add_row(plain(_short(row["series"])), str(row["slices"] or ""), row["verdict"], plain(row["why"]))
+    stdout.print(table)
 
 
 def main() -> None:
-    """The program: covct's errors become sentences and exit codes; a bug keeps its traceback (exit 1)."""
+    """The program. Losing standard output or error ends nothing; where events were lost to a full disk, exit 12."""
+    in_utf8()
+    listen()
+    try:
+        _run()
+        code: Any = 0
+    except SystemExit as ended:
+        code = ended.code
+    if not code and (lost := unheard()):
+        stderr.print(f"[red]covct:[/] standard output could not be written: {lost.strerror}", soft_wrap=True)
+        code = OutputNotWritable.exit_code
+    sys.exit(code)
+
+
+def in_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale says otherwise.
+
+    Names of files and archives' members are UTF-8 nearly everywhere, and what covct writes is always: a locale of
+    Latin-1 or ASCII must not decide whether a study with an umlaut can be read back.
+    """
+    if not sys.flags.utf8_mode and codecs.lookup(sys.getfilesystemencoding()).name != "utf-8":
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-X", "utf8=1", *sys.orig_argv[1:]])
+
+
+def _run() -> None:
+    """covct's errors become sentences and exit codes; a bug keeps its traceback (exit 1)."""
     install(RichHandler(console=stderr, show_path=False))
     try:
         if sys.argv[1:2] and sys.argv[1] in SUPERVISED:
             supervise()
         app()
     except RunError as error:
-        stderr.print(f"[red]covct:[/] {escape(str(error))}", soft_wrap=True)
+        stderr.print(f"[red]covct:[/] {plain(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
     except SeriesError as error:
-        stderr.print(f"[red]covct:[/] {escape(error.message)}", soft_wrap=True)
+        stderr.print(f"[red]covct:[/] {plain(error.message)}", soft_wrap=True)
         sys.exit(3)
     except Stopped as stopped:
         stderr.print(f"covct: stopped by {stopped}; finished series are kept")

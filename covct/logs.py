@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import logging
 import os
 import secrets
@@ -20,6 +19,8 @@ from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+from covct.visible import json_line
 
 Event = dict[str, Any]
 
@@ -116,7 +117,7 @@ def as_json(event: Event, level: str | None = None) -> str:
     said = {name: value for name, value in event.items() if value is not None}
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = {"time": now, "level": level or LEVELS.get(event["event"], "info"), **said}
-    return json.dumps(line, ensure_ascii=False, default=str)
+    return json_line(line)
 
 
 class JsonLines(logging.Handler):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from covct.errors import SeriesError, SourceDefect, why
+from covct.visible import visible
 
 LARGEST_FILE = 2 * 1024**3  # bytes; one CT slice has half a MiB, an enhanced series some hundred
 LARGEST_RATIO = 200  # a CT slice deflates to a half; zeros to a thousandth
@@ -39,12 +40,8 @@ class SourceFile:
 
 
 def printable(path: Path | str) -> str:
-    """A path as text that JSON, a log and a terminal take: one line, and nothing that a terminal obeys.
-
-    Names of old exports are Latin-1, not UTF-8.
-    """
-    text = os.fsencode(path).decode("utf-8", "replace")
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    """A path as text that JSON, a log and a terminal take. Names of old exports are Latin-1, not UTF-8."""
+    return visible(os.fsencode(path).decode("utf-8", "replace"))
 
 
 @dataclass(frozen=True)

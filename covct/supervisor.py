@@ -38,7 +38,7 @@ STOP_GRACE_S = 3.0
 KILL_GRACE_S = 20.0
 TICK_S = 0.25
 MOST_CRASHES = 9  # in a row, without a series finished between: it is not the series
-PARENT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+PARENT_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 OUTCOMES = ("done", "rejected", "failed")
 Emit = Callable[[dict[str, Any]], None]
 

@@ -14,7 +14,7 @@ import covct
 PACKAGE = Path(covct.__file__).parent
 # A module may import from its own rank and below.
 RANKS = [
-    {"errors", "quiet", "terms", "outputs", "defects", "quote", "logs", "heartbeat", "metrics"}
+    {"errors", "quiet", "visible", "terms", "outputs", "defects", "quote", "logs", "heartbeat", "metrics"}
     | {"labels", "components", "memory", "devices"}
     | {"__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel"},
     {"stop", "lockfile", "training.__init__", "training.settings", "training.schedules", "training.progress"}
@@ -47,7 +47,15 @@ RANKS = [
     {"training.not_a_number", "training.finish", "training.sheet", "one_series"},
     {"training.loop", "training.explore_page", "batch", "evaluation.run"},
     {"training.find_lr"},
-    {"commands.__init__", "commands.evaluate", "commands.explore", "commands.restore", "commands.train"},
+    {
+        "commands.__init__",
+        "commands.console",
+        "commands.listeners",
+        "commands.evaluate",
+        "commands.explore",
+        "commands.restore",
+        "commands.train",
+    },
     {"cli"},
     {"__main__"},
 ]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from covct import RESEARCH_USE
+from covct.commands.console import plain, stderr
 from covct.quiet import quiet_tensorflow
 from covct.stop import stoppable
-
-stderr = Console(stderr=True)
+from covct.visible import json_line
 
 
 class Task(str, Enum):
@@ -100,7 +97,7 @@ def evaluate_command(
 
     def emit(event: dict[str, Any]) -> None:
         if json_events:
-            print(json.dumps(event, ensure_ascii=False), flush=True)
+            print(json_line(event), flush=True)
         elif line := _line(event):
             stderr.print(line, highlight=False, soft_wrap=True)
 
@@ -131,9 +128,9 @@ def _line(event: dict[str, Any]) -> str:
     if event["event"] == "found":
         return f"{event['cases']} cases to judge"
     if event["event"] == "left-out":
-        return f"[yellow]left out[/]  {escape(event['case'])}: {escape(event['reason'])}"
+        return f"[yellow]left out[/]  {plain(event['case'])}: {plain(event['reason'])}"
     dice = "  ".join(f"{task} {_short(d)}" for task, d in event["dice"].items())
-    return f"[green]judged[/]    {escape(event['case'])}  {event['slices']} slices  {dice}  {event['seconds']:.1f} s"
+    return f"[green]judged[/]    {plain(event['case'])}  {event['slices']} slices  {dice}  {event['seconds']:.1f} s"
 
 
 def _show(evaluation: dict[str, Any]) -> None:
@@ -150,10 +147,10 @@ def _show(evaluation: dict[str, Any]) -> None:
         figures = (mean["value"], pooled["recall"]["value"], pooled["precision"]["value"])
         numbers = str(group["patients"]), _short(pooled["dice"]["value"]) + within
         spread = [_spread(group["folds"])] if with_folds else []
-        table.add_row(group["task"], escape(group["source"]), *numbers, *map(_short, figures), *spread)
+        table.add_row(group["task"], plain(group["source"]), *numbers, *map(_short, figures), *spread)
     stderr.print(table)
     for note in evaluation["notes"]:
-        stderr.print(f"- {escape(note)}", highlight=False, soft_wrap=True)
+        stderr.print(f"- {plain(note)}", highlight=False, soft_wrap=True)
 
 
 def _spread(folds: dict[str, Any] | None) -> str:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from covct.commands.console import plain, stderr, stdout
 from covct.errors import OutputNotWritable, UsageError
 from covct.quiet import quiet_tensorflow
 
@@ -40,7 +39,6 @@ def explore_command(
             from covct.training.restoration import load_restorer
 
             restore = load_restorer(restorer)
-    stderr = Console(stderr=True)
     with stderr.status("looking for cases") as status:
         found = explore(data, restore, lambda done, total: status.update(f"{done} of {total} cases read"))
     document = found.as_json()
@@ -51,9 +49,9 @@ def explore_command(
     if as_json:
         typer.echo(_text(document), nl=False)
     else:
-        _print(Console(), document)
+        _print(document)
     if out:
-        stderr.print(f"written: {escape(str(out / 'explore.html'))}, explore.json")
+        stderr.print(f"written: {plain(str(out / 'explore.html'))}, explore.json")
 
 
 def _text(document: dict[str, Any]) -> str:
@@ -71,30 +69,28 @@ def _write(out: Path, files: dict[str, str]) -> None:
         raise OutputNotWritable(f"{out}: {error.strerror}") from error
 
 
-def _print(console: Console, document: dict[str, Any]) -> None:
+def _print(document: dict[str, Any]) -> None:
     for source in document["sources"]:
         cases = [
             one for one in document["cases"] if (one["source"], one["domain"]) == (source["source"], source["domain"])
         ]
-        console.print(
-            f"[bold]{escape(source['source'])}[/]: {source['domain']}, to HU {source['to_hu']}", soft_wrap=True
-        )
-        console.print(
+        stdout.print(f"[bold]{plain(source['source'])}[/]: {source['domain']}, to HU {source['to_hu']}", soft_wrap=True)
+        stdout.print(
             f"  {source['cases']} cases of {source['patients']} patients, {source['slices']} slices; without lung "
             f"{_or_dash(source['without_lung'])}, without infection {_or_dash(source['without_infection'])}; infection "
             f"of lung {_percent(source['infection_share'])}; {_labels(cases)}",
             soft_wrap=True,
         )
-        _print_cases(console, cases)
+        _print_cases(cases)
     if not document["sources"]:
-        console.print("no case can be learned from")
+        stdout.print("no case can be learned from")
     for one in document["alike"]:
-        console.print(
-            f"alike: {escape(' and '.join(one['cases']))}, {one['slices']} pairs of slices, "
+        stdout.print(
+            f"alike: {plain(' and '.join(one['cases']))}, {one['slices']} pairs of slices, "
             f"correlation {one['likeness']}: one patient, or one image, under two names?",
             soft_wrap=True,
         )
-    _print_left_out(console, document["left_out"])
+    _print_left_out(document["left_out"])
 
 
 def _labels(cases: list[dict[str, Any]]) -> str:
@@ -102,7 +98,7 @@ def _labels(cases: list[dict[str, Any]]) -> str:
     return "; ".join(f"labels {labels}" + (f" in {n}" if len(counts) > 1 else "") for labels, n in counts.items())
 
 
-def _print_cases(console: Console, cases: list[dict[str, Any]]) -> None:
+def _print_cases(cases: list[dict[str, Any]]) -> None:
     """Volumes one a line; single slices would only repeat what the line above says."""
     volumes = [one for one in cases if one["shape"][0] > 1]
     if volumes:
@@ -111,7 +107,7 @@ def _print_cases(console: Console, cases: list[dict[str, Any]]) -> None:
             table.add_column(name, no_wrap=True, justify="left" if name == "  case" else "right")
         for one in volumes[:MOST_ROWS]:
             table.add_row(
-                f"  {escape(one['name'][:28])}",
+                f"  {plain(one['name'][:28])}",
                 "x".join(map(str, one["shape"])),
                 "x".join(f"{mm:.3g}" for mm in one["spacing_mm"]) if one["spacing_mm"] else "-",
                 f"{one['intensity'][0]:.0f}..{one['intensity'][4]:.0f}",
@@ -119,30 +115,30 @@ def _print_cases(console: Console, cases: list[dict[str, Any]]) -> None:
                 _percent(one["infection_share"]),
                 str(one["cropped"]),
             )
-        console.print(table)
+        stdout.print(table)
     hidden = len(volumes) - MOST_ROWS
     if hidden > 0:
-        console.print(f"  {hidden} more: --json, or --out DIR")
+        stdout.print(f"  {hidden} more: --json, or --out DIR")
     single = [one for one in cases if one["shape"][0] == 1]
     if single:
         cropped = sum(one["cropped"] for one in single)
-        console.print(f"  {len(single)} single slices, {cropped} of them cropped; each in --json, or --out DIR")
+        stdout.print(f"  {len(single)} single slices, {cropped} of them cropped; each in --json, or --out DIR")
 
 
-def _print_left_out(console: Console, left_out: list[dict[str, Any]]) -> None:
+def _print_left_out(left_out: list[dict[str, Any]]) -> None:
     if not left_out:
-        console.print("left out: nothing")
+        stdout.print("left out: nothing")
         return
     reasons = Counter(one["slug"] for one in left_out)
-    console.print("left out: " + ", ".join(f"{count} {slug}" for slug, count in reasons.most_common()))
+    stdout.print("left out: " + ", ".join(f"{count} {slug}" for slug, count in reasons.most_common()))
     for one in left_out[:MOST_ROWS]:
         some = f", {len(one['slices'])} slices" if one["slices"] else ""
-        console.print(
-            f"  {escape(one['source'])} {escape(one['case'])}{some}: {one['slug']}: {escape(one['message'])}",
+        stdout.print(
+            f"  {plain(one['source'])} {plain(one['case'])}{some}: {one['slug']}: {plain(one['message'])}",
             soft_wrap=True,
         )
     if len(left_out) > MOST_ROWS:
-        console.print(f"  {len(left_out) - MOST_ROWS} more: --json, or --out DIR")
+        stdout.print(f"  {len(left_out) - MOST_ROWS} more: --json, or --out DIR")
 
 
 def _or_dash(value: int | None) -> str:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from covct import RESEARCH_USE
+from covct.commands.console import plain, stderr, stdout
 from covct.errors import UsageError
 from covct.quiet import quiet_tensorflow
 from covct.stop import stoppable
+from covct.visible import json_line
 
 
 class SourceKind(str, Enum):
@@ -82,11 +81,11 @@ def restore_command(
                 if len(sources) == 1:
                     raise
                 refused.append(str(error))
-                Console(stderr=True).print(f"[yellow]refused[/]  {escape(str(error))}", soft_wrap=True)
+                stderr.print(f"[yellow]refused[/]  {plain(str(error))}", soft_wrap=True)
                 continue
             done.append(one)
             if json_lines:
-                print(json.dumps({"event": "restored", **asdict(one)}), flush=True)
+                print(json_line({"event": "restored", **asdict(one)}), flush=True)
         if done:
             card = way.card
             told = {"name": card.name, "sha256": card.sha256, "licence": card.licence} if card else None
@@ -95,7 +94,7 @@ def restore_command(
         raise UsageError(f"{slices}: none of {len(sources)} volumes was restored; the first: {refused[0]}")
     if not json_lines:
         _show(done)
-        Console(stderr=True).print(escape(str(record)), soft_wrap=True)
+        stderr.print(plain(str(record)), soft_wrap=True)
     if refused:
         raise typer.Exit(3)
 
@@ -149,5 +148,5 @@ def _show(done: list) -> None:
             cells.append("-" if tissue is None else f"{tissue.median_hu} HU{odd}")
         share = one.infected_ground_glass_percent
         cells.append("-" if share is None else f"{share:.0f} %")
-        table.add_row(escape(one.name), str(one.slices), one.kind, *cells)
-    Console().print(table)
+        table.add_row(plain(one.name), str(one.slices), one.kind, *cells)
+    stdout.print(table)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from covct.commands.console import stderr
 from covct.errors import Stopped, UsageError
 from covct.logs import LogFormat
 from covct.quiet import quiet_tensorflow
@@ -277,19 +277,18 @@ def _resumable() -> Iterator[None]:
 @contextmanager
 def _told(log_format: LogFormat, steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Where events go: JSON lines, a line that is drawn over on a terminal, or a line now and then."""
-    console = Console(stderr=True)
     if log_format == LogFormat.json:
-        yield _seldom(lambda event: console.print(json.dumps(event), markup=False, highlight=False, soft_wrap=True))
-    elif not console.is_terminal:
-        yield _seldom(lambda event: console.print(_sentence(event), markup=False, highlight=False, soft_wrap=True))
+        yield _seldom(lambda event: stderr.print(json.dumps(event), markup=False, highlight=False, soft_wrap=True))
+    elif not stderr.is_terminal:
+        yield _seldom(lambda event: stderr.print(_sentence(event), markup=False, highlight=False, soft_wrap=True))
     else:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[told]}", markup=False),
         )
-        with Progress(*columns, console=console) as bar:
+        with Progress(*columns, console=stderr) as bar:
             line = bar.add_task("training", total=steps, told="")
             seen = {"steps": 0}
 

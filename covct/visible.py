@@ -1,0 +1,25 @@
+"""Text that others wrote, made safe to show: a terminal obeys none of it, and it stays on its line."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+# C1 controls, line and paragraph separators, marks that turn the direction of reading: json.dumps leaves them be.
+OBEYED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+
+
+def visible(text: str) -> str:
+    r"""The text on one line, with each character that does not print as its escape, such as ``\x1b`` or ``\n``."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def json_line(value: Any) -> str:
+    """A value as JSON on one line, readable in any language, without characters that a terminal obeys.
+
+    Lone surrogates (bytes of a file name that are no UTF-8) are escaped too: no stream takes them.
+    """
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = OBEYED.sub(lambda one: f"\\u{ord(one[0]):04x}", text)
+    return re.sub("[\ud800-\udfff]", lambda one: f"\\u{ord(one[0]):04x}", text)
