@@ -1,8 +1,8 @@
 """What the files of an inbox said when they were read, so that the next pass need not read them again.
 
 A convenience that may be deleted or damaged at any time: whatever is not there, or not as it was written, is read
-again from the files. It lies in the output tree, so it holds no path (only hashes) and of free text only the words
-that the choice of a series asks for.
+again from the files. It lies in the output tree, so it holds neither path nor patient (only hashes), and of free text
+only the words that the choice of a series asks for.
 
 SQLite, because a pass over 100,000 files adds a few. Network file systems: no locks are taken, since `state.lock` lets
 one process in; no write-ahead log, which needs shared memory. A row carries a checksum, as nothing is fsynced: a power
@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields
+from dataclasses import astuple, fields
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 from covct import __version__
 from covct.choice import telling_words
 from covct.dicom.header import Header, Instance
+from covct.dicom.patient import Patient
 from covct.discover import Facts, read_facts, study_folder
 from covct.errors import SeriesError
 from covct.sources import Opener, SourceFile
@@ -34,7 +35,7 @@ from covct.state import RESULT_VERSION
 
 log = logging.getLogger("covct")
 
-FORMAT = 1  # raise it when the same file would be read differently, or the same study chosen from differently
+FORMAT = 2  # raise it when the same file would be read differently, or the same study chosen from differently
 FRESH_NS = 2_000_000_000  # what changed this short a time ago may change again within the tick of its time stamp
 DAY_NS = 86_400_000_000_000
 DAYS_KEPT = 30  # of what is not met: another inbox of the same output tree has its turn next week
@@ -219,6 +220,7 @@ class Index:
             shared = {name: getattr(instance, name) for name in SHARED}
             shared["body_part"], shared["comment"] = telling_words(instance.body_part, instance.comment)
             shared |= {"study_uid": facts.study_uid, "series_uid": facts.series_uid}
+            shared["patient"] = astuple(instance.patient)
             key = _mark(json.dumps(shared))
             self._shared.setdefault(key, shared)
             slices.append([key, *(getattr(instance, name) for name in OF_A_SLICE)])
@@ -231,6 +233,7 @@ class Index:
         for key, *of_a_slice in encoded:
             header = dict(self._shared[key])
             identity = header.pop("study_uid"), header.pop("series_uid")
+            header["patient"] = Patient(*header["patient"])
             own = dict(zip(OF_A_SLICE, map(_tuple, of_a_slice), strict=True))
             instances.append(Instance(file=file, **own, **header))
         return Header(*identity, tuple(instances))

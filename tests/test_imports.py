@@ -22,7 +22,17 @@ RANKS = [
     | {"evaluation.__init__", "evaluation.scores", "evaluation.surface", "evaluation.bootstrap"}
     | {"evaluation.agreement", "evaluation.calibration", "evaluation.figures"},
     {"preprocess", "crops", "resample", "training.domains"}
-    | {"sources", "cards", "context", "volume", "state", "dicom.evidence", "dicom.codestream", "dicom.read"},
+    | {
+        "sources",
+        "cards",
+        "context",
+        "volume",
+        "state",
+        "dicom.evidence",
+        "dicom.codestream",
+        "dicom.read",
+        "dicom.patient",
+    },
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object", "dicom.seg_frames"},
     {"split", "weights_file", "supervisor", "runs"},
     {"discover", "networks", "postprocess", "overlay", "results", "training.augment", "training.presets"}

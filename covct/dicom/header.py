@@ -12,6 +12,7 @@ from typing import Any
 import pydicom
 from pydicom.datadict import tag_for_keyword
 
+from covct.dicom.patient import PATIENT_TAGS, Patient, patient_of
 from covct.dicom.read import MOST_FRAMES, read_dataset, transfer_syntax_uid
 from covct.dicom.syntaxes import DEFLATED, is_lossy
 from covct.errors import SeriesError, SourceDefect
@@ -59,6 +60,8 @@ class Instance:
         0 where the header does not say.
     lossy_ratio : float
         The largest Lossy Image Compression Ratio; 0 where the header does not say.
+    patient : Patient
+        Whose slice it is, as digests.
     """
 
     file: SourceFile
@@ -88,6 +91,7 @@ class Instance:
     frame: int | None = None
     stack: str = ""
     concatenated: bool = False
+    patient: Patient = Patient()
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,7 @@ def _parsed(file: SourceFile, start: bytes) -> tuple[Header | None, bool]:
     """The header, and whether the bytes reached to its end."""
     stream = BytesIO(start)
     try:
-        header = read_dataset(stream, stop_before_pixels=True, specific_tags=HEADER_TAGS)
+        header = read_dataset(stream, stop_before_pixels=True, specific_tags=[*HEADER_TAGS, *PATIENT_TAGS])
         syntax = transfer_syntax_uid(header)
         reached = stream.tell() < len(start) - 8 and syntax != DEFLATED
         for keyword in HEADER_TAGS:
@@ -300,6 +304,7 @@ def _instance(file: SourceFile, values: _Attributes, syntax: str, frame: int | N
         frame=frame,
         stack=values.text("StackID"),
         concatenated=(values.whole("InConcatenationTotalNumber") or 1) > 1,
+        patient=patient_of(values.get),
     )
 
 

@@ -1,0 +1,179 @@
+"""Who a header says the patient is, and whether two headers can mean one person.
+
+Nothing here holds a name, a number or a date: each value is brought to one spelling and kept as a digest, since all
+that is ever asked is whether two are equal.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from enum import Enum
+from hashlib import blake2b
+from typing import Any
+
+PATIENT_TAGS = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
+# What programs write where they know, or may tell, no patient. As good as empty.
+NOBODY = {
+    "anon", "anonym", "anonyme", "anonymised", "anonymized", "anonymous", "anonymus", "blank", "deidentified", "empty",
+    "n/a", "na", "nil", "noid", "none", "noname", "null", "removed", "unbekannt", "unknown",
+}  # fmt: skip
+NO_BIRTH_DATES = {"00000000", "00010101", "19000101"}
+UMLAUTS = str.maketrans({"æ": "a", "œ": "o", "ø": "o", "ł": "l", "đ": "d", "ı": "i"})
+
+
+class Kin(Enum):
+    """Whether two headers mean one person: surely not, perhaps (one of them is silent), or as surely as headers can."""
+
+    DIFFERENT = "different"
+    UNSURE = "unsure"
+    SAME = "same"
+
+
+@dataclass(frozen=True, order=True)
+class Patient:
+    """Digests of what identifies a patient; empty where a header is silent.
+
+    Attributes
+    ----------
+    id : str
+        Patient ID: without spaces, in lower case; a number without leading zeros.
+    names : str
+        The words of family, given and middle name, a digest each, in their order by value: no accents, no capitals,
+        ae as a, and whichever came first.
+    """
+
+    id: str = ""
+    issuer: str = ""
+    names: str = ""
+    birth_date: str = ""
+    sex: str = ""
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the header says who it is, by number or name."""
+        return bool(self.id or self.names)
+
+    @property
+    def telling(self) -> int:
+        """How many of the attributes the header has."""
+        return sum(bool(getattr(self, field.name)) for field in fields(self))
+
+    def kin(self, other: Patient) -> Kin:
+        """Whether two headers mean one person.
+
+        ============================  =====================================================================
+        Patient ID                    verdict
+        ============================  =====================================================================
+        differs                       different. A number of another issuer is no number to compare with:
+                                      as where one has none
+        equal, name agrees            same; different only where birth date *and* sex differ
+        equal, name shares a word     same (another spelling, a marriage), unless birth date or sex differ
+        equal, another name           same where the birth date is equal and the sex does not differ, else
+                                      different: numbers are typed wrongly, and anonymisers repeat them
+        equal, one has no name        same, unless birth date or sex differ
+        one has none                  different where names are not alike or birth date or sex differ; same
+                                      where all words of the name and the birth date are equal; else unsure
+        ============================  =====================================================================
+        """
+        ids = None if self.issuer and other.issuer and self.issuer != other.issuer else _equal(self.id, other.id)
+        if ids is False:
+            return Kin.DIFFERENT
+        born, sex = _equal(self.birth_date, other.birth_date), _equal(self.sex, other.sex)
+        mine, theirs = set(self.names.split()), set(other.names.split())
+        agree = mine <= theirs or theirs <= mine
+        if ids is None:
+            if not agree or False in (born, sex):
+                return Kin.DIFFERENT
+            return Kin.SAME if born and mine and mine == theirs else Kin.UNSURE
+        if mine and theirs and agree:
+            return Kin.DIFFERENT if born is False and sex is False else Kin.SAME
+        if mine and theirs and not mine & theirs and not born:
+            return Kin.DIFFERENT
+        return Kin.DIFFERENT if False in (born, sex) else Kin.SAME
+
+    def differing(self, other: Patient) -> list[str]:
+        """Keywords of the attributes that both have and that are not equal."""
+        pairs = zip(PATIENT_TAGS, fields(self), strict=True)
+        return [tag for tag, field in pairs if _equal(getattr(self, field.name), getattr(other, field.name)) is False]
+
+
+def _equal(one: str, other: str) -> bool | None:
+    """None where either is silent."""
+    return one == other if one and other else None
+
+
+def patient_of(get: Callable[[str], Any]) -> Patient:
+    """The patient of a header.
+
+    Parameters
+    ----------
+    get : function (keyword) -> value
+        May raise whatever a damaged value raises: what cannot be read says nothing.
+    """
+    id_, issuer, name, birth_date, sex = (_text(get, keyword) for keyword in PATIENT_TAGS)
+    if "^" in id_:  # as HL7 sends it: number^check digit^scheme^assigning authority
+        id_, *more = id_.split("^")
+        issuer = issuer or "".join(more[2:3])
+    return Patient(
+        _digest(_number(id_)),
+        _digest(_squeezed(issuer)),
+        " ".join(sorted(_digest(word) for word in set(_words(name)))),
+        _digest(_date(birth_date)),
+        _digest(sex.strip().upper()[:1] if sex.strip().upper()[:1] in ("M", "F") else ""),
+    )
+
+
+def merged(patients: Iterable[Patient]) -> Patient:
+    """All that is known of one person: from each attribute the first that is not empty, the most telling header first.
+
+    Of several spellings of a name the one with most words.
+    """
+    ordered = sorted(set(patients), key=lambda one: (-one.telling, one))
+    known = {
+        field.name: next((v for one in ordered if (v := getattr(one, field.name))), "") for field in fields(Patient)
+    }
+    return Patient(**{**known, "names": max((one.names for one in ordered), key=len, default="")})
+
+
+def _text(get: Callable[[str], Any], keyword: str) -> str:
+    try:
+        value = get(keyword)
+        return "" if value is None else str(value).replace("\0", " ")
+    except Exception:  # struct, unicode, value errors of a damaged element
+        return ""
+
+
+def _squeezed(text: str) -> str:
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _number(text: str) -> str:
+    number = _squeezed(text)
+    if number in NOBODY:
+        return ""
+    return number.lstrip("0") if number.isdecimal() else number
+
+
+def _date(text: str) -> str:
+    digits = re.sub(r"\D", "", text)
+    return digits if len(digits) == 8 and digits not in NO_BIRTH_DATES else ""
+
+
+def _words(name: str) -> list[str]:
+    """Of the first group that has any (alphabetic, ideographic, phonetic); no titles, no initials."""
+    groups = [group for group in name.split("=") if group.strip("^ ")]
+    for components in [groups[0].split("^")[:3], [groups[0]]] if groups else []:
+        plain = unicodedata.normalize("NFKD", " ".join(components)).casefold().translate(UMLAUTS)
+        plain = "".join(character for character in plain if not unicodedata.combining(character))
+        words = re.findall(r"[^\W_]+", re.sub("([aou])e", r"\1", plain))
+        longer = [word for word in words if len(word) > 1 or not word.isascii()] or words
+        if longer:
+            return [word for word in longer if word not in NOBODY]
+    return []
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest() if text else ""
