@@ -19,6 +19,7 @@ from covct.inbox import Settling, Survey, add, survey
 from covct.index import Index, open_index
 from covct.moving import move_study, moved_before
 from covct.networks import Networks
+from covct.older_trees import earlier
 from covct.one_series import do, job_event, skipped_event
 from covct.plan import NEVER_FINAL, Job, Order, card_hashes, follow, plan, settings, standing, superseded
 from covct.runs import Run, recorded
@@ -87,7 +88,8 @@ def _survey(order: Order, index: Index) -> Survey:
     """What lies in the sources; with what was moved away of studies of which more has come."""
     seen = survey(order.sources, order.out, index)
     if order.move_done:
-        moved = [path for study in list(seen.studies) for path in moved_before(order.move_done, study)]
+        names = {name for study in list(seen.studies) for name in (study, earlier(study))}
+        moved = [path for name in sorted(names) for path in moved_before(order.move_done, name)]
         add(seen, moved, order.out, index)
     return seen
 

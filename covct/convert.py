@@ -22,6 +22,7 @@ from covct.dicom.load import load_dicom
 from covct.discover import Discovery, Series, discover
 from covct.errors import OutputNotWritable, RunError, SeriesError, UsageError, whereabouts
 from covct.nifti import SHEAR_TOLERANCE, load_nifti, read_description, write_dicom_grid
+from covct.older_trees import earlier
 from covct.quality import NOTED, Finding, check_headers, check_hounsfield, header_warnings, refuse_warnings
 from covct.sources import printable
 
@@ -114,7 +115,7 @@ def _why_nothing(order: Conversion, found: Discovery) -> str:
 
 def _convert(order: Conversion, series: Series) -> dict[str, Any]:
     """Convert one series, whatever happens short of a RunError or a stop. Returns the event to tell."""
-    place = _place(series)
+    place = _place(order, series)
     about = {
         "series": series.series_uid or series.study_folder,
         "source": series.path.label if series.path else None,
@@ -230,10 +231,12 @@ def _uid(series: Series, *what: str) -> str:
     return generate_uid(entropy_srcs=["covct convert", *series.content, *version, *what])
 
 
-def _place(series: Series) -> str:
+def _place(order: Conversion, series: Series) -> str:
     """Below the output folder, by UIDs or a hash of what is no UID: a file name never holds a patient's."""
     if series.kind == "dicom":
-        return f"{series.folder}.nii.gz"
+        here, before = (f"{folder}.nii.gz" for folder in (series.folder, earlier(series.folder)))
+        is_before = before != here and read_description(order.out / before) == _description(series)
+        return before if is_before else here
     return f"{_uid(series, 'study')}/{_uid(series, 'series')}"
 
 
@@ -250,7 +253,7 @@ def _is_there(order: Conversion, series: Series) -> bool:
     OutputNotWritable
         A file that covct did not write has the place.
     """
-    path = order.out / _place(series)
+    path = order.out / _place(order, series)
     if order.force or not path.exists():
         return False
     if series.kind == "nifti":  # its place is a hash of the contents, and the folder was renamed in whole

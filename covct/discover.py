@@ -24,6 +24,7 @@ PARTIAL_SUFFIXES = (".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownl
 T = TypeVar("T")
 UID_PATTERN = re.compile(r"[0-9]+(\.[0-9]+)*")  # no dot at an end: one in front hides a folder, SMB drops one behind
 LONGEST_UID = 64
+HASH_DIGITS = 32  # of a sha256 in a folder's name: nobody finds two inputs that share 128 bits
 Facts = Header | str | None  # what a file says: its slices; the sha256 of a NIfTI; nothing, as it is no image
 
 
@@ -48,6 +49,8 @@ class Series:
         files of the same contents.
     unreadable_beside : int
         Unreadable files in the same folder or archive: an end slice may be among them.
+    study : str
+        What the study is called where its result keeps the folder that an earlier version gave it; else empty.
     """
 
     kind: str
@@ -59,6 +62,7 @@ class Series:
     path: SourceFile | None = None
     twins: tuple[SourceFile, ...] = ()
     unreadable_beside: int = 0
+    study: str = ""
 
     @property
     def sop_instance_uids(self) -> tuple[str, ...]:
@@ -67,7 +71,7 @@ class Series:
 
     @property
     def study_folder(self) -> str:
-        return self.folder.split("/")[0]
+        return self.study or self.folder.split("/")[0]
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ def asked(file: SourceFile, ask: Callable[[SourceFile], T | None], seen: Sightin
 def study_folder(file: SourceFile, facts: Header | str) -> str:
     """The folder of the study that a file belongs to, below the output tree."""
     if isinstance(facts, str):
-        return f"nifti-{facts[:12]}"
+        return f"nifti-{facts[:HASH_DIGITS]}"
     return safe_name(facts.study_uid or _beside(facts, file))
 
 
@@ -239,4 +243,4 @@ def safe_name(uid: str) -> str:
     """A UID as a folder name; anything that is not one is hashed, since DICOM contents are not to be trusted."""
     if UID_PATTERN.fullmatch(uid) and len(uid) <= LONGEST_UID:
         return uid
-    return "uid-" + hashlib.sha256(uid.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+    return "uid-" + hashlib.sha256(uid.encode("utf-8", "surrogatepass")).hexdigest()[:HASH_DIGITS]

@@ -168,7 +168,8 @@ def skipped_event(folder: str, outcome: state.Outcome) -> dict[str, Any]:
 
 def _series_folder(series: Series) -> str:
     """Of a NIfTI the study's folder, which tells one from another."""
-    return series.study_folder if series.kind == "nifti" else series.folder.split("/")[1]
+    study, folder = series.folder.split("/")
+    return study if series.kind == "nifti" else folder
 
 
 def _uid(text: str) -> str:

@@ -15,6 +15,7 @@ from covct import state
 from covct.cards import ensemble, file_sha256, read_card, tasks_in
 from covct.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, selected
 from covct.discover import Discovery, Series
+from covct.older_trees import where_it_lies
 from covct.outputs import Outputs
 from covct.quality import check_headers
 
@@ -95,7 +96,7 @@ def plan(order: Order, found: Discovery, cards: dict[str, str]) -> list[Job]:
     `cards` holds the hash of each weight card, from `card_hashes`.
     """
     jobs = []
-    for _, candidates in _by_study(found):
+    for _, candidates in _by_study(_with_folders(order, found, cards)):
         wanted = [series for series in candidates if selected(series, order.series_uids, order.select)]
         if not wanted:
             continue
@@ -115,14 +116,19 @@ def plan(order: Order, found: Discovery, cards: dict[str, str]) -> list[Job]:
     return jobs
 
 
+def _with_folders(order: Order, found: Discovery, cards: dict[str, str]) -> list[Series]:
+    """The series, each with the folder that its result has or is to have."""
+    return [where_it_lies(order.out, series, lambda one: _key(order, one, cards)) for series in found.series]
+
+
 def _not_selected(candidates: list[Series], wanted: list[Series]) -> list[tuple[Series, str, str]]:
     message = "not among the series asked for by --series or --select"
     return [(series, NOT_SELECTED, message) for series in candidates if series not in wanted]
 
 
-def _by_study(found: Discovery) -> Iterator[tuple[str, list[Series]]]:
+def _by_study(found: list[Series]) -> Iterator[tuple[str, list[Series]]]:
     """Each study's folder with its series, in a fixed order."""
-    ordered = sorted(found.series, key=lambda series: series.folder)
+    ordered = sorted(found, key=lambda series: (series.study_folder, series.folder))
     for study, group in groupby(ordered, key=lambda series: series.study_folder):
         yield study, list(group)
 
@@ -138,8 +144,12 @@ def card_hashes(weights: Path) -> dict[str, str]:
 
 
 def _job(order: Order, series: Series, choice: Choice, cards: dict[str, str], refusal=None) -> Job:
-    key = state.work_key(series.content, settings(order), cards)
+    key = _key(order, series, cards)
     return Job(series, choice, key, standing(order, series.folder, key), refusal)
+
+
+def _key(order: Order, series: Series, cards: dict[str, str]) -> str:
+    return state.work_key(series.content, settings(order), cards)
 
 
 def settings(order: Order) -> dict[str, Any]:

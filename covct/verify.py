@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ from covct.dicom.check import Sources, check_objects, compare_volumes, source_gr
 from covct.discover import Series, discover, safe_name
 from covct.errors import SeriesError
 from covct.nifti import load_nifti, read_mask
+from covct.older_trees import earlier
 from covct.report import SCHEMA, load_schema
 from covct.results import STATUSES
 from covct.sources import printable
@@ -73,7 +75,7 @@ class _Known:
     """The sources' slices and NIfTI files, by what results call them."""
 
     slices: Sources
-    volumes: dict[str, Series]
+    volumes: dict[str, list[Series]]
 
 
 @dataclass
@@ -130,7 +132,12 @@ def verify(out: Path, sources: Sequence[Path] = (), judges: Judges | None = None
 def _known(sources: Sequence[Path], out: Path) -> _Known:
     found = discover(sources, avoid=out).series
     slices = {(i.sop_instance_uid, i.frame): i for series in found for i in series.instances}
-    return _Known(slices, {series.folder: series for series in found if series.kind == "nifti"})
+    volumes = defaultdict(list)
+    for series in found:
+        if series.kind == "nifti":
+            for folder in {series.folder, earlier(series.folder)}:
+                volumes[folder].append(series)
+    return _Known(slices, volumes)
 
 
 def _result_folders(out: Path) -> Iterator[Path]:
@@ -221,7 +228,7 @@ def _check_files(folder: Path, outcome: Outcome) -> Iterator[Defect]:
 def _is_place_of(name: str, uid: str) -> bool:
     """Folders are named by UID, an acquisition's number behind it; without a UID the name says nothing."""
     wanted = safe_name(uid)
-    return not uid or name == wanted or name.startswith(f"{wanted}-")
+    return not uid or any(name == one or name.startswith(f"{one}-") for one in (wanted, earlier(wanted)))
 
 
 # The report
@@ -402,7 +409,8 @@ def _check_masks(folder: Path, report: dict[str, Any], known: _Known | None) -> 
     ):
         yield Defect("volume-differs", f"{outside} infected voxels lie outside of the lungs", MASKS[1])
     if known and report["source"]["format"] == "nifti":
-        yield from _check_volume(f"{folder.parent.name}/{folder.name}", lungs, affine, known)
+        candidates = known.volumes.get(f"{folder.parent.name}/{folder.name}", [])
+        yield from _check_volume(_named(candidates, report), lungs, affine)
 
 
 def _in_source_order(mask: np.ndarray, affine: np.ndarray, report: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -416,8 +424,14 @@ def _grid(sizes: Sequence[int], pixel_mm: Sequence[float]) -> str:
     return f"{' x '.join(map(str, sizes))} voxels, pixels of {' x '.join(f'{mm:.3f}' for mm in pixel_mm)} mm"
 
 
-def _check_volume(place: str, mask: np.ndarray, affine: np.ndarray, known: _Known) -> Iterator[Defect]:
-    series = known.volumes.get(place)
+def _named(candidates: list[Series], report: dict[str, Any]) -> Series | None:
+    """The source by its path where, in a tree of an earlier version, two bear the same few digits of a hash."""
+    path = report["source"].get("path")
+    same = [one for one in candidates if one.path and path in [file.label for file in (one.path, *one.twins)]]
+    return next(iter(same or candidates), None)
+
+
+def _check_volume(series: Series | None, mask: np.ndarray, affine: np.ndarray) -> Iterator[Defect]:
     if series is None:
         yield Defect("source-missing", "no NIfTI among the sources has these contents", MASKS[0])
         return

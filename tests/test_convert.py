@@ -178,8 +178,7 @@ def test_the_same_file_twice_is_the_same_series_byte_for_byte(phantom, tmp_path)
     first, second = one(tmp_path / "a.nii.gz", tmp_path / "one"), one(tmp_path / "b.nii.gz", tmp_path / "two")
     assert first.relative_to(tmp_path / "one") == second.relative_to(tmp_path / "two")
     assert [p.read_bytes() for p in files_of(first)] == [p.read_bytes() for p in files_of(second)]
-    both = converted(tmp_path, tmp_path / "both", to="dicom")
-    assert both[0] == both[1], "under two names in one folder it is converted once"
+    assert len(converted(tmp_path, tmp_path / "both", to="dicom")) == 1, "under two names it is converted once"
 
 
 def test_another_file_is_another_study(phantom, tmp_path):

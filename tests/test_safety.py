@@ -373,7 +373,7 @@ def test_archive_that_is_replaced_between_look_and_read(series_folder, tmp_path)
 )  # fmt: skip
 def test_what_is_no_uid_never_becomes_a_name(uid):
     name = safe_name(uid)
-    assert re.fullmatch(r"uid-[0-9a-f]{24}", name)
+    assert re.fullmatch(r"uid-[0-9a-f]{32}", name)
 
 
 def test_uids_that_differ_never_share_a_folder():
@@ -391,7 +391,7 @@ def test_study_with_a_hostile_uid_stays_below_the_output(uid, order, series_fold
     scan(order, lambda: networks, lambda event: None)
     assert set(tmp_path.iterdir()) - before == {order.out}
     [outcome] = order.out.glob("*/*/outcome.json")
-    assert all(re.fullmatch(r"uid-[0-9a-f]{24}", part) for part in outcome.parts[-3:-1])
+    assert all(re.fullmatch(r"uid-[0-9a-f]{32}", part) for part in outcome.parts[-3:-1])
     assert "<script>" not in (order.out / "index.html").read_text()
 
 
@@ -403,7 +403,7 @@ def test_converted_study_with_a_hostile_uid_stays_below_the_output(uid, series_f
     assert counts["converted"] == 1
     assert set(tmp_path.iterdir()) - before == {tmp_path / "out"}
     [path] = (tmp_path / "out").glob("*/*.nii.gz")
-    assert re.fullmatch(r"uid-[0-9a-f]{24}/uid-[0-9a-f]{24}\.nii\.gz", f"{path.parent.name}/{path.name}")
+    assert re.fullmatch(r"uid-[0-9a-f]{32}/uid-[0-9a-f]{32}\.nii\.gz", f"{path.parent.name}/{path.name}")
 
 
 @pytest.mark.parametrize("value", ["9" * 300, "1e300", "-9999999999999999"])
