@@ -13,11 +13,16 @@ from covct.dicom.header import read_values
 from covct.discover import Series
 from covct.errors import SeriesError
 from covct.quote import quoted_kernel
+from covct.split import ENERGY, PHASE
 
 OTHER_PARTS = re.compile(r"HEAD|BRAIN|SKULL|SINUS|NECK|ABDOMEN|PELVIS|KNEE|HIP|LEG|FOOT|ARM|HAND|SPINE")
 CHEST_PARTS = re.compile(r"CHEST|THORAX|LUNG|CAP|TAP|BODY|PULM")
 EXPIRATION = re.compile(r"\bEXP(IR\w*)?\b|\bEXSP\w*")
 FEWEST_SLICES = 3  # a localizer has one or two
+DIASTOLE_PERCENT = 75.0  # of the cardiac cycle, where the heart stands still longest: the least motion beside it
+USUAL_KV = (
+    120  # of the chest CT that networks learn from; lung is much the same at any, contrast medium and bone are not
+)
 LEAST_COVER = 2 / 3  # of the longest: less is a piece of the chest, however thin its slices
 
 
@@ -71,9 +76,12 @@ def _rule(longest_mm: float) -> tuple[Criterion, ...]:
         Criterion(lambda s: not is_lung_kernel(_first(s, "kernel", "")), _kernel_words),
         Criterion(lambda s: round(_first(s, "thickness", None) or 99.0, 2), _thickness_words),
         Criterion(lambda s: any(i.lossy for i in s.instances), lambda s: "compressed with loss"),
+        Criterion(_from_diastole, _phase_words),
+        Criterion(_from_120_kv, _energy_words),
         Criterion(lambda s: -len(s.instances), lambda s: _slices(s)),
         Criterion(lambda s: _first(s, "contrast", False), lambda s: "with contrast medium"),
-        Criterion(lambda s: s.folder, lambda s: "the lower UID decides"),
+        Criterion(lambda s: _first(s, "temporal_position", None) or 0 if s.part else 0, _part_words),
+        Criterion(lambda s: s.folder, _part_words),
     )
 
 
@@ -82,8 +90,9 @@ def choose(candidates: list[Series], check: Callable[[Series], None]) -> Choice:
 
     The rule, in this order: a series that passes the gate; more slices than a localizer (three or more); not said to
     be of another part of the body; axial slices; at least two thirds of the longest one's extent; not in expiration;
-    a lung or sharp kernel before a soft one; thinner slices; without lossy compression; more slices; no contrast
-    medium; the lowest UID.
+    a lung or sharp kernel before a soft one; thinner slices; without lossy compression; the cardiac phase nearest to
+    75 %; the tube voltage nearest to 120 kV; more slices; no contrast medium; the lowest UID, within a series the
+    lowest number.
 
     Parameters
     ----------
@@ -110,7 +119,10 @@ def choose(candidates: list[Series], check: Callable[[Series], None]) -> Choice:
 
 def _not_chosen(other: Series, best: Series, rule: tuple[Criterion, ...]) -> tuple[Series, str, str]:
     decided = next(c for c in rule if c.key(other) != c.key(best))
-    return other, NOT_CHOSEN, f"{decided.words(other)}; chosen was one with: {'; '.join(_described(best))}"
+    described = _described(best)
+    if decided.words in (_phase_words, _energy_words) and decided.words(best) not in described:
+        described = (*described, decided.words(best))
+    return other, NOT_CHOSEN, f"{decided.words(other)}; chosen was one with: {'; '.join(described)}"
 
 
 def _reasons(best: Series, others: list[Series]) -> tuple[str, ...]:
@@ -123,6 +135,7 @@ def _reasons(best: Series, others: list[Series]) -> tuple[str, ...]:
 
 def _described(series: Series) -> tuple[str, ...]:
     words = [_slices(series), _thickness_words(series), _kernel_words(series)]
+    words += [word for word in series.part if "kernel" not in word]
     return tuple(word for word in words if word)
 
 
@@ -180,6 +193,31 @@ def _thickness_words(series: Series) -> str:
 def _kernel_words(series: Series) -> str:
     kernel = quoted_kernel(_first(series, "kernel", ""))
     return f"kernel {kernel}" + (" (lung)" if is_lung_kernel(kernel) else "") if kernel else ""
+
+
+def _from_diastole(series: Series) -> float:
+    """Percent of the cycle between the cardiac phase and late diastole; 0 of a scan without one."""
+    away = abs((_first(series, "phase_percent", None) or 0.0) - DIASTOLE_PERCENT)
+    return 0.0 if _first(series, "phase_percent", None) is None else min(away, 100 - away)
+
+
+def _phase_words(series: Series) -> str:
+    phase = _first(series, "phase_percent", None)
+    return "without a cardiac phase" if phase is None else PHASE.words(phase)
+
+
+def _from_120_kv(series: Series) -> int:
+    """kV between the tube voltage and the usual one; 0 where the header is silent."""
+    return abs((_first(series, "kvp", None) or USUAL_KV) - USUAL_KV)
+
+
+def _energy_words(series: Series) -> str:
+    kilovolts = _first(series, "kvp", None)
+    return "of unknown tube voltage" if kilovolts is None else ENERGY.words(kilovolts)
+
+
+def _part_words(series: Series) -> str:
+    return f"{', '.join(series.part)}: the lowest decides" if series.part else "the lower UID decides"
 
 
 def is_lung_kernel(kernel: str) -> bool:

@@ -51,6 +51,10 @@ class Series:
         Unreadable files in the same folder or archive: an end slice may be among them.
     study : str
         What the study is called where its result keeps the folder that an earlier version gave it; else empty.
+    part : tuple of str
+        What tells it from other scans under its Series Instance UID, such as "80 kV"; empty where it is the only one.
+    suffix : str
+        Of the folder, where the series was taken apart.
     """
 
     kind: str
@@ -63,11 +67,18 @@ class Series:
     twins: tuple[SourceFile, ...] = ()
     unreadable_beside: int = 0
     study: str = ""
+    part: tuple[str, ...] = ()
+    suffix: str = ""
 
     @property
     def sop_instance_uids(self) -> tuple[str, ...]:
         """DICOM only: each once, sorted. Fewer than slices where an instance has several frames."""
         return tuple(sorted({i.sop_instance_uid for i in self.instances}))
+
+    @property
+    def whole_folder(self) -> str:
+        """The folder that the series has where it is not taken apart."""
+        return self.folder.removesuffix(self.suffix)
 
     @property
     def study_folder(self) -> str:
@@ -222,14 +233,32 @@ def _dicom_series(headers: list[Header]) -> list[Series]:
                 files[first.sop_instance_uid] = header
         folder = f"{safe_name(study or beside)}/{safe_name(uid or beside)}"
         slices = tuple(instance for header in files.values() for instance in header.instances)
-        for suffix, part in split_scans(slices):
-            out.append(Series("dicom", study, uid, folder + suffix, _content(part), part, twins=tuple(twins)))
+        for part in split_scans(slices):
+            out.append(
+                Series(
+                    "dicom",
+                    study,
+                    uid,
+                    folder + part.suffix,
+                    _content(part.instances, files),
+                    part.instances,
+                    twins=tuple(twins),
+                    part=part.words,
+                    suffix=part.suffix,
+                )
+            )
     return out
 
 
-def _content(part: tuple[Instance, ...]) -> tuple[str, ...]:
-    """The instances, with the frames where a stack of several is meant."""
-    return tuple(i.sop_instance_uid if not i.stack else f"{i.sop_instance_uid}#{i.frame}" for i in part)
+def _content(part: tuple[Instance, ...], files: dict[str, Header]) -> tuple[str, ...]:
+    """The instances, with the frames where a stack, or another part, of a multi-frame one is meant."""
+    one_by_one = {uid for uid in {i.sop_instance_uid for i in part} if len(part) < len(files[uid].instances)}
+    return tuple(
+        f"{i.sop_instance_uid}#{i.frame}"
+        if i.stack or (i.frame and i.sop_instance_uid in one_by_one)
+        else i.sop_instance_uid
+        for i in part
+    )
 
 
 def _nifti_series(same: Iterable[SourceFile], identity: str) -> Series:

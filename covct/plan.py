@@ -180,5 +180,12 @@ def follow(order: Order, job: Job, outcome: state.Outcome | None, cards: dict[st
 
 
 def superseded(choice: Choice) -> list[str]:
-    """A better series came later: the result of the one chosen before must not count the patient twice."""
-    return [series.folder for series, slug, _ in choice.left_out if slug == NOT_CHOSEN]
+    """A better series came later: the result of the one chosen before must not count the patient twice.
+
+    Nor that of the whole series, from before the slices came by which it is taken apart.
+    """
+    folders = [series.folder for series, slug, _ in choice.left_out if slug == NOT_CHOSEN]
+    chosen = choice.chosen
+    if chosen and chosen.whole_folder != chosen.folder:
+        folders.append(chosen.whole_folder)
+    return folders

@@ -17,7 +17,7 @@ from covct.discover import Series
 from covct.errors import SeriesError
 from covct.labels import Slices, per_slice
 from covct.quote import IMAGE_TYPES, MODALITIES, RESCALE_TYPES, quoted, quoted_all, quoted_uid
-from covct.split import MOSTLY
+from covct.split import MOSTLY, differing
 
 COSINE_TOLERANCE = 1e-3
 TILT_REFUSED_DEGREES, TILT_WARNED_DEGREES = 30.5, 0.1
@@ -74,7 +74,7 @@ GATE = {
     "mixed-acquisitions": Rule(
         "several scans in one series that nothing in the headers tells apart",
         f"at least {100 * MOSTLY:.0f} % of the positions doubled",
-        why="where acquisition, phase, kernel or numbers tell them apart, each is a candidate of its own",
+        why="where acquisition, time, kernel, numbers, cardiac phase or energy tell them apart, each is a candidate",
     ),
     "concatenation": Rule("one part of a multi-frame image that was cut into several", "always"),
     "duplicate-slices": Rule("different slices at one position", "always", why="which of them is right is not known"),
@@ -334,7 +334,7 @@ def _positions_in_space(series: Series) -> Iterator[Finding]:
     along = positions @ normal
     steps = np.diff(along)
     if steps.min() < 0.01:
-        yield _doubled(along, steps)
+        yield _doubled(series, along, steps)
         return
     middle = float(np.median(steps))
     uneven = _unevenness(steps)
@@ -392,10 +392,13 @@ def nifti_geometry(affine: np.ndarray) -> list[Finding]:
     return found
 
 
-def _doubled(along: np.ndarray, steps: np.ndarray) -> Finding:
+def _doubled(series: Series, along: np.ndarray, steps: np.ndarray) -> Finding:
     doubled = int(np.count_nonzero(steps < 0.01))
     if doubled >= MOSTLY * (len(along) - doubled):
         message = f"{doubled} of {len(along)} slices lie where another one does: several scans in one series"
+        if told := differing(series.instances):
+            words = "; ".join(told)
+            return _refused("mixed-acquisitions", f"{message} ({words}), and taken apart by that they are not whole")
         return _refused("mixed-acquisitions", f"{message}, and nothing in the headers tells them apart")
     at = along[np.argmin(steps)]
     return _refused("duplicate-slices", f"two different slices lie at the same position ({at:.1f} mm); wanted one each")

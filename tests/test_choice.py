@@ -45,6 +45,8 @@ def chosen(study):
         ({"ConvolutionKernel": "B30f"}, {"ConvolutionKernel": "B60f"}, "kernel B30f"),
         ({"SliceThickness": 5}, {"SliceThickness": 1}, "5 mm thick"),
         ({"LossyImageCompression": "01"}, {}, "compressed with loss"),
+        ({"KVP": "80"}, {"KVP": "100"}, "80 kV; chosen was one with: 30 slices; 10 mm thick; kernel STANDARD; 100 kV"),
+        ({"NominalPercentageOfCardiacPhase": 40.0}, {"NominalPercentageOfCardiacPhase": 70.0}, "phase 40 %"),
         ({"ContrastBolusAgent": "Iodine"}, {}, "with contrast medium"),
     ],
 )

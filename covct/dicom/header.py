@@ -20,6 +20,7 @@ from covct.sources import Opener, SourceFile, read_all
 
 # A CT header has 2 to 20 KiB, an enhanced one some KiB a frame; more than the last is no header.
 HEADER_BYTES = (64 * 1024, 4 * 1024**2, 64 * 1024**2)
+HIGHEST_KVP = 1000  # kV; tubes of CT scanners have 70 to 150
 LARGEST_WHOLE = 2**31  # of an integer string (PS3.5 6.2); one may become part of a folder's name
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -30,9 +31,9 @@ HEADER_TAGS = [
     "ImageType", "AcquisitionNumber", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "Rows", "Columns", "RescaleSlope", "RescaleIntercept", "RescaleType",
     "ConvolutionKernel", "BodyPartExamined", "LossyImageCompression", "LossyImageCompressionRatio",
-    "ContrastBolusAgent", "SeriesDescription", "ImageComments", "TemporalPositionIdentifier", "ImagesInAcquisition",
-    "NumberOfFrames", "InConcatenationTotalNumber", "VolumetricProperties", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
+    "ContrastBolusAgent", "SeriesDescription", "ImageComments", "TemporalPositionIdentifier", "TemporalPositionIndex",
+    "ImagesInAcquisition", "KVP", "NominalPercentageOfCardiacPhase", "NumberOfFrames", "InConcatenationTotalNumber",
+    "VolumetricProperties", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 
 
@@ -62,6 +63,10 @@ class Instance:
         The largest Lossy Image Compression Ratio; 0 where the header does not say.
     patient : Patient
         Whose slice it is, as digests.
+    kvp : int or None
+        Peak kilovoltage of the tube, kV.
+    phase_percent : float or None
+        Nominal Percentage of Cardiac Phase: from one R wave (0) to the next (100).
     """
 
     file: SourceFile
@@ -92,6 +97,8 @@ class Instance:
     stack: str = ""
     concatenated: bool = False
     patient: Patient = Patient()
+    kvp: int | None = None
+    phase_percent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -273,6 +280,7 @@ def _instance(file: SourceFile, values: _Attributes, syntax: str, frame: int | N
     distorted = ("DISTORTED",) if values.text("VolumetricProperties") == "DISTORTED" else ()
     slope, intercept = values.number("RescaleSlope"), values.number("RescaleIntercept")
     ratios = values.get("LossyImageCompressionRatio") or ()
+    kvp, phase = values.number("KVP"), values.number("NominalPercentageOfCardiacPhase")
     return Instance(
         file=file,
         sop_class_uid=values.text("SOPClassUID"),
@@ -298,14 +306,23 @@ def _instance(file: SourceFile, values: _Attributes, syntax: str, frame: int | N
         frame_of_reference_uid=values.text("FrameOfReferenceUID") or None,
         transfer_syntax_uid=syntax,
         comment=f"{values.text('SeriesDescription')} {values.text('ImageComments')}".upper(),
-        temporal_position=values.whole("TemporalPositionIndex" if frame else "TemporalPositionIdentifier"),
+        temporal_position=_temporal_position(values, frame),
         images_in_acquisition=values.whole("ImagesInAcquisition") or 0,
         lossy_ratio=max(_floats(ratios), default=0.0),
         frame=frame,
         stack=values.text("StackID"),
         concatenated=(values.whole("InConcatenationTotalNumber") or 1) > 1,
         patient=patient_of(values.get),
+        kvp=round(kvp) if kvp and 0 < kvp < HIGHEST_KVP else None,
+        phase_percent=None if phase is None or not 0 <= phase <= 100 else round(phase, 1),
     )
+
+
+def _temporal_position(values: _Attributes, frame: int | None) -> int | None:
+    """Single-frame images have the identifier, frames the index; some scanners write the other one."""
+    keywords = ("TemporalPositionIdentifier", "TemporalPositionIndex")
+    found = (values.whole(keyword) for keyword in (keywords[::-1] if frame else keywords))
+    return next((number for number in found if number is not None), None)
 
 
 def _floats(values) -> list[float]:
