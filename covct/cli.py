@@ -183,7 +183,7 @@ def scan(
         since=_since(since), until=_until(until), limit=limit,
     )  # fmt: skip
     _check_there(sources)
-    _check_move(order)
+    _check_apart(order)
     if dry_run:
         if hash_identifiers:
             raise UsageError("--dry-run shows identifiers and writes nothing, also no key to hash them with")
@@ -236,7 +236,7 @@ def watch(
         [inbox], out, outputs, weights, retry_failed=retry_failed, strict=strict, select=_patterns(select),
         memory_mib=_mib(memory_limit), until=_until(until), marker=marker, move_done=move_done,
     )  # fmt: skip
-    _check_move(order)
+    _check_apart(order)
     if os.path.basename(marker) != marker:
         raise UsageError(f"--marker {marker}: wanted the name of a file, not a path")
     with _told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
@@ -446,8 +446,10 @@ def convert(
     """
     from covct.convert import Conversion
     from covct.convert import convert as run
+    from covct.sources import check_apart
 
     _check_there(sources)
+    check_apart(out, sources, "--out")
     with _shown(json_events) as emit, stoppable():
         counts = run(Conversion(tuple(sources), out, to.value if to else None, force, strict), emit)
     if counts["failed"] or (strict and counts["rejected"] + counts["unreadable files"]):
@@ -460,9 +462,12 @@ def _check_there(sources: list[Path]) -> None:
         raise UsageError(f"no such file or directory: {', '.join(missing)}")
 
 
-def _check_move(order) -> None:
+def _check_apart(order) -> None:
+    """Nothing is written where sources are looked for, and no source is looked for among results."""
     from covct.moving import check_place
+    from covct.sources import check_apart
 
+    check_apart(order.out, order.sources, "--out")
     if order.move_done:
         check_place(order.move_done, order.sources, order.out)
 

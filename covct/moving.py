@@ -13,8 +13,9 @@ from itertools import count
 from pathlib import Path
 
 from covct.cards import file_sha256
-from covct.errors import RunError, UsageError
+from covct.errors import RunError
 from covct.index import status_of
+from covct.sources import check_apart
 from covct.state import PRIVATE, fsync, lock
 
 
@@ -25,10 +26,7 @@ def check_place(done: Path, sources: Iterable[Path], out: Path) -> None:
     ------
     UsageError
     """
-    for other in (*sources, out):
-        one, two = done.resolve(), other.resolve()
-        if one == two or one in two.parents or two in one.parents:
-            raise UsageError(f"--move-done {done}: wanted a directory apart from {other}, neither in it nor around it")
+    check_apart(done, (*sources, out), "--move-done")
 
 
 def move_study(study: str, files: Iterable[Path], roots: Iterable[Path], done: Path, marker: str = "") -> list[str]:

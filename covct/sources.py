@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from covct.errors import SeriesError, SourceDefect, why
+from covct.errors import SeriesError, SourceDefect, UsageError, why
 from covct.visible import visible
 
 LARGEST_FILE = 2 * 1024**3  # bytes; one CT slice has half a MiB, an enhanced series some hundred
@@ -53,8 +53,26 @@ class Problem:
     message: str
 
 
+def check_apart(path: Path, others: Iterable[Path], name: str) -> None:
+    """Refuse a directory that covct writes into where it is one of these, or lies in or around one of them.
+
+    Parameters
+    ----------
+    name : str
+        What the user calls it, e.g. ``--out``.
+
+    Raises
+    ------
+    UsageError
+    """
+    for other in others:
+        one, two = path.resolve(), other.resolve()
+        if one == two or one in two.parents or two in one.parents:
+            raise UsageError(f"{name} {path}: wanted a directory apart from {other}, neither in it nor around it")
+
+
 def walk(sources: Iterable[Path], problems: list[Problem], avoid: Path | None = None) -> Iterator[SourceFile]:
-    """All regular files below the sources, sorted, members of zip archives among them.
+    """All regular files below the sources, sorted, each once, members of zip archives among them.
 
     Links are followed as long as they stay below the sources: whoever may write into an inbox shall not make covct
     read what he may not read himself.
@@ -68,18 +86,19 @@ def walk(sources: Iterable[Path], problems: list[Problem], avoid: Path | None = 
     """
     # the index of a medium means the medium
     places = [source.parent if source.name.upper() == "DICOMDIR" else source for source in sources]
-    roots = [os.path.realpath(place) for place in places]
-    for place in places:
-        if place.is_dir():
-            for path in _files_below(place, roots, problems, avoid):
+    roots = {os.path.realpath(place): place for place in reversed(places)}
+    folders = [root for root, place in roots.items() if place.is_dir()]
+    seen = {_identity(avoid)} if avoid and avoid.exists() else set()
+    for root, place in reversed(roots.items()):
+        if root in folders:
+            for path in _files_below(place, list(roots), problems, seen):
                 yield from _with_members(path, problems)
-        else:
+        elif not _is_below(root, folders):  # else it comes with the folder
             yield from _with_members(place, problems)
 
 
-def _files_below(folder: Path, roots: list[str], problems: list[Problem], avoid: Path | None) -> Iterator[Path]:
-    """Not by recursion: folders nested by the thousand shall not end the night."""
-    seen = {_identity(avoid)} if avoid and avoid.exists() else set()
+def _files_below(folder: Path, roots: list[str], problems: list[Problem], seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Not by recursion: folders nested by the thousand shall not end the night. `seen` are folders not to enter."""
     waiting = [str(folder)]
     while waiting:
         here = waiting.pop()

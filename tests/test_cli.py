@@ -83,15 +83,16 @@ def test_dry_run_says_what_and_why_and_writes_nothing(series_folder, tmp_path, w
         (["scan", "/nonexistent", "--out", "{tmp}/out"], 2, "no such file or directory: /nonexistent"),
         (["watch", "/nonexistent", "--out", "{tmp}/out"], 2, "no such directory"),
         (["status", "/nonexistent"], 2, "no such directory"),
-        (["scan", "{tmp}", "--out", "{tmp}/out", "--formats", "seg,jpeg"], 2, "unknown format jpeg"),
-        (["scan", "{tmp}", "--out", "{tmp}/out", "--weights", "{tmp}/none"], 10, "reinstall"),
-        (["scan", "{tmp}", "--out", "/proc/out"], 12, "cannot write"),
-        (["scan", "{tmp}"], 2, "--out"),
-        (["scan", "{tmp}", "--out", "{tmp}/out", "--move-done", "{tmp}/moved"], 2, "neither in it nor around it"),
-        (["watch", "{tmp}", "--out", "{tmp}/out", "--marker", "a/b"], 2, "not a path"),
+        (["scan", "{tmp}/in", "--out", "{tmp}/out", "--formats", "seg,jpeg"], 2, "unknown format jpeg"),
+        (["scan", "{tmp}/in", "--out", "{tmp}/out", "--weights", "{tmp}/none"], 10, "reinstall"),
+        (["scan", "{tmp}/in", "--out", "/proc/out"], 12, "cannot write"),
+        (["scan", "{tmp}/in"], 2, "--out"),
+        (["scan", "{tmp}/in", "--out", "{tmp}/out", "--move-done", "{tmp}/moved"], 2, "neither in it nor around it"),
+        (["watch", "{tmp}/in", "--out", "{tmp}/out", "--marker", "a/b"], 2, "not a path"),
     ],
 )
 def test_exit_codes(arguments, code, words, tmp_path, weights):
+    (tmp_path / "in").mkdir()
     result = run(*(a.format(tmp=tmp_path) for a in arguments), COVCT_WEIGHTS=str(weights))
     assert result.returncode == code, result.stderr
     assert words in result.stderr
@@ -182,3 +183,28 @@ def test_readme_options_and_commands_exist():
     root = run("--help").stdout
     for name in re.findall(r"^\| `covct ([a-z]+)", commands, re.M):
         assert f"{name} " in root
+
+
+@pytest.mark.parametrize("command", ["scan", "watch", "convert"])
+@pytest.mark.parametrize("where", ["equal", "inside", "around"])
+def test_results_among_sources_are_a_usage_error_before_anything_is_written(
+    series_folder, tmp_path, weights, command, where
+):
+    """Results would be found as sources the next night, or sources among the results."""
+    inbox = tmp_path / "a" / "inbox"
+    shutil.copytree(series_folder, inbox)
+    out = {"equal": inbox, "inside": inbox / "out", "around": tmp_path / "a"}[where]
+    before = sorted(tmp_path.rglob("*"))
+    ended = run(command, inbox, "--out", out, COVCT_WEIGHTS=str(weights))
+    assert (ended.returncode, "wanted a directory apart from" in ended.stderr) == (2, True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_source_named_twice_or_within_another_is_counted_once(series_folder, tmp_path, weights):
+    inbox = tmp_path / "inbox"
+    shutil.copytree(series_folder, inbox / "study")
+    slices = len(list((inbox / "study").iterdir()))
+    for sources in ([inbox, inbox], [inbox, inbox / "study"], [inbox / "study", inbox / "." / "study"]):
+        shown = invoke("scan", *sources, "--out", tmp_path / "out", "--weights", weights, "--dry-run", "--json")
+        [row] = [json.loads(line) for line in shown.stdout.splitlines()]
+        assert (row["verdict"], row["slices"]) == ("segment", slices)

@@ -12,6 +12,7 @@ from rich.table import Table
 from covct import RESEARCH_USE
 from covct.commands.console import plain, stderr
 from covct.quiet import quiet_tensorflow
+from covct.sources import check_apart
 from covct.stop import stoppable
 from covct.visible import json_line
 
@@ -86,6 +87,8 @@ def evaluate_command(
     from covct.evaluation.masks import TASKS, parse_labels
     from covct.evaluation.run import EVERYONE, HELD_OUT, PAGE, Order, evaluate
 
+    if out:
+        check_apart(out, [data], "--out")
     order = Order(
         data, out, weights, predictions, restorer,
         tasks=(task.value,) if task else TASKS,

@@ -14,6 +14,7 @@ from rich.table import Table
 from covct.commands.console import plain, stderr, stdout
 from covct.errors import OutputNotWritable, UsageError
 from covct.quiet import quiet_tensorflow
+from covct.sources import check_apart
 
 MOST_ROWS = 60  # of a table on a terminal
 
@@ -31,6 +32,8 @@ def explore_command(
     """Say what training data holds, in which domain, and what is left out and why."""
     if not data.is_dir():
         raise UsageError(f"no such directory: {data}")
+    if out:
+        check_apart(out, [data], "--out")
     from covct.training.explore import explore
 
     restore = None

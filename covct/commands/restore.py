@@ -13,6 +13,7 @@ from covct import RESEARCH_USE
 from covct.commands.console import plain, stderr, stdout
 from covct.errors import UsageError
 from covct.quiet import quiet_tensorflow
+from covct.sources import check_apart
 from covct.stop import stoppable
 from covct.visible import json_line
 
@@ -63,6 +64,7 @@ def restore_command(
         raise UsageError(f"--window {window}: wanted the lower end first")
     if spacing_mm and not all(0 < mm <= 100 for mm in spacing_mm):
         raise UsageError(f"--spacing {spacing}: wanted millimetres above 0 and up to 100")
+    check_apart(out, [slices], "--out")
     sources = find_stacks(slices, anterior.value if anterior else None, each)
     there = [out / f"{one.name}_ct.nii.gz" for one in sources if (out / f"{one.name}_ct.nii.gz").exists()]
     if there and not force:
