@@ -40,6 +40,8 @@ FRESH_NS = 2_000_000_000  # what changed this short a time ago may change again 
 DAY_NS = 86_400_000_000_000
 DAYS_KEPT = 30  # of what is not met: another inbox of the same output tree has its turn next week
 ROWS_A_COMMIT = 10_000
+DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+DAMAGE |= {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_MISMATCH}  # not the tables that it should have
 OF_A_SLICE = ("sop_instance_uid", "number", "frame", "position")  # differ from slice to slice; the rest is shared
 SHARED = tuple(f.name for f in fields(Instance) if f.name not in ("file", *OF_A_SLICE))
 TABLES = {
@@ -83,7 +85,7 @@ class Index:
         self._archive: tuple[Path, Status] | None = None  # the last one asked for: its members follow one another
         self._opener = Opener()
         self._uncommitted = 0
-        self._failed = False
+        self._failed = self._told = False
         self._database = _opened(path)
         with self._surviving():
             self._load()
@@ -285,10 +287,14 @@ class Index:
 
     @contextmanager
     def _surviving(self) -> Iterator[None]:
-        """A database that fails is thrown away and another begun; when that fails too, one in memory."""
+        """A damaged database is thrown away and another begun, in memory if that is damaged too. One that cannot be
+        written stays as it is: a full disk of one night shall not make the next one read every header."""
         try:
             yield
         except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
+            if not _is_damage(error):
+                self._give_up_writes(error)
+                return
             log.warning("the index of headers is damaged and will be built again: %s", type(error).__name__)
             with suppress(sqlite3.Error):
                 self._database.close()
@@ -297,14 +303,27 @@ class Index:
             self._database = _connected(":memory:") if self._failed else _opened(self._path)
             self._failed = True
 
+    def _give_up_writes(self, error: Exception) -> None:
+        """Of what was not committed; what comes later is tried again, as the disk may have room by then."""
+        if not self._told:
+            log.warning("the index of headers cannot be written: what is new will be read again: %s", error)
+        self._told = True
+        self._stored.clear()  # what several files share may be among what is given up
+        self._uncommitted = 0
+        with suppress(sqlite3.Error):
+            self._database.rollback()
+
 
 def _opened(path: Path) -> sqlite3.Connection:
     """The database, empty where it was absent, damaged or of another version; in memory where none can be written."""
     for _ in range(2):
         try:
-            path.touch()  # by the umask; SQLite's own mode is 0644, and what it writes beside takes that of the file
+            if not path.exists():  # by the umask; SQLite's own mode is 0644, and what it writes beside takes the file's
+                path.touch()
             return _connected(f"{path.absolute().as_uri()}?nolock=1")
-        except (sqlite3.Error, OSError):
+        except (sqlite3.Error, OSError) as error:
+            if not _is_damage(error):
+                break
             _remove(path)
     log.warning("the index of headers cannot be written: every file will be read again by the next run")
     return _connected(":memory:")
@@ -319,7 +338,8 @@ def _connected(address: str) -> sqlite3.Connection:
         [found] = database.execute("PRAGMA user_version").fetchone()
         if found not in (0, version):
             raise sqlite3.DatabaseError("of another version")
-        database.execute(f"PRAGMA user_version = {version}")
+        if not found:
+            database.execute(f"PRAGMA user_version = {version}")
         for table, columns in TABLES.items():
             database.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns}) WITHOUT ROWID")
         database.commit()
@@ -327,6 +347,14 @@ def _connected(address: str) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether the database itself is wrong; not the disk below it, which may be full, read-only or failing."""
+    if isinstance(error, OSError):
+        return False
+    code = getattr(error, "sqlite_errorcode", None)  # none where Python or this module complains of what was read
+    return code is None or code & 0xFF in DAMAGE or code == sqlite3.SQLITE_IOERR_SHORT_READ
 
 
 def _remove(path: Path) -> None:

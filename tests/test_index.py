@@ -236,6 +236,64 @@ def test_an_index_that_cannot_be_written_is_kept_in_memory(folder, reads, tmp_pa
     assert len(reads) == 4, "also then once a run"
 
 
+def fill_up(opened):
+    """A full disk: the database may not grow by a page."""
+    [pages] = opened._database.execute("PRAGMA page_count").fetchone()
+    opened._database.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def test_a_full_disk_of_one_night_leaves_the_index_to_the_next(folder, database, reads, monkeypatch):
+    monkeypatch.setattr(index, "ROWS_A_COMMIT", 1)
+    first = look(folder, database)
+    more = shutil.copytree(folder, folder / "more")
+    for number in range(60):
+        shutil.copy2(more / sorted(os.listdir(folder))[0], more / f"copy {number}.dcm")
+    with index.open_index(database, later) as opened:
+        fill_up(opened)
+        seen = survey([folder], None, opened)
+        assert sum(len(study.files) for study in seen.studies.values()) == 68, "the night goes on"
+        facts = [opened.facts_of(file) for study in seen.studies.values() for file in study.files]
+        assert len(facts) == 68
+    shutil.rmtree(more)
+    reads.clear()
+    assert look(folder, database)[:2] == first[:2]
+    assert not reads
+
+
+@pytest.mark.parametrize("moment", ["opened", "read"])
+@pytest.mark.parametrize(
+    "name", ["SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_NOMEM"]
+)
+def test_a_failing_disk_leaves_the_index_to_the_next_night(folder, database, reads, monkeypatch, moment, name):
+    first = look(folder, database)
+    error = sqlite3.OperationalError(name)
+    error.sqlite_errorcode = getattr(sqlite3, name)
+
+    def failing(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        if moment == "opened":
+            connect = sqlite3.connect
+            patch.setattr(
+                index.sqlite3, "connect", lambda path, **k: connect(path) if path == ":memory:" else failing()
+            )
+        else:
+            patch.setattr(index.Index, "_load", failing)
+            patch.setattr(index.Index, "_recalled", failing)
+        assert look(folder, database)[1] == first[1]
+    reads.clear()
+    assert look(folder, database)[:2] == first[:2]
+    assert not reads
+
+
+def test_an_index_whose_file_may_not_be_touched_stays(folder, database, monkeypatch):
+    first = look(folder, database)
+    monkeypatch.setattr(index.Path, "touch", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    assert look(folder, database)[:2] == first[:2]
+    assert database.stat().st_size
+
+
 def test_files_that_were_not_met_for_long_are_forgotten(folder, database, reads):
     look(folder, database)
     with index.open_index(database, lambda: time.time_ns() + 40 * index.DAY_NS):
