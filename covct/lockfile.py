@@ -1,13 +1,16 @@
-"""A lock of one file, for file systems that offer no `flock` (some NFS and SMB mounts).
+"""A lock of one file beside `flock`, for whoever `flock` does not keep out.
 
-The file is made with O_EXCL, which NFS (since version 3) and SMB keep atomic, and says who holds it: host, process,
-boot. Whoever died cannot remove it, so it can be stale. That is seen in two ways, neither of which needs clocks that
-agree: on the same host since the same boot, by the process being gone; from elsewhere, by the heartbeat in the file
-standing still for `STALE_S` of the onlooker's own time. A stale file is taken over by renaming it away.
+That is, file systems without it (some NFS and SMB mounts), and hosts that mount one tree with locks of their own (NFS
+`nolock`). The file is made with O_EXCL, which NFS (since version 3) and SMB keep atomic, and says who holds it: host,
+process, boot, whether it holds the `flock` too. Whoever died cannot remove it, so it can be stale. That is seen in
+three ways, none of which needs clocks that agree: by a `flock` of this kernel, which its holder would still have; on
+the same host since the same boot, by the process being gone; from elsewhere, by the heartbeat in the file standing
+still for `STALE_S` of the onlooker's own time. A stale file is taken over by renaming it away.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -19,13 +22,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from covct.errors import OutputLocked
+from covct.errors import OutputLocked, Stopped
 
 log = logging.getLogger("covct")
 HEARTBEAT_S = 10.0
 STALE_S = 90.0  # long calls into libraries can hold up the heartbeat for some ten seconds
+BYTES = 1024  # of the file, whatever stands in it
+TAKEN = "{}: another covct took the output tree meanwhile, and writes there now: stopping"
 SETTLE_S = 1.0  # two that took over the same stale file see by then whose file stands
+
+_holding: dict[Path, dict[str, Any]] = {}  # this process's own
 
 
 def me() -> dict[str, Any]:
@@ -44,47 +52,92 @@ def described(owner: dict[str, Any]) -> str:
 
 
 @contextmanager
-def held(path: Path, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
+def held(path: Path, flocked: bool = False, sleep: Callable[[float], None] | None = None) -> Iterator[None]:
     """Hold the lock file.
+
+    Parameters
+    ----------
+    flocked : bool
+        Whether this process holds the `flock` beside it, too.
 
     Raises
     ------
     OutputLocked
-        Another process holds it. Said at once where the holder runs on this host, else once its heart beat.
+        Another process holds it. Said at once where the holder runs on this host, else once its heart beat. Also raised
+        in the place of the stop that ends the work when another process has taken the file.
     OSError
         The file cannot be written.
     """
-    mine = {**me(), "beat": 0}
-    while not _created(path, mine):
+    sleep = sleep or time.sleep
+    mine = {**me(), "flock": flocked, "token": uuid4().hex, "beat": 0}
+    descriptor = _taken(path, mine, sleep)
+    lost, ended = threading.Event(), threading.Event()
+    heart = threading.Thread(target=_beat, args=(path, descriptor, mine, ended, lost), name="covct lock", daemon=True)
+    heart.start()
+    _holding[path] = mine
+    try:
+        yield
+    except Stopped as stop:
+        if lost.is_set():
+            raise OutputLocked(TAKEN.format(path.parent.parent)) from stop
+        raise
+    finally:
+        _holding.pop(path, None)
+        ended.set()
+        heart.join()
+        os.close(descriptor)
+        with suppress(OSError):  # whoever comes next sees that this process is gone
+            if _is_mine(path, mine):
+                path.unlink(missing_ok=True)
+
+
+def check(path: Path) -> None:
+    """Raise OutputLocked where this process held the lock file and another has taken it: before what must not be done
+    by two."""
+    mine = _holding.get(path)
+    if mine and (owner := _owner(path)) and owner.get("token") != mine["token"]:
+        raise OutputLocked(TAKEN.format(path.parent.parent))
+
+
+def _taken(path: Path, mine: dict[str, Any], sleep: Callable[[float], None]) -> int:
+    """A descriptor of the lock file, which is this process's now."""
+    here = True  # nobody but processes of this kernel, whom `flock` keeps out, can be taking it over as well
+    while (descriptor := _created(path, mine)) is None:
         owner = _owner(path)
         if owner is None:
             continue  # given back meanwhile
-        if not _is_stale(path, owner, sleep):
+        here = here and mine["flock"] and _flock_tells(owner, mine)
+        if not _is_stale(path, owner, mine, sleep):
             raise OutputLocked(f"{path.parent.parent}: another covct writes here ({described(owner)})")
         _take_away(path, owner)
-    sleep(SETTLE_S)
+    if not (mine["flock"] and here):
+        sleep(SETTLE_S)
     if not _is_mine(path, mine):
+        os.close(descriptor)
         raise OutputLocked(f"{path.parent.parent}: another covct took the output tree at the same moment")
-    ended = threading.Event()
-    heart = threading.Thread(target=_beat, args=(path, mine, ended), name="covct lock", daemon=True)
-    heart.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        heart.join()
-        if _is_mine(path, mine):
-            path.unlink(missing_ok=True)
+    return descriptor
 
 
-def _created(path: Path, content: dict[str, Any]) -> bool:
+def _created(path: Path, content: dict[str, Any]) -> int | None:
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
     except FileExistsError:
-        return False
-    with open(descriptor, "w") as file:
-        json.dump(content, file)
-    return True
+        return None
+    try:
+        _write(descriptor, content)
+    except OSError:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+        raise
+    return descriptor
+
+
+def _write(descriptor: int, content: dict[str, Any]) -> None:
+    """In place: a full disk takes a heartbeat, and one that lost its file writes into no other's."""
+    text = json.dumps(content).encode().ljust(BYTES)
+    if os.pwrite(descriptor, text, 0) != len(text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.fsync(descriptor)  # a network file system shows it to others only then
 
 
 def _owner(path: Path) -> dict[str, Any] | None:
@@ -98,14 +151,26 @@ def _owner(path: Path) -> dict[str, Any] | None:
     return owner if isinstance(owner, dict) else {}
 
 
-def _is_stale(path: Path, owner: dict[str, Any], sleep: Callable[[float], None]) -> bool:
+def _flock_tells(owner: dict[str, Any], mine: dict[str, Any]) -> bool:
+    """Whether a `flock` would have kept this process out, were the owner alive: both ask one kernel."""
+    return bool(owner.get("flock") and owner.get("boot") and owner["boot"] == mine["boot"])
+
+
+def _is_stale(path: Path, owner: dict[str, Any], mine: dict[str, Any], sleep: Callable[[float], None]) -> bool:
     here = me()
     if owner.get("host") == here["host"] and owner.get("boot") and owner["boot"] != here["boot"]:
         return True  # the host was restarted since
     if all(owner.get(name) == here[name] for name in ("boot", "process_namespace")) and here["boot"]:
+        if owner.get("process") == here["process"]:  # ours, or left by one that had our number
+            return not any(own["token"] == owner.get("token") for own in _holding.values())
         return _process_start(int(owner.get("process", 0))) != owner.get("process_start")
+    if mine["flock"] and _flock_tells(owner, mine):
+        return True
+    patience = STALE_S if owner else HEARTBEAT_S / 2  # nothing in it: whoever made it died, or writes this moment
+    if owner:
+        log.warning("the output tree was held by %s: waiting whether it still lives", described(owner))
     waited = 0.0
-    while waited < STALE_S:
+    while waited < patience:
         sleep(HEARTBEAT_S / 2)
         waited += HEARTBEAT_S / 2
         if _owner(path) != owner:
@@ -115,7 +180,7 @@ def _is_stale(path: Path, owner: dict[str, Any], sleep: Callable[[float], None])
 
 def _take_away(path: Path, stale: dict[str, Any]) -> None:
     """Rename a stale file away. Where another was quicker, what we hold is its new file: it goes back."""
-    aside = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
+    aside = path.with_name(f"{path.name}.{uuid4().hex}")
     try:
         os.rename(path, aside)
     except FileNotFoundError:
@@ -128,26 +193,22 @@ def _take_away(path: Path, stale: dict[str, Any]) -> None:
 
 def _is_mine(path: Path, mine: dict[str, Any]) -> bool:
     try:
-        owner = _owner(path) or {}
+        return (_owner(path) or {}).get("token") == mine["token"]
     except OSError:
         return False
-    return all(owner.get(name) == value for name, value in mine.items() if name != "beat")
 
 
-def _beat(path: Path, mine: dict[str, Any], ended: threading.Event) -> None:
+def _beat(path: Path, descriptor: int, mine: dict[str, Any], ended: threading.Event, lost: threading.Event) -> None:
     """Say every HEARTBEAT_S that the holder lives. Where the lock was lost, stop this process before it harms."""
     while not ended.wait(HEARTBEAT_S):
         mine["beat"] += 1
         try:
-            if not _is_mine(path, mine):
-                raise FileNotFoundError
-            temporary = path.with_name(f"{path.name}.beat")
-            temporary.write_text(json.dumps(mine))
-            os.replace(temporary, path)
-        except FileNotFoundError:
-            log.error("the lock of the output tree was taken by another covct: stopping")
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
+            if not _is_mine(path, mine) and path.parent.is_dir():  # else a drive was unplugged: the next write says so
+                lost.set()
+                log.error(TAKEN.format(path.parent.parent))
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            _write(descriptor, mine)
         except OSError as error:
             log.warning("the lock's heartbeat cannot be written: %s", error.strerror)
 

@@ -18,7 +18,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +31,8 @@ from covct.stop import unbroken
 RESULT_VERSION = 5  # raise it when the same input would give another result
 MOST_ATTEMPTS = 3
 PRIVATE = ".covct"
+OWNER = "lock.owner"
+NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of a file system that has none
 LOCK_PATIENCE_S = 1.0  # a killed process needs a moment to die and free its lock
 DERIVED = ("summary.csv", "index.html")  # made again from the outcomes; half-written ones may be thrown away
 
@@ -130,14 +132,17 @@ def output_errors(out: Path) -> Iterator[None]:
 
 @contextmanager
 def lock(out: Path) -> Iterator[None]:
-    """Hold the output tree. The kernel frees the lock with the process, so none is ever stale.
+    """Hold the output tree: by `flock`, which the kernel frees with the process, and by the lock file beside it.
 
-    A file system without such locks gets a lock file with a heartbeat instead, see `lockfile`.
+    The file is for whoever `flock` does not keep out: another host that mounts the tree with locks of its own (NFS
+    `nolock`), or a file system without them. See `lockfile`.
 
     Raises
     ------
     OutputLocked
-        Another process holds it; the message says which.
+        Another process holds it; the message says which. Also at the end, where another one took it meanwhile.
+    OutputNotWritable
+        The lock cannot be had for another reason: the disk is full, or the file system's lock service does not answer.
     """
     with output_errors(out):
         private = out / PRIVATE
@@ -145,14 +150,18 @@ def lock(out: Path) -> Iterator[None]:
         # Held as long as the lock. Unbuffered: what a full disk did not take must not come up again when it is closed.
         handle = open(private / "lock", "a+b", buffering=0)  # noqa: SIM115
     try:
-        if _flocked(handle, out):
+        with ExitStack() as held:
             with output_errors(out):
-                handle.truncate(0)
-                handle.write(f"process {os.getpid()}, started by {os.getppid()}, on {socket.gethostname()}\n".encode())
+                flocked, broken = _flocked(handle, out)
+                held.enter_context(lockfile.held(private / OWNER, flocked))
+                if broken:  # said only now: where another covct is at work here, that is what counts
+                    raise OSError(broken.errno, f"the file system's locks do not answer ({broken.strerror})")
+                if flocked:
+                    handle.truncate(0)
+                    handle.write(
+                        f"process {os.getpid()}, started by {os.getppid()}, on {socket.gethostname()}\n".encode()
+                    )
             yield
-        else:
-            with output_errors(out), lockfile.held(private / "lock.owner"):
-                yield
     finally:
         handle.close()
 
@@ -167,21 +176,25 @@ def ensure_temporary_folder(out: Path) -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
 
-def _flocked(handle: IO[bytes], out: Path) -> bool:
-    """Lock the file; False where the file system offers no locks."""
+def _flocked(handle: IO[bytes], out: Path) -> tuple[bool, OSError | None]:
+    """Lock the file: whether it is locked, and why not where that is no answer.
+
+    A file system without locks says so. Anything else (a lock service that is down, for one) may be so for this process
+    only, while another holds the lock.
+    """
     deadline = time.monotonic() + LOCK_PATIENCE_S
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
+            return True, None
         except BlockingIOError as error:
             if time.monotonic() > deadline:
                 handle.seek(0)
                 holder = handle.read().decode(errors="replace").strip() or "unknown"
                 raise OutputLocked(f"{out}: another covct writes here ({holder})") from error
             time.sleep(0.05)
-        except OSError:
-            return False
+        except OSError as error:
+            return False, None if error.errno in NO_LOCKS else error
 
 
 def recover(out: Path) -> None:
@@ -206,7 +219,7 @@ def recover(out: Path) -> None:
         for half in (half for name in DERIVED for half in out.glob(f".{name}.*.tmp")):
             if not _is_running(half.suffixes[-2][1:]):
                 half.unlink(missing_ok=True)
-        for half in private.glob(".heartbeat.*"):
+        for half in (*private.glob(".heartbeat.*"), *private.glob(f"{OWNER}.*")):
             half.unlink(missing_ok=True)
 
 
@@ -249,6 +262,7 @@ def commit(out: Path, folder: str, stage: Path, outcome: Outcome, supersedes: It
         attempt = _read_attempt(note) or Attempt(folder, outcome.work_key, 1)
         attempt = replace(attempt, commit=_digest(stage / "outcome.json"), supersedes=tuple(supersedes))
         with unbroken():
+            lockfile.check(out / PRIVATE / OWNER)
             _write_attempt(note, attempt)
             _put_in_place(out, stage, folder)
             _end_commit(out, note, attempt)

@@ -248,8 +248,9 @@ def test_a_full_disk_of_one_night_leaves_the_index_to_the_next(folder, database,
     more = shutil.copytree(folder, folder / "more")
     for number in range(60):
         shutil.copy2(more / sorted(os.listdir(folder))[0], more / f"copy {number}.dcm")
-    with index.open_index(database, later) as opened:
+    with index.open_index(database, later) as opened, monkeypatch.context() as patch:
         fill_up(opened)
+        patch.setattr(index, "_opened", lambda path: index._connected(":memory:"))  # nor is there room for another
         seen = survey([folder], None, opened)
         assert sum(len(study.files) for study in seen.studies.values()) == 68, "the night goes on"
         facts = [opened.facts_of(file) for study in seen.studies.values() for file in study.files]

@@ -383,7 +383,7 @@ def no_flock(monkeypatch):
     """A file system that offers no locks."""
 
     def refused(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(errno.ENOTSUP, "Operation not supported")
 
     monkeypatch.setattr(state.fcntl, "flock", refused)
     monkeypatch.setattr(lockfile, "SETTLE_S", 0)
@@ -426,7 +426,7 @@ def test_a_stale_lock_file_of_this_host_is_taken_over_at_once(tmp_path, no_flock
 def test_a_lock_file_of_another_host_is_stale_once_its_heart_stood_still(tmp_path):
     """By the onlooker's own time: clocks of two hosts need not agree."""
     path, slept = write_owner(tmp_path, host="other", boot="other"), []
-    with lockfile.held(path, slept.append):
+    with lockfile.held(path, sleep=slept.append):
         assert sum(slept) >= lockfile.STALE_S
 
 
@@ -436,7 +436,7 @@ def test_a_lock_file_whose_heart_beats_is_respected(tmp_path):
     def beat(seconds):
         path.write_text(json.dumps({**json.loads(path.read_text()), "beat": 1}))
 
-    with pytest.raises(OutputLocked, match="on other"), lockfile.held(path, beat):
+    with pytest.raises(OutputLocked, match="on other"), lockfile.held(path, sleep=beat):
         pass
     assert json.loads(path.read_text())["host"] == "other"
 
@@ -445,9 +445,9 @@ def test_of_two_that_take_over_one_stale_lock_file_one_wins(tmp_path):
     path = write_owner(tmp_path, boot="another")
 
     def overtaken(seconds):
-        path.write_text(json.dumps({**lockfile.me(), "process": 1}))
+        path.write_text(json.dumps({**lockfile.me(), "process": 1, "token": "another"}))
 
-    with pytest.raises(OutputLocked, match="at the same moment"), lockfile.held(path, overtaken):
+    with pytest.raises(OutputLocked, match="at the same moment"), lockfile.held(path, sleep=overtaken):
         pass
 
 
@@ -455,7 +455,118 @@ def test_a_process_that_lost_its_lock_file_stops(tmp_path, monkeypatch):
     """It slept longer than the others would wait, a suspended host for one: from now on it would do harm."""
     monkeypatch.setattr(lockfile, "HEARTBEAT_S", 0.01)
     path, waited = tmp_path / "lock.owner", threading.Event()
-    with stop.stoppable(), pytest.raises(Stopped), lockfile.held(path, lambda seconds: None):
-        path.write_text(json.dumps({**lockfile.me(), "process": 1}))
+    with (
+        stop.stoppable(),
+        pytest.raises(OutputLocked, match="another covct took"),
+        lockfile.held(path, sleep=lambda seconds: None),
+    ):
+        path.write_text(json.dumps({**lockfile.me(), "process": 1, "token": "another"}))
         waited.wait(10)
     assert path.exists(), "it is another's now"
+
+
+def _answers(monkeypatch, number=None):
+    """`flock` as a mount has it: it fails, or it lets everybody in."""
+
+    def flock(*_):
+        if number is not None:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(state.fcntl, "flock", flock)
+
+
+def _work(out, number, ready, done):
+    """A writer that holds the tree, whatever `flock` says."""
+    with pytest.MonkeyPatch.context() as patch:
+        _answers(patch, number)
+        with state.lock(out):
+            (out / "stage").mkdir()
+            ready.set()
+            done.wait(20)
+
+
+@pytest.fixture
+def writer(tmp_path, request):
+    """Another process at work in the tree; its `flock` answers with the error that is asked for, or lets it in."""
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    process = context.Process(target=_work, args=(tmp_path, request.param, ready, done))
+    process.start()
+    assert ready.wait(20)
+    yield process
+    done.set()
+    process.join()
+
+
+@pytest.mark.parametrize("writer", [None, errno.ENOTSUP], indirect=True)
+@pytest.mark.parametrize("answer", [None, errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EIO])
+def test_of_two_writers_one_is_kept_out_whatever_flock_answers(tmp_path, monkeypatch, writer, answer):
+    """NFS with `nolock`, or or with a lock service that does not answer one host: `flock` lets both in, or one fails."""
+    _answers(monkeypatch, answer)
+    with pytest.raises(OutputLocked, match=f"process {writer.pid}"), state.lock(tmp_path):
+        pytest.fail("two at once")
+
+
+def test_two_hosts_whose_locks_do_not_meet_do_not_write_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(lockfile, "HEARTBEAT_S", 0.02)
+    with state.lock(tmp_path):
+        _answers(monkeypatch)
+        real = lockfile.me()
+        monkeypatch.setattr(lockfile, "me", lambda: real | {"host": "other", "boot": "other"})
+        with pytest.raises(OutputLocked, match="another covct writes here"), state.lock(tmp_path):
+            pytest.fail("two at once")
+    with state.lock(tmp_path):
+        pass
+
+
+def test_a_container_that_was_killed_is_followed_at_once_by_another(tmp_path, monkeypatch):
+    """Its process cannot be seen from here, but the kernel would still hold its lock if it lived."""
+    monkeypatch.setattr(lockfile.time, "sleep", lambda seconds: pytest.fail("nothing to wait for"))
+    write_owner(tmp_path, host="3f2c", process_namespace="pid:[1]", flock=True)
+    with state.lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EIO, errno.EINTR])
+def test_a_lock_service_that_does_not_answer_is_no_reason_to_go_without(tmp_path, monkeypatch, number):
+    _answers(monkeypatch, number)
+    monkeypatch.setattr(lockfile, "SETTLE_S", 0)
+    with pytest.raises(OutputNotWritable, match="locks do not answer"), state.lock(tmp_path):
+        pytest.fail("without a lock")
+    assert not (tmp_path / ".covct" / "lock.owner").exists()
+
+
+def test_a_lock_file_that_its_maker_did_not_live_to_fill_is_stale_soon(tmp_path):
+    (tmp_path / "lock.owner").touch()
+    slept = []
+    with lockfile.held(tmp_path / "lock.owner", True, slept.append):
+        assert sum(slept) <= lockfile.HEARTBEAT_S
+
+
+def test_a_heartbeat_needs_no_room_on_the_disk(tmp_path, monkeypatch):
+    """Else a full disk makes the holder look dead, and another host takes the tree."""
+    monkeypatch.setattr(lockfile, "HEARTBEAT_S", 0.01)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with state.lock(tmp_path):
+        path = tmp_path / ".covct" / "lock.owner"
+        resource.setrlimit(resource.RLIMIT_FSIZE, (lockfile.BYTES, before[1]))
+        monkeypatch.setattr(os, "open", lambda *_: pytest.fail("a new file"))
+        try:
+            beats = set()
+            for _ in range(1000):
+                beats.add(json.loads(path.read_text())["beat"])
+                lockfile.threading.Event().wait(0.002)
+                if len(beats) > 3:
+                    break
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            monkeypatch.undo()
+        assert len(beats) > 3
+
+
+def test_nothing_is_committed_once_the_lock_is_anothers(tmp_path):
+    state.commit(tmp_path, "s/t", stage_with(tmp_path, "k1", "old"), outcome("k1"))
+    with pytest.raises(OutputLocked, match="another covct took"), state.lock(tmp_path):
+        (tmp_path / ".covct" / "lock.owner").write_text(json.dumps({**lockfile.me(), "token": "another"}))
+        state.commit(tmp_path, "s/t", stage_with(tmp_path, "k2", "new"), outcome("k2"))
+    assert results(tmp_path) == {"s/t": ("k1", "old")}
