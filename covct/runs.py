@@ -57,11 +57,11 @@ class Run:
     last_error: dict[str, str] | None = None
     end: str | None = None
     error: str | None = None
+    sequence: int = 0
 
     @property
     def path(self) -> Path:
-        stamp = self.began.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3]
-        return self.out / FOLDER / f"{stamp}Z.json"
+        return self.out / FOLDER / _stamp(self.began)
 
     def hear(self, event: dict[str, Any]) -> None:
         """An event of the batch."""
@@ -88,6 +88,7 @@ class Run:
             "research_use": RESEARCH_USE,
             "covct_version": __version__,
             "versions": versions(),
+            "sequence": self.sequence,
             "command": self.command,
             "began": _utc(self.began),
             "updated": _utc(now),
@@ -112,11 +113,13 @@ class Run:
         os.replace(beside, self.path)
 
     def resume(self) -> None:
-        """Go on with what a process before this one, of the same run, had written."""
+        """Go on with what a process before this one, of the same run, had written; else be the next run of the tree."""
         noted = _read(self.path)
         if noted:
             self.outcomes.update({(row["status"], row["slug"] or ""): row["series"] for row in noted["outcomes"]})
             self.device, self.last_error, self.work_s = noted["device"], noted["last_error"], noted["work_seconds"]
+            self.sequence = _sequence(noted)
+        self.sequence = self.sequence or 1 + max(map(_sequence, map(_read, _files(self.out))), default=0)
 
 
 @contextmanager
@@ -148,9 +151,27 @@ def recorded(run: Run, emit: Emit) -> Iterator[Emit]:
         run.save()
 
 
-def latest(out: Path) -> dict[str, Any] | None:
-    """The summary of the newest run that can be read."""
-    return next((run for path in sorted((out / FOLDER).glob("*.json"), reverse=True) if (run := _read(path))), None)
+def latest(out: Path, now: datetime | None = None) -> dict[str, Any] | None:
+    """The summary of the last run that can be read: by its number, as clocks are wrong at times.
+
+    Runs of versions that gave no number come before, and of those the ones dated after `now` first.
+    """
+    today = _stamp(now or datetime.now(UTC))
+    runs = [(_sequence(run), path.name <= today, path.name, run) for path in _files(out) if (run := _read(path))]
+    return max(runs, key=lambda one: one[:3])[3] if runs else None
+
+
+def _files(out: Path) -> list[Path]:
+    return sorted((out / FOLDER).glob("*.json"))
+
+
+def _sequence(run: dict[str, Any] | None) -> int:
+    number = (run or {}).get("sequence")
+    return number if isinstance(number, int) and number > 0 else 0
+
+
+def _stamp(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC).strftime('%Y%m%dT%H%M%S.%f')[:-3]}Z.json"
 
 
 def load_schema() -> dict[str, Any]:
@@ -171,7 +192,8 @@ def _prune(mine: Path) -> None:
     """Keep the newest; this run's own whatever the clock says, and throw away what a killed process half wrote."""
     for half in mine.parent.glob("*.json.new"):
         half.unlink(missing_ok=True)
-    others = sorted(path for path in mine.parent.glob("*.json") if path != mine)
+    others = [path for path in _files(mine.parent.parent) if path != mine]
+    others.sort(key=lambda path: (_sequence(_read(path)), path.name))
     for path in others[: max(0, len(others) + 1 - KEPT)]:
         path.unlink(missing_ok=True)
 

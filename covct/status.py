@@ -21,7 +21,7 @@ def tree_status(out: Path, now: datetime) -> dict[str, Any]:
     entries = read_tree(out)
     counts = Counter((entry.status, entry.slug or "") for entry in entries)
     failed = sorted((entry for entry in entries if entry.status == "failed"), key=lambda entry: entry.finished)
-    run = latest(out)
+    run = latest(out, now)
     return {
         "series": sum(counts.values()),
         "by_outcome": [{"status": s, "slug": slug or None, "series": n} for (s, slug), n in sorted(counts.items())],

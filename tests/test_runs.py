@@ -99,6 +99,34 @@ def test_the_newest_stay_and_the_own_stays_when_the_clock_was_set_back(tmp_path)
     names = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert len(names) == runs.KEPT
     assert names[0].startswith("1998")
+    record(tmp_path, [], BEGAN)
+    assert any(path.name.startswith("1998") for path in (tmp_path / "runs").iterdir()), "it is one of the newest"
+
+
+@pytest.mark.parametrize("years", [-40, 30], ids=["in the past", "in the future"])
+def test_a_run_whose_clock_was_wrong_does_not_hide_the_next_one(tmp_path, years):
+    record(tmp_path, [{"event": "waiting", "series": 1, "why": "limit"}])
+    wrong = BEGAN + timedelta(days=365 * years)
+    record(tmp_path, [{"event": "waiting", "series": 2, "why": "limit"}], wrong)
+    assert runs.latest(tmp_path)["waiting"] == 2
+    record(tmp_path, [{"event": "waiting", "series": 3, "why": "limit"}], BEGAN + timedelta(hours=1))
+    assert runs.latest(tmp_path)["waiting"] == 3
+
+
+def test_a_run_dated_in_the_future_by_a_version_that_did_not_count_hides_none(tmp_path):
+    for moment in (BEGAN + timedelta(days=365 * 70), BEGAN - timedelta(days=1), BEGAN):
+        told = record(tmp_path, [], moment)
+        told.pop("sequence")
+        jsonschema.validate(told, runs.load_schema())
+        runs.Run(tmp_path, "scan", moment).path.write_text(json.dumps(told))
+    assert runs.latest(tmp_path, BEGAN)["began"] == BEGAN.isoformat(timespec="seconds")
+    record(tmp_path, NIGHT, BEGAN - timedelta(days=9))
+    assert runs.latest(tmp_path, BEGAN)["waiting"] == 7
+
+
+def test_a_run_that_goes_on_in_a_new_process_keeps_its_number(tmp_path):
+    numbers = [record(tmp_path, [], BEGAN + timedelta(days=day))["sequence"] for day in (0, 1, 1, 2)]
+    assert numbers == [1, 2, 2, 3]
 
 
 def test_status_says_what_the_night_came_to(tmp_path):

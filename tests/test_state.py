@@ -501,7 +501,7 @@ def writer(tmp_path, request):
 @pytest.mark.parametrize("writer", [None, errno.ENOTSUP], indirect=True)
 @pytest.mark.parametrize("answer", [None, errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EIO])
 def test_of_two_writers_one_is_kept_out_whatever_flock_answers(tmp_path, monkeypatch, writer, answer):
-    """NFS with `nolock`, or or with a lock service that does not answer one host: `flock` lets both in, or one fails."""
+    """NFS with `nolock` lets both in; a lock service that one host does not reach fails for one."""
     _answers(monkeypatch, answer)
     with pytest.raises(OutputLocked, match=f"process {writer.pid}"), state.lock(tmp_path):
         pytest.fail("two at once")
