@@ -14,8 +14,9 @@ from typing import TypeVar
 
 from covct.dicom.header import Header, Instance, read_header
 from covct.errors import SeriesError
+from covct.mixture import sort_out
 from covct.sources import Opener, Problem, SourceFile, digest, walk
-from covct.split import split_scans
+from covct.split import Part, split_scans
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 NOT_IMAGES = {".png", ".jpg", ".jpeg", ".txt", ".csv", ".json", ".xml", ".html", ".pdf", ".md", ".log"}
@@ -55,6 +56,10 @@ class Series:
         What tells it from other scans under its Series Instance UID, such as "80 kV"; empty where it is the only one.
     suffix : str
         Of the folder, where the series was taken apart.
+    copies : int
+        How many of the twins name the patient otherwise, or not at all.
+    mixed : tuple of str
+        Keywords of what differs between the people whose slices these are; empty where they are one person's.
     """
 
     kind: str
@@ -69,6 +74,8 @@ class Series:
     study: str = ""
     part: tuple[str, ...] = ()
     suffix: str = ""
+    copies: int = 0
+    mixed: tuple[str, ...] = ()
 
     @property
     def sop_instance_uids(self) -> tuple[str, ...]:
@@ -223,36 +230,32 @@ def _dicom_series(headers: list[Header]) -> list[Series]:
 
     out: list[Series] = []
     for (study, uid, beside), group in groupby(sorted(headers, key=order), key=identity):
-        files: dict[str, Header] = {}
-        twins: list[SourceFile] = []
-        for header in group:
-            first = header.instances[0]
-            if first.sop_instance_uid in files:
-                twins.append(first.file)
-            else:
-                files[first.sop_instance_uid] = header
+        found = sort_out(group)
         folder = f"{safe_name(study or beside)}/{safe_name(uid or beside)}"
-        slices = tuple(instance for header in files.values() for instance in header.instances)
-        for part in split_scans(slices):
+        slices = tuple(instance for header in found.headers for instance in header.instances)
+        frames = {header.instances[0].sop_instance_uid: len(header.instances) for header in found.headers}
+        for part in [Part(slices)] if found.mixed else split_scans(slices):
             out.append(
                 Series(
                     "dicom",
                     study,
                     uid,
                     folder + part.suffix,
-                    _content(part.instances, files),
+                    _content(part.instances, frames),
                     part.instances,
-                    twins=tuple(twins),
+                    twins=found.twins,
                     part=part.words,
                     suffix=part.suffix,
+                    copies=found.copies,
+                    mixed=found.mixed,
                 )
             )
     return out
 
 
-def _content(part: tuple[Instance, ...], files: dict[str, Header]) -> tuple[str, ...]:
+def _content(part: tuple[Instance, ...], frames: dict[str, int]) -> tuple[str, ...]:
     """The instances, with the frames where a stack, or another part, of a multi-frame one is meant."""
-    one_by_one = {uid for uid in {i.sop_instance_uid for i in part} if len(part) < len(files[uid].instances)}
+    one_by_one = {uid for uid in {i.sop_instance_uid for i in part} if len(part) < frames[uid]}
     return tuple(
         f"{i.sop_instance_uid}#{i.frame}"
         if i.stack or (i.frame and i.sop_instance_uid in one_by_one)

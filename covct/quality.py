@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from covct.dicom.header import CT_IMAGE, MULTI_FRAME_CT
+from covct.dicom.patient import PATIENT_TAGS, Kin, merged
 from covct.discover import Series
 from covct.errors import SeriesError
 from covct.labels import Slices, per_slice
@@ -60,6 +61,12 @@ GATE = {
     "localizer": Rule("a localizer (scout)", "always"),
     "derived": Rule("a MIP, reformat, render or secondary capture", "always"),
     "no-identifiers": Rule("no StudyInstanceUID or SeriesInstanceUID to attach a result to", "always"),
+    "mixed-patients": Rule(
+        "the slices of a series name different patients",
+        "another PatientID of one issuer, or another name; an incomplete copy without a name beside its original",
+        "one person in two spellings, or slices that name nobody",
+        "whose lungs these are is not known; one PatientID and birth date are one person under whatever name",
+    ),
     "no-geometry": Rule(
         "position, orientation or pixel spacing is missing or impossible",
         f"missing; pixels outside {PIXEL_MM[0]:g} to {PIXEL_MM[1]:g} mm or {PIXEL_RATIO:g} times longer than wide",
@@ -252,6 +259,9 @@ def _refused(slug: str, message: str) -> Finding:
 
 
 def _identity(series: Series) -> Iterator[Finding]:
+    if series.mixed:
+        what = f"{', '.join(series.mixed)} differ{'s' * (len(series.mixed) == 1)} between slices"
+        yield _refused("mixed-patients", f"{what} of one series; wanted one patient's, as a result is somebody's")
     if not series.study_uid or not series.series_uid:
         yield _refused(
             "no-identifiers",
@@ -433,6 +443,7 @@ def _contents(series: Series) -> Iterator[Finding]:
         said = f" {ratio:g}:1" if ratio else ""
         level = REFUSED if ratio > LOSSY_RATIO_REFUSED else WARNED
         yield Finding("lossy", f"the images were compressed with loss{said}; figures by HU are withheld", level)
+    yield from _namings(series)
     yield from _fewer_than_acquired(series)
 
 
@@ -440,7 +451,24 @@ def _twins(series: Series) -> Iterator[Finding]:
     if count := len(series.twins):
         what = "an instance" if series.kind == "dicom" else "the contents of one"
         message = f"{count} file{'s repeat' if count > 1 else ' repeats'} {what} already there; each is used once"
+        if series.copies:
+            message += f" ({series.copies} under another patient's name, or none, are left aside)"
         yield Finding("duplicate-files", message, NOTED)
+
+
+def _namings(series: Series) -> Iterator[Finding]:
+    """Slices that name one person differently, or not at all: no reason to refuse, but worth a look."""
+    namings = Counter(i.patient for i in series.instances)
+    if len(namings) < 2:
+        return
+    person = merged(namings)
+    unlike = {keyword for naming in namings for keyword in naming.differing(person)}
+    said = ", ".join(keyword for keyword in PATIENT_TAGS if keyword in unlike)
+    silent = sum(count for naming, count in namings.items() if naming.kin(person) is not Kin.SAME)
+    if said:
+        yield Finding("mixed-patients", f"{said} not the same in all slices; the rest says that it is one person")
+    elif silent:
+        yield Finding("mixed-patients", f"{silent} of {len(series.instances)} slices do not say whose they are")
 
 
 def _fewer_than_acquired(series: Series) -> Iterator[Finding]:
