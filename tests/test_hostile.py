@@ -13,6 +13,8 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from bombs import BOMBS
+from cost import cost
 from multiframe import write_enhanced
 from pydicom.encaps import encapsulate
 
@@ -145,6 +147,47 @@ def test_items_of_fewer_bytes_than_any_that_says_something_are_not_parsed(phanto
     with peak() as used:
         assert not discover([path]).series
     assert used.bytes < 4 * MIB
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_costs_little_at_a_look(name, tmp_path):
+    """Each took between 430 MiB and 2 GiB, and up to two minutes, at every look."""
+    suffix, make = BOMBS[name]
+    (tmp_path / f"a{suffix}").write_bytes(make())
+    found = cost(lambda: [problem.message for problem in discover([tmp_path]).problems], limit_mib=512)
+    assert "readable DICOM" in found.said
+    assert found.mib < 100
+
+
+@pytest.mark.parametrize("name", [name for name, (suffix, _) in BOMBS.items() if suffix == ".dcm"])
+def test_a_small_file_costs_little_when_it_is_read_whole(name):
+    contents = BOMBS[name][1]()
+
+    def whole():
+        try:
+            dataset = read_dataset(contents)
+            return [dataset.get(keyword) is None for keyword in ("ImagePositionPatient", "ImageComments")]
+        except ValueError as error:
+            return error
+
+    assert cost(whole, limit_mib=512).mib < 120
+
+
+def test_a_header_of_many_honest_frames_is_read(phantom_series, tmp_path):
+    """Its functional groups have more elements than any header of one slice."""
+    path = write_enhanced(phantom_series, tmp_path / "e.dcm")
+    dataset = pydicom.dcmread(path)
+    groups = list(dataset.PerFrameFunctionalGroupsSequence)
+    dataset.PerFrameFunctionalGroupsSequence = [groups[n % len(groups)] for n in range(4000)]
+    dataset.NumberOfFrames = 4000
+    for group in groups:
+        group.RealWorldValueMappingSequence = [pydicom.Dataset() for _ in range(6)]
+        for one in group.RealWorldValueMappingSequence:
+            one.LUTLabel, one.LUTExplanation, one.DoubleFloatRealWorldValueFirstValueMapped = "a", "b", 1.0
+    dataset.PixelData = bytes(1000)
+    dataset.save_as(path)
+    found = read_dataset(path.read_bytes(), stop_before_pixels=True)
+    assert len(found.PerFrameFunctionalGroupsSequence) == 4000
 
 
 @pytest.mark.parametrize("frames", [0, 1, 29, 31, 2**31 - 1])

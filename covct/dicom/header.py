@@ -13,7 +13,7 @@ import pydicom
 from pydicom.datadict import tag_for_keyword
 
 from covct.dicom.patient import PATIENT_TAGS, Patient, patient_of
-from covct.dicom.read import MOST_FRAMES, read_dataset, transfer_syntax_uid
+from covct.dicom.read import MOST_FRAMES, BeyondBounds, read_dataset, transfer_syntax_uid
 from covct.dicom.syntaxes import DEFLATED, is_lossy
 from covct.errors import SeriesError, SourceDefect
 from covct.sources import Opener, SourceFile, read_all
@@ -132,7 +132,12 @@ def read_header(file: SourceFile, opener: Opener | None = None) -> Header | None
         claims = start[128:132] == b"DICM" or Path(file.name).suffix.lower() in (".dcm", ".ima")
         if not claims and not looks:
             return None
-        found, whole = _parsed(file, start)
+        try:
+            found, whole = _parsed(file, start)
+        except BeyondBounds as error:
+            if not claims:
+                return None
+            raise SeriesError("unreadable", f"not a readable DICOM image: {error}") from error
         if whole or len(start) < limit or not looks:
             break
     if len(start) == HEADER_BYTES[-1] and not whole and not _is_deflated(found):
@@ -204,6 +209,8 @@ def _parsed(file: SourceFile, start: bytes) -> tuple[Header | None, bool]:
         header.SOPInstanceUID = uid
         study, series = str(header.get("StudyInstanceUID") or ""), str(header.get("SeriesInstanceUID") or "")
         return Header(study, series, tuple(_instances(file, header, syntax))), reached
+    except BeyondBounds:
+        raise
     except Exception:  # a header cut or damaged anywhere raises anything: struct, zlib, unicode, value errors
         return None, False
 
