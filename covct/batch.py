@@ -171,8 +171,8 @@ def _move_done(
     kept = {file.path for name, study in seen.studies.items() if name not in ready for file in study.files}
     spoiled = {one.label[: mark.start()] for one in seen.problems for mark in re.finditer("!", one.label)}
     for name in sorted(ready):
-        paths = dict.fromkeys(file.path for file in seen.studies[name].files if index.still(file))
-        files = [path for path in paths if path not in kept and printable(path) not in spoiled]
+        unchanged = {file.path: status for file in seen.studies[name].files if (status := index.still(file))}
+        files = {path: s for path, s in unchanged.items() if path not in kept and printable(path) not in spoiled}
         reasons = move_study(name, files, order.sources, order.move_done, order.marker)
         if reasons and name not in told:
             told.add(name)

@@ -126,15 +126,15 @@ class Index:
         self._met[key], facts = self._learn(key, file, status)
         return facts
 
-    def still(self, file: SourceFile) -> bool:
-        """Whether the file is as it was met, asked by opening it: a network file system then asks its server."""
+    def still(self, file: SourceFile) -> Status | None:
+        """Its status, if it is as it was met; asked by opening it: a network file system then asks its server."""
         known = self._met.get(_key(file)) or self._before.get(_key(file))
         try:
             descriptor = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
-            return False
+            return None
         try:
-            return known is not None and known[0] == status_of(descriptor)
+            return known[0] if known is not None and known[0] == status_of(descriptor) else None
         finally:
             os.close(descriptor)
 

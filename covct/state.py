@@ -146,7 +146,7 @@ def lock(out: Path) -> Iterator[None]:
     """
     with output_errors(out):
         private = out / PRIVATE
-        _make_folder(private)
+        make_folder(private)
         # Held as long as the lock. Unbuffered: what a full disk did not take must not come up again when it is closed.
         handle = open(private / "lock", "a+b", buffering=0)  # noqa: SIM115
     try:
@@ -208,7 +208,7 @@ def recover(out: Path) -> None:
         for old in sorted((private / "old").glob("*/*")):
             place = out / old.parent.name / old.name
             if not place.exists():
-                _make_folder(place.parent)
+                make_folder(place.parent)
                 _rename(old, place)
         for note in sorted((private / "attempts").glob("*.json")):
             attempt = _read_attempt(note)
@@ -314,9 +314,9 @@ def fsync(path: Path) -> None:
 
 def _put_in_place(out: Path, staged: Path, place: str) -> None:
     target, old = out / place, out / PRIVATE / "old" / place
-    _make_folder(target.parent)
+    make_folder(target.parent)
     if target.is_dir():
-        _make_folder(old.parent)
+        make_folder(old.parent)
         _discard(out, old)
         _rename(target, old)
     try:
@@ -335,10 +335,10 @@ def _rename(source: Path, target: Path) -> None:
         fsync(folder)
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make a folder, and bring it to the disk: a new study's must not be lost with the result in it."""
     if not folder.is_dir():
-        _make_folder(folder.parent)
+        make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         fsync(folder.parent)
 
@@ -430,7 +430,7 @@ def _is_result_folder(folder: Any) -> bool:
 
 
 def _write_attempt(path: Path, attempt: Attempt) -> None:
-    _make_folder(path.parent)
+    make_folder(path.parent)
     replace_json(path, asdict(attempt))
 
 

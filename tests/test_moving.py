@@ -9,6 +9,7 @@ import pytest
 
 from covct import moving, state
 from covct.errors import UsageError
+from covct.index import status_of
 from covct.moving import check_place, move_study, moved_before
 
 
@@ -29,7 +30,7 @@ def system(request, monkeypatch):
         rename = os.rename
 
         def across(source, target):
-            if "/in/" in str(source):
+            if "/in/" in str(source) and "/in/" not in str(target):
                 raise OSError(errno.EXDEV, "Invalid cross-device link")
             rename(source, target)
 
@@ -40,9 +41,14 @@ def files(root):
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file() and ".covct" not in str(p)}
 
 
-def move(inbox, **keywords):
-    there = sorted(path for path in inbox.rglob("*.dcm"))
-    return move_study("1.2", there, [inbox], inbox.parent / "done", **keywords)
+def move(inbox, processed=None, **keywords):
+    """Move what lies there, as it is or as it was when it was processed."""
+    processed = processed or there(inbox)
+    return move_study("1.2", processed, [inbox], inbox.parent / "done", **keywords)
+
+
+def there(inbox):
+    return {path: status_of(path) for path in sorted(inbox.rglob("*.dcm"))}
 
 
 def test_the_path_below_the_source_is_kept(inbox, system):
@@ -78,7 +84,7 @@ class Killed(BaseException):
     pass
 
 
-CALLS = ("open", "rename", "replace", "unlink", "fsync", "rmdir", "mkdir")
+CALLS = ("open", "rename", "replace", "link", "unlink", "fsync", "rmdir", "mkdir")
 
 
 def test_killed_at_any_call_nothing_is_lost_and_a_rerun_completes(inbox, system, monkeypatch):
@@ -141,8 +147,12 @@ def _reset(inbox, done, before):
 
 
 def test_a_copy_that_differs_leaves_the_source(inbox, monkeypatch):
+    rename = os.rename
+
     def across(source, target):
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
+        if "/in/" not in str(target):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, target)
 
     monkeypatch.setattr(os, "rename", across)
     monkeypatch.setattr(moving.shutil, "copyfile", lambda source, target: Path(target).write_bytes(b"slice X"))
@@ -179,6 +189,123 @@ def test_a_share_that_cannot_fsync_folders_is_moved_to(inbox, system, monkeypatc
     assert not files(inbox)
 
 
+def replaced(path):
+    """By a sender who writes beside and renames."""
+    path.with_suffix(".new").write_bytes(b"corrected")
+    os.replace(path.with_suffix(".new"), path)
+
+
+def rewritten(path):
+    """By a sender who writes in place."""
+    path.write_bytes(b"corrected")
+
+
+@pytest.mark.parametrize("sender", [replaced, rewritten])
+@pytest.mark.parametrize("moment", ["look", "taken", "put in place"])
+def test_a_slice_that_its_sender_replaces_meanwhile_stays_to_be_processed(inbox, system, monkeypatch, sender, moment):
+    """Between the last look and each rename. On another file system it was removed, and existed nowhere."""
+    victim, before, processed = inbox / "a/s/1.dcm", files(inbox), there(inbox)
+    rename, struck = os.rename, []
+
+    def overtaken(source, target):
+        taking = moving.ASIDE.fullmatch(Path(target).name) and source == victim
+        placing = moving.ASIDE.fullmatch(Path(source).name) and "1.dcm" in str(source)
+        if not struck and ((moment == "taken" and taking) or (moment == "put in place" and placing)):
+            struck.append(moment)
+            sender(victim if taking else source)
+        rename(source, target)
+
+    if moment == "look":
+        sender(victim)
+    monkeypatch.setattr(os, "rename", overtaken)
+    assert move(inbox, processed) == ["a file was replaced while the study was moved: it is looked at again"]
+    assert struck or moment == "look"
+    assert files(inbox)["a/s/1.dcm"] == b"corrected"
+    assert b"corrected" not in files(inbox.parent / "done").values(), "it was not processed"
+    assert {*files(inbox).values(), *files(inbox.parent / "done").values()} >= {b"slice 0", b"slice 2"}
+    assert move(inbox) == []
+    moved = files(inbox.parent / "done")
+    assert moved == {**before, "a/s/1.dcm": b"corrected"}
+    assert not files(inbox)
+
+
+@pytest.mark.parametrize("sender", [replaced, rewritten])
+def test_a_slice_that_comes_while_the_one_before_it_is_moved_stays(inbox, system, monkeypatch, sender):
+    """The one that was processed goes, and the new one is not taken for it."""
+    victim, rename = inbox / "a/s/1.dcm", os.rename
+
+    def overtaken(source, target):
+        rename(source, target)
+        if source == victim:
+            sender(victim)
+
+    monkeypatch.setattr(os, "rename", overtaken)
+    before = files(inbox)
+    assert move(inbox) == []
+    assert files(inbox) == {"a/s/1.dcm": b"corrected"}
+    assert files(inbox.parent / "done") == before
+
+
+def test_a_slice_that_is_replaced_twice_meanwhile_is_kept_in_both_forms(inbox, system, monkeypatch):
+    victim, rename = inbox / "a/s/1.dcm", os.rename
+
+    def overtaken(source, target):
+        if source == victim:
+            replaced(victim)
+        rename(source, target)
+        if source == victim:
+            victim.write_bytes(b"corrected again")
+
+    monkeypatch.setattr(os, "rename", overtaken)
+    assert len(move(inbox)) == 1
+    assert files(inbox)["a/s/1.dcm"] == b"corrected again"
+    assert files(inbox.parent / "done")["a/s/1.replaced.dcm"] == b"corrected"
+    assert inbox.parent / "done/a/s/1.replaced.dcm" not in moved_before(inbox.parent / "done", "1.2")
+
+
+def test_a_share_without_links_keeps_a_replaced_slice_where_it_is_found(inbox, system, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    victim, rename = inbox / "a/s/1.dcm", os.rename
+
+    def overtaken(source, target):
+        if source == victim:
+            replaced(victim)
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", none)
+        patch.setattr(os, "rename", overtaken)
+        assert len(move(inbox)) == 1
+    assert b"corrected" in files(inbox).values()
+    assert move(inbox) == []
+    assert files(inbox.parent / "done")["a/s/1.dcm"] == b"corrected", "under its name"
+
+
+def test_a_file_of_the_longest_name_is_moved(inbox, system):
+    name = "n" * 251 + ".dcm"
+    (inbox / "a" / "s" / name).write_bytes(b"long")
+    assert move(inbox) == []
+    assert files(inbox.parent / "done")[f"a/s/{name}"] == b"long"
+
+
+def test_new_folders_are_on_the_disk_before_a_file_goes_there(inbox, system, monkeypatch):
+    """A power failure must not lose the folder, which only its parent knows, with the file in it."""
+    done, synced, fsync, rename = inbox.parent / "done", [], os.fsync, os.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    known = []
+
+    def renamed(source, target):
+        rename(source, target)
+        if str(target).endswith("0.dcm") and done in Path(target).parents:
+            known.extend(synced)
+
+    monkeypatch.setattr(os, "rename", renamed)
+    move(inbox)
+    assert {str(inbox.parent), str(done), str(done / "a"), str(done / ".covct")} <= set(known)
+
+
 def test_links_and_files_from_elsewhere_stay(inbox, tmp_path):
     elsewhere = tmp_path / "elsewhere.dcm"
     elsewhere.write_bytes(b"not of the inbox")
@@ -187,7 +314,7 @@ def test_links_and_files_from_elsewhere_stay(inbox, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "x.dcm").write_bytes(b"through a link")
     paths = [inbox / "a" / "link.dcm", elsewhere, inbox / "folder" / "x.dcm"]
-    assert move_study("1.2", paths, [inbox], tmp_path / "done") == []
+    assert move_study("1.2", {path: status_of(path) for path in paths}, [inbox], tmp_path / "done") == []
     assert all(path.exists() for path in paths)
     assert not (tmp_path / "done").exists()
 
