@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from covct import heartbeat, state
-from covct.discover import Discovery, Sighting, assemble, discover, place
+from covct.discover import Discovery, Series, Sighting, assemble, discover, place
 from covct.inbox import Settling, Survey, add, survey
 from covct.index import Index, open_index
 from covct.moving import move_study, moved_before
@@ -25,6 +25,7 @@ from covct.plan import NEVER_FINAL, Job, Order, card_hashes, follow, plan, setti
 from covct.runs import Run, recorded
 from covct.sources import Problem, printable
 from covct.summary import write_summary
+from covct.troubles import Troubles
 from covct.window import changed_since
 
 log = logging.getLogger("covct")
@@ -56,11 +57,12 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> Tally:
     with _tree(order, emit) as (index, emit):
         state.recover(order.out)
         with recorded(_run(order, "scan"), emit) as heard:
-            seen = _survey(order, index)
-            _emit_problems(seen.problems, heard)
-            tally = _studies(order, seen, list(seen.studies), index, cache(networks), heard)
-            _move_done(order, seen, _done(seen, tally), index, heard)
-            return tally
+            troubles = Troubles(heard)
+            seen = _survey(order, index, troubles)
+            troubles.tell_all(seen.problems)
+            tally = _studies(order, seen, list(seen.studies), index, cache(networks), troubles)
+            _move_done(order, seen, _done(seen, tally, troubles), index, troubles)
+            return _with_troubles(tally, troubles)
 
 
 def look(order: Order) -> Discovery:
@@ -84,41 +86,52 @@ def _tree(order: Order, emit: Emit) -> Iterator[tuple[Index, Emit]]:
         yield index, alive
 
 
-def _survey(order: Order, index: Index) -> Survey:
+def _survey(order: Order, index: Index, troubles: Troubles) -> Survey:
     """What lies in the sources; with what was moved away of studies of which more has come."""
     seen = survey(order.sources, order.out, index)
     if order.move_done:
-        names = {name for study in list(seen.studies) for name in (study, earlier(study))}
-        moved = [path for name in sorted(names) for path in moved_before(order.move_done, name)]
-        add(seen, moved, order.out, index)
+        for study in list(seen.studies):
+            with troubles.of(study, "looking for what was moved before"):
+                for name in sorted({study, earlier(study)}):
+                    add(seen, moved_before(order.move_done, name), order.out, index)
     return seen
 
 
-def _emit_problems(problems: Iterable[Problem], emit: Emit) -> None:
-    for problem in problems:
-        emit({"event": "problem", "file": problem.label, "slug": problem.slug, "message": problem.message})
-
-
 def _studies(
-    order: Order, seen: Survey, names: list[str], index: Index, networks: Callable[[], Networks], emit: Emit
+    order: Order, seen: Survey, names: list[str], index: Index, networks: Callable[[], Networks], troubles: Troubles
 ) -> Tally:
     """Bring studies to their outcomes. One that is as it was when it got them is not even planned again."""
     cards = card_hashes(order.weights)
     select = [(keyword, pattern.pattern) for keyword, pattern in order.select]
     wishes = repr((order.series_uids, select, settings(order), sorted(cards.items())))
-    before = {name: past for name in names if (past := _as_before(order, seen, name, wishes, index)) is not None}
-    sighting = Sighting(unreadable=list(seen.unreadable))
-    files = (file for name in names if name not in before for file in seen.studies[name].files)
-    series = assemble(files, index.facts_of, sighting)
-    _emit_problems(sighting.problems, emit)
-    problems = (*seen.problems, *sighting.problems)
-    found = _since(order, Discovery(series, problems, seen.ignored))
-    tally = _pass(order, found, networks, emit, cards, before)
-    for name, outcomes in tally.studies.items():
-        if name not in before and _is_final(tally, outcomes):
+    before = {}
+    for name in names:
+        with troubles.of(name, "looking for its results"):
+            if (past := _as_before(order, seen, name, wishes, index)) is not None:
+                before[name] = past
+    new = [name for name in names if name not in before]
+    series, problems = _assembled(seen, new, index, troubles)
+    found = _since(order, Discovery(series, (*seen.problems, *problems), seen.ignored))
+    tally = _pass(order, found, networks, troubles, cards, before)
+    for name in tally.studies.keys() - before.keys() - troubles.studies:
+        outcomes = tally.studies[name]
+        if _is_final(tally, outcomes):
             results = [[folder, outcome.work_key] for folder, outcome in outcomes.items()]
-            index.finish(name, seen.studies[name].fingerprint, wishes, results)
+            with troubles.of(name, "noting that it is finished"):
+                index.finish(name, seen.studies[name].fingerprint, wishes, results)
     return tally
+
+
+def _assembled(
+    seen: Survey, names: list[str], index: Index, troubles: Troubles
+) -> tuple[tuple[Series, ...], list[Problem]]:
+    """The series of these studies, and what was met in making them. A study that lost a file is not finished."""
+    sighting = Sighting(unreadable=list(seen.unreadable))
+    series = assemble((file for name in names for file in seen.studies[name].files), index.facts_of, sighting)
+    troubles.tell_all(sighting.problems)
+    lost = set(sighting.unreadable) - set(seen.unreadable)
+    troubles.studies |= {name for name in names if not lost.isdisjoint(seen.studies[name].files)} if lost else set()
+    return series, sighting.problems
 
 
 def _is_final(tally: Tally, outcomes: dict[str, state.Outcome]) -> bool:
@@ -142,7 +155,7 @@ def _as_before(order: Order, seen: Survey, name: str, wishes: str, index: Index)
     return there if len(there) == len(outcomes) else None
 
 
-def _done(seen: Survey, tally: Tally) -> dict[str, int]:
+def _done(seen: Survey, tally: Tally, troubles: Troubles) -> dict[str, int]:
     """Fingerprints of the studies whose files may be moved: one series is done, and nothing is to be tried again.
 
     Where a file beside the series cannot be read, all stay: it may be a slice, that shall not come alone.
@@ -151,14 +164,15 @@ def _done(seen: Survey, tally: Tally) -> dict[str, int]:
     return {
         name: seen.studies[name].fingerprint
         for name, outcomes in tally.studies.items()
-        if any(outcome.status == "done" for outcome in outcomes.values())
+        if name not in troubles.studies
+        and any(outcome.status == "done" for outcome in outcomes.values())
         and not any(outcome.status == "failed" or outcome.slug in NEVER_FINAL for outcome in outcomes.values())
         and not spoiled & {place(file) for file in seen.studies[name].files}
     }
 
 
 def _move_done(
-    order: Order, seen: Survey, done: dict[str, int], index: Index, emit: Emit, told: set[str] | None = None
+    order: Order, seen: Survey, done: dict[str, int], index: Index, troubles: Troubles, told: set[str] | None = None
 ) -> None:
     """Move the source files of studies that are done and have not changed since. Archives: once all in them is done.
 
@@ -171,19 +185,20 @@ def _move_done(
     kept = {file.path for name, study in seen.studies.items() if name not in ready for file in study.files}
     spoiled = {one.label[: mark.start()] for one in seen.problems for mark in re.finditer("!", one.label)}
     for name in sorted(ready):
-        unchanged = {file.path: status for file in seen.studies[name].files if (status := index.still(file))}
-        files = {path: s for path, s in unchanged.items() if path not in kept and printable(path) not in spoiled}
-        reasons = move_study(name, files, order.sources, order.move_done, order.marker)
-        if reasons and name not in told:
-            told.add(name)
-            emit({"event": "not-moved", "study": name, "files": len(files), "message": reasons[0]})
+        with troubles.of(name, "moving its files"):
+            unchanged = {file.path: status for file in seen.studies[name].files if (status := index.still(file))}
+            files = {path: s for path, s in unchanged.items() if path not in kept and printable(path) not in spoiled}
+            reasons = move_study(name, files, order.sources, order.move_done, order.marker)
+            if reasons and name not in told:
+                told.add(name)
+                troubles.emit({"event": "not-moved", "study": name, "files": len(files), "message": reasons[0]})
 
 
 def _pass(
     order: Order,
     found: Discovery,
     networks: Callable[[], Networks],
-    emit: Emit,
+    troubles: Troubles,
     cards: dict[str, str],
     before: dict[str, dict[str, state.Outcome]],
 ) -> Tally:
@@ -191,7 +206,7 @@ def _pass(
 
     `before` are the outcomes of studies that need no look.
     """
-    jobs = plan(order, found, cards)
+    jobs, emit = plan(order, found, cards), troubles.emit
     tally = Tally(studies={one.study_folder: {} for one in found.series} | before)
     if found.problems:
         tally.counts["unreadable files"] = len(found.problems)
@@ -215,16 +230,20 @@ def _pass(
                 tally.studies[job.series.study_folder][job.series.folder] = job.finished
                 emit(job_event("skipped", job, status=job.finished.status, slug=job.finished.slug))
                 continue
+            if job.trouble and _has_result(order, job):
+                troubles.tell(job.series.study_folder, f"{job.trouble} while planning; its result of before stays")
+                continue
             why = why or _closed(order, started)
             if why:
                 left += 1
                 continue
             started += 1
-            outcome = do(order, job, networks, emit)
-            tally.counts[outcome.status] += 1
-            tally.studies[job.series.study_folder][job.series.folder] = outcome
-            if next_best := follow(order, job, outcome, cards):
-                jobs.insert(0, next_best)
+            with troubles.of(job.series.study_folder, "working on a series"):
+                outcome = do(order, job, networks, emit)
+                tally.counts[outcome.status] += 1
+                tally.studies[job.series.study_folder][job.series.folder] = outcome
+                if next_best := follow(order, job, outcome, cards):
+                    jobs.insert(0, next_best)
         if left:
             tally.counts["waiting"] = left
             emit({"event": "waiting", "series": left, "why": why})
@@ -236,8 +255,20 @@ def _pass(
         if due.exists() or not all((order.out / name).exists() for name in ("summary.csv", "index.html")):
             write_summary(order.out)
             due.unlink(missing_ok=True)
-    emit({"event": "finished", **tally.counts})
+    emit({"event": "finished", **_with_troubles(tally, troubles).counts})
     return tally
+
+
+def _with_troubles(tally: Tally, troubles: Troubles) -> Tally:
+    if troubles.count:
+        tally.counts["troubled"] = troubles.count
+    return tally
+
+
+def _has_result(order: Order, job: Job) -> bool:
+    """Whether a result of whatever state of the series stands, which no failure to plan takes away."""
+    outcome = state.read_outcome(order.out / job.series.folder)
+    return outcome is not None and outcome.status == "done"
 
 
 def _counted(order: Order, folder: str, outcome: state.Outcome) -> str:
@@ -278,12 +309,13 @@ def watch(
     interval_s: float,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
-) -> None:
+) -> Tally:
     """Pass over the inbox again and again until stopped. A study is taken when its files have settled.
 
     Polling, not inotify: events do not arrive over NFS or SMB. When a study has settled says `Settling`. A late slice
-    changes the study and reopens it.
+    changes the study and reopens it. Returns how the passes ended, together.
     """
+    total = Tally()
     settling = Settling(settle_s, order.marker, order.sources)
     done: dict[str, int] = {}
     told: set[str] = set()
@@ -291,22 +323,24 @@ def watch(
     with _tree(order, emit) as (index, emit):
         state.recover(order.out)
         with recorded(_run(order, "watch"), emit) as heard:
+            troubles = Troubles(heard)
             while True:
                 if why := _closed(order, 0):
                     heard({"event": "waiting", "series": 0, "why": why})
-                    return
-                seen = _survey(order, index)
-                ready = settling.ready(seen, index, clock())
-                _emit_problems(settling.problems(seen, clock()), heard)
+                    return _with_troubles(total, troubles)
+                seen = _survey(order, index, troubles)
+                ready = settling.ready(seen, index, clock(), troubles)
+                troubles.tell_all(settling.problems(seen, clock()))
                 heard({"event": "look", **settling.counts})
                 if ready:
-                    tally = _studies(order, replace(seen, problems=[]), ready, index, loaded, heard)
+                    tally = _studies(order, replace(seen, problems=[]), ready, index, loaded, troubles)
+                    total.counts.update(tally.counts)
                     for name in ready:
                         outcomes = tally.studies.get(name, {}).values()
                         unreadable = any(outcome.slug == "unreadable" for outcome in outcomes)
                         settling.take(name, seen.studies[name], unreadable, clock())
-                    done |= _done(seen, tally)
-                _move_done(order, seen, done, index, heard, told)
+                    done |= _done(seen, tally, troubles)
+                _move_done(order, seen, done, index, troubles, told)
                 done = {name: fingerprint for name, fingerprint in done.items() if name in seen.studies}
                 index.sweep()
                 sleep(interval_s)

@@ -192,12 +192,16 @@ def scan(
     with _told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
         emit, order = _looked_after(emit, order, series_timeout, log_format)
         tally = batch.scan(order, _networks(order.weights, device, require_gpu), emit)
-    # What was rejected or failed before counts too: a rerun shall not turn a 3 into a 0.
-    bad = tally["failed"] + tally["failed before"]
+    if _bad(tally, strict):
+        raise typer.Exit(3)
+
+
+def _bad(tally, strict: bool) -> int:
+    """What was rejected or failed before counts too: a rerun shall not turn a 3 into a 0."""
+    bad = tally["failed"] + tally["failed before"] + tally["troubled"]
     if strict:
         bad += tally["rejected"] + tally["rejected before"] + tally["unreadable files"]
-    if bad:
-        raise typer.Exit(3)
+    return bad
 
 
 @app.command(epilog=EXIT_CODES)
@@ -242,7 +246,9 @@ def watch(
     with _told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
         emit, order = _looked_after(emit, order, series_timeout, log_format)
         emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
-        batch.watch(order, _networks(order.weights, device, require_gpu), emit, settle, interval)
+        tally = batch.watch(order, _networks(order.weights, device, require_gpu), emit, settle, interval)
+    if _bad(tally, strict):
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -664,7 +670,8 @@ def _line(event: dict[str, Any]) -> str:
     if kind == "not-moved":
         return f"[yellow]not moved[/]   study {_short(event['study'])}: {plain(event['message'])}"
     if kind == "problem":
-        return f"[yellow]unreadable[/]  {plain(event['file'])}: {plain(event['message'])}"
+        said = "[yellow]unreadable[/]" if event["slug"] == "unreadable" else f"[red]{event['slug']}[/]"
+        return f"{said}  {plain(event['file'])}: {plain(event['message'])}"
     if kind == "done":
         percent = event["infection_percent"]
         figure = "no percentage"
@@ -713,6 +720,8 @@ def _show_plan(order, json_events: bool) -> None:
         verdict = {"series": series.series_uid or series.folder, "slices": len(series.instances) or None}
         if job.finished:
             rows.append({**verdict, "verdict": "finished", "why": job.finished.slug or job.finished.status})
+        elif job.trouble:
+            rows.append({**verdict, "verdict": "fail", "why": f"unexpected-error: {job.trouble}"})
         elif job.refusal:
             rows.append({**verdict, "verdict": "reject", "why": ": ".join(job.refusal)})
         else:
@@ -727,7 +736,16 @@ def _show_plan(order, json_events: bool) -> None:
                 }
                 for s, slug, message in job.choice.left_out
             ]
-    rows += [{"series": p.label, "slices": None, "verdict": "unreadable", "why": p.message} for p in found.problems]
+    for problem in found.problems:
+        broke = problem.slug == "unexpected-error"
+        why = f"{problem.slug}: {problem.message}" if broke else problem.message
+        rows.append({"series": problem.label, "slices": None, "verdict": "fail" if broke else "unreadable", "why": why})
+    _show_rows(rows, json_events)
+    if any(row["verdict"] == "fail" for row in rows):
+        raise typer.Exit(3)
+
+
+def _show_rows(rows: list[dict[str, Any]], json_events: bool) -> None:
     if json_events:
         for row in rows:
             print(json_line({"event": "plan", **row}))

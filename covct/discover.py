@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from covct.dicom.header import Header, Instance, read_header
-from covct.errors import SeriesError
+from covct.errors import SeriesError, logged
 from covct.mixture import sort_out
 from covct.sources import Opener, Problem, SourceFile, digest, walk
 from covct.split import Part, split_scans
@@ -185,23 +185,44 @@ def assemble(files: Iterable[SourceFile], ask: Callable[[SourceFile], Facts], se
     spoiled = Counter(place(file) for file in seen.unreadable)
     series = [
         replace(one, unreadable_beside=sum(spoiled[where] for where in {place(i.file) for i in one.instances}))
-        for one in _dicom_series(headers)
+        for one in _by_study(headers, seen)
     ]
     return (*series, *(_nifti_series(same, contents) for contents, same in volumes.items()))
+
+
+def _by_study(headers: list[Header], seen: Sighting) -> list[Series]:
+    """The series of each study; one whose slices break this is noted in `seen`."""
+    studies: dict[str, list[Header]] = {}
+    for header in headers:
+        studies.setdefault(study_folder(header.instances[0].file, header), []).append(header)
+    series: list[Series] = []
+    for folder, group in sorted(studies.items()):
+        try:
+            series += _dicom_series(group)
+        except Exception as error:
+            seen.problems.append(_problem(folder, error))
+    return series
 
 
 def asked(file: SourceFile, ask: Callable[[SourceFile], T | None], seen: Sighting) -> T | None:
     """What `ask` says of a file; None, and a note of it in `seen`, where it cannot be read or is no image."""
     try:
         answer = ask(file)
-    except SeriesError as error:
+    except Exception as error:
         if os.path.lexists(file.path):  # else it was moved away since it was listed
-            seen.problems.append(Problem(file.label, error.slug, error.message))
+            seen.problems.append(_problem(file.label, error))
             seen.unreadable.append(file)
         return None
     if answer is None:
         seen.ignored += 1
     return answer
+
+
+def _problem(label: str, error: Exception) -> Problem:
+    """What is told of a file, or of a study's folder, that broke a step: also of an error that nobody foresaw."""
+    if isinstance(error, SeriesError):
+        return Problem(label, error.slug, error.message)
+    return Problem(label, "unexpected-error", logged(error))
 
 
 def study_folder(file: SourceFile, facts: Header | str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from pathlib import Path
 
@@ -80,6 +81,13 @@ def why(error: Exception) -> str:
     if isinstance(error, SourceDefect | EOFError | OSError) or type(error).__module__.split(".")[0] in HARMLESS_TEXTS:
         return (str(error).splitlines() or [type(error).__name__])[0][:200]
     return whereabouts(error)
+
+
+def logged(error: Exception) -> str:
+    """The whereabouts of an error that nobody foresaw; its frames go to the log, without its text."""
+    place = whereabouts(error)
+    logging.getLogger("covct").error("%s\n%s", place, "".join(traceback.format_tb(error.__traceback__)))
+    return place
 
 
 def whereabouts(error: Exception) -> str:

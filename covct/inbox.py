@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,9 @@ from pathlib import Path
 from covct.discover import Sighting, asked, candidates, place
 from covct.index import Index, status_of
 from covct.sources import Problem, SourceFile
+from covct.troubles import Troubles
 
+TAKEN, SETTLING, UNMARKED, READY = "taken", "settling", "without marker", "ready"  # a study of the inbox
 LONGEST_DELAY_S = 3600.0  # between two attempts at a study whose files cannot be read
 
 
@@ -83,31 +85,40 @@ class Settling:
         self._problems: dict[str, float] = {}
         self._told: set[str] = set()
 
-    def ready(self, seen: Survey, index: Index, now: float) -> list[str]:
+    def ready(self, seen: Survey, index: Index, now: float, troubles: Troubles | None = None) -> list[str]:
         """Names of the studies to take now."""
+        troubles = troubles or Troubles(lambda event: None)
         beside = _beside(seen.arriving + seen.unreadable)
         marked: dict[str, bool] = {}
-        ready, settling, unmarked = [], 0, 0
+        found: dict[str, str] = {}
         for name, study in seen.studies.items():
-            signature = study.fingerprint + _sum_beside(study, beside)
-            if name not in self._since or self._since[name][0] != signature:
-                self._since[name] = signature, now
-            if self._is_taken(name, study, now):
-                continue
-            if now - self._since[name][1] < self.settle_s:
-                settling += 1
-            elif self.marker and not all(self._is_marked(folder, marked) for folder in _folders(study)):
-                unmarked += 1
-            elif not all(index.still(file) for file in study.files):
-                self._since[name] = signature, now
-                settling += 1
-            else:
-                ready.append(name)
+            found[name] = SETTLING
+            with troubles.of(name, "looking whether it has settled"):
+                found[name] = self._state(name, study, beside, marked, index, now)
         for kept in (self._since, self._taken):
             for gone in kept.keys() - seen.studies.keys():
                 del kept[gone]
-        self.counts = {"studies": len(seen.studies), "waiting": settling + unmarked, "without_marker": unmarked}
-        return ready
+        counts = Counter(found.values())
+        waiting, unmarked = counts[SETTLING] + counts[UNMARKED], counts[UNMARKED]
+        self.counts = {"studies": len(seen.studies), "waiting": waiting, "without_marker": unmarked}
+        return [name for name, state in found.items() if state == READY]
+
+    def _state(
+        self, name: str, study: Study, beside: dict[str, int], marked: dict[str, bool], index: Index, now: float
+    ) -> str:
+        signature = study.fingerprint + _sum_beside(study, beside)
+        if name not in self._since or self._since[name][0] != signature:
+            self._since[name] = signature, now
+        if self._is_taken(name, study, now):
+            return TAKEN
+        if now - self._since[name][1] < self.settle_s:
+            return SETTLING
+        if self.marker and not all(self._is_marked(folder, marked) for folder in _folders(study)):
+            return UNMARKED
+        if not all(index.still(file) for file in study.files):
+            self._since[name] = signature, now
+            return SETTLING
+        return READY
 
     def take(self, name: str, study: Study, unreadable: bool, now: float) -> None:
         """Note that a study was taken as it is; `unreadable` where it is worth another attempt."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -15,11 +13,10 @@ from typing import Any
 from covct import __version__, state
 from covct.cards import file_sha256
 from covct.discover import UID_PATTERN, Series
-from covct.errors import RunError, SeriesError, Stopped, whereabouts
+from covct.errors import RunError, SeriesError, Stopped, logged, whereabouts
 from covct.networks import Network, Networks
 from covct.plan import Job, Order, superseded
 
-log = logging.getLogger("covct")
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -36,7 +33,9 @@ def do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> 
         try:
             if job.refusal:
                 raise SeriesError(*job.refusal)
-            if attempt.timed_out_s is not None:
+            if job.trouble:
+                status, slug, message = "failed", "unexpected-error", job.trouble
+            elif attempt.timed_out_s is not None:
                 status, slug = "failed", "timeout"
                 message = f"no result within {attempt.timed_out_s:g} s (--series-timeout)"
             elif attempt.attempts > state.MOST_ATTEMPTS:
@@ -51,9 +50,8 @@ def do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> 
         except Exception as error:
             if isinstance(error, (RunError, OSError)):
                 raise
-            status, slug, message = "failed", "unexpected-error", whereabouts(error)
             # which series: the event that follows says it
-            log.error("%s\n%s", message, "".join(traceback.format_tb(error.__traceback__)))
+            status, slug, message = "failed", "unexpected-error", logged(error)
         if status != "done":
             stage = state.new_stage(order.out, job.work_key)
         outcome = _outcome(job, stage, status, slug, message, time.perf_counter() - start)

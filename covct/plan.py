@@ -15,6 +15,7 @@ from covct import state
 from covct.cards import ensemble, file_sha256, read_card, tasks_in
 from covct.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, selected
 from covct.discover import Discovery, Series
+from covct.errors import RunError, logged
 from covct.older_trees import where_it_lies
 from covct.outputs import Outputs
 from covct.quality import check_headers
@@ -77,13 +78,17 @@ class Order:
 
 @dataclass(frozen=True)
 class Job:
-    """One series with its study's choice, or one that is rejected by its headers (`refusal`)."""
+    """One series with its study's choice, or one that is rejected by its headers (`refusal`).
+
+    `trouble`: its study broke the planning, by this kind of error at this place.
+    """
 
     series: Series
     choice: Choice
     work_key: str
     finished: state.Outcome | None
     refusal: tuple[str, str] | None = None
+    trouble: str = ""
 
     @property
     def to_do(self) -> bool:
@@ -97,28 +102,55 @@ def plan(order: Order, found: Discovery, cards: dict[str, str]) -> list[Job]:
     """
     jobs = []
     for _, candidates in _by_study(_with_folders(order, found, cards)):
-        wanted = [series for series in candidates if selected(series, order.series_uids, order.select)]
-        if not wanted:
-            continue
-        choice = choose(wanted, partial(check_headers, strict=order.strict))
-        choice = replace(choice, left_out=(*choice.left_out, *_not_selected(candidates, wanted)))
-        if choice.chosen:
-            job: Job | None = _job(order, choice.chosen, choice, cards)
-            while job:
-                jobs.append(job)
-                job = follow(order, job, job.finished, cards)
-        else:
-            jobs += [
-                _job(order, series, choice, cards, (slug, message))
-                for series, slug, message in choice.left_out
-                if slug != NOT_SELECTED
-            ]
+        try:
+            jobs += _plan_study(order, candidates, cards)
+        except (RunError, OSError):
+            raise
+        except Exception as error:
+            trouble = logged(error)
+            jobs += [_troubled(order, series, trouble) for series in candidates]
     return jobs
+
+
+def _plan_study(order: Order, candidates: list[Series], cards: dict[str, str]) -> list[Job]:
+    wanted = [series for series in candidates if selected(series, order.series_uids, order.select)]
+    if not wanted:
+        return []
+    choice = choose(wanted, partial(check_headers, strict=order.strict))
+    choice = replace(choice, left_out=(*choice.left_out, *_not_selected(candidates, wanted)))
+    if not choice.chosen:
+        return [
+            _job(order, series, choice, cards, (slug, message))
+            for series, slug, message in choice.left_out
+            if slug != NOT_SELECTED
+        ]
+    jobs = []
+    job: Job | None = _job(order, choice.chosen, choice, cards)
+    while job:
+        jobs.append(job)
+        job = follow(order, job, job.finished, cards)
+    return jobs
+
+
+def _troubled(order: Order, series: Series, trouble: str) -> Job:
+    """A series of a study that cannot be planned. Its key is no result's: whoever can plan it does it anew."""
+    key = state.work_key(series.content, {"planned": False}, {})
+    return Job(series, Choice(None, (), ()), key, standing(order, series.folder, key), trouble=trouble)
 
 
 def _with_folders(order: Order, found: Discovery, cards: dict[str, str]) -> list[Series]:
     """The series, each with the folder that its result has or is to have."""
-    return [where_it_lies(order.out, series, lambda one: _key(order, one, cards)) for series in found.series]
+
+    def lying(series: Series) -> Series:
+        try:
+            return where_it_lies(order.out, series, lambda one: _key(order, one, cards))
+        except (RunError, OSError):
+            raise
+        except Exception as error:  # planning its study will tell
+            logged(error)
+            return series
+
+    return [lying(series) for series in found.series]
 
 
 def _not_selected(candidates: list[Series], wanted: list[Series]) -> list[tuple[Series, str, str]]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from covct.errors import logged
+
 STATUSES = ("done", "failed", "rejected")  # in the order of the page
 DAMAGED = "damaged-result"
 LONGEST_TEXT = 4096
@@ -115,6 +117,13 @@ def _read_entry(folder: Path) -> Entry | None:
             return None  # replaced by a newer result while we read
         known.update(slug=DAMAGED, message=one_line(f"the result cannot be read: {error}"))
         return Entry(relative, "failed", **known)
+    except Exception as error:  # one result's trouble is not the others'
+        return damaged(relative, error)
+
+
+def damaged(folder: str, error: Exception) -> Entry:
+    """In place of a result that breaks reading or showing it."""
+    return Entry(folder, "failed", slug=DAMAGED, message=f"the result cannot be shown: {logged(error)}")
 
 
 def _read_object(path: Path) -> dict[str, Any]:

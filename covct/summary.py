@@ -12,7 +12,7 @@ from pathlib import Path
 
 from covct import RESEARCH_USE
 from covct.page import as_html
-from covct.results import VALID_FOR, Entry, read_tree, worst_first
+from covct.results import VALID_FOR, Entry, damaged, read_tree, worst_first
 
 
 def write_summary(out: Path, written: datetime | None = None) -> list[Entry]:
@@ -35,10 +35,26 @@ def write_summary(out: Path, written: datetime | None = None) -> list[Entry]:
     OSError
         Where the files cannot be written. Damaged results do not raise: they are listed as failed.
     """
+    written = written or datetime.now().astimezone()
     entries = worst_first(read_tree(out))
-    _replace(out / "summary.csv", as_csv(entries))
-    _replace(out / "index.html", as_html(entries, written or datetime.now().astimezone()))
+    try:
+        table, page = as_csv(entries), as_html(entries, written)
+    except Exception:  # one of them breaks it: which?
+        entries = worst_first(_showable(entry, written) for entry in entries)
+        table, page = as_csv(entries), as_html(entries, written)
+    _replace(out / "summary.csv", table)
+    _replace(out / "index.html", page)
     return entries
+
+
+def _showable(entry: Entry, written: datetime) -> Entry:
+    """The entry, or what stands for it where it breaks table or page: the others are shown all the same."""
+    try:
+        as_csv([entry])
+        as_html([entry], written)
+        return entry
+    except Exception as error:
+        return damaged(entry.folder, error)
 
 
 def as_csv(entries: Iterable[Entry]) -> str:
