@@ -12,6 +12,7 @@ import numpy as np
 from covct.dicom.header import read_values
 from covct.discover import Series
 from covct.errors import SeriesError
+from covct.image_type import REFORMATTED, kind_of
 from covct.quote import quoted_kernel
 from covct.split import ENERGY, PHASE
 
@@ -73,6 +74,7 @@ def _rule(longest_mm: float) -> tuple[Criterion, ...]:
             lambda s: extent_mm(s) < LEAST_COVER * longest_mm, lambda s: f"{extent_mm(s):.0f} mm from head to feet"
         ),
         Criterion(_is_expiration, lambda s: "in expiration" if _is_expiration(s) else "not in expiration"),
+        Criterion(_is_reformatted, lambda s: "reformatted" if _is_reformatted(s) else "original slices"),
         Criterion(lambda s: not is_lung_kernel(_first(s, "kernel", "")), _kernel_words),
         Criterion(lambda s: round(_first(s, "thickness", None) or 99.0, 2), _thickness_words),
         Criterion(lambda s: any(i.lossy for i in s.instances), lambda s: "compressed with loss"),
@@ -90,9 +92,9 @@ def choose(candidates: list[Series], check: Callable[[Series], None]) -> Choice:
 
     The rule, in this order: a series that passes the gate; more slices than a localizer (three or more); not said to
     be of another part of the body; axial slices; at least two thirds of the longest one's extent; not in expiration;
-    a lung or sharp kernel before a soft one; thinner slices; without lossy compression; the cardiac phase nearest to
-    75 %; the tube voltage nearest to 120 kV; more slices; no contrast medium; the lowest UID, within a series the
-    lowest number.
+    original slices before reformatted ones; a lung or sharp kernel before a soft one; thinner slices; without lossy
+    compression; the cardiac phase nearest to 75 %; the tube voltage nearest to 120 kV; more slices; no contrast
+    medium; the lowest UID, within a series the lowest number.
 
     Parameters
     ----------
@@ -193,6 +195,10 @@ def _thickness_words(series: Series) -> str:
 def _kernel_words(series: Series) -> str:
     kernel = quoted_kernel(_first(series, "kernel", ""))
     return f"kernel {kernel}" + (" (lung)" if is_lung_kernel(kernel) else "") if kernel else ""
+
+
+def _is_reformatted(series: Series) -> bool:
+    return any(kind_of(instance) == REFORMATTED for instance in series.instances[:1])
 
 
 def _from_diastole(series: Series) -> float:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from covct.dicom.header import Header, Instance, read_header
 from covct.errors import SeriesError, logged
+from covct.foreign import set_aside
 from covct.mixture import sort_out
 from covct.sources import Opener, Problem, SourceFile, digest, walk
 from covct.split import Part, split_scans
@@ -60,6 +61,9 @@ class Series:
         How many of the twins name the patient otherwise, or not at all.
     mixed : tuple of str
         Keywords of what differs between the people whose slices these are; empty where they are one person's.
+    aside : tuple of Instance
+        What lies under the Series Instance UID and is no slice: it belongs to the study (and is moved with it), not to
+        the input, so that a dose page that comes later changes nothing.
     """
 
     kind: str
@@ -76,6 +80,7 @@ class Series:
     suffix: str = ""
     copies: int = 0
     mixed: tuple[str, ...] = ()
+    aside: tuple[Instance, ...] = ()
 
     @property
     def sop_instance_uids(self) -> tuple[str, ...]:
@@ -254,6 +259,7 @@ def _dicom_series(headers: list[Header]) -> list[Series]:
         found = sort_out(group)
         folder = f"{safe_name(study or beside)}/{safe_name(uid or beside)}"
         slices = tuple(instance for header in found.headers for instance in header.instances)
+        slices, aside = (slices, ()) if found.mixed else set_aside(slices)
         frames = {header.instances[0].sop_instance_uid: len(header.instances) for header in found.headers}
         for part in [Part(slices)] if found.mixed else split_scans(slices):
             out.append(
@@ -269,6 +275,7 @@ def _dicom_series(headers: list[Header]) -> list[Series]:
                     suffix=part.suffix,
                     copies=found.copies,
                     mixed=found.mixed,
+                    aside=aside,
                 )
             )
     return out

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from covct.dicom.header import CT_IMAGE, MULTI_FRAME_CT
+from covct.dicom.header import CT_IMAGE, MULTI_FRAME_CT, Instance
 from covct.dicom.patient import PATIENT_TAGS, Kin, merged
 from covct.discover import Series
 from covct.errors import SeriesError
+from covct.foreign import SECONDARY_CAPTURE, described
+from covct.image_type import DERIVED, LOCALIZER, REFORMATTED, is_cut, kind_of
 from covct.labels import Slices, per_slice
 from covct.quote import IMAGE_TYPES, MODALITIES, RESCALE_TYPES, quoted, quoted_all, quoted_uid
 from covct.split import MOSTLY, differing
@@ -36,11 +38,7 @@ WIDE_PERCENT = 20.0
 LEAST_LUNG_CM2 = 40.0
 PIXEL_MM = (0.1, 10.0)
 PIXEL_RATIO = 4.0
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-SECONDARY_TYPES = {
-    "MIP", "MINIP", "MPR", "REFORMATTED", "PROJECTION IMAGE", "SECONDARY", "SCREEN SAVE", "CSA MPR", "VRT", "VOLREN",
-    "3DREND", "DOSE_INFO", "DISTORTED", "MAXIMUM", "MINIMUM", "STD_DEVIATION", "SUBTRACTION", "MASKED",
-}  # fmt: skip
+SURELY_HU = {"", "HU"}  # of what is averaged: of an original slice the scanner's word is enough
 HOUNSFIELD_TYPES = {"", "HU", "HU_MOD", "US"}  # US: unspecified, as many archives write
 AIR_HU, LEAST_AIR_SHARE = -500, 0.002  # a chest CT holds air; so does nearly every other CT
 PADDING_HU = -1024  # what reading makes of padding (AIR_HU of `volume`, which is too heavy to import here)
@@ -59,7 +57,13 @@ class Rule:
 GATE = {
     "not-ct": Rule("the modality or SOP class is not CT", "always"),
     "localizer": Rule("a localizer (scout)", "always"),
-    "derived": Rule("a MIP, reformat, render or secondary capture", "always"),
+    "derived": Rule("a MIP, a coronal or sagittal reformat, a render or a secondary capture", "always"),
+    "reformatted": Rule(
+        "axial slices that were averaged or cut from others",
+        "beside original slices; not surely in HU",
+        "always",
+        "averages are HU still, but small and faint lesions fade; done where a study has nothing better",
+    ),
     "no-identifiers": Rule("no StudyInstanceUID or SeriesInstanceUID to attach a result to", "always"),
     "mixed-patients": Rule(
         "the slices of a series name different patients",
@@ -175,6 +179,11 @@ GATE = {
         f"less than {LEAST_LUNG_ML:g} mL and {LEAST_LUNG_CM2:g} cm² a slice",
         why="as above",
     ),
+    "foreign-objects": Rule(
+        "objects under the series' UID that are no slices: structure sets, dose pages, MIPs, slabs",
+        warned="note",
+        why="set aside: of another kind, or without a place, or in a size, plane or thickness of their own",
+    ),
     "duplicate-files": Rule("files repeat an instance already there", warned="note", why="each is used once"),
     "filled-headers": Rule(
         "attributes that the results need are missing or not valid", warned="note", why="the report lists them"
@@ -272,8 +281,7 @@ def _identity(series: Series) -> Iterator[Finding]:
 
 def _kind(series: Series) -> Iterator[Finding]:
     for instance in series.instances:
-        # Siemens: DERIVED, PRIMARY, AXIAL, CT_SOM5 MIP: so the words of a value count too
-        types = {*instance.image_type, *" ".join(instance.image_type).split()}
+        kind = kind_of(instance)
         if instance.modality != "CT":
             yield _refused("not-ct", f"modality is {quoted(instance.modality, MODALITIES)}, wanted CT")
         if instance.sop_class_uid.startswith(SECONDARY_CAPTURE):
@@ -282,15 +290,36 @@ def _kind(series: Series) -> Iterator[Finding]:
             yield _refused("not-ct", f"SOP class is {quoted_uid(instance.sop_class_uid)}, wanted CT Image Storage")
         if instance.concatenated:
             yield _refused("concatenation", "one part of a concatenation; wanted the whole multi-frame image")
-        if "LOCALIZER" in types:
+        if kind == LOCALIZER:
             yield _refused("localizer", "a localizer (scout) image, not an axial series")
-        if SECONDARY_TYPES & types or (instance.image_type[:1] == ("DERIVED",) and not {"AXIAL", "VOLUME"} & types):
-            said = quoted_all(instance.image_type, IMAGE_TYPES)
-            yield _refused("derived", f"image type is {said}, wanted original slices")
+        if kind == DERIVED:
+            yield _refused("derived", f"image type is {_image_type(instance)}, wanted original slices")
         if instance.rescale_type.upper() not in HOUNSFIELD_TYPES:
             yield _refused(
                 "not-hounsfield", f"RescaleType is {quoted(instance.rescale_type, RESCALE_TYPES)}, wanted HU"
             )
+
+    yield from _reformatted(series)
+
+
+def _reformatted(series: Series) -> Iterator[Finding]:
+    """Averages of axial slices: a chest CT that a department reads every day, where it is sure that they are HU."""
+    reformats = [instance for instance in series.instances if kind_of(instance) == REFORMATTED]
+    cut = [instance for instance in reformats if is_cut(instance)]
+    for instance in cut:
+        if instance.rescale is None or instance.rescale_type.upper() not in SURELY_HU:
+            message = f"image type is {_image_type(instance)}, without a rescale to HU; wanted averages in HU"
+            yield _refused("reformatted", message)
+    if 0 < len(cut) < len(series.instances):
+        message = f"{len(cut)} reformatted and {len(series.instances) - len(cut)} other slices; wanted one kind"
+        yield _refused("reformatted", message)
+    if reformats:
+        message = f"image type is {_image_type(reformats[0])}: averaged slices, in which small and faint lesions fade"
+        yield Finding("reformatted", message)
+
+
+def _image_type(instance: Instance) -> str:
+    return quoted_all(instance.image_type, IMAGE_TYPES)
 
 
 def _grid(series: Series) -> Iterator[Finding]:
@@ -430,7 +459,10 @@ def _sideways_mm(positions: np.ndarray, along: np.ndarray) -> float:
 
 
 def _contents(series: Series) -> Iterator[Finding]:
-    """What the headers say of the pixels and of what is not there."""
+    """What the headers say of the pixels, of what lies beside them and of what is not there."""
+    if series.aside:
+        message = f"set aside under the same Series Instance UID, as no slices of it: {described(series.aside)}"
+        yield Finding("foreign-objects", message, NOTED)
     yield from _twins(series)
     if any(i.rescale is None for i in series.instances):
         message = "RescaleSlope or RescaleIntercept is missing; 1 and 0 were taken, figures by HU are withheld"

@@ -54,8 +54,8 @@ def changed_since(found: Discovery, since: datetime) -> tuple[Discovery, int]:
 
 
 def _newest(series: Series) -> float:
-    files = [instance.file.path for instance in series.instances] + [twin.path for twin in series.twins]
-    paths = {*files, *([series.path.path] if series.path else [])}
+    slices = [instance.file.path for instance in (*series.instances, *series.aside)]
+    paths = {*slices, *(twin.path for twin in series.twins), *([series.path.path] if series.path else [])}
     return max((_modified(path) for path in paths), default=0.0)
 
 

@@ -34,7 +34,7 @@ RANKS = [
         "dicom.patient",
     },
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object", "dicom.seg_frames"},
-    {"split", "mixture", "weights_file", "supervisor", "runs", "troubles"},
+    {"split", "mixture", "weights_file", "supervisor", "runs", "troubles"} | {"image_type", "foreign"},
     {"discover", "networks", "postprocess", "overlay", "results", "training.augment", "training.presets"}
     | {"dicom.capture", "dicom.ct_series", "dicom.seg_masks"},
     {"choice", "quality", "nifti", "older_trees", "burden", "uncertainty", "phantom", "page", "training.losses"}

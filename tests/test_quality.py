@@ -102,7 +102,7 @@ def test_same_position_with_another_uid(series_folder):
         ({"Modality": "MR"}, "not-ct"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer"),
         ({"ImageType": ["DERIVED", "SECONDARY", "MIP"]}, "derived"),
-        ({"ImageType": ["DERIVED", "PRIMARY", "MPR"]}, "derived"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "OTHER"]}, "derived"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}, "not-ct"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "derived"),
         ({"SeriesInstanceUID": ""}, "no-identifiers"),
