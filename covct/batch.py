@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ from covct.older_trees import earlier
 from covct.one_series import do, job_event, skipped_event
 from covct.plan import NEVER_FINAL, Job, Order, card_hashes, follow, plan, settings, standing, superseded
 from covct.runs import Run, recorded
-from covct.sources import Problem, printable
+from covct.sources import Problem, SourceFile, printable
 from covct.summary import write_summary
 from covct.troubles import Troubles
 from covct.window import changed_since
@@ -184,14 +184,27 @@ def _move_done(
     ready = {name for name, study in seen.studies.items() if done.get(name) == study.fingerprint}
     kept = {file.path for name, study in seen.studies.items() if name not in ready for file in study.files}
     spoiled = {one.label[: mark.start()] for one in seen.problems for mark in re.finditer("!", one.label)}
+    media = _media(seen, ready)
     for name in sorted(ready):
         with troubles.of(name, "moving its files"):
-            unchanged = {file.path: status for file in seen.studies[name].files if (status := index.still(file))}
+            mine = (*seen.studies[name].files, *media[name])
+            unchanged = {file.path: status for file in mine if (status := index.still(file))}
             files = {path: s for path, s in unchanged.items() if path not in kept and printable(path) not in spoiled}
             reasons = move_study(name, files, order.sources, order.move_done, order.marker)
             if reasons and name not in told:
                 told.add(name)
                 troubles.emit({"event": "not-moved", "study": name, "files": len(files), "message": reasons[0]})
+
+
+def _media(seen: Survey, ready: set[str]) -> dict[str, list[SourceFile]]:
+    """Media directories by the study that they go with: the last to go of those that lie where the directory does."""
+    found: dict[str, list[SourceFile]] = defaultdict(list)
+    for file in seen.media:
+        folder = file.path.parent
+        below = {n for n, study in seen.studies.items() if any(folder in one.path.parents for one in study.files)}
+        if below and below <= ready and not file.member:
+            found[max(below)].append(file)
+    return found
 
 
 def _pass(

@@ -12,13 +12,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
-from covct.dicom.header import Header, Instance, read_header
+from covct.dicom.header import Header, Instance, MediaDirectory, read_header
+from covct.dicom.valid import is_uid
 from covct.errors import SeriesError, logged
 from covct.foreign import set_aside
 from covct.mixture import sort_out
 from covct.sources import Opener, Problem, SourceFile, digest, walk
 from covct.split import Part, split_scans
 
+MEDIA = "media-directory"  # in place of a study's folder
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 NOT_IMAGES = {".png", ".jpg", ".jpeg", ".txt", ".csv", ".json", ".xml", ".html", ".pdf", ".md", ".log"}
 # Names under which programs write what they rename when it is whole: SFTP and FTP clients, browsers, rsync, editors.
@@ -27,7 +29,8 @@ T = TypeVar("T")
 UID_PATTERN = re.compile(r"[0-9]+(\.[0-9]+)*")  # no dot at an end: one in front hides a folder, SMB drops one behind
 LONGEST_UID = 64
 HASH_DIGITS = 32  # of a sha256 in a folder's name: nobody finds two inputs that share 128 bits
-Facts = Header | str | None  # what a file says: its slices; the sha256 of a NIfTI; nothing, as it is no image
+# What a file says: its slices; that it lists others; the sha256 of a NIfTI; nothing, as it is no image.
+Facts = Header | MediaDirectory | str | None
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,11 @@ class Series:
         return self.folder.removesuffix(self.suffix)
 
     @property
+    def can_be_referred_to(self) -> bool:
+        """Whether a DICOM object may name its instances and lie in its study: all have UIDs, and valid ones."""
+        return self.kind == "dicom" and all(map(is_uid, (self.study_uid, self.series_uid, *self.sop_instance_uids)))
+
+    @property
     def study_folder(self) -> str:
         return self.study or self.folder.split("/")[0]
 
@@ -114,11 +122,14 @@ class Sighting:
     ----------
     arriving : list of SourceFile
         Still being written, by their names.
+    media : list of SourceFile
+        Media Storage Directories: no images, but they go where those go.
     """
 
     problems: list[Problem] = field(default_factory=list)
     unreadable: list[SourceFile] = field(default_factory=list)
     arriving: list[SourceFile] = field(default_factory=list)
+    media: list[SourceFile] = field(default_factory=list)
     ignored: int = 0
 
 
@@ -144,7 +155,7 @@ def candidates(sources: Iterable[Path], avoid: Path | None, seen: Sighting) -> I
         if is_partial(name):
             seen.arriving.append(file)
             seen.ignored += 1
-        elif os.path.splitext(name)[1] in NOT_IMAGES or name == "dicomdir":
+        elif os.path.splitext(name)[1] in NOT_IMAGES:
             seen.ignored += 1
         else:
             yield file
@@ -185,6 +196,8 @@ def assemble(files: Iterable[SourceFile], ask: Callable[[SourceFile], Facts], se
         facts = asked(file, ask, seen)
         if isinstance(facts, Header):
             headers.append(facts)
+        elif isinstance(facts, MediaDirectory):
+            seen.ignored += 1
         elif isinstance(facts, str):
             volumes[facts].add(file)
     spoiled = Counter(place(file) for file in seen.unreadable)
@@ -230,8 +243,10 @@ def _problem(label: str, error: Exception) -> Problem:
     return Problem(label, "unexpected-error", logged(error))
 
 
-def study_folder(file: SourceFile, facts: Header | str) -> str:
-    """The folder of the study that a file belongs to, below the output tree."""
+def study_folder(file: SourceFile, facts: Header | MediaDirectory | str) -> str:
+    """The folder of the study that a file belongs to, below the output tree; MEDIA for what lists files of several."""
+    if isinstance(facts, MediaDirectory):
+        return MEDIA
     if isinstance(facts, str):
         return f"nifti-{facts[:HASH_DIGITS]}"
     return safe_name(facts.study_uid or _beside(facts, file))

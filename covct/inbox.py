@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from covct.discover import Sighting, asked, candidates, place
+from covct.discover import MEDIA, Sighting, asked, candidates, place
 from covct.index import Index, status_of
 from covct.sources import Problem, SourceFile
 from covct.troubles import Troubles
@@ -49,6 +49,10 @@ def add(seen: Survey, sources: Iterable[Path], avoid: Path | None, index: Index)
     for file in candidates(sources, avoid, seen):
         if answer := asked(file, index.study_of, seen):
             name, mark = answer
+            if name == MEDIA:
+                seen.media.append(file)
+                seen.ignored += 1
+                continue
             seen.studies[name].files.append(file)
             seen.studies[name].marks.append(mark)
 

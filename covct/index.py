@@ -26,9 +26,9 @@ from typing import Any
 
 from covct import __version__
 from covct.choice import telling_words
-from covct.dicom.header import Header, Instance
+from covct.dicom.header import Header, Instance, MediaDirectory
 from covct.dicom.patient import Patient
-from covct.discover import Facts, read_facts, study_folder
+from covct.discover import MEDIA, Facts, read_facts, study_folder
 from covct.errors import SeriesError
 from covct.sources import Opener, SourceFile
 from covct.state import RESULT_VERSION
@@ -215,6 +215,8 @@ class Index:
 
     def _encode(self, facts: Facts) -> Any:
         """Facts as JSON holds them; what slices share is put aside under its key."""
+        if isinstance(facts, MediaDirectory):
+            return {MEDIA: True}
         if not isinstance(facts, Header):
             return facts
         slices = []
@@ -229,6 +231,8 @@ class Index:
         return slices
 
     def _decode(self, file: SourceFile, encoded: Any) -> Facts:
+        if isinstance(encoded, dict):
+            return MediaDirectory()
         if not isinstance(encoded, list):
             return encoded
         instances, header = [], {}
@@ -365,7 +369,7 @@ def _remove(path: Path) -> None:
 
 def _key(file: SourceFile) -> bytes:
     """A path may hold a patient's name."""
-    return blake2b(os.fsencode(f"{file.path}\0{file.member}"), digest_size=16).digest()
+    return blake2b(os.fsencode(f"{file.path}\0{file.member}\0{file.entry}"), digest_size=16).digest()
 
 
 def _mark(*parts: Any) -> int:

@@ -94,7 +94,7 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
 
     result = process(job.choice, asked, job.work_key, clock, order.strict, order.memory_mib)
     with clock.step("write"):
-        for name in formats_for(job.series.kind, order.outputs.formats):
+        for name in formats_for(job.series.kind, order.outputs.formats, job.series.can_be_referred_to):
             WRITERS[name](result, stage, order.outputs)
     run = {
         "device": asdict(result.device),

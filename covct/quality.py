@@ -14,6 +14,7 @@ import numpy as np
 
 from covct.dicom.header import CT_IMAGE, MULTI_FRAME_CT, Instance
 from covct.dicom.patient import PATIENT_TAGS, Kin, merged
+from covct.dicom.valid import is_uid
 from covct.discover import Series
 from covct.errors import SeriesError
 from covct.foreign import SECONDARY_CAPTURE, described
@@ -70,6 +71,12 @@ GATE = {
         "another PatientID of one issuer, or another name; an incomplete copy without a name beside its original",
         "one person in two spellings, or slices that name nobody",
         "whose lungs these are is not known; one PatientID and birth date are one person under whatever name",
+    ),
+    "missing-uids": Rule(
+        "SOP Instance, Series or Study Instance UIDs are missing or no valid UIDs",
+        warned="always",
+        why="no DICOM object could refer to the slices: report and NIfTI masks instead, until `covct convert "
+        "--to dicom` has given them UIDs",
     ),
     "no-geometry": Rule(
         "position, orientation or pixel spacing is missing or impossible",
@@ -134,6 +141,12 @@ GATE = {
     "not-hounsfield": Rule(
         "grey values (0..255, 0..4095, a mask, colours) and not Hounsfield units",
         f"RescaleType other than HU; values without air (below {AIR_HU} HU)",
+    ),
+    "decimal-comma": Rule(
+        "numbers are written with a decimal comma",
+        "a RescaleSlope or RescaleIntercept where the comma may be one between thousands (-1,024)",
+        "note",
+        "DICOM has points; what is meant is beyond doubt nearly always",
     ),
     "no-rescale": Rule(
         "RescaleSlope or RescaleIntercept is missing", warned="always", why="1 and 0 are taken, figures by HU withheld"
@@ -276,6 +289,15 @@ def _identity(series: Series) -> Iterator[Finding]:
             "no-identifiers",
             f"{len(series.instances)} slices without StudyInstanceUID or SeriesInstanceUID; wanted both, since a "
             "result could not be attached to its series",
+        )
+    elif not series.can_be_referred_to:
+        uids = {"StudyInstanceUID": [series.study_uid], "SeriesInstanceUID": [series.series_uid]}
+        uids["SOPInstanceUID"] = [i.sop_instance_uid for i in series.instances]
+        wrong = [keyword for keyword, values in uids.items() if not all(map(is_uid, values))]
+        yield Finding(
+            "missing-uids",
+            f"{' and '.join(wrong)} missing or no valid UID: NIfTI masks and report, no DICOM objects, which could not "
+            "refer to the slices; `covct convert --to dicom` gives them UIDs",
         )
 
 
@@ -464,6 +486,11 @@ def _contents(series: Series) -> Iterator[Finding]:
         message = f"set aside under the same Series Instance UID, as no slices of it: {described(series.aside)}"
         yield Finding("foreign-objects", message, NOTED)
     yield from _twins(series)
+    doubtful = {told for i in series.instances for told in i.doubtful_commas if told.startswith("Rescale")}
+    if doubtful:
+        yield _refused("decimal-comma", f"{min(doubtful)} may have a comma between thousands; wanted a decimal point")
+    if commas := sorted({keyword for i in series.instances for keyword in i.commas}):
+        yield Finding("decimal-comma", f"{', '.join(commas)} written with a decimal comma; read as a point", NOTED)
     if any(i.rescale is None for i in series.instances):
         message = "RescaleSlope or RescaleIntercept is missing; 1 and 0 were taken, figures by HU are withheld"
         yield Finding("no-rescale", message)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from covct.dicom.syntaxes import is_media_directory
 from covct.errors import SeriesError, SourceDefect, UsageError, why
 from covct.visible import visible
 
@@ -21,18 +24,27 @@ SWOLLEN_FREELY = 10 * 1024**2  # bytes that a member may swell to at any ratio
 LARGEST_DIRECTORY = 32 * 1024**2  # bytes of an archive's directory: a quarter of a million members
 COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # zipfile cannot bound what the others swell to
 PIECE = 1024**2
+DIRECTORY_BIT = 0x10  # of an archive's entry, as Windows notes it
 
 
 @dataclass(frozen=True, order=True)
 class SourceFile:
-    """One file, or one member of a zip archive."""
+    """One file, or one member of a zip archive.
+
+    Attributes
+    ----------
+    entry : int
+        An archive may have several members of one name: which of them, from 0.
+    """
 
     path: Path
     member: str = ""
+    entry: int = 0
 
     @property
     def label(self) -> str:
-        return printable(f"{self.path}!{self.member}" if self.member else self.path)
+        which = f" ({self.entry + 1})" if self.entry else ""
+        return printable(f"{self.path}!{self.member}{which}" if self.member else self.path)
 
     @property
     def name(self) -> str:
@@ -85,7 +97,7 @@ def walk(sources: Iterable[Path], problems: list[Problem], avoid: Path | None = 
         An output tree that may lie inside a source; it is not entered.
     """
     # the index of a medium means the medium
-    places = [source.parent if source.name.upper() == "DICOMDIR" else source for source in sources]
+    places = [source.parent if _is_media_directory(source) else source for source in sources]
     roots = {os.path.realpath(place): place for place in reversed(places)}
     folders = [root for root, place in roots.items() if place.is_dir()]
     seen = {_identity(avoid)} if avoid and avoid.exists() else set()
@@ -127,6 +139,14 @@ def _files_below(folder: Path, roots: list[str], problems: list[Problem], seen: 
         waiting += reversed(folders)
 
 
+def _is_media_directory(path: Path) -> bool:
+    try:
+        with _open_regular(path) as stream:
+            return is_media_directory(stream.read(1024))
+    except (OSError, SourceDefect):  # a folder, or what will be named when it is read
+        return False
+
+
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
@@ -161,29 +181,52 @@ def _with_members(path: Path, problems: list[Problem]) -> Iterator[SourceFile]:
     except Exception as error:  # a damaged directory raises what the damage hits: struct, unicode, zip errors
         problems.append(Problem(printable(path), "unreadable", f"the zip archive cannot be read: {why(error)}"))
         return
-    for member in members:
+    for (name, entry), member in members.items():
+        if _hidden(member):
+            continue
+        file = SourceFile(path, name, entry)
         if reason := _refused(member, size):
-            problems.append(Problem(SourceFile(path, member.filename).label, "unreadable", reason))
+            problems.append(Problem(file.label, "unreadable", reason))
         else:
-            yield SourceFile(path, member.filename)
+            yield file
 
 
-def _members(path: Path) -> tuple[list[zipfile.ZipInfo], int]:
-    """Files in an archive, sorted, and the archive's size in bytes."""
+Entries = dict[tuple[str, int], zipfile.ZipInfo]
+
+
+def _entries(archive: zipfile.ZipFile) -> Entries:
+    """An archive's members by name, and by number where several have one name, sorted."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for member in archive.infolist():
+        found[member.filename, seen[member.filename]] = member
+        seen[member.filename] += 1
+    return dict(sorted(found.items()))
+
+
+def _members(path: Path) -> tuple[Entries, int]:
+    """The members of an archive, and the archive's size in bytes."""
     with ExitStack() as stack:
         stream = stack.enter_context(_open_regular(path))
         archive = stack.enter_context(_open_archive(stream))
-        members = sorted((m for m in archive.infolist() if not _hidden(m)), key=lambda m: m.filename)
+        members = _entries(archive)
         size = os.fstat(stream.fileno()).st_size
-    packed = sum(m.compress_size for m in members if m.compress_size <= size)
+    packed = sum(m.compress_size for m in members.values() if m.compress_size <= size)
     if packed > size:
         raise SourceDefect(f"its members have {packed} bytes, the archive {size}: they overlap, a zip bomb")
     return members, size
 
 
 def _hidden(member: zipfile.ZipInfo) -> bool:
-    parts = [part for part in member.filename.split("/") if part not in (".", "..")]
-    return member.is_dir() or any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    """A folder, whatever its name, and what systems hide or leave behind: `._x` and `.DS_Store` of a Mac."""
+    parts = [part for part in re.split(r"[/\\]", member.filename) if part not in (".", "..")]
+    return _is_directory(member) or any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def _is_directory(member: zipfile.ZipInfo) -> bool:
+    """By its name, or by what the archive's system says of it: not every archiver ends the names of folders so."""
+    said = stat.S_ISDIR(member.external_attr >> 16) or member.external_attr & DIRECTORY_BIT
+    return member.is_dir() or member.filename.endswith("\\") or (bool(said) and not member.file_size)
 
 
 def _refused(member: zipfile.ZipInfo, archive_size: int) -> str | None:
@@ -274,8 +317,13 @@ def read_all(
             yield file, contents
 
 
-def digest(file: SourceFile) -> str:
+def digest(file: SourceFile, opener: Opener | None = None) -> str:
     """sha256 of a file's contents, of which only a piece at a time is in memory.
+
+    Parameters
+    ----------
+    opener : Opener, optional
+        Whose archive stays open beyond this call.
 
     Raises
     ------
@@ -284,8 +332,8 @@ def digest(file: SourceFile) -> str:
     """
     found = hashlib.sha256()
     try:
-        with Opener() as opener:
-            stream, size = opener.open(file)
+        with nullcontext(opener) if opener else Opener() as opened:
+            stream, size = opened.open(file)
             with stream:
                 _check_size(size, LARGEST_FILE)
                 while size > 0 and (piece := stream.read(min(PIECE, size))):
@@ -324,7 +372,10 @@ class Opener:
             stream = self.stack.enter_context(_open_regular(file.path))
             self.archive = self.stack.enter_context(_open_archive(stream))
             self.path, self.size = file.path, os.fstat(stream.fileno()).st_size
-        member = self.archive.getinfo(file.member)
+            self.entries = _entries(self.archive)
+        member = self.entries.get((file.member, file.entry))
+        if member is None:
+            raise SourceDefect("the archive has no such member any more")
         if reason := _refused(member, self.size):  # the archive is another by now
             raise SourceDefect(reason)
         return self.archive.open(member), member.file_size  # type: ignore[return-value]

@@ -32,6 +32,7 @@ RANKS = [
         "dicom.codestream",
         "dicom.read",
         "dicom.patient",
+        "dicom.valid",
     },
     {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object", "dicom.seg_frames"},
     {"split", "mixture", "weights_file", "supervisor", "runs", "troubles"} | {"image_type", "foreign"},

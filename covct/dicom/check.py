@@ -21,6 +21,7 @@ from pydicom.uid import SegmentationStorage
 from covct.defects import Defect
 from covct.dicom.evidence import LABEL_MAP_STORAGE, SERIES_NUMBERS, TYPE_2, instance_uid, object_uids
 from covct.dicom.header import Instance
+from covct.dicom.valid import is_uid
 from covct.errors import SeriesError
 from covct.sources import read_all
 from covct.terms import LABELMAP_SEGMENTS, SEGMENTS, Segment
@@ -402,7 +403,7 @@ def _differences(
         got = [float(value) for value in got]
         if wanted is None or np.abs(np.subtract(got, wanted)).max() > tolerance:
             yield what, f"{what} is {_list(got)}, but {_list(wanted)}"
-    if source.frame_of_reference_uid not in (None, dataset.FrameOfReferenceUID):
+    if is_uid(source.frame_of_reference_uid) and source.frame_of_reference_uid != dataset.FrameOfReferenceUID:
         yield "frame", f"frame of reference is {dataset.FrameOfReferenceUID}, but {source.frame_of_reference_uid}"
 
 

@@ -19,6 +19,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, CTImageStorage, generate_uid
 
 from covct import RESEARCH_USE, __version__
+from covct.dicom.valid import is_uid
 from covct.terms import ARTIFICIAL_INTELLIGENCE, DEVICE, PROCESSING_EQUIPMENT, CodedTerm
 
 # Type 2 attributes of patient and study: a de-identified source may lack them; empty says "unknown".
@@ -233,9 +234,9 @@ def _put(dataset: pydicom.Dataset, keyword: str, value: str | float | list[float
 
 
 def _has_frame_of_reference(header: pydicom.Dataset) -> bool:
-    """Whether there is one, and not several."""
+    """Whether there is one that is valid, and not several."""
     value = header.get("FrameOfReferenceUID")
-    return isinstance(value, str) and bool(value)
+    return isinstance(value, str) and is_uid(value)
 
 
 def _has_thickness(dataset: pydicom.Dataset) -> bool:
@@ -288,7 +289,8 @@ def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:
         if not _has_frame_of_reference(header):
             others = any(map(_has_frame_of_reference, headers))
             source = "that of the other slices was taken" if others else "derived from the work key"
-            found.add(f"FrameOfReferenceUID: missing, {source}")
+            what = "not valid" if header.get("FrameOfReferenceUID") else "missing"
+            found.add(f"FrameOfReferenceUID: {what}, {source}")
         if not _is_multi_frame(header):
             if not _has_thickness(header):
                 found.add("SliceThickness: missing, the slice spacing was taken")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,22 @@ from pydicom.datadict import tag_for_keyword
 
 from covct.dicom.patient import PATIENT_TAGS, Patient, patient_of
 from covct.dicom.read import MOST_FRAMES, BeyondBounds, read_dataset, transfer_syntax_uid
-from covct.dicom.syntaxes import DEFLATED, is_lossy
+from covct.dicom.syntaxes import DEFLATED, is_lossy, is_media_directory
+from covct.dicom.valid import commas_to_points, is_uid
 from covct.errors import SeriesError, SourceDefect
-from covct.sources import Opener, SourceFile, read_all
+from covct.sources import Opener, SourceFile, digest, read_all
 
 # A CT header has 2 to 20 KiB, an enhanced one some KiB a frame; more than the last is no header.
 HEADER_BYTES = (64 * 1024, 4 * 1024**2, 64 * 1024**2)
 HIGHEST_KVP = 1000  # kV; tubes of CT scanners have 70 to 150
 LARGEST_WHOLE = 2**31  # of an integer string (PS3.5 6.2); one may become part of a folder's name
+APPLE_DOUBLE = b"\0\x05\x16\x07"  # what a Mac writes beside a file, under the file's name
+BY_CONTENTS = "sha256-"  # before what identifies a slice that has no UID of its own
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 LEGACY_CONVERTED_CT = "1.2.840.10008.5.1.4.1.1.2.2"
 MULTI_FRAME_CT = {ENHANCED_CT, LEGACY_CONVERTED_CT}
+IDENTIFIERS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 HEADER_TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality",
     "ImageType", "AcquisitionNumber", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient",
@@ -45,6 +49,8 @@ class Instance:
 
     Attributes
     ----------
+    sop_instance_uid : str
+        BY_CONTENTS and a hash of the file where it has none that is valid.
     frame : int or None
         Multi-frame only: the frame number, from 1.
     position : (3,) float or None
@@ -67,6 +73,8 @@ class Instance:
         Peak kilovoltage of the tube, kV.
     phase_percent : float or None
         Nominal Percentage of Cardiac Phase: from one R wave (0) to the next (100).
+    commas, doubtful_commas : tuple of str
+        Attributes written with a decimal comma; those where it may be one between thousands, with the value.
     """
 
     file: SourceFile
@@ -99,6 +107,8 @@ class Instance:
     patient: Patient = Patient()
     kvp: int | None = None
     phase_percent: float | None = None
+    commas: tuple[str, ...] = ()
+    doubtful_commas: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,8 +120,13 @@ class Header:
     instances: tuple[Instance, ...]
 
 
-def read_header(file: SourceFile, opener: Opener | None = None) -> Header | None:
-    """Read what a file says of its slices; None for a file that is not DICOM.
+@dataclass(frozen=True)
+class MediaDirectory:
+    """A Media Storage Directory: the index of a medium, whatever it is called. It belongs to what lies below it."""
+
+
+def read_header(file: SourceFile, opener: Opener | None = None) -> Header | MediaDirectory | None:
+    """Read what a file says of its slices; None for a file that is not DICOM, or a nameless object that is no CT.
 
     Parameters
     ----------
@@ -126,14 +141,17 @@ def read_header(file: SourceFile, opener: Opener | None = None) -> Header | None
     start = b""
     claims = whole = False
     found: Header | None = None
+    fault = ""
     for limit in HEADER_BYTES:
         [(_, start)] = read_all([file], limit, opener=opener)
+        if is_media_directory(start):
+            return MediaDirectory()
         looks = start[128:132] == b"DICM" or _looks_like_dicom(start)
         claims = start[128:132] == b"DICM" or Path(file.name).suffix.lower() in (".dcm", ".ima")
-        if not claims and not looks:
+        if (not claims and not looks) or start.startswith(APPLE_DOUBLE):
             return None
         try:
-            found, whole = _parsed(file, start)
+            found, whole, fault = _parsed(file, start)
         except BeyondBounds as error:
             if not claims:
                 return None
@@ -149,8 +167,30 @@ def read_header(file: SourceFile, opener: Opener | None = None) -> Header | None
         # it would found a series of its own, or have its own one rejected under the key that the whole one has.
         found = None
     if found is None and claims:
-        raise SeriesError("unreadable", f"not a readable DICOM image ({len(start)} bytes): cut short?")
-    return found
+        raise SeriesError("unreadable", f"not a readable DICOM image ({len(start)} bytes): {fault or 'cut short?'}")
+    return _identified(file, found, opener) if found else None
+
+
+def _identified(file: SourceFile, header: Header, opener: Opener | None) -> Header | None:
+    """Slices without a UID of their own are known by their contents; what else has none is not for us."""
+    nameless = not header.instances[0].sop_instance_uid
+    if not nameless and header.study_uid and header.series_uid:
+        return header
+    if not _may_be_ct(header) or header.instances[0].modality not in ("CT", ""):
+        return None
+    if not nameless:
+        return header
+    contents = f"{BY_CONTENTS}{digest(file, opener)}"
+    instances = tuple(replace(instance, sop_instance_uid=contents) for instance in header.instances)
+    return replace(header, instances=instances)
+
+
+def own_uid(dataset: pydicom.Dataset) -> str:
+    """SOP Instance UID of a data set, or else of its file meta information; empty where there is none that is valid."""
+    for uid in (dataset.get("SOPInstanceUID"), dataset.file_meta.get("MediaStorageSOPInstanceUID")):
+        if uid:
+            return str(uid) if is_uid(str(uid)) else ""
+    return ""
 
 
 def read_values(file: SourceFile, keywords: tuple[str, ...]) -> dict[str, str]:
@@ -194,25 +234,35 @@ def _is_deflated(header: Header | None) -> bool:
     return header is not None and header.instances[0].transfer_syntax_uid == DEFLATED
 
 
-def _parsed(file: SourceFile, start: bytes) -> tuple[Header | None, bool]:
-    """The header, and whether the bytes reached to its end."""
-    stream = BytesIO(start)
+def _parsed(file: SourceFile, start: bytes) -> tuple[Header | None, bool, str]:
+    """The header, whether the bytes reached to its end, and what is wrong where there is no header."""
+    stream, at = BytesIO(start), ""
     try:
         header = read_dataset(stream, stop_before_pixels=True, specific_tags=[*HEADER_TAGS, *PATIENT_TAGS])
         syntax = transfer_syntax_uid(header)
         reached = stream.tell() < len(start) - 8 and syntax != DEFLATED
+        commas = commas_to_points(header, list(header.keys()))
         for keyword in HEADER_TAGS:
+            at = keyword
             header.get(keyword)  # values are parsed on access: a damaged one shall be found here
-        uid = header.get("SOPInstanceUID") or header.file_meta.get("MediaStorageSOPInstanceUID")
-        if not uid:
-            return None, reached
-        header.SOPInstanceUID = uid
+        at = ""
+        header.SOPInstanceUID = own_uid(header)
         study, series = str(header.get("StudyInstanceUID") or ""), str(header.get("SeriesInstanceUID") or "")
-        return Header(study, series, tuple(_instances(file, header, syntax))), reached
+        slices = tuple(_with_commas(one, commas) for one in _instances(file, header, syntax))
+        return Header(study, series, slices), reached, ""
     except BeyondBounds:
         raise
+    except SourceDefect as error:
+        return None, False, str(error)
     except Exception:  # a header cut or damaged anywhere raises anything: struct, zlib, unicode, value errors
-        return None, False
+        return None, False, f"its {at} cannot be read" if at else ""
+
+
+def _with_commas(instance: Instance, commas: tuple[list[str], list[str]]) -> Instance:
+    if not any(commas):
+        return instance
+    read, doubtful = (tuple(sorted(set(found))) for found in commas)
+    return replace(instance, commas=read, doubtful_commas=doubtful)
 
 
 def _may_be_ct(header: Header) -> bool:

@@ -11,11 +11,12 @@ import numpy as np
 import pydicom
 from pydicom.uid import UID
 
-from covct.dicom.header import Instance, read_header
+from covct.dicom.header import BY_CONTENTS, Header, Instance, own_uid, read_header
 from covct.dicom.parallel import WORKERS, decode_in_order
 from covct.dicom.pixels import hounsfield
 from covct.dicom.read import read_dataset
 from covct.dicom.syntaxes import is_compressed
+from covct.dicom.valid import commas_to_points, is_uid
 from covct.discover import Series
 from covct.errors import SeriesError, why
 from covct.quality import TILT_WARNED_DEGREES, tilt_degrees
@@ -52,7 +53,10 @@ def load_dicom(series: Series) -> Scan:
     tilted = len(ordered) > 1 and tilt_degrees(series) > TILT_WARNED_DEGREES
     straight = affine.copy()
     straight[:3, 0] = normal * float(step @ normal)
-    volume = hd.Volume(array, straight, "PATIENT", frame_of_reference_uid=ordered[0].frame_of_reference_uid)
+    frame_of_reference = ordered[0].frame_of_reference_uid
+    if not is_uid(frame_of_reference):
+        frame_of_reference = None
+    volume = hd.Volume(array, straight, "PATIENT", frame_of_reference_uid=frame_of_reference)
     return Scan(
         volume,
         headers,
@@ -145,7 +149,8 @@ def _decoded(ordered: list[Instance], keep_digests: bool) -> Iterator[_Slice]:
 def _dataset(file: SourceFile, contents: bytes, instance: Instance) -> pydicom.Dataset:
     try:
         dataset = read_dataset(contents)
-        uid = dataset.get("SOPInstanceUID") or dataset.file_meta.MediaStorageSOPInstanceUID
+        commas_to_points(dataset, list(dataset.keys()))
+        uid = own_uid(dataset) or f"{BY_CONTENTS}{hashlib.sha256(contents).hexdigest()}"
     except Exception as error:  # a damaged file raises what the damage hits
         raise _unreadable(file, error) from error
     if uid != instance.sop_instance_uid:
@@ -165,7 +170,10 @@ def _check_twins(series: Series, ordered: list[Instance], array: np.ndarray, dig
     index_of = {(i.sop_instance_uid, i.frame): index for index, i in enumerate(ordered)}
     for file, contents in read_all(series.twins, largest=LARGEST_FILE if ordered[0].frame else LARGEST_SLICE):
         header = read_header(file)
-        if not header or digests.get(header.instances[0].sop_instance_uid) == hashlib.sha256(contents).digest():
+        if (
+            not isinstance(header, Header)
+            or digests.get(header.instances[0].sop_instance_uid) == hashlib.sha256(contents).digest()
+        ):
             continue
         for instance in header.instances:
             index = index_of.get((instance.sop_instance_uid, instance.frame))
