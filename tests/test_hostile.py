@@ -20,6 +20,7 @@ from pydicom.encaps import encapsulate
 
 from covct import batch, state
 from covct.choice import selected
+from covct.dicom import load, pixels
 from covct.dicom.codestream import coded
 from covct.dicom.evidence import encodable, filled, identified
 from covct.dicom.header import read_values
@@ -339,6 +340,30 @@ def test_jpeg_2000_as_encoders_make_it_is_taken(options):
     code = imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", **({"level": 0, "reversible": True} | options))
     assert (coded(code, "jpeg2000").rows, coded(code, "jpeg2000").columns) == (512, 512)
     assert coded(imagecodecs.htj2k_encode(pixels, reversible=True, tlm=True), "jpeg2000").rows == 512
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_fragments_are_looked_for_once_not_for_each_frame(twice, phantom_series, tmp_path, monkeypatch):
+    """400 frames behind 200,000 empty fragments took 35 s; and of a file that came twice each frame read it anew."""
+    path = write_enhanced(phantom_series, tmp_path / "e.dcm")
+    dataset = pydicom.dcmread(path)
+    dataset.compress("1.2.840.10008.1.2.5", encoding_plugin="pydicom", generate_instance_uid=False)
+    for name in ("e.dcm", "f.dcm") if twice else ("e.dcm",):
+        begin = 8 + struct.unpack_from("<L", dataset.PixelData, 4)[0]  # behind the offset table
+        empty = b"\xfe\xff\x00\xe0\0\0\0\0" * 100
+        dataset.PixelData = dataset.PixelData[:begin] + empty + dataset.PixelData[begin:]
+        dataset.save_as(tmp_path / name)
+    calls = []
+
+    def counted(name):
+        function = getattr(pixels if name == "_fragments" else load, name)
+        return lambda *arguments: calls.append(name) or function(*arguments)
+
+    monkeypatch.setattr(pixels, "_fragments", counted("_fragments"))
+    monkeypatch.setattr(load, "read_dataset", counted("read_dataset"))
+    [series] = discover([tmp_path]).series
+    assert len(load_dicom(series).volume.array) == 30
+    assert sorted(calls) == ["_fragments", "read_dataset"] if not twice else 2 * ["_fragments"] + 2 * ["read_dataset"]
 
 
 # Zip archives

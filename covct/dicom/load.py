@@ -13,7 +13,7 @@ from pydicom.uid import UID
 
 from covct.dicom.header import BY_CONTENTS, Header, Instance, own_uid, read_header
 from covct.dicom.parallel import WORKERS, decode_in_order
-from covct.dicom.pixels import hounsfield
+from covct.dicom.pixels import Fragments, frame_index, hounsfield
 from covct.dicom.read import read_dataset
 from covct.dicom.syntaxes import is_compressed
 from covct.dicom.valid import commas_to_points, is_uid
@@ -130,8 +130,9 @@ def _decoded(ordered: list[Instance], keep_digests: bool) -> Iterator[_Slice]:
         digest = hashlib.sha256(contents).digest() if keep_digests else b""
         dataset = _dataset(file, contents, ordered[0])
         del contents
+        index = _frame_index(dataset, file)
         yield from decode_in_order(
-            ordered, lambda instance: _Slice(instance, _hounsfield(dataset, instance), dataset, digest), workers
+            ordered, lambda instance: _Slice(instance, _hounsfield(dataset, instance, index), dataset, digest), workers
         )
         return
 
@@ -158,9 +159,16 @@ def _dataset(file: SourceFile, contents: bytes, instance: Instance) -> pydicom.D
     return dataset
 
 
-def _hounsfield(dataset: pydicom.Dataset, instance: Instance) -> np.ndarray:
+def _frame_index(dataset: pydicom.Dataset, file: SourceFile) -> list[Fragments]:
     try:
-        return hounsfield(dataset, instance.frame, instance.rescale if instance.frame else None)
+        return frame_index(dataset)
+    except Exception as error:
+        raise _unreadable(file, error) from error
+
+
+def _hounsfield(dataset: pydicom.Dataset, instance: Instance, index: list[Fragments] | None = None) -> np.ndarray:
+    try:
+        return hounsfield(dataset, instance.frame, instance.rescale if instance.frame else None, index)
     except Exception as error:  # decoders raise all kinds of errors on damaged pixels
         raise _unreadable(instance.file, error) from error
 
@@ -175,11 +183,15 @@ def _check_twins(series: Series, ordered: list[Instance], array: np.ndarray, dig
             or digests.get(header.instances[0].sop_instance_uid) == hashlib.sha256(contents).digest()
         ):
             continue
+        dataset, fragments = None, None
         for instance in header.instances:
             index = index_of.get((instance.sop_instance_uid, instance.frame))
             if index is None:
                 continue  # of another scan of the series
-            hu = _hounsfield(_dataset(file, contents, instance), instance)
+            if dataset is None:
+                dataset = _dataset(file, contents, instance)
+                fragments = _frame_index(dataset, file)
+            hu = _hounsfield(dataset, instance, fragments)
             if not np.array_equal(hu, array[index]) or _place(instance) != _place(ordered[index]):
                 raise SeriesError(
                     "conflicting-files",

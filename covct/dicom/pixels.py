@@ -33,8 +33,28 @@ LONGEST_RUN = 64  # RLE: 128 equal bytes are coded in 2
 PIXELS_A_BYTE = {"jpeg-lossless": 8, "jpeg": 256}  # at most: a bit a pixel; 2 bits a block of 8 x 8
 
 
+Fragments = list[tuple[int, int]]  # start and end in the Pixel Data
+
+
+def frame_index(dataset: pydicom.Dataset) -> list[Fragments]:
+    """Where the fragments of each frame lie in encapsulated Pixel Data; empty where pixels are plain.
+
+    Raises
+    ------
+    SourceDefect, SeriesError
+        As `hounsfield`.
+    """
+    image, raw = describe(dataset), dataset.get_item("PixelData")
+    if raw is None or not raw.value or syntax(transfer_syntax_uid(dataset)).codestream is None:
+        return []
+    return _frames(raw.value, image.frames)
+
+
 def hounsfield(
-    dataset: pydicom.Dataset, frame: int | None = None, rescale: tuple[float, float] | None = None
+    dataset: pydicom.Dataset,
+    frame: int | None = None,
+    rescale: tuple[float, float] | None = None,
+    index: list[Fragments] | None = None,
 ) -> np.ndarray:
     """One slice in HU.
 
@@ -49,6 +69,8 @@ def hounsfield(
         Frame number, from 1, of a multi-frame instance.
     rescale : (float, float), optional
         Slope and intercept; default those of the dataset's top level, else 1 and 0.
+    index : list of Fragments, optional
+        What `frame_index` says of the dataset: with it, fragments are not looked for anew for each of many frames.
 
     Returns
     -------
@@ -72,7 +94,7 @@ def hounsfield(
     number = 1 if frame is None else frame
     if not 1 <= number <= image.frames:
         raise SourceDefect(f"frame {number} of {image.frames}")
-    patterns, bits = _decoded(dataset, image, number - 1)
+    patterns, bits = _decoded(dataset, image, number - 1, index)
     if patterns.shape != (image.rows, image.columns) or patterns.dtype.itemsize * 8 > image.bits_allocated:
         raise SourceDefect(
             f"{patterns.dtype} pixels of shape {patterns.shape} were decoded, wanted {image.bits_allocated} bits of "
@@ -213,7 +235,9 @@ def _numbers(patterns: np.ndarray, bits: int, signed: bool) -> np.ndarray:
     return low - ((low >> (bits - 1)) << bits) if signed else low
 
 
-def _decoded(dataset: pydicom.Dataset, image: Image, index: int) -> tuple[np.ndarray, int]:
+def _decoded(
+    dataset: pydicom.Dataset, image: Image, number: int, index: list[Fragments] | None
+) -> tuple[np.ndarray, int]:
     """The bit patterns of one frame, (rows, columns) unsigned, and how many low bits of each carry the value."""
     raw = dataset.get_item("PixelData")
     if raw is None or not raw.value:
@@ -225,8 +249,9 @@ def _decoded(dataset: pydicom.Dataset, image: Image, index: int) -> tuple[np.nda
     uid = transfer_syntax_uid(dataset)
     kind = syntax(uid).codestream
     if kind is None:
-        return _plain(data, element, image, index, big=uid == EXPLICIT_BIG_ENDIAN), image.bits_stored
-    frame = _frame(data, image.frames, index)
+        return _plain(data, element, image, number, big=uid == EXPLICIT_BIG_ENDIAN), image.bits_stored
+    fragments = (index or _frames(data, image.frames))[number]
+    frame = b"".join(data[start:end] for start, end in fragments)
     if kind == "rle":
         return _run_lengths(frame, image), image.bits_stored
     return _decompressed(frame, kind, image)
@@ -250,14 +275,14 @@ def _plain(data: bytes, element, image: Image, index: int, big: bool) -> np.ndar
     return pixels.reshape(image.rows, image.columns)
 
 
-def _frame(data: bytes, frames: int, index: int) -> bytes:
-    """One frame of encapsulated pixel data (PS3.5 A.4), its fragments joined.
+def _frames(data: bytes, frames: int) -> list[Fragments]:
+    """The fragments of each frame of encapsulated pixel data (PS3.5 A.4).
 
     Offset tables are often wrong, so they are not relied on: frames are fragments, or begin where a codestream does.
     """
     fragments = _fragments(data)
     if frames == 1:
-        return b"".join(data[start:end] for start, end in fragments)
+        return [fragments]
     if len(fragments) > frames:
         starts = [k for k, (start, _) in enumerate(fragments) if data.startswith(FRAME_STARTS, start)]
         groups = [fragments[a:b] for a, b in zip(starts, [*starts[1:], len(fragments)], strict=True)]
@@ -265,10 +290,10 @@ def _frame(data: bytes, frames: int, index: int) -> bytes:
         groups = [[fragment] for fragment in fragments]
     if len(groups) != frames:
         raise SourceDefect(f"Pixel Data holds {len(groups)} frames in {len(fragments)} fragments, wanted {frames}")
-    return b"".join(data[start:end] for start, end in groups[index])
+    return groups
 
 
-def _fragments(data: bytes) -> list[tuple[int, int]]:
+def _fragments(data: bytes) -> Fragments:
     """Start and end of each fragment, without the offset table and empty ones."""
     found = []
     position, first = 0, True
