@@ -13,7 +13,7 @@ import numpy as np
 
 ARRAYS = "model.weights.h5"
 LARGEST_FILE = 1024**3  # bytes; the shipped networks have 8 million
-DEEPEST, MOST_ARRAYS = 8, 10_000  # hard links can make a group its own child
+DEEPEST, MOST_OBJECTS = 8, 10_000
 
 
 def read_arrays(path: Path, sha256: str) -> dict[str, np.ndarray]:
@@ -60,16 +60,17 @@ def _read(path: Path) -> bytes:
 
 
 def _parsed(contents: bytes) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
     with h5py.File(BytesIO(contents), "r") as file:
-        for name, array in _arrays(file, "", DEEPEST):
+        found: dict[str, np.ndarray] = {}
+        for name, array in _arrays(file, "", DEEPEST, {_address(file)}):
             found[name] = array
-            if len(found) > MOST_ARRAYS or sum(a.nbytes for a in found.values()) > len(contents):
-                raise ValueError("it holds more arrays than bytes: some are there twice")
+            if sum(one.nbytes for one in found.values()) > len(contents):
+                raise ValueError("it holds more arrays than bytes: some lie in the same place")
     return found
 
 
-def _arrays(group: h5py.Group, path: str, depth: int) -> Iterator[tuple[str, np.ndarray]]:
+def _arrays(group: h5py.Group, path: str, depth: int, met: set[int]) -> Iterator[tuple[str, np.ndarray]]:
+    """Each group and each array once: hard links can make 35 KB a graph with more ways through it than years."""
     if not depth:
         raise ValueError(f"groups are nested deeper than {DEEPEST}")
     for name in group:
@@ -77,10 +78,21 @@ def _arrays(group: h5py.Group, path: str, depth: int) -> Iterator[tuple[str, np.
         if not isinstance(link, h5py.HardLink):  # soft and external links lead elsewhere, into other files too
             raise ValueError(f"{place} is a {type(link).__name__}, wanted an array")
         item = group[name]
+        address = _address(item)
+        if address in met:
+            raise ValueError(f"{place} is there twice, under two names")
+        met.add(address)
+        if len(met) > MOST_OBJECTS:
+            raise ValueError(f"it holds more than {MOST_OBJECTS} groups and arrays")
         if isinstance(item, h5py.Group):
-            yield from _arrays(item, f"{place}/", depth - 1)
+            yield from _arrays(item, f"{place}/", depth - 1, met)
         else:
             yield place, _checked(item, place)
+
+
+def _address(item: h5py.Group | h5py.Dataset | h5py.Datatype) -> int:
+    """Where it lies in the file: the same for all its names."""
+    return h5py.h5o.get_info(item.id).addr
 
 
 def _checked(item: h5py.Dataset | h5py.Datatype, place: str) -> np.ndarray:

@@ -541,6 +541,22 @@ def linked_to_itself(file):
     file["layers"] = file["/"]
 
 
+def nested(group, depth):
+    if depth:
+        nested(group.create_group("a"), depth - 1)
+
+
+def graph(file):
+    """Seven levels of thirty groups, each with all of the next level: 20,000,000,000 ways, in 100 KB."""
+    groups = [file.create_group("a")]
+    for level in range(6):
+        deeper = [groups[0].create_group(f"{level} {number}") for number in range(30)]
+        for group in groups[1:]:
+            for number, one in enumerate(deeper):
+                group[f"{number}"] = one
+        groups = deeper
+
+
 def virtual(file):
     layout = h5py.VirtualLayout((4,), "f4")
     layout[:] = h5py.VirtualSource("/etc/passwd", "a", (4,))
@@ -556,7 +572,10 @@ def twice(file):
 HOSTILE_ARRAYS = {
     "soft link": (lambda file: file.__setitem__("a", h5py.SoftLink("/b")), "SoftLink"),
     "external link": (lambda file: file.__setitem__("a", h5py.ExternalLink("/etc/passwd", "/")), "ExternalLink"),
-    "group in itself": (linked_to_itself, "nested deeper"),
+    "group in itself": (linked_to_itself, "there twice"),
+    "groups in groups": (lambda file: nested(file, 9), "nested deeper"),
+    "graph of groups": (graph, "there twice"),
+    "groups by the thousand": (lambda file: [file.create_group(f"a{n}") for n in range(10_001)], "more than 10000"),
     "virtual": (virtual, "another file"),
     "external": (
         lambda file: file.create_dataset("a", (4,), "f4", external=[("/etc/passwd", 0, 16)]), "another file",
@@ -568,7 +587,7 @@ HOSTILE_ARRAYS = {
     "reference": (lambda file: file.create_dataset("a", (1,), h5py.ref_dtype), "no array of floats"),
     "a type": (lambda file: file.__setitem__("a", np.dtype("f4")), "no array of floats"),
     "not finite": (lambda file: file.create_dataset("a", data=[np.nan]), "not finite"),
-    "one array fifty times": (twice, "some are there twice"),
+    "one array fifty times": (twice, "there twice"),
 }  # fmt: skip
 
 
