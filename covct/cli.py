@@ -34,7 +34,7 @@ from covct.errors import OutputNotWritable, RunError, SeriesError, Stopped, Usag
 from covct.logs import QUIET, LogFormat, install
 from covct.quiet import quiet_tensorflow
 from covct.stop import stoppable
-from covct.supervisor import supervise, worker
+from covct.supervisor import LONGEST_SERIES_S, supervise, worker
 from covct.visible import json_line
 
 EXIT_CODES = (
@@ -119,7 +119,7 @@ Since = Annotated[
 Until = Annotated[str | None, typer.Option(help="Start no series after HH:MM, local time, and end.", metavar="HH:MM")]
 Limit = Annotated[int | None, typer.Option(help="At most as many series in this run.", min=1)]
 SeriesTimeout = Annotated[
-    float | None, typer.Option(help="Seconds after which a series is ended as failed, loading networks aside.", min=1)
+    float, typer.Option(help="Seconds after which a series is ended as failed, loading networks aside.", min=1)
 ]
 LogFormatOption = Annotated[
     LogFormat, typer.Option("--log-format", help="stderr for people, or one JSON object a line.")
@@ -167,7 +167,7 @@ def scan(
     since: Since = None,
     until: Until = None,
     limit: Limit = None,
-    series_timeout: SeriesTimeout = None,
+    series_timeout: SeriesTimeout = LONGEST_SERIES_S,
     json_events: Json = False,
     log_format: LogFormatOption = LogFormat.text,
     hash_identifiers: HashIdentifiers = False,
@@ -224,7 +224,7 @@ def watch(
     marker: Annotated[str, typer.Option(help="Take a study once a file of this name lies in its folder.")] = "",
     move_done: MoveDone = None,
     until: Until = None,
-    series_timeout: SeriesTimeout = None,
+    series_timeout: SeriesTimeout = LONGEST_SERIES_S,
     json_events: Json = False,
     log_format: LogFormatOption = LogFormat.text,
     hash_identifiers: HashIdentifiers = False,
@@ -551,7 +551,7 @@ def _networks(weights: Path, device: str, require_gpu: bool) -> Callable[[], Any
     return load
 
 
-def _looked_after(emit, order, series_timeout: float | None, log_format: LogFormat):
+def _looked_after(emit, order, series_timeout: float, log_format: LogFormat):
     """Events also to the process that looks after this one, and of this run what it had done before."""
     watched = worker()
     if watched is None:

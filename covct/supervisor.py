@@ -7,6 +7,8 @@ fork before anything heavy is loaded, and the parent
 - ends the child when a series exceeds its timeout, notes it, and goes on with a new child, which records the series as
   ``failed: timeout``;
 - passes a stop signal on, and ends the child where it has not stopped within `STOP_GRACE_S`;
+- likewise where the networks do not load within `LONGEST_LOADING_S`, which counts for no series: three times, then
+  the run ends as if their weights were damaged;
 - goes on with a new child where one was killed (a segmentation fault, out of memory); at a series, the attempts noted
   in the tree end that after three; between two, it is given up after three without a series finished.
 
@@ -31,12 +33,14 @@ from pathlib import Path
 from typing import Any
 
 from covct import state, stop
-from covct.errors import NotEnding, OutputLocked, OutputNotWritable
+from covct.errors import NotEnding, OutputLocked, OutputNotWritable, WeightsError
 from covct.logs import as_json
 
 STOP_GRACE_S = 3.0
 KILL_GRACE_S = 20.0
 TICK_S = 0.25
+LONGEST_SERIES_S = 3600.0  # unless said otherwise; 1500 slices of 768 x 768 take some minutes on two cores
+LONGEST_LOADING_S = 1800.0  # libraries and networks, with kernels compiled for a new GPU
 MOST_CRASHES = 9  # in a row, without a series finished between: it is not the series
 PARENT_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 OUTCOMES = ("done", "rejected", "failed")
@@ -60,6 +64,8 @@ class Work:
     counting : bool
         Whether the series' time runs: from its first step on, and not while the networks are loaded. Libraries and
         networks are loaded at the first series, and are not its fault.
+    loading_s : float
+        How long libraries and networks have been loaded for this series.
     elapsed_s : float
         Of the series. Time in which this process did not run (a paused container) is not in it.
     crashes : int
@@ -73,6 +79,7 @@ class Work:
     log_json: bool = False
     folder: str = ""
     counting: bool = False
+    loading_s: float = 0.0
     elapsed_s: float = 0.0
     crashes: int = 0
 
@@ -81,16 +88,28 @@ class Work:
         if "out" in told:
             self.out, self.timeout_s, self.log_json = Path(told["out"]), told["timeout_s"], told["log_json"]
         elif told["event"] == "started":
-            self.folder, self.counting, self.elapsed_s = told["folder"], False, 0.0
+            self.folder, self.counting, self.loading_s, self.elapsed_s = told["folder"], False, 0.0, 0.0
         elif told["event"] == "step":
             self.counting = told["step"] != "networks"
         else:
             self.finished.add(told["folder"])
             self.folder, self.counting, self.crashes = "", False, 0
 
+    def pass_time(self, seconds: float) -> None:
+        """So much later, something is still at work."""
+        if self.counting:
+            self.elapsed_s += seconds
+        elif self.folder:
+            self.loading_s += seconds
+
     @property
     def too_long(self) -> bool:
         return bool(self.folder and self.timeout_s and self.elapsed_s > self.timeout_s)
+
+    @property
+    def loads_too_long(self) -> bool:
+        """Weights or a driver that never come to an end are not the series' fault."""
+        return bool(self.folder and self.loading_s > LONGEST_LOADING_S)
 
 
 @dataclass(frozen=True)
@@ -176,8 +195,7 @@ def _attend(child: int, from_child: int, ears: int, work: Work) -> int | None:
     while True:
         ready, _, _ = select.select(open_ends, [], [], TICK_S)
         now = time.monotonic()
-        if work.counting:
-            work.elapsed_s += min(now - last, 4 * TICK_S)
+        work.pass_time(min(now - last, 4 * TICK_S))
         last = now
         if from_child in ready:
             chunk = os.read(from_child, 65536)
@@ -202,7 +220,7 @@ def _attend(child: int, from_child: int, ears: int, work: Work) -> int | None:
             raise NotEnding(
                 "the working process cannot be ended: a file system or a driver that it waits for does not answer"
             )
-        if not kill_at and (work.too_long or (stopped_by and now - stop_at > STOP_GRACE_S)):
+        if not kill_at and (work.too_long or work.loads_too_long or (stopped_by and now - stop_at > STOP_GRACE_S)):
             kill_at = now
             os.kill(child, signal.SIGKILL)
 
@@ -218,7 +236,14 @@ def _after(code: int, killed: bool, stopped_by: str, work: Work) -> int | None:
         message = f"stopped by {stopped_by}; finished series are kept"
         _say(work, {"event": "ended", "reason": "Stopped", "message": message, "exit_code": 130}, "info")
         return 130
-    if killed:
+    if killed and work.loads_too_long:
+        work.crashes += 1
+        message = f"the networks were not loaded within {LONGEST_LOADING_S:g} s: their process was ended"
+        _say(work, {"event": "log", "message": message}, "error")
+        _in_tree(work, lambda out: state.forgive_attempt(out, work.folder))
+        if work.crashes > state.MOST_ATTEMPTS:
+            return WeightsError.exit_code
+    elif killed:
         message = f"a series had no result within {work.timeout_s:g} s: its process was ended, another one goes on"
         _say(work, {"event": "log", "message": message}, "error")
         _in_tree(work, lambda out: state.note_timeout(out, work.folder, work.timeout_s or 0))

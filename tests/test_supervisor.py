@@ -109,6 +109,23 @@ def test_a_series_that_crashes_the_process_costs_only_itself(start, tmp_path):
     assert told["1.2.3/1.2.3.1"][0] == "done"
 
 
+def test_networks_that_never_load_end_the_run_and_are_no_series_fault(start, tmp_path):
+    """A weights file of 35 KB was read for ever, and the series' timeout did not count it."""
+    code, told, _ = ended(start(misbehave="load"))
+    assert code == 10
+    assert not told
+    assert not list((tmp_path / "out").rglob("attempt.json")), "the next run begins with none"
+
+
+def test_a_series_has_an_hour_unless_more_is_said():
+    from inspect import signature
+
+    from covct import cli
+
+    for command in (cli.scan, cli.watch):
+        assert signature(command).parameters["series_timeout"].default == supervisor.LONGEST_SERIES_S == 3600
+
+
 def test_a_process_killed_between_two_series_is_followed_by_another(start, tmp_path):
     """For want of memory while the summary is written, say: the night is not over."""
     code, told, _ = ended(start(misbehave="die 2"))

@@ -1,7 +1,8 @@
 """`covct` as a process of its own, with networks that are plain thresholds; and with one that misbehaves.
 
 `COVCT_MISBEHAVE` says how, on series of 29 slices: hang (in C, holding Python's lock, deaf to signals), crash, slow
-(until a signal finds it at work). Or `die N`: when all is done but the summary, N times.
+(until a signal finds it at work). Or `die N`: when all is done but the summary, N times; `load`: networks that never
+come, where a second is waited for them.
 """
 
 import itertools
@@ -13,7 +14,7 @@ from dataclasses import replace
 
 from conftest import make_networks
 
-from covct import batch, cli
+from covct import batch, cli, supervisor
 from covct.summary import write_summary
 
 
@@ -48,6 +49,9 @@ if __name__ == "__main__":
         batch.write_summary = dying
     networks = make_networks()
     networks = replace(networks, lungs=replace(networks.lungs, predict=misbehaving(networks.lungs.predict)))
-    cli._networks = lambda *_: lambda: networks
+    never = os.environ.get("COVCT_MISBEHAVE") == "load"
+    if never:
+        supervisor.LONGEST_LOADING_S = 1.0
+    cli._networks = lambda *_: lambda: sum(itertools.repeat(1)) if never else networks
     cli.main()
     sys.exit(0)
