@@ -165,10 +165,17 @@ def _done(seen: Survey, tally: Tally, troubles: Troubles) -> dict[str, int]:
         name: seen.studies[name].fingerprint
         for name, outcomes in tally.studies.items()
         if name not in troubles.studies
-        and any(outcome.status == "done" for outcome in outcomes.values())
+        and outcomes
+        and _each_study_done(outcomes)
         and not any(outcome.status == "failed" or outcome.slug in NEVER_FINAL for outcome in outcomes.values())
         and not spoiled & {place(file) for file in seen.studies[name].files}
     }
+
+
+def _each_study_done(outcomes: dict[str, state.Outcome]) -> bool:
+    """Whether every patient under a Study Instance UID has a result: one of them stays, all of them do."""
+    studies = {folder.split("/")[0] for folder in outcomes}
+    return studies == {folder.split("/")[0] for folder, outcome in outcomes.items() if outcome.status == "done"}
 
 
 def _move_done(

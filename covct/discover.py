@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from covct.dicom.header import Header, Instance, MediaDirectory, read_header
+from covct.dicom.patient import Patient, merged
 from covct.dicom.valid import is_uid
 from covct.errors import SeriesError, logged
 from covct.foreign import set_aside
@@ -99,6 +100,11 @@ class Series:
     def can_be_referred_to(self) -> bool:
         """Whether a DICOM object may name its instances and lie in its study: all have UIDs, and valid ones."""
         return self.kind == "dicom" and all(map(is_uid, (self.study_uid, self.series_uid, *self.sop_instance_uids)))
+
+    @property
+    def patient(self) -> Patient:
+        """Whose it is, as far as its slices say; empty of a NIfTI."""
+        return merged({i.patient for i in self.instances})
 
     @property
     def study_folder(self) -> str:

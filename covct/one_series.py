@@ -16,6 +16,7 @@ from covct.discover import UID_PATTERN, Series
 from covct.errors import RunError, SeriesError, Stopped, logged, whereabouts
 from covct.networks import Network, Networks
 from covct.plan import Job, Order, superseded
+from covct.whose import record
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -54,7 +55,8 @@ def do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> 
             status, slug, message = "failed", "unexpected-error", logged(error)
         if status != "done":
             stage = state.new_stage(order.out, job.work_key)
-        outcome = _outcome(job, stage, status, slug, message, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        outcome = _outcome(job, stage, status, slug, message, seconds, record(order.out, job.series))
         state.commit(order.out, folder, stage, outcome, superseded(job.choice) if status == "done" else ())
     details = {"slug": slug, "message": message, "seconds": outcome.seconds, **figures}
     emit(job_event(status, job, **details))
@@ -126,7 +128,7 @@ def _signs_of_life(networks: Networks, emit: Emit) -> Networks:
     )
 
 
-def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float) -> state.Outcome:
+def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float, patient: list[str]) -> state.Outcome:
     return state.Outcome(
         status=status,
         work_key=job.work_key,
@@ -139,6 +141,7 @@ def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float) 
         study_instance_uid=job.series.study_uid,
         series_instance_uid=job.series.series_uid,
         source=job.series.path.label if job.series.path else "",
+        patient=patient,
     )
 
 

@@ -19,6 +19,7 @@ from covct.errors import RunError, logged
 from covct.older_trees import where_it_lies
 from covct.outputs import Outputs
 from covct.quality import check_headers
+from covct.whose import further_patients, told_apart
 
 # A file that was still being copied has the same identity when it is whole; and memory is not the series' own.
 NEVER_FINAL = ("unreadable", "too-large")
@@ -101,9 +102,11 @@ def plan(order: Order, found: Discovery, cards: dict[str, str]) -> list[Job]:
     `cards` holds the hash of each weight card, from `card_hashes`.
     """
     jobs = []
+    further = further_patients(order.out)
     for _, candidates in _by_study(_with_folders(order, found, cards)):
         try:
-            jobs += _plan_study(order, candidates, cards)
+            studies = told_apart(order.out, candidates, further)
+            jobs += [job for study in studies for job in _plan_study(order, study, cards)]
         except (RunError, OSError):
             raise
         except Exception as error:

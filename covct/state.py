@@ -39,7 +39,10 @@ DERIVED = ("summary.csv", "index.html")  # made again from the outcomes; half-wr
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one series. `status`: done, rejected (input not for us) or failed (unexpected)."""
+    """What became of one series. `status`: done, rejected (input not for us) or failed (unexpected).
+
+    `patient` holds digests that tell whose it is, under the tree's key (`whose`); empty where that is not known.
+    """
 
     status: str
     work_key: str
@@ -52,6 +55,7 @@ class Outcome:
     study_instance_uid: str = ""
     series_instance_uid: str = ""
     source: str = ""
+    patient: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ def _makes_sense(outcome: Outcome) -> bool:
         all(isinstance(text, str) for text in texts)
         and isinstance(outcome.files, dict)
         and all(isinstance(v, str) and is_bare_name(k) for k, v in outcome.files.items())
+        and isinstance(outcome.patient, list)
+        and all(isinstance(v, str) for v in outcome.patient)
     )
 
 

@@ -38,7 +38,18 @@ RANKS = [
     {"split", "mixture", "weights_file", "supervisor", "runs", "troubles"} | {"image_type", "foreign"},
     {"discover", "networks", "postprocess", "overlay", "results", "training.augment", "training.presets"}
     | {"dicom.capture", "dicom.ct_series", "dicom.seg_masks"},
-    {"choice", "quality", "nifti", "older_trees", "burden", "uncertainty", "phantom", "page", "training.losses"}
+    {
+        "choice",
+        "quality",
+        "nifti",
+        "older_trees",
+        "whose",
+        "burden",
+        "uncertainty",
+        "phantom",
+        "page",
+        "training.losses",
+    }
     | {"dicom.load", "dicom.check", "architectures.blocks"},
     {"architectures.unet", "architectures.unet3d", "architectures.deeplab", "architectures.segnet"}
     | {"architectures.slice_classifier"},

@@ -1,14 +1,19 @@
 """Whose lungs these are: files, series and studies that name several patients, one of them twice, or none."""
 
+import json
 import shutil
 
 import pydicom
 import pytest
+from conftest import read_json
 from line import each_slice, named, night
 
+from covct.dicom.patient import Patient
 from covct.discover import discover
 from covct.errors import SeriesError
 from covct.quality import check_headers, header_warnings
+from covct.verify import verify
+from covct.whose import people
 
 JANE = {"PatientID": "4711", "PatientName": "Doe^Jane", "PatientBirthDate": "19500101", "PatientSex": "F"}
 JOHN = {"PatientID": "0815", "PatientName": "Roe^John", "PatientBirthDate": "19660606", "PatientSex": "M"}
@@ -154,3 +159,121 @@ def test_a_copy_that_holds_other_pixels_is_refused(jane):
     for dataset in each_slice(john):
         dataset.PixelData = bytes(len(dataset.PixelData))
     assert night(jane, john).rejection[0] == "conflicting-files"
+
+
+# Several people under one Study Instance UID
+
+
+def another(folder, who, name):
+    """The slices of a folder as another series of the same study, of somebody else."""
+    beside = copy(folder, who, name)
+    for dataset in each_slice(beside):
+        named(dataset, name).SeriesInstanceUID = uid(name)
+    return beside
+
+
+def uid(name):
+    return f"1.2.3.{sum(name.encode())}"
+
+
+def study_of(folder):
+    return pydicom.dcmread(next(folder.iterdir())).StudyInstanceUID
+
+
+def patients(done):
+    """Patient IDs of the SEGs by folder of the study."""
+    found = sorted(done.out.glob("*/*/segmentation.seg.dcm"))
+    return {path.parent.parent.name: pydicom.dcmread(path).PatientID for path in found}
+
+
+def test_three_patients_under_one_study_uid_are_three_studies(jane):
+    others = [another(jane, {**JOHN, "PatientID": name, "PatientName": name}, name) for name in ("one", "two")]
+    done = night(jane, *others, formats=("seg",))
+    study = study_of(jane)
+    assert set(patients(done)) == {study, f"{study}-p2", f"{study}-p3"}
+    assert sorted(patients(done).values()) == ["4711", "one", "two"]
+    again = night(jane, *others, out=done.out, formats=("seg",))
+    assert len(again.said("skipped")) == 3 and not again.said("started")
+    assert not defects(done.out, jane, *others)
+
+
+def defects(out, *sources):
+    return [defect for verdict in verify(out, sources) for defect in verdict.defects]
+
+
+def test_who_comes_later_under_a_study_uid_leaves_the_first_ones_result_alone(jane):
+    """With more slices, under the very UIDs, and with the first one's files gone."""
+    first = night(jane, formats=("seg",))
+    before = {path: path.read_bytes() for path in first.out.glob("*/*/*") if path.is_file()}
+    john = copy(jane, JOHN)
+    for dataset in each_slice(john):
+        named(dataset, "john")
+    night(john, out=first.out, formats=("seg",))
+    assert not night(john, out=first.out, formats=("seg",)).said("started")
+    study = study_of(jane)
+    assert patients(first) == {study: "4711", f"{study}-p2": "0815"}
+    assert {path: path.read_bytes() for path in before} == before
+    assert not night(jane, out=first.out, formats=("seg",)).said("started"), "everyone finds his own again"
+
+
+def test_slices_of_another_beside_a_finished_series_do_not_take_its_result(jane):
+    first = night(jane, formats=("seg",))
+    john = copy(jane, JOHN, slices=slice(5))
+    for dataset in each_slice(john):
+        named(dataset, "john")
+    later = night(jane, john, out=first.out, formats=("seg",))
+    assert [event["slug"] for event in later.said("rejected")] == ["mixed-patients"]
+    assert patients(first) == {study_of(jane): "4711"}
+    assert not night(jane, john, out=first.out, formats=("seg",)).said("started")
+
+
+def test_a_series_that_names_nobody_does_not_supersede_one_that_names_its_patient(jane):
+    first = night(jane, formats=("seg",))
+    nobody = another(jane, NOBODY, "nobody")
+    for dataset in each_slice(nobody):
+        dataset.ConvolutionKernel, dataset.SliceThickness = "B70f", 0.6
+    both = night(jane, nobody, out=first.out, formats=("seg",))
+    assert not both.said("started")
+    assert patients(first) == {study_of(jane): "4711"}
+
+
+def test_a_patient_whose_name_is_corrected_keeps_the_study(jane):
+    first = night(jane, formats=("seg",))
+    late = another(jane, {**JANE, "PatientName": "Smith^Jane", "PatientID": " 4711"}, "late")
+    call(late, {}, SliceThickness=1.0)
+    night(jane, late, out=first.out, formats=("seg",))
+    assert set(patients(first)) == {study_of(jane)}
+    assert len(list(first.out.glob("*/*/outcome.json"))) == 1, "the better series supersedes"
+
+
+def test_whose_result_it_is_stands_in_the_objects_of_an_older_tree(jane):
+    first = night(jane, formats=("seg",))
+    path = first.result / "outcome.json"
+    outcome = read_json(path)
+    assert len(outcome.pop("patient")) == 4
+    assert not [word for word in IDENTIFYING if word in path.read_text().lower().replace("0815", "")]
+    path.write_text(json.dumps(outcome))
+    john = copy(jane, JOHN)
+    for dataset in each_slice(john):
+        named(dataset, "john")
+    night(john, out=first.out, formats=("seg",))
+    assert patients(first)[study_of(jane)] == "4711"
+
+
+def test_people_who_cannot_be_told_apart_from_two_others_are_nobody_of_them():
+    jane, john = Patient(id="1", names="a"), Patient(id="2", names="b")
+    assert people([jane, Patient(), john]) == [[jane], [john], [Patient()]]
+    assert people([jane, Patient()]) == [[jane, Patient()]]
+
+
+def test_the_source_files_of_a_study_stay_until_each_of_its_patients_has_a_result(jane, tmp_path):
+    john = another(jane, JOHN, "john")
+    for dataset in each_slice(john):
+        dataset.Modality = "MR"
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    for folder in (jane, john):
+        shutil.move(folder, inbox)
+    done = night(inbox, move_done=tmp_path / "moved")
+    assert len(done.said("done")) == len(done.said("rejected")) == 1
+    assert not (tmp_path / "moved").exists() or not list((tmp_path / "moved").rglob("*.dcm"))

@@ -1,0 +1,161 @@
+"""Whose study is whose: several people under one Study Instance UID get a study each, and keep it night after night.
+
+The first patient of a study has the folder of its UID, as in every tree; each further one that folder with a number.
+Who has which is read from the outcomes, which hold digests of the patient under the tree's own key; where they do not
+(an earlier version, a key that is lost), from the DICOM objects of the result.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import astuple, replace
+from pathlib import Path
+
+from covct.dicom.header import read_values
+from covct.dicom.patient import PATIENT_TAGS, Kin, Patient, merged, patient_of
+from covct.discover import Series
+from covct.errors import SeriesError
+from covct.logs import KEY_NAME, identifier_key
+from covct.sources import SourceFile
+from covct.state import PRIVATE, Outcome, read_outcome
+
+MIXED = "mixed"  # the study, beside the others of its UID, of series that are refused as those of several people
+NUMBERED = re.compile(r"(.+)-p(\d{1,6})")
+RECORDED = 4  # attributes of a patient in an outcome; the sex is not among them: a digest of two values tells which
+Seal = Callable[[Patient], Patient]
+
+
+def told_apart(out: Path, found: Sequence[Series], further: Mapping[str, list[str]]) -> list[list[Series]]:
+    """The series of a Study Instance UID, by patient; of the second and further ones with folders of their own.
+
+    A series that does not say whose it is belongs to the one patient of its study; where there are several, to none
+    of them. A result stays where it is, and nobody's series ever take the place of another's.
+
+    Parameters
+    ----------
+    further : mapping of str to list of str
+        What `further_patients` finds below `out`.
+    """
+    namings = [series.patient for series in found]
+    studies: dict[str, list[int]] = defaultdict(list)
+    for index, series in enumerate(found):
+        studies[_study(series)].append(index)
+    seal = _seal(_key(out))
+    homes: dict[str, list[Series]] = defaultdict(list)
+    for study, candidates in studies.items():
+        groups = people(namings[index] for index in candidates if not found[index].mixed)
+        standing = [folder for folder in (study, *further.get(study, ())) if (out / folder).is_dir()]
+        owners = {folder: _owners(out / folder, seal) for folder in standing}
+        folders = _assigned(study, groups, owners, seal)
+        of = {naming: folder for group, folder in zip(groups, folders, strict=True) for naming in group}
+        for index in candidates:
+            home = f"{study}-{MIXED}" if found[index].mixed else of[namings[index]]
+            homes[home].append(_at_home(found[index], home))
+    return [homes[home] for home in sorted(homes)]
+
+
+def people(namings: Iterable[Patient]) -> list[list[Patient]]:
+    """Which namings mean one person, each group with the most telling first."""
+    found: list[list[Patient]] = []
+    for who in sorted(set(namings), key=lambda one: (-one.telling, one)):
+        may_be = [group for group in found if all(who.kin(other) is not Kin.DIFFERENT for other in group)]
+        surely = [group for group in may_be if any(who.kin(other) is Kin.SAME for other in group)]
+        home = surely if len(surely) == 1 else may_be
+        if len(home) == 1:
+            home[0].append(who)
+        else:
+            found.append([who])
+    return found
+
+
+def record(out: Path, series: Series) -> list[str]:
+    """What an outcome notes of the patient, so that a later night knows whose result it is; empty where it cannot."""
+    if series.kind != "dicom" or series.mixed:
+        return []
+    try:
+        key = identifier_key(out / PRIVATE)
+    except OSError:  # of another user
+        return []
+    return list(astuple(_seal(key)(series.patient))[:RECORDED]) if key else []
+
+
+def _key(out: Path) -> bytes:
+    """The tree's key, where there is one that can be read; none is made."""
+    with suppress(OSError):
+        return (out / PRIVATE / KEY_NAME).read_bytes().strip()
+    return b""
+
+
+def _seal(key: bytes) -> Seal:
+    def digest(value: str) -> str:
+        return hmac.new(key, f"patient {value}".encode(), "sha256").hexdigest()[:16] if value else ""
+
+    def seal(who: Patient) -> Patient:
+        names = " ".join(sorted(digest(word) for word in who.names.split()))
+        return Patient(digest(who.id), digest(who.issuer), names, digest(who.birth_date))
+
+    return seal if key else lambda who: replace(who, sex="")
+
+
+def _study(series: Series) -> str:
+    return series.folder.split("/")[0]
+
+
+def _at_home(series: Series, study: str) -> Series:
+    if study == _study(series):
+        return series
+    return replace(series, folder=f"{study}/{series.folder.split('/')[1]}", study=series.study_folder)
+
+
+def further_patients(out: Path) -> dict[str, list[str]]:
+    """By study the folders of its further patients in an output tree, lowest number first."""
+    found: dict[str, list[str]] = defaultdict(list)
+    names: list[str] = []
+    with suppress(OSError):
+        names = os.listdir(out)
+    for name in sorted(names, key=lambda name: (len(name), name)):
+        if match := NUMBERED.fullmatch(name):
+            found[match[1]].append(name)
+    return found
+
+
+def _owners(folder: Path, seal: Seal) -> list[Patient]:
+    """Whose results lie in a study's folder, as far as can be known."""
+    with suppress(OSError):
+        outcomes = [(path.parent, read_outcome(path.parent)) for path in sorted(folder.glob("*/outcome.json"))]
+        known = [_owner(place, outcome, seal) for place, outcome in outcomes if outcome]
+        return [owner for owner in known if owner is not None]
+    return []
+
+
+def _owner(folder: Path, outcome: Outcome, seal: Seal) -> Patient | None:
+    noted = outcome.patient
+    if len(noted) == RECORDED and seal(Patient("x")) != Patient("x"):
+        return Patient(*noted)
+    objects = (name for name in sorted(outcome.files) if name.endswith(".dcm"))  # the SEG, the largest, is last
+    for path in (folder / name for name in objects):
+        with suppress(SeriesError):
+            return seal(patient_of(read_values(SourceFile(path), PATIENT_TAGS).get))
+    return None
+
+
+def _assigned(study: str, groups: list[list[Patient]], owners: dict[str, list[Patient]], seal: Seal) -> list[str]:
+    """The folder of each person: the one that is theirs, else the study's own if it is nobody's, else a new number."""
+    folders: list[str] = [""] * len(groups)
+    for index, group in enumerate(groups):
+        person, namings = seal(merged(group)), {seal(naming) for naming in group}
+        theirs = [
+            folder
+            for folder, owned in owners.items()
+            if folder not in folders and any(one in namings or person.kin(one) is Kin.SAME for one in owned)
+        ]
+        folders[index] = theirs[0] if theirs else ""
+    free = [study] if study not in folders and not owners.get(study) else []
+    numbers = [int(match[2]) for folder in owners if (match := NUMBERED.fullmatch(folder))]
+    following = iter(range(max(numbers, default=1) + 1, max(numbers, default=1) + 2 + len(groups)))
+    return [folder or (free.pop() if free else f"{study}-p{next(following)}") for folder in folders]
