@@ -16,6 +16,7 @@ from covct.dicom.evidence import filled
 from covct.dicom.load import hu_type, load_dicom
 from covct.discover import Series
 from covct.errors import SeriesError
+from covct.gate_voxels import judge_chest, measure_chest
 from covct.labels import Layer, per_slice
 from covct.memory import at_hand_mib, needed_mib
 from covct.networks import Device, Networks, field_of_view, holds_infection, probabilities
@@ -31,11 +32,15 @@ from covct.postprocess import (
 from covct.preprocess import to_model_space
 from covct.quality import (
     NOTED,
+    ONE_LUNG,
     Finding,
+    age_years,
     check_hounsfield,
     check_region,
     coverage,
+    default_affine,
     header_warnings,
+    left_valid,
     nifti_geometry,
     refuse_warnings,
 )
@@ -108,8 +113,9 @@ def process(
     spacing = spacing_mm(volume)
     with clock.step("check"):
         check_hounsfield(hu)
-        check_region(hu, spacing, is_other_part(series))
-        valid_headers, findings = header_warnings(series)
+        age = age_of(scan)
+        check_region(hu, spacing, is_other_part(series), age)
+        _, findings = header_warnings(series)
         findings += [*_filled(scan), *_nifti_findings(scan)]
     networks = load_networks()
     networks.begin()
@@ -127,7 +133,7 @@ def process(
         labels = to_source_lungs(sides, lung_probability, lungs_card.threshold, lung_view, hu.shape[1:])
         lungs_tally = tally_lungs(sides, lung_probability, lungs_card.threshold)
         del sides
-        valid_lungs, found = coverage(labels.lungs, spacing, is_other_part(series))
+        valid_lungs, found = _judge(hu, labels.lungs, spacing, age, is_other_part(series), findings)
         findings += found
     with clock.step("infection"):
         infection_view = field_of_view(infection_card, hu, spacing[1:], labels.lungs)
@@ -153,7 +159,7 @@ def process(
         findings += found
         if strict:
             refuse_warnings(findings)
-        valid_for = replace(valid_lungs, hu_bands=valid_headers.hu_bands)
+        valid_for = valid_lungs & left_valid(findings)
         sure = uncertainty(burden, lungs_tally, infection_tally, networks)
         if valid_for.percent:
             findings += doubts(sure.regions["lungs"].infection_percent, sure.calibrations["infection"].level)
@@ -191,6 +197,16 @@ def _check_memory(series: Series, memory_mib: float) -> None:
         )
 
 
+def _judge(hu, lungs: Layer, spacing, age: float | None, other_part: bool, known: list[Finding]):
+    """Whether these are whole lungs, and a person's. What is `known` of the affine explains what cannot be."""
+    try:
+        valid, found = coverage(lungs, spacing, other_part, age)
+        return valid, [*found, *judge_chest(measure_chest(hu, lungs, spacing), age, other_part)]
+    except SeriesError as error:
+        reasons = "".join(f"; {finding.message}" for finding in known if finding.slug == "default-affine")
+        raise SeriesError(error.slug, error.message + reasons) from error
+
+
 def _model_spacing(spacing, view, size: int) -> tuple[float, float, float]:
     return spacing[0], spacing[1] * view.height / size, spacing[2] * view.width / size
 
@@ -200,11 +216,16 @@ def _filled(scan: Scan) -> list[Finding]:
     return [Finding("filled-headers", "; ".join(what), NOTED)] if what else []
 
 
+def age_of(scan: Scan) -> float | None:
+    """The patient's age in years; None where the headers do not say it, as a NIfTI's."""
+    return age_years(scan.headers[0].get("PatientAge")) if scan.headers else None
+
+
 def _nifti_findings(scan: Scan) -> list[Finding]:
     """A NIfTI's geometry is seen when it is read; a DICOM series' stands among the findings of its headers."""
     if scan.headers:
         return []
-    found = nifti_geometry(scan.working.affine)
+    found = [*default_affine(scan.volume.affine), *nifti_geometry(scan.working.affine, scan.working.shape)]
     if scan.tilted_affine is not None:
         message = f"the NIfTI's slices are tilted by {scan.tilt_degrees:.1f}°: the masks lie on them, volumes are right"
         found.append(Finding("gantry-tilt", message))
@@ -214,7 +235,7 @@ def _nifti_findings(scan: Scan) -> list[Finding]:
 def _one_lung(burden: dict[str, RegionBurden]) -> tuple[dict[str, RegionBurden], list[Finding]]:
     """Withhold the percentages of a lung that is all but gone: they would be those of the last air in it."""
     right, left = burden["right_lung"].volume_ml, burden["left_lung"].volume_ml
-    if min(right, left) >= 0.1 * max(right, left):
+    if min(right, left) >= ONE_LUNG * max(right, left):
         return burden, []
     side = "right" if right < left else "left"
     message = f"hardly any {side} lung was found ({min(right, left):.0f} mL): absent or airless, no percentage of it"

@@ -5,6 +5,7 @@ Every finding has a slug of `GATE`, whose numbers and their reasons README shows
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +40,26 @@ WIDE_PERCENT = 20.0
 LEAST_LUNG_CM2 = 40.0
 PIXEL_MM = (0.1, 10.0)
 PIXEL_RATIO = 4.0
+IN_PLANE_MM_REFUSED, IN_PLANE_MM_WARNED = (80.0, 1000.0), (120.0, 850.0)
+LONG_MM_REFUSED, LONG_MM_WARNED = 2500.0, 2000.0
+ADULT_YEARS = 16.0
+BODY_MM_REFUSED, BODY_MM_WARNED = (60.0, 700.0), (90.0, 600.0)
+BODY_CM2_REFUSED, BODY_CM2_WARNED = (35.0, 2500.0), (60.0, 1700.0)
+ADULT_LEAST_CM2 = 250.0
+MOST_LUNG_ML = 11_000.0
+CHILD_MOST_ML = ((2.0, 1000.0), (6.0, 2500.0), (12.0, 5500.0))  # younger than so many years
+CHILD_LEAST_LUNG = ((2.0, 20.0, 4.0), (6.0, 100.0, 15.0))  # younger than so many years: mL, cm2 a slice
+LUNGS_REFUSED = 1.4  # times as much as is warned of
+ONE_OF_BOTH = 0.65  # what one lung has of both at most, where both are as large as they can be
+ADULT_LEAST_LUNGS_ML = 800.0
+SHAPE_REFUSED, SHAPE_WARNED = (0.3, 2.5), (0.45, 1.7)
+CLEFT, CLEFT_OF_TWO = 0.6, 0.3
+SPINE_REFUSED, SPINE_WARNED, SPINE_LEAST_MM = 0.25, 0.4, 100.0
+LEAST_LUNG_SHARE = 0.1
+GAS_HU, GAS_MOST_ML = -960.0, 1500.0
+OTHER_PART_LEAST_ML, OTHER_PART_LEAST_SHARE, OTHER_PART_CUT = 1000.0, 0.15, 0.5
+ONE_LUNG = 0.1  # of the other
+LEAST_TISSUE_SHARE, TISSUE_HU = 0.3, 250
 SURELY_HU = {"", "HU"}  # of what is averaged: of an original slice the scanner's word is enough
 HOUNSFIELD_TYPES = {"", "HU", "HU_MOD", "US"}  # US: unspecified, as many archives write
 AIR_HU, LEAST_AIR_SHARE = -500, 0.002  # a chest CT holds air; so does nearly every other CT
@@ -140,7 +161,8 @@ GATE = {
     ),
     "not-hounsfield": Rule(
         "grey values (0..255, 0..4095, a mask, colours) and not Hounsfield units",
-        f"RescaleType other than HU; values without air (below {AIR_HU} HU)",
+        f"RescaleType other than HU; values without air (below {AIR_HU} HU); less than "
+        f"{100 * LEAST_TISSUE_SHARE:.0f} % of what is denser within {TISSUE_HU} HU of water",
     ),
     "decimal-comma": Rule(
         "numbers are written with a decimal comma",
@@ -173,7 +195,7 @@ GATE = {
     ),
     "one-lung": Rule(
         "hardly any of one lung was found",
-        warned="a tenth of the other",
+        warned=f"less than {100 * ONE_LUNG:.0f} % of the other",
         why="absent or airless; its infected share would be that of the last air in it, and is withheld",
     ),
     "low-confidence": Rule(
@@ -183,14 +205,61 @@ GATE = {
         "refuses nothing for it",
     ),
     "head-or-abdomen": Rule(
-        "said to be of another part of the body, and next to no lung",
-        f"less than {LEAST_LUNG_ML:g} mL and {LEAST_LUNG_CM2:g} cm² a slice",
-        why="one badly collapsed adult lung still holds more, bowel gas seldom; a chest has 100 cm² and more",
+        "said to be of another part of the body, and not all the signs of a chest",
+        f"less than {OTHER_PART_LEAST_ML:g} mL of lung (a child's: as `no-lungs`); less than "
+        f"{100 * OTHER_PART_LEAST_SHARE:.0f} % of the body's cross-section where there is most; no two lungs side by "
+        f"side; more than {100 * OTHER_PART_CUT:.0f} % of the largest lung area on an end slice",
+        why="lung bases above an abdomen and bowel gas have some of them; a chest under a wrong name has them all",
     ),
     "no-lungs": Rule(
-        "no chest: next to no lung was found",
-        f"less than {LEAST_LUNG_ML:g} mL and {LEAST_LUNG_CM2:g} cm² a slice",
-        why="as above",
+        "no chest: next to no lung was found, or gas",
+        f"less than {LEAST_LUNG_ML:g} mL and {LEAST_LUNG_CM2:g} cm² a slice ("
+        + ", ".join(f"{ml:g} and {cm2:g} under {years:g} years" for years, ml, cm2 in CHILD_LEAST_LUNG)
+        + f"); less than {GAS_MOST_ML:g} mL of {GAS_HU:g} HU and darker",
+        f"less than {100 * LEAST_LUNG_SHARE:.0f} % of the body's cross-section where there is most",
+        "one badly collapsed adult lung still holds more, a newborn's two 100 mL; bowel gas is -1000 HU, and lungs so "
+        "dark are large; volume and percent are withheld",
+    ),
+    "implausible-size": Rule(
+        "the image is larger or smaller than any of a chest",
+        f"a slice of less than {IN_PLANE_MM_REFUSED[0]:g} or more than {IN_PLANE_MM_REFUSED[1]:g} mm; more than "
+        f"{LONG_MM_REFUSED:g} mm from head to feet",
+        f"less than {IN_PLANE_MM_WARNED[0]:g} or more than {IN_PLANE_MM_WARNED[1]:g} mm; more than {LONG_MM_WARNED:g}",
+        "a newborn's chest is 100 mm wide, the widest bore 850 mm, the longest table 2 m; volume and percent are "
+        "withheld",
+    ),
+    "default-affine": Rule(
+        "a file that says steps of 1 mm along the axes, from 0: what stands there when nobody set it",
+        warned="always",
+        why="neither the voxels' size nor right and left are known; volume and percent are withheld",
+    ),
+    "implausible-body": Rule(
+        "the body is larger or smaller than a person's: the voxel size is wrong",
+        f"a cross-section outside {BODY_CM2_REFUSED[0]:g} to {BODY_CM2_REFUSED[1]:g} cm², or "
+        f"{BODY_MM_REFUSED[0]:g} to {BODY_MM_REFUSED[1]:g} mm wide",
+        f"outside {BODY_CM2_WARNED[0]:g} to {BODY_CM2_WARNED[1]:g} cm² ({ADULT_LEAST_CM2:g} for adults), or "
+        f"{BODY_MM_WARNED[0]:g} to {BODY_MM_WARNED[1]:g} mm",
+        "a newborn's chest has 33 cm round it, 80 cm²; an adult's 400 to 1300 cm²; twice the voxel size is four times "
+        "the area; volume and percent are withheld",
+    ),
+    "implausible-lungs": Rule(
+        "lungs that nobody has: the voxel size is wrong",
+        f"{LUNGS_REFUSED:g} times as much as is warned of; height outside {SHAPE_REFUSED[0]:g} to "
+        f"{SHAPE_REFUSED[1]:g} times the width of both",
+        f"more than {MOST_LUNG_ML:g} mL ("
+        + ", ".join(f"{ml:g} under {years:g} years" for years, ml in CHILD_MOST_ML)
+        + f"), one lung more than {100 * ONE_OF_BOTH:.0f} % of that; an adult's whole lungs of less than "
+        f"{ADULT_LEAST_LUNGS_ML:g} mL; height outside {SHAPE_WARNED[0]:g} to {SHAPE_WARNED[1]:g} times the width",
+        "total lung capacity is predicted as up to 9 L for a man of 2 m, with emphysema 2 L more; age by PatientAge; "
+        "volume and percent are withheld",
+    ),
+    "turned": Rule(
+        "the lungs do not lie at the patient's right and left, or the spine not behind them",
+        f"a cleft between the lungs along another axis than right to left; less than {100 * SPINE_REFUSED:.0f} % of "
+        "the midline's bone at the back",
+        f"no cleft between two lungs; less than {100 * SPINE_WARNED:.0f} %",
+        "a wrong affine or patient position: right would be called left; of the bone in the back and front 30 % of the "
+        "body, contrast medium in the heart lies between; volume and percent are withheld",
     ),
     "foreign-objects": Rule(
         "objects under the series' UID that are no slices: structure sets, dose pages, MIPs, slabs",
@@ -212,6 +281,8 @@ GATE = {
     ),
 }  # fmt: skip
 REFUSED, WARNED, NOTED = "refused", "warned", "noted"
+# Whatever is found of these, and not refused for it, withholds volume and percent.
+IMPLAUSIBLE = {"no-lungs", "implausible-size", "default-affine", "implausible-body", "implausible-lungs", "turned"}
 
 
 @dataclass(frozen=True)
@@ -230,6 +301,10 @@ class ValidFor:
     volume: bool = True
     percent: bool = True
     hu_bands: bool = True
+
+    def __and__(self, other: ValidFor) -> ValidFor:
+        """What holds by either."""
+        return ValidFor(self.volume and other.volume, self.percent and other.percent, self.hu_bands and other.hu_bands)
 
 
 def check_headers(series: Series, strict: bool = False) -> None:
@@ -253,7 +328,14 @@ def check_headers(series: Series, strict: bool = False) -> None:
 def header_warnings(series: Series) -> tuple[ValidFor, list[Finding]]:
     """Findings of the headers that do not stop the series, and what they leave valid."""
     found = [finding for finding in inspect_headers(series) if finding.level != REFUSED]
-    return ValidFor(hu_bands=not {"no-rescale", "lossy"} & {finding.slug for finding in found}), found
+    return left_valid(found), found
+
+
+def left_valid(findings: list[Finding]) -> ValidFor:
+    """The figures that still hold once this was found."""
+    slugs = {finding.slug for finding in findings}
+    measured = not IMPLAUSIBLE & slugs
+    return ValidFor(volume=measured, percent=measured, hu_bands=not {"no-rescale", "lossy"} & slugs)
 
 
 def refuse_warnings(findings: list[Finding]) -> None:
@@ -269,7 +351,7 @@ def inspect_headers(series: Series) -> list[Finding]:
         message = "NIfTI has no DICOM instances to refer to: masks and report, no DICOM SEG"
         return [*_twins(series), Finding("no-seg", message, NOTED)]
     found: list[Finding] = []
-    for look in (_identity, _kind, _grid, _positions_in_space, _contents):
+    for look in (_identity, _kind, _grid, _positions_in_space, _extents, _contents):
         found += look(series)
         if refused := [finding for finding in found if finding.level == REFUSED]:
             return refused
@@ -431,26 +513,63 @@ def _thick(step_mm: float) -> Iterator[Finding]:
         yield Finding("thick-slices", f"slices lie {step_mm:g} mm apart; lesions between them are not seen", level)
 
 
-def nifti_geometry(affine: np.ndarray) -> list[Finding]:
+def nifti_geometry(affine: np.ndarray, shape: tuple[int, int, int]) -> list[Finding]:
     """What the headers' part of the gate says of a DICOM series, of a NIfTI once it is read.
 
-    `affine` (4, 4) brings indices in working orientation to LPS mm; its slices are axial ones.
+    `affine` (4, 4) brings indices in working orientation to LPS mm; its slices are axial ones. `shape` counts slices,
+    rows and columns.
 
     Raises
     ------
     SeriesError
-        `no-geometry`, `oblique`, `thick-slices`: as for DICOM.
+        `no-geometry`, `oblique`, `thick-slices`, `implausible-size`: as for DICOM.
     """
     slices, rows, columns = (float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
     low, high = min(rows, columns), max(rows, columns)
     if low < PIXEL_MM[0] or high > PIXEL_MM[1]:
         wanted = f"{PIXEL_MM[0]:g} to {PIXEL_MM[1]:g} mm"
         raise SeriesError("no-geometry", f"voxels of an axial slice are {rows:g} x {columns:g} mm; wanted {wanted}")
-    found = [*_oblique(_oblique_degrees(affine[:3, :3].T)), *_thick(round(slices, 3))]
+    found = [
+        *_oblique(_oblique_degrees(affine[:3, :3].T)),
+        *_thick(round(slices, 3)),
+        *_size(*(mm * extent for mm, extent in zip((slices, rows, columns), shape, strict=True))),
+    ]
     for finding in found:
         if finding.level == REFUSED:
             raise SeriesError(finding.slug, finding.message)
     return found
+
+
+def _size(long_mm: float, *in_plane_mm: float) -> Iterator[Finding]:
+    """The extent of the image, from head to feet and of an axial slice."""
+    small, large = min(in_plane_mm), max(in_plane_mm)
+    within = (small >= IN_PLANE_MM_WARNED[0], large <= IN_PLANE_MM_WARNED[1], long_mm <= LONG_MM_WARNED)
+    if all(within):
+        return
+    far = small < IN_PLANE_MM_REFUSED[0] or large > IN_PLANE_MM_REFUSED[1] or long_mm > LONG_MM_REFUSED
+    across = " x ".join(f"{mm:.0f}" for mm in in_plane_mm)
+    message = f"the image covers {across} mm across the patient and {long_mm:.0f} mm along him: no chest is scanned so"
+    yield Finding("implausible-size", message, REFUSED if far else WARNED)
+
+
+def _extents(series: Series) -> Iterator[Finding]:
+    """The same of a DICOM series."""
+    first = series.instances[0]
+    assert first.pixel_spacing and first.orientation
+    image = [mm * count for mm, count in zip(first.pixel_spacing, first.shape, strict=True)]  # down, along the rows
+    axes = [int(np.argmax(np.abs(cosines))) for cosines in (first.orientation[3:], first.orientation[:3])]
+    along = np.array([instance.position for instance in series.instances]) @ _normal(series)
+    stack = float(np.ptp(along)) * len(along) / max(1, len(along) - 1)
+    long = next((mm for mm, axis in zip(image, axes, strict=True) if axis == 2), stack)
+    yield from _size(long, *(mm for mm, axis in zip(image, axes, strict=True) if axis != 2))
+
+
+def default_affine(affine: np.ndarray) -> list[Finding]:
+    """A warning where a file's affine (4, 4) is what libraries write unasked: steps of 1 mm along the axes, from 0."""
+    if not np.allclose(np.abs(affine[:3, :3]), np.eye(3), atol=1e-6) or np.abs(affine[:3, 3]).max() > 1e-6:
+        return []
+    message = "the affine is the identity, as where nobody set it: neither voxel size nor right and left are known"
+    return [Finding("default-affine", message)]
 
 
 def _doubled(series: Series, along: np.ndarray, steps: np.ndarray) -> Finding:
@@ -594,9 +713,15 @@ def check_hounsfield(hu: np.ndarray) -> None:
         raise SeriesError("not-hounsfield", f"values run from {low:g} to {high:g} without air; {wanted}")
     if np.mean(sample < AIR_HU) < LEAST_AIR_SHARE:
         raise SeriesError("not-hounsfield", f"values run from {low:g} to {high:g} with next to no air; {wanted}")
+    dense = sample[sample > AIR_HU]
+    tissue = float(np.mean(np.abs(dense) < TISSUE_HU)) if dense.size else 1.0
+    if tissue < LEAST_TISSUE_SHARE:
+        raise SeriesError("not-hounsfield", f"only {100 * tissue:.0f} % of what is no air is soft tissue; {wanted}")
 
 
-def check_region(hu: np.ndarray, spacing_mm: tuple[float, float, float], other_part: bool) -> None:
+def check_region(
+    hu: np.ndarray, spacing_mm: tuple[float, float, float], other_part: bool, age: float | None = None
+) -> None:
     """Refuse a head or an abdomen before the networks are loaded: the header says so, and it holds next to no air.
 
     Parameters
@@ -605,6 +730,8 @@ def check_region(hu: np.ndarray, spacing_mm: tuple[float, float, float], other_p
         Working orientation.
     other_part : bool
         The header names another part of the body. A chest under a wrong name holds lungs, and goes on.
+    age : float, optional
+        In years.
 
     Raises
     ------
@@ -616,11 +743,30 @@ def check_region(hu: np.ndarray, spacing_mm: tuple[float, float, float], other_p
     step = max(1, len(hu) // 60)
     enclosed = sum(_enclosed_air(one[::4, ::4]) for one in hu[::step])
     volume_ml = 16 * step * enclosed * float(np.prod(spacing_mm)) / 1000
-    if volume_ml < LEAST_LUNG_ML:
+    if volume_ml < least_lung(age)[0]:
         raise SeriesError(
             "head-or-abdomen",
             f"said to be of another part of the body, with {volume_ml:.0f} mL of air inside; wanted a chest CT",
         )
+
+
+def age_years(value: str | None) -> float | None:
+    """PatientAge (0010,1010) in years; None where it is missing or not valid, as ``45``."""
+    match = re.fullmatch(r"(\d{3})([DWMY])", str(value or "").strip())
+    return int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[match[2]] if match else None
+
+
+def least_lung(age: float | None) -> tuple[float, float]:
+    """The least lung of a chest, mL and cm² a slice, at this age in years; unknown: a grown child's or an adult's."""
+    for years, ml, cm2 in CHILD_LEAST_LUNG:
+        if age is not None and age < years:
+            return ml, cm2
+    return LEAST_LUNG_ML, LEAST_LUNG_CM2
+
+
+def most_lung_ml(age: float | None) -> float:
+    """The most that both lungs hold at this age in years; unknown: an adult's."""
+    return next((ml for years, ml in CHILD_MOST_ML if age is not None and age < years), MOST_LUNG_ML)
 
 
 def _enclosed_air(hu_slice: np.ndarray) -> int:
@@ -632,7 +778,10 @@ def _enclosed_air(hu_slice: np.ndarray) -> int:
 
 
 def coverage(
-    lungs: Slices, spacing_mm: tuple[float, float, float], other_part: bool = False
+    lungs: Slices,
+    spacing_mm: tuple[float, float, float],
+    other_part: bool = False,
+    age_years: float | None = None,
 ) -> tuple[ValidFor, list[Finding]]:
     """Whether the series holds whole lungs.
 
@@ -644,6 +793,8 @@ def coverage(
         Of slices, rows and columns.
     other_part : bool
         The header names another part of the body.
+    age_years : float, optional
+        A young child's lungs are smaller.
 
     Raises
     ------
@@ -653,10 +804,11 @@ def coverage(
     areas = per_slice(lungs)
     slices, extent_mm = len(lungs), len(lungs) * spacing_mm[0]
     volume_ml = int(areas.sum()) * float(np.prod(spacing_mm)) / 1000
-    if volume_ml < LEAST_LUNG_ML and volume_ml / (extent_mm / 10) < LEAST_LUNG_CM2:
+    least_ml, least_cm2 = least_lung(age_years)
+    if volume_ml < least_ml and volume_ml / (extent_mm / 10) < least_cm2:
         raise SeriesError(
             "head-or-abdomen" if other_part else "no-lungs",
-            f"{volume_ml:.0f} mL of lung found over {extent_mm:.0f} mm; wanted a chest CT ({LEAST_LUNG_ML:g} mL)",
+            f"{volume_ml:.0f} mL of lung found over {extent_mm:.0f} mm; wanted a chest CT ({least_ml:g} mL)",
         )
     if slices < FEW_SLICES:
         message = f"{slices} slice{'s' * (slices > 1)}: the figures describe what is shown, not the lungs"
