@@ -776,7 +776,7 @@ def test_19_a_few_slices(slices, series_folder):
     assert len(points_in_seg(done.result / SEG, 1)) > 1000
 
 
-@pytest.mark.parametrize(("step_mm", "repeats"), [(0.6, 4), (10.0, 1)])
+@pytest.mark.parametrize(("step_mm", "repeats"), [(1.25, 6), (10.0, 1)])
 def test_19_thin_and_thick_slices(step_mm, repeats, phantom, plain, tmp_path):
     """Case 19: spacing is taken from the positions, and volumes follow it."""
     volume = hd.Volume.from_components(

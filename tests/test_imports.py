@@ -41,6 +41,7 @@ RANKS = [
     {
         "choice",
         "quality",
+        "gate_voxels",
         "nifti",
         "older_trees",
         "whose",
