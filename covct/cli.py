@@ -125,7 +125,10 @@ LogFormatOption = Annotated[
     LogFormat, typer.Option("--log-format", help="stderr for people, or one JSON object a line.")
 ]
 HashIdentifiers = Annotated[
-    bool, typer.Option("--hash-identifiers", help="Hash UIDs and paths in logs and events, leave out free text.")
+    bool,
+    typer.Option(
+        "--hash-identifiers", help="Hash UIDs and paths in logs and events, leave out free text; hash paths in results."
+    ),
 ]
 MetricsFile = Annotated[
     Path | None, typer.Option("--metrics", help="Prometheus text file to write, e.g. covct.prom.", show_default=False)
@@ -191,6 +194,7 @@ def scan(
         return
     with _told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
         emit, order = _looked_after(emit, order, series_timeout, log_format)
+        order = replace(order, identifier_key=_identifier_key(out) if hash_identifiers else None)
         tally = batch.scan(order, _networks(order.weights, device, require_gpu), emit)
     if _bad(tally, strict):
         raise typer.Exit(3)
@@ -245,6 +249,7 @@ def watch(
         raise UsageError(f"--marker {marker}: wanted the name of a file, not a path")
     with _told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
         emit, order = _looked_after(emit, order, series_timeout, log_format)
+        order = replace(order, identifier_key=_identifier_key(out) if hash_identifiers else None)
         emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
         tally = batch.watch(order, _networks(order.weights, device, require_gpu), emit, settle, interval)
     if _bad(tally, strict):
@@ -604,12 +609,18 @@ def _meaning(error: RunError) -> str:
     return f"{meaning} ({system})" if system else meaning
 
 
-def _hiding(out: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _identifier_key(out: Path) -> bytes:
     from covct import logs, state
-    from covct.quality import GATE
 
     with state.output_errors(out):
-        key = logs.identifier_key(out / state.PRIVATE)
+        return logs.identifier_key(out / state.PRIVATE)
+
+
+def _hiding(out: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    from covct import logs
+    from covct.quality import GATE
+
+    key = _identifier_key(out)
     meanings = {slug: rule.about for slug, rule in GATE.items()}
     return lambda event: logs.hide_identifiers(event, key, meanings)
 
@@ -687,7 +698,8 @@ def _line(event: dict[str, Any]) -> str:
     if kind == "nothing":
         return plain(event["message"])
     if kind == "rejected":
-        return f"[yellow]rejected[/]    {series}  {event['slug']}: {plain(event['message'])}"
+        file = f" ({plain(event['file'])})" if event.get("file") else ""
+        return f"[yellow]rejected[/]    {series}  {event['slug']}: {plain(event['message'])}{file}"
     if kind == "failed":
         return f"[red]failed[/]      {series}  {event['slug']}: {plain(event['message'])}"
     if kind == "waiting":
@@ -793,7 +805,8 @@ def _run() -> None:
         stderr.print(f"[red]covct:[/] {plain(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
     except SeriesError as error:
-        stderr.print(f"[red]covct:[/] {plain(error.message)}", soft_wrap=True)
+        file = f" ({plain(error.file)})" if error.file else ""
+        stderr.print(f"[red]covct:[/] {plain(error.message)}{file}", soft_wrap=True)
         sys.exit(3)
     except Stopped as stopped:
         stderr.print(f"covct: stopped by {stopped}; finished series are kept")

@@ -127,7 +127,13 @@ def _convert(order: Conversion, series: Series) -> dict[str, Any]:
             return {"event": "kept", **about, "path": printable(order.out / place)}
         findings = _write(order, series, place)
     except SeriesError as error:
-        return {"event": "rejected", **about, "slug": error.slug, "message": error.message}
+        return {
+            "event": "rejected",
+            **about,
+            "slug": error.slug,
+            "message": error.message,
+            **({"file": error.file} if error.file else {}),
+        }
     except Exception as error:
         if isinstance(error, (RunError, OSError)):
             raise

@@ -15,13 +15,15 @@ class SeriesError(Exception):
     slug : str
         Stable machine-readable reason, e.g. ``"missing-slices"``; the list stands in README.
     message : str
-        One sentence for a radiographer: what was got and what was wanted.
+        One sentence for a radiographer: what was got and what was wanted. It stands in results, so it names files by
+        their SOP Instance UID.
+    file : str
+        The file meant, by its name, which may be a patient's: for what covct says while it runs, not for results.
     """
 
-    def __init__(self, slug: str, message: str):
+    def __init__(self, slug: str, message: str, file: str = ""):
         super().__init__(message)
-        self.slug = slug
-        self.message = message
+        self.slug, self.message, self.file = slug, message, file
 
 
 class RunError(Exception):

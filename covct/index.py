@@ -189,7 +189,7 @@ class Index:
                 self._archive = file.path, status_of(file.path)
             return self._archive[1]
         except OSError as error:
-            raise SeriesError("unreadable", f"{file.label} cannot be read: {error.strerror}") from error
+            raise SeriesError("unreadable", f"the file cannot be read: {error.strerror}", file.label) from error
 
     def _learn(self, key: bytes, file: SourceFile, status: Status) -> tuple[tuple[Status, str, int], Facts]:
         """Read the file, and keep what it says: in the database, or for this pass if it has just changed."""

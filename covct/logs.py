@@ -20,6 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from covct.errors import UsageError
 from covct.visible import json_line
 
 Event = dict[str, Any]
@@ -27,6 +28,7 @@ Event = dict[str, Any]
 QUIET = {"look", "alive"}  # for metrics and the heartbeat: many a minute, and nothing new for a reader
 LEVELS = {"failed": "error", "rejected": "warning", "problem": "warning", "not-moved": "warning", "warning": "warning"}
 KEY_NAME = "identifier-key"
+SHORTEST_KEY = 32  # characters; covct's own have 64
 # Text that stays as it is when identifiers are hashed: words of covct's own. All other text is hashed, so that a new
 # field cannot leak.
 WORDS = {
@@ -53,11 +55,16 @@ def identifier_key(private: Path) -> bytes:
     """The secret that identifiers of this output tree are hashed with; made when first asked for, mode 600.
 
     It stays with the tree, so that the lines of several nights can be joined, and nobody without it can try UIDs.
+
+    Raises
+    ------
+    UsageError
+        The file holds less than `SHORTEST_KEY` characters: an empty key hides nothing.
     """
     path = private / KEY_NAME
     private.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
-        return path.read_bytes().strip()
+        return _long_enough(path)
     beside = private / f".{KEY_NAME}.{os.getpid()}"
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
@@ -69,7 +76,17 @@ def identifier_key(private: Path) -> bytes:
             _rename_new(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-    return path.read_bytes().strip()
+    return _long_enough(path)
+
+
+def _long_enough(path: Path) -> bytes:
+    key = path.read_bytes().strip()
+    if len(key) < SHORTEST_KEY:
+        raise UsageError(
+            f"{path} holds a key of {len(key)} characters; wanted {SHORTEST_KEY} or more. Restore it, or delete it: "
+            "then a new one is made, and hashes of earlier nights cannot be joined with new ones"
+        )
+    return key
 
 
 def _rename_new(source: Path, target: Path) -> None:

@@ -14,6 +14,7 @@ from covct import __version__, state
 from covct.cards import file_sha256
 from covct.discover import UID_PATTERN, Series
 from covct.errors import RunError, SeriesError, Stopped, logged, whereabouts
+from covct.logs import hashed
 from covct.networks import Network, Networks
 from covct.plan import Job, Order, superseded
 from covct.whose import record
@@ -26,7 +27,7 @@ def do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> 
     start = time.perf_counter()
     folder = job.series.folder
     emit(job_event("started", job, slices=len(job.series.instances) or None))
-    status, slug, message = "done", None, None
+    status, slug, message, file = "done", None, None, ""
     figures: dict[str, Any] = {}
     with _not_an_attempt_when_stopped(order.out, folder):
         attempt = state.begin_attempt(order.out, folder, job.work_key)
@@ -45,7 +46,7 @@ def do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> 
             else:
                 figures = _figures(_segment(order, job, networks, stage, emit))
         except SeriesError as error:
-            status, slug, message = "rejected", error.slug, error.message
+            status, slug, message, file = "rejected", error.slug, error.message, error.file
         except MemoryError as error:
             status, slug, message = "failed", "out-of-memory", f"no memory left: {whereabouts(error)}"
         except Exception as error:
@@ -55,10 +56,19 @@ def do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> 
             status, slug, message = "failed", "unexpected-error", logged(error)
         if status != "done":
             stage = state.new_stage(order.out, job.work_key)
-        seconds = time.perf_counter() - start
-        outcome = _outcome(job, stage, status, slug, message, seconds, record(order.out, job.series))
+        outcome = replace(
+            _outcome(job, stage, status, slug, message, time.perf_counter() - start),
+            source=_source(order, job),
+            patient=record(order.out, job.series),
+        )
         state.commit(order.out, folder, stage, outcome, superseded(job.choice) if status == "done" else ())
-    details = {"slug": slug, "message": message, "seconds": outcome.seconds, **figures}
+    details = {
+        "slug": slug,
+        "message": message,
+        "seconds": outcome.seconds,
+        **file_meant(file),
+        **figures,
+    }
     emit(job_event(status, job, **details))
     return outcome
 
@@ -103,7 +113,8 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
         "timings_s": clock.seconds,
         "peak_memory_mib": peak_memory_mib(),
     }
-    report = {**result.report, "run": run}
+    source = {**result.report["source"], "path": _source(order, job) or None}
+    report = {**result.report, "source": source, "run": run}
     state.write_json(stage / REPORT_NAME, report)
     return report
 
@@ -128,7 +139,13 @@ def _signs_of_life(networks: Networks, emit: Emit) -> Networks:
     )
 
 
-def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float, patient: list[str]) -> state.Outcome:
+def _source(order: Order, job: Job) -> str:
+    """Where a volume's file lay, as results tell it: its folder and name may be a patient's."""
+    path = job.series.path.label if job.series.path else ""
+    return hashed(path, order.identifier_key) if path and order.identifier_key else path
+
+
+def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float) -> state.Outcome:
     return state.Outcome(
         status=status,
         work_key=job.work_key,
@@ -140,9 +157,12 @@ def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float, 
         seconds=round(seconds, 3),
         study_instance_uid=job.series.study_uid,
         series_instance_uid=job.series.series_uid,
-        source=job.series.path.label if job.series.path else "",
-        patient=patient,
     )
+
+
+def file_meant(file: str) -> dict[str, str]:
+    """For an event: the file that a series is rejected for, if one is meant."""
+    return {"file": file} if file else {}
 
 
 def job_event(event: str, job: Job, **details: Any) -> dict[str, Any]:

@@ -56,6 +56,8 @@ class Order:
         The run's beginning, where a process before this one began it.
     already : frozenset of str
         Folders that have an outcome of this run from a process before: neither forced nor retried.
+    identifier_key : bytes or None
+        What paths in results are hashed with; None: they stand as they are.
     """
 
     sources: tuple[Path, ...]
@@ -75,6 +77,7 @@ class Order:
     limit: int | None = None
     began: datetime | None = None
     already: frozenset[str] = frozenset()
+    identifier_key: bytes | None = None
 
 
 @dataclass(frozen=True)

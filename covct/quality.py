@@ -432,7 +432,8 @@ def _grid(series: Series) -> Iterator[Finding]:
         if instance.position is None or instance.orientation is None or instance.pixel_spacing is None:
             yield _refused(
                 "no-geometry",
-                f"{instance.file.name} lacks ImagePositionPatient, ImageOrientationPatient or PixelSpacing",
+                f"instance {quoted_uid(instance.sop_instance_uid)} lacks ImagePositionPatient, ImageOrientationPatient "
+                "or PixelSpacing",
             )
             return
     spacings = np.array([i.pixel_spacing for i in series.instances])

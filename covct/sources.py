@@ -398,4 +398,4 @@ def _check_size(size: int, largest: int) -> None:
 
 
 def _unreadable(file: SourceFile, error: Exception) -> SeriesError:
-    return SeriesError("unreadable", f"{file.label} cannot be read: {why(error)}")
+    return SeriesError("unreadable", f"the file cannot be read: {why(error)}", file.label)

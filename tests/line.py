@@ -59,6 +59,12 @@ class Night:
         assert list(outcome.files) == [], "a rejected series leaves no figures and no masks"
         return rejected["slug"], rejected["message"]
 
+    @property
+    def file(self) -> str:
+        """The file that the one rejected series is rejected for."""
+        [rejected] = self.said("rejected")
+        return rejected["file"]
+
 
 def night(
     *sources: Path,

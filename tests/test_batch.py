@@ -71,7 +71,9 @@ def test_one_bad_series_does_not_stop_the_others(order, inbox, networks):
     assert (tally["done"], tally["rejected"]) == (2, 1)
     [rejected] = [e for e in events if e["event"] == "rejected"]
     assert rejected["slug"] == "unreadable"
-    assert victim.name in rejected["message"], "the file is named"
+    assert victim.name in rejected["file"], "the file is named"
+    kept = [path for path in order.out.rglob("*") if path.suffix in (".json", ".csv", ".html")]
+    assert not any(victim.name in path.read_text() for path in kept), "and its name, which may be a patient's, not kept"
 
 
 def test_unexpected_error_fails_one_series_and_is_retried_on_demand(order, networks):

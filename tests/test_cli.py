@@ -87,7 +87,7 @@ def test_dry_run_says_what_and_why_and_writes_nothing(series_folder, tmp_path, w
         (["scan", "{tmp}/in", "--out", "{tmp}/out", "--weights", "{tmp}/none"], 10, "reinstall"),
         (["scan", "{tmp}/in", "--out", "/proc/out"], 12, "cannot write"),
         (["scan", "{tmp}/in"], 2, "--out"),
-        (["scan", "{tmp}/in", "--out", "{tmp}/out", "--move-done", "{tmp}/moved"], 2, "neither in it nor around it"),
+        (["scan", "{tmp}/in", "--out", "{tmp}/out", "--move-done", "{tmp}/in/moved"], 2, "neither in it nor around it"),
         (["watch", "{tmp}/in", "--out", "{tmp}/out", "--marker", "a/b"], 2, "not a path"),
     ],
 )

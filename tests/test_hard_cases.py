@@ -178,15 +178,18 @@ def test_04_the_whole_series_again_under_new_uids(series_folder, tmp_path):
 
 
 def test_04_a_corrected_slice_beside_the_wrong_one(series_folder):
-    """Case 4: one UID, two contents. Both files are named."""
+    """Case 4: one UID, two contents. It is named, and while the night runs both files are."""
     path = sorted(series_folder.iterdir())[12]
     corrected = pydicom.dcmread(path)
     put_hu(corrected, hu_of(corrected) + 50)
     corrected.save_as(series_folder / "corrected.dcm")
-    slug, message = night(series_folder).rejection
+    twin_uid = corrected.SOPInstanceUID
+    done = night(series_folder)
+    slug, message = done.rejection
     assert slug == "conflicting-files"
-    assert path.name in message
-    assert "corrected.dcm" in message
+    assert twin_uid in message
+    assert path.name in done.file
+    assert "corrected.dcm" in done.file
 
 
 @pytest.mark.xfail(
@@ -311,10 +314,13 @@ def test_07_thick_soft_and_thin_lung_kernel(series_folder, tmp_path):
 def test_08_truncated_slice(series_folder):
     """Case 8: named, and never dropped: 29 slices would be another, shorter lung."""
     path = sorted(series_folder.iterdir())[12]
+    uid = pydicom.dcmread(path).SOPInstanceUID
     path.write_bytes(path.read_bytes()[:-5000])
-    slug, message = night(series_folder).rejection
+    done = night(series_folder)
+    slug, message = done.rejection
     assert slug == "unreadable"
-    assert path.name in message
+    assert uid in message
+    assert path.name in done.file
 
 
 def test_08_slice_that_is_still_being_written(series_folder, plain):

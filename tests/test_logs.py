@@ -168,6 +168,9 @@ def test_hashed_identifiers_hide_paths_uids_and_names(named_files, tmp_path, wei
     assert not re.search(r"\d\.\d+\.\d", streams), "a UID"
 
     key = logs.identifier_key(out / ".covct")
+    results = "".join(path.read_text() for path in out.rglob("*") if path.suffix in (".json", ".csv", ".html"))
+    results = results.replace("PLANTED.NAME", "")  # an identifier by the header, as results have it
+    assert secrets_in(results) == [], "nor do results hold a name: of a cut slice, of a NIfTI, of its folder"
     done = {event["study"]: event for event in logged if event["event"] == "done"}
     assert done[logs.hashed("1.2.1", key)]["series"] == logs.hashed("1.2.1.1", key)
     assert (out / ".covct" / "identifier-key").stat().st_mode & 0o777 == 0o600
@@ -178,6 +181,25 @@ def test_hashes_of_one_tree_stay_the_same_and_those_of_another_differ(tmp_path):
     assert logs.identifier_key(tmp_path / "a") == one != other
     assert logs.hashed("1.2.3", one) == logs.hashed("1.2.3", one) != logs.hashed("1.2.3", other)
     assert list((tmp_path / "a").iterdir()) == [tmp_path / "a" / "identifier-key"]
+
+
+@pytest.mark.parametrize("key", ["", "\n", "short\n"])
+def test_a_key_that_hides_nothing_is_refused(tmp_path, key):
+    """An editor, a full disk or a copy left the file empty: hashes of UIDs could be tried by anyone."""
+    (tmp_path / "identifier-key").write_text(key)
+    with pytest.raises(UsageError, match="wanted 32 or more"):
+        logs.identifier_key(tmp_path)
+
+
+def test_a_file_named_after_a_patient_leaves_its_name_in_no_result(named_files, tmp_path, weights):
+    """Without --hash-identifiers covct names files while it runs; of DICOM files results do not."""
+    result = invoke("scan", named_files, "-o", tmp_path / "out", "--weights", weights, "--json", "--formats", "seg")
+    told = [json.loads(line) for line in result.stdout.splitlines()]
+    [cut] = [e for e in told if e["event"] == "rejected" and e["folder"].startswith("1.3.1/")]
+    assert "Planted Name" in cut["file"]
+    assert "Planted" not in cut["message"]
+    kept = json.loads((tmp_path / "out" / cut["folder"] / "outcome.json").read_text())
+    assert kept["message"] == cut["message"]
 
 
 def test_the_readme_says_how_to_find_the_series_of_a_hash(tmp_path):

@@ -267,7 +267,8 @@ def test_a_file_that_came_twice_and_says_two_things(series_folder, tmp_path):
     with pytest.raises(SeriesError) as caught:
         load_dicom(series)
     assert caught.value.slug == "conflicting-files"
-    assert path.name in caught.value.message
+    assert dataset.SOPInstanceUID in caught.value.message
+    assert path.name in caught.value.file
 
 
 def test_a_head_is_told_by_header_and_air_before_the_networks_are_loaded():

@@ -207,7 +207,7 @@ def read_values(file: SourceFile, keywords: tuple[str, ...]) -> dict[str, str]:
     try:
         header = read_dataset(contents, stop_before_pixels=True, specific_tags=keywords)
     except Exception as error:  # what is not DICOM raises anything
-        raise SeriesError("unreadable", f"{file.label} cannot be read: {type(error).__name__}") from error
+        raise SeriesError("unreadable", f"the file cannot be read: {type(error).__name__}", file.label) from error
     values = {}
     for keyword in keywords:
         value = _value(header, keyword)

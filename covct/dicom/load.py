@@ -20,6 +20,7 @@ from covct.dicom.valid import commas_to_points, is_uid
 from covct.discover import Series
 from covct.errors import SeriesError, why
 from covct.quality import TILT_WARNED_DEGREES, tilt_degrees
+from covct.quote import quoted_uid
 from covct.sources import LARGEST_FILE, SourceFile, read_all
 from covct.volume import Scan
 
@@ -91,9 +92,7 @@ def _read_slices(
         if array is None:
             array = np.empty((len(ordered), *hu.shape), hu_type(ordered))
         if hu.shape != array.shape[1:] or hu.shape != instance.shape:
-            raise SeriesError(
-                "unreadable", f"{instance.file.name} has {hu.shape} pixels, its header said {instance.shape}"
-            )
+            raise _wrong(instance, f"has {hu.shape} pixels, its header said {instance.shape}")
         if hu.dtype != array.dtype and array.dtype != np.float32:
             array = array.astype(np.float32)
         array[index] = hu
@@ -111,9 +110,7 @@ def _check_identity(header: pydicom.Dataset, first: pydicom.Dataset, instance: I
     """A damaged file may name its study twice: the first name, by which it was found, need not be the last."""
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
         if header.get(keyword) != first.get(keyword):
-            raise SeriesError(
-                "unreadable", f"{instance.file.name} says two things of its {keyword}; wanted one for all slices"
-            )
+            raise _wrong(instance, f"says two things of its {keyword}; wanted one for all slices")
 
 
 def hu_type(instances: Iterable[Instance]) -> type:
@@ -126,7 +123,7 @@ def _decoded(ordered: list[Instance], keep_digests: bool) -> Iterator[_Slice]:
     """Each slice in order; compressed ones are decoded side by side. A multi-frame file is read once."""
     workers = WORKERS if any(is_compressed(i.transfer_syntax_uid) for i in ordered) else 1
     if ordered[0].frame:
-        [(file, contents)] = read_all([ordered[0].file])
+        [(file, contents)] = _read(ordered[:1])
         digest = hashlib.sha256(contents).digest() if keep_digests else b""
         dataset = _dataset(file, contents, ordered[0])
         del contents
@@ -143,8 +140,17 @@ def _decoded(ordered: list[Instance], keep_digests: bool) -> Iterator[_Slice]:
         dataset.pop("PixelData", None)
         return _Slice(instance, hu, dataset, hashlib.sha256(contents).digest() if keep_digests else b"")
 
-    files = read_all((i.file for i in ordered), largest=LARGEST_SLICE)
+    files = _read(ordered, LARGEST_SLICE)
     yield from decode_in_order(zip(ordered, files, strict=True), decode, workers)
+
+
+def _read(ordered: list[Instance], largest: int = LARGEST_FILE) -> Iterator[tuple[SourceFile, bytes]]:
+    files = read_all((i.file for i in ordered), largest=largest)
+    for instance in ordered:
+        try:
+            yield next(files)
+        except SeriesError as error:
+            raise _wrong(instance, f"is unreadable: {error.message}") from error
 
 
 def _dataset(file: SourceFile, contents: bytes, instance: Instance) -> pydicom.Dataset:
@@ -153,9 +159,9 @@ def _dataset(file: SourceFile, contents: bytes, instance: Instance) -> pydicom.D
         commas_to_points(dataset, list(dataset.keys()))
         uid = own_uid(dataset) or f"{BY_CONTENTS}{hashlib.sha256(contents).hexdigest()}"
     except Exception as error:  # a damaged file raises what the damage hits
-        raise _unreadable(file, error) from error
+        raise _wrong(instance, f"cannot be decoded ({why(error)}); wanted a whole slice", file) from error
     if uid != instance.sop_instance_uid:
-        raise SeriesError("unreadable", f"{file.name} changed while it was read")
+        raise _wrong(instance, "changed while it was read", file)
     return dataset
 
 
@@ -170,7 +176,7 @@ def _hounsfield(dataset: pydicom.Dataset, instance: Instance, index: list[Fragme
     try:
         return hounsfield(dataset, instance.frame, instance.rescale if instance.frame else None, index)
     except Exception as error:  # decoders raise all kinds of errors on damaged pixels
-        raise _unreadable(instance.file, error) from error
+        raise _wrong(instance, f"cannot be decoded ({why(error)}); wanted a whole slice") from error
 
 
 def _check_twins(series: Series, ordered: list[Instance], array: np.ndarray, digests: dict[str, bytes]) -> None:
@@ -195,7 +201,8 @@ def _check_twins(series: Series, ordered: list[Instance], array: np.ndarray, dig
             if not np.array_equal(hu, array[index]) or _place(instance) != _place(ordered[index]):
                 raise SeriesError(
                     "conflicting-files",
-                    f"{file.name} and {ordered[index].file.name} have one SOP Instance UID and hold different slices",
+                    f"two files of instance {quoted_uid(instance.sop_instance_uid)} hold different slices",
+                    f"{file.label}, {ordered[index].file.label}",
                 )
 
 
@@ -212,5 +219,6 @@ def _step(ordered: list[Instance], normal: np.ndarray) -> np.ndarray:
     return (last - first) / (len(ordered) - 1)
 
 
-def _unreadable(file: SourceFile, error: Exception) -> SeriesError:
-    return SeriesError("unreadable", f"{file.name} cannot be decoded ({why(error)}); wanted a whole slice")
+def _wrong(instance: Instance, what: str, file: SourceFile | None = None) -> SeriesError:
+    label = (file or instance.file).label
+    return SeriesError("unreadable", f"instance {quoted_uid(instance.sop_instance_uid)} {what}", label)
