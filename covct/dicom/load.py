@@ -127,7 +127,7 @@ def _decoded(ordered: list[Instance], keep_digests: bool) -> Iterator[_Slice]:
         digest = hashlib.sha256(contents).digest() if keep_digests else b""
         dataset = _dataset(file, contents, ordered[0])
         del contents
-        index = _frame_index(dataset, file)
+        index = _frame_index(dataset, ordered[0], file)
         yield from decode_in_order(
             ordered, lambda instance: _Slice(instance, _hounsfield(dataset, instance, index), dataset, digest), workers
         )
@@ -165,11 +165,11 @@ def _dataset(file: SourceFile, contents: bytes, instance: Instance) -> pydicom.D
     return dataset
 
 
-def _frame_index(dataset: pydicom.Dataset, file: SourceFile) -> list[Fragments]:
+def _frame_index(dataset: pydicom.Dataset, instance: Instance, file: SourceFile) -> list[Fragments]:
     try:
         return frame_index(dataset)
     except Exception as error:
-        raise _unreadable(file, error) from error
+        raise _wrong(instance, f"cannot be decoded ({why(error)}); wanted a whole slice", file) from error
 
 
 def _hounsfield(dataset: pydicom.Dataset, instance: Instance, index: list[Fragments] | None = None) -> np.ndarray:
@@ -196,7 +196,7 @@ def _check_twins(series: Series, ordered: list[Instance], array: np.ndarray, dig
                 continue  # of another scan of the series
             if dataset is None:
                 dataset = _dataset(file, contents, instance)
-                fragments = _frame_index(dataset, file)
+                fragments = _frame_index(dataset, instance, file)
             hu = _hounsfield(dataset, instance, fragments)
             if not np.array_equal(hu, array[index]) or _place(instance) != _place(ordered[index]):
                 raise SeriesError(
@@ -220,5 +220,7 @@ def _step(ordered: list[Instance], normal: np.ndarray) -> np.ndarray:
 
 
 def _wrong(instance: Instance, what: str, file: SourceFile | None = None) -> SeriesError:
-    label = (file or instance.file).label
-    return SeriesError("unreadable", f"instance {quoted_uid(instance.sop_instance_uid)} {what}", label)
+    """`unreadable`, with the slice named by its UID, or by its contents where it has none: the result names no file."""
+    uid = instance.sop_instance_uid
+    named = uid if uid.startswith(BY_CONTENTS) else quoted_uid(uid)
+    return SeriesError("unreadable", f"instance {named} {what}", (file or instance.file).label)
