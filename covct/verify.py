@@ -8,7 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -22,6 +22,7 @@ from covct.burden import LARGEST_LESIONS, severity
 from covct.cards import file_sha256
 from covct.defects import Defect
 from covct.dicom.check import Sources, check_objects, compare_volumes, source_grid
+from covct.dicom.header import Instance
 from covct.discover import Series, discover, safe_name
 from covct.errors import SeriesError
 from covct.nifti import load_nifti, read_mask
@@ -74,8 +75,13 @@ class Verdict:
 class _Known:
     """The sources' slices and NIfTI files, by what results call them."""
 
-    slices: Sources
+    slices: dict[tuple[str, int | None], Instance]
     volumes: dict[str, list[Series]]
+    by_series: dict[str, dict[tuple[str, int | None], Instance]]
+
+    def slices_of(self, series_uid: str) -> Sources:
+        """Those of a series before others': exports of several people may number their instances alike."""
+        return ChainMap(self.by_series.get(series_uid, {}), self.slices)
 
 
 @dataclass
@@ -131,13 +137,15 @@ def verify(out: Path, sources: Sequence[Path] = (), judges: Judges | None = None
 
 def _known(sources: Sequence[Path], out: Path) -> _Known:
     found = discover(sources, avoid=out).series
-    slices = {(i.sop_instance_uid, i.frame): i for series in found for i in series.instances}
+    by_series: dict[str, dict[tuple[str, int | None], Instance]] = defaultdict(dict)
     volumes = defaultdict(list)
     for series in found:
+        by_series[series.series_uid] |= {(i.sop_instance_uid, i.frame): i for i in series.instances}
         if series.kind == "nifti":
             for folder in {series.folder, earlier(series.folder)}:
                 volumes[folder].append(series)
-    return _Known(slices, volumes)
+    slices = {key: instance for one in by_series.values() for key, instance in one.items()}
+    return _Known(slices, volumes, by_series)
 
 
 def _result_folders(out: Path) -> Iterator[Path]:
@@ -193,7 +201,7 @@ def _look(folder: Path, known: _Known | None, judges: Judges) -> _Look:
         found, report = _check_report(folder, outcome, judges.jsonschema)
         look.defects += found
     paths = [folder / name for name in outcome.files if name.endswith(".dcm") and (folder / name).is_file()]
-    found, look.objects = check_objects(paths, report, known.slices if known else None)
+    found, look.objects = check_objects(paths, report, known.slices_of(outcome.series_instance_uid) if known else None)
     look.defects += found
     if report and all(name in outcome.files and (folder / name).is_file() for name in MASKS):
         look.defects += _check_masks(folder, report, known)

@@ -107,9 +107,12 @@ def _study(series: Series) -> str:
 
 
 def _at_home(series: Series, study: str) -> Series:
+    """The series in this study's folder. Its work key is not that of another's, whose instances may have its UIDs."""
     if study == _study(series):
         return series
-    return replace(series, folder=f"{study}/{series.folder.split('/')[1]}", study=series.study_folder)
+    folder = f"{study}/{series.folder.split('/')[1]}"
+    content = (*series.content, study.removeprefix(_study(series)))
+    return replace(series, folder=folder, study=series.study_folder, content=content)
 
 
 def further_patients(out: Path) -> dict[str, list[str]]:

@@ -277,3 +277,29 @@ def test_the_source_files_of_a_study_stay_until_each_of_its_patients_has_a_resul
     done = night(inbox, move_done=tmp_path / "moved")
     assert len(done.said("done")) == len(done.said("rejected")) == 1
     assert not (tmp_path / "moved").exists() or not list((tmp_path / "moved").rglob("*.dcm"))
+
+
+# What `covct verify` says of what `covct scan` let through
+
+
+def test_verify_finds_nothing_where_one_person_is_spelled_in_two_ways(jane):
+    call(jane, {"PatientName": "DOE^JANE^Maria", "PatientID": "004711 "}, slice(0, 12))
+    call(jane, NOBODY, slice(20, 25))
+    done = night(jane, formats=("seg", "sr"))
+    assert done.said("done") and not defects(done.out, jane)
+
+
+def test_verify_names_a_source_of_somebody_else(jane):
+    done = night(jane, formats=("seg",))
+    call(jane, JOHN, slice(29, None))
+    [defect] = defects(done.out, jane)
+    assert defect.slug == "patient-differs" and defect.message.startswith("PatientID, PatientName")
+
+
+def test_verify_is_not_misled_by_people_whose_instances_are_numbered_alike(jane):
+    john = copy(jane, JOHN)
+    for dataset in each_slice(john):
+        dataset.SeriesInstanceUID = "1.2.3"
+        dataset.ImagePositionPatient = [7.0, *dataset.ImagePositionPatient[1:]]
+    done = night(jane, john, formats=("seg",))
+    assert len(done.said("done")) == 2 and not defects(done.out, jane, john)

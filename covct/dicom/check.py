@@ -21,6 +21,7 @@ from pydicom.uid import SegmentationStorage
 from covct.defects import Defect
 from covct.dicom.evidence import LABEL_MAP_STORAGE, SERIES_NUMBERS, TYPE_2, instance_uid, object_uids
 from covct.dicom.header import Instance
+from covct.dicom.patient import PATIENT_TAGS, Kin, patient_of
 from covct.dicom.valid import is_uid
 from covct.errors import SeriesError
 from covct.sources import read_all
@@ -374,8 +375,8 @@ def _check_source(dataset: pydicom.Dataset, sources: Sources) -> Iterator[Defect
     wanted = {str(i.ReferencedSOPInstanceUID) for s in dataset.ReferencedSeriesSequence for i in _instances(s)}
     if missing := sorted(wanted - {uid for uid, _ in sources}):
         yield Defect("source-missing", f"{len(missing)} of {len(wanted)} instances are missing, first {missing[0]}")
-    if source := next((source for (uid, _), source in sources.items() if uid in wanted), None):
-        yield from _check_patient(dataset, source)
+    referred = {uid: source for (uid, _), source in sources.items() if uid in wanted}
+    yield from _check_patient(dataset, [referred[uid] for uid in sorted(referred)])
     shared = dataset.SharedFunctionalGroupsSequence[0]
     differing: dict[str, list[str]] = {}
     for frame in map(_frame, dataset.PerFrameFunctionalGroupsSequence):
@@ -407,19 +408,38 @@ def _differences(
         yield "frame", f"frame of reference is {dataset.FrameOfReferenceUID}, but {source.frame_of_reference_uid}"
 
 
-def _check_patient(dataset: pydicom.Dataset, source: Instance) -> Iterator[Defect]:
-    """Patient and study are the source's. Empty in either says nothing: what breaks its type is left out of a SEG."""
+def _check_patient(dataset: pydicom.Dataset, sources: list[Instance]) -> Iterator[Defect]:
+    """Patient and study are the source's: whoever is one person to the gate is one here, in whatever spelling.
+
+    Empty on either side says nothing: what breaks its type is left out of a SEG.
+    """
+    who = patient_of(dataset.get)
+    strangers = [source for source in sources if who.kin(source.patient) is Kin.DIFFERENT]
+    differing = _in_none(who.differing(source.patient) for source in strangers or sources)
     try:
-        [(_, contents)] = read_all([source.file])
+        differing += _in_none(_study_differing(dataset, source) for source in sources)
     except SeriesError as error:
         yield Defect("source-missing", error.message)
-        return
-    tags = ["SpecificCharacterSet", *PATIENT_AND_STUDY]
-    options = {"stop_before_pixels": True, "force": True, "specific_tags": tags}
-    header = _quietly(pydicom.dcmread, BytesIO(contents), **options)
-    differing = [k for k in PATIENT_AND_STUDY if _text(header, k) and _text(dataset, k) not in ("", _text(header, k))]
     if differing:
         yield Defect("patient-differs", f"{', '.join(differing)} not as in the source")
+
+
+def _in_none(looks: Iterable[list[str]]) -> list[str]:
+    """Keywords that differ from every slice; no more are looked at than needed."""
+    differing: list[str] | None = None
+    for look in looks:
+        differing = [keyword for keyword in (look if differing is None else differing) if keyword in look]
+        if not differing:
+            break
+    return differing or []
+
+
+def _study_differing(dataset: pydicom.Dataset, source: Instance) -> list[str]:
+    [(_, contents)] = read_all([source.file])
+    keywords = [keyword for keyword in PATIENT_AND_STUDY if keyword not in PATIENT_TAGS]
+    options = {"stop_before_pixels": True, "force": True, "specific_tags": ["SpecificCharacterSet", *keywords]}
+    header = _quietly(pydicom.dcmread, BytesIO(contents), **options)
+    return [k for k in keywords if _text(header, k) and _text(dataset, k) not in ("", _text(header, k))]
 
 
 def _list(values: Iterable[float] | None) -> str:
