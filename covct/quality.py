@@ -533,7 +533,7 @@ def nifti_geometry(affine: np.ndarray, shape: tuple[int, int, int]) -> list[Find
     found = [
         *_oblique(_oblique_degrees(affine[:3, :3].T)),
         *_thick(round(slices, 3)),
-        *_size(*(mm * extent for mm, extent in zip((slices, rows, columns), shape, strict=True))),
+        *size_findings((slices, rows, columns), shape),
     ]
     for finding in found:
         if finding.level == REFUSED:
@@ -551,6 +551,11 @@ def _size(long_mm: float, *in_plane_mm: float) -> Iterator[Finding]:
     across = " x ".join(f"{mm:.0f}" for mm in in_plane_mm)
     message = f"the image covers {across} mm across the patient and {long_mm:.0f} mm along him: no chest is scanned so"
     yield Finding("implausible-size", message, REFUSED if far else WARNED)
+
+
+def size_findings(spacing_mm: tuple[float, float, float], shape: tuple[int, ...]) -> list[Finding]:
+    """Whether an image of axial slices, rows and columns has a size that chests are scanned in."""
+    return list(_size(*(mm * extent for mm, extent in zip(spacing_mm, shape, strict=True))))
 
 
 def _extents(series: Series) -> Iterator[Finding]:

@@ -296,3 +296,18 @@ def test_dicom_says_the_age(series_folder):
         dataset.save_as(path)
     done = night(series_folder)
     assert done.rejection[0] == "implausible-lungs", "a child of one year has no 3 L of lungs"
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_training_data_with_wrong_voxel_sizes_are_named_by_explore(phantom, tmp_path, factor):
+    from covct.training.explore import explore
+    from covct.training.explore_page import as_html
+
+    affine = RAS_OF_LPS @ phantom.volume.affine @ np.diag([1.0, factor, factor, 1])
+    for kind, array in (("ct", phantom.volume.array), ("lungs", (phantom.lungs > 0).astype(np.uint8))):
+        nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / f"one_{kind}.nii.gz")
+    found = explore(tmp_path)
+    assert len(found.facts) == 1, found.left_out
+    told = [one["message"] for one in found.as_json()["doubtful"]]
+    assert bool(told) == ("Doubtful" in as_html(found, "data")) == (factor > 1)
+    assert factor == 1 or any("voxel size cannot be right" in message for message in told)

@@ -93,6 +93,8 @@ def _print(document: dict[str, Any]) -> None:
             f"correlation {one['likeness']}: one patient, or one image, under two names?",
             soft_wrap=True,
         )
+    for one in document["doubtful"]:
+        stdout.print(f"doubtful: {plain(one['source'])} {plain(one['case'])}: {plain(one['message'])}", soft_wrap=True)
     _print_left_out(document["left_out"])
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from covct import quality
+from covct.errors import SeriesError
+from covct.gate_voxels import judge_chest, measure_chest
 from covct.training.cases import PERSON, CaseError, Labelled, LeftOut
 from covct.training.dataset import UNKNOWN, slices_of, to_hounsfield
 from covct.training.domains import CLAHE, HU, as_grey
@@ -120,6 +123,7 @@ class Exploration:
     facts: list[Facts] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     alike: list[dict[str, Any]] = field(default_factory=list)
+    doubtful: list[dict[str, str]] = field(default_factory=list)
     histograms: dict[str, Histogram] = field(default_factory=dict)
     examples: list[Example] = field(default_factory=list)
 
@@ -131,6 +135,7 @@ class Exploration:
             "cases": [asdict(one) for one in self.facts],
             "left_out": [asdict(one) for one in self.left_out],
             "alike": self.alike,
+            "doubtful": self.doubtful,
         }
 
     def sources(self) -> list[dict[str, Any]]:
@@ -198,6 +203,7 @@ def explore(
         if kept is None:
             continue
         out.facts.append(facts_of(kept))
+        out.doubtful += [{"source": case.source, "case": case.name, "message": one} for one in doubts(labelled)]
         _count(out.histograms, kept, restore)
         place = [one is case for one in found.cases if one.source == case.source].index(True)
         wanted = _shown(sum(one.source == case.source for one in found.cases))
@@ -215,6 +221,22 @@ def explore(
     ]
     progress(len(found.cases), len(found.cases))
     return out
+
+
+def doubts(labelled: Labelled) -> list[str]:
+    """What the gate of a scan would say of a volume's size and of how its lungs lie, in words. No age is known."""
+    lungs, spacing = labelled.lungs, labelled.spacing_mm
+    if labelled.domain != HU or lungs is None or spacing is None or len(lungs) < quality.FEW_SLICES or not lungs.any():
+        return []
+    try:
+        found = quality.size_findings(spacing, lungs.shape)
+        chest = measure_chest(labelled.pixels, lungs, spacing)
+        if not labelled.sides:
+            chest = replace(chest, right_ml=chest.volume_ml / 2, left_ml=chest.volume_ml / 2)
+        found += judge_chest(chest, None, other_part=False)
+    except SeriesError as error:
+        return [error.message]
+    return [finding.message for finding in found]
 
 
 def facts_of(labelled: Labelled) -> Facts:

@@ -28,6 +28,7 @@ def as_html(found: Exploration, title: str) -> str:
         _section("Sources", _sources(found) + _mixing(found)),
         _section("Left out", _left_out(found)),
         _section("Alike across patients", _alike(found)) if found.alike else "",
+        _section("Doubtful", _doubtful(found)) if found.doubtful else "",
         _section("Intensities", "".join(_histogram(name, one) for name, one in sorted(found.histograms.items()))),
         _section("Class balance", _balance(found)),
         _section("Slices per patient", _per_patient(found.facts)),
@@ -50,6 +51,13 @@ def as_html(found: Exploration, title: str) -> str:
 
 def _section(title: str, contents: str) -> str:
     return f"<section>\n<h2>{title}</h2>\n{contents}\n</section>"
+
+
+def _doubtful(found: Exploration) -> str:
+    rows = [[escape(one[name]) for name in ("source", "case", "message")] for one in found.doubtful]
+    return "<p>Learned from all the same: only size or position is in doubt.</p>" + _table(
+        ["source", "case", "what"], rows
+    )
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:
