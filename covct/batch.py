@@ -7,7 +7,7 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -82,8 +82,11 @@ def _run(order: Order, command: str) -> Run:
 def _tree(order: Order, emit: Emit) -> Iterator[tuple[Index, Emit]]:
     """Hold the output tree: its index, and `emit` with a sign of life."""
     private = order.out / state.PRIVATE
-    with state.lock(order.out), heartbeat.kept(private, emit) as alive, open_index(private / INDEX_NAME) as index:
-        yield index, alive
+    with ExitStack() as held:
+        held.enter_context(state.lock(order.out))
+        beating = held.enter_context(heartbeat.kept(private, emit))
+        alive = heartbeat.now_and_then(beating)
+        yield held.enter_context(open_index(private / INDEX_NAME, alive=alive)), beating
 
 
 def _survey(order: Order, index: Index, troubles: Troubles) -> Survey:

@@ -67,12 +67,12 @@ class Criterion:
 def _rule(longest_mm: float) -> tuple[Criterion, ...]:
     """The rule, most important line first. `longest_mm` is the longest candidate's extent."""
     return (
-        Criterion(lambda s: s.kind != "nifti" and len(s.instances) < FEWEST_SLICES, lambda s: _slices(s)),
+        Criterion(lambda s: s.kind == "dicom" and len(s.instances) < FEWEST_SLICES, lambda s: _slices(s)),
         Criterion(
             lambda s: not s.patient.is_named, lambda s: "naming its patient" if s.patient.is_named else "naming nobody"
         ),
         Criterion(is_other_part, lambda s: "of another part of the body" if is_other_part(s) else "of the chest"),
-        Criterion(lambda s: s.kind != "nifti" and not is_axial(s), lambda s: "axial" if is_axial(s) else "not axial"),
+        Criterion(lambda s: s.kind == "dicom" and not is_axial(s), lambda s: "axial" if is_axial(s) else "not axial"),
         Criterion(
             lambda s: extent_mm(s) < LEAST_COVER * longest_mm, lambda s: f"{extent_mm(s):.0f} mm from head to feet"
         ),
@@ -131,7 +131,7 @@ def _not_chosen(other: Series, best: Series, rule: tuple[Criterion, ...]) -> tup
 
 
 def _reasons(best: Series, others: list[Series]) -> tuple[str, ...]:
-    if best.kind == "nifti":
+    if best.kind != "dicom":
         return ("the only volume of the file",)
     if not others:
         return ("the only series of the study that can be segmented",)
@@ -147,7 +147,7 @@ def _described(series: Series) -> tuple[str, ...]:
 def extent_mm(series: Series) -> float:
     """From head to feet: of axial slices from the first to the last and one more, of others that of an image.
 
-    0 where positions are missing; NIfTI are not compared.
+    0 where positions are missing; volume files are not compared.
     """
     places = np.array([i.position for i in series.instances if i.position])
     if not len(places):

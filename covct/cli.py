@@ -85,7 +85,10 @@ class Target(str, Enum):
 
 
 Sources = Annotated[
-    list[Path], typer.Argument(help="Files or directories: DICOM or NIfTI, nested, mixed, zipped.", show_default=False)
+    list[Path],
+    typer.Argument(
+        help="Files or directories: DICOM, NIfTI, MetaImage, NRRD, nested, mixed, zipped.", show_default=False
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Output tree: results, outcomes, summary.csv, index.html.")]
 Formats = Annotated[str, typer.Option(help="What to write: seg, sr, sc, ko, nifti, png, joined by commas.")]
@@ -451,7 +454,7 @@ def convert(
     force: Annotated[bool, typer.Option("--force", help="Convert again, replace what is there.")] = False,
     json_events: Json = False,
 ) -> None:
-    """Convert DICOM CT series to NIfTI in HU, and NIfTI to DICOM CT series that are marked as derived.
+    """Convert DICOM CT series to NIfTI in HU, and volume files to DICOM CT series that are marked as derived.
 
     Every series that passes the input gate, named by UIDs or a hash. What is there from the same input is kept.
     """

@@ -1,4 +1,4 @@
-"""Series to the other format, one at a time: DICOM to NIfTI in HU, NIfTI to a CT series marked as derived."""
+"""Series to the other format, one at a time: DICOM to NIfTI in HU, a volume file to a CT series marked as derived."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from covct.dicom.evidence import MANUFACTURER, TYPE_2, contributing_equipment, m
 from covct.dicom.load import load_dicom
 from covct.discover import Discovery, Series, discover
 from covct.errors import OutputNotWritable, RunError, SeriesError, UsageError, whereabouts
-from covct.nifti import SHEAR_TOLERANCE, load_nifti, read_description, write_dicom_grid
+from covct.nifti import SHEAR_TOLERANCE, read_description, write_dicom_grid
 from covct.older_trees import earlier
 from covct.quality import NOTED, Finding, check_headers, check_hounsfield, header_warnings, refuse_warnings
 from covct.sources import printable
+from covct.volume_file import load_volume
+from covct.volume_header import FORMAT_NAMES
 
 log = logging.getLogger("covct")
 Emit = Callable[[dict[str, Any]], None]
-OTHER = {"dicom": "nifti", "nifti": "dicom"}
 CONVERSION_VERSION = 1  # raise it when the same input would give other files
-CONVERTED = "Converted from NIfTI by covct (research use only)"
+RESEARCH = "by covct (research use only)"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Conversion:
     Attributes
     ----------
     to : str or None
-        "nifti" or "dicom": only series that are not that already. None: each to the other format.
+        "nifti" or "dicom": only series that can become that. None: each to the other format.
     force : bool
         Convert again what is there already, and replace files that covct did not write.
     strict : bool
@@ -83,7 +84,7 @@ def _pass(order: Conversion, found: Discovery, emit: Emit) -> Counter:
     counts = Counter({"unreadable files": len(found.problems)} if found.problems else {})
     for problem in found.problems:
         emit({"event": "problem", "file": problem.label, "slug": problem.slug, "message": problem.message})
-    wanted = sorted((s for s in found.series if order.to != s.kind), key=lambda series: series.folder)
+    wanted = sorted((s for s in found.series if order.to in (None, _other(s))), key=lambda series: series.folder)
     emit(_found_event(found, len(wanted), sum(_is_there(order, series) for series in wanted)))
     if not wanted:
         emit({"event": "nothing", "message": _why_nothing(order, found)})
@@ -106,11 +107,16 @@ def _found_event(found: Discovery, wanted: int, there: int) -> dict[str, Any]:
     }
 
 
+def _other(series: Series) -> str:
+    """The format that a series can be brought to."""
+    return "nifti" if series.kind == "dicom" else "dicom"
+
+
 def _why_nothing(order: Conversion, found: Discovery) -> str:
     where = ", ".join(printable(source) for source in order.sources)
     if found.series:
-        return f"nothing to convert below {where}: what was found is {order.to} already"
-    return f"neither a DICOM image series nor a NIfTI below {where}"
+        return f"nothing to convert below {where}: what was found is {order.to} already, or cannot become it"
+    return f"neither a DICOM image series nor a NIfTI, MetaImage or NRRD below {where}"
 
 
 def _convert(order: Conversion, series: Series) -> dict[str, Any]:
@@ -119,7 +125,7 @@ def _convert(order: Conversion, series: Series) -> dict[str, Any]:
     about = {
         "series": series.series_uid or series.study_folder,
         "source": series.path.label if series.path else None,
-        "to": OTHER[series.kind],
+        "to": _other(series),
     }
     try:
         check_headers(series, order.strict)
@@ -170,8 +176,8 @@ def _write_nifti(series: Series, stage: Path) -> tuple[Path, list[Finding]]:
 
 
 def _write_dicom(series: Series, stage: Path) -> tuple[Path, list[Finding]]:
-    """Axial slices, first the one nearest to the head, whatever the axes of the NIfTI."""
-    scan = load_nifti(series)
+    """Axial slices, first the one nearest to the head, whatever the axes of the file."""
+    scan = load_volume(series)
     hu = scan.working.array
     check_hounsfield(hu)
     _check_rows(scan.working_affine)
@@ -185,10 +191,10 @@ def _write_dicom(series: Series, stage: Path) -> tuple[Path, list[Finding]]:
 
 
 def _check_rows(affine: np.ndarray) -> None:
-    """A tilted gantry pushes slices sideways; where the NIfTI's shear lies within the axial slices none can be cut."""
+    """A tilted gantry pushes slices sideways; where the file's shear lies within the axial slices none can be cut."""
     row, column = (affine[:3, axis] / np.linalg.norm(affine[:3, axis]) for axis in (2, 1))
     if abs(row @ column) > SHEAR_TOLERANCE:
-        raise SeriesError("no-geometry", "the NIfTI is sheared within its axial slices; wanted perpendicular rows")
+        raise SeriesError("no-geometry", "the file is sheared within its axial slices; wanted perpendicular rows")
 
 
 def _losses(storage: Storage) -> list[Finding]:
@@ -205,8 +211,8 @@ def _losses(storage: Storage) -> list[Finding]:
 def _derived_header(series: Series, losses: list[Finding]) -> pydicom.Dataset:
     """What all slices say of patient, study and series.
 
-    Nothing is invented that could be taken for the patient's: a NIfTI says nothing of who it is of, nor of how the
-    patient lay on the table, so all of that is empty.
+    Nothing is invented that could be taken for the patient's: a volume file says nothing of who it is of, nor of how
+    the patient lay on the table, so all of that is empty.
     """
     dataset = pydicom.Dataset()
     for keyword in (*TYPE_2, "KVP", "AcquisitionNumber", "PatientPosition", "Laterality"):
@@ -217,10 +223,12 @@ def _derived_header(series: Series, losses: list[Finding]) -> pydicom.Dataset:
     dataset.FrameOfReferenceUID = _uid(series, "frame-of-reference")
     dataset.SeriesNumber = 1
     dataset.ManufacturerModelName = MANUFACTURER
-    dataset.StudyDescription = dataset.SeriesDescription = CONVERTED
+    what = FORMAT_NAMES[series.kind]
+    converted = f"Converted from {what} {RESEARCH}"
+    dataset.StudyDescription = dataset.SeriesDescription = converted
     lost = "".join(f" {loss.message}." for loss in losses)
-    dataset.DerivationDescription = f"Converted by covct {__version__} from a NIfTI volume.{lost} {RESEARCH_USE}"
-    dataset.ImageComments = f"{CONVERTED}. Derived, not as a scanner wrote it. {RESEARCH_USE}"
+    dataset.DerivationDescription = f"Converted by covct {__version__} from a {what} volume.{lost} {RESEARCH_USE}"
+    dataset.ImageComments = f"{converted}. Derived, not as a scanner wrote it. {RESEARCH_USE}"
     dataset.ContributingEquipmentSequence = contributing_equipment()
     mark_as_research(dataset)
     return dataset
@@ -232,7 +240,7 @@ def _key(series: Series) -> str:
 
 
 def _uid(series: Series, *what: str) -> str:
-    """A UID from the NIfTI's contents: the same file twice is the same series for a PACS."""
+    """A UID from the file's contents: the same file twice is the same series for a PACS."""
     version = [] if what[0] in ("study", "frame-of-reference") else [str(CONVERSION_VERSION)]
     return generate_uid(entropy_srcs=["covct convert", *series.content, *version, *what])
 
@@ -262,7 +270,7 @@ def _is_there(order: Conversion, series: Series) -> bool:
     path = order.out / _place(order, series)
     if order.force or not path.exists():
         return False
-    if series.kind == "nifti":  # its place is a hash of the contents, and the folder was renamed in whole
+    if series.kind != "dicom":  # its place is a hash of the contents, and the folder was renamed in whole
         return True
     description = read_description(path)
     if not description.startswith("covct "):

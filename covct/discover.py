@@ -18,11 +18,11 @@ from covct.dicom.valid import is_uid
 from covct.errors import SeriesError, logged
 from covct.foreign import set_aside
 from covct.mixture import sort_out
-from covct.sources import Opener, Problem, SourceFile, digest, walk
+from covct.sources import Opener, Problem, SourceFile, walk
 from covct.split import Part, split_scans
+from covct.volume_header import format_of, identity
 
 MEDIA = "media-directory"  # in place of a study's folder
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
 NOT_IMAGES = {".png", ".jpg", ".jpeg", ".txt", ".csv", ".json", ".xml", ".html", ".pdf", ".md", ".log"}
 # Names under which programs write what they rename when it is whole: SFTP and FTP clients, browsers, rsync, editors.
 PARTIAL_SUFFIXES = (".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".download", ".upload", "~")
@@ -30,29 +30,29 @@ T = TypeVar("T")
 UID_PATTERN = re.compile(r"[0-9]+(\.[0-9]+)*")  # no dot at an end: one in front hides a folder, SMB drops one behind
 LONGEST_UID = 64
 HASH_DIGITS = 32  # of a sha256 in a folder's name: nobody finds two inputs that share 128 bits
-# What a file says: its slices; that it lists others; the sha256 of a NIfTI; nothing, as it is no image.
+# What a file says: its slices; that it lists others; the sha256 of a volume file; nothing, as it is no image.
 Facts = Header | MediaDirectory | str | None
 
 
 @dataclass(frozen=True)
 class Series:
-    """A candidate for segmentation: one DICOM series (or one scan of several in it), or one NIfTI file.
+    """A candidate for segmentation: one DICOM series (or one scan of several in it), or one file with a volume.
 
     Attributes
     ----------
     kind : str
-        "dicom" or "nifti".
+        "dicom", "nifti", "metaimage" or "nrrd".
     folder : str
         Where its result goes below the output tree: ``study/series``; safe as a path whatever the UIDs hold.
     instances : tuple of Instance
         DICOM only: the slices, each once.
     path : SourceFile or None
-        NIfTI only.
+        Of a volume file only.
     content : tuple of str
         What identifies the input: sorted SOP Instance UIDs, or the file's sha256.
     twins : tuple of SourceFile
-        Files that repeat an instance already there; whether they say the same is seen when they are read. Of a NIfTI:
-        files of the same contents.
+        Files that repeat an instance already there; whether they say the same is seen when they are read. Of a volume
+        file: files of the same contents.
     unreadable_beside : int
         Unreadable files in the same folder or archive: an end slice may be among them.
     study : str
@@ -140,7 +140,7 @@ class Sighting:
 
 
 def discover(sources: Iterable[Path], avoid: Path | None = None) -> Discovery:
-    """Find the series below files and directories, nested, DICOM and NIfTI mixed, zip archives too.
+    """Find the series below files and directories, nested, DICOM and volume files mixed, zip archives too.
 
     Parameters
     ----------
@@ -172,20 +172,22 @@ def is_partial(name: str) -> bool:
     return name.lower().endswith(PARTIAL_SUFFIXES)
 
 
-def read_facts(file: SourceFile, opener: Opener | None = None) -> Facts:
+def read_facts(file: SourceFile, opener: Opener | None = None, alive: Callable[[], None] = lambda: None) -> Facts:
     """Read what a file says.
 
     Parameters
     ----------
     opener : Opener, optional
         Whose archive stays open for the next member.
+    alive : function ()
+        Called now and then while a long file is read.
 
     Raises
     ------
     SeriesError
         `unreadable`.
     """
-    return digest(file) if file.name.lower().endswith(NIFTI_SUFFIXES) else read_header(file, opener)
+    return identity(file, opener, alive) if format_of(file.name) else read_header(file, opener)
 
 
 def assemble(files: Iterable[SourceFile], ask: Callable[[SourceFile], Facts], seen: Sighting) -> tuple[Series, ...]:
@@ -197,7 +199,7 @@ def assemble(files: Iterable[SourceFile], ask: Callable[[SourceFile], Facts], se
         `read_facts`, or one that remembers.
     """
     headers: list[Header] = []
-    volumes: dict[str, set[SourceFile]] = defaultdict(set)
+    volumes: dict[tuple[str, str], set[SourceFile]] = defaultdict(set)
     for file in files:
         facts = asked(file, ask, seen)
         if isinstance(facts, Header):
@@ -205,13 +207,13 @@ def assemble(files: Iterable[SourceFile], ask: Callable[[SourceFile], Facts], se
         elif isinstance(facts, MediaDirectory):
             seen.ignored += 1
         elif isinstance(facts, str):
-            volumes[facts].add(file)
+            volumes[facts, format_of(file.name) or ""].add(file)
     spoiled = Counter(place(file) for file in seen.unreadable)
     series = [
         replace(one, unreadable_beside=sum(spoiled[where] for where in {place(i.file) for i in one.instances}))
         for one in _by_study(headers, seen)
     ]
-    return (*series, *(_nifti_series(same, contents) for contents, same in volumes.items()))
+    return (*series, *(_volume_series(same, contents) for (contents, _), same in volumes.items()))
 
 
 def _by_study(headers: list[Header], seen: Sighting) -> list[Series]:
@@ -254,7 +256,7 @@ def study_folder(file: SourceFile, facts: Header | MediaDirectory | str) -> str:
     if isinstance(facts, MediaDirectory):
         return MEDIA
     if isinstance(facts, str):
-        return f"nifti-{facts[:HASH_DIGITS]}"
+        return f"{format_of(file.name)}-{facts[:HASH_DIGITS]}"
     return safe_name(facts.study_uid or _beside(facts, file))
 
 
@@ -313,11 +315,11 @@ def _content(part: tuple[Instance, ...], frames: dict[str, int]) -> tuple[str, .
     )
 
 
-def _nifti_series(same: Iterable[SourceFile], identity: str) -> Series:
-    """A NIfTI is known by its contents, since the file name may hold a patient's: under several names it is one."""
+def _volume_series(same: Iterable[SourceFile], contents: str) -> Series:
+    """A volume file is known by its contents, since its name may hold a patient's: under several names it is one."""
     file, *twins = sorted(same)
-    folder = f"{study_folder(file, identity)}/volume"
-    return Series("nifti", "", "", folder, (identity,), path=file, twins=tuple(twins))
+    folder = f"{study_folder(file, contents)}/volume"
+    return Series(format_of(file.name) or "", "", "", folder, (contents,), path=file, twins=tuple(twins))
 
 
 def safe_name(uid: str) -> str:

@@ -99,6 +99,19 @@ def kept(private: Path, emit: Callable[[dict[str, Any]], None]) -> Iterator[Call
     beat(private, ENDED)
 
 
+def now_and_then(emit: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+    """A function for what takes long outside of a series: it tells that covct lives, once a second at most."""
+    last = -math.inf
+
+    def alive() -> None:
+        nonlocal last
+        if time.monotonic() - last >= MOST_OFTEN_S:
+            last = time.monotonic()
+            emit({"event": "alive"})
+
+    return alive
+
+
 def _whole_ms(seconds: float) -> float:
     """Rounded down: a beat is never from the future."""
     return math.floor(seconds * 1000) / 1000

@@ -12,6 +12,7 @@ from covct.discover import MEDIA, Sighting, asked, candidates, place
 from covct.index import Index, status_of
 from covct.sources import Problem, SourceFile
 from covct.troubles import Troubles
+from covct.volume_header import data_file
 
 TAKEN, SETTLING, UNMARKED, READY = "taken", "settling", "without marker", "ready"  # a study of the inbox
 LONGEST_DELAY_S = 3600.0  # between two attempts at a study whose files cannot be read
@@ -55,6 +56,8 @@ def add(seen: Survey, sources: Iterable[Path], avoid: Path | None, index: Index)
                 continue
             seen.studies[name].files.append(file)
             seen.studies[name].marks.append(mark)
+            if data := data_file(file):  # goes where its header goes
+                seen.studies[name].files.append(data)
 
 
 @dataclass

@@ -32,6 +32,7 @@ from covct.discover import MEDIA, Facts, read_facts, study_folder
 from covct.errors import SeriesError
 from covct.sources import Opener, SourceFile
 from covct.state import RESULT_VERSION
+from covct.volume_header import data_file
 
 log = logging.getLogger("covct")
 
@@ -61,9 +62,11 @@ def status_of(path: Path | str | int) -> Status:
 
 
 @contextmanager
-def open_index(path: Path, now_ns: Callable[[], int] = time.time_ns) -> Iterator[Index]:
-    """The index in this file; in memory where it cannot be written."""
-    index = Index(path, now_ns)
+def open_index(
+    path: Path, now_ns: Callable[[], int] = time.time_ns, *, alive: Callable[[], None] = lambda: None
+) -> Iterator[Index]:
+    """The index in this file; in memory where it cannot be written. `alive` is called while files are read."""
+    index = Index(path, now_ns, alive=alive)
     try:
         yield index
     finally:
@@ -73,8 +76,10 @@ def open_index(path: Path, now_ns: Callable[[], int] = time.time_ns) -> Iterator
 class Index:
     """What files said. `sweep` ends a pass: it writes, and forgets in memory what was not met in the pass."""
 
-    def __init__(self, path: Path, now_ns: Callable[[], int] = time.time_ns):
-        self._path, self._now_ns = path, now_ns
+    def __init__(
+        self, path: Path, now_ns: Callable[[], int] = time.time_ns, *, alive: Callable[[], None] = lambda: None
+    ):
+        self._path, self._now_ns, self._alive = path, now_ns, alive
         self._today, self._tidied = now_ns() // DAY_NS, 0
         self._shared: dict[int, dict[str, Any]] = {}
         self._stored: set[int] = set()  # keys of shared facts known to be in the database
@@ -134,7 +139,8 @@ class Index:
         except OSError:
             return None
         try:
-            return known[0] if known is not None and known[0] == status_of(descriptor) else None
+            now = status_of(descriptor)
+            return now if known is not None and known[0] == _with_data(file, now) else None
         finally:
             os.close(descriptor)
 
@@ -184,7 +190,7 @@ class Index:
     def _status(self, file: SourceFile) -> Status:
         try:
             if not file.member:
-                return status_of(file.path)
+                return _with_data(file, status_of(file.path))
             if not self._archive or self._archive[0] != file.path:
                 self._archive = file.path, status_of(file.path)
             return self._archive[1]
@@ -194,7 +200,8 @@ class Index:
     def _learn(self, key: bytes, file: SourceFile, status: Status) -> tuple[tuple[Status, str, int], Facts]:
         """Read the file, and keep what it says: in the database, or for this pass if it has just changed."""
         self._fresh.pop(key, None)
-        facts = read_facts(file, self._opener)
+        facts = read_facts(file, self._opener, self._alive)
+        self._alive()
         encoded = self._encode(facts)
         text = json.dumps(encoded, separators=(",", ":"))
         study = "" if facts is None else study_folder(file, facts)
@@ -209,7 +216,7 @@ class Index:
 
     def _holds_still(self, file: SourceFile, status: Status) -> bool:
         try:
-            return status_of(file.path) == status and abs(self._now_ns() - status[3]) >= FRESH_NS
+            return _with_data(file, status_of(file.path)) == status and abs(self._now_ns() - status[3]) >= FRESH_NS
         except OSError:
             return False
 
@@ -365,6 +372,15 @@ def _remove(path: Path) -> None:
     for name in (path, path.with_name(f"{path.name}-journal")):
         with suppress(OSError):
             name.unlink()
+
+
+def _with_data(file: SourceFile, status: Status) -> Status:
+    """The status of a file, and where it is the header of another that holds its voxels, of both."""
+    data = None if file.member else data_file(file)
+    if data is None:
+        return status
+    size, modified, inode, changed = status_of(data.path)
+    return status[0] + size, max(status[1], modified), status[2] ^ inode, max(status[3], changed)
 
 
 def _key(file: SourceFile) -> bytes:

@@ -12,7 +12,6 @@ import highdicom as hd
 import nibabel
 import numpy as np
 
-from covct.discover import Series
 from covct.errors import SeriesError, SourceDefect, why
 from covct.labels import Slices
 from covct.quality import PIXEL_MM, TILT_REFUSED_DEGREES
@@ -32,29 +31,19 @@ RAS_OF_LPS = np.diag([-1.0, -1, 1, 1])
 SHEAR_TOLERANCE = 0.01  # of a direction cosine, 0.6 degrees: what rounding to three digits can make
 
 
-def load_nifti(series: Series) -> Scan:
-    """The series' one file as a Scan; also from inside a zip archive."""
-    assert series.path is not None
-    [(_, contents)] = read_all([series.path])
-    volume, tilted = _decode(contents)
-    return Scan(volume, tilted_affine=tilted)
-
-
-def declared_size(series: Series) -> tuple[tuple[int, int, int], float]:
-    """Slices, rows and columns by the header alone, and the bytes a voxel takes while the file is read.
+def nifti_size(file: SourceFile) -> tuple[tuple[int, int, int], float]:
+    """Extents by the header alone, and the bytes a voxel takes while the file is read.
 
     Raises
     ------
     SeriesError
         `unreadable` where even the header cannot be read.
     """
-    assert series.path is not None
-    [(_, beginning)] = read_all([series.path], HEADER_PEEK)
+    [(_, beginning)] = read_all([file], HEADER_PEEK)
     try:
         if beginning[:2] == GZIP_MAGIC:
             beginning = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(beginning, HEADER_PEEK)
-        kind = nibabel.Nifti2Header if NIFTI2_HEADER in (beginning[:4], beginning[3::-1]) else nibabel.Nifti1Header
-        header = kind.from_fileobj(BytesIO(beginning), check=False)
+        header = _header(beginning)
         shape = (*header.get_data_shape(), 1, 1, 1)
         itemsize = header.get_data_dtype().itemsize
     except Exception as error:  # a damaged file raises what the damage hits
@@ -78,8 +67,7 @@ def read_nifti(path: Path) -> hd.Volume:
         `unreadable` for a truncated, damaged or foreign file, `not-3d` for more than one volume, `no-geometry` where
         the file says nothing, or two different things, of how the patient lies.
     """
-    [(_, contents)] = read_all([SourceFile(path)])
-    return _decode(contents)[0]
+    return decode_nifti(SourceFile(path))[0]
 
 
 def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -111,8 +99,14 @@ def _kind(plain: bytes) -> type[nibabel.Nifti1Image]:
     return nibabel.Nifti2Image if NIFTI2_HEADER in (plain[:4], plain[3::-1]) else nibabel.Nifti1Image
 
 
+def _header(start: bytes) -> nibabel.Nifti1Header:
+    """The header without its extensions, which may be longer than what has been read so far."""
+    kind = _kind(start).header_class
+    return kind(start[: kind.template_dtype.itemsize], check=False)
+
+
 def _declared_bytes(start: bytes) -> int:
-    header = _kind(start).header_class.from_fileobj(BytesIO(start), check=False)
+    header = _header(start)
     shape = [int(extent) for extent in header.get_data_shape()]
     if min(shape, default=0) < 1:
         raise SourceDefect(f"the NIfTI has shape {shape}")
@@ -136,8 +130,9 @@ def _decompressed(contents: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _decode(contents: bytes) -> tuple[hd.Volume, np.ndarray | None]:
-    """The volume, and the LPS affine of its tilted slices where the gantry was tilted."""
+def decode_nifti(file: SourceFile) -> tuple[hd.Volume, np.ndarray | None]:
+    """The volume, and the LPS affine of its tilted slices where the gantry was tilted; errors as `read_nifti`."""
+    [(_, contents)] = read_all([file])
     try:
         image = _image(contents)
         if len(image.shape) > 3 and all(extent == 1 for extent in image.shape[3:]):
@@ -147,7 +142,7 @@ def _decode(contents: bytes) -> tuple[hd.Volume, np.ndarray | None]:
         if image.get_data_dtype().kind not in "iuf":
             what = "colours" if image.get_data_dtype().fields else "complex numbers"
             raise SeriesError("not-hounsfield", f"the NIfTI holds {what}; wanted Hounsfield units (air -1000, water 0)")
-        array = _compact(np.asanyarray(image.dataobj))
+        array = compact(np.asanyarray(image.dataobj))
         affine, tilted = _affine(image)
         volume = hd.Volume(array, affine, "PATIENT", from_reference_convention="RAS")
         return volume, None if tilted is None else RAS_OF_LPS @ tilted
@@ -158,7 +153,7 @@ def _decode(contents: bytes) -> tuple[hd.Volume, np.ndarray | None]:
 
 
 def _affine(image: nibabel.Nifti1Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """The affine (RAS) with its axes made exactly perpendicular, since headers round; and as it is, where tilted."""
+    """The affine (RAS) as `straight_affine` has it."""
     header = image.header
     if not (header["sform_code"] or header["qform_code"]):
         raise SeriesError("no-geometry", "the NIfTI has neither sform nor qform: left and right are unknown")
@@ -170,23 +165,43 @@ def _affine(image: nibabel.Nifti1Image) -> tuple[np.ndarray, np.ndarray | None]:
             raise SeriesError(
                 "no-geometry", f"sform and qform of the NIfTI disagree by {apart:.0f} mm; wanted one place"
             )
+    return straight_affine(affine, "NIfTI")
+
+
+def straight_affine(affine: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """An affine with its axes made exactly perpendicular, since headers round; and as it is, where tilted.
+
+    Parameters
+    ----------
+    affine : (4, 4) float
+        Index to mm, LPS or RAS.
+    what : str
+        The kind of file, for messages.
+
+    Raises
+    ------
+    SeriesError
+        `no-geometry` where voxels have no size, one no scanner makes, or sheared edges; `gantry-tilt` beyond what a
+        gantry tilts.
+    """
+    affine = affine.copy()
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.all(np.isfinite(affine)) or spacing.min() <= 0:
-        raise SeriesError("no-geometry", "the NIfTI's affine is singular: voxels have no size")
+        raise SeriesError("no-geometry", f"the {what}'s affine is singular: voxels have no size")
     if spacing.min() < PIXEL_MM[0] or spacing.max() > LONGEST_MM:
         sizes = " x ".join(f"{mm:g}" for mm in spacing)
         raise SeriesError(
-            "no-geometry", f"the NIfTI's voxels have {sizes} mm; wanted {PIXEL_MM[0]:g} to {LONGEST_MM:g} mm"
+            "no-geometry", f"the {what}'s voxels have {sizes} mm; wanted {PIXEL_MM[0]:g} to {LONGEST_MM:g} mm"
         )
     cosines = affine[:3, :3] / spacing
     u, _, v = np.linalg.svd(cosines)
     if np.abs(u @ v - cosines).max() <= SHEAR_TOLERANCE:
         affine[:3, :3] = (u @ v) * spacing
         return affine, None
-    return _straightened(affine), affine
+    return _straightened(affine, what), affine
 
 
-def _straightened(affine: np.ndarray) -> np.ndarray:
+def _straightened(affine: np.ndarray, what: str) -> np.ndarray:
     """A tilted gantry's affine with its slices pushed straight along their normal: the same voxel volume.
 
     The last axis is taken for that of the slices, where the other two are perpendicular, as converters write it.
@@ -200,11 +215,11 @@ def _straightened(affine: np.ndarray) -> np.ndarray:
         normal /= np.linalg.norm(normal)
         tilt = np.degrees(np.arccos(np.clip(abs(cosines[:, axis] @ normal), 0, 1)))
         if tilt > TILT_REFUSED_DEGREES:
-            raise SeriesError("gantry-tilt", f"the NIfTI's affine is sheared by {tilt:.1f}°, more than a gantry tilts")
+            raise SeriesError("gantry-tilt", f"the {what}'s affine is sheared by {tilt:.1f}°, more than a gantry tilts")
         straight = affine.copy()
         straight[:3, axis] = normal * (affine[:3, axis] @ normal)
         return straight
-    raise SeriesError("no-geometry", "the NIfTI's axes are sheared against each other; wanted perpendicular rows")
+    raise SeriesError("no-geometry", f"the {what}'s axes are sheared against each other; wanted perpendicular rows")
 
 
 def write_dicom_grid(scan: Scan, volume: hd.Volume, path: Path, description: str = "") -> None:
@@ -271,7 +286,8 @@ def read_description(path: Path) -> str:
         return ""
 
 
-def _compact(array: np.ndarray) -> np.ndarray:
+def compact(array: np.ndarray) -> np.ndarray:
+    """int16 where the values are whole numbers in that range, else float32; air for what is no number."""
     if np.issubdtype(array.dtype, np.floating):
         array = np.nan_to_num(array.astype(np.float32, copy=False), nan=-1024.0, posinf=3071.0, neginf=-1024.0)
         if not np.all(array == np.rint(array)):

@@ -17,6 +17,7 @@ from covct.errors import RunError, SeriesError, Stopped, logged, whereabouts
 from covct.logs import hashed
 from covct.networks import Network, Networks
 from covct.plan import Job, Order, superseded
+from covct.results import is_volume_folder
 from covct.whose import record
 
 Emit = Callable[[dict[str, Any]], None]
@@ -180,7 +181,7 @@ def skipped_event(folder: str, outcome: state.Outcome) -> dict[str, Any]:
     return {
         "event": "skipped",
         "study": _uid(outcome.study_instance_uid) or study,
-        "series": _uid(outcome.series_instance_uid) or (study if study.startswith("nifti-") else series),
+        "series": _uid(outcome.series_instance_uid) or (study if is_volume_folder(study) else series),
         "folder": folder,
         "status": outcome.status,
         "slug": outcome.slug,
@@ -190,7 +191,7 @@ def skipped_event(folder: str, outcome: state.Outcome) -> dict[str, Any]:
 def _series_folder(series: Series) -> str:
     """Of a NIfTI the study's folder, which tells one from another."""
     study, folder = series.folder.split("/")
-    return study if series.kind == "nifti" else folder
+    return folder if series.kind == "dicom" else study
 
 
 def _uid(text: str) -> str:

@@ -20,7 +20,6 @@ from covct.gate_voxels import judge_chest, measure_chest
 from covct.labels import Layer, per_slice
 from covct.memory import at_hand_mib, needed_mib
 from covct.networks import Device, Networks, field_of_view, holds_infection, probabilities
-from covct.nifti import declared_size, load_nifti
 from covct.postprocess import (
     mark_infection,
     remove_enclosed_air,
@@ -47,6 +46,7 @@ from covct.quality import (
 from covct.report import build_report
 from covct.uncertainty import Tally, doubts, sides_in_view, tally_lungs, uncertainty
 from covct.volume import Masks, Probability, Scan, spacing_mm, voxel_volume_mm3
+from covct.volume_file import declared_size, load_volume
 
 
 @dataclass
@@ -107,7 +107,7 @@ def process(
     assert series is not None
     with clock.step("load"):
         _check_memory(series, at_hand_mib() if memory_mib is None else memory_mib)
-        scan = load_dicom(series) if series.kind == "dicom" else load_nifti(series)
+        scan = load_dicom(series) if series.kind == "dicom" else load_volume(series)
     volume = scan.working
     hu = volume.array
     spacing = spacing_mm(volume)
@@ -217,17 +217,17 @@ def _filled(scan: Scan) -> list[Finding]:
 
 
 def age_of(scan: Scan) -> float | None:
-    """The patient's age in years; None where the headers do not say it, as a NIfTI's."""
+    """The patient's age in years; None where the headers do not say it, as a volume file's."""
     return age_years(scan.headers[0].get("PatientAge")) if scan.headers else None
 
 
 def _nifti_findings(scan: Scan) -> list[Finding]:
-    """A NIfTI's geometry is seen when it is read; a DICOM series' stands among the findings of its headers."""
+    """A volume file's geometry is seen when it is read; a DICOM series' stands among the findings of its headers."""
     if scan.headers:
         return []
     found = [*default_affine(scan.volume.affine), *nifti_geometry(scan.working.affine, scan.working.shape)]
     if scan.tilted_affine is not None:
-        message = f"the NIfTI's slices are tilted by {scan.tilt_degrees:.1f}°: the masks lie on them, volumes are right"
+        message = f"the slices are tilted by {scan.tilt_degrees:.1f}°: the masks lie on them, volumes are right"
         found.append(Finding("gantry-tilt", message))
     return found
 

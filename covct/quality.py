@@ -23,6 +23,7 @@ from covct.image_type import DERIVED, LOCALIZER, REFORMATTED, is_cut, kind_of
 from covct.labels import Slices, per_slice
 from covct.quote import IMAGE_TYPES, MODALITIES, RESCALE_TYPES, quoted, quoted_all, quoted_uid
 from covct.split import MOSTLY, differing
+from covct.volume_header import FORMAT_NAMES
 
 COSINE_TOLERANCE = 1e-3
 TILT_REFUSED_DEGREES, TILT_WARNED_DEGREES = 30.5, 0.1
@@ -179,7 +180,7 @@ GATE = {
         "always",
         "guidelines allow chest CT 8:1 to 15:1 for reading; figures by HU are withheld",
     ),
-    "not-3d": Rule("a NIfTI with more than one volume", "always"),
+    "not-3d": Rule("a NIfTI, MetaImage or NRRD with more than one volume", "always"),
     "unreadable": Rule("a file is truncated, damaged or cannot be decoded; it is named", "always"),
     "too-large": Rule(
         "more voxels than can be held in memory",
@@ -270,12 +271,12 @@ GATE = {
     "filled-headers": Rule(
         "attributes that the results need are missing or not valid", warned="note", why="the report lists them"
     ),
-    "no-seg": Rule("a NIfTI has no DICOM instances to refer to", warned="note", why="see `covct convert`"),
+    "no-seg": Rule("a volume file has no DICOM instances to refer to", warned="note", why="see `covct convert`"),
     "clipped": Rule(
-        "HU beyond -32768 to 32767 in a NIfTI that is converted", warned="always", why="16 bits hold no more"
+        "HU beyond -32768 to 32767 in a volume file that is converted", warned="always", why="16 bits hold no more"
     ),
     "rounded": Rule(
-        "fractions of a HU in a NIfTI that is converted",
+        "fractions of a HU in a volume file that is converted",
         warned="note",
         why="stored in steps as fine as 16 bits allow: 1/16 HU for -1024 to 3071",
     ),
@@ -347,8 +348,8 @@ def refuse_warnings(findings: list[Finding]) -> None:
 
 def inspect_headers(series: Series) -> list[Finding]:
     """The verdict on a series by its headers: what refuses it, or all that is to be told of it."""
-    if series.kind == "nifti":
-        message = "NIfTI has no DICOM instances to refer to: masks and report, no DICOM SEG"
+    if series.kind != "dicom":
+        message = f"{FORMAT_NAMES[series.kind]} has no DICOM instances to refer to: masks and report, no DICOM SEG"
         return [*_twins(series), Finding("no-seg", message, NOTED)]
     found: list[Finding] = []
     for look in (_identity, _kind, _grid, _positions_in_space, _extents, _contents):
@@ -515,7 +516,7 @@ def _thick(step_mm: float) -> Iterator[Finding]:
 
 
 def nifti_geometry(affine: np.ndarray, shape: tuple[int, int, int]) -> list[Finding]:
-    """What the headers' part of the gate says of a DICOM series, of a NIfTI once it is read.
+    """What the headers' part of the gate says of a DICOM series, of a volume file once it is read.
 
     `affine` (4, 4) brings indices in working orientation to LPS mm; its slices are axial ones. `shape` counts slices,
     rows and columns.

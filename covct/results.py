@@ -13,6 +13,7 @@ from covct.errors import logged
 
 STATUSES = ("done", "failed", "rejected")  # in the order of the page
 DAMAGED = "damaged-result"
+VOLUME_FOLDERS = ("nifti-", "metaimage-", "nrrd-")
 LONGEST_TEXT = 4096
 REGIONS = ("lungs", "right_lung", "left_lung")
 VALID_FOR = {"volume": "volumes", "percent": "percentages", "hu_bands": "ground glass and consolidation"}
@@ -32,7 +33,7 @@ class Entry:
     status : str
         "done", "failed" or "rejected".
     source : str
-        NIfTI only, which has no UIDs: the path below its source. Empty for DICOM.
+        Of a volume file only, which has no UIDs: the path below its source. Empty for DICOM.
     files : tuple of str
         Names of its result files.
     right_percent, left_percent : float or None
@@ -143,13 +144,13 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _from_outcome(outcome: dict[str, Any], relative: str) -> dict[str, Any]:
     files = outcome.get("files")
-    of_nifti = relative.startswith("nifti-")
+    of_volume_file = is_volume_folder(relative)
     return {
         "slug": one_line(outcome.get("slug")),
         "message": one_line(outcome.get("message")),
         "study_instance_uid": one_line(outcome.get("study_instance_uid")),
         "series_instance_uid": one_line(outcome.get("series_instance_uid")),
-        "source": one_line(outcome.get("source")) if of_nifti else "",
+        "source": one_line(outcome.get("source")) if of_volume_file else "",
         "covct_version": one_line(outcome.get("covct_version")),
         "finished": one_line(outcome.get("finished")),
         "seconds": _number(outcome.get("seconds")),
@@ -213,6 +214,11 @@ def _interval(value: Any) -> tuple[float, float] | None:
 
 def _flag(value: Any) -> bool | None:
     return value if isinstance(value, bool) else None
+
+
+def is_volume_folder(folder: str) -> bool:
+    """Whether a folder below the output tree is that of a volume file, which has no UIDs to name it by."""
+    return folder.startswith(VOLUME_FOLDERS)
 
 
 def one_line(value: Any) -> str:

@@ -8,7 +8,7 @@ import re
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -317,13 +317,32 @@ def read_all(
             yield file, contents
 
 
-def digest(file: SourceFile, opener: Opener | None = None) -> str:
+def size_of(file: SourceFile, opener: Opener | None = None) -> int:
+    """Bytes that a file, or a member of an archive, says it has.
+
+    Raises
+    ------
+    SeriesError
+        `unreadable`, naming the file.
+    """
+    try:
+        with nullcontext(opener) if opener else Opener() as opened:
+            stream, size = opened.open(file)
+            stream.close()
+            return size
+    except Exception as error:  # as above
+        raise _unreadable(file, error) from error
+
+
+def digest(file: SourceFile, opener: Opener | None = None, alive: Callable[[], None] = lambda: None) -> str:
     """sha256 of a file's contents, of which only a piece at a time is in memory.
 
     Parameters
     ----------
     opener : Opener, optional
         Whose archive stays open beyond this call.
+    alive : function ()
+        Called after each piece.
 
     Raises
     ------
@@ -339,6 +358,7 @@ def digest(file: SourceFile, opener: Opener | None = None) -> str:
                 while size > 0 and (piece := stream.read(min(PIECE, size))):
                     found.update(piece)
                     size -= len(piece)
+                    alive()
     except Exception as error:  # as above
         raise _unreadable(file, error) from error
     return found.hexdigest()

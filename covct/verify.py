@@ -25,7 +25,7 @@ from covct.dicom.check import Sources, check_objects, compare_volumes, source_gr
 from covct.dicom.header import Instance
 from covct.discover import Series, discover, safe_name
 from covct.errors import SeriesError
-from covct.nifti import load_nifti, read_mask
+from covct.nifti import read_mask
 from covct.older_trees import earlier
 from covct.report import SCHEMA, load_schema
 from covct.results import STATUSES
@@ -33,6 +33,7 @@ from covct.sources import printable
 from covct.state import PRIVATE, Outcome, read_outcome
 from covct.terms import LEFT_LUNG, REGIONS, RIGHT_LUNG, SEVERITY
 from covct.uncertainty import classes
+from covct.volume_file import load_volume
 
 OUTCOME, REPORT = "outcome.json", "report.json"
 MASKS = ("lungs.nii.gz", "infection.nii.gz")
@@ -73,7 +74,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Known:
-    """The sources' slices and NIfTI files, by what results call them."""
+    """The sources' slices and volume files, by what results call them."""
 
     slices: dict[tuple[str, int | None], Instance]
     volumes: dict[str, list[Series]]
@@ -141,7 +142,7 @@ def _known(sources: Sequence[Path], out: Path) -> _Known:
     volumes = defaultdict(list)
     for series in found:
         by_series[series.series_uid] |= {(i.sop_instance_uid, i.frame): i for i in series.instances}
-        if series.kind == "nifti":
+        if series.kind != "dicom":
             for folder in {series.folder, earlier(series.folder)}:
                 volumes[folder].append(series)
     slices = {key: instance for one in by_series.values() for key, instance in one.items()}
@@ -416,14 +417,14 @@ def _check_masks(folder: Path, report: dict[str, Any], known: _Known | None) -> 
         - voxels["left_lung", "infection_ml"]
     ):
         yield Defect("volume-differs", f"{outside} infected voxels lie outside of the lungs", MASKS[1])
-    if known and report["source"]["format"] == "nifti":
+    if known and report["source"]["format"] != "dicom":
         candidates = known.volumes.get(f"{folder.parent.name}/{folder.name}", [])
         yield from _check_volume(_named(candidates, report), lungs, affine)
 
 
 def _in_source_order(mask: np.ndarray, affine: np.ndarray, report: dict) -> tuple[np.ndarray, np.ndarray]:
     """Masks of a DICOM series are written as columns, rows, slices; its grid is slices, rows, columns."""
-    if report["source"]["format"] == "nifti":
+    if report["source"]["format"] != "dicom":
         return mask, affine
     return mask.transpose(), affine[:, [2, 1, 0, 3]]
 
@@ -441,10 +442,10 @@ def _named(candidates: list[Series], report: dict[str, Any]) -> Series | None:
 
 def _check_volume(series: Series | None, mask: np.ndarray, affine: np.ndarray) -> Iterator[Defect]:
     if series is None:
-        yield Defect("source-missing", "no NIfTI among the sources has these contents", MASKS[0])
+        yield Defect("source-missing", "no file among the sources has these contents", MASKS[0])
         return
     try:
-        source = load_nifti(series)
+        source = load_volume(series)
     except SeriesError as error:
         yield Defect("source-missing", error.message.split(":")[0], MASKS[0])
         return

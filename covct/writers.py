@@ -91,13 +91,13 @@ WRITERS: dict[str, Callable[[Result, Path, Outputs], None]] = {
 def formats_for(kind: str, wanted: tuple[str, ...], referable: bool = True) -> tuple[str, ...]:
     """The formats to write, each once and in the order of WRITERS: some refer to those before.
 
-    NIfTI input always gets NIfTI masks, since it has no DICOM instances to refer to; so does a DICOM series that is
+    A volume file always gets NIfTI masks, since it has no DICOM instances to refer to; so does a DICOM series that is
     not `referable`, as its instances have no valid UIDs. The SR brings the SEG along: its
     figures are those of the SEG's segments.
     """
     formats = set(wanted)
     if "sr" in formats:
         formats.add("seg")
-    if kind == "nifti" or not referable:
+    if kind != "dicom" or not referable:
         formats = formats - set(DICOM_FORMATS) | {"nifti"}
     return tuple(name for name in WRITERS if name in formats)

@@ -64,11 +64,12 @@ from covct.dicom.syntaxes import DEFLATED, EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_
 from covct.discover import Series, discover
 from covct.errors import SeriesError
 from covct.networks import Device, Network, Networks
-from covct.nifti import load_nifti, write_nifti
+from covct.nifti import write_nifti
 from covct.outputs import FORMATS, Outputs
 from covct.phantom import make_phantom
 from covct.phantom_dicom import write_dicom_series
 from covct.volume import spacing_mm
+from covct.volume_file import load_volume
 
 LONGEST_S = 10.0  # of the processors' time
 WATCHDOG_S = 60.0  # of the clock
@@ -402,7 +403,7 @@ def through_the_line(folder: Path) -> list[str]:
 
 
 def _load(series: Series) -> None:
-    scan = load_nifti(series) if series.kind == "nifti" else load_dicom(series)
+    scan = load_dicom(series) if series.kind == "dicom" else load_volume(series)
     volume = scan.working
     quality.check_hounsfield(volume.array)
     quality.check_region(volume.array, spacing_mm(volume), is_other_part(series))

@@ -494,10 +494,10 @@ def test_nothing_found_is_said(series_folder, tmp_path):
     (tmp_path / "empty").mkdir()
     result = invoke("convert", tmp_path / "empty", "--out", tmp_path / "out")
     assert result.exit_code == 0
-    assert "neither a DICOM image series nor a NIfTI below" in result.stderr
+    assert "neither a DICOM image series nor a NIfTI, MetaImage or NRRD below" in result.stderr
     result = invoke("convert", series_folder, "--to", "dicom", "--out", tmp_path / "out")
     assert result.exit_code == 0
-    assert "is dicom already" in result.stderr
+    assert "is dicom already," in result.stderr
 
 
 def test_json_events(both, tmp_path):

@@ -23,6 +23,7 @@ RANKS = [
     | {"evaluation.agreement", "evaluation.calibration", "evaluation.figures"},
     {"preprocess", "crops", "resample", "training.domains"}
     | {
+        "voxel_layout",
         "sources",
         "cards",
         "context",
@@ -34,7 +35,8 @@ RANKS = [
         "dicom.patient",
         "dicom.valid",
     },
-    {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object", "dicom.seg_frames"},
+    {"metaimage", "nrrd", "volume_header"}
+    | {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object", "dicom.seg_frames"},
     {"split", "mixture", "weights_file", "supervisor", "runs", "troubles"} | {"image_type", "foreign"},
     {"discover", "networks", "postprocess", "overlay", "results", "training.augment", "training.presets"}
     | {"dicom.capture", "dicom.ct_series", "dicom.seg_masks"},
@@ -51,7 +53,7 @@ RANKS = [
         "page",
         "training.losses",
     }
-    | {"dicom.load", "dicom.check", "architectures.blocks"},
+    | {"volume_file", "dicom.load", "dicom.check", "architectures.blocks"},
     {"architectures.unet", "architectures.unet3d", "architectures.deeplab", "architectures.segnet"}
     | {"architectures.slice_classifier"},
     {"architectures.__init__", "training.cases"},

@@ -10,7 +10,8 @@ from conftest import read_json
 from covct import batch
 from covct.discover import discover
 from covct.errors import SeriesError
-from covct.nifti import load_nifti, read_nifti, write_nifti
+from covct.nifti import read_nifti, write_nifti
+from covct.volume_file import load_volume
 
 
 def save(array, path, affine=None, **codes):
@@ -25,7 +26,7 @@ def test_every_axis_direction_gives_the_same_patient(phantom, tmp_path, signs):
     """LPS, RAS, RPI, LAI files of one patient look alike in working orientation."""
     codes = "".join(pair[sign < 0] for pair, sign in zip(("LR", "PA", "HF"), signs, strict=True))
     write_nifti(phantom.volume.to_patient_orientation(codes), tmp_path / "a.nii")
-    np.testing.assert_array_equal(load_nifti(discover([tmp_path]).series[0]).working.array, phantom.volume.array)
+    np.testing.assert_array_equal(load_volume(discover([tmp_path]).series[0]).working.array, phantom.volume.array)
 
 
 def test_zipped_and_gzipped(phantom, tmp_path):
@@ -36,7 +37,7 @@ def test_zipped_and_gzipped(phantom, tmp_path):
         archive.write(tmp_path / "a.nii.gz", "deep/a.nii.gz")
     (tmp_path / "a.nii.gz").unlink()
     [series] = discover([tmp_path]).series
-    np.testing.assert_array_equal(load_nifti(series).working.array, phantom.volume.array)
+    np.testing.assert_array_equal(load_volume(series).working.array, phantom.volume.array)
 
 
 def test_time_series_is_refused(tmp_path):
@@ -145,7 +146,7 @@ def nifti_series(path):
 
 def test_a_sheared_affine_is_a_tilted_gantry(tmp_path):
     save(np.zeros((4, 5, 6), np.int16), tmp_path / "a.nii", sheared(20), qform=0)
-    scan = load_nifti(nifti_series(tmp_path / "a.nii"))
+    scan = load_volume(nifti_series(tmp_path / "a.nii"))
     assert scan.tilt_degrees == pytest.approx(20, abs=0.01)
     assert np.prod(scan.volume.spacing) == pytest.approx(30)
     np.testing.assert_allclose(scan.affine, np.diag([-1, -1, 1, 1]) @ sheared(20), atol=1e-5)
@@ -185,4 +186,4 @@ def test_nifti_2_and_upper_case_names(tmp_path):
     image.set_sform(image.affine, code=1)
     nibabel.save(image, tmp_path / "a.nii.gz")
     (tmp_path / "a.nii.gz").rename(tmp_path / "A.NII.GZ")
-    assert load_nifti(discover([tmp_path]).series[0]).volume.array.max() == -7
+    assert load_volume(discover([tmp_path]).series[0]).volume.array.max() == -7

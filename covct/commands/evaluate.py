@@ -42,7 +42,8 @@ def evaluate_command(
         ),
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Judge masks that lie here: NIfTI by name, DICOM SEG by reference, PNG slices.")
+        Path | None,
+        typer.Option(help="Judge masks that lie here: volumes by name, DICOM SEG by reference, PNG slices."),
     ] = None,
     task: Annotated[Task | None, typer.Option(help="Only this one.", show_default="both")] = None,
     patients: Annotated[

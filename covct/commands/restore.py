@@ -31,7 +31,9 @@ class Anterior(str, Enum):
 
 
 def restore_command(
-    slices: Annotated[Path, typer.Argument(help="Picture, NIfTI, or folder of them, on 8 bit.", show_default=False)],
+    slices: Annotated[
+        Path, typer.Argument(help="Picture, volume file, or folder of them, on 8 bit.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for NIfTI in HU, masks, sheets and restored.json.")],
     restorer: Annotated[
         Path | None, typer.Option(help="Card of a restorer. Default: the shipped one. CLAHE slices go through it.")

@@ -30,7 +30,6 @@ from covct.evaluation.masks import (
     read_seg_mask,
     read_volume_mask,
 )
-from covct.nifti import load_nifti
 from covct.overlay import LUNG_WINDOW_HU
 from covct.training.cases import identity, medseg_patient, person_of
 from covct.training.dataset import (
@@ -46,8 +45,8 @@ from covct.training.dicom_cases import pseudonym
 from covct.training.layouts import declared, patient_of, read_volume_rows
 from covct.training.learned import LAYOUTS, OWN, has_learned_from
 from covct.volume import Scan, spacing_mm
-
-NIFTI_ENDINGS = (".nii.gz", ".nii")
+from covct.volume_file import load_volume
+from covct.volume_header import stem_of, volume_beside
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def find_cases(data: Path, labels: Labels, source: str = "") -> list[Case]:
             cases += _ma_cases(folder)
         elif (folder / "Imgs").is_dir() and (folder / "GT").is_dir():
             cases += _medseg_cases(folder)
-        cases += [*_nifti_cases(folder, labels), *_masked_dicom_cases(folder, labels)]
+        cases += [*_volume_cases(folder, labels), *_masked_dicom_cases(folder, labels)]
     cases += _dicom_cases(data, labels)
     if not cases:
         raise UsageError(
@@ -251,16 +250,16 @@ def _medseg_in_model_space(folder: Path, stem: str, restore: Restore | None) -> 
     return _of_slices(read_medseg_slice(folder, stem))
 
 
-def _nifti_cases(folder: Path, labels: Labels) -> list[Case]:
+def _volume_cases(folder: Path, labels: Labels) -> list[Case]:
     """Pairs NAME_ct with NAME_lungs, NAME_infection; their source and patients are called as in training."""
     cases: list[Case] = []
-    paths = sorted(p for ending in NIFTI_ENDINGS for p in folder.glob(f"*_ct{ending}"))
+    paths = _volumes(folder, ["ct"])
     if not paths:  # a cases.csv here would be something else
         return cases
     source, said = "lctsc" if published_source(folder) == "lungs" else OWN, declared(folder)
     for path in paths:
-        name = path.name.rsplit("_ct.nii", 1)[0]
-        masks = {task: found for task in TASKS if (found := _nifti_beside(path.parent, f"{name}_{task}"))}
+        name = (stem_of(path.name) or "").removesuffix("_ct")
+        masks = {task: found for task in TASKS if (found := volume_beside(path.parent / f"{name}_{task}"))}
         if not masks:
             continue
         [series] = discover([path]).series
@@ -272,16 +271,15 @@ def _nifti_cases(folder: Path, labels: Labels) -> list[Case]:
 
 def _masked_dicom_cases(folder: Path, labels: Labels) -> list[Case]:
     """A DICOM series in NAME.zip or NAME/, with NIfTI masks NAME_lungs, NAME_infection beside."""
-    paths = (p for ending in NIFTI_ENDINGS for task in TASKS for p in folder.glob(f"*_{task}{ending}"))
     cases = []
-    for name in sorted({path.name.rsplit(".nii", 1)[0].rsplit("_", 1)[0] for path in paths}):
+    for name in sorted({(stem_of(path.name) or "").rsplit("_", 1)[0] for path in _volumes(folder, TASKS)}):
         place = next((p for p in (folder / f"{name}.zip", folder / name) if p.exists()), None)
-        if place is None or _nifti_beside(folder, f"{name}_ct"):
+        if place is None or volume_beside(folder / f"{name}_ct"):
             continue
         found = [series for series in discover([place]).series if series.kind == "dicom"]
         if len(found) != 1:
             raise UsageError(f"{place}: {len(found)} DICOM series; wanted the one that {name}'s masks are of")
-        masks = {task: path for task in TASKS if (path := _nifti_beside(folder, f"{name}_{task}"))}
+        masks = {task: path for task in TASKS if (path := volume_beside(folder / f"{name}_{task}"))}
         read = partial(_read_masked, found[0], place, masks, labels)
         patient = pseudonym(found[0]) if person_of(name) == name else person_of(name)
         patient = declared(folder).get(name, {}).get("patient") or patient
@@ -289,12 +287,14 @@ def _masked_dicom_cases(folder: Path, labels: Labels) -> list[Case]:
     return cases
 
 
-def _nifti_beside(folder: Path, stem: str) -> Path | None:
-    return next((folder / f"{stem}{end}" for end in NIFTI_ENDINGS if (folder / f"{stem}{end}").is_file()), None)
+def _volumes(folder: Path, kinds: Iterable[str]) -> list[Path]:
+    """Volume files NAME_KIND of a folder, in whatever format."""
+    endings = tuple(f"_{kind}" for kind in kinds)
+    return sorted(path for path in folder.iterdir() if (stem_of(path.name) or "").endswith(endings) and path.is_file())
 
 
 def _read_masked(series: Series, path: Path, masks: dict[str, Path], labels: Labels) -> Truth:
-    scan = load_dicom(series) if series.kind == "dicom" else load_nifti(series)
+    scan = load_dicom(series) if series.kind == "dicom" else load_volume(series)
     volume = scan.working
     read = {task: read_volume_mask(file, task, labels) for task, file in masks.items()}
     for task, mask in read.items():
@@ -351,10 +351,10 @@ def one_seg_mask(segs: Iterable[SegFile], task: str, labels: Labels, scan: Scan)
     return found[0][1] if found else None
 
 
-def nifti_prediction(folder: Path, case: Case, task: str) -> Path | None:
-    """Another tool's NIfTI mask of a case, by name: NAME_TASK, TASK/NAME, NAME/TASK or NAME, then any folder below."""
+def volume_prediction(folder: Path, case: Case, task: str) -> Path | None:
+    """Another tool's mask of a case, by name: NAME_TASK, TASK/NAME, NAME/TASK or NAME, then any folder below."""
     for stem in (f"{case.name}_{task}", f"{task}/{case.name}", f"{case.name}/{task}", case.name):
-        if found := _nifti_beside(folder, stem):
+        if found := volume_beside(folder / stem):
             return found
     return None
 

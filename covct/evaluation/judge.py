@@ -12,7 +12,7 @@ import numpy as np
 from covct.choice import Choice
 from covct.errors import UsageError
 from covct.evaluation import calibration
-from covct.evaluation.cases import Case, Truth, grid_of, nifti_prediction, one_seg_mask, png_predictions, segs_of
+from covct.evaluation.cases import Case, Truth, grid_of, one_seg_mask, png_predictions, segs_of, volume_prediction
 from covct.evaluation.masks import Labels, SegFile, digest, on_grid, read_png_mask, read_volume_mask
 from covct.evaluation.scores import Counts, count, ratio, scores
 from covct.evaluation.surface import surface_scores
@@ -156,7 +156,7 @@ def read_called(
         if case.series and case.series.kind == "dicom":
             assert truth.scan is not None
             mask = one_seg_mask(segs_of(case.series, segs), task, labels, truth.scan)
-        if mask is None and grid is not None and (path := nifti_prediction(folder, case, task)):
+        if mask is None and grid is not None and (path := volume_prediction(folder, case, task)):
             mask = on_grid(read_volume_mask(path, task, labels), path, grid, resample)
         if mask is None and (paths := png_predictions(folder, case, task)):
             mask = np.stack([read_png_mask(path, task, labels, truth.hu.shape[1:]) for path in paths])
@@ -171,7 +171,7 @@ def _wanted(case: Case, task: str) -> str:
     if case.slice_names:
         return f"{task}/{case.slice_names[0]} and so on, or {case.slice_names[0]}"
     nifti = f"{case.name}_{task}.nii.gz, {task}/{case.name}.nii.gz, {case.name}/{task}.nii.gz or {case.name}.nii.gz"
-    return nifti if case.series and case.series.kind == "nifti" else f"a DICOM SEG that refers to it, or {nifti}"
+    return nifti if case.series and case.series.kind != "dicom" else f"a DICOM SEG that refers to it, or {nifti}"
 
 
 def judge(case: Case, label: str, truth: Truth, called: Called, tasks: tuple[str, ...], tolerance_mm: float):

@@ -16,10 +16,11 @@ import SimpleITK as sitk
 from covct.dicom.read import read_dataset
 from covct.dicom.seg_frames import frame_pixels, frame_places
 from covct.dicom.seg_masks import ANY_LUNG, INFECTED, SEG_STORAGE, structure
-from covct.discover import NIFTI_SUFFIXES, NOT_IMAGES
+from covct.discover import NOT_IMAGES
 from covct.errors import SeriesError, SourceDefect, UsageError, why
-from covct.nifti import read_nifti
 from covct.volume import WORKING_ORIENTATION, Scan
+from covct.volume_file import read_volume
+from covct.volume_header import format_of
 
 TASKS = ("lungs", "infection")
 HEADER_BYTES = 1024**2
@@ -46,7 +47,7 @@ def parse_labels(options: Iterable[str]) -> Labels:
 
 
 def read_volume_mask(path: Path, task: str, labels: Labels) -> hd.Volume:
-    """A NIfTI mask in working orientation, bool.
+    """A mask of a volume file in working orientation, bool.
 
     Raises
     ------
@@ -54,7 +55,7 @@ def read_volume_mask(path: Path, task: str, labels: Labels) -> hd.Volume:
         It cannot be read, or holds labels that are not explained.
     """
     try:
-        volume = read_nifti(path).to_patient_orientation(WORKING_ORIENTATION)
+        volume = read_volume(path).to_patient_orientation(WORKING_ORIENTATION)
     except SeriesError as error:
         raise UsageError(f"{path}: {error.message}") from error
     return volume.with_array(chosen(volume.array, path, task, labels))
@@ -157,7 +158,7 @@ def find_segs(folder: Path) -> list[SegFile]:
     found = []
     for path in sorted(folder.rglob("*")):
         name = path.name.lower()
-        if not path.is_file() or name.endswith(NIFTI_SUFFIXES) or path.suffix.lower() in NOT_IMAGES | {".zip"}:
+        if not path.is_file() or format_of(name) or path.suffix.lower() in NOT_IMAGES | {".zip"}:
             continue
         try:
             with open(path, "rb") as file:

@@ -27,8 +27,8 @@ from covct.errors import UsageError
 from covct.training.cases import KINDS, Case, LeftOut, medseg_patient, person_of
 from covct.training.dicom_cases import find_dicom
 from covct.training.domains import DOMAINS, WINDOW
+from covct.volume_header import format_of, stem_of
 
-NIFTI = (".nii.gz", ".nii")
 DEEPEST = 4  # folders below DATA that are looked into
 # The publishers of the 20 volumes brought the ten from Radiopaedia to this lung window on 0..255.
 RADIOPAEDIA_WINDOW_HU = (-1250.0, 250.0)
@@ -107,13 +107,13 @@ def _layout(folder: Path):
         return _medseg
     if (folder / "ct_scans").is_dir() and any((folder / name).is_dir() for name in FOLDERS if name != "ct_scans"):
         return _three_folders
-    if any(entry.name.endswith(NIFTI) for entry in folder.iterdir() if entry.is_file()):
-        return _nifti_pairs
+    if any(format_of(entry.name) for entry in folder.iterdir() if entry.is_file()):
+        return _volume_pairs
     return None
 
 
 def _stem(path: Path | PurePosixPath) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    return stem_of(path.name) or path.name
 
 
 def read_table(path: Path, wanted: Iterable[str] = ()) -> list[dict[str, str]]:
@@ -170,7 +170,7 @@ def _plain(stem: str) -> str:
 def _three_folders(folder: Path, source: str) -> Iterator[Case | LeftOut]:
     files: dict[str, dict[str, Path]] = defaultdict(dict)
     for name, kind in FOLDERS.items():
-        for path in sorted((folder / name).glob("*.nii*")):
+        for path in sorted(path for path in (folder / name).glob("*") if format_of(path.name)):
             files[_plain(_stem(path))][kind] = path
     for name, paths in sorted(files.items()):
         if "ct" not in paths:
@@ -179,10 +179,10 @@ def _three_folders(folder: Path, source: str) -> Iterator[Case | LeftOut]:
             yield _volume(folder, source, "folders", name, paths)
 
 
-def _nifti_pairs(folder: Path, source: str) -> Iterator[Case | LeftOut]:
+def _volume_pairs(folder: Path, source: str) -> Iterator[Case | LeftOut]:
     files: dict[str, dict[str, Path]] = defaultdict(dict)
     for path in sorted(folder.iterdir()):
-        if not path.name.endswith(NIFTI):
+        if not format_of(path.name):
             continue
         name, _, kind = _stem(path).rpartition("_")
         if kind in ("ct", *KINDS) and name:

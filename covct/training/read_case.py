@@ -10,10 +10,10 @@ import highdicom as hd
 import numpy as np
 
 from covct.errors import SeriesError
-from covct.nifti import read_nifti
 from covct.training.cases import Case, CaseError, Labelled
 from covct.training.dicom_cases import read_series
 from covct.training.domains import HU, detect_domain
+from covct.volume_file import read_volume
 
 CLASS_COLOURS_BGR = {(0, 0, 128): 1, (0, 128, 0): 2, (128, 0, 0): 3}  # of medicalsegmentation.com
 LARGEST_OFFSET = 0.5  # of a voxel: image and mask further apart lie on two grids
@@ -70,12 +70,12 @@ def _domain(case: Case, pixels: np.ndarray) -> tuple[str, str]:
 
 
 def _read_volume(case: Case):
-    image = _nifti(case.images[0])
+    image = _read(case.images[0])
     masks: dict[str, np.ndarray] = {}
     for kind, (path,) in case.masks.items():
         if kind == "both" and {"lungs", "infection"} <= case.masks.keys():
             continue  # it says the same again, without the side of what is infected
-        mask = _nifti(path)
+        mask = _read(path)
         if mask.shape != image.shape:
             raise CaseError("other-shape", f"{path}: shape {mask.shape}, its image {case.images[0].name} {image.shape}")
         apart = _offset(image, mask)
@@ -95,9 +95,9 @@ def _read_volume(case: Case):
     return volume.array, masks, spacing, codes
 
 
-def _nifti(path: Path) -> hd.Volume:
+def _read(path: Path) -> hd.Volume:
     try:
-        return read_nifti(path)
+        return read_volume(path)
     except SeriesError as error:
         raise CaseError("unreadable", f"{path}: {error.message}") from error
 

@@ -23,14 +23,15 @@ import highdicom as hd
 import numpy as np
 
 from covct.errors import SeriesError, UsageError
-from covct.nifti import read_nifti
 from covct.training.cases import medseg_patient
 from covct.training.domains import marked_pixels
 from covct.volume import WORKING_ORIENTATION
+from covct.volume_file import read_volume
+from covct.volume_header import FORMATS, format_of, stem_of, volume_beside
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-NIFTI = (".nii.gz", ".nii")
 IMAGE_FOLDERS = ("ct", "images", "Imgs")
+MASK_ENDINGS = ("_lungs", "_infection")
 MASK_FOLDERS = {"lungs": ("lungs",), "infection": ("infection", "GT")}
 ANTERIOR = ("up", "down", "left", "right")
 QUARTER_TURNS = {"up": 0, "down": 2, "left": 3, "right": 1}  # against the clock, until the front is up
@@ -90,17 +91,18 @@ def find_stacks(place: Path, anterior: str | None = None, each: bool = False) ->
     if not place.exists():
         raise UsageError(f"no such file or directory: {place}")
     if place.is_file():
-        if not _is(place, (*PICTURES, *NIFTI)):
-            raise UsageError(f"{place}: neither a picture ({', '.join(PICTURES)}) nor a NIfTI")
-        return [_of_nifti(place)] if _is(place, NIFTI) else [Source(place.stem, (place,), {}, anterior or "up")]
+        if not _is(place, PICTURES) and not format_of(place.name):
+            raise UsageError(f"{place}: neither a picture ({', '.join(PICTURES)}) nor a NIfTI, MetaImage or NRRD")
+        return [_of_volume(place)] if format_of(place.name) else [Source(place.stem, (place,), {}, anterior or "up")]
     for name in IMAGE_FOLDERS:
         if (place / name).is_dir():
             return _of_layout(place, place / name, anterior, each)
-    if volumes := [path for path in _sorted(place, NIFTI) if not re.search(r"_(lungs|infection)\.nii", path.name)]:
-        return [_of_nifti(path) for path in volumes]
+    images = [path for path in _sorted(place, tuple(FORMATS)) if not (stem_of(path.name) or "").endswith(MASK_ENDINGS)]
+    if images:
+        return [_of_volume(path) for path in images]
     pictures = _sorted(place, PICTURES)
     if not pictures:
-        raise UsageError(f"{place}: no pictures ({', '.join(PICTURES)}) and no NIfTI files")
+        raise UsageError(f"{place}: no pictures ({', '.join(PICTURES)}) and no NIfTI, MetaImage or NRRD files")
     whole = Source(place.resolve().name, pictures, {}, anterior or "up")
     return list(_single(whole)) if each else [whole]
 
@@ -174,14 +176,10 @@ def _single(whole: Source) -> Iterator[Source]:
         yield replace(whole, name=f"{whole.name}-{image.stem}", images=(image,), masks=masks)
 
 
-def _of_nifti(path: Path) -> Source:
-    stem = re.sub(r"\.nii(\.gz)?$", "", path.name)
-    name = stem.removesuffix("_ct")
-    masks = {}
-    for kind in MASK_FOLDERS:
-        found = [path.with_name(f"{name}_{kind}{suffix}") for suffix in NIFTI]
-        masks[kind] = tuple(one for one in found if one.is_file())[:1]
-    return Source(name, (path,), {kind: paths for kind, paths in masks.items() if paths})
+def _of_volume(path: Path) -> Source:
+    name = (stem_of(path.name) or path.name).removesuffix("_ct")
+    masks = {kind: volume_beside(path.with_name(f"{name}_{kind}")) for kind in MASK_FOLDERS}
+    return Source(name, (path,), {kind: (found,) for kind, found in masks.items() if found})
 
 
 def read_stack(source: Source, spacing_mm: tuple[float, float, float] | None = None) -> Stack:
@@ -197,8 +195,8 @@ def read_stack(source: Source, spacing_mm: tuple[float, float, float] | None = N
     UsageError
         A file that cannot be read, or that is not as the others; it is named.
     """
-    if _is(source.images[0], NIFTI):
-        return _read_nifti(source)
+    if format_of(source.images[0].name):
+        return _read_volume(source)
     pixels = _pictures(source, source.images)
     masks = {kind: marked_pixels(_pictures(source, paths, pixels), paths[0]) for kind, paths in source.masks.items()}
     pixels, masks = _upright(source, pixels), {kind: _upright(source, mask) for kind, mask in masks.items()}
@@ -209,20 +207,20 @@ def read_stack(source: Source, spacing_mm: tuple[float, float, float] | None = N
     return Stack(source, hd.Volume(pixels, affine, "PATIENT"), masks, spacing_mm is not None)
 
 
-def _read_nifti(source: Source) -> Stack:
-    volume = _nifti(source.images[0])
+def _read_volume(source: Source) -> Stack:
+    volume = _read(source.images[0])
     masks = {}
     for kind, [path] in source.masks.items():
-        mask = _nifti(path)
+        mask = _read(path)
         if mask.shape != volume.shape or not np.allclose(mask.affine, volume.affine, atol=0.5):
             raise UsageError(f"{path}: shape {mask.shape}, or another place; its image has shape {volume.shape}")
         masks[kind] = mask.array > 0
     return Stack(source, volume, masks, True)
 
 
-def _nifti(path: Path) -> hd.Volume:
+def _read(path: Path) -> hd.Volume:
     try:
-        return read_nifti(path).to_patient_orientation(WORKING_ORIENTATION)
+        return read_volume(path).to_patient_orientation(WORKING_ORIENTATION)
     except SeriesError as error:
         raise UsageError(f"{path}: {error.message}") from error
     except OSError as error:
