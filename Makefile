@@ -1,10 +1,13 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test venv lint image image-buildah bench clean
+.PHONY: help demo test venv lint image image-buildah bench lock sbom audit pin-base clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRA ?= cpu
 DEMO ?= demo
+LOCK := docker/constraints-dev.txt
+UV_COMPILE := uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11
+ON_LINUX := --python-platform x86_64-manylinux_2_28
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -15,8 +18,11 @@ $(VENV)/.run: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRA)]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRA),dev]'
+# By the lock, with hashes; --no-build-isolation, so that what builds covct comes from there too.
+$(VENV)/.dev: $(VENV)/.run $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
 	touch $@
 
 venv: $(VENV)/.dev ## install covct with its development tools into $(VENV)
@@ -46,6 +52,24 @@ image-buildah: ## build and run the image without an engine and without a regist
 
 bench: $(VENV)/.run ## measure speed and memory of a 300-slice series
 	$(BIN)/python benchmarks/scan_throughput.py
+
+# The heads of the files, which say what they are, stay: they are the lines before the first package.
+lock: ## renew the locks of images, tools and build (pip install uv)
+	for name in cpu gpu; do \
+	    bash docker/lock.sh docker/constraints-$$name.txt $(UV_COMPILE) $(ON_LINUX) --extra $$name pyproject.toml; done
+	bash docker/lock.sh $(LOCK) $(UV_COMPILE) --universal --extra cpu --extra dev pyproject.toml
+	echo hatchling | bash docker/lock.sh docker/constraints-build.txt $(UV_COMPILE) $(ON_LINUX) -
+
+sbom: $(VENV)/.dev ## write what is in the images as CycloneDX: covct-cpu.cdx.json, covct-gpu.cdx.json
+	for name in cpu gpu; do $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	    --output-file covct-$$name.cdx.json docker/constraints-$$name.txt; done
+
+audit: $(VENV)/.dev ## look up known holes in everything that is locked (asks the network)
+	for name in cpu gpu dev build; do \
+	    $(BIN)/pip-audit --disable-pip --require-hashes -r docker/constraints-$$name.txt || exit 1; done
+
+pin-base: ## pin the images' base by the digest that it has today (docker with buildx; asks the network)
+	bash docker/pin-base.sh docker/Dockerfile docker/Dockerfile.gpu
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) $(DEMO)

@@ -22,7 +22,8 @@ from covct import RESEARCH_USE, __version__, heartbeat
 ROOT = Path(__file__).resolve().parents[1]
 DOCKER = ROOT / "docker"
 DOCKERFILES = ["Dockerfile", "Dockerfile.gpu"]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TOML = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, BUILD = TOML["project"], TOML["build-system"]
 BUILD_SCRIPT = DOCKER / "build-with-buildah.sh"
 
 
@@ -186,17 +187,68 @@ def locked(extra: str) -> dict[str, str]:
     text = (DOCKER / f"constraints-{extra}.txt").read_text().replace("\\\n", "")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     for line in lines:
-        assert re.fullmatch(r"[\w.-]+==[\w.]+( +--hash=sha256:[0-9a-f]{64})+", line), line
+        assert re.fullmatch(r"[\w.-]+==[\w.]+( ; [^-]+)?( +--hash=sha256:[0-9a-f]{64})+", line), line
     return {canonicalize_name(line.split("==")[0]): line.split("==")[1].split()[0] for line in lines}
 
 
-@pytest.mark.parametrize("extra", ["cpu", "gpu"])
-def test_lock_pins_every_direct_dependency(extra):
-    pinned = locked(extra)
-    for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"][extra]:
+EXTRAS = PROJECT["optional-dependencies"]
+LOCKED = {
+    "cpu": PROJECT["dependencies"] + EXTRAS["cpu"],
+    "gpu": PROJECT["dependencies"] + EXTRAS["gpu"],
+    "dev": PROJECT["dependencies"] + EXTRAS["cpu"] + EXTRAS["dev"],
+    "build": BUILD["requires"],
+}
+
+
+@pytest.mark.parametrize("lock", LOCKED)
+def test_lock_pins_every_direct_dependency(lock):
+    pinned = locked(lock)
+    for line in LOCKED[lock]:
         wanted = Requirement(line)
         version = pinned.get(canonicalize_name(wanted.name))
-        assert version and version in wanted.specifier, f"{line}, the lock has {version}"
+        assert version and version in wanted.specifier, f"{line}, the lock has {version}: make lock"
+
+
+@each_dockerfile
+def test_what_builds_covct_is_locked_too(name):
+    """Without isolation, so that nothing is fetched for the build that the lock does not list."""
+    (build,) = [rest for keyword, rest in stages(name)[0] if keyword == "RUN" and "pip wheel" in rest]
+    assert "--no-deps --require-hashes -r constraints-build.txt" in build
+    assert "--no-build-isolation" in build
+
+
+def test_ci_fails_where_its_packages_cannot_be_installed(tmp_path):
+    """A run that skips the tests against a real PACS, since apt had a bad day, must not be green."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "dirname", "chmod", "rm", "cat"):
+        (tools / name).symlink_to(shutil.which(name))
+    called = tmp_path / "called"
+    for name, code in (("apt-get", 100), ("make", 0)):
+        (tools / name).write_text(f"#!/bin/sh\necho {name} >>{called}\nexit {code}\n")
+        (tools / name).chmod(0o755)
+    script = (ROOT / ".ci" / "run").read_text().replace("/usr/sbin/policy-rc.d", str(tmp_path / "policy"))
+    run = [str(tools / "bash"), "-c", script, str(ROOT / ".ci" / "run")]
+    result = subprocess.run(run, env={"PATH": str(tools)}, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert "could not install jq, orthanc" in result.stderr
+    assert "make" not in called.read_text()
+
+
+@pytest.mark.parametrize("lock", ["cpu", "gpu"])
+def test_a_bill_of_materials_is_made_from_the_lock(lock, tmp_path):
+    cyclonedx = installed("cyclonedx-py")
+    if not cyclonedx:
+        pytest.skip("cyclonedx-bom is not installed")
+    target = tmp_path / "covct.cdx.json"
+    recipe = re.search(
+        r"cyclonedx-py (requirements [^;]+?); done", (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    )
+    arguments = recipe[1].replace("covct-$$name.cdx.json", str(target)).replace("$$name", lock).split()
+    subprocess.run([cyclonedx, *arguments], cwd=ROOT, check=True, capture_output=True, timeout=120)
+    parts = json.loads(target.read_text())["components"]
+    assert {canonicalize_name(part["name"]): part["version"] for part in parts} == locked(lock)
+    assert all(part.get("hashes") or part.get("externalReferences") for part in parts)
 
 
 @pytest.mark.parametrize("extra", ["cpu", "gpu"])

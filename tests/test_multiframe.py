@@ -11,6 +11,7 @@ from test_seg import segment, tool
 from covct.choice import choose
 from covct.dicom.load import load_dicom
 from covct.discover import discover
+from covct.errors import SeriesError
 from covct.quality import check_headers
 
 
@@ -92,7 +93,8 @@ def test_a_cut_enhanced_file_is_named(phantom_series, tmp_path):
         path.write_bytes(whole[: int(share * len(whole))])
         found = discover([path])
         if found.series:
-            with pytest.raises(Exception, match="e.dcm"):
+            with pytest.raises(SeriesError) as caught:
                 load_dicom(found.series[0])
+            assert "e.dcm" in caught.value.file
         else:
             assert "e.dcm" in found.problems[0].label
