@@ -17,7 +17,8 @@ from pydicom.uid import generate_uid
 
 from covct import RESEARCH_USE, __version__, state
 from covct.dicom.ct_series import Storage, storage_for, write_ct_series
-from covct.dicom.evidence import MANUFACTURER, TYPE_2, contributing_equipment, mark_as_research
+from covct.dicom.evidence import MANUFACTURER, contributing_equipment, mark_as_research
+from covct.dicom.inherited import TYPE_2
 from covct.dicom.load import load_dicom
 from covct.discover import Discovery, Series, discover
 from covct.errors import OutputNotWritable, RunError, SeriesError, UsageError, whereabouts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -39,6 +40,7 @@ OUTCOME, REPORT = "outcome.json", "report.json"
 MASKS = ("lungs.nii.gz", "infection.nii.gz")
 ROUNDED_ML, ROUNDED_PERCENT = 0.0005, 0.005  # the report's last digit, halved
 SPACING_TOLERANCE_MM, VOXEL_TOLERANCE = 1e-3, 1e-4  # NIfTI holds single precision, the report four digits
+TOO_LONG = re.compile(r"= <(.*)> - Length invalid for this VR = <[0-9]+> - expected <= ([0-9]+)")
 LONGEST_JUDGEMENT_S = 300
 MOST_LOOKS = 3  # at a result that is replaced while it is read
 
@@ -483,8 +485,16 @@ def _ask(judges: Judges, paths: list[Path]) -> Iterator[Defect]:
 
 
 def _is_error(line: str) -> bool:
-    """UIDs with leading zeros are the source's, as it is filed in archives; those that covct makes have none."""
-    return line.startswith("Error") and "Leading zeroes in embedded numeric component" not in line
+    """UIDs with leading zeros are the source's, as it is filed in archives; those that covct makes have none.
+
+    The length of a value is that of its characters (PS3.5 6.2), and dciodvfy counts bytes of UTF-8.
+    """
+    long = TOO_LONG.search(line)
+    return (
+        line.startswith("Error")
+        and "Leading zeroes in embedded numeric component" not in line
+        and not (long and len(long[1]) <= int(long[2]))
+    )
 
 
 def _errors(command: list[str], values: str) -> list[str]:

@@ -34,6 +34,7 @@ RANKS = [
         "dicom.read",
         "dicom.patient",
         "dicom.valid",
+        "dicom.inherited",
     },
     {"metaimage", "nrrd", "volume_header"}
     | {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object", "dicom.seg_frames"},

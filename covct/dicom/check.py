@@ -19,8 +19,9 @@ from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import SegmentationStorage
 
 from covct.defects import Defect
-from covct.dicom.evidence import LABEL_MAP_STORAGE, SERIES_NUMBERS, TYPE_2, instance_uid, object_uids
+from covct.dicom.evidence import LABEL_MAP_STORAGE, SERIES_NUMBERS, instance_uid, object_uids
 from covct.dicom.header import Instance
+from covct.dicom.inherited import TYPE_2
 from covct.dicom.patient import PATIENT_TAGS, Kin, patient_of
 from covct.dicom.valid import is_uid
 from covct.errors import SeriesError

@@ -2,58 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import re
 from collections.abc import Iterable
-from datetime import date
 
 import highdicom as hd
 import numpy as np
 import pydicom
-from pydicom.datadict import dictionary_has_tag, dictionary_VR
-from pydicom.dataelem import DataElement
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_data_element
-from pydicom.tag import BaseTag
+from pydicom.tag import Tag
 from pydicom.uid import UID, CTImageStorage, generate_uid
 
 from covct import RESEARCH_USE, __version__
-from covct.dicom.valid import is_uid
+from covct.dicom.inherited import TYPE_2, can_be_written, copied, leave_out
+from covct.dicom.valid import follows, is_uid
 from covct.terms import ARTIFICIAL_INTELLIGENCE, DEVICE, PROCESSING_EQUIPMENT, CodedTerm
 
-# Type 2 attributes of patient and study: a de-identified source may lack them; empty says "unknown".
-TYPE_2 = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber", "StudyDate",
-    "StudyTime", "ReferringPhysicianName", "PositionReferenceIndicator",
-)  # fmt: skip
-# What the library copies of patient, study and image; damaged values of these are left out. The gate has seen to the
-# place of the slices and to their identity.
-INHERITED_GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0040)
-INHERITED_TAGS = (0x00280301, 0x00280302, 0x00282110, 0x00282112, 0x00282114)
-SEEN_BY_THE_GATE = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E, 0x00200032, 0x00200037, 0x00200052)
 OF_FRAMES = (0x00280008, 0x52009229, 0x52009230)  # what makes the library take an image for a multi-frame one
-# What else of patient, visit and specimen the library would copy. No reader of our objects needs it: it stands in the
-# source, and what is told once more may be told to more people.
-NOT_INHERITED = (
-    "OtherPatientNames", "OtherPatientIDsSequence", "PatientBirthTime", "PatientBirthDateInAlternativeCalendar",
-    "PatientDeathDateInAlternativeCalendar", "PatientAlternativeCalendar", "EthnicGroupCodeSequence",
-    "ReferencedPatientPhotoSequence", "ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization",
-    "PatientComments", "StrainDescription", "StrainNomenclature", "StrainStockSequence", "StrainAdditionalInformation",
-    "StrainCodeSequence", "GeneticModificationsSequence", "BreedRegistrationSequence", "PatientBreedDescription",
-    "PatientBreedCodeSequence", "PatientSpeciesDescription", "PatientSpeciesCodeSequence",
-    "SourcePatientGroupIdentificationSequence", "GroupOfPatientsIdentificationSequence", "ConsultingPhysicianName",
-    "ConsultingPhysicianIdentificationSequence", "ReferringPhysicianIdentificationSequence", "PhysiciansOfRecord",
-    "PhysiciansOfRecordIdentificationSequence", "NameOfPhysiciansReadingStudy",
-    "PhysiciansReadingStudyIdentificationSequence", "RequestingService", "RequestingServiceCodeSequence",
-    "ReasonForPerformedProcedureCodeSequence", "AdmittingDiagnosesDescription", "AdmittingDiagnosesCodeSequence",
-    "MedicalAlerts", "Allergies", "Occupation", "SmokingStatus", "AdditionalPatientHistory", "PregnancyStatus",
-    "LastMenstrualDate", "PatientSexNeutered", "ReasonForVisit", "ReasonForVisitCodeSequence", "AdmissionID",
-    "IssuerOfAdmissionIDSequence", "ServiceEpisodeID", "ServiceEpisodeDescription",
-    "IssuerOfServiceEpisodeIDSequence", "PatientState", "ContainerIdentifier", "ContainerDescription",
-    "IssuerOfTheContainerIdentifierSequence", "AlternateContainerIdentifierSequence", "ContainerTypeCodeSequence",
-    "ContainerComponentSequence", "SpecimenDescriptionSequence",
-)  # fmt: skip
 MANUFACTURER = "covct"
 # When an object was made; none of it is required.
 OF_THE_MAKING = ("InstanceCreationDate", "InstanceCreationTime", "DateOfSecondaryCapture", "TimeOfSecondaryCapture")
@@ -152,8 +115,8 @@ def source_moment(source: pydicom.Dataset) -> tuple[str, str]:
     """
     for of in ("Content", "Acquisition", "Series", "Study"):
         day, time = (str(source.get(f"{of}{part}") or "").strip() for part in ("Date", "Time"))
-        if day and _encodes("StudyDate", day):
-            return day, time if time and _encodes("StudyTime", time) else "000000"
+        if day and follows("DA", day):
+            return day, time if time and follows("TM", time) else "000000"
     return "19000101", "000000"
 
 
@@ -198,21 +161,18 @@ def encodable(headers: tuple[pydicom.Dataset, ...], key: str, spacing_mm: float)
 def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
     """Copies of source headers that can be referred to and inherited from: type 2 attributes of patient and study.
 
-    Nothing is invented that could be taken for the patient's: what is missing is empty. NOT_INHERITED is left out.
+    Nothing is invented that could be taken for the patient's: what is missing or not valid is empty, or left out
+    (`inherited.leave_out`).
     """
     out = []
     for header in headers:
-        good = _copied(header)
-        for keyword in NOT_INHERITED:
-            if keyword in good:
-                del good[keyword]
-        for tag in list(good.keys()):
-            inherited = tag.group in INHERITED_GROUPS or tag in INHERITED_TAGS
-            misplaced = tag in OF_FRAMES and not _is_multi_frame(good)
-            if misplaced or (inherited and tag not in SEEN_BY_THE_GATE and not _can_be_written(good, tag)):
+        good = copied(header)
+        for tag in OF_FRAMES:
+            if tag in good and not _is_multi_frame(good):
                 del good[tag]
+        leave_out(good)
         for keyword in TYPE_2:
-            if keyword not in good or not _encodes(keyword, good.get(keyword)):
+            if keyword not in good:
                 _put(good, keyword, "" if keyword != "PatientName" else None)
         # Names are decoded by the source's character set on access, whatever it is, and written as UTF-8.
         _put(good, "PatientName", str(good.PatientName or "") or None)
@@ -252,39 +212,17 @@ def _is_multi_frame(header: pydicom.Dataset) -> bool:
     return header.get("SOPClassUID") != CTImageStorage
 
 
-def _can_be_written(header: pydicom.Dataset, key: str | BaseTag) -> bool:
-    """Whether an element has its own value representation, and can be written as UTF-8.
-
-    Values are parsed on access, and encoded on writing: damage and unknown character sets raise anything in both.
-    """
-    stream = DicomBytesIO()
-    stream.is_little_endian, stream.is_implicit_VR = True, False
-    try:
-        element = header[key]
-        write_data_element(stream, element, ["utf8"])
-        return not dictionary_has_tag(element.tag) or element.VR in dictionary_VR(element.tag)
-    except Exception:
-        return False
-
-
-def _copied(header: pydicom.Dataset) -> pydicom.Dataset:
-    """A copy with elements of its own: pydicom's shares them, and what is set in one is set in the other."""
-    good = copy.copy(header)
-    good._dict = {
-        tag: copy.copy(element) if isinstance(element, DataElement) else element
-        for tag, element in header._dict.items()
-    }
-    return good
-
-
 def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:
     """What `encodable` has to fill or snap, a phrase an attribute; for the report. Never a value of the patient's."""
-    found = set()
+    found: set[str] = set()
+    for header in headers[:1]:  # the others are referred to, not inherited from
+        emptied = {f"{keyword}: not valid, left out" for keyword in TYPE_2}
+        found.update(phrase for phrase in leave_out(copied(header)) if phrase not in emptied)
     for header in headers:
         for keyword in TYPE_2:
             if keyword not in header:
                 found.add(f"{keyword}: missing, left empty")
-            elif not _can_be_written(header, keyword) or not _encodes(keyword, header.get(keyword)):
+            elif not can_be_written(header, Tag(keyword)):
                 found.add(f"{keyword}: not valid, left empty")
         if not _has_frame_of_reference(header):
             others = any(map(_has_frame_of_reference, headers))
@@ -308,28 +246,6 @@ def _complete_groups(header: pydicom.Dataset, spacing_mm: float) -> None:
                 _put(measures, "SliceThickness", float(round(spacing_mm, 6)))
         for plane in groups.get("PlaneOrientationSequence", []):
             plane.ImageOrientationPatient = snapped(plane.ImageOrientationPatient)
-
-
-PATTERNS = {
-    "PatientBirthDate": re.compile(r"\d{8}"),
-    "StudyDate": re.compile(r"\d{8}"),
-    "StudyTime": re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?"),
-    "PatientSex": re.compile(r"[MFO]"),
-}
-
-
-def _encodes(keyword: str, value) -> bool:
-    """Whether a value follows its value representation; what does not is left empty rather than passed on."""
-    text = str(value or "").strip()
-    pattern = PATTERNS.get(keyword)
-    if not pattern or not text:
-        return True
-    if not pattern.fullmatch(text):
-        return False
-    try:
-        return not keyword.endswith("Date") or bool(date(int(text[:4]), int(text[4:6]), int(text[6:])))
-    except ValueError:
-        return False
 
 
 def snapped(cosines) -> list[float]:

@@ -73,7 +73,8 @@ def write_key_object(path: Path, scan: Scan, masks: Masks, key: str) -> None:
             **object_uids(key, "ko"),
             **equipment(),
         )
-        document.copy_patient_and_study_information(instances[0])  # the SEG and the SR have it from the library
+        # As the SEG and the SR have it from the library, of the first slice: others may say something else.
+        document.copy_patient_and_study_information(identified(scan.headers[:1])[0])
     finish(document, scan.headers[0], key)
     document.save_as(path)
 

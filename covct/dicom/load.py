@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import highdicom as hd
 import numpy as np
 import pydicom
+from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from covct.dicom.header import BY_CONTENTS, Header, Instance, own_uid, read_header
+from covct.dicom.header import BY_CONTENTS, HEADER_TAGS, Header, Instance, own_uid, read_header
 from covct.dicom.parallel import WORKERS, decode_in_order
 from covct.dicom.pixels import Fragments, frame_index, hounsfield
 from covct.dicom.read import read_dataset
@@ -25,6 +26,7 @@ from covct.sources import LARGEST_FILE, SourceFile, read_all
 from covct.volume import Scan
 
 # Of a file with one slice; 4096 x 4096 pixels have half of it. Some are in memory at once.
+MEASURING_TAGS = tuple(Tag(keyword) for keyword in HEADER_TAGS)
 LARGEST_SLICE = 64 * 1024**2
 
 
@@ -156,7 +158,7 @@ def _read(ordered: list[Instance], largest: int = LARGEST_FILE) -> Iterator[tupl
 def _dataset(file: SourceFile, contents: bytes, instance: Instance) -> pydicom.Dataset:
     try:
         dataset = read_dataset(contents)
-        commas_to_points(dataset, list(dataset.keys()))
+        commas_to_points(dataset, MEASURING_TAGS)
         uid = own_uid(dataset) or f"{BY_CONTENTS}{hashlib.sha256(contents).hexdigest()}"
     except Exception as error:  # a damaged file raises what the damage hits
         raise _wrong(instance, f"cannot be decoded ({why(error)}); wanted a whole slice", file) from error
