@@ -12,9 +12,18 @@ LABEL_BYTES = 3 / 8
 SLICE_MIB = 0.2
 
 
-def needed_mib(slices: int, rows: int, columns: int, bytes_a_voxel: float = 2) -> float:
-    """What a scan of such a series takes at its peak, MiB. `bytes_a_voxel` is that of its HU while they are read."""
-    return BASE_MIB + slices * rows * columns * (bytes_a_voxel + LABEL_BYTES) / MIB + slices * SLICE_MIB
+def needed_mib(slices: int, rows: int, columns: int, bytes_a_voxel: float = 2, beside: float = 0) -> float:
+    """What a scan of such a series takes at its peak, MiB.
+
+    Parameters
+    ----------
+    bytes_a_voxel : float
+        Of its HU, and of what is held in proportion to them while they are read.
+    beside : float
+        Bytes held beside them meanwhile, whatever their number.
+    """
+    voxels = slices * rows * columns
+    return BASE_MIB + (voxels * (bytes_a_voxel + LABEL_BYTES) + beside) / MIB + slices * SLICE_MIB
 
 
 def at_hand_mib(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from covct.errors import SeriesError, SourceDefect, why
 from covct.labels import Slices
 from covct.quality import PIXEL_MM, TILT_REFUSED_DEGREES
-from covct.sources import LARGEST_FILE, SourceFile, read_all
+from covct.sources import LARGEST_FILE, SourceFile, read_all, size_of
 from covct.volume import Scan
 
 LONGEST_MM = 100.0  # no voxel of a scanner is longer; the gate judges what is shorter
@@ -40,17 +40,22 @@ def nifti_size(file: SourceFile) -> tuple[tuple[int, int, int], float]:
         `unreadable` where even the header cannot be read.
     """
     [(_, beginning)] = read_all([file], HEADER_PEEK)
+    is_packed = beginning[:2] == GZIP_MAGIC
     try:
-        if beginning[:2] == GZIP_MAGIC:
+        if is_packed:
             beginning = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(beginning, HEADER_PEEK)
         header = _header(beginning)
         shape = (*header.get_data_shape(), 1, 1, 1)
         itemsize = header.get_data_dtype().itemsize
+        held = 2 if _holds_whole(header.get_data_dtype(), *header.get_slope_inter()) else 6  # twice, if not at once HU
     except Exception as error:  # a damaged file raises what the damage hits
         raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
-    further = np.prod(shape[3:], dtype=float)
-    # The file's bytes, its voxels, and as numbers where they are scaled.
-    return (int(shape[0]), int(shape[1]), int(shape[2])), float(2 * itemsize * further + 4)
+    # The file, inflated in pieces and as a whole, and then the voxels beside it.
+    plain = itemsize * np.prod(shape[3:], dtype=float)
+    voxels = max(1.0, float(np.prod(shape[:3], dtype=float)))
+    packed = size_of(file) / voxels if is_packed else 0.0
+    bytes_a_voxel = packed + (max(2 * plain, plain + held) if is_packed else plain + held)
+    return (int(shape[0]), int(shape[1]), int(shape[2])), float(bytes_a_voxel)
 
 
 def read_nifti(path: Path) -> hd.Volume:
@@ -135,14 +140,12 @@ def decode_nifti(file: SourceFile) -> tuple[hd.Volume, np.ndarray | None]:
     [(_, contents)] = read_all([file])
     try:
         image = _image(contents)
-        if len(image.shape) > 3 and all(extent == 1 for extent in image.shape[3:]):
-            image = image.slicer[(slice(None),) * 3 + (0,) * (len(image.shape) - 3)]
-        if len(image.shape) != 3:
+        if len(image.shape) < 3 or any(extent != 1 for extent in image.shape[3:]):
             raise SeriesError("not-3d", f"the NIfTI has shape {image.shape}; one 3D volume is wanted")
         if image.get_data_dtype().kind not in "iuf":
             what = "colours" if image.get_data_dtype().fields else "complex numbers"
             raise SeriesError("not-hounsfield", f"the NIfTI holds {what}; wanted Hounsfield units (air -1000, water 0)")
-        array = compact(np.asanyarray(image.dataobj))
+        array = _voxels(image)
         affine, tilted = _affine(image)
         volume = hd.Volume(array, affine, "PATIENT", from_reference_convention="RAS")
         return volume, None if tilted is None else RAS_OF_LPS @ tilted
@@ -152,6 +155,25 @@ def decode_nifti(file: SourceFile) -> tuple[hd.Volume, np.ndarray | None]:
         raise SeriesError("unreadable", f"the NIfTI cannot be read: {why(error)}") from error
 
 
+def _voxels(image: nibabel.Nifti1Image) -> np.ndarray:
+    """The voxels as `compact` has them, slice by slice: scaled ones are float64 in between, and took 22 bytes each."""
+    voxels, shape, further = image.dataobj, image.shape[:3], (0,) * (len(image.shape) - 3)
+    if _holds_whole(voxels.dtype, voxels.slope, voxels.inter):
+        return np.asanyarray(voxels).astype(np.int16, copy=False).reshape(shape, order="F")
+    found = np.empty(shape, np.float32, order="F")
+    fits = True
+    for index in range(shape[2]):
+        one = compact(np.asanyarray(voxels[:, :, index, *further]))
+        found[..., index] = one
+        fits &= one.dtype == np.int16
+    return found.astype(np.int16) if fits else found
+
+
+def _holds_whole(stored: np.dtype, slope: float | None, intercept: float | None) -> bool:
+    """Whether every value that the file can hold is an int16."""
+    return slope in (None, 1) and intercept in (None, 0) and np.can_cast(stored, np.int16)
+
+
 def _affine(image: nibabel.Nifti1Image) -> tuple[np.ndarray, np.ndarray | None]:
     """The affine (RAS) as `straight_affine` has it."""
     header = image.header
@@ -159,7 +181,7 @@ def _affine(image: nibabel.Nifti1Image) -> tuple[np.ndarray, np.ndarray | None]:
         raise SeriesError("no-geometry", "the NIfTI has neither sform nor qform: left and right are unknown")
     affine = np.array(image.affine, float)
     if header["sform_code"] and header["qform_code"]:
-        corners = np.array([[0, 0, 0, 1], [*np.array(image.shape) - 1, 1]]).T
+        corners = np.array([[0, 0, 0, 1], [*np.array(image.shape[:3]) - 1, 1]]).T
         apart = np.abs(header.get_sform() @ corners - header.get_qform() @ corners)[:3].max()
         if apart > max(header.get_zooms()[:3]):
             raise SeriesError(

@@ -13,7 +13,7 @@ import numpy as np
 from covct.burden import RegionBurden, find_lesions, measure_burden
 from covct.choice import Choice, is_other_part
 from covct.dicom.evidence import filled
-from covct.dicom.load import hu_type, load_dicom
+from covct.dicom.load import bytes_beside, hu_type, load_dicom
 from covct.discover import Series
 from covct.errors import SeriesError
 from covct.gate_voxels import judge_chest, measure_chest
@@ -106,8 +106,7 @@ def process(
     series = choice.chosen
     assert series is not None
     with clock.step("load"):
-        _check_memory(series, at_hand_mib() if memory_mib is None else memory_mib)
-        scan = load_dicom(series) if series.kind == "dicom" else load_volume(series)
+        scan = read(series, at_hand_mib() if memory_mib is None else memory_mib)
     volume = scan.working
     hu = volume.array
     spacing = spacing_mm(volume)
@@ -181,20 +180,34 @@ def _not_empty(networks: Networks, hu: np.ndarray, spacing, with_lung: np.ndarra
     return holds_infection(gate, hu, field_of_view(gate.card, hu, spacing[1:], lungs), with_lung)
 
 
-def _check_memory(series: Series, memory_mib: float) -> None:
-    """Refuse what cannot be held, before anything of it is in memory."""
-    if series.kind == "dicom":
-        (rows, columns), slices = series.instances[0].shape, len(series.instances)
-        needed = needed_mib(slices, rows, columns, np.dtype(hu_type(series.instances)).itemsize)
-    else:
-        (slices, rows, columns), bytes_a_voxel = declared_size(series)
-        needed = needed_mib(slices, rows, columns, bytes_a_voxel)
-    if needed > memory_mib:
+def read(series: Series, memory_mib: float) -> Scan:
+    """Load a series that fits into so much memory.
+
+    Raises
+    ------
+    SeriesError
+        `too-large`, before anything of it is in memory; and those of loading.
+    """
+    if (needed := counted_mib(series)) > memory_mib:
+        extents = " x ".join(map(str, _extents(series)[0]))
         raise SeriesError(
             "too-large",
-            f"{slices} x {rows} x {columns} voxels need {needed / 1024:.1f} GiB of memory; "
-            f"{memory_mib / 1024:.1f} GiB are at hand",
+            f"{extents} voxels need {needed / 1024:.1f} GiB of memory; {memory_mib / 1024:.1f} GiB are at hand",
         )
+    return load_dicom(series) if series.kind == "dicom" else load_volume(series)
+
+
+def counted_mib(series: Series) -> float:
+    """What a scan of the series takes at its peak, MiB, by its headers and the sizes of its files."""
+    extents, bytes_a_voxel = _extents(series)
+    return needed_mib(*extents, bytes_a_voxel, bytes_beside(series) if series.kind == "dicom" else 0)
+
+
+def _extents(series: Series) -> tuple[tuple[int, int, int], float]:
+    """Slices, rows and columns; bytes a voxel takes while they are read."""
+    if series.kind == "dicom":
+        return (len(series.instances), *series.instances[0].shape), np.dtype(hu_type(series.instances)).itemsize
+    return declared_size(series)
 
 
 def _judge(hu, lungs: Layer, spacing, age: float | None, other_part: bool, known: list[Finding]):

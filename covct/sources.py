@@ -334,6 +334,12 @@ def size_of(file: SourceFile, opener: Opener | None = None) -> int:
         raise _unreadable(file, error) from error
 
 
+def sizes(files: Iterable[SourceFile]) -> list[int]:
+    """Bytes of each; errors as `size_of`."""
+    with Opener() as opener:
+        return [size_of(file, opener) for file in files]
+
+
 def digest(file: SourceFile, opener: Opener | None = None, alive: Callable[[], None] = lambda: None) -> str:
     """sha256 of a file's contents, of which only a piece at a time is in memory.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import resource
@@ -54,6 +56,8 @@ def _measured(call: Callable[[], object], limit_mib: int, seconds: int) -> tuple
     ceiling = status("VmSize") + limit_mib * MIB
     resource.setrlimit(resource.RLIMIT_AS, (ceiling, ceiling))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before is not to be taken again unseen
     Path("/proc/self/clear_refs").write_text("5")  # the high water mark begins anew
     before, start = status("VmRSS"), time.process_time()
     said = str(call())[:1000]

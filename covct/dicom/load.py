@@ -22,12 +22,13 @@ from covct.discover import Series
 from covct.errors import SeriesError, why
 from covct.quality import TILT_WARNED_DEGREES, tilt_degrees
 from covct.quote import quoted_uid
-from covct.sources import LARGEST_FILE, SourceFile, read_all
+from covct.sources import LARGEST_FILE, SourceFile, read_all, sizes
 from covct.volume import Scan
 
 # Of a file with one slice; 4096 x 4096 pixels have half of it. Some are in memory at once.
 MEASURING_TAGS = tuple(Tag(keyword) for keyword in HEADER_TAGS)
 LARGEST_SLICE = 64 * 1024**2
+BYTES_A_PIXEL = 2  # at most, of those that are read
 
 
 def load_dicom(series: Series) -> Scan:
@@ -67,6 +68,26 @@ def load_dicom(series: Series) -> Scan:
         frames=tuple(i.frame for i in ordered if i.frame),
         tilted_affine=affine if tilted else None,
     )
+
+
+def bytes_beside(series: Series) -> float:
+    """What is held beside the Hounsfield units while they are read, bytes, by the files' sizes alone.
+
+    A multi-frame file is in memory whole, twice while it is parsed. Of single slices a few are; and all headers are
+    kept, so that what follows the pixels counts, whatever it is.
+
+    Raises
+    ------
+    SeriesError
+        `unreadable`, naming a file that went away.
+    """
+    first, found = series.instances[0], sizes(dict.fromkeys(one.file for one in series.instances))
+    voxels = float(np.prod(first.shape, dtype=float))
+    if first.frame:
+        hu = len(series.instances) * voxels * np.dtype(hu_type(series.instances)).itemsize
+        return max(2 * sum(found) - hu, float(sum(found)))
+    at_once = 2 * (WORKERS + 2) * max(found)
+    return at_once + sum(max(0.0, size - BYTES_A_PIXEL * voxels) for size in found)
 
 
 THICKNESS_MM = (0.1, 100.0)  # of a single slice; what no scanner makes is as good as missing

@@ -83,11 +83,14 @@ class _Metered(BytesIO):
             raise BeyondBounds(f"more than {MOST_ELEMENTS} elements in sequences")
         return super().read(size)
 
-    def declare(self, frames: bytes) -> None:
-        """Make room for the functional groups of as many frames, once."""
-        with suppress(ValueError):
-            self.left += HEAD_COST * FRAME_ELEMENTS * max(0, min(int(frames), self.most_frames))
+    def declare(self, length: int) -> None:
+        """Make room for the functional groups of as many frames as the value says that comes next; once."""
+        at = self.tell()
+        with suppress(ValueError):  # not by `getbuffer`, which makes a copy
+            frames = int(super().read(length))
+            self.left += HEAD_COST * FRAME_ELEMENTS * max(0, min(frames, self.most_frames))
             self.most_frames = 0
+        self.seek(at)
 
 
 def read_dataset(
@@ -192,8 +195,7 @@ def _stop(stream: _Metered, before_pixels: bool) -> Callable[[BaseTag, str | Non
         if count > MOST_ELEMENTS:
             raise BeyondBounds(f"more than {MOST_ELEMENTS} elements")
         if tag == FRAMES_TAG:
-            at = stream.tell()
-            stream.declare(bytes(stream.getbuffer()[at : at + min(length, HEAD_BYTES)]))
+            stream.declare(min(length, HEAD_BYTES))
         return before_pixels and tag.group == PIXEL_GROUP
 
     return stop
