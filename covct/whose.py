@@ -152,13 +152,11 @@ def _assigned(study: str, groups: list[list[Patient]], owners: dict[str, list[Pa
     folders: list[str] = [""] * len(groups)
     for index, group in enumerate(groups):
         person, namings = seal(merged(group)), {seal(naming) for naming in group}
-        theirs = [
-            folder
-            for folder, owned in owners.items()
-            if folder not in folders and any(one in namings or person.kin(one) is Kin.SAME for one in owned)
-        ]
+        free = [folder for folder in owners if folder not in folders]
+        theirs = [folder for folder in free if any(person.kin(one) is Kin.SAME for one in owners[folder])]
+        theirs += [folder for folder in free if namings & {*owners[folder]}]
         folders[index] = theirs[0] if theirs else ""
-    free = [study] if study not in folders and not owners.get(study) else []
+    own = [study] if study not in folders and not owners.get(study) else []
     numbers = [int(match[2]) for folder in owners if (match := NUMBERED.fullmatch(folder))]
     following = iter(range(max(numbers, default=1) + 1, max(numbers, default=1) + 2 + len(groups)))
-    return [folder or (free.pop() if free else f"{study}-p{next(following)}") for folder in folders]
+    return [folder or (own.pop() if own else f"{study}-p{next(following)}") for folder in folders]
