@@ -279,5 +279,10 @@ def _leave(folder: Path, home: Path, done: Path, marker: str) -> None:
                 _into(folder / marker, done / real.relative_to(home) / marker, status_of(folder / marker))
             if real == home or home not in real.parents:
                 return
+            with os.scandir(folder) as entries:
+                if any(entries):
+                    return
+            if (target := done / real.relative_to(home)).is_dir():
+                fsync(target)  # else a power failure may find the folder gone, and the files not yet where they went
             folder.rmdir()
             folder = folder.parent
