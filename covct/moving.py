@@ -108,7 +108,8 @@ def moved_before(done: Path, study: str) -> list[Path]:
         names = (done / PRIVATE / study).read_bytes().split(b"\0")
     except OSError:
         return []
-    return [path for name in names if name and (path := done / os.fsdecode(name)).is_file()]
+    paths = [done / os.fsdecode(name) for name in names if name]
+    return [path for path in paths if path.is_file() and not _is_reservation(path)]
 
 
 def _relative(path: Path, homes: list[Path]) -> tuple[Path, Path | None]:

@@ -342,6 +342,23 @@ def test_moved_files_are_found_by_their_study(inbox):
     assert moved_before(done, "1.3") == []
 
 
+def test_a_name_that_a_killed_process_had_reserved_is_no_slice(inbox, monkeypatch):
+    """The empty file was read as a slice that is cut short, and its study was never moved."""
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(
+            moving.os, "rename", lambda *names, real=os.rename: killed() if "done" in names[1].parts else real(*names)
+        )
+        move(inbox)
+    assert (inbox.parent / "done/a/s/0.dcm").stat().st_size == 0
+    assert moved_before(inbox.parent / "done", "1.2") == []
+    assert move(inbox) == []
+    assert len(moved_before(inbox.parent / "done", "1.2")) == 3
+
+
 def test_two_processes_do_not_move_to_one_directory_at_a_time(inbox):
     done = inbox.parent / "done"
     done.mkdir()
