@@ -17,6 +17,7 @@ from covct.labels import Slices
 from covct.preprocess import FieldOfView, from_model_space
 
 WORKING_ORIENTATION = "FPL"
+LARGEST_OFFSET = 0.5  # of a voxel: a scan and a mask that lie further apart lie on two grids
 AIR_HU = -1024
 BLOCK_BYTES = 64 * 1024**2  # of a mask, while it is turned to the source's orientation
 
@@ -143,6 +144,14 @@ class Masks:
 
 def voxel_volume_mm3(volume: hd.Volume) -> float:
     return float(np.prod(volume.spacing))
+
+
+def voxels_apart(grid: hd.Volume, other: hd.Volume) -> float:
+    """How far the corners of two grids of one shape lie apart at most, in voxels of the first."""
+    ends = [0, 1]
+    corners = np.array([[i, j, k] for i in ends for j in ends for k in ends]) * (np.array(grid.spatial_shape) - 1)
+    corners = np.c_[corners, np.ones(len(corners))].T
+    return float(np.abs((np.linalg.inv(grid.affine) @ other.affine @ corners - corners)[:3]).max())
 
 
 def spacing_mm(volume: hd.Volume) -> tuple[float, float, float]:

@@ -4,6 +4,7 @@ import logging
 import shutil
 
 import cv2
+import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
@@ -11,6 +12,7 @@ from chests import chest, equalised, save, save_pair, save_slices, windowed
 from conftest import SHARED
 
 from covct.errors import UsageError
+from covct.nifti import read_nifti, write_nifti
 from covct.training.cases import CaseError
 from covct.training.dataset import (
     UNKNOWN,
@@ -131,7 +133,7 @@ def test_masks_without_an_image_and_images_without_a_mask_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "slug", "told"),
     [
-        (lambda f: save(chest()[1][:5], f / "a_lungs.nii.gz"), "other-shape", "(48, 48, 5)"),
+        (lambda f: save(chest()[1][:5], f / "a_lungs.nii.gz"), "other-shape", "(5, 48, 48)"),
         (lambda f: save(chest()[1], f / "a_lungs.nii.gz", shift_mm=8), "other-geometry", "up to 2.0 voxels"),
         (lambda f: save(chest()[1] * 3, f / "a_lungs.nii.gz"), "unexpected-labels", "wanted 0, 1, 2"),
         (lambda f: save(np.full((6, 48, 48), 7, np.int16), f / "a_ct.nii.gz"), "constant", "every pixel is 7"),
@@ -149,6 +151,34 @@ def test_what_does_not_fit_is_refused_by_file(spoil, slug, told, tmp_path):
         read_case(case)
     assert refused.value.slug == slug
     assert told in str(refused.value) and "a_" in str(refused.value)
+
+
+ORDERS = ["RAS", "LPI", "PIR", "AIL", "SRP"]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_masks_of_another_order_of_voxels_mark_the_same_points(order, tmp_path):
+    """Another converter turned and transposed the mask's array, and said so in its affine."""
+    save_pair(tmp_path, "a")
+    plain = read_case(find_cases(tmp_path)[0])
+    for name in ("a_lungs", "a_infection"):
+        path = tmp_path / f"{name}.nii.gz"
+        write_nifti(read_nifti(path).to_patient_orientation(order), path)
+    turned = read_case(find_cases(tmp_path)[0])
+    np.testing.assert_array_equal(turned.lungs, plain.lungs)
+    np.testing.assert_array_equal(turned.infection, plain.infection)
+
+
+def test_no_advice_that_would_mirror_a_mask(tmp_path):
+    """A mask whose affine points the other way and lies elsewhere: taken by index it would be a mirrored one."""
+    save_pair(tmp_path, "a")
+    path = tmp_path / "a_lungs.nii.gz"
+    mask = read_nifti(path).to_patient_orientation("RAS")
+    affine = mask.affine.copy()
+    affine[2, 3] += 40
+    write_nifti(hd.Volume(mask.array, affine, "PATIENT"), path)
+    with pytest.raises(CaseError, match="wanted one grid$"):
+        read_case(find_cases(tmp_path)[0])
 
 
 def test_a_wrong_header_can_be_overruled_by_name(tmp_path):

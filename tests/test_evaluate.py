@@ -25,6 +25,7 @@ from covct.evaluation.run import Order, evaluate
 from covct.evaluation.scores import SCORES, Counts, count, scores
 from covct.evaluation.surface import surface_scores
 from covct.nifti import write_nifti
+from covct.training.cases import medseg_patient
 from covct.training.dataset import find_sources, read_lung_slices
 from covct.training.dicom_cases import pseudonym
 from covct.training.layouts import search_cases
@@ -304,7 +305,7 @@ def test_a_mask_beside_its_scan_is_refused(pairs, tmp_path):
         box().array, spacing=(3, 2, 2), coordinate_system="PATIENT", position=(0, 0, 4), patient_orientation="FPL"
     )
     write_nifti(moved, calls / "b_lungs.nii.gz")
-    with pytest.raises(UsageError, match=r"b_lungs.nii.gz: the mask lies up to 4.00 mm beside its scan"):
+    with pytest.raises(UsageError, match=r"b_lungs.nii.gz: the mask lies up to 1.3 voxels beside its scan"):
         judge(data, calls, tmp_path / "out")
     write_nifti(moved, data / "b_lungs.nii.gz")
     with pytest.raises(UsageError, match=r"b_lungs.nii.gz.*beside its scan.*b_ct.nii.gz"):
@@ -600,6 +601,56 @@ def test_a_folder_of_a_known_layout_may_have_been_among_the_own_cases(weights):
     cases = [Case(name, name, "ma", "clahe-8bit", lambda: None) for name in "pqr"]
     assert [bool(seen_by(case, {"old": card})) for case in cases] == [False, True, True]
     assert [bool(seen_by(case, {"exact": exact})) for case in cases] == [False, True, False]
+
+
+def test_an_ancestor_without_a_list_has_seen_only_whom_the_line_knows(weights):
+    """The older card says whom it held out, the newer one who there was: nobody else can have been learned from."""
+    held, everyone = {"ma": ["coronacases_001"]}, {"ma": ["coronacases_001", "coronacases_003", "coronacases_005"]}
+    card = read_card(with_held_out(weights, ma=["coronacases_001", "coronacases_005"]) / "lungs.json")
+    ancestor = {"task": "lungs", "sha256": "4" * 64, "held_out_patients": held}
+    line = replace(
+        card,
+        training={
+            "held_out_patients": {"ma": ["coronacases_001", "coronacases_005"]},
+            "learned_patients": learned_patients(everyone, {"ma": ["coronacases_001", "coronacases_005"]}),
+            "ancestors": [ancestor],
+        },
+    )
+    for source in ("ma", "here"):
+        seen = [
+            bool(seen_by(Case("x", f"coronacases_00{number}", source, "hu", lambda: None), {"line": line}))
+            for number in (1, 3, 5, 8)
+        ]
+        assert seen == [False, True, True, False], "5 by the ancestor; 8 by nobody"
+
+
+def test_data_of_a_name_that_no_card_knows_is_unseen(pairs, weights, tmp_path):
+    """--source: the folder's own cases are another's than those that the networks learned from."""
+    names = {"lctsc": ["p"]}
+    with_held_out(weights, **names)
+    for task in ("lungs", "infection"):
+        card = read_card(weights / f"{task}.json")
+        told = {"held_out_patients": names, "learned_patients": learned_patients({"lctsc": ["a", "p"]}, names)}
+        write_card(replace(card, training=told), weights)
+    evaluation = judge(*pairs, tmp_path / "out", weights=weights, patients="all", also_seen=True)
+    assert [bool(row["seen_by"]) for row in evaluation["cases"]] == [True, False]
+    evaluation = judge(*pairs, tmp_path / "mine", weights=weights, patients="all", also_seen=True, source="mine")
+    assert [bool(row["seen_by"]) for row in evaluation["cases"]] == [False, False]
+
+
+def test_one_person_under_two_names_of_a_card_is_told_and_counts_as_seen(pairs, weights, tmp_path):
+    """Slices 35 and 67 of medicalsegmentation.com show one person; an older card held out the one and not the other."""
+    held = {"medseg": ["medseg_35", "medseg_40"]}
+    told = learned_patients({"medseg": ["medseg_35", "medseg_40", "medseg_67"]}, held)
+    card = replace(
+        read_card(weights / "infection.json"), training={"held_out_patients": held, "learned_patients": told}
+    )
+    write_card(card, weights)
+    write_card(replace(read_card(weights / "lungs.json"), training={"held_out_patients": held}), weights)
+    cases = [Case("x", medseg_patient(number), "medseg", "window-8bit", lambda: None) for number in ("35", "40", "67")]
+    assert [bool(seen_by(case, {"infection": card})) for case in cases] == [True, False, True]
+    notes = judge(*pairs, tmp_path / "out", weights=weights)["notes"]
+    assert any("medseg_35 (medseg_67)" in note and "behind" not in note for note in notes)
 
 
 def threshold_networks(folder):

@@ -67,7 +67,10 @@ def evaluate_command(
     resamples: Annotated[int, typer.Option(help="Of the bootstrap over patients.", min=100)] = 2000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
     source: Annotated[
-        str, typer.Option(help="Name of the data; where no card knows it, no network has learned from it.")
+        str,
+        typer.Option(
+            help="Name of the data. Of one that no card knows nobody was learned from, save people of public sets."
+        ),
     ] = "",
     restorer: Annotated[
         Path | None,

@@ -18,13 +18,12 @@ from covct.dicom.seg_frames import frame_pixels, frame_places
 from covct.dicom.seg_masks import ANY_LUNG, INFECTED, SEG_STORAGE, structure
 from covct.discover import NOT_IMAGES
 from covct.errors import SeriesError, SourceDefect, UsageError, why
-from covct.volume import WORKING_ORIENTATION, Scan
+from covct.volume import LARGEST_OFFSET, WORKING_ORIENTATION, Scan, voxels_apart
 from covct.volume_file import read_volume
 from covct.volume_header import format_of
 
 TASKS = ("lungs", "infection")
 HEADER_BYTES = 1024**2
-GRID_TOLERANCE = 0.1  # of the smallest voxel edge: how far corners of two equal grids may lie apart
 PLAIN_LABELS = {"lungs": {0, 1, 2}, "infection": {0, 1}}  # what a mask may hold whose labels nobody explains
 MOST_LABELS = 64
 
@@ -108,11 +107,9 @@ def grid_difference(mask: hd.Volume, grid: hd.Volume) -> str:
     """What was got and what wanted, where two grids are not the same; else empty."""
     if mask.spatial_shape != grid.spatial_shape:
         return f"the mask has {_shape(mask)} voxels, wanted {_shape(grid)} as its scan has"
-    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
-    corners[:, :3] *= np.array(grid.spatial_shape) - 1
-    apart = np.linalg.norm((corners @ (mask.affine - grid.affine).T)[:, :3], axis=1).max()
-    if apart > GRID_TOLERANCE * min(grid.spacing):
-        return f"the mask lies up to {apart:.2f} mm beside its scan; wanted the same affine"
+    apart = voxels_apart(grid, mask)
+    if apart > LARGEST_OFFSET:
+        return f"the mask lies up to {apart:.1f} voxels beside its scan; wanted the same affine"
     return ""
 
 

@@ -36,7 +36,7 @@ from covct.networks import Networks
 from covct.state import output_errors
 from covct.training.cases import person_of
 from covct.training.dataset import Restore
-from covct.training.learned import untold
+from covct.training.learned import two_names, untold
 from covct.training.views import as_hounsfield
 
 FORMAT = 1
@@ -379,6 +379,11 @@ def _notes(order: Order, cards: dict[str, Card], rows: list[dict[str, Any]], gro
         if hashes := ", ".join(sha256[:12] for sha256 in untold(card)):
             notes.append(
                 f"No card says whom every network behind {key} has learned from: that of sha256 {hashes} is unknown."
+            )
+        if twice := [f"{held} ({learned})" for held, learned in two_names(card)]:
+            notes.append(
+                f"The card of {key} has people under two names: it holds out {', '.join(twice)} and has learned from "
+                "the one in brackets, which is the same person. They count as learned from."
             )
     if not order.predictions and order.threshold is None:
         chosen_on = {source for card in cards.values() for source in _held_out(card)}

@@ -17,7 +17,13 @@ KINDS = ("lungs", "infection")
 PERSON = re.compile(r"(radiopaedia_\d+|coronacases_\d+)")
 # Patients under names that mean the same in every source: public ones, and hashes of a Patient ID.
 TELLING = re.compile(r"radiopaedia_\d+|coronacases_\d+|patient-[0-9a-f]{10,12}")
-MEDSEG_SAME_PATIENT = {"43": "10", "46": "5"}  # one slice saved twice; two slices of one lung (`covct explore`)
+# Pictures of medicalsegmentation.com that show one person, as far as eyes can tell from their full field of view: the
+# numbers of the training set, which has about thirty people and not fifty.
+MEDSEG_PEOPLE = (
+    ("3", "12", "28"), ("4", "5", "16", "17", "44", "46"), ("10", "43"), ("13", "31"), ("14", "24"), ("19", "58"),
+    ("25", "42", "57"), ("26", "27"), ("29", "55"), ("30", "47"), ("33", "37", "53"), ("35", "67"), ("41", "54"),
+)  # fmt: skip
+MEDSEG = re.compile(r"medseg_(\d+)")
 
 
 class CaseError(UsageError):
@@ -152,8 +158,16 @@ class Labelled:
 
 
 def medseg_patient(stem: str) -> str:
-    """Whose slice a file of the medicalsegmentation.com set is; the set does not say, each is taken for another's."""
-    return f"medseg_{MEDSEG_SAME_PATIENT.get(stem, stem)}"
+    """Whose slice a file of the medicalsegmentation.com set is: the set does not say, eyes do (`MEDSEG_PEOPLE`)."""
+    return f"medseg_{next((people[0] for people in MEDSEG_PEOPLE if stem in people), stem)}"
+
+
+def aliases(patient: str) -> tuple[str, ...]:
+    """All names that cards may have for a person, the given one among them."""
+    person = person_of(patient)
+    found = MEDSEG.fullmatch(person)
+    people = next((people for people in MEDSEG_PEOPLE if found and found[1] in people), ())
+    return tuple(f"medseg_{number}" for number in people) or (person,)
 
 
 def person_of(name: str) -> str:

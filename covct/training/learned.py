@@ -1,8 +1,10 @@
 """Whom a network has learned from: what its card says of it, and of the networks that it started from.
 
-A card lists whom it held out, by source: any other patient of a source that it names was learned from; of a source that
-it does not name, nobody was. Since a network that starts from another keeps what that one learned, its card carries the
-same of all its ancestors. Asked by training (`--initial`, `--restorer`) and by evaluation alike.
+A card lists whom it held out, by source, and hashes of whom it learned from. An older card lists only whom it held out:
+it has learned from everyone else whom the later cards of its line know of in that source, and where none of them tells,
+from any other patient. Of a source that it does not name nobody was learned from. Since a network that starts from
+another keeps what that one learned, its card carries the same of all its ancestors. Asked by training (`--initial`,
+`--restorer`) and by evaluation alike.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 
 from covct.cards import Card
 from covct.errors import WeightsError
-from covct.training.cases import PERSON, identity, person_of
+from covct.training.cases import PERSON, aliases, identity, person_of
 
 OWN = "cases"  # the source of whatever training does not know by its layout
 LAYOUTS = ("ma", "lctsc", "medseg")  # and of what it does: the first folder of each, any other is among its own cases
@@ -48,7 +50,24 @@ def has_learned_from(card: Card, source: str, patient: str) -> bool:
     WeightsError
         The card's ancestors are none.
     """
-    return any(_knows(told, source, patient) for told in (card.training, *_earlier(card)))
+    line = (card.training, *_earlier(card))
+    known = _known_people(line)
+    return any(_knows(told, source, patient, known) for told in line)
+
+
+def two_names(card: Card) -> list[tuple[str, str]]:
+    """People whom a card knows by two names, one held out and one learned from: (held out, learned from).
+
+    Only where both names are public: others are kept as hashes.
+    """
+    learned = card.training.get("learned_patients", {})
+    return [
+        (name, other)
+        for source, names in card.training.get("held_out_patients", {}).items()
+        for name in names
+        for other in aliases(name)
+        if other not in names and _hashed(other) in learned.get(source, ())
+    ]
 
 
 def untold(card: Card) -> list[str]:
@@ -67,18 +86,35 @@ def _earlier(card: Card) -> Iterator[Told]:
     yield from ancestors
 
 
-def _knows(told: Told, source: str, patient: str) -> bool:
+def _knows(told: Told, source: str, patient: str, known: Mapping[str, set[str]]) -> bool:
     held, learned = told.get("held_out_patients", {}), told.get("learned_patients")
     by_layout = [name for name in ((source, OWN) if source in LAYOUTS else (source,)) if name in held]
-    held_here = any(patient in held[name] for name in by_layout)
-    if source in by_layout and not held_here:
-        return True
-    person, is_told = person_of(patient), not identity(source, patient)[0]
+    names = aliases(patient)
     if learned is None:
-        return bool(by_layout and not held_here) or (PERSON.fullmatch(person) is not None and _may_hold(held, person))
-    if by_layout and _hashed(patient) in learned.get(OWN, ()):
+        if any(name not in known for name in by_layout) or not known:
+            return _by_names_alone(held, by_layout, patient)
+        learned = {name: known.get(name, set()) - {_hashed(one) for one in held[name]} for name in held}
+    if any(_hashed(one) in learned.get(name, ()) for one in names for name in (*by_layout, *([OWN] * bool(by_layout)))):
         return True
-    return is_told and any(_hashed(person) in hashes for hashes in learned.values())
+    is_told = not identity(source, patient)[0]
+    return is_told and any(_hashed(one) in hashes for one in names for hashes in learned.values())
+
+
+def _known_people(line: Sequence[Told]) -> dict[str, set[str]]:
+    """By source, hashes of everyone of whom the cards of a line that list them tell: held out or learned from."""
+    known: dict[str, set[str]] = {}
+    for told in line:
+        for source, hashes in told.get("learned_patients", {}).items():
+            held = told.get("held_out_patients", {}).get(source, ())
+            known.setdefault(source, set()).update(hashes, map(_hashed, held))
+    return known
+
+
+def _by_names_alone(held: Mapping[str, Sequence[str]], by_layout: Sequence[str], patient: str) -> bool:
+    """Of a card where nobody lists who there was: any other patient of the source, and any of a public set."""
+    person = person_of(patient)
+    held_here = any(one in held[name] for name in by_layout for one in (patient, *aliases(patient)))
+    return bool(by_layout and not held_here) or (PERSON.fullmatch(person) is not None and _may_hold(held, person))
 
 
 def _may_hold(held: Mapping[str, Sequence[str]], person: str) -> bool:

@@ -13,10 +13,10 @@ from covct.errors import SeriesError
 from covct.training.cases import Case, CaseError, Labelled
 from covct.training.dicom_cases import read_series
 from covct.training.domains import HU, detect_domain
+from covct.volume import LARGEST_OFFSET, WORKING_ORIENTATION, voxels_apart
 from covct.volume_file import read_volume
 
 CLASS_COLOURS_BGR = {(0, 0, 128): 1, (0, 128, 0): 2, (128, 0, 0): 3}  # of medicalsegmentation.com
-LARGEST_OFFSET = 0.5  # of a voxel: image and mask further apart lie on two grids
 
 
 def read_case(case: Case) -> Labelled:
@@ -75,24 +75,39 @@ def _read_volume(case: Case):
     for kind, (path,) in case.masks.items():
         if kind == "both" and {"lungs", "infection"} <= case.masks.keys():
             continue  # it says the same again, without the side of what is infected
-        mask = _read(path)
-        if mask.shape != image.shape:
-            raise CaseError("other-shape", f"{path}: shape {mask.shape}, its image {case.images[0].name} {image.shape}")
-        apart = _offset(image, mask)
-        if apart > LARGEST_OFFSET and not case.by_index:
-            raise CaseError(
-                "other-geometry",
-                f"{path}: its voxels lie up to {apart:.1f} voxels from those of {case.images[0].name}; wanted one grid "
-                "(cases.csv: geometry by-index, if only the header is wrong)",
-            )
-        array = image.with_array(mask.array).to_patient_orientation("FPL").array
+        array = _on_grid(image, _read(path), path, case)
         masks = (
             {**_by_label(kind, array, path), **masks} if kind == "both" else {**masks, **_by_label(kind, array, path)}
         )
-    volume = image.to_patient_orientation("FPL")
+    volume = image.to_patient_orientation(WORKING_ORIENTATION)
     spacing = (float(volume.spacing[0]), float(volume.spacing[1]), float(volume.spacing[2]))
     codes = "".join(str(code.value) for code in image.get_closest_patient_orientation())
     return volume.array, masks, spacing, codes
+
+
+def _on_grid(image: hd.Volume, mask: hd.Volume, path: Path, case: Case) -> np.ndarray:
+    """(slices, rows, columns) of a mask where its affine puts them, whatever order of voxels a converter left.
+
+    The affine is passed over only where cases.csv says so, and then both must be stored in one order.
+    """
+    name = case.images[0].name
+    if case.by_index:
+        if mask.shape != image.shape:
+            raise CaseError("other-shape", f"{path}: shape {mask.shape}, its image {name} {image.shape}")
+        return image.with_array(mask.array).to_patient_orientation(WORKING_ORIENTATION).array
+    one_order = mask.get_closest_patient_orientation() == image.get_closest_patient_orientation()
+    image, mask = (one.to_patient_orientation(WORKING_ORIENTATION) for one in (image, mask))
+    if mask.shape != image.shape:
+        raise CaseError("other-shape", f"{path}: shape {mask.shape}, its image {name} {image.shape}")
+    apart = voxels_apart(image, mask)
+    if apart > LARGEST_OFFSET:
+        # Not where the voxels lie in another order: by index the mask would be a mirrored one.
+        advice = " (cases.csv: geometry by-index, if only the header is wrong)" if one_order else ""
+        raise CaseError(
+            "other-geometry",
+            f"{path}: its voxels lie up to {apart:.1f} voxels from those of {name}; wanted one grid{advice}",
+        )
+    return mask.array
 
 
 def _read(path: Path) -> hd.Volume:
@@ -100,14 +115,6 @@ def _read(path: Path) -> hd.Volume:
         return read_volume(path)
     except SeriesError as error:
         raise CaseError("unreadable", f"{path}: {error.message}") from error
-
-
-def _offset(image: hd.Volume, mask: hd.Volume) -> float:
-    """How far corners of the two grids lie apart, in voxels of the image."""
-    ends = [0, 1]
-    corners = np.array([[i, j, k] for i in ends for j in ends for k in ends]) * (np.array(image.shape) - 1)
-    corners = np.c_[corners, np.ones(len(corners))].T
-    return float(np.abs((np.linalg.inv(image.affine) @ mask.affine @ corners - corners)[:3]).max())
 
 
 def _by_label(kind: str, array: np.ndarray, path: Path) -> dict[str, np.ndarray]:
