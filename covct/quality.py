@@ -19,18 +19,30 @@ from covct.dicom.valid import is_uid
 from covct.discover import Series
 from covct.errors import SeriesError
 from covct.foreign import SECONDARY_CAPTURE, described
+from covct.grid import (
+    COSINE_TOLERANCE,
+    SHIFT_WARNED_MM,
+    UNEVEN_WARNED,
+    Grid,
+    cosine_unit,
+    grid_of,
+    orientation_of,
+    rounded_gaps,
+    sideways_mm,
+    spacing_of,
+    unevenness,
+)
 from covct.image_type import DERIVED, LOCALIZER, REFORMATTED, is_cut, kind_of
 from covct.labels import Slices, per_slice
 from covct.quote import IMAGE_TYPES, MODALITIES, RESCALE_TYPES, quoted, quoted_all, quoted_uid
 from covct.split import MOSTLY, differing
 from covct.volume_header import FORMAT_NAMES
 
-COSINE_TOLERANCE = 1e-3
 TILT_REFUSED_DEGREES, TILT_WARNED_DEGREES = 30.5, 0.1
 OBLIQUE_REFUSED_DEGREES, OBLIQUE_WARNED_DEGREES = 35.0, 20.5
 GAP_FACTOR = 1.5
-UNEVEN_REFUSED, UNEVEN_WARNED = 0.10, 0.02
-SHIFT_REFUSED_MM, SHIFT_WARNED_MM = 5.0, 0.5
+UNEVEN_REFUSED = 0.10
+SHIFT_REFUSED_MM = 5.0
 STEP_REFUSED_MM, STEP_WARNED_MM = 20.0, 5.5
 LOSSY_RATIO_REFUSED = 15.0
 CUT_WARNED = 0.10
@@ -267,6 +279,11 @@ GATE = {
         warned="note",
         why="set aside: of another kind, or without a place, or in a size, plane or thickness of their own",
     ),
+    "rounded-headers": Rule(
+        "positions, direction cosines or pixel spacings are rounded so far that slices seem to lie unevenly",
+        warned="note",
+        why="one even grid has them all within half a unit of the last digit, which neither jitter nor a gap allows",
+    ),
     "duplicate-files": Rule("files repeat an instance already there", warned="note", why="each is used once"),
     "filled-headers": Rule(
         "attributes that the results need are missing or not valid", warned="note", why="the report lists them"
@@ -450,41 +467,41 @@ def _grid(series: Series) -> Iterator[Finding]:
         yield _refused("no-geometry", "ImagePositionPatient is more than 100 m away")
     if len({i.frame_of_reference_uid for i in series.instances}) > 1:
         yield _refused("mixed-geometry", "slices belong to several frames of reference; wanted one")
-    if len(shapes) > 1 or np.ptp(spacings, axis=0).max() > 1e-3:
+    if len(shapes) > 1 or spacing_of(spacings) is None:
         yield _refused("mixed-geometry", f"slices differ in size or pixel spacing ({_list(shapes)}); wanted one grid")
-    if np.ptp(orientations, axis=0).max() > COSINE_TOLERANCE:
+    if orientation_of(orientations) is None:
         yield _refused("mixed-geometry", "slices differ in orientation; wanted parallel slices")
     row, column = orientations[0][:3], orientations[0][3:]
-    if abs(np.linalg.norm(row) - 1) > 0.01 or abs(np.linalg.norm(column) - 1) > 0.01 or abs(row @ column) > 0.01:
+    off = max(0.01, 2 * cosine_unit(orientations))
+    if abs(np.linalg.norm(row) - 1) > off or abs(np.linalg.norm(column) - 1) > off or abs(row @ column) > off:
         text = _list(series.instances[0].orientation)
         yield _refused("no-geometry", f"ImageOrientationPatient {text} is no pair of perpendicular unit vectors")
 
 
 def _positions_in_space(series: Series) -> Iterator[Finding]:
     """Whether the slices follow one another in even steps along one line, and how they lie in the patient."""
-    normal = _normal(series)
-    yield from _oblique(oblique_degrees(series))
-    axial = int(np.argmax(np.abs(normal))) == 2
+    grid = grid_of(series)
+    yield from _oblique(_oblique_degrees(np.array([grid.row, grid.column, grid.normal])))
+    axial = int(np.argmax(np.abs(grid.normal))) == 2
     if not axial:
-        name = ("sagittal", "coronal")[int(np.argmax(np.abs(normal)))]
+        name = ("sagittal", "coronal")[int(np.argmax(np.abs(grid.normal)))]
         if len(series.instances) < FEW_SLICES:
             count = len(series.instances)
             yield _refused("too-few-slices", f"{count} {name} slices; wanted axial ones, or at least {FEW_SLICES}")
         yield Finding("not-axial", f"acquired in {name} slices; axial ones were put together from them")
     if len(series.instances) < 2:
         return
-    positions = np.array([i.position for i in series.instances])
-    order = np.argsort(positions @ normal, kind="stable")
-    positions = positions[order]
-    along = positions @ normal
+    along = grid.along
     steps = np.diff(along)
     if steps.min() < 0.01:
         yield _doubled(series, along, steps)
         return
+    if grid.rounded:
+        yield Finding("rounded-headers", f"rounded in the headers: {'; '.join(grid.rounded)}", NOTED)
     middle = float(np.median(steps))
-    uneven = _unevenness(steps)
-    yield from _gaps(along, steps, middle)
-    tilt = tilt_degrees(series)
+    uneven = unevenness(steps)
+    yield from _gaps(grid, steps, middle)
+    tilt = grid.tilt_degrees
     spread = f"{steps.min():.2f} to {steps.max():.2f} mm"
     if tilt > TILT_REFUSED_DEGREES:
         yield _refused("gantry-tilt", f"the slices are sheared by {tilt:.1f}°, more than a gantry tilts")
@@ -497,7 +514,7 @@ def _positions_in_space(series: Series) -> Iterator[Finding]:
     if tilt > TILT_WARNED_DEGREES:
         message = f"the gantry was tilted by {tilt:.1f}°: the masks lie on the tilted slices, volumes are right"
         yield Finding("gantry-tilt", message)
-    shift = _sideways_mm(positions, along)
+    shift = 0.0 if grid.line else sideways_mm(grid.positions, along)
     if shift > SHIFT_WARNED_MM:
         level = REFUSED if shift > SHIFT_REFUSED_MM else WARNED
         yield Finding("mixed-geometry", f"slices are shifted sideways by up to {shift:.1f} mm; wanted one line", level)
@@ -565,7 +582,7 @@ def _extents(series: Series) -> Iterator[Finding]:
     assert first.pixel_spacing and first.orientation
     image = [mm * count for mm, count in zip(first.pixel_spacing, first.shape, strict=True)]  # down, along the rows
     axes = [int(np.argmax(np.abs(cosines))) for cosines in (first.orientation[3:], first.orientation[:3])]
-    along = np.array([instance.position for instance in series.instances]) @ _normal(series)
+    along = grid_of(series).along
     stack = float(np.ptp(along)) * len(along) / max(1, len(along) - 1)
     long = next((mm for mm, axis in zip(image, axes, strict=True) if axis == 2), stack)
     yield from _size(long, *(mm for mm, axis in zip(image, axes, strict=True) if axis != 2))
@@ -591,19 +608,20 @@ def _doubled(series: Series, along: np.ndarray, steps: np.ndarray) -> Finding:
     return _refused("duplicate-slices", f"two different slices lie at the same position ({at:.1f} mm); wanted one each")
 
 
-def _gaps(along: np.ndarray, steps: np.ndarray, middle: float) -> Iterator[Finding]:
+def _gaps(grid: Grid, steps: np.ndarray, middle: float) -> Iterator[Finding]:
+    """Steps of twice the others' length and more; of rounded positions, what an even line of them lacks."""
+    along = grid.along
+    if lacking := rounded_gaps(grid):
+        where = ", ".join(f"between {along[at]:.1f} and {along[at + 1]:.1f} mm" for at, _ in lacking[:5])
+        count = sum(number for _, number in lacking)
+        message = f"{count} slices are missing {where} (positions are rounded in the headers)"
+        yield _refused("missing-slices", message)
+        return
     gaps = [(a, a + step) for a, step in zip(along, steps, strict=False) if step > GAP_FACTOR * middle]
     if gaps and all(abs((b - a) / middle - round((b - a) / middle)) < UNEVEN_REFUSED for a, b in gaps):
         where = ", ".join(f"between {a:.1f} and {b:.1f} mm" for a, b in gaps[:5])
         count = sum(round((b - a) / middle) - 1 for a, b in gaps)
         yield _refused("missing-slices", f"{count} slices are missing {where} (slice step {middle:g} mm)")
-
-
-def _sideways_mm(positions: np.ndarray, along: np.ndarray) -> float:
-    """How far a slice lies beside the straight line from the first to the last."""
-    share = (along - along[0]) / (along[-1] - along[0])
-    line = positions[0] + share[:, None] * (positions[-1] - positions[0])
-    return float(np.linalg.norm(positions - line, axis=1).max())
 
 
 def _contents(series: Series) -> Iterator[Finding]:
@@ -664,38 +682,10 @@ def _fewer_than_acquired(series: Series) -> Iterator[Finding]:
             yield Finding("missing-slices", f"the header says {declared} images were acquired, {count} are here")
 
 
-def tilt_degrees(series: Series) -> float:
-    """Angle between the way from the first slice to the last and the slices' normal; 0 for a single slice."""
-    positions = np.array([i.position for i in series.instances])
-    along = positions @ _normal(series)
-    way = positions[np.argmax(along)] - positions[np.argmin(along)]
-    length = np.linalg.norm(way)
-    return float(np.degrees(np.arccos(np.clip(abs(way @ _normal(series)) / length, 0, 1)))) if length else 0.0
-
-
-def oblique_degrees(series: Series) -> float:
-    """The largest angle between an axis of the slices and the patient's axis nearest to it."""
-    row, column = np.array(series.instances[0].orientation).reshape(2, 3)
-    return _oblique_degrees(np.array([row, column, np.cross(row, column)]))
-
-
 def _oblique_degrees(axes: np.ndarray) -> float:
     """The same of three axes, one a row, of any length."""
     nearest = np.abs(axes).max(axis=1) / np.linalg.norm(axes, axis=1)
     return float(np.degrees(np.arccos(np.clip(nearest.min(), 0, 1))))
-
-
-def _normal(series: Series) -> np.ndarray:
-    """Unit vector across the slices."""
-    orientation = np.array(series.instances[0].orientation)
-    normal = np.cross(orientation[:3], orientation[3:])
-    return normal / np.linalg.norm(normal)
-
-
-def _unevenness(steps: np.ndarray) -> float:
-    """Largest deviation of a slice step from the median step, as a share of it."""
-    middle = np.median(steps)
-    return float(np.abs(steps - middle).max() / middle)
 
 
 def check_hounsfield(hu: np.ndarray) -> None:

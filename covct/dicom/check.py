@@ -25,6 +25,7 @@ from covct.dicom.inherited import TYPE_2
 from covct.dicom.patient import PATIENT_TAGS, Kin, patient_of
 from covct.dicom.valid import is_uid
 from covct.errors import SeriesError
+from covct.grid import SPACING_DIFFERS, cosine_unit, half_unit
 from covct.sources import read_all
 from covct.terms import LABELMAP_SEGMENTS, SEGMENTS, Segment
 
@@ -40,6 +41,7 @@ POSITION_TOLERANCE_MM = 0.01  # decimal strings hold 16 characters
 COSINE_TOLERANCE = 2e-3  # the gate lets cosines of a series differ by 1e-3, and all take the first slice's
 SPACING_TOLERANCE_MM = 1e-3  # of the same: the gate's tolerance for pixel spacing
 SIDEWAYS_TOLERANCE_MM = 10.0  # the gate lets slices be shifted by 5 mm to either side
+ROUNDED_MM = 1.0  # where the report says that positions are rounded: half a unit at either end, whole mm the coarsest
 STEP_TOLERANCE = 0.15  # of the slice spacing: the gate refuses steps beyond 10 % of the median
 AXES = {"F": "slice", "H": "slice", "A": "row", "P": "row", "L": "column", "R": "column"}
 SIZES = {"slice": "slices", "row": "rows", "column": "columns"}
@@ -319,7 +321,9 @@ def _check_grid(dataset: pydicom.Dataset, frames: list[_Frame], report: dict[str
         return
     steps = np.diff(along)
     number = np.maximum(np.rint(steps / spacings[0]), 1)
-    if (off := np.abs(steps - number * spacings[0]) > STEP_TOLERANCE * number * spacings[0]).any():
+    rounded = any(warning["slug"] == "rounded-headers" for warning in report["warnings"])
+    allowed = STEP_TOLERANCE * number * spacings[0] + ROUNDED_MM * rounded
+    if (off := np.abs(steps - number * spacings[0]) > allowed).any():
         at = f"{steps[np.argmax(off)]:.2f} mm at {along[np.argmax(off)]:.1f} mm"
         yield Defect("wrong-geometry", f"planes lie {at}, the report says {spacings[0]:g} mm from slice to slice")
         return
@@ -396,10 +400,11 @@ def _differences(
 ) -> Iterator[tuple[str, str]]:
     """What of a frame's place in the patient is not that of the source slice it names."""
     spacing, cosines = shared.PixelMeasuresSequence[0].PixelSpacing, shared.PlaneOrientationSequence[0]
+    turned, longer = _rounded_by(source)
     for what, got, wanted, tolerance in (
         ("position", frame.position, source.position, POSITION_TOLERANCE_MM),
-        ("orientation", cosines.ImageOrientationPatient, source.orientation, COSINE_TOLERANCE),
-        ("pixel spacing", spacing, source.pixel_spacing, SPACING_TOLERANCE_MM),
+        ("orientation", cosines.ImageOrientationPatient, source.orientation, max(COSINE_TOLERANCE, turned)),
+        ("pixel spacing", spacing, source.pixel_spacing, max(SPACING_TOLERANCE_MM, longer)),
         ("rows and columns", (dataset.Rows, dataset.Columns), source.shape, 0),
     ):
         got = [float(value) for value in got]
@@ -407,6 +412,14 @@ def _differences(
             yield what, f"{what} is {_list(got)}, but {_list(wanted)}"
     if is_uid(source.frame_of_reference_uid) and source.frame_of_reference_uid != dataset.FrameOfReferenceUID:
         yield "frame", f"frame of reference is {dataset.FrameOfReferenceUID}, but {source.frame_of_reference_uid}"
+
+
+def _rounded_by(source: Instance) -> tuple[float, float]:
+    """How far rounding may have brought a slice's cosines, and its pixel spacing in mm, from those of the others."""
+    if source.orientation is None or source.pixel_spacing is None:
+        return 0.0, 0.0
+    turned = cosine_unit(np.array([source.orientation])) * (1 + 1e-6)
+    return turned, max(min(half_unit(value), SPACING_DIFFERS * value) for value in source.pixel_spacing) + 1e-9
 
 
 def _check_patient(dataset: pydicom.Dataset, sources: list[Instance]) -> Iterator[Defect]:

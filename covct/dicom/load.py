@@ -20,7 +20,8 @@ from covct.dicom.syntaxes import is_compressed
 from covct.dicom.valid import commas_to_points, is_uid
 from covct.discover import Series
 from covct.errors import SeriesError, why
-from covct.quality import TILT_WARNED_DEGREES, tilt_degrees
+from covct.grid import grid_of
+from covct.quality import TILT_WARNED_DEGREES
 from covct.quote import quoted_uid
 from covct.sources import LARGEST_FILE, SourceFile, read_all, sizes
 from covct.volume import Scan
@@ -40,23 +41,17 @@ def load_dicom(series: Series) -> Scan:
         `unreadable`, naming the file that is truncated or cannot be decoded: a slice is never silently dropped.
         `conflicting-files`, where a file that came twice says two different things.
     """
-    row, column = np.array(series.instances[0].orientation).reshape(2, 3)
-    normal = np.cross(row, column)
-    ordered = sorted(
-        series.instances, key=lambda i: (float(np.array(i.position) @ normal), i.sop_instance_uid, i.frame)
-    )
+    grid = grid_of(series)
+    ordered = list(grid.ordered)
     array, headers, digests = _read_slices(ordered, keep_digests=bool(series.twins))
     _check_twins(series, ordered, array, digests)
-    spacing, origin = ordered[0].pixel_spacing, ordered[0].position
-    assert spacing and origin  # the gate has seen to it
     affine = np.eye(4)
-    affine[:3, 0] = step = _step(ordered, normal)
-    affine[:3, 1] = column * spacing[0]  # moving down the rows follows the column cosines
-    affine[:3, 2] = row * spacing[1]
-    affine[:3, 3] = origin
-    tilted = len(ordered) > 1 and tilt_degrees(series) > TILT_WARNED_DEGREES
+    affine[:3, 0] = step = grid.step if len(ordered) > 1 else grid.normal * _thickness(ordered[0])
+    affine[:3, 1] = grid.column * grid.spacing[0]  # moving down the rows follows the column cosines
+    affine[:3, 2] = grid.row * grid.spacing[1]
+    affine[:3, 3] = grid.origin
     straight = affine.copy()
-    straight[:3, 0] = normal * float(step @ normal)
+    straight[:3, 0] = grid.normal * float(step @ grid.normal)
     frame_of_reference = ordered[0].frame_of_reference_uid
     if not is_uid(frame_of_reference):
         frame_of_reference = None
@@ -66,7 +61,7 @@ def load_dicom(series: Series) -> Scan:
         headers,
         transfer_syntaxes=tuple(sorted({UID(i.transfer_syntax_uid).name for i in ordered if i.transfer_syntax_uid})),
         frames=tuple(i.frame for i in ordered if i.frame),
-        tilted_affine=affine if tilted else None,
+        tilted_affine=affine if grid.tilt_degrees > TILT_WARNED_DEGREES else None,
     )
 
 
@@ -233,13 +228,10 @@ def _place(instance: Instance):
     return instance.position, instance.orientation, instance.pixel_spacing
 
 
-def _step(ordered: list[Instance], normal: np.ndarray) -> np.ndarray:
-    """From one slice to the next, LPS mm."""
-    if len(ordered) == 1:
-        thickness = ordered[0].thickness or 1.0
-        return normal * (thickness if THICKNESS_MM[0] <= thickness <= THICKNESS_MM[1] else 1.0)
-    first, last = np.array(ordered[0].position), np.array(ordered[-1].position)
-    return (last - first) / (len(ordered) - 1)
+def _thickness(only: Instance) -> float:
+    """How far a single slice reaches, mm."""
+    thickness = only.thickness or 1.0
+    return thickness if THICKNESS_MM[0] <= thickness <= THICKNESS_MM[1] else 1.0
 
 
 def _wrong(instance: Instance, what: str, file: SourceFile | None = None) -> SeriesError:
