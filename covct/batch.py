@@ -15,7 +15,7 @@ from typing import Any
 
 from covct import heartbeat, state
 from covct.discover import Discovery, Series, Sighting, assemble, discover, place
-from covct.inbox import Settling, Survey, add, survey
+from covct.inbox import Roots, Settling, Survey, add, survey
 from covct.index import Index, open_index
 from covct.moving import move_study, moved_before
 from covct.networks import Networks
@@ -54,9 +54,10 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> Tally:
     emit : function (dict) -> None
         Told of every event; the caller shows or prints it.
     """
-    with _tree(order, emit) as (index, emit):
+    with _tree(order, emit, "scan") as (index, emit):
         state.recover(order.out)
         with recorded(_run(order, "scan"), emit) as heard:
+            heard({"event": "kept-back", "studies": []})
             troubles = Troubles(heard)
             seen = _survey(order, index, troubles)
             troubles.tell_all(seen.problems)
@@ -79,19 +80,19 @@ def _run(order: Order, command: str) -> Run:
 
 
 @contextmanager
-def _tree(order: Order, emit: Emit) -> Iterator[tuple[Index, Emit]]:
+def _tree(order: Order, emit: Emit, command: str) -> Iterator[tuple[Index, Emit]]:
     """Hold the output tree: its index, and `emit` with a sign of life."""
     private = order.out / state.PRIVATE
     with ExitStack() as held:
         held.enter_context(state.lock(order.out))
-        beating = held.enter_context(heartbeat.kept(private, emit))
+        beating = held.enter_context(heartbeat.kept(private, emit, command))
         alive = heartbeat.now_and_then(beating)
         yield held.enter_context(open_index(private / INDEX_NAME, alive=alive)), beating
 
 
 def _survey(order: Order, index: Index, troubles: Troubles) -> Survey:
     """What lies in the sources; with what was moved away of studies of which more has come."""
-    seen = survey(order.sources, order.out, index)
+    seen = survey(order.sources, order.out, index, heartbeat.now_and_then(troubles.emit))
     if order.move_done:
         for study in list(seen.studies):
             with troubles.of(study, "looking for what was moved before"):
@@ -129,7 +130,7 @@ def _assembled(
     seen: Survey, names: list[str], index: Index, troubles: Troubles
 ) -> tuple[tuple[Series, ...], list[Problem]]:
     """The series of these studies, and what was met in making them. A study that lost a file is not finished."""
-    sighting = Sighting(unreadable=list(seen.unreadable))
+    sighting = Sighting(unreadable=list(seen.unreadable), alive=heartbeat.now_and_then(troubles.emit))
     series = assemble((file for name in names for file in seen.studies[name].files), index.facts_of, sighting)
     troubles.tell_all(sighting.problems)
     lost = set(sighting.unreadable) - set(seen.unreadable)
@@ -243,7 +244,8 @@ def _pass(
         with state.output_errors(order.out):
             due.touch()
         state.withdraw(order.out, outlived)
-    left, why = 0, ""
+    left: list[str] = []
+    why = ""
     started = len(order.already)
     try:
         while jobs:
@@ -258,7 +260,7 @@ def _pass(
                 continue
             why = why or _closed(order, started)
             if why:
-                left += 1
+                left.append(job.series.folder)
                 continue
             started += 1
             with troubles.of(job.series.study_folder, "working on a series"):
@@ -268,8 +270,9 @@ def _pass(
                 if next_best := follow(order, job, outcome, cards):
                     jobs.insert(0, next_best)
         if left:
-            tally.counts["waiting"] = left
-            emit({"event": "waiting", "series": left, "why": why})
+            emit({"event": "kept-back", "studies": [{"folder": one, "why": why, "age_s": 0.0} for one in left]})
+            tally.counts["waiting"] = len(left)
+            emit({"event": "waiting", "series": len(left), "why": why})
     except BaseException:
         with suppress(OSError):  # the page of what was finished, if the disk still takes it
             write_summary(order.out)
@@ -343,7 +346,8 @@ def watch(
     done: dict[str, int] = {}
     told: set[str] = set()
     loaded = cache(networks)
-    with _tree(order, emit) as (index, emit):
+    roots = Roots(order.sources)
+    with _tree(order, emit, "watch") as (index, emit):
         state.recover(order.out)
         with recorded(_run(order, "watch"), emit) as heard:
             troubles = Troubles(heard)
@@ -351,10 +355,18 @@ def watch(
                 if why := _closed(order, 0):
                     heard({"event": "waiting", "series": 0, "why": why})
                     return _with_troubles(total, troubles)
+                source_ok, complaints = roots.problems(clock())
+                troubles.tell_all(complaints)
+                if not source_ok:  # what was seen there is not forgotten meanwhile
+                    heard({"event": "look", **settling.counts, "source_ok": False})
+                    sleep(interval_s)
+                    continue
+                heard({"event": "looking"})
                 seen = _survey(order, index, troubles)
                 ready = settling.ready(seen, index, clock(), troubles)
                 troubles.tell_all(settling.problems(seen, clock()))
-                heard({"event": "look", **settling.counts})
+                heard({"event": "kept-back", "studies": settling.kept_back})
+                heard({"event": "look", **settling.counts, "source_ok": True})
                 if ready:
                     tally = _studies(order, replace(seen, problems=[]), ready, index, loaded, troubles)
                     total.counts.update(tally.counts)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -40,7 +40,8 @@ from covct.visible import json_line
 EXIT_CODES = (
     "Exit codes: 0 nothing left to do; 1 a bug (traceback); 2 usage; 3 ended, some series failed or (with --strict) "
     "were rejected, or verify, health or doctor found something; 10 weights missing or altered; 11 output tree locked; "
-    "12 output not writable or disk full; 13 GPU required but absent; 14 a process that hangs cannot be ended; "
+    "12 output not writable or disk full; 13 GPU required but absent; 14 a source or a driver does not answer: "
+    "what hung was ended, or cannot be; "
     "15 training came to a loss that is not a number; "
     "130 stopped by a signal, finished series kept."
 )
@@ -262,39 +263,39 @@ def watch(
 @app.command()
 def status(
     out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)],
+    why: Annotated[
+        str | None, typer.Option(help="Why is this study or series not done? A UID or a folder of the tree.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Count the results of an output tree by outcome and reason, and say how the last run went."""
-    from covct.status import tree_status
+    """Is covct alive, what is it at, what waits, what came of the last run? Results counted by outcome and reason."""
+    from covct import status as told_of
 
     if not out.is_dir():
         raise UsageError(f"no such directory: {out}")
-    told = tree_status(out, datetime.now().astimezone())
+    now = datetime.now().astimezone()
+    if why is not None:
+        _show_why(told_of.why(out, why, now), why, json_output)
+        return
+    told = told_of.tree_status(out, now)
     if json_output:
         typer.echo(json.dumps(told))
         return
     table = Table("status", "reason", "series", title=plain(out), caption=RESEARCH_USE)
     for row in told["by_outcome"]:
         table.add_row(row["status"], row["slug"] or "", str(row["series"]))
-    if told["waiting"]:
-        table.add_row("waiting", "", str(told["waiting"]))
     stdout.print(table)
-    for line in _last_run(told):
-        stdout.print(line, highlight=False, soft_wrap=True)
+    for heading, sentence in told_of.sentences(told):
+        stdout.print(f"{heading:11} {plain(sentence)}", highlight=False, soft_wrap=True)
 
 
-def _last_run(told: dict[str, Any]) -> list[str]:
-    """The last error and the last run in words."""
-    lines = []
-    if error := told["last_error"]:
-        lines.append(f"[red]last error[/]  {error['finished']}  {error['slug']}: {plain(error['message'])}")
-        lines.append(f"            {plain(error['folder'])}")
-    if run := told["last_run"]:
-        ago = timedelta(seconds=round(told["last_run_seconds_ago"]))
-        end = {None: "runs, or was killed", "error": f"ended by {run['error']}"}.get(run["end"], run["end"])
-        rate = f", {told['series_per_hour']:g} series/h" if told["series_per_hour"] else ""
-        lines.append(f"last run    {run['command']} of {run['began']}: {end}{rate}, last heard of {ago} ago")
-    return lines
+def _show_why(said: list[str], uid: str, json_output: bool) -> None:
+    if json_output:
+        typer.echo(json.dumps({"asked": uid, "known": bool(said), "why": said}))
+    for sentence in [] if json_output else said or [f"{uid}: it has no outcome, is not at work, and no look met it"]:
+        stdout.print(plain(sentence), highlight=False, soft_wrap=True)
+    if not said:
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -362,27 +363,31 @@ def _show_defect(folder: str, defect, json_events: bool) -> None:
 
 @app.command(epilog=EXIT_CODES)
 def health(
-    out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Argument(help="Output tree. Default: those of every scan and watch here.", show_default=False),
+    ] = None,
     max_age: Annotated[float, typer.Option(help="Seconds since the last sign of life.", min=1)] = 1800.0,
     json_output: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Did a scan or watch give a sign of life lately? Exit 3 if not, or if it broke. For health checks."""
-    from covct.heartbeat import BROKEN, age_s, read_beat
-    from covct.state import PRIVATE
+    """Is a scan or watch alive and its source there? Exit 3 if it hangs, was killed, broke or lost its source."""
+    from covct.running import output_trees
+    from covct.status import life
 
-    if not out.is_dir():
+    if out is not None and not out.is_dir():
         raise UsageError(f"no such directory: {out}")
-    last = read_beat(out / PRIVATE)
-    age = age_s(last) if last else None
-    healthy = last is not None and age is not None and age <= max_age and last.state != BROKEN
-    if json_output:
-        state = last.state if last else None
-        typer.echo(json.dumps({"healthy": healthy, "state": state, "age_s": age, "max_age_s": max_age}))
-    elif last is None:
-        typer.echo("no covct has given a sign of life here yet")
-    else:
-        typer.echo(f"{last.state}, {age:.0f} s ago ({last.time}); wanted {max_age:g} s or less")
-    if not healthy:
+    found = [life(tree, max_age) for tree in ([out] if out else output_trees())]
+    if not found:
+        typer.echo("no scan or watch runs here: nothing to be ill")
+    for one in found:
+        if json_output:
+            told = {"healthy": one.healthy, "state": one.state, "age_s": one.age_s, "max_age_s": max_age}
+            typer.echo(json.dumps({**told, "state": None if one.beat is None else one.state}))
+        elif one.beat is None:
+            typer.echo("no covct has given a sign of life here yet")
+        else:
+            typer.echo(f"{one.state}, {one.age_s:.0f} s ago ({one.beat.time}); wanted {max_age:g} s or less")
+    if not all(one.healthy for one in found):
         raise typer.Exit(3)
 
 
@@ -515,16 +520,23 @@ def _since(text: str | None) -> datetime | None:
     from covct.window import parse_since
 
     try:
-        return parse_since(text, datetime.now().astimezone()) if text else None
+        return parse_since(text, _run_began().astimezone()) if text else None
     except ValueError:
         raise UsageError(f"--since {text}: wanted a date or time such as 2026-01-31T18:00, or 90m, 24h, 7d") from None
+
+
+def _run_began() -> datetime:
+    """By the clock on the wall. Of the run, not of this process: one that goes on at 22:00 with a run that began at
+    21:00 must not take `--until 21:30` for tomorrow's."""
+    watched = worker()
+    return watched.began.astimezone().replace(tzinfo=None) if watched else datetime.now()
 
 
 def _until(text: str | None) -> datetime | None:
     from covct.window import parse_until
 
     try:
-        return parse_until(text, datetime.now()) if text else None
+        return parse_until(text, _run_began()) if text else None
     except ValueError:
         raise UsageError(f"--until {text}: wanted a time of day such as 06:30") from None
 
@@ -675,7 +687,7 @@ def _short(uid: str) -> str:
 
 def _line(event: dict[str, Any]) -> str:
     """One event as a line for a person; empty for what is not worth a line."""
-    kind, series = event["event"], plain(event.get("source") or _short(event.get("series", "")))
+    kind, series = event["event"], plain(event.get("source") or _short(str(event.get("series", ""))))
     if kind == "found":
         return (
             f"{event['candidates']} series found, {event['to_do']} to do, {event['finished_before']} finished before, "

@@ -124,12 +124,20 @@ class Discovery:
 class Sighting:
     """What a walk over the sources meets beside images.
 
-    Attributes
-    ----------
-    arriving : list of SourceFile
-        Still being written, by their names.
-    media : list of SourceFile
-        Media Storage Directories: no images, but they go where those go.
+        Attributes
+        ----------
+        arriving : list of SourceFile
+            Still being written, by their names.
+    from covct.dicom.header import Header, Instance, MediaDirectory, read_header
+    from covct.dicom.valid import is_uid
+    from covct.errors import SeriesError, logged
+    from covct.foreign import set_aside
+    from covct.mixture import sort_out
+    from covct.sources import Opener, Problem, SourceFile, walk
+    from covct.split import Part, split_scans
+    from covct.volume_header import format_of, identity
+
+    MEDIA = "media-directory"  # in place of a study's folder
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -137,6 +145,7 @@ class Sighting:
     arriving: list[SourceFile] = field(default_factory=list)
     media: list[SourceFile] = field(default_factory=list)
     ignored: int = 0
+    alive: Callable[[], None] = lambda: None
 
 
 def discover(sources: Iterable[Path], avoid: Path | None = None) -> Discovery:
@@ -157,6 +166,7 @@ def discover(sources: Iterable[Path], avoid: Path | None = None) -> Discovery:
 def candidates(sources: Iterable[Path], avoid: Path | None, seen: Sighting) -> Iterator[SourceFile]:
     """Files that may be images, by their names."""
     for file in walk(sources, seen.problems, avoid):
+        seen.alive()
         name = os.path.basename(file.member or file.path).lower()
         if is_partial(name):
             seen.arriving.append(file)
@@ -232,6 +242,7 @@ def _by_study(headers: list[Header], seen: Sighting) -> list[Series]:
 
 def asked(file: SourceFile, ask: Callable[[SourceFile], T | None], seen: Sighting) -> T | None:
     """What `ask` says of a file; None, and a note of it in `seen`, where it cannot be read or is no image."""
+    seen.alive()
     try:
         answer = ask(file)
     except Exception as error:

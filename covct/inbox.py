@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from covct.discover import MEDIA, Sighting, asked, candidates, place
 from covct.index import Index, status_of
-from covct.sources import Problem, SourceFile
+from covct.sources import Problem, SourceFile, printable
 from covct.troubles import Troubles
 from covct.volume_header import data_file
 
 TAKEN, SETTLING, UNMARKED, READY = "taken", "settling", "without marker", "ready"  # a study of the inbox
+SOURCE_GONE = "source-gone"
+SAY_AGAIN_S = 600.0  # between two complaints of a source that is gone
 LONGEST_DELAY_S = 3600.0  # between two attempts at a study whose files cannot be read
 
 
@@ -38,9 +42,47 @@ class Survey(Sighting):
     studies: dict[str, Study] = field(default_factory=lambda: defaultdict(Study))
 
 
-def survey(sources: Iterable[Path], avoid: Path | None, index: Index) -> Survey:
+class Roots:
+    """The folders of the sources: can they be looked at? A share that is gone shows nothing, or an empty folder."""
+
+    def __init__(self, roots: Iterable[Path]):
+        self._devices = {root: device_of(root) for root in roots}
+        self._said: dict[str, float] = {}
+
+    def problems(self, now: float) -> tuple[bool, list[Problem]]:
+        """Whether all can be looked at, and what is to be told: a trouble that lasts is told again now and then."""
+        found = {str(root): why for root, device in self._devices.items() if (why := _why_not(root, device))}
+        self._said = {root: said for root, said in self._said.items() if root in found}
+        due = [root for root in found if now - self._said.get(root, -math.inf) >= SAY_AGAIN_S]
+        self._said |= dict.fromkeys(due, now)
+        return not found, [Problem(printable(root), SOURCE_GONE, found[root]) for root in due]
+
+
+def device_of(root: Path) -> int | None:
+    try:
+        return os.stat(root).st_dev
+    except OSError:
+        return None
+
+
+def _why_not(root: Path, device: int | None) -> str:
+    """Why a folder cannot be looked at; empty where it can. `device` is where it lay at first."""
+    if device is None or root.is_file():
+        return ""
+    try:
+        with os.scandir(root) as listing:
+            is_empty = next(listing, None) is None
+        moved = is_empty and os.stat(root).st_dev != device
+    except OSError as error:
+        return f"the folder cannot be listed: {error.strerror}"
+    return "the folder is empty, and on another file system than before: wanted the share mounted" if moved else ""
+
+
+def survey(
+    sources: Iterable[Path], avoid: Path | None, index: Index, alive: Callable[[], None] = lambda: None
+) -> Survey:
     """Which files belong to which study; only new and changed ones are read."""
-    seen = Survey()
+    seen = Survey(alive=alive)
     add(seen, sources, avoid, index)
     return seen
 
@@ -86,7 +128,8 @@ class Settling:
     def __init__(self, settle_s: float, marker: str, roots: Iterable[Path]):
         self.settle_s, self.marker = settle_s, marker
         self.roots = {str(root) for root in roots}
-        self.counts: dict[str, int] = {}  # of the last look: studies by what keeps them
+        self.kept_back: list[dict[str, Any]] = []  # at the last look
+        self.counts = {"studies": 0, "waiting": 0, "without_marker": 0}  # of the last look: studies by what keeps them
         self._since: dict[str, tuple[int, float]] = {}
         self._taken: dict[str, _Taken] = {}
         self._problems: dict[str, float] = {}
@@ -108,7 +151,17 @@ class Settling:
         counts = Counter(found.values())
         waiting, unmarked = counts[SETTLING] + counts[UNMARKED], counts[UNMARKED]
         self.counts = {"studies": len(seen.studies), "waiting": waiting, "without_marker": unmarked}
+        self.kept_back = [one for name, state in found.items() if (one := self._kept_back(name, state, now))]
         return [name for name, state in found.items() if state == READY]
+
+    def _kept_back(self, name: str, state: str, now: float) -> dict[str, Any] | None:
+        """Why a study is not taken, and for how long it has been so."""
+        taken = self._taken.get(name)
+        if state in (SETTLING, UNMARKED):
+            return {"folder": name, "why": state, "age_s": now - self._since.get(name, (0, now))[1]}
+        if state == TAKEN and taken and taken.due is not None:
+            return {"folder": name, "why": "unreadable", "age_s": now - taken.due + taken.delay}
+        return None
 
     def _state(
         self, name: str, study: Study, beside: dict[str, int], marked: dict[str, bool], index: Index, now: float

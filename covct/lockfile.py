@@ -91,6 +91,30 @@ def held(path: Path, flocked: bool = False, sleep: Callable[[float], None] | Non
                 path.unlink(missing_ok=True)
 
 
+def is_held(path: Path) -> bool | None:
+    """Whether the process that made this file lives; None where that cannot be told from here at once."""
+    try:
+        owner, here = _owner(path), me()
+        if owner is None:
+            return False
+        if owner.get("host") == here["host"] and owner.get("boot") and owner["boot"] != here["boot"]:
+            return False
+        if all(owner.get(name) == here[name] for name in ("boot", "process_namespace")) and here["boot"]:
+            return _process_start(int(owner.get("process", 0))) == owner.get("process_start")
+        return False if _flock_tells(owner, here) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def holder(path: Path) -> str:
+    """Who made this file; empty without one."""
+    try:
+        owner = _owner(path)
+    except OSError:
+        return ""
+    return described(owner) if owner else ""
+
+
 def check(path: Path) -> None:
     """Raise OutputLocked where this process held the lock file and another has taken it: before what must not be done
     by two."""

@@ -25,7 +25,8 @@ from covct.visible import json_line
 
 Event = dict[str, Any]
 
-QUIET = {"look", "alive"}  # for metrics and the heartbeat: many a minute, and nothing new for a reader
+# For metrics and the heartbeat: many a minute, and nothing new for a reader.
+QUIET = {"look", "looking", "kept-back", "alive"}
 LEVELS = {"failed": "error", "rejected": "warning", "problem": "warning", "not-moved": "warning", "warning": "warning"}
 KEY_NAME = "identifier-key"
 SHORTEST_KEY = 32  # characters; covct's own have 64
@@ -39,6 +40,7 @@ OWN_MESSAGES = {
     "unexpected-error",
     "crashed-repeatedly",
     "timeout",
+    "source-gone",
 }  # kind and place in our code, a count: never a path
 
 log = logging.getLogger("covct")

@@ -32,6 +32,8 @@ METRICS = {
     "covct_last_pass_timestamp_seconds": ("gauge", "When a pass last came to its end."),
     "covct_queue_depth": ("gauge", "Series of this pass still to do."),
     "covct_waiting_studies": ("gauge", "Studies in the inbox that have not settled yet."),
+    "covct_source_ok": ("gauge", "1 while the inbox of watch can be looked at, 0 where it is gone or unreadable."),
+    "covct_problems_total": ("counter", "Files, studies and sources that made trouble, by reason."),
     "covct_unreadable_files": ("gauge", "Files that this run could not read."),
     "covct_device_info": ("gauge", "Always 1; the label is where the last series was computed: cpu or gpu."),
     "covct_series_total": ("counter", "Series by outcome, and for what is not done by reason."),
@@ -73,7 +75,8 @@ class Metrics:
         if kind == "found":
             self._set("covct_queue_depth", event["to_do"])
         elif kind == "problem":
-            self._add("covct_unreadable_files", 1)
+            self._add("covct_problems_total", 1, reason=_word(event["slug"]))
+            self._add("covct_unreadable_files", event["slug"] not in ("source-gone", "unexpected-error"))
         elif kind == "step" and event.get("seconds") is not None:
             self._took("covct_step_seconds", event["seconds"], step=_word(event["step"]))
         elif kind in ("done", "rejected", "failed"):
@@ -92,6 +95,7 @@ class Metrics:
         elif kind == "look":
             self._set("covct_last_look_timestamp_seconds", self.now())
             self._set("covct_waiting_studies", event["waiting"])
+            self._set("covct_source_ok", event["source_ok"])
         return kind in ("found", "done", "rejected", "failed", "finished", "look")
 
     def end(self) -> None:

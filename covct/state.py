@@ -172,6 +172,30 @@ def lock(out: Path) -> Iterator[None]:
         handle.close()
 
 
+def is_held(out: Path) -> bool | None:
+    """Whether a process holds the tree; None where that cannot be told from here. Only looks."""
+    try:
+        descriptor = os.open(out / PRIVATE / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # freed at once: a newcomer waits longer than that
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+    return lockfile.is_held(out / PRIVATE / OWNER)
+
+
+def holder(out: Path) -> str:
+    """Which process holds the tree, by its lock file; empty where that does not say."""
+    return lockfile.holder(out / PRIVATE / OWNER)
+
+
 def ensure_temporary_folder(out: Path) -> None:
     """One in the output tree where no other can be written: libraries want it even to be imported."""
     try:

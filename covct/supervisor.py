@@ -9,6 +9,8 @@ fork before anything heavy is loaded, and the parent
 - passes a stop signal on, and ends the child where it has not stopped within `STOP_GRACE_S`;
 - likewise where the networks do not load within `LONGEST_LOADING_S`, which counts for no series: three times, then
   the run ends as if their weights were damaged;
+- likewise where it gave no sign of life for `HUNG_S` between two series, as a source does not answer: the run ends with
+  exit code 14, so that a restart policy can act;
 - goes on with a new child where one was killed (a segmentation fault, out of memory); at a series, the attempts noted
   in the tree end that after three; between two, it is given up after three without a series finished.
 
@@ -32,7 +34,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from covct import state, stop
+from covct import heartbeat, state, stop
 from covct.errors import NotEnding, OutputLocked, OutputNotWritable, WeightsError
 from covct.logs import as_json
 
@@ -41,6 +43,8 @@ KILL_GRACE_S = 20.0
 TICK_S = 0.25
 LONGEST_SERIES_S = 3600.0  # unless said otherwise; 1500 slices of 768 x 768 take some minutes on two cores
 LONGEST_LOADING_S = 1800.0  # libraries and networks, with kernels compiled for a new GPU
+HUNG_S = 3600.0  # between two series, without a sign of life
+ALIVE_EVERY_S = 5.0
 MOST_CRASHES = 9  # in a row, without a series finished between: it is not the series
 PARENT_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 OUTCOMES = ("done", "rejected", "failed")
@@ -68,6 +72,8 @@ class Work:
         How long libraries and networks have been loaded for this series.
     elapsed_s : float
         Of the series. Time in which this process did not run (a paused container) is not in it.
+    silent_s : float
+        Since the child last said anything, at a series or between two.
     crashes : int
         Children killed since the last series was finished.
     """
@@ -81,26 +87,34 @@ class Work:
     counting: bool = False
     loading_s: float = 0.0
     elapsed_s: float = 0.0
+    silent_s: float = 0.0
     crashes: int = 0
 
     def hear(self, told: dict[str, Any]) -> None:
         """What the child said."""
+        self.silent_s = 0.0
         if "out" in told:
             self.out, self.timeout_s, self.log_json = Path(told["out"]), told["timeout_s"], told["log_json"]
         elif told["event"] == "started":
             self.folder, self.counting, self.loading_s, self.elapsed_s = told["folder"], False, 0.0, 0.0
         elif told["event"] == "step":
             self.counting = told["step"] != "networks"
-        else:
+        elif told["event"] in OUTCOMES:
             self.finished.add(told["folder"])
             self.folder, self.counting, self.crashes = "", False, 0
 
     def pass_time(self, seconds: float) -> None:
         """So much later, something is still at work."""
+        self.silent_s += seconds if self.out else 0.0
         if self.counting:
             self.elapsed_s += seconds
         elif self.folder:
             self.loading_s += seconds
+
+    @property
+    def hangs(self) -> bool:
+        """Between two series; at one its own time counts."""
+        return not self.folder and self.silent_s > HUNG_S
 
     @property
     def too_long(self) -> bool:
@@ -123,10 +137,15 @@ class Worker:
     def reporting(self, emit: Emit, out: Path, timeout_s: float | None, log_json: bool) -> Emit:
         """`emit`, and the parent hears which series is at work."""
         self._tell({"out": os.fspath(out.absolute()), "timeout_s": timeout_s, "log_json": log_json})
+        last = time.monotonic()
 
         def reported(event: dict[str, Any]) -> None:
+            nonlocal last
             if event["event"] in ("started", "step", *OUTCOMES) and "folder" in event:
                 self._tell({name: event[name] for name in ("event", "folder", "step") if name in event})
+            elif time.monotonic() - last >= ALIVE_EVERY_S:
+                last = time.monotonic()
+                self._tell({"event": "alive"})
             emit(event)
 
         return reported
@@ -215,17 +234,19 @@ def _attend(child: int, from_child: int, ears: int, work: Work) -> int | None:
                 said += chunk
             for line in said.split(b"\n")[:-1]:
                 work.hear(json.loads(line))
-            return _after(os.waitstatus_to_exitcode(status), bool(kill_at), stopped_by, work)
+            return _after(child, os.waitstatus_to_exitcode(status), bool(kill_at), stopped_by, work)
         if kill_at and now - kill_at > KILL_GRACE_S:
+            _end_beat(work, child, heartbeat.BROKEN)
             raise NotEnding(
                 "the working process cannot be ended: a file system or a driver that it waits for does not answer"
             )
-        if not kill_at and (work.too_long or work.loads_too_long or (stopped_by and now - stop_at > STOP_GRACE_S)):
+        overdue = work.too_long or work.loads_too_long or work.hangs
+        if not kill_at and (overdue or (stopped_by and now - stop_at > STOP_GRACE_S)):
             kill_at = now
             os.kill(child, signal.SIGKILL)
 
 
-def _after(code: int, killed: bool, stopped_by: str, work: Work) -> int | None:
+def _after(child: int, code: int, killed: bool, stopped_by: str, work: Work) -> int | None:
     """What comes after a child: its exit code is ours, or another one goes on. A negative code is a signal's."""
     if code >= 0:
         return code
@@ -233,6 +254,7 @@ def _after(code: int, killed: bool, stopped_by: str, work: Work) -> int | None:
         sys.stderr.write("\x1b[?25h")  # the progress bar had hidden the cursor
     if stopped_by:
         _in_tree(work, lambda out: state.forgive_attempt(out, work.folder))
+        _end_beat(work, child, heartbeat.ENDED)
         message = f"stopped by {stopped_by}; finished series are kept"
         _say(work, {"event": "ended", "reason": "Stopped", "message": message, "exit_code": 130}, "info")
         return 130
@@ -242,20 +264,35 @@ def _after(code: int, killed: bool, stopped_by: str, work: Work) -> int | None:
         _say(work, {"event": "log", "message": message}, "error")
         _in_tree(work, lambda out: state.forgive_attempt(out, work.folder))
         if work.crashes > state.MOST_ATTEMPTS:
+            _end_beat(work, child, heartbeat.BROKEN)
             return WeightsError.exit_code
-    elif killed:
+    elif killed and work.folder:
         message = f"a series had no result within {work.timeout_s:g} s: its process was ended, another one goes on"
         _say(work, {"event": "log", "message": message}, "error")
         _in_tree(work, lambda out: state.note_timeout(out, work.folder, work.timeout_s or 0))
+    elif killed:
+        _end_beat(work, child, heartbeat.BROKEN)
+        message = f"no sign of life for {HUNG_S:g} s between two series: does the source answer?"
+        _say(work, {"event": "ended", "reason": "NotEnding", "message": message, "exit_code": 14}, "error")
+        return NotEnding.exit_code
     else:
         work.crashes += 1
         where = "at a series" if work.folder else "between two series"
         message = f"the working process was ended by {signal.Signals(-code).name} {where}"
         _say(work, {"event": "log", "message": message}, "error")
         if work.crashes > (MOST_CRASHES if work.folder else state.MOST_ATTEMPTS):
+            _end_beat(work, child, heartbeat.BROKEN)
             return 1
-    work.folder, work.counting = "", False
+    work.folder, work.counting, work.silent_s = "", False, 0.0
     return None
+
+
+def _end_beat(work: Work, child: int, how: str) -> None:
+    """The last beat of a child that was killed, in its place; unless another process has taken the tree meanwhile."""
+    private = work.out / state.PRIVATE if work.out else None
+    last = heartbeat.read_beat(private) if private else None
+    if private and last and last.process == child:
+        heartbeat.end_beat(private, how)
 
 
 def _say(work: Work, event: dict[str, Any], level: str) -> None:

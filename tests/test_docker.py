@@ -17,7 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from covct import RESEARCH_USE, __version__, heartbeat
+from covct import RESEARCH_USE, __version__, heartbeat, state
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKER = ROOT / "docker"
@@ -125,7 +125,7 @@ def test_entrypoint_is_the_program_and_its_help_the_default(name):
 def test_healthcheck_is_a_cheap_command_that_exists(name, tmp_path):
     options, command = only(stages(name)[-1], "HEALTHCHECK").split(" CMD ")
     program, *arguments = json.loads(command)
-    assert (program, *arguments) == ("covct", "health", "/out")
+    assert (program, *arguments) == ("covct", "health"), "wherever the output tree lies"
     assert {"--interval", "--timeout"} <= {option.split("=")[0] for option in options.split()}
 
     def health(out: Path) -> int:
@@ -136,8 +136,10 @@ def test_healthcheck_is_a_cheap_command_that_exists(name, tmp_path):
     # The command itself: no sign of life yet, one of just now, and no output tree at all.
     assert health(tmp_path) == 3
     (tmp_path / ".covct").mkdir()
-    heartbeat.beat(tmp_path / ".covct", heartbeat.WORKING)
-    assert health(tmp_path) == 0
+    with state.lock(tmp_path):
+        heartbeat.beat(tmp_path / ".covct", heartbeat.WORKING)
+        assert health(tmp_path) == 0
+    assert health(tmp_path) == 3, "killed: nothing holds the tree"
     assert health(tmp_path / "absent") == 2
 
 

@@ -1,12 +1,14 @@
 """A sign of life that a health check can trust: fresh while covct works, old when it hangs, whatever the clock does."""
 
+import errno
 import json
-from dataclasses import replace
+import os
+from dataclasses import asdict, replace
 
 import pytest
 from test_cli import invoke, threshold_networks  # noqa: F401 - a fixture
 
-from covct import heartbeat
+from covct import heartbeat, state
 from covct.errors import OutputNotWritable, Stopped
 
 
@@ -25,7 +27,7 @@ def aged(private, seconds, **changes):
     """The last beat made older."""
     last = heartbeat.read_beat(private)
     older = replace(last, unix=last.unix - seconds, since_boot=last.since_boot - seconds)
-    (private / heartbeat.NAME).write_text(json.dumps(vars(replace(older, **changes))))
+    (private / heartbeat.NAME).write_text(json.dumps(asdict(replace(older, **changes))))
 
 
 def test_a_scan_leaves_a_sign_of_life(series_folder, tmp_path, weights, threshold_networks):  # noqa: F811
@@ -40,26 +42,49 @@ def test_never_started_is_not_healthy(tmp_path):
 
 
 def test_a_hanging_watch_is_not_healthy(private):
+    with state.lock(private.parent):
+        heartbeat.beat(private, heartbeat.WORKING)
+        assert health(private.parent)[0] == 0
+        aged(private, 2000)
+        code, told = health(private.parent)
+        assert (code, told["state"]) == (3, "hung")
+        assert health(private.parent, "--max-age", 3000)[0] == 0
+
+
+def test_a_killed_one_is_not_healthy_at_once(private):
+    """Its last beat is fresh, and says that it works: that nothing holds the tree tells."""
     heartbeat.beat(private, heartbeat.WORKING)
-    assert health(private.parent)[0] == 0
-    aged(private, 2000)
-    assert health(private.parent)[0] == 3
-    assert health(private.parent, "--max-age", 3000)[0] == 0
+    code, told = health(private.parent)
+    assert (code, told["state"]) == (3, "dead")
 
 
-def test_a_beat_cut_short_leaves_nothing_for_good(private, monkeypatch):
-    """Killed, or the disk full, between writing it and giving it its name: a restart loop must not fill the folder."""
-
-    def killed(*_):
-        raise Stopped("SIGKILL")
-
-    for process in (1, 2):
-        monkeypatch.setattr(heartbeat.os, "getpid", lambda process=process: process)
-        with monkeypatch.context() as patch, pytest.raises(Stopped):
-            patch.setattr(heartbeat.os, "replace", killed)
-            heartbeat.beat(private, heartbeat.WORKING)
+def test_a_beat_needs_no_room_and_no_new_name(private, monkeypatch):
+    """A disk that is full, or has no inodes left, takes what is overwritten in place: the end of a run is told."""
     heartbeat.beat(private, heartbeat.WORKING)
-    assert [path.name for path in private.iterdir()] == [heartbeat.NAME]
+    size, inode = (private / heartbeat.NAME).stat().st_size, (private / heartbeat.NAME).stat().st_ino
+    opened = os.open
+
+    def full(path, flags, *args, **options):
+        if flags & os.O_TRUNC or not os.path.exists(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, flags, *args, **options)
+
+    monkeypatch.setattr(heartbeat.os, "open", full)
+    monkeypatch.setattr(heartbeat.os, "replace", None)
+    heartbeat.beat(private, heartbeat.BROKEN, heartbeat.Doing(folder="1.2/3.4", step="lungs" * 50))
+    found = (private / heartbeat.NAME).stat()
+    assert (found.st_size, found.st_ino) == (size, inode) == (heartbeat.SIZE, inode)
+    assert heartbeat.read_beat(private).state == "broken"
+
+
+def test_a_beat_of_another_version_is_read(private):
+    heartbeat.beat(private, heartbeat.ENDED)
+    said = json.loads((private / heartbeat.NAME).read_text())
+    older = {name: value for name, value in said.items() if name != "doing"}
+    newer = {**said, "mood": "good", "doing": {**said["doing"], "more": 1}}
+    for one in (older, newer):
+        (private / heartbeat.NAME).write_text(json.dumps(one))
+        assert heartbeat.read_beat(private).state == "ended"
 
 
 @pytest.mark.parametrize("hours", [-30, 30])
@@ -80,20 +105,20 @@ def test_after_the_machine_was_started_anew_the_clock_decides(private):
 
 
 @pytest.mark.parametrize(
-    ("error", "state", "code"), [(OutputNotWritable("full"), "broken", 3), (Stopped("SIGTERM"), "ended", 0)]
+    ("error", "how", "code"), [(OutputNotWritable("full"), "broken", 3), (Stopped("SIGTERM"), "ended", 0)]
 )
-def test_an_error_is_broken_and_a_stop_is_not(private, error, state, code):
+def test_an_error_is_broken_and_a_stop_is_not(private, error, how, code):
     with pytest.raises(type(error)), heartbeat.kept(private, lambda event: None):
         assert heartbeat.read_beat(private).state == "working"
         raise error
-    assert heartbeat.read_beat(private).state == state
+    assert heartbeat.read_beat(private).state == how
     assert health(private.parent)[0] == code
 
 
 def test_each_event_is_a_beat_but_not_thousands_a_second(private, monkeypatch):
     now, beats = [0.0], []
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(heartbeat, "beat", lambda private, state: beats.append(now[0]))
+    monkeypatch.setattr(heartbeat, "beat", lambda private, state, doing: beats.append(now[0]))
     with heartbeat.kept(private, lambda event: None) as emit:
         for now[0] in (0.1, 0.5, 1.5, 1.6, 9.0):
             emit({"event": "alive"})

@@ -61,7 +61,8 @@ RANKS = [
     {"architectures.__init__", "training.cases"},
     {"training.dicom_cases", "training.learned"},
     {"training.layouts", "training.read_case", "training.screen"},
-    {"status", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary", "convert", "index"}
+    {"status", "running", "window", "report", "training.dataset", "segment", "phantom_dicom", "summary"}
+    | {"convert", "index"}
     | {"training.stacks", "training.before_after", "training.empty_slices"},
     {"training.restoration", "training.restore", "training.views", "training.partial_lungs"}
     | {"training.reading", "pipeline", "verify", "doctor", "inbox", "moving", "plan"}

@@ -85,8 +85,9 @@ def test_the_queue_shrinks_with_each_outcome(tmp_path):
 
 
 def test_watch_tells_when_it_looked_and_what_waits(tmp_path):
-    found = fed(Metrics(tmp_path / "covct.prom", lambda: 7.0), {"event": "look", "waiting": 3})
+    found = fed(Metrics(tmp_path / "covct.prom", lambda: 7.0), {"event": "look", "waiting": 3, "source_ok": True})
     assert (found["covct_last_look_timestamp_seconds", ""], found["covct_waiting_studies", ""]) == (7, 3)
+    assert found["covct_source_ok", ""] == 1
 
 
 def test_what_is_no_word_of_covct_is_no_label(tmp_path):

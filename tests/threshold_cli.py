@@ -1,10 +1,14 @@
 """`covct` as a process of its own, with networks that are plain thresholds; and with one that misbehaves.
 
 `COVCT_MISBEHAVE` says how, on series of 29 slices: hang (in C, holding Python's lock, deaf to signals), crash, slow
-(until a signal finds it at work). Or `die N`: when all is done but the summary, N times; `load`: networks that never
-come, where a second is waited for them.
+(until a signal finds it at work), full (the disk takes no new file from there on). Or `die N`: when all is done but the
+summary, N times; `load`: networks that never come, where a second is waited for them; `stall`: the source does not
+answer when it is looked at. `COVCT_HUNG_S`: when a silent one is ended.
 """
 
+import builtins
+import errno
+import io
 import itertools
 import os
 import signal
@@ -29,9 +33,29 @@ def misbehaving(predict):
                 os.kill(os.getpid(), signal.SIGSEGV)
             elif how == "slow":
                 time.sleep(60)  # until the signal
+            elif how == "full":
+                fill_the_disk()
         return predict(slices)
 
     return called
+
+
+def fill_the_disk():
+    """Nothing new is written any more; what is there can be overwritten in place."""
+    opened, descriptor_of = io.open, os.open
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fewer(path, mode="r", *args, **options):
+        return refuse() if set(mode) & set("wxa") else opened(path, mode, *args, **options)
+
+    def fewer_descriptors(path, flags, *args, **options):
+        is_new = flags & os.O_CREAT and not os.path.exists(path)
+        return refuse() if is_new or flags & os.O_TRUNC else descriptor_of(path, flags, *args, **options)
+
+    builtins.open = io.open = fewer
+    os.open, os.mkdir, os.rename, os.replace = fewer_descriptors, refuse, refuse, refuse
 
 
 def dying(out):
@@ -47,6 +71,9 @@ def dying(out):
 if __name__ == "__main__":
     if os.environ.get("COVCT_MISBEHAVE", "").startswith("die "):
         batch.write_summary = dying
+    if os.environ.get("COVCT_MISBEHAVE") == "stall":
+        batch.survey = lambda *_: sum(itertools.repeat(1))
+    supervisor.HUNG_S = float(os.environ.get("COVCT_HUNG_S", supervisor.HUNG_S))
     networks = make_networks()
     networks = replace(networks, lungs=replace(networks.lungs, predict=misbehaving(networks.lungs.predict)))
     never = os.environ.get("COVCT_MISBEHAVE") == "load"

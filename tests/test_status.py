@@ -1,0 +1,245 @@
+# ruff: noqa: F811 (fixtures of test_supervisor are imported, and named as parameters)
+"""What an operator sees at three in the morning: ten situations, and that each fault shows everywhere in seconds."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from test_cli import invoke
+from test_supervisor import child_of, ended, inbox, start, until_at_work  # noqa: F401 (fixtures)
+
+from covct import batch, cli, heartbeat, running, state, status, supervisor
+from covct.inbox import Roots
+
+SECONDS = 20  # within which a fault shows, on a slow machine
+WATCH = ("--settle", "0", "--interval", "0.2")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def told(out, name):
+    """`covct status` as a text on one line; kept in the file that COVCT_SITUATIONS names."""
+    until(out.is_dir, "the output tree")
+    result = invoke("status", out)
+    assert result.exit_code == 0, result.output
+    if file := os.environ.get("COVCT_SITUATIONS"):
+        with open(file, "a") as texts:
+            texts.write(f"=== {name}\n{result.stdout}\n")
+    return " ".join(result.stdout.split())
+
+
+def until(happens, what):
+    deadline = time.monotonic() + SECONDS
+    while not (found := happens()):
+        assert time.monotonic() < deadline, f"not within {SECONDS} s: {what}"
+        time.sleep(0.1)
+    return found
+
+
+def health(out):
+    result = invoke("health", out, "--json")
+    return result.exit_code, json.loads(result.stdout)["state"] if result.stdout else ""
+
+
+def metric(file, name):
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [line.split()[-1] for line in lines if line.startswith(name)]
+
+
+def age(out, seconds):
+    """Make the last beat older, as that of a process which hangs."""
+    last = heartbeat.read_beat(out / state.PRIVATE)
+    doing = replace(last.doing, since=last.doing.since - seconds, series_since=last.doing.series_since - seconds)
+    older = replace(last, unix=last.unix - seconds, since_boot=last.since_boot - seconds, doing=doing)
+    (out / state.PRIVATE / heartbeat.NAME).write_text(json.dumps(asdict(older)))
+
+
+def test_working(start, out):
+    process = start(misbehave="slow")
+    until_at_work(process)
+    until(lambda: "step lungs" in told(out, "working (before)"), "the step")
+    text = told(out, "working")
+    assert "alive yes: scan works (process" in text
+    assert "at work 1.2.2/1.2.2.1: step lungs for" in text
+    assert "progress 1 of 3 series of this pass" in text and "2 to do, which takes about" in text
+    assert "lost nothing so far" in text
+    assert "1.2.2/1.2.2.1: it is at work, step lungs" in invoke("status", out, "--why", "1.2.2.1").stdout
+    assert health(out) == (0, "working")
+    assert json.loads(invoke("status", out, "--json").stdout)["now"]["folder"] == "1.2.2/1.2.2.1"
+
+
+def test_idle(start, out, tmp_path):
+    start(*WATCH, "--metrics", tmp_path / "covct.prom", command="watch")
+    until(lambda: health(out) == (0, "idle") and len(list(out.glob("*/*/outcome.json"))) == 3, "all done")
+    text = until(lambda: (text := told(out, "idle")) and "watch is idle" in text and text, "idle")
+    assert "done" in text and "at work" not in text
+    assert metric(tmp_path / "covct.prom", "covct_source_ok") == ["1"]
+    shutil.rmtree(out / "1.2.3")
+    assert invoke("status", out, "--why", "1.2.3").exit_code == 3
+
+
+def test_waiting_for_markers(start, out):
+    start(*WATCH, "--marker", "end", command="watch")
+    text = until(lambda: (text := told(out, "waiting for markers")) and "no marker" in text and text, "waiting")
+    assert "waiting 3 have no marker yet; the first for" in text
+    why = invoke("status", out, "--why", "1.2.3")
+    assert "1.2.3: it waits, its marker file has not come (for" in why.stdout
+
+
+def test_a_hung_series(start, out):
+    process = start(misbehave="hang")
+    until_at_work(process)
+    until(lambda: heartbeat.read_beat(out / state.PRIVATE).doing.step == "lungs", "the step")
+    os.kill(child_of(process), signal.SIGSTOP)
+    age(out, 4000)
+    text = told(out, "hung series")
+    assert "alive it hangs: process" in text and "last sign of life 1 h 7 min ago" in text
+    assert "at work 1.2.2/1.2.2.1: step lungs for 1 h 7 min" in text
+    assert health(out) == (3, "hung")
+
+
+def test_dead(start, out):
+    process = start(misbehave="slow")
+    until_at_work(process)
+    process.kill()
+    until(lambda: health(out) == (3, "dead"), "that it was killed")
+    text = told(out, "dead")
+    assert "alive no: it was killed while it worked" in text and "Start it again" in text
+    assert "lost it was killed at 1.2.2/1.2.2.1, which is done again" in text
+    assert "was at work when covct was killed" in invoke("status", out, "--why", "1.2.2.1").stdout
+
+
+def test_a_full_disk(start, out):
+    process = start(misbehave="full")
+    assert ended(process)[0] == 12
+    text = told(out, "full disk")
+    assert "alive no: an error ended it" in text
+    assert health(out) == (3, "broken")
+
+
+def test_the_source_is_gone_and_comes_back(start, out, inbox, tmp_path):
+    file = tmp_path / "covct.prom"
+    process = start(*WATCH, "--metrics", file, command="watch")
+    until(lambda: health(out) == (0, "idle") and len(list(out.glob("*/*/outcome.json"))) == 3, "all done")
+    inbox.rename(tmp_path / "unmounted")
+    until(lambda: health(out) == (3, "source-gone"), "health")
+    assert metric(file, "covct_source_ok") == ["0"]
+    assert metric(file, 'covct_problems_total{reason="source-gone"}') == ["1"]
+    assert "the source is gone or cannot be read" in told(out, "source gone")
+    (tmp_path / "unmounted").rename(inbox)
+    until(lambda: health(out) == (0, "idle") and metric(file, "covct_source_ok") == ["1"], "it is back")
+    process.send_signal(signal.SIGTERM)
+    code, outcomes, _ = ended(process)
+    assert code == 130 and len(outcomes) == 3, "nothing was done again"
+
+
+def test_two_writers(start, out):
+    first = start(misbehave="slow")
+    until_at_work(first)
+    second = start()
+    assert ended(second)[0] == 11
+    text = told(out, "two writers")
+    assert f"scan works (process {child_of(first)} on" in text
+    assert health(out) == (0, "working")
+
+
+def test_after_a_bad_night(start, out):
+    process = start("--limit", "2", misbehave="crash")
+    assert ended(process)[0] == 3
+    text = told(out, "after a bad night")
+    assert "alive no: it has ended" in text
+    assert "lost 1 series failed (--retry-failed); 1 series wait for the next run" in text
+    assert "last error" in text and "crashed-repeatedly" in text
+    assert "crashed-repeatedly" in invoke("status", out, "--why", "1.2.2").stdout
+    waits = invoke("status", out, "--why", "1.2.3")
+    assert "it waits, --limit was reached before its turn" in waits.stdout
+
+
+def test_after_a_good_night(start, out):
+    assert ended(start())[0] == 0
+    text = told(out, "after a good night")
+    assert "alive no: it has ended" in text
+    assert "lost nothing: every series it found has its outcome" in text
+    assert health(out) == (0, "ended")
+
+
+def test_a_process_that_is_given_up_leaves_no_sign_of_working(start, out):
+    """The one that worked cannot say so: its parent does, without the lock, for which a full disk has no room."""
+    assert ended(start(misbehave="die 9"))[0] == 1
+    assert health(out) == (3, "broken")
+
+
+def test_a_source_that_does_not_answer_ends_the_watch(start, out, monkeypatch):
+    """A restart policy can act on a process that ended, not on one that hangs."""
+    monkeypatch.setenv("COVCT_HUNG_S", "2")
+    process = start(*WATCH, command="watch", misbehave="stall")
+    assert ended(process)[0] == 14
+    assert health(out) == (3, "broken")
+
+
+@pytest.mark.parametrize(("asked", "wanted"), [("21:30", (2026, 1, 31, 21, 30)), ("20:30", (2026, 2, 1, 20, 30))])
+def test_until_is_the_runs_not_the_processs(monkeypatch, asked, wanted):
+    """A worker that is started anew at 22:00 goes on with the night that began at 21:00."""
+    began = datetime(2026, 1, 31, 21, 0).astimezone()
+    monkeypatch.setattr(cli, "worker", lambda: supervisor.Worker(0, began, frozenset()))
+    assert cli._until(asked) == datetime(*wanted).astimezone()
+    assert (began - cli._since("2h")).total_seconds() == 7200
+
+
+def test_a_share_that_is_no_longer_mounted_is_told_from_an_empty_inbox(tmp_path, monkeypatch):
+    roots = Roots([tmp_path])
+    assert roots.problems(0.0) == (True, [])
+    monkeypatch.setattr(roots, "_devices", {tmp_path: -1})
+    is_ok, [problem] = roots.problems(1.0)
+    assert not is_ok and problem.slug == "source-gone" and "on another file system" in problem.message
+    assert roots.problems(2.0) == (False, []), "said"
+    assert len(roots.problems(700.0)[1]) == 1, "said again"
+    (tmp_path / "study").mkdir()
+    assert roots.problems(701.0) == (True, [])
+
+
+def test_a_look_over_many_files_gives_signs_of_life(inbox, tmp_path, weights, networks, monkeypatch):
+    monkeypatch.setattr(heartbeat, "MOST_OFTEN_S", 0.0)
+    events = []
+    order = batch.Order((inbox,), tmp_path / "out", weights)
+    batch.scan(order, lambda: networks, events.append)
+    kinds = [one["event"] for one in events]
+    assert kinds[: kinds.index("found")].count("alive") >= 89, "one a file"
+
+
+def test_health_finds_the_trees_of_what_runs_here(tmp_path):
+    lines = {
+        "1": ["tini", "--", "covct", "watch", "/in", "-o", "/results"],
+        "2": ["/opt/covct/bin/python", "/opt/covct/bin/covct", "scan", "/in", "--out=/other"],
+        "3": ["python", "-m", "covct", "scan", "/in", "-oout"],
+        "4": ["covct", "health"],
+        "5": ["covct", "train", "lungs", "-o", "/models"],
+        "self": ["covct", "scan", "-o", "/no"],
+    }
+    for name, words in lines.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cmdline").write_bytes(b"\0".join(map(os.fsencode, [*words, ""])))
+        (tmp_path / name / "cwd").symlink_to("/work")
+    assert running.output_trees(tmp_path) == [Path("/other"), Path("/results"), Path("/work/out")]
+
+
+def test_health_without_a_tree_is_well_where_nothing_runs(monkeypatch):
+    monkeypatch.setattr(running, "output_trees", lambda: [])
+    result = invoke("health")
+    assert (result.exit_code, "nothing to be ill" in result.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(41, "41 s"), (125, "2 min"), (3600, "1 h"), (11100, "3 h 5 min"), (200000, "2 days")]
+)
+def test_lengths_of_time_are_said_as_people_do(seconds, words):
+    assert status.span(seconds) == words
