@@ -650,7 +650,7 @@ def test_one_person_under_two_names_of_a_card_is_told_and_counts_as_seen(pairs, 
     cases = [Case("x", medseg_patient(number), "medseg", "window-8bit", lambda: None) for number in ("35", "40", "67")]
     assert [bool(seen_by(case, {"infection": card})) for case in cases] == [True, False, True]
     notes = judge(*pairs, tmp_path / "out", weights=weights)["notes"]
-    assert any("medseg_35 (medseg_67)" in note and "behind" not in note for note in notes)
+    assert any("medseg_35 (as medseg_67)" in note and "behind" not in note for note in notes)
 
 
 def threshold_networks(folder):

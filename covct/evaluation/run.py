@@ -380,10 +380,11 @@ def _notes(order: Order, cards: dict[str, Card], rows: list[dict[str, Any]], gro
             notes.append(
                 f"No card says whom every network behind {key} has learned from: that of sha256 {hashes} is unknown."
             )
-        if twice := [f"{held} ({learned})" for held, learned in two_names(card)]:
+        if twice := two_names(card):
+            told = ", ".join(f"{held} (as {' and '.join(learned)})" for held, learned in twice.items())
             notes.append(
-                f"The card of {key} has people under two names: it holds out {', '.join(twice)} and has learned from "
-                "the one in brackets, which is the same person. They count as learned from."
+                f"The card of {key} knows people by two names: it holds out {told}, and has learned from the same "
+                "person by the name in brackets. They count as learned from."
             )
     if not order.predictions and order.threshold is None:
         chosen_on = {source for card in cards.values() for source in _held_out(card)}

@@ -55,19 +55,18 @@ def has_learned_from(card: Card, source: str, patient: str) -> bool:
     return any(_knows(told, source, patient, known) for told in line)
 
 
-def two_names(card: Card) -> list[tuple[str, str]]:
-    """People whom a card knows by two names, one held out and one learned from: (held out, learned from).
+def two_names(card: Card) -> dict[str, list[str]]:
+    """People whom a card knows by two names: the one that it holds out, and those that it has learned from.
 
     Only where both names are public: others are kept as hashes.
     """
     learned = card.training.get("learned_patients", {})
-    return [
-        (name, other)
+    twice = {
+        name: [one for one in aliases(name) if one not in names and _hashed(one) in learned.get(source, ())]
         for source, names in card.training.get("held_out_patients", {}).items()
         for name in names
-        for other in aliases(name)
-        if other not in names and _hashed(other) in learned.get(source, ())
-    ]
+    }
+    return {name: others for name, others in twice.items() if others}
 
 
 def untold(card: Card) -> list[str]:
