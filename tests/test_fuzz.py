@@ -92,14 +92,15 @@ def test_a_case_that_kills_its_process_is_named_and_the_rest_goes_on(bases, tmp_
     [
         (lambda *_: 1 / 0, "ZeroDivisionError"),
         (lambda *_: fuzz._not_starved(MemoryError("30 GiB")), "memory ran out: 30 GiB"),
-        (lambda *_: (["loaded"], len(bytearray(b"x") * (200 << 20))), "memory: 200 MiB"),
+        (lambda *_: (["loaded"], len(bytearray(b"x") * (200 << 20))), r"memory: (19|20|21)\d MiB"),
     ],
     ids=["exception", "memory error", "memory"],
 )
 def test_harm_is_seen(harm, named, bases, tmp_path, monkeypatch):
-    """A judge that sees nothing would pass everything."""
+    """A judge that sees nothing would pass everything. Other threads of the process make the kernel's figure uneven."""
     monkeypatch.setattr(fuzz, "run_case", harm)
     bench = fuzz.Bench(tmp_path, {"explicit": bases["explicit"]}, [bases["nifti"]])
     number = next(n for n in range(100) if fuzz.make_case(n, bench).place == "file")
     bench.honest["explicit file"] = {"rss": 1 << 20, "traced": 1 << 20}
-    assert fuzz.judge(number, bench).defect.startswith(named)
+    found = fuzz.judge(number, bench).defect
+    assert re.match(named, found), found
