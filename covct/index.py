@@ -30,6 +30,7 @@ from covct.dicom.header import Header, Instance, MediaDirectory
 from covct.dicom.patient import Patient
 from covct.discover import MEDIA, Facts, read_facts, study_folder
 from covct.errors import SeriesError
+from covct.refusals import Refusals
 from covct.sources import Opener, SourceFile
 from covct.state import RESULT_VERSION
 from covct.volume_header import data_file
@@ -89,6 +90,8 @@ class Index:
         self._aged: set[bytes] = set()  # in the database with another day's date
         self._archive: tuple[Path, Status] | None = None  # the last one asked for: its members follow one another
         self._opener = Opener()
+        self._refusals = Refusals(path.parent)
+        self._seen: set[bytes] = set()  # of this pass, refused ones too
         self._uncommitted = 0
         self._failed = self._told = False
         self._database = _opened(path)
@@ -103,9 +106,10 @@ class Index:
         Raises
         ------
         SeriesError
-            `unreadable`; never remembered, since a mode or a network may change where the file does not.
+            `unreadable`; remembered for a while at most, since a network may change where the file does not.
         """
         key, status = _key(file), self._status(file)
+        self._seen.add(key)
         known = self._met.get(key) or self._before.get(key)
         if known is None or known[0] != status:
             known, _ = self._learn(key, file, status)
@@ -167,6 +171,8 @@ class Index:
         """End of a pass over the sources."""
         self._before = {key: known for key, known in self._met.items() if key not in self._fresh}
         self._met, self._fresh, self._archive = {}, {}, None
+        self._refusals.sweep(self._seen)
+        self._seen = set()
         self._opener.close()
         today = self._now_ns() // DAY_NS
         if today != self._today:  # of a watch that runs for months
@@ -185,6 +191,7 @@ class Index:
 
     def close(self) -> None:
         self.sweep()
+        self._refusals.close()
         self._database.close()
 
     def _status(self, file: SourceFile) -> Status:
@@ -200,7 +207,8 @@ class Index:
     def _learn(self, key: bytes, file: SourceFile, status: Status) -> tuple[tuple[Status, str, int], Facts]:
         """Read the file, and keep what it says: in the database, or for this pass if it has just changed."""
         self._fresh.pop(key, None)
-        facts = read_facts(file, self._opener, self._alive)
+        with self._refusals.watched(key, status, file.label):
+            facts = read_facts(file, self._opener, self._alive)
         self._alive()
         encoded = self._encode(facts)
         text = json.dumps(encoded, separators=(",", ":"))
