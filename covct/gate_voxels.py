@@ -251,14 +251,15 @@ def _turned(chest: Chest) -> Iterator[Finding]:
 
 def _body(chest: Chest, age_years: float | None) -> Iterator[Finding]:
     size = f"{chest.width_mm:.0f} mm wide, {chest.area_cm2:.0f} cm² in cross-section"
-    for value, refused, warned in (
-        (chest.width_mm, quality.BODY_MM_REFUSED, quality.BODY_MM_WARNED),
-        (chest.area_cm2, quality.BODY_CM2_REFUSED, quality.BODY_CM2_WARNED),
-    ):
-        if level := _outside(value, refused, warned):
-            yield Finding("implausible-body", f"the body is {size}: the voxel size cannot be right", level)
-            return
-    if age_years is not None and age_years >= quality.ADULT_YEARS and chest.area_cm2 < quality.ADULT_LEAST_CM2:
+    levels = {
+        _outside(chest.width_mm, quality.BODY_MM_REFUSED, quality.BODY_MM_WARNED),
+        _outside(chest.area_cm2, quality.BODY_CM2_REFUSED, quality.BODY_CM2_WARNED),
+    }
+    adult = age_years is not None and age_years >= quality.ADULT_YEARS
+    if levels != {""}:
+        level = REFUSED if REFUSED in levels else WARNED
+        yield Finding("implausible-body", f"the body is {size}: the voxel size cannot be right", level)
+    elif adult and chest.area_cm2 < quality.ADULT_LEAST_CM2:
         yield Finding("implausible-body", f"an adult's body that is {size}: the voxel size cannot be right")
 
 

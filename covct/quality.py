@@ -56,8 +56,8 @@ PIXEL_RATIO = 4.0
 IN_PLANE_MM_REFUSED, IN_PLANE_MM_WARNED = (80.0, 1000.0), (120.0, 850.0)
 LONG_MM_REFUSED, LONG_MM_WARNED = 2500.0, 2000.0
 ADULT_YEARS = 16.0
-BODY_MM_REFUSED, BODY_MM_WARNED = (60.0, 700.0), (90.0, 600.0)
-BODY_CM2_REFUSED, BODY_CM2_WARNED = (35.0, 2500.0), (60.0, 1700.0)
+BODY_MM_REFUSED, BODY_MM_WARNED = (60.0, 750.0), (90.0, 620.0)
+BODY_CM2_REFUSED, BODY_CM2_WARNED = (35.0, 3000.0), (60.0, 2000.0)
 ADULT_LEAST_CM2 = 250.0
 MOST_LUNG_ML = 11_000.0
 CHILD_MOST_ML = ((2.0, 1000.0), (6.0, 2500.0), (12.0, 5500.0))  # younger than so many years
@@ -68,8 +68,8 @@ ADULT_LEAST_LUNGS_ML = 800.0
 SHAPE_REFUSED, SHAPE_WARNED = (0.3, 2.5), (0.45, 1.7)
 CLEFT, CLEFT_OF_TWO = 0.6, 0.3
 SPINE_REFUSED, SPINE_WARNED, SPINE_LEAST_MM = 0.25, 0.4, 100.0
-LEAST_LUNG_SHARE = 0.1
-GAS_HU, GAS_MOST_ML = -960.0, 1500.0
+LEAST_LUNG_SHARE = 0.08
+GAS_HU, GAS_MOST_ML = -980.0, 1500.0
 OTHER_PART_LEAST_ML, OTHER_PART_LEAST_SHARE, OTHER_PART_CUT = 1000.0, 0.15, 0.5
 ONE_LUNG = 0.1  # of the other
 LEAST_TISSUE_SHARE, TISSUE_HU = 0.3, 250
@@ -230,8 +230,8 @@ GATE = {
         + ", ".join(f"{ml:g} and {cm2:g} under {years:g} years" for years, ml, cm2 in CHILD_LEAST_LUNG)
         + f"); less than {GAS_MOST_ML:g} mL of {GAS_HU:g} HU and darker",
         f"less than {100 * LEAST_LUNG_SHARE:.0f} % of the body's cross-section where there is most",
-        "one badly collapsed adult lung still holds more, a newborn's two 100 mL; bowel gas is -1000 HU, and lungs so "
-        "dark are large; volume and percent are withheld",
+        "one badly collapsed adult lung still holds more, a newborn's two 100 mL; bowel gas is -1000 HU, and emphysema "
+        "so dark is large; volume and percent are withheld",
     ),
     "implausible-size": Rule(
         "the image is larger or smaller than any of a chest",
@@ -252,8 +252,8 @@ GATE = {
         f"{BODY_MM_REFUSED[0]:g} to {BODY_MM_REFUSED[1]:g} mm wide",
         f"outside {BODY_CM2_WARNED[0]:g} to {BODY_CM2_WARNED[1]:g} cm² ({ADULT_LEAST_CM2:g} for adults), or "
         f"{BODY_MM_WARNED[0]:g} to {BODY_MM_WARNED[1]:g} mm",
-        "a newborn's chest has 33 cm round it, 80 cm²; an adult's 400 to 1300 cm²; twice the voxel size is four times "
-        "the area; volume and percent are withheld",
+        "a newborn's chest measures 33 cm round, 80 cm²; most adults' 450 to 1300 cm², the most obese 1900; twice the "
+        "voxel size is four times the area; volume and percent are withheld",
     ),
     "implausible-lungs": Rule(
         "lungs that nobody has: the voxel size is wrong",

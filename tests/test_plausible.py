@@ -150,7 +150,7 @@ def findings(chest, age=None, other_part=False):
         ({"width_mm": 650.0}, None, ("implausible-body", "warned")),
         ({"width_mm": 50.0}, None, ("implausible-body", "refused")),
         ({"area_cm2": 1600.0, "width_mm": 520.0}, None, None),
-        ({"area_cm2": 2600.0}, None, ("implausible-body", "refused")),
+        ({"area_cm2": 3200.0}, None, ("implausible-body", "refused")),
         ({"spine": None}, None, None),
         ({"spine": 0.35}, None, ("turned", "warned")),
         ({"spine": 0.35, "lungs_mm": (19.0, 110.0, 210.0), "end_share": 1.0}, None, None),
