@@ -115,6 +115,22 @@ def measure_chest(hu: np.ndarray, lungs: Slices, spacing_mm: tuple[float, float,
     )
 
 
+def too_large(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> list[Finding]:
+    """A warning where the body is larger than anybody's. Nothing is known of lungs, and it may be any part of the body.
+
+    hu (slices, rows, columns) in working orientation, spacing of slices, rows and columns.
+    """
+    steps = [max(1, extent // seen) for extent, seen in zip(hu.shape, SEEN, strict=True)]
+    few = hu[:: steps[0], :: steps[1], :: steps[2]]
+    bodies = [body_of(one, np.zeros(one.shape, np.uint8)) for one in few]
+    pixel_cm2 = steps[1] * spacing_mm[1] * steps[2] * spacing_mm[2] / 100
+    area_cm2 = _median([np.count_nonzero(body) * pixel_cm2 for body in bodies])
+    if area_cm2 <= quality.BODY_CM2_WARNED[1]:
+        return []
+    message = f"the body has {area_cm2:.0f} cm² in cross-section: the voxel size cannot be right"
+    return [Finding("implausible-body", message)]
+
+
 def body_of(hu_slice: np.ndarray, lungs: np.ndarray) -> np.ndarray:
     """(rows, columns) bool: the largest piece of tissue on a slice, with what it encloses; lungs belong to it."""
     tissue = ((hu_slice > TISSUE_HU) | (lungs > 0)).astype(np.uint8)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -325,27 +325,29 @@ class ValidFor:
         return ValidFor(self.volume and other.volume, self.percent and other.percent, self.hu_bands and other.hu_bands)
 
 
-def check_headers(series: Series, strict: bool = False) -> None:
+def check_headers(series: Series, strict: bool = False, any_size: bool = False) -> None:
     """Refuse what cannot be segmented, from headers alone.
 
     Parameters
     ----------
     strict : bool
         Warnings refuse too.
+    any_size : bool
+        Of an image that no chest is scanned in is only warned.
 
     Raises
     ------
     SeriesError
         With one of the slugs of `GATE`, naming what was got and what was wanted.
     """
-    for finding in inspect_headers(series):
+    for finding in inspect_headers(series, any_size):
         if finding.level == REFUSED or (strict and finding.level == WARNED):
             raise SeriesError(finding.slug, finding.message)
 
 
-def header_warnings(series: Series) -> tuple[ValidFor, list[Finding]]:
+def header_warnings(series: Series, any_size: bool = False) -> tuple[ValidFor, list[Finding]]:
     """Findings of the headers that do not stop the series, and what they leave valid."""
-    found = [finding for finding in inspect_headers(series) if finding.level != REFUSED]
+    found = [finding for finding in inspect_headers(series, any_size) if finding.level != REFUSED]
     return left_valid(found), found
 
 
@@ -363,7 +365,7 @@ def refuse_warnings(findings: list[Finding]) -> None:
             raise SeriesError(finding.slug, finding.message)
 
 
-def inspect_headers(series: Series) -> list[Finding]:
+def inspect_headers(series: Series, any_size: bool = False) -> list[Finding]:
     """The verdict on a series by its headers: what refuses it, or all that is to be told of it."""
     if series.kind != "dicom":
         message = f"{FORMAT_NAMES[series.kind]} has no DICOM instances to refer to: masks and report, no DICOM SEG"
@@ -371,6 +373,8 @@ def inspect_headers(series: Series) -> list[Finding]:
     found: list[Finding] = []
     for look in (_identity, _kind, _grid, _positions_in_space, _extents, _contents):
         found += look(series)
+        if any_size:
+            found = [replace(one, level=WARNED) if one.slug == "implausible-size" else one for one in found]
         if refused := [finding for finding in found if finding.level == REFUSED]:
             return refused
     return found

@@ -1,5 +1,6 @@
 """Figures that cannot be true are no results: wrong voxel sizes, turned patients, what is no chest."""
 
+import json
 from dataclasses import replace
 
 import cv2
@@ -7,10 +8,14 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from line import each_slice, night, put_hu
 from test_discover import change
+from typer.testing import CliRunner
 
 from covct import quality
+from covct.cli import app
+from covct.convert import Conversion, convert
 from covct.discover import discover
 from covct.errors import SeriesError
 from covct.gate_voxels import Chest, judge_chest, measure_chest
@@ -311,3 +316,55 @@ def test_training_data_with_wrong_voxel_sizes_are_named_by_explore(phantom, tmp_
     told = [one["message"] for one in found.as_json()["doubtful"]]
     assert bool(told) == ("Doubtful" in as_html(found, "data")) == (factor > 1)
     assert factor == 1 or any("voxel size cannot be right" in message for message in told)
+
+
+def planned(source, tmp_path, weights, *more):
+    arguments = ["scan", source, "--out", tmp_path / "out", "--weights", weights, "--dry-run", "--json", *more]
+    [row] = [json.loads(line) for line in CliRunner().invoke(app, [str(one) for one in arguments]).stdout.splitlines()]
+    return row
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "nii", "mha", "nrrd"])
+def test_a_dry_run_tells_of_an_affine_that_nobody_set(phantom, tmp_path, weights, ending):
+    array = np.repeat(phantom.volume.array, 4, axis=0)[:, ::-1]
+    (tmp_path / "in").mkdir()
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    sitk.WriteImage(image, str(tmp_path / "in" / f"chest.{ending}"))
+    row = planned(tmp_path / "in", tmp_path, weights)
+    assert row["verdict"] == "segment"
+    assert row["warned"].startswith("default-affine: the affine is the identity")
+    strict = planned(tmp_path / "in", tmp_path, weights, "--strict")
+    assert (strict["verdict"], strict["why"].split(":")[0]) == ("reject", "default-affine")
+
+
+def test_a_dry_run_refuses_by_the_header_what_a_scan_would(phantom, tmp_path, weights, series_folder):
+    voxels, affine = as_nifti(phantom)
+    row = planned(saved(voxels, affine @ np.diag([3.0, 3, 1, 1]), tmp_path / "in"), tmp_path, weights)
+    assert (row["verdict"], row["why"].split(":")[0]) == ("reject", "implausible-size")
+    change(series_folder, PixelSpacing=[7.0, 7.0])
+    assert "implausible-size" in planned(series_folder, tmp_path, weights)["warned"]
+
+
+def test_a_conversion_tells_of_sizes_that_cannot_be(phantom, tmp_path):
+    voxels, affine = as_nifti(phantom)
+    for name, matrix in (("as it is", affine), ("identity", np.eye(4)), ("tripled", affine @ np.diag([3.0, 3, 1, 1]))):
+        events = []
+        convert(Conversion((saved(voxels, matrix, tmp_path / name),), tmp_path / f"{name} out"), events.append)
+        [done] = [event for event in events if event["event"] == "converted"]
+        told = {finding["slug"] for finding in done["findings"]}
+        assert (
+            told
+            == {
+                "as it is": set(),
+                "identity": {"default-affine"},
+                "tripled": {"implausible-size", "implausible-body"},
+            }[name]
+        )
+
+
+def test_a_dicom_series_of_doubled_pixels_is_told_of_when_converted(series_folder, tmp_path):
+    change(series_folder, PixelSpacing=[6.0, 6.0])
+    events = []
+    convert(Conversion((series_folder,), tmp_path / "out"), events.append)
+    [done] = [event for event in events if event["event"] == "converted"]
+    assert "implausible-body" in {finding["slug"] for finding in done["findings"]}
