@@ -35,6 +35,7 @@ from covct.grid import (
 from covct.image_type import DERIVED, LOCALIZER, REFORMATTED, is_cut, kind_of
 from covct.labels import Slices, per_slice
 from covct.quote import IMAGE_TYPES, MODALITIES, RESCALE_TYPES, quoted, quoted_all, quoted_uid
+from covct.scattered import FEWEST
 from covct.split import MOSTLY, differing
 from covct.volume_header import FORMAT_NAMES
 
@@ -111,6 +112,11 @@ GATE = {
         warned="always",
         why="no DICOM object could refer to the slices: report and NIfTI masks instead, until `covct convert "
         "--to dicom` has given them UIDs",
+    ),
+    "uid-per-slice": Rule(
+        "each slice of a scan has a StudyInstanceUID, SeriesInstanceUID or FrameOfReferenceUID of its own",
+        f"always; of study and series where at least {FEWEST} slices make an even stack",
+        why="a faulty anonymiser's; a result of each slice by itself would be none",
     ),
     "no-geometry": Rule(
         "position, orientation or pixel spacing is missing or impossible",
@@ -384,7 +390,15 @@ def _refused(slug: str, message: str) -> Finding:
     return Finding(slug, message, REFUSED)
 
 
+def _uid_per_slice(series: Series, what: str) -> Finding:
+    count = len(series.instances)
+    return _refused("uid-per-slice", f"{count} slices of one scan have {what} each, by a faulty anonymiser; wanted one")
+
+
 def _identity(series: Series) -> Iterator[Finding]:
+    if series.uid_per_slice:
+        each = " and ".join(f"a {keyword}" for keyword in series.uid_per_slice)
+        yield _uid_per_slice(series, each)
     if series.mixed:
         what = f"{', '.join(series.mixed)} differ{'s' * (len(series.mixed) == 1)} between slices"
         yield _refused("mixed-patients", f"{what} of one series; wanted one patient's, as a result is somebody's")
@@ -469,7 +483,10 @@ def _grid(series: Series) -> Iterator[Finding]:
         yield _refused("no-geometry", f"slices have {_list(shapes[0])} rows and columns")
     if np.abs(np.array([i.position for i in series.instances])).max() > 1e5:
         yield _refused("no-geometry", "ImagePositionPatient is more than 100 m away")
-    if len({i.frame_of_reference_uid for i in series.instances}) > 1:
+    frames = {i.frame_of_reference_uid for i in series.instances}
+    if len(frames) == len(series.instances) > 2:
+        yield _uid_per_slice(series, "a FrameOfReferenceUID")
+    elif len(frames) > 1:
         yield _refused("mixed-geometry", "slices belong to several frames of reference; wanted one")
     if len(shapes) > 1 or spacing_of(spacings) is None:
         yield _refused("mixed-geometry", f"slices differ in size or pixel spacing ({_list(shapes)}); wanted one grid")
