@@ -10,6 +10,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from line import each_slice, night, put_hu
+from test_cli import README
 from test_discover import change
 from typer.testing import CliRunner
 
@@ -368,3 +369,30 @@ def test_a_dicom_series_of_doubled_pixels_is_told_of_when_converted(series_folde
     convert(Conversion((series_folder,), tmp_path / "out"), events.append)
     [done] = [event for event in events if event["event"] == "converted"]
     assert "implausible-body" in {finding["slug"] for finding in done["findings"]}
+
+
+def test_readme_has_the_numbers_beside_what_was_measured():
+    """And no scan that was measured lies outside them."""
+    table = README.split("| measured | ten chests |")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
+    ranges = [
+        (quality.IN_PLANE_MM_WARNED, quality.IN_PLANE_MM_REFUSED),
+        (quality.BODY_MM_WARNED, quality.BODY_MM_REFUSED),
+        (quality.BODY_CM2_WARNED, quality.BODY_CM2_REFUSED),
+        ((None, quality.MOST_LUNG_ML), (None, quality.LUNGS_REFUSED * quality.MOST_LUNG_ML)),
+        ((quality.ONE_LUNG, None), None),
+        (quality.SHAPE_WARNED, quality.SHAPE_REFUSED),
+        ((quality.LEAST_LUNG_SHARE, None), None),
+        ((None, quality.CLEFT), None),
+        ((quality.SPINE_WARNED, None), (quality.SPINE_REFUSED, None)),
+        (None, (quality.GAS_HU, None)),
+    ]
+    assert len(rows) == len(ranges)
+    for (_, measured, withheld, refused), (warned, bounds) in zip(rows, ranges, strict=True):
+        low, high = (float(value) for value in measured.split(" to "))
+        for cell, bound in ((withheld, warned), (refused, bounds)):
+            if bound is None:
+                continue
+            numbers = [f"{value:g}" for value in bound if value is not None]
+            assert all(number in cell for number in numbers), cell
+            assert (bound[0] is None or bound[0] < low) and (bound[1] is None or high < bound[1])
