@@ -76,6 +76,7 @@ def identifier_key(private: Path) -> bytes:
             os.fsync(file.fileno())
         with suppress(FileExistsError):  # another process was first: its key is the tree's
             _rename_new(beside, path)
+        _bring_to_disk(private)  # before outcomes that hold digests under it
     finally:
         beside.unlink(missing_ok=True)
     return _long_enough(path)
@@ -89,6 +90,15 @@ def _long_enough(path: Path) -> bytes:
             "then a new one is made, and hashes of earlier nights cannot be joined with new ones"
         )
     return key
+
+
+def _bring_to_disk(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # SMB has no fsync of folders
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _rename_new(source: Path, target: Path) -> None:

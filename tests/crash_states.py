@@ -323,7 +323,7 @@ class Night:
         from faults import differences
         from faults import tree_of as outputs_of
 
-        from covct import heartbeat
+        from covct import heartbeat, state
 
         for folder in ("in", "out"):
             (root / folder).mkdir(exist_ok=True)
@@ -333,6 +333,11 @@ class Night:
         said = ["a slice is lost"] if not there >= {*self.slices} else []
         self.run(root)
         said += differences(outputs_of(root / "out"), self.tree)
+        patients = {
+            str(state.read_outcome(path.parent).patient) for path in (root / "out").glob("[!.]*/*/outcome.json")
+        }
+        if len(patients) != 1:
+            said.append("one patient, and two digests: the key was lost")
         if contents(root / "done") != self.slices or contents(root / "in"):
             said.append("not every slice was moved once")
         return said

@@ -43,6 +43,7 @@ CHANGES = CREATE | WRITE | SYNC | RENAME | MKDIR | UNLINK
 SECONDS = 120.0  # after which a run counts as hung
 STOP_SECONDS = 5.0
 RUN_OF = {"finished", "seconds"}  # what in an outcome or a summary tells of the run
+KEYED = {"patient"}  # digests under a key that each tree draws for itself
 DONE, NOT_WRITABLE, LOCKED, STOPPED = 0, 12, 11, 130
 ALL_FORMATS = "seg,sr,ko,sc,nifti,png"
 
@@ -260,8 +261,8 @@ def tree_of(out: Path, selection: bool = True) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for path in sorted(out.rglob("*")):
         name = str(path.relative_to(out))
-        if name.startswith((".covct/index", "runs/")) or name == ".covct/lock":
-            continue  # may be thrown away; of each run one; says who held it
+        if name.startswith((".covct/index", "runs/")) or name in (".covct/lock", ".covct/suspects.json"):
+            continue  # may be thrown away; of each run one; says who held it; at which file a process was ended
         if path.is_dir():
             if not name.startswith(".covct"):
                 tree[name + "/"] = "folder"
@@ -270,7 +271,7 @@ def tree_of(out: Path, selection: bool = True) -> dict[str, Any]:
         elif path.name == "report.json":
             tree[name] = {key: value for key, value in json.loads(path.read_text()).items() if key not in apart}
         elif path.name == "outcome.json":
-            outcome = {key: value for key, value in json.loads(path.read_text()).items() if key not in RUN_OF}
+            outcome = {key: value for key, value in json.loads(path.read_text()).items() if key not in RUN_OF | KEYED}
             tree[name] = outcome | {"files": outcome["files"] | {"report.json": "its run differs"}}
         elif name == "summary.csv":
             tree[name] = _timeless_rows(path)
