@@ -141,10 +141,10 @@ def _assembled(
 def _is_final(tally: Tally, outcomes: dict[str, state.Outcome]) -> bool:
     """Whether a study needs no look before it changes.
 
-    Not where a file could not be read; nor, in a pass that left series `waiting`, where only the rejected ones of the
-    study may have had their turn.
+    Not where a file could not be read; nor where only the slices of other studies show what its own are; nor, in a
+    pass that left series `waiting`, where only the rejected ones of the study may have had their turn.
     """
-    if any(outcome.slug in NEVER_FINAL for outcome in outcomes.values()):
+    if any(outcome.slug in (*NEVER_FINAL, "uid-per-slice") for outcome in outcomes.values()):
         return False
     return not tally["waiting"] or any(outcome.status == "done" for outcome in outcomes.values())
 

@@ -752,7 +752,7 @@ def _show_plan(order, json_events: bool) -> None:
         elif job.refusal:
             rows.append({**verdict, "verdict": "reject", "why": ": ".join(job.refusal)})
         else:
-            rows.append({**verdict, "verdict": "segment", "why": "; ".join(job.choice.reasons)})
+            rows.append({**verdict, **_foreseen(series, job.choice.reasons, order.strict)})
         if not job.refusal:
             rows += [
                 {
@@ -772,6 +772,21 @@ def _show_plan(order, json_events: bool) -> None:
         raise typer.Exit(3)
 
 
+def _foreseen(series, reasons: tuple[str, ...], strict: bool) -> dict[str, str]:
+    """The verdict on a series that passed so far, with what its headers will be warned of or refused for."""
+    from covct.quality import WARNED, header_warnings, refuse_warnings
+    from covct.volume_file import declared_findings
+
+    try:
+        found = header_warnings(series)[1] if series.kind == "dicom" else declared_findings(series)
+        if strict:
+            refuse_warnings(found)
+    except SeriesError as error:
+        return {"verdict": "reject", "why": f"{error.slug}: {error.message}"}
+    warned = "; ".join(f"{one.slug}: {one.message}" for one in found if one.level == WARNED)
+    return {"verdict": "segment", "why": "; ".join(reasons), **({"warned": warned} if warned else {})}
+
+
 def _show_rows(rows: list[dict[str, Any]], json_events: bool) -> None:
     if json_events:
         for row in rows:
@@ -779,7 +794,8 @@ def _show_rows(rows: list[dict[str, Any]], json_events: bool) -> None:
         return
     table = Table("series", "slices", "verdict", "why", caption=RESEARCH_USE)
     for row in rows:
-        table.add_row(plain(_short(row["series"])), str(row["slices"] or ""), row["verdict"], plain(row["why"]))
+        why = row["why"] + (f"; with a warning: {row['warned']}" if "warned" in row else "")
+        table.add_row(plain(_short(row["series"])), str(row["slices"] or ""), row["verdict"], plain(why))
     stdout.print(table)
 
 

@@ -7,7 +7,7 @@ import shutil
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,22 @@ from covct.dicom.inherited import TYPE_2
 from covct.dicom.load import load_dicom
 from covct.discover import Discovery, Series, discover
 from covct.errors import OutputNotWritable, RunError, SeriesError, UsageError, whereabouts
+from covct.gate_voxels import too_large
 from covct.nifti import SHEAR_TOLERANCE, read_description, write_dicom_grid
 from covct.older_trees import earlier
-from covct.quality import NOTED, Finding, check_headers, check_hounsfield, header_warnings, refuse_warnings
+from covct.quality import (
+    NOTED,
+    WARNED,
+    Finding,
+    check_headers,
+    check_hounsfield,
+    default_affine,
+    header_warnings,
+    refuse_warnings,
+    size_findings,
+)
 from covct.sources import printable
+from covct.volume import Scan, spacing_mm
 from covct.volume_file import load_volume
 from covct.volume_header import FORMAT_NAMES
 
@@ -129,7 +141,7 @@ def _convert(order: Conversion, series: Series) -> dict[str, Any]:
         "to": _other(series),
     }
     try:
-        check_headers(series, order.strict)
+        check_headers(series, order.strict, any_size=True)
         if _is_there(order, series):
             return {"event": "kept", **about, "path": printable(order.out / place)}
         findings = _write(order, series, place)
@@ -173,7 +185,7 @@ def _write_nifti(series: Series, stage: Path) -> tuple[Path, list[Finding]]:
     scan = load_dicom(series)
     path = stage / "volume.nii.gz"
     write_dicom_grid(scan, scan.volume, path, _description(series))
-    return path, header_warnings(series)[1]
+    return path, [*header_warnings(series, any_size=True)[1], *too_large(scan.working.array, spacing_mm(scan.working))]
 
 
 def _write_dicom(series: Series, stage: Path) -> tuple[Path, list[Finding]]:
@@ -188,7 +200,18 @@ def _write_dicom(series: Series, stage: Path) -> tuple[Path, list[Finding]]:
     write_ct_series(
         stage, hu, scan.working_affine, header, lambda number: _uid(series, "instance", str(number)), storage
     )
-    return stage, losses
+    return stage, [*_doubtful(scan), *losses]
+
+
+def _doubtful(scan: Scan) -> list[Finding]:
+    """What a scan of it would be refused or have no figures for, by its size: a conversion only tells of it."""
+    spacing = spacing_mm(scan.working)
+    found = [
+        *default_affine(scan.volume.affine),
+        *size_findings(spacing, scan.working.shape),
+        *too_large(scan.working.array, spacing),
+    ]
+    return [replace(finding, level=WARNED) for finding in found]
 
 
 def _check_rows(affine: np.ndarray) -> None:

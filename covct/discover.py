@@ -18,6 +18,7 @@ from covct.dicom.valid import is_uid
 from covct.errors import SeriesError, logged
 from covct.foreign import set_aside
 from covct.mixture import sort_out
+from covct.scattered import scattered, unlike
 from covct.sources import Opener, Problem, SourceFile, walk
 from covct.split import Part, split_scans
 from covct.volume_header import format_of, identity
@@ -65,6 +66,8 @@ class Series:
         How many of the twins name the patient otherwise, or not at all.
     mixed : tuple of str
         Keywords of what differs between the people whose slices these are; empty where they are one person's.
+    uid_per_slice : tuple of str
+        Keywords of UIDs that each of the slices has of its own, where they are one scan all the same.
     aside : tuple of Instance
         What lies under the Series Instance UID and is no slice: it belongs to the study (and is moved with it), not to
         the input, so that a dose page that comes later changes nothing.
@@ -84,6 +87,7 @@ class Series:
     suffix: str = ""
     copies: int = 0
     mixed: tuple[str, ...] = ()
+    uid_per_slice: tuple[str, ...] = ()
     aside: tuple[Instance, ...] = ()
 
     @property
@@ -218,10 +222,13 @@ def assemble(files: Iterable[SourceFile], ask: Callable[[SourceFile], Facts], se
             seen.ignored += 1
         elif isinstance(facts, str):
             volumes[facts, format_of(file.name) or ""].add(file)
+    faulty = scattered(headers)
+    in_one = {id(header) for group in faulty for header in group}
+    headers = [header for header in headers if id(header) not in in_one]
     spoiled = Counter(place(file) for file in seen.unreadable)
     series = [
         replace(one, unreadable_beside=sum(spoiled[where] for where in {place(i.file) for i in one.instances}))
-        for one in _by_study(headers, seen)
+        for one in (*_by_study(headers, seen), *map(_as_one, faulty))
     ]
     return (*series, *(_volume_series(same, contents) for (contents, _), same in volumes.items()))
 
@@ -313,6 +320,17 @@ def _dicom_series(headers: list[Header]) -> list[Series]:
                 )
             )
     return out
+
+
+def _as_one(group: list[Header]) -> Series:
+    """The scan that slices with UIDs of their own would have been, under the lowest of each."""
+    study, uid = min(header.study_uid for header in group), min(header.series_uid for header in group)
+    found = {header.instances[0].sop_instance_uid: header.instances[0] for header in reversed(group)}
+    twins = sorted({header.instances[0].file for header in group} - {one.file for one in found.values()})
+    content = tuple(sorted(found))
+    slices = tuple(found[uid] for uid in content)
+    folder = f"{safe_name(study)}/{safe_name(uid)}"
+    return Series("dicom", study, uid, folder, content, slices, twins=tuple(twins), uid_per_slice=unlike(group))
 
 
 def _content(part: tuple[Instance, ...], frames: dict[str, int]) -> tuple[str, ...]:

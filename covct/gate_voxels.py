@@ -115,6 +115,22 @@ def measure_chest(hu: np.ndarray, lungs: Slices, spacing_mm: tuple[float, float,
     )
 
 
+def too_large(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> list[Finding]:
+    """A warning where the body is larger than anybody's. Nothing is known of lungs, and it may be any part of the body.
+
+    hu (slices, rows, columns) in working orientation, spacing of slices, rows and columns.
+    """
+    steps = [max(1, extent // seen) for extent, seen in zip(hu.shape, SEEN, strict=True)]
+    few = hu[:: steps[0], :: steps[1], :: steps[2]]
+    bodies = [body_of(one, np.zeros(one.shape, np.uint8)) for one in few]
+    pixel_cm2 = steps[1] * spacing_mm[1] * steps[2] * spacing_mm[2] / 100
+    area_cm2 = _median([np.count_nonzero(body) * pixel_cm2 for body in bodies])
+    if area_cm2 <= quality.BODY_CM2_WARNED[1]:
+        return []
+    message = f"the body has {area_cm2:.0f} cm² in cross-section: the voxel size cannot be right"
+    return [Finding("implausible-body", message)]
+
+
 def body_of(hu_slice: np.ndarray, lungs: np.ndarray) -> np.ndarray:
     """(rows, columns) bool: the largest piece of tissue on a slice, with what it encloses; lungs belong to it."""
     tissue = ((hu_slice > TISSUE_HU) | (lungs > 0)).astype(np.uint8)
@@ -251,14 +267,15 @@ def _turned(chest: Chest) -> Iterator[Finding]:
 
 def _body(chest: Chest, age_years: float | None) -> Iterator[Finding]:
     size = f"{chest.width_mm:.0f} mm wide, {chest.area_cm2:.0f} cm² in cross-section"
-    for value, refused, warned in (
-        (chest.width_mm, quality.BODY_MM_REFUSED, quality.BODY_MM_WARNED),
-        (chest.area_cm2, quality.BODY_CM2_REFUSED, quality.BODY_CM2_WARNED),
-    ):
-        if level := _outside(value, refused, warned):
-            yield Finding("implausible-body", f"the body is {size}: the voxel size cannot be right", level)
-            return
-    if age_years is not None and age_years >= quality.ADULT_YEARS and chest.area_cm2 < quality.ADULT_LEAST_CM2:
+    levels = {
+        _outside(chest.width_mm, quality.BODY_MM_REFUSED, quality.BODY_MM_WARNED),
+        _outside(chest.area_cm2, quality.BODY_CM2_REFUSED, quality.BODY_CM2_WARNED),
+    }
+    adult = age_years is not None and age_years >= quality.ADULT_YEARS
+    if levels != {""}:
+        level = REFUSED if REFUSED in levels else WARNED
+        yield Finding("implausible-body", f"the body is {size}: the voxel size cannot be right", level)
+    elif adult and chest.area_cm2 < quality.ADULT_LEAST_CM2:
         yield Finding("implausible-body", f"an adult's body that is {size}: the voxel size cannot be right")
 
 

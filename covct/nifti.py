@@ -39,23 +39,36 @@ def nifti_size(file: SourceFile) -> tuple[tuple[int, int, int], float]:
     SeriesError
         `unreadable` where even the header cannot be read.
     """
-    [(_, beginning)] = read_all([file], HEADER_PEEK)
-    is_packed = beginning[:2] == GZIP_MAGIC
-    try:
-        if is_packed:
-            beginning = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(beginning, HEADER_PEEK)
-        header = _header(beginning)
-        shape = (*header.get_data_shape(), 1, 1, 1)
-        itemsize = header.get_data_dtype().itemsize
-        held = 2 if _holds_whole(header.get_data_dtype(), *header.get_slope_inter()) else 6  # twice, if not at once HU
-    except Exception as error:  # a damaged file raises what the damage hits
-        raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
+    header, is_packed = _peek(file)
+    shape = (*header.get_data_shape(), 1, 1, 1)
+    itemsize = header.get_data_dtype().itemsize
+    held = 2 if _holds_whole(header.get_data_dtype(), *header.get_slope_inter()) else 6  # twice, if not at once HU
     # The file, inflated in pieces and as a whole, and then the voxels beside it.
     plain = itemsize * np.prod(shape[3:], dtype=float)
     voxels = max(1.0, float(np.prod(shape[:3], dtype=float)))
     packed = size_of(file) / voxels if is_packed else 0.0
     bytes_a_voxel = packed + (max(2 * plain, plain + held) if is_packed else plain + held)
     return (int(shape[0]), int(shape[1]), int(shape[2])), float(bytes_a_voxel)
+
+
+def nifti_affine(file: SourceFile) -> np.ndarray:
+    """(4, 4) index to LPS mm by the header alone, its axes perpendicular; errors as `read_nifti`."""
+    header, _ = _peek(file)
+    return RAS_OF_LPS @ _affine(header, header.get_best_affine(), (*header.get_data_shape(), 1, 1))[0]
+
+
+def _peek(file: SourceFile) -> tuple[nibabel.Nifti1Header, bool]:
+    """The header, of the file's beginning, and whether the file is packed. What it says of its voxels can be read."""
+    [(_, beginning)] = read_all([file], HEADER_PEEK)
+    is_packed = beginning[:2] == GZIP_MAGIC
+    try:
+        if is_packed:
+            beginning = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(beginning, HEADER_PEEK)
+        header = _header(beginning)
+        header.get_data_shape(), header.get_data_dtype(), header.get_slope_inter()
+    except Exception as error:  # a damaged file raises what the damage hits
+        raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
+    return header, is_packed
 
 
 def read_nifti(path: Path) -> hd.Volume:
@@ -146,7 +159,7 @@ def decode_nifti(file: SourceFile) -> tuple[hd.Volume, np.ndarray | None]:
             what = "colours" if image.get_data_dtype().fields else "complex numbers"
             raise SeriesError("not-hounsfield", f"the NIfTI holds {what}; wanted Hounsfield units (air -1000, water 0)")
         array = _voxels(image)
-        affine, tilted = _affine(image)
+        affine, tilted = _affine(image.header, image.affine, image.shape)
         volume = hd.Volume(array, affine, "PATIENT", from_reference_convention="RAS")
         return volume, None if tilted is None else RAS_OF_LPS @ tilted
     except SeriesError:
@@ -174,14 +187,13 @@ def _holds_whole(stored: np.dtype, slope: float | None, intercept: float | None)
     return slope in (None, 1) and intercept in (None, 0) and np.can_cast(stored, np.int16)
 
 
-def _affine(image: nibabel.Nifti1Image) -> tuple[np.ndarray, np.ndarray | None]:
+def _affine(header: nibabel.Nifti1Header, affine: np.ndarray, shape: tuple[int, ...]):
     """The affine (RAS) as `straight_affine` has it."""
-    header = image.header
     if not (header["sform_code"] or header["qform_code"]):
         raise SeriesError("no-geometry", "the NIfTI has neither sform nor qform: left and right are unknown")
-    affine = np.array(image.affine, float)
+    affine = np.array(affine, float)
     if header["sform_code"] and header["qform_code"]:
-        corners = np.array([[0, 0, 0, 1], [*np.array(image.shape[:3]) - 1, 1]]).T
+        corners = np.array([[0, 0, 0, 1], [*np.array(shape[:3]) - 1, 1]]).T
         apart = np.abs(header.get_sform() @ corners - header.get_qform() @ corners)[:3].max()
         if apart > max(header.get_zooms()[:3]):
             raise SeriesError(

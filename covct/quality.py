@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -35,6 +35,7 @@ from covct.grid import (
 from covct.image_type import DERIVED, LOCALIZER, REFORMATTED, is_cut, kind_of
 from covct.labels import Slices, per_slice
 from covct.quote import IMAGE_TYPES, MODALITIES, RESCALE_TYPES, quoted, quoted_all, quoted_uid
+from covct.scattered import FEWEST
 from covct.split import MOSTLY, differing
 from covct.volume_header import FORMAT_NAMES
 
@@ -56,8 +57,8 @@ PIXEL_RATIO = 4.0
 IN_PLANE_MM_REFUSED, IN_PLANE_MM_WARNED = (80.0, 1000.0), (120.0, 850.0)
 LONG_MM_REFUSED, LONG_MM_WARNED = 2500.0, 2000.0
 ADULT_YEARS = 16.0
-BODY_MM_REFUSED, BODY_MM_WARNED = (60.0, 700.0), (90.0, 600.0)
-BODY_CM2_REFUSED, BODY_CM2_WARNED = (35.0, 2500.0), (60.0, 1700.0)
+BODY_MM_REFUSED, BODY_MM_WARNED = (60.0, 750.0), (90.0, 620.0)
+BODY_CM2_REFUSED, BODY_CM2_WARNED = (35.0, 3000.0), (60.0, 2000.0)
 ADULT_LEAST_CM2 = 250.0
 MOST_LUNG_ML = 11_000.0
 CHILD_MOST_ML = ((2.0, 1000.0), (6.0, 2500.0), (12.0, 5500.0))  # younger than so many years
@@ -67,9 +68,9 @@ ONE_OF_BOTH = 0.65  # what one lung has of both at most, where both are as large
 ADULT_LEAST_LUNGS_ML = 800.0
 SHAPE_REFUSED, SHAPE_WARNED = (0.3, 2.5), (0.45, 1.7)
 CLEFT, CLEFT_OF_TWO = 0.6, 0.3
-SPINE_REFUSED, SPINE_WARNED, SPINE_LEAST_MM = 0.25, 0.4, 100.0
-LEAST_LUNG_SHARE = 0.1
-GAS_HU, GAS_MOST_ML = -960.0, 1500.0
+SPINE_REFUSED, SPINE_WARNED, SPINE_LEAST_MM = 0.3, 0.4, 100.0
+LEAST_LUNG_SHARE = 0.08
+GAS_HU, GAS_MOST_ML = -980.0, 1500.0
 OTHER_PART_LEAST_ML, OTHER_PART_LEAST_SHARE, OTHER_PART_CUT = 1000.0, 0.15, 0.5
 ONE_LUNG = 0.1  # of the other
 LEAST_TISSUE_SHARE, TISSUE_HU = 0.3, 250
@@ -111,6 +112,11 @@ GATE = {
         warned="always",
         why="no DICOM object could refer to the slices: report and NIfTI masks instead, until `covct convert "
         "--to dicom` has given them UIDs",
+    ),
+    "uid-per-slice": Rule(
+        "each slice of a scan has a StudyInstanceUID, SeriesInstanceUID or FrameOfReferenceUID of its own",
+        f"always; of study and series where at least {FEWEST} slices make an even stack",
+        why="a faulty anonymiser's; a result of each slice by itself would be none",
     ),
     "no-geometry": Rule(
         "position, orientation or pixel spacing is missing or impossible",
@@ -230,8 +236,8 @@ GATE = {
         + ", ".join(f"{ml:g} and {cm2:g} under {years:g} years" for years, ml, cm2 in CHILD_LEAST_LUNG)
         + f"); less than {GAS_MOST_ML:g} mL of {GAS_HU:g} HU and darker",
         f"less than {100 * LEAST_LUNG_SHARE:.0f} % of the body's cross-section where there is most",
-        "one badly collapsed adult lung still holds more, a newborn's two 100 mL; bowel gas is -1000 HU, and lungs so "
-        "dark are large; volume and percent are withheld",
+        "one badly collapsed adult lung still holds more, a newborn's two 100 mL; bowel gas is -1000 HU, and emphysema "
+        "so dark is large; volume and percent are withheld",
     ),
     "implausible-size": Rule(
         "the image is larger or smaller than any of a chest",
@@ -252,8 +258,8 @@ GATE = {
         f"{BODY_MM_REFUSED[0]:g} to {BODY_MM_REFUSED[1]:g} mm wide",
         f"outside {BODY_CM2_WARNED[0]:g} to {BODY_CM2_WARNED[1]:g} cm² ({ADULT_LEAST_CM2:g} for adults), or "
         f"{BODY_MM_WARNED[0]:g} to {BODY_MM_WARNED[1]:g} mm",
-        "a newborn's chest has 33 cm round it, 80 cm²; an adult's 400 to 1300 cm²; twice the voxel size is four times "
-        "the area; volume and percent are withheld",
+        "a newborn's chest measures 33 cm round, 80 cm²; most adults' 450 to 1300 cm², the most obese 1900; twice the "
+        "voxel size is four times the area; volume and percent are withheld",
     ),
     "implausible-lungs": Rule(
         "lungs that nobody has: the voxel size is wrong",
@@ -325,27 +331,29 @@ class ValidFor:
         return ValidFor(self.volume and other.volume, self.percent and other.percent, self.hu_bands and other.hu_bands)
 
 
-def check_headers(series: Series, strict: bool = False) -> None:
+def check_headers(series: Series, strict: bool = False, any_size: bool = False) -> None:
     """Refuse what cannot be segmented, from headers alone.
 
     Parameters
     ----------
     strict : bool
         Warnings refuse too.
+    any_size : bool
+        Of an image that no chest is scanned in is only warned.
 
     Raises
     ------
     SeriesError
         With one of the slugs of `GATE`, naming what was got and what was wanted.
     """
-    for finding in inspect_headers(series):
+    for finding in inspect_headers(series, any_size):
         if finding.level == REFUSED or (strict and finding.level == WARNED):
             raise SeriesError(finding.slug, finding.message)
 
 
-def header_warnings(series: Series) -> tuple[ValidFor, list[Finding]]:
+def header_warnings(series: Series, any_size: bool = False) -> tuple[ValidFor, list[Finding]]:
     """Findings of the headers that do not stop the series, and what they leave valid."""
-    found = [finding for finding in inspect_headers(series) if finding.level != REFUSED]
+    found = [finding for finding in inspect_headers(series, any_size) if finding.level != REFUSED]
     return left_valid(found), found
 
 
@@ -363,7 +371,7 @@ def refuse_warnings(findings: list[Finding]) -> None:
             raise SeriesError(finding.slug, finding.message)
 
 
-def inspect_headers(series: Series) -> list[Finding]:
+def inspect_headers(series: Series, any_size: bool = False) -> list[Finding]:
     """The verdict on a series by its headers: what refuses it, or all that is to be told of it."""
     if series.kind != "dicom":
         message = f"{FORMAT_NAMES[series.kind]} has no DICOM instances to refer to: masks and report, no DICOM SEG"
@@ -371,6 +379,8 @@ def inspect_headers(series: Series) -> list[Finding]:
     found: list[Finding] = []
     for look in (_identity, _kind, _grid, _positions_in_space, _extents, _contents):
         found += look(series)
+        if any_size:
+            found = [replace(one, level=WARNED) if one.slug == "implausible-size" else one for one in found]
         if refused := [finding for finding in found if finding.level == REFUSED]:
             return refused
     return found
@@ -380,7 +390,15 @@ def _refused(slug: str, message: str) -> Finding:
     return Finding(slug, message, REFUSED)
 
 
+def _uid_per_slice(series: Series, what: str) -> Finding:
+    count = len(series.instances)
+    return _refused("uid-per-slice", f"{count} slices of one scan have {what} each, by a faulty anonymiser; wanted one")
+
+
 def _identity(series: Series) -> Iterator[Finding]:
+    if series.uid_per_slice:
+        each = " and ".join(f"a {keyword}" for keyword in series.uid_per_slice)
+        yield _uid_per_slice(series, each)
     if series.mixed:
         what = f"{', '.join(series.mixed)} differ{'s' * (len(series.mixed) == 1)} between slices"
         yield _refused("mixed-patients", f"{what} of one series; wanted one patient's, as a result is somebody's")
@@ -465,7 +483,10 @@ def _grid(series: Series) -> Iterator[Finding]:
         yield _refused("no-geometry", f"slices have {_list(shapes[0])} rows and columns")
     if np.abs(np.array([i.position for i in series.instances])).max() > 1e5:
         yield _refused("no-geometry", "ImagePositionPatient is more than 100 m away")
-    if len({i.frame_of_reference_uid for i in series.instances}) > 1:
+    frames = {i.frame_of_reference_uid for i in series.instances}
+    if len(frames) == len(series.instances) > 2:
+        yield _uid_per_slice(series, "a FrameOfReferenceUID")
+    elif len(frames) > 1:
         yield _refused("mixed-geometry", "slices belong to several frames of reference; wanted one")
     if len(shapes) > 1 or spacing_of(spacings) is None:
         yield _refused("mixed-geometry", f"slices differ in size or pixel spacing ({_list(shapes)}); wanted one grid")

@@ -10,7 +10,8 @@ import numpy as np
 
 from covct.discover import Series
 from covct.errors import SeriesError, SourceDefect, why
-from covct.nifti import compact, decode_nifti, nifti_size, straight_affine
+from covct.nifti import compact, decode_nifti, nifti_affine, nifti_size, straight_affine
+from covct.quality import Finding, default_affine, nifti_geometry
 from covct.sources import SourceFile, read_all
 from covct.volume import Scan
 from covct.volume_header import check, format_of, layout_of
@@ -59,6 +60,24 @@ def declared_size(series: Series) -> tuple[tuple[int, int, int], float]:
     further = layout.size / (i * j * k)
     # The file's bytes, its voxels, and as numbers where they are not whole ones.
     return (i, j, k), 2 * further + 4
+
+
+def declared_findings(series: Series) -> list[Finding]:
+    """Warnings of the gate by the header alone: an affine that nobody set, a size or slices that chests do not have.
+
+    Raises
+    ------
+    SeriesError
+        What refuses the file by its header.
+    """
+    assert series.path is not None
+    shape, _ = declared_size(series)
+    affine = nifti_affine(series.path) if series.kind == "nifti" else layout_of(series.path).affine
+    if affine is None:
+        return []  # said when it is read
+    axes = np.abs(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)).argmax(axis=1)[::-1]
+    working = affine[:, [*axes, 3]]
+    return [*default_affine(affine), *nifti_geometry(working, tuple(shape[axis] for axis in axes))]  # type: ignore
 
 
 def _decode(file: SourceFile) -> tuple[hd.Volume, np.ndarray | None]:

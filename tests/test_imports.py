@@ -38,7 +38,8 @@ RANKS = [
     },
     {"metaimage", "nrrd", "volume_header"}
     | {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object", "dicom.seg_frames"},
-    {"split", "mixture", "weights_file", "supervisor", "runs", "troubles"} | {"image_type", "foreign", "rounding"},
+    {"split", "mixture", "scattered", "weights_file", "supervisor", "runs", "troubles"}
+    | {"image_type", "foreign", "rounding"},
     {"discover", "networks", "postprocess", "overlay", "results", "training.augment", "training.presets"}
     | {"dicom.capture", "dicom.ct_series", "dicom.seg_masks"},
     {"grid"},

@@ -1,5 +1,6 @@
 """Figures that cannot be true are no results: wrong voxel sizes, turned patients, what is no chest."""
 
+import json
 from dataclasses import replace
 
 import cv2
@@ -7,10 +8,15 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from line import each_slice, night, put_hu
+from test_cli import README
 from test_discover import change
+from typer.testing import CliRunner
 
 from covct import quality
+from covct.cli import app
+from covct.convert import Conversion, convert
 from covct.discover import discover
 from covct.errors import SeriesError
 from covct.gate_voxels import Chest, judge_chest, measure_chest
@@ -150,7 +156,7 @@ def findings(chest, age=None, other_part=False):
         ({"width_mm": 650.0}, None, ("implausible-body", "warned")),
         ({"width_mm": 50.0}, None, ("implausible-body", "refused")),
         ({"area_cm2": 1600.0, "width_mm": 520.0}, None, None),
-        ({"area_cm2": 2600.0}, None, ("implausible-body", "refused")),
+        ({"area_cm2": 3200.0}, None, ("implausible-body", "refused")),
         ({"spine": None}, None, None),
         ({"spine": 0.35}, None, ("turned", "warned")),
         ({"spine": 0.35, "lungs_mm": (19.0, 110.0, 210.0), "end_share": 1.0}, None, None),
@@ -311,3 +317,82 @@ def test_training_data_with_wrong_voxel_sizes_are_named_by_explore(phantom, tmp_
     told = [one["message"] for one in found.as_json()["doubtful"]]
     assert bool(told) == ("Doubtful" in as_html(found, "data")) == (factor > 1)
     assert factor == 1 or any("voxel size cannot be right" in message for message in told)
+
+
+def planned(source, tmp_path, weights, *more):
+    arguments = ["scan", source, "--out", tmp_path / "out", "--weights", weights, "--dry-run", "--json", *more]
+    [row] = [json.loads(line) for line in CliRunner().invoke(app, [str(one) for one in arguments]).stdout.splitlines()]
+    return row
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "nii", "mha", "nrrd"])
+def test_a_dry_run_tells_of_an_affine_that_nobody_set(phantom, tmp_path, weights, ending):
+    array = np.repeat(phantom.volume.array, 4, axis=0)[:, ::-1]
+    (tmp_path / "in").mkdir()
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    sitk.WriteImage(image, str(tmp_path / "in" / f"chest.{ending}"))
+    row = planned(tmp_path / "in", tmp_path, weights)
+    assert row["verdict"] == "segment"
+    assert row["warned"].startswith("default-affine: the affine is the identity")
+    strict = planned(tmp_path / "in", tmp_path, weights, "--strict")
+    assert (strict["verdict"], strict["why"].split(":")[0]) == ("reject", "default-affine")
+
+
+def test_a_dry_run_refuses_by_the_header_what_a_scan_would(phantom, tmp_path, weights, series_folder):
+    voxels, affine = as_nifti(phantom)
+    row = planned(saved(voxels, affine @ np.diag([3.0, 3, 1, 1]), tmp_path / "in"), tmp_path, weights)
+    assert (row["verdict"], row["why"].split(":")[0]) == ("reject", "implausible-size")
+    change(series_folder, PixelSpacing=[7.0, 7.0])
+    assert "implausible-size" in planned(series_folder, tmp_path, weights)["warned"]
+
+
+def test_a_conversion_tells_of_sizes_that_cannot_be(phantom, tmp_path):
+    voxels, affine = as_nifti(phantom)
+    for name, matrix in (("as it is", affine), ("identity", np.eye(4)), ("tripled", affine @ np.diag([3.0, 3, 1, 1]))):
+        events = []
+        convert(Conversion((saved(voxels, matrix, tmp_path / name),), tmp_path / f"{name} out"), events.append)
+        [done] = [event for event in events if event["event"] == "converted"]
+        told = {finding["slug"] for finding in done["findings"]}
+        assert (
+            told
+            == {
+                "as it is": set(),
+                "identity": {"default-affine"},
+                "tripled": {"implausible-size", "implausible-body"},
+            }[name]
+        )
+
+
+def test_a_dicom_series_of_doubled_pixels_is_told_of_when_converted(series_folder, tmp_path):
+    change(series_folder, PixelSpacing=[6.0, 6.0])
+    events = []
+    convert(Conversion((series_folder,), tmp_path / "out"), events.append)
+    [done] = [event for event in events if event["event"] == "converted"]
+    assert "implausible-body" in {finding["slug"] for finding in done["findings"]}
+
+
+def test_readme_has_the_numbers_beside_what_was_measured():
+    """And no scan that was measured lies outside them."""
+    table = README.split("| measured | ten chests |")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
+    ranges = [
+        (quality.IN_PLANE_MM_WARNED, quality.IN_PLANE_MM_REFUSED),
+        (quality.BODY_MM_WARNED, quality.BODY_MM_REFUSED),
+        (quality.BODY_CM2_WARNED, quality.BODY_CM2_REFUSED),
+        ((None, quality.MOST_LUNG_ML), (None, quality.LUNGS_REFUSED * quality.MOST_LUNG_ML)),
+        ((quality.ONE_LUNG, None), None),
+        (quality.SHAPE_WARNED, quality.SHAPE_REFUSED),
+        ((quality.LEAST_LUNG_SHARE, None), None),
+        ((None, quality.CLEFT), None),
+        ((quality.SPINE_WARNED, None), (quality.SPINE_REFUSED, None)),
+        (None, (quality.GAS_HU, None)),
+    ]
+    assert len(rows) == len(ranges)
+    for (_, measured, withheld, refused), (warned, bounds) in zip(rows, ranges, strict=True):
+        low, high = (float(value) for value in measured.split(" to "))
+        for cell, bound in ((withheld, warned), (refused, bounds)):
+            if bound is None:
+                continue
+            numbers = [f"{value:g}" for value in bound if value is not None]
+            assert all(number in cell for number in numbers), cell
+            assert (bound[0] is None or bound[0] < low) and (bound[1] is None or high < bound[1])

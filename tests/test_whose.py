@@ -303,3 +303,48 @@ def test_verify_is_not_misled_by_people_whose_instances_are_numbered_alike(jane)
         dataset.ImagePositionPatient = [7.0, *dataset.ImagePositionPatient[1:]]
     done = night(jane, john, formats=("seg",))
     assert len(done.said("done")) == 2 and not defects(done.out, jane, john)
+
+
+# A UID of its own for every slice
+
+
+def scatter(folder, *keywords):
+    """What a faulty anonymiser makes of a series."""
+    for index, dataset in enumerate(each_slice(folder)):
+        for keyword in keywords:
+            setattr(dataset, keyword, f"1.2.3.{index + 1}")
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        ("SeriesInstanceUID",),
+        ("StudyInstanceUID",),
+        ("FrameOfReferenceUID",),
+        ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
+    ],
+    ids="+".join,
+)
+def test_a_uid_of_its_own_for_every_slice_is_said_once(keywords, jane):
+    scatter(jane, *keywords)
+    done = night(jane)
+    slug, message = done.rejection
+    assert slug == "uid-per-slice" and message.startswith("30 slices") and keywords[0] in message
+    assert not night(jane, out=done.out).said("started")
+
+
+def test_a_folder_a_slice_and_every_file_twice_are_no_way_around(jane):
+    scatter(jane, "SeriesInstanceUID")
+    shutil.copytree(jane, jane.parent / "again")
+    for index, path in enumerate(sorted(jane.iterdir())):
+        (jane / str(index)).mkdir()
+        path.rename(jane / str(index) / path.name)
+    [series] = discover([jane.parent]).series
+    assert (len(series.instances), len(series.twins)) == (30, 30)
+
+
+def test_single_images_of_an_intervention_are_what_they_say(jane):
+    scatter(jane, "SeriesInstanceUID")
+    for index, dataset in enumerate(each_slice(jane)):
+        dataset.ImagePositionPatient = [0.0, 0.0, float((7 * index) % 11)]
+    assert len(discover([jane]).series) == 30
