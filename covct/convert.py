@@ -1,4 +1,7 @@
-"""Series to the other format, one at a time: DICOM to NIfTI in HU, a volume file to a CT series marked as derived."""
+"""Series to the other format, one at a time: DICOM to NIfTI in HU, a volume file to a CT series marked as derived.
+
+A DICOM series without valid UIDs becomes DICOM with them.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from pydicom.uid import generate_uid
 from covct import RESEARCH_USE, __version__, state
 from covct.dicom.ct_series import Storage, storage_for, write_ct_series
 from covct.dicom.evidence import MANUFACTURER, contributing_equipment, mark_as_research
+from covct.dicom.given_uids import uids_of, write_with_uids
 from covct.dicom.inherited import TYPE_2
 from covct.dicom.load import load_dicom
 from covct.discover import Discovery, Series, discover
@@ -97,7 +101,7 @@ def _pass(order: Conversion, found: Discovery, emit: Emit) -> Counter:
     counts = Counter({"unreadable files": len(found.problems)} if found.problems else {})
     for problem in found.problems:
         emit({"event": "problem", "file": problem.label, "slug": problem.slug, "message": problem.message})
-    wanted = sorted((s for s in found.series if order.to in (None, _other(s))), key=lambda series: series.folder)
+    wanted = sorted((s for s in found.series if _target(order, s)), key=lambda series: series.folder)
     emit(_found_event(found, len(wanted), sum(_is_there(order, series) for series in wanted)))
     if not wanted:
         emit({"event": "nothing", "message": _why_nothing(order, found)})
@@ -120,9 +124,16 @@ def _found_event(found: Discovery, wanted: int, there: int) -> dict[str, Any]:
     }
 
 
-def _other(series: Series) -> str:
-    """The format that a series can be brought to."""
-    return "nifti" if series.kind == "dicom" else "dicom"
+def _target(order: Conversion, series: Series) -> str | None:
+    """The format that a series is brought to; None where it is that already."""
+    if order.to == "dicom" and series.kind == "dicom" and series.study_uid and series.series_uid:
+        return None if series.can_be_referred_to else "dicom"
+    other = "nifti" if series.kind == "dicom" else "dicom"
+    return other if order.to in (None, other) else None
+
+
+def _is_given_uids(order: Conversion, series: Series) -> bool:
+    return series.kind == "dicom" and _target(order, series) == "dicom"
 
 
 def _why_nothing(order: Conversion, found: Discovery) -> str:
@@ -138,10 +149,11 @@ def _convert(order: Conversion, series: Series) -> dict[str, Any]:
     about = {
         "series": series.series_uid or series.study_folder,
         "source": series.path.label if series.path else None,
-        "to": _other(series),
+        "to": _target(order, series),
     }
     try:
-        check_headers(series, order.strict, any_size=True)
+        mended = ("missing-uids",) if _is_given_uids(order, series) else ()
+        check_headers(series, order.strict, any_size=True, mended=mended)
         if _is_there(order, series):
             return {"event": "kept", **about, "path": printable(order.out / place)}
         findings = _write(order, series, place)
@@ -170,6 +182,8 @@ def _convert(order: Conversion, series: Series) -> dict[str, Any]:
 
 def _write(order: Conversion, series: Series, place: str) -> list[Finding]:
     write = _write_nifti if series.kind == "dicom" else _write_dicom
+    if _is_given_uids(order, series):
+        write = _write_again
     stage = state.new_stage(order.out, _key(series))
     try:
         staged, findings = write(series, stage)
@@ -186,6 +200,13 @@ def _write_nifti(series: Series, stage: Path) -> tuple[Path, list[Finding]]:
     path = stage / "volume.nii.gz"
     write_dicom_grid(scan, scan.volume, path, _description(series))
     return path, [*header_warnings(series, any_size=True)[1], *too_large(scan.working.array, spacing_mm(scan.working))]
+
+
+def _write_again(series: Series, stage: Path) -> tuple[Path, list[Finding]]:
+    """The series' own files, with UIDs; read as a scan reads them first, so that what comes of it can be scanned."""
+    load_dicom(series)
+    write_with_uids(series, stage)
+    return stage, [finding for finding in header_warnings(series, any_size=True)[1] if finding.slug != "missing-uids"]
 
 
 def _write_dicom(series: Series, stage: Path) -> tuple[Path, list[Finding]]:
@@ -271,6 +292,9 @@ def _uid(series: Series, *what: str) -> str:
 
 def _place(order: Conversion, series: Series) -> str:
     """Below the output folder, by UIDs or a hash of what is no UID: a file name never holds a patient's."""
+    if _is_given_uids(order, series):
+        uids = uids_of(series)
+        return f"{uids.study}/{uids.series}{series.suffix}"
     if series.kind == "dicom":
         here, before = (f"{folder}.nii.gz" for folder in (series.folder, earlier(series.folder)))
         is_before = before != here and read_description(order.out / before) == _description(series)
@@ -294,6 +318,8 @@ def _is_there(order: Conversion, series: Series) -> bool:
     path = order.out / _place(order, series)
     if order.force or not path.exists():
         return False
+    if _is_given_uids(order, series):  # its place is the same when a slice comes late
+        return {file.name for file in path.iterdir()} == {f"{uid}.dcm" for uid in uids_of(series).instances.values()}
     if series.kind != "dicom":  # its place is a hash of the contents, and the folder was renamed in whole
         return True
     description = read_description(path)

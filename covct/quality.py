@@ -331,7 +331,7 @@ class ValidFor:
         return ValidFor(self.volume and other.volume, self.percent and other.percent, self.hu_bands and other.hu_bands)
 
 
-def check_headers(series: Series, strict: bool = False, any_size: bool = False) -> None:
+def check_headers(series: Series, strict: bool = False, any_size: bool = False, mended: tuple[str, ...] = ()) -> None:
     """Refuse what cannot be segmented, from headers alone.
 
     Parameters
@@ -340,6 +340,8 @@ def check_headers(series: Series, strict: bool = False, any_size: bool = False) 
         Warnings refuse too.
     any_size : bool
         Of an image that no chest is scanned in is only warned.
+    mended : tuple of str
+        Slugs of warnings that do not, as what is done next puts them right.
 
     Raises
     ------
@@ -347,7 +349,7 @@ def check_headers(series: Series, strict: bool = False, any_size: bool = False) 
         With one of the slugs of `GATE`, naming what was got and what was wanted.
     """
     for finding in inspect_headers(series, any_size):
-        if finding.level == REFUSED or (strict and finding.level == WARNED):
+        if finding.level == REFUSED or (strict and finding.level == WARNED and finding.slug not in mended):
             raise SeriesError(finding.slug, finding.message)
 
 

@@ -2,7 +2,9 @@
 
 import shutil
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from conftest import SMALL, make_networks, make_weights, read_json
@@ -10,13 +12,17 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.fileset import FileSet
 from pydicom.tag import Tag
+from test_encodings import rewrite
 
 from covct.batch import Order, scan
+from covct.convert import Conversion, convert
+from covct.dicom.load import load_dicom
+from covct.dicom.syntaxes import DEFLATED, EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from covct.discover import discover
 from covct.outputs import Outputs
 from covct.phantom import make_phantom
 from covct.phantom_dicom import write_dicom_series
-from covct.verify import verify
+from covct.verify import installed_judges, verify
 
 EVERYTHING = Outputs(formats=("seg", "sr", "sc", "ko", "nifti", "png"))
 
@@ -280,6 +286,69 @@ def test_uids_with_leading_zeros_are_referred_to(series_folder, tmp_path):
     [outcome] = outcomes(tmp_path)
     assert "segmentation.seg.dcm" in outcome["files"]
     assert "missing-uids" not in warned(tmp_path)
+
+
+def given_uids(source, tmp_path, **wishes):
+    events = []
+    convert(Conversion((source,), tmp_path / "given", "dicom", **wishes), events.append)
+    return [event for event in events if event["event"] in ("converted", "kept", "rejected", "failed")]
+
+
+def test_convert_gives_valid_uids_and_a_scan_then_writes_objects(nameless, phantom_series, tmp_path):
+    night(phantom_series, tmp_path)
+    [plain] = reports(tmp_path)
+    shutil.rmtree(tmp_path / "out")
+    [event] = given_uids(nameless, tmp_path)
+    assert (event["event"], event["to"]) == ("converted", "dicom")
+    again = Path(event["path"])
+    headers = [pydicom.dcmread(path) for path in sorted(again.iterdir())]
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        [uid] = {header[keyword].value for header in headers}
+        assert uid.startswith("2.25.")
+        assert uid.is_valid
+    assert len({header.SOPInstanceUID for header in headers}) == 30
+    night(again, tmp_path)
+    [report] = reports(tmp_path)
+    assert report["regions"] == plain["regions"]
+    [outcome] = outcomes(tmp_path)
+    assert "segmentation.seg.dcm" in outcome["files"]
+    verdicts = verify(tmp_path / "out", [again], installed_judges())
+    assert not [defect for verdict in verdicts for defect in verdict.defects]
+
+
+def test_given_uids_are_always_the_same_and_a_late_slice_joins_its_series(nameless, tmp_path):
+    late = sorted(nameless.iterdir())[-1]
+    late.rename(tmp_path / "late.dcm")
+    [first] = given_uids(nameless, tmp_path)
+    there = {path.name for path in Path(first["path"]).iterdir()}
+    [kept] = given_uids(nameless, tmp_path)
+    assert kept["event"] == "kept"
+    (tmp_path / "late.dcm").rename(late)
+    [second] = given_uids(nameless, tmp_path)
+    assert (second["event"], second["path"]) == ("converted", first["path"])
+    assert there < {path.name for path in Path(second["path"]).iterdir()}
+
+
+def test_what_is_missing_is_no_reason_to_refuse_to_give_it(thin_folder, tmp_path):
+    change(thin_folder, without_uids)
+    [event] = given_uids(thin_folder, tmp_path, strict=True)
+    assert event["event"] == "converted"
+
+
+def test_a_series_with_uids_is_dicom_already(series_folder, tmp_path):
+    assert not given_uids(series_folder, tmp_path)
+
+
+@pytest.mark.parametrize("uid", [DEFLATED, EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN, "1.2.840.10008.1.2.4.90"])
+def test_uids_are_given_in_every_encoding(uid, series_folder, tmp_path):
+    rewrite(series_folder, uid)
+    change(series_folder, without_uids)
+    [event] = given_uids(series_folder, tmp_path)
+    [before] = discover([series_folder]).series
+    [after] = discover([Path(event["path"])]).series
+    assert after.can_be_referred_to
+    assert {i.transfer_syntax_uid for i in after.instances} == {uid}
+    assert np.array_equal(load_dicom(after).volume.array, load_dicom(before).volume.array)
 
 
 # Decimal commas

@@ -41,7 +41,7 @@ RANKS = [
     {"split", "mixture", "scattered", "weights_file", "supervisor", "runs", "troubles"}
     | {"image_type", "foreign", "rounding"},
     {"discover", "networks", "postprocess", "overlay", "results", "training.augment", "training.presets"}
-    | {"dicom.capture", "dicom.ct_series", "dicom.seg_masks"},
+    | {"dicom.capture", "dicom.ct_series", "dicom.given_uids", "dicom.seg_masks"},
     {"grid"},
     {
         "choice",
