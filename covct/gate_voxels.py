@@ -283,10 +283,12 @@ def _lungs(chest: Chest, age_years: float | None) -> Iterator[Finding]:
     most = quality.most_lung_ml(age_years)
     larger = max(chest.right_ml, chest.left_ml)
     said = f"{chest.volume_ml:.0f} mL of lungs (right {chest.right_ml:.0f}, left {chest.left_ml:.0f})"
-    if chest.volume_ml > most or larger > quality.ONE_OF_BOTH * most:
-        too_much = max(chest.volume_ml, larger / quality.ONE_OF_BOTH) > quality.LUNGS_REFUSED * most
-        message = f"{said}: more than anybody has, the voxel size cannot be right"
-        yield Finding("implausible-lungs", message, REFUSED if too_much else WARNED)
+    largest = max(chest.volume_ml, larger / quality.ONE_OF_BOTH)
+    if largest > most:
+        # The age may be what is wrong: beyond a child's there is only a warning.
+        level = REFUSED if largest > quality.LUNGS_REFUSED * quality.MOST_LUNG_ML else WARNED
+        whose = "anybody of this age has" if most < quality.MOST_LUNG_ML else "anybody has"
+        yield Finding("implausible-lungs", f"{said}: more than {whose}", level)
     adult = age_years is not None and age_years >= quality.ADULT_YEARS
     if adult and not chest.end_share and not chest.at_edge and chest.volume_ml < quality.ADULT_LEAST_LUNGS_ML:
         yield Finding("implausible-lungs", f"{said}: less than an adult's, though none of them is cut off")

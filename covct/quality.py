@@ -263,7 +263,7 @@ GATE = {
     ),
     "implausible-lungs": Rule(
         "lungs that nobody has: the voxel size is wrong",
-        f"{LUNGS_REFUSED:g} times as much as is warned of; height outside {SHAPE_REFUSED[0]:g} to "
+        f"more than {LUNGS_REFUSED * MOST_LUNG_ML:g} mL; height outside {SHAPE_REFUSED[0]:g} to "
         f"{SHAPE_REFUSED[1]:g} times the width of both",
         f"more than {MOST_LUNG_ML:g} mL ("
         + ", ".join(f"{ml:g} under {years:g} years" for years, ml in CHILD_MOST_ML)
@@ -771,9 +771,10 @@ def check_region(
 
 
 def age_years(value: str | None) -> float | None:
-    """PatientAge (0010,1010) in years; None where it is missing or not valid, as ``45``."""
+    """PatientAge (0010,1010) in years; None where it is missing, not valid as ``45``, or 0 as anonymisers write."""
     match = re.fullmatch(r"(\d{3})([DWMY])", str(value or "").strip())
-    return int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[match[2]] if match else None
+    years = int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[match[2]] if match else 0.0
+    return years or None
 
 
 def least_lung(age: float | None) -> tuple[float, float]:

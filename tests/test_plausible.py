@@ -6,7 +6,6 @@ from dataclasses import replace
 import cv2
 import nibabel
 import numpy as np
-import pydicom
 import pytest
 import SimpleITK as sitk
 from line import each_slice, night, put_hu
@@ -197,7 +196,16 @@ def test_a_newborn_has_less_lung_than_an_adult_may_have():
 
 @pytest.mark.parametrize(
     ("text", "years"),
-    [("045Y", 45), ("006M", 0.5), (" 045Y ", 45), ("45", None), ("", None), (None, None), ("ABCY", None)],
+    [
+        ("045Y", 45),
+        ("006M", 0.5),
+        (" 045Y ", 45),
+        ("45", None),
+        ("000Y", None),
+        ("", None),
+        (None, None),
+        ("ABCY", None),
+    ],
 )
 def test_the_age_that_a_header_says(text, years):
     assert quality.age_years(text) == years
@@ -295,13 +303,13 @@ def test_the_real_scans_pass(shared):
         assert judge_chest(chest, 60.0, other_part=True) == [], path.name
 
 
-def test_dicom_says_the_age(series_folder):
-    for path in series_folder.iterdir():
-        dataset = pydicom.dcmread(path)
+def test_a_child_of_one_year_has_no_three_litres(series_folder):
+    """The age may be wrong, so that nothing is refused; the figures do not hold all the same."""
+    for dataset in each_slice(series_folder):
         dataset.PatientAge = "001Y"
-        dataset.save_as(path)
     done = night(series_folder)
-    assert done.rejection[0] == "implausible-lungs", "a child of one year has no 3 L of lungs"
+    assert "implausible-lungs" in done.warned
+    assert_no_figures(done.report)
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0])
