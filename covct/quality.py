@@ -35,6 +35,7 @@ from covct.grid import (
 from covct.image_type import DERIVED, LOCALIZER, REFORMATTED, is_cut, kind_of
 from covct.labels import Slices, per_slice
 from covct.quote import IMAGE_TYPES, MODALITIES, RESCALE_TYPES, quoted, quoted_all, quoted_uid
+from covct.rounding import units_of
 from covct.scattered import FEWEST
 from covct.split import MOSTLY, differing
 from covct.volume_header import FORMAT_NAMES
@@ -626,7 +627,11 @@ def _doubled(series: Series, along: np.ndarray, steps: np.ndarray) -> Finding:
         if told := differing(series.instances):
             words = "; ".join(told)
             return _refused("mixed-acquisitions", f"{message} ({words}), and taken apart by that they are not whole")
-        return _refused("mixed-acquisitions", f"{message}, and nothing in the headers tells them apart")
+        message += ", and nothing in the headers tells them apart"
+        unit = float(units_of(np.array([i.position for i in series.instances])).max())
+        if 0.01 < steps.max() <= unit * (1 + 1e-6):
+            message += f"; or positions that are rounded to {unit:g} mm, coarser than the slices lie"
+        return _refused("mixed-acquisitions", message)
     at = along[np.argmin(steps)]
     return _refused("duplicate-slices", f"two different slices lie at the same position ({at:.1f} mm); wanted one each")
 

@@ -13,6 +13,7 @@ import numpy as np
 from covct.dicom.header import Instance
 from covct.quote import quoted_kernel
 
+LEAST_KV = 5  # between two energies: less is one, as it was measured
 MOSTLY = 0.5  # of an acquisition's positions are another's too: two scans of one region, not one scan in rotations
 Groups = dict[Any, list[Instance]]
 
@@ -188,9 +189,17 @@ def _over_one_another(instances: tuple[Instance, ...]) -> list[Part]:
         return [Part(instances)]
     for attribute in (TIME, KERNEL, PHASE, ENERGY):
         groups = _grouped(instances, (attribute,))
+        if attribute is ENERGY and not _energies(groups):
+            continue
         if len(groups) > 1 and not _silent(groups) and _as_many(groups) and _cover_one_region(groups):
             return _named(groups, (attribute,))
     return [Part(instances)]
+
+
+def _energies(groups: Groups) -> bool:
+    """Whether tube voltages are apart as settings of a tube are."""
+    kilovolts = sorted(value for (value,) in groups if value is not None)
+    return all(high - low >= LEAST_KV for low, high in zip(kilovolts, kilovolts[1:], strict=False))
 
 
 def _as_many(groups: Groups) -> bool:

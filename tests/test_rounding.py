@@ -157,6 +157,16 @@ def test_a_slice_missing_among_rounded_positions_is_named(fine, tmp_path):
     assert np.abs(np.array(named) - between).max() <= 1.0
 
 
+def test_positions_rounded_more_coarsely_than_the_slices_lie_are_said_to_be(series_folder):
+    """Their order is not known, and two scans would look the same: refused, with both named."""
+    for index, dataset in enumerate(each_slice(series_folder)):
+        dataset.ImagePositionPatient = [0.0, 0.0, float(round(-0.6 * index))]
+        dataset.InstanceNumber = 1
+    error = verdict(series_folder)
+    assert error.slug == "mixed-acquisitions"
+    assert error.message.endswith("rounded to 1 mm, coarser than the slices lie")
+
+
 def test_cosines_and_spacing_that_each_slice_rounds_its_own_way(series_folder):
     for index, dataset in enumerate(each_slice(series_folder)):
         dataset.ImageOrientationPatient = ["1", "0", "0", "0", "1" if index % 2 else "0.999", "0.001"]

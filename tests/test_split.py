@@ -1,10 +1,13 @@
 """What shares a Series Instance UID and is not one scan."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from line import night
 from multiframe import write_enhanced
 from pydicom.dataset import Dataset
@@ -13,7 +16,8 @@ from test_discover import change
 from covct.choice import choose
 from covct.dicom.load import load_dicom
 from covct.discover import discover
-from covct.quality import check_headers
+from covct.quality import check_headers, inspect_headers
+from covct.split import split_scans
 
 
 def twice(folder, tmp_path, **second):
@@ -115,6 +119,33 @@ def test_energies_and_phases_half_a_step_apart_make_no_even_stack(apart, series_
     assert [len(one.instances) for one in discover(sources).series] == [30, 30]
 
 
+@pytest.fixture(scope="module")
+def chest(phantom_series):
+    [series] = discover([phantom_series]).series
+    return series
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), attribute=st.sampled_from(["kvp", "phase_percent", "temporal_position", "acquisition"]))
+def test_no_mixture_of_two_scans_passes_whatever_is_missing(data, attribute, chest):
+    """Shuffled, partly missing, in place or half a step apart: each part that passes is of one scan."""
+    shift = data.draw(st.sampled_from([0.0, 5.0, 3.0]))
+    mixed = []
+    for value in (40, 75):
+        lost = data.draw(st.sets(st.integers(0, 29), max_size=6))
+        for number, one in enumerate(chest.instances):
+            x, y, z = one.position
+            place = (x, y, z + shift * (value == 75))
+            uid = f"1.2.{value}.{number}"
+            own = {attribute: value, "position": place, "sop_instance_uid": uid, "number": 2 * number + (value == 75)}
+            if number not in lost:
+                mixed.append(replace(one, **own))
+    for part in split_scans(tuple(data.draw(st.permutations(mixed)))):
+        series = replace(chest, instances=part.instances, suffix=part.suffix)
+        if len({getattr(one, attribute) for one in part.instances}) > 1:
+            assert any(one.level == "refused" for one in inspect_headers(series))
+
+
 def test_a_tube_voltage_that_changes_on_the_way_is_one_scan(series_folder):
     change(series_folder, KVP=lambda i: "120" if i < 14 else "100")
     [series] = discover([series_folder]).series
@@ -122,7 +153,7 @@ def test_a_tube_voltage_that_changes_on_the_way_is_one_scan(series_folder):
 
 
 def test_a_tube_voltage_as_it_was_measured_is_no_energy_of_its_own(series_folder):
-    change(series_folder, KVP=lambda i: f"{119.8 + 0.1 * (i % 5):.1f}")
+    change(series_folder, KVP=lambda i: "119.3" if i % 2 else "119.9")
     [series] = discover([series_folder]).series
     assert len(series.instances) == 30
 
