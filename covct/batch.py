@@ -26,6 +26,7 @@ from covct.runs import Run, recorded
 from covct.sources import Problem, SourceFile, printable
 from covct.summary import write_summary
 from covct.troubles import Troubles
+from covct.unread import SOURCES_NOT_READ
 from covct.window import changed_since
 
 log = logging.getLogger("covct")
@@ -60,9 +61,12 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> Tally:
             heard({"event": "kept-back", "studies": []})
             troubles = Troubles(heard)
             seen = _survey(order, index, troubles)
-            troubles.tell_all(seen.problems)
+            not_read = seen.unread.by_source(seen.problems)
+            troubles.tell_all([*seen.problems, *not_read])
             tally = _studies(order, seen, list(seen.studies), index, cache(networks), troubles)
             _move_done(order, seen, _done(seen, tally, troubles), index, troubles)
+            if not_read:
+                tally.counts[SOURCES_NOT_READ] = len(not_read)
             return _with_troubles(tally, troubles)
 
 
@@ -98,6 +102,7 @@ def _survey(order: Order, index: Index, troubles: Troubles) -> Survey:
             with troubles.of(study, "looking for what was moved before"):
                 for name in sorted({study, earlier(study)}):
                     add(seen, moved_before(order.move_done, name), order.out, index)
+    seen.problems += seen.unread.by_kind()
     return seen
 
 
@@ -195,6 +200,7 @@ def _move_done(
     ready = {name for name, study in seen.studies.items() if done.get(name) == study.fingerprint}
     kept = {file.path for name, study in seen.studies.items() if name not in ready for file in study.files}
     spoiled = {one.label[: mark.start()] for one in seen.problems for mark in re.finditer("!", one.label)}
+    spoiled |= {printable(file.path) for files in seen.unread.kinds.values() for file in files if file.member}
     media = _media(seen, ready)
     for name in sorted(ready):
         with troubles.of(name, "moving its files"):

@@ -39,9 +39,9 @@ from covct.visible import json_line
 
 EXIT_CODES = (
     "Exit codes: 0 nothing left to do; 1 a bug (traceback); 2 usage; 3 ended, some series failed or (with --strict) "
-    "were rejected, or verify, health or doctor found something; 10 weights missing or altered; 11 output tree locked; "
-    "12 output not writable or disk full; 13 GPU required but absent; 14 a source or a driver does not answer: "
-    "what hung was ended, or cannot be; "
+    "were rejected, nothing of a source was read, or verify, health or doctor found something; "
+    "10 weights missing or altered; 11 output tree locked; 12 output not writable or disk full; "
+    "13 GPU required but absent; 14 a source or a driver does not answer: what hung was ended, or cannot be; "
     "15 training came to a loss that is not a number; "
     "130 stopped by a signal, finished series kept."
 )
@@ -206,7 +206,9 @@ def scan(
 
 def _bad(tally, strict: bool) -> int:
     """What was rejected or failed before counts too: a rerun shall not turn a 3 into a 0."""
-    bad = tally["failed"] + tally["failed before"] + tally["troubled"]
+    from covct.unread import SOURCES_NOT_READ
+
+    bad = tally["failed"] + tally["failed before"] + tally["troubled"] + tally[SOURCES_NOT_READ]
     if strict:
         bad += tally["rejected"] + tally["rejected before"] + tally["unreadable files"]
     return bad
@@ -471,7 +473,7 @@ def convert(
     check_apart(out, sources, "--out")
     with _shown(json_events) as emit, stoppable():
         counts = run(Conversion(tuple(sources), out, to.value if to else None, force, strict), emit)
-    if counts["failed"] or (strict and counts["rejected"] + counts["unreadable files"]):
+    if _bad(counts, strict):
         raise typer.Exit(3)
 
 
@@ -763,12 +765,12 @@ def _show_plan(order, json_events: bool) -> None:
                 }
                 for s, slug, message in job.choice.left_out
             ]
-    for problem in found.problems:
+    for problem in (*found.problems, *found.not_read):
         broke = problem.slug == "unexpected-error"
         why = f"{problem.slug}: {problem.message}" if broke else problem.message
         rows.append({"series": problem.label, "slices": None, "verdict": "fail" if broke else "unreadable", "why": why})
     _show_rows(rows, json_events)
-    if any(row["verdict"] == "fail" for row in rows):
+    if found.not_read or any(row["verdict"] == "fail" for row in rows):
         raise typer.Exit(3)
 
 

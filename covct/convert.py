@@ -41,6 +41,7 @@ from covct.quality import (
     size_findings,
 )
 from covct.sources import printable
+from covct.unread import SOURCES_NOT_READ
 from covct.volume import Scan, spacing_mm
 from covct.volume_file import load_volume
 from covct.volume_header import FORMAT_NAMES
@@ -99,7 +100,9 @@ def _check_apart(order: Conversion) -> None:
 
 def _pass(order: Conversion, found: Discovery, emit: Emit) -> Counter:
     counts = Counter({"unreadable files": len(found.problems)} if found.problems else {})
-    for problem in found.problems:
+    if found.not_read:
+        counts[SOURCES_NOT_READ] = len(found.not_read)
+    for problem in (*found.problems, *found.not_read):
         emit({"event": "problem", "file": problem.label, "slug": problem.slug, "message": problem.message})
     wanted = sorted((s for s in found.series if _target(order, s)), key=lambda series: series.folder)
     emit(_found_event(found, len(wanted), sum(_is_there(order, series) for series in wanted)))

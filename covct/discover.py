@@ -21,6 +21,7 @@ from covct.mixture import sort_out
 from covct.scattered import scattered, unlike
 from covct.sources import Opener, Problem, SourceFile, walk
 from covct.split import Part, split_scans
+from covct.unread import Unread
 from covct.volume_header import format_of, identity
 
 MEDIA = "media-directory"  # in place of a study's folder
@@ -117,31 +118,28 @@ class Series:
 
 @dataclass(frozen=True)
 class Discovery:
-    """Everything found below the sources."""
+    """Everything found below the sources; `not_read` are those of which nothing was read."""
 
     series: tuple[Series, ...]
     problems: tuple[Problem, ...]
     ignored: int
+    not_read: tuple[Problem, ...] = ()
 
 
 @dataclass
 class Sighting:
     """What a walk over the sources meets beside images.
 
-        Attributes
-        ----------
-        arriving : list of SourceFile
-            Still being written, by their names.
-    from covct.dicom.header import Header, Instance, MediaDirectory, read_header
-    from covct.dicom.valid import is_uid
-    from covct.errors import SeriesError, logged
-    from covct.foreign import set_aside
-    from covct.mixture import sort_out
-    from covct.sources import Opener, Problem, SourceFile, walk
-    from covct.split import Part, split_scans
-    from covct.volume_header import format_of, identity
-
-    MEDIA = "media-directory"  # in place of a study's folder
+    Attributes
+    ----------
+    arriving : list of SourceFile
+        Still being written, by their names.
+    media : list of SourceFile
+        Media Storage Directories: no images, but they go where those go.
+    unread : Unread
+        What may hold images and is not read.
+    alive : function ()
+        Called now and then, as a sign of life.
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -150,6 +148,7 @@ class Sighting:
     media: list[SourceFile] = field(default_factory=list)
     ignored: int = 0
     alive: Callable[[], None] = lambda: None
+    unread: Unread = field(default_factory=Unread)
 
 
 def discover(sources: Iterable[Path], avoid: Path | None = None) -> Discovery:
@@ -161,10 +160,12 @@ def discover(sources: Iterable[Path], avoid: Path | None = None) -> Discovery:
     avoid : Path, optional
         An output tree not to enter.
     """
-    seen = Sighting()
+    sources = list(sources)
+    seen = Sighting(unread=Unread(frozenset(sources)))
     with Opener() as opener:
         series = assemble(candidates(sources, avoid, seen), lambda file: read_facts(file, opener), seen)
-    return Discovery(series, tuple(seen.problems), seen.ignored)
+    not_read = tuple(seen.unread.by_source(seen.problems))
+    return Discovery(series, (*seen.problems, *seen.unread.by_kind()), seen.ignored, not_read)
 
 
 def candidates(sources: Iterable[Path], avoid: Path | None, seen: Sighting) -> Iterator[SourceFile]:
@@ -174,8 +175,10 @@ def candidates(sources: Iterable[Path], avoid: Path | None, seen: Sighting) -> I
         name = os.path.basename(file.member or file.path).lower()
         if is_partial(name):
             seen.arriving.append(file)
+            seen.unread.leave_named(file)
             seen.ignored += 1
         elif os.path.splitext(name)[1] in NOT_IMAGES:
+            seen.unread.leave_named(file)
             seen.ignored += 1
         else:
             yield file
@@ -259,6 +262,9 @@ def asked(file: SourceFile, ask: Callable[[SourceFile], T | None], seen: Sightin
         return None
     if answer is None:
         seen.ignored += 1
+        seen.unread.leave(file)
+    else:
+        seen.unread.read(file)
     return answer
 
 

@@ -14,6 +14,7 @@ from covct.discover import MEDIA, Sighting, asked, candidates, place
 from covct.index import Index, status_of
 from covct.sources import Problem, SourceFile, printable
 from covct.troubles import Troubles
+from covct.unread import Unread
 from covct.volume_header import data_file
 
 TAKEN, SETTLING, UNMARKED, READY = "taken", "settling", "without marker", "ready"  # a study of the inbox
@@ -82,7 +83,8 @@ def survey(
     sources: Iterable[Path], avoid: Path | None, index: Index, alive: Callable[[], None] = lambda: None
 ) -> Survey:
     """Which files belong to which study; only new and changed ones are read."""
-    seen = Survey(alive=alive)
+    sources = list(sources)
+    seen = Survey(alive=alive, unread=Unread(frozenset(sources)))
     add(seen, sources, avoid, index)
     return seen
 

@@ -38,7 +38,7 @@ RANKS = [
     },
     {"metaimage", "nrrd", "volume_header"}
     | {"dicom.header", "dicom.pixels", "dicom.seg", "dicom.sr", "dicom.key_object", "dicom.seg_frames"},
-    {"split", "mixture", "scattered", "weights_file", "supervisor", "runs", "troubles"}
+    {"unread", "split", "mixture", "scattered", "weights_file", "supervisor", "runs", "troubles"}
     | {"image_type", "foreign", "rounding"},
     {"discover", "networks", "postprocess", "overlay", "results", "training.augment", "training.presets"}
     | {"dicom.capture", "dicom.ct_series", "dicom.given_uids", "dicom.seg_masks"},
