@@ -400,13 +400,31 @@ def _uid_per_slice(series: Series, what: str) -> Finding:
     return _refused("uid-per-slice", f"{count} slices of one scan have {what} each, by a faulty anonymiser; wanted one")
 
 
-def _identity(series: Series) -> Iterator[Finding]:
+def check_people(series: Series) -> None:
+    """Refuse slices of several people: for whoever reads a series without the whole gate.
+
+    Raises
+    ------
+    SeriesError
+        `mixed-patients`, `uid-per-slice`.
+    """
+    for finding in _people(series):
+        raise SeriesError(finding.slug, finding.message)
+
+
+def _people(series: Series) -> Iterator[Finding]:
     if series.uid_per_slice:
         each = " and ".join(f"a {keyword}" for keyword in series.uid_per_slice)
         yield _uid_per_slice(series, each)
     if series.mixed:
         what = f"{', '.join(series.mixed)} differ{'s' * (len(series.mixed) == 1)} between slices"
-        yield _refused("mixed-patients", f"{what} of one series; wanted one patient's, as a result is somebody's")
+        yield _refused(
+            "mixed-patients", f"{what} of one series; whose lungs these are is not known, wanted one patient"
+        )
+
+
+def _identity(series: Series) -> Iterator[Finding]:
+    yield from _people(series)
     if not series.study_uid or not series.series_uid:
         yield _refused(
             "no-identifiers",

@@ -218,3 +218,23 @@ def test_a_directory_that_cannot_be_moved_to_is_a_problem_and_not_the_end(moving
     assert tally["done"] == 3
     assert [e["study"] for e in events if e["event"] == "not-moved"] == ["1.2.1", "1.2.2", "1.2.3"]
     assert names(inbox) == before
+
+
+@pytest.mark.parametrize("series_uid", ["1.2.1.1", "1.2.1.2"], ids=["his series too", "his study only"])
+def test_who_arrives_under_the_study_of_one_who_is_done_and_moved_has_a_study_of_his_own(
+    series_uid, moving, inbox, networks, tmp_path
+):
+    shutil.rmtree(inbox / "c")
+    aside = tmp_path / "aside"
+    shutil.move(inbox / "b", aside)
+    change(aside, StudyInstanceUID="1.2.1", SeriesInstanceUID=series_uid, PatientID="ANOTHER", PatientName="Roe^John")
+    done = watched(moving, networks, [None] * 4 + [lambda: shutil.move(aside, inbox / "b")] + [None] * 5)
+    assert done[0] == ("done", "1.2.1/1.2.1.1")
+    seg = pydicom.dcmread(moving.out / "1.2.1" / "1.2.1.1" / "segmentation.seg.dcm")
+    assert seg.PatientID != "ANOTHER"
+    if series_uid == "1.2.1.1":  # beside what was moved they are one series again, of two people
+        assert done[1:] == [("rejected", "1.2.1-mixed/1.2.1.1")]
+        assert (inbox / "b").exists()
+    else:
+        assert done[-1] == ("done", "1.2.1-p2/1.2.1.2")
+        assert not list(inbox.rglob("*.dcm"))

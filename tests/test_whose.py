@@ -8,6 +8,7 @@ import pytest
 from conftest import read_json
 from line import each_slice, named, night
 
+from covct.dicom.load import load_dicom
 from covct.dicom.patient import Patient
 from covct.discover import discover
 from covct.errors import SeriesError
@@ -62,6 +63,15 @@ def test_two_patients_in_one_series_are_refused(jane):
     call(jane, JOHN, slice(15, None))
     assert night(jane).rejection[0] == "mixed-patients"
     assert "PatientID, PatientName, PatientBirthDate, PatientSex differ" in refused(jane)
+
+
+def test_two_patients_in_one_series_are_not_read_past_the_gate_either(jane):
+    """As training and evaluation do, which take cases that the gate would only warn of."""
+    call(jane, JOHN, slice(15, None))
+    [series] = discover([jane]).series
+    with pytest.raises(SeriesError) as caught:
+        load_dicom(series)
+    assert caught.value.slug == "mixed-patients"
 
 
 def test_two_patients_in_two_acquisitions_of_one_series_are_refused_once(jane):

@@ -21,7 +21,7 @@ from covct.dicom.valid import commas_to_points, is_uid
 from covct.discover import Series
 from covct.errors import SeriesError, why
 from covct.grid import grid_of
-from covct.quality import TILT_WARNED_DEGREES
+from covct.quality import TILT_WARNED_DEGREES, check_people
 from covct.quote import quoted_uid
 from covct.sources import LARGEST_FILE, SourceFile, read_all, sizes
 from covct.volume import Scan
@@ -40,7 +40,9 @@ def load_dicom(series: Series) -> Scan:
     SeriesError
         `unreadable`, naming the file that is truncated or cannot be decoded: a slice is never silently dropped.
         `conflicting-files`, where a file that came twice says two different things.
+        `mixed-patients`, `uid-per-slice`: also of a series that did not go through the gate.
     """
+    check_people(series)
     grid = grid_of(series)
     ordered = list(grid.ordered)
     array, headers, digests = _read_slices(ordered, keep_digests=bool(series.twins))
