@@ -12,6 +12,7 @@ import numpy as np
 from covct.dicom.header import read_values
 from covct.discover import Series
 from covct.errors import SeriesError
+from covct.foreign import described
 from covct.image_type import REFORMATTED, kind_of
 from covct.quote import quoted_kernel
 from covct.split import ENERGY, PHASE
@@ -133,9 +134,10 @@ def _not_chosen(other: Series, best: Series, rule: tuple[Criterion, ...]) -> tup
 def _reasons(best: Series, others: list[Series]) -> tuple[str, ...]:
     if best.kind != "dicom":
         return ("the only volume of the file",)
+    aside = (f"set aside as no slices: {described(best.aside)}",) if best.aside else ()
     if not others:
-        return ("the only series of the study that can be segmented",)
-    return _described(best)
+        return ("the only series of the study that can be segmented", *aside)
+    return (*_described(best), *aside)
 
 
 def _described(series: Series) -> tuple[str, ...]:

@@ -96,6 +96,12 @@ def test_a_file_that_repeats_what_was_set_aside_is_no_twin_of_a_slice(series_fol
     assert night(series_folder).said("done")
 
 
+def test_a_dry_run_says_what_would_be_set_aside(series_folder, weights, tmp_path):
+    add(series_folder, **FOREIGN["RTSTRUCT"])
+    said = invoke("scan", series_folder, "--out", tmp_path / "out", "--weights", weights, "--dry-run", "--json")
+    assert "set aside as no slices: 1 RTSTRUCT" in said.stdout
+
+
 def test_without_a_chest_nothing_is_set_aside(series_folder):
     change(series_folder, ImageType=[*SLAB, "MIP"])
     assert verdict(series_folder).slug == "derived"
