@@ -60,6 +60,10 @@ TRIAL_STUDY = range(0x00120050, 0x00120060)
 TRIAL_WITH_VALUE = ("ClinicalTrialSponsorName", "ClinicalTrialProtocolID")
 TRIAL_SUBJECT_IDS = ("ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID")
 TRIAL_EVENT = ("LongitudinalTemporalOffsetFromEvent", "LongitudinalTemporalEventType")
+TYPE_1C = (
+    "DeidentificationMethod", "ClinicalTrialProtocolEthicsCommitteeName", "LossyImageCompression",
+    "LossyImageCompressionRatio", "LossyImageCompressionMethod", *TRIAL_SUBJECT_IDS, *TRIAL_EVENT
+)  # fmt: skip
 TRIAL_TYPE_2 = ("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName")
 
 
@@ -83,6 +87,9 @@ def leave_out(header: pydicom.Dataset) -> list[str]:
     for tag in list(header.keys()):
         if (tag.group in INHERITED_GROUPS or tag in INHERITED_TAGS) and tag not in SEEN_BY_THE_GATE:
             told += _mend(header, tag)
+    for keyword in TYPE_1C:
+        if keyword in header and header[keyword].is_empty:
+            del header[keyword]
     told += _mend_trial(header)
     if header.get("PatientIdentityRemoved") == "YES" and not any(
         header.get(keyword) for keyword in ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
@@ -142,8 +149,10 @@ def _mend_items(dataset: pydicom.Dataset, tag: BaseTag, name: str) -> list[str]:
         for inner in list(item.keys()):
             if inner.is_private or (keyword.endswith("CodeSequence") and keyword_for_tag(inner) not in CODE):
                 del item[inner]
-            else:
-                told += _mend(item, inner, f"{name}, ")
+                continue
+            told += _mend(item, inner, f"{name}, ")
+            if inner in item and item[inner].is_empty:  # what must have a value where it is there (type 1C)
+                del item[inner]
         if _is_complete(keyword, item):
             kept.append(item)
         else:
