@@ -24,7 +24,7 @@ from covct.one_series import do, job_event, skipped_event
 from covct.plan import NEVER_FINAL, Job, Order, card_hashes, follow, plan, settings, standing, superseded
 from covct.runs import Run, recorded
 from covct.sources import Problem, SourceFile, printable
-from covct.summary import write_summary
+from covct.summary import Summary
 from covct.troubles import Troubles
 from covct.unread import SOURCES_NOT_READ
 from covct.window import changed_since
@@ -63,7 +63,8 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> Tally:
             seen = _survey(order, index, troubles)
             not_read = seen.unread.by_source(seen.problems)
             troubles.tell_all([*seen.problems, *not_read])
-            tally = _studies(order, seen, list(seen.studies), index, cache(networks), troubles)
+            summary = Summary(order.out)
+            tally = _studies(order, seen, list(seen.studies), index, cache(networks), troubles, summary)
             _move_done(order, seen, _done(seen, tally, troubles), index, troubles)
             if not_read:
                 tally.counts[SOURCES_NOT_READ] = len(not_read)
@@ -107,7 +108,13 @@ def _survey(order: Order, index: Index, troubles: Troubles) -> Survey:
 
 
 def _studies(
-    order: Order, seen: Survey, names: list[str], index: Index, networks: Callable[[], Networks], troubles: Troubles
+    order: Order,
+    seen: Survey,
+    names: list[str],
+    index: Index,
+    networks: Callable[[], Networks],
+    troubles: Troubles,
+    summary: Summary,
 ) -> Tally:
     """Bring studies to their outcomes. One that is as it was when it got them is not even planned again."""
     cards = card_hashes(order.weights)
@@ -121,7 +128,7 @@ def _studies(
     new = [name for name in names if name not in before]
     series, problems = _assembled(seen, new, index, troubles)
     found = _since(order, Discovery(series, (*seen.problems, *problems), seen.ignored))
-    tally = _pass(order, found, networks, troubles, cards, before)
+    tally = _pass(order, found, networks, troubles, cards, before, summary)
     for name in tally.studies.keys() - before.keys() - troubles.studies:
         outcomes = tally.studies[name]
         if _is_final(tally, outcomes):
@@ -231,6 +238,7 @@ def _pass(
     troubles: Troubles,
     cards: dict[str, str],
     before: dict[str, dict[str, state.Outcome]],
+    summary: Summary,
 ) -> Tally:
     """Bring everything found to an outcome. The caller holds the lock.
 
@@ -251,6 +259,7 @@ def _pass(
             due.touch()
         state.withdraw(order.out, outlived)
     left: list[str] = []
+    touched: list[str] = []
     why = ""
     started = len(order.already)
     try:
@@ -271,6 +280,7 @@ def _pass(
             started += 1
             with troubles.of(job.series.study_folder, "working on a series"):
                 outcome = do(order, job, networks, emit)
+                touched.append(job.series.folder)
                 tally.counts[outcome.status] += 1
                 tally.studies[job.series.study_folder][job.series.folder] = outcome
                 if next_best := follow(order, job, outcome, cards):
@@ -281,11 +291,11 @@ def _pass(
             emit({"event": "waiting", "series": len(left), "why": why})
     except BaseException:
         with suppress(OSError):  # the page of what was finished, if the disk still takes it
-            write_summary(order.out)
+            summary.write(touched)
         raise
     with state.output_errors(order.out):
         if due.exists() or not all((order.out / name).exists() for name in ("summary.csv", "index.html")):
-            write_summary(order.out)
+            summary.write(touched)
             due.unlink(missing_ok=True)
     emit({"event": "finished", **_with_troubles(tally, troubles).counts})
     return tally
@@ -351,7 +361,7 @@ def watch(
     settling = Settling(settle_s, order.marker, order.sources)
     done: dict[str, int] = {}
     told: set[str] = set()
-    loaded = cache(networks)
+    loaded, summary = cache(networks), Summary(order.out)
     roots = Roots(order.sources)
     with _tree(order, emit, "watch") as (index, emit):
         state.recover(order.out)
@@ -374,7 +384,7 @@ def watch(
                 heard({"event": "kept-back", "studies": settling.kept_back})
                 heard({"event": "look", **settling.counts, "source_ok": True})
                 if ready:
-                    tally = _studies(order, replace(seen, problems=[]), ready, index, loaded, troubles)
+                    tally = _studies(order, replace(seen, problems=[]), ready, index, loaded, troubles, summary)
                     total.counts.update(tally.counts)
                     for name in ready:
                         outcomes = tally.studies.get(name, {}).values()

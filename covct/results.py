@@ -80,7 +80,7 @@ def read_tree(out: Path) -> list[Entry]:
 
     A file that cannot be read or makes no sense becomes an entry with status "failed" and slug "damaged-result".
     """
-    found = (_read_entry(path.parent) for path in sorted(Path(out).glob("*/*/outcome.json")) if _is_result(path))
+    found = (read_entry(path.parent) for path in sorted(Path(out).glob("*/*/outcome.json")) if _is_result(path))
     return [entry for entry in found if entry]
 
 
@@ -99,7 +99,8 @@ def _is_result(path: Path) -> bool:
     return not any(name.startswith(".") for name in path.parts[-3:])  # .covct and what is being staged
 
 
-def _read_entry(folder: Path) -> Entry | None:
+def read_entry(folder: Path) -> Entry | None:
+    """One result by its folder; None where it went away meanwhile."""
     relative = f"{folder.parent.name}/{folder.name}"
     known: dict[str, Any] = {
         "study_instance_uid": one_line(folder.parent.name),

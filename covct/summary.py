@@ -7,12 +7,14 @@ import io
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from covct import RESEARCH_USE
 from covct.page import as_html
-from covct.results import VALID_FOR, Entry, damaged, read_tree, worst_first
+from covct.results import VALID_FOR, Entry, damaged, read_entry, read_tree, worst_first
 
 
 def write_summary(out: Path, written: datetime | None = None) -> list[Entry]:
@@ -35,35 +37,105 @@ def write_summary(out: Path, written: datetime | None = None) -> list[Entry]:
     OSError
         Where the files cannot be written. Damaged results do not raise: they are listed as failed.
     """
-    written = written or datetime.now().astimezone()
-    entries = worst_first(read_tree(out))
-    try:
-        table, page = as_csv(entries), as_html(entries, written)
-    except Exception:  # one of them breaks it: which?
-        entries = worst_first(_showable(entry, written) for entry in entries)
-        table, page = as_csv(entries), as_html(entries, written)
-    _replace(out / "summary.csv", table)
-    _replace(out / "index.html", page)
-    return entries
+    return Summary(out).write(written=written)
 
 
-def _showable(entry: Entry, written: datetime) -> Entry:
-    """The entry, or what stands for it where it breaks table or page: the others are shown all the same."""
+@dataclass(frozen=True)
+class _Shown:
+    """A result as it is shown; `mark` changes with it."""
+
+    entry: Entry
+    row: str
+    mark: tuple[int, ...]
+
+
+class Summary:
+    """The table and the page of a run that writes them again and again: what has not changed is not read again.
+
+    What is read: everything at first; then the results that are told of, and those whose `outcome.json` is another one
+    or gone. A watch over ten thousand results that does one more looks at the others, but opens none.
+    """
+
+    def __init__(self, out: Path):
+        self._out = out
+        self._shown: dict[str, _Shown] | None = None
+
+    def write(self, touched: Iterable[str] = (), written: datetime | None = None) -> list[Entry]:
+        """Write both files, each whole or not at all, as `write_summary` does.
+
+        Parameters
+        ----------
+        touched : iterable of str
+            Folders that got a result since the last time.
+        """
+        written = written or datetime.now().astimezone()
+        shown = self._seen(touched)
+        entries = worst_first(one.entry for one in shown.values())
+        try:
+            page = as_html(entries, written)
+        except Exception:  # one of them breaks it: which?
+            shown = {folder: _fit(one, written) for folder, one in shown.items()}
+            entries = worst_first(one.entry for one in shown.values())
+            page = as_html(entries, written)
+        self._shown = shown
+        _replace(self._out / "summary.csv", _header() + "".join(shown[entry.folder].row for entry in entries))
+        _replace(self._out / "index.html", page)
+        return entries
+
+    def _seen(self, touched: Iterable[str]) -> dict[str, _Shown]:
+        if self._shown is None:
+            return {entry.folder: _show(entry, _mark(self._out, entry.folder)) for entry in read_tree(self._out)}
+        known = dict(self._shown)
+        marks = {folder: _mark(self._out, folder) for folder in known.keys() | set(touched)}
+        for folder, mark in marks.items():
+            if folder in known and known[folder].mark == mark:
+                continue
+            known.pop(folder, None)
+            if mark and (entry := read_entry(self._out / folder)):
+                known[folder] = _show(entry, mark)
+        return known
+
+
+def _mark(out: Path, folder: str) -> tuple[int, ...]:
+    """Another one for another `outcome.json`; empty where there is none."""
     try:
-        as_csv([entry])
-        as_html([entry], written)
-        return entry
+        found = os.stat(out / folder / "outcome.json")
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _show(entry: Entry, mark: tuple[int, ...]) -> _Shown:
+    """The entry with its row, or what stands for it where it breaks that: the others are shown all the same."""
+    try:
+        return _Shown(entry, _lines([_csv_row(entry)]), mark)
     except Exception as error:
-        return damaged(entry.folder, error)
+        instead = damaged(entry.folder, error)
+        return _Shown(instead, _lines([_csv_row(instead)]), mark)
+
+
+def _fit(shown: _Shown, written: datetime) -> _Shown:
+    """The same where the page can show it."""
+    try:
+        as_html([shown.entry], written)
+        return shown
+    except Exception as error:
+        return _show(damaged(shown.entry.folder, error), shown.mark)
 
 
 def as_csv(entries: Iterable[Entry]) -> str:
     """One row a series, a header row first; an empty cell where there is no figure."""
+    return _header() + _lines(map(_csv_row, entries))
+
+
+def _header() -> str:
+    names = list(_csv_row(Entry("", "done")))
+    return _lines([dict(zip(names, names, strict=True))])
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> str:
     out = io.StringIO()
-    rows = [_csv_row(entry) for entry in entries]
-    writer = csv.DictWriter(out, list(rows[0] if rows else _csv_row(Entry("", "done"))), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    csv.writer(out, lineterminator="\n").writerows([_cell(value) for value in row.values()] for row in rows)
     return out.getvalue()
 
 

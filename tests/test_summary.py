@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,11 +10,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from covct import RESEARCH_USE, summary
+from covct import RESEARCH_USE, results, summary
 from covct import page as page_module
 from covct.page import as_html
 from covct.results import Entry, read_tree, worst_first
-from covct.summary import as_csv, write_summary
+from covct.summary import Summary, as_csv, write_summary
 from tests.example_report import example_report
 
 NIGHT = datetime(2026, 3, 4, 6, 30, tzinfo=timezone(timedelta(hours=1)))
@@ -382,3 +383,26 @@ def test_csv_numbers_are_numbers():
 def test_import_is_light():
     code = "import sys, covct.summary; print(*{'numpy', 'keras', 'cv2', 'rich', 'typer', 'pydicom'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def test_a_run_reads_no_result_twice_and_shows_none_that_is_gone(tmp_path, monkeypatch):
+    """Ten thousand results are read once a run: the next pass reads what is new, replaced or taken away."""
+    for name in ("a", "b", "c"):
+        put(tmp_path, f"1.2/{name}")
+    kept = Summary(tmp_path)
+    assert len(kept.write()) == 3
+    put(tmp_path, "1.2/d")
+    for name in ("b", "c"):
+        shutil.rmtree(tmp_path / "1.2" / name)
+    put(tmp_path, "1.2/b", status="failed", slug="timeout", message="too long")
+    read = []
+    whole = results.read_entry
+    monkeypatch.setattr(summary, "read_entry", lambda folder: read.append(folder.name) or whole(folder))
+    monkeypatch.setattr(summary, "read_tree", None)
+    entries = kept.write(["1.2/d", "1.2/gone"], NIGHT)
+    assert {entry.folder: entry.status for entry in entries} == {"1.2/a": "done", "1.2/b": "failed", "1.2/d": "done"}
+    assert sorted(read) == ["b", "d"]
+    monkeypatch.undo()
+    files = {name: (tmp_path / name).read_text() for name in ("summary.csv", "index.html")}
+    write_summary(tmp_path, NIGHT)
+    assert files == {name: (tmp_path / name).read_text() for name in files}, "the same as of all results"

@@ -92,7 +92,7 @@ def test_the_page_is_written_after_a_death_between_outcome_and_page(order, netwo
     def killed(*_):
         raise Killed
 
-    monkeypatch.setattr(batch, "write_summary", killed)
+    monkeypatch.setattr(batch.Summary, "write", killed)
     with pytest.raises(Killed):
         run(order, networks)
     monkeypatch.undo()

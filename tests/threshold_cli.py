@@ -19,7 +19,9 @@ from dataclasses import replace
 from conftest import make_networks
 
 from covct import batch, cli, supervisor
-from covct.summary import write_summary
+from covct.summary import Summary
+
+whole = Summary.write
 
 
 def misbehaving(predict):
@@ -58,19 +60,19 @@ def fill_the_disk():
     os.open, os.mkdir, os.rename, os.replace = fewer_descriptors, refuse, refuse, refuse
 
 
-def dying(out):
+def dying(summary, touched=()):
     """Deaths are counted in the tree: each is another process's."""
-    deaths = out / "runs" / "deaths"
+    deaths = summary._out / "runs" / "deaths"
     so_far = len(deaths.read_text()) if deaths.exists() else 0
     if so_far < int(os.environ["COVCT_MISBEHAVE"].removeprefix("die ")):
         deaths.write_text("x" * (so_far + 1))
         os.kill(os.getpid(), signal.SIGKILL)
-    write_summary(out)
+    whole(summary, touched)
 
 
 if __name__ == "__main__":
     if os.environ.get("COVCT_MISBEHAVE", "").startswith("die "):
-        batch.write_summary = dying
+        Summary.write = dying
     if os.environ.get("COVCT_MISBEHAVE") == "stall":
         batch.survey = lambda *_: sum(itertools.repeat(1))
     supervisor.HUNG_S = float(os.environ.get("COVCT_HUNG_S", supervisor.HUNG_S))
