@@ -19,8 +19,8 @@ from pathlib import Path
 from covct.dicom.header import read_values
 from covct.dicom.patient import PATIENT_TAGS, Kin, Patient, merged, patient_of
 from covct.discover import Series
-from covct.errors import SeriesError
-from covct.logs import KEY_NAME, identifier_key
+from covct.errors import SeriesError, UsageError
+from covct.logs import KEY_NAME, SHORTEST_KEY, identifier_key
 from covct.sources import SourceFile
 from covct.state import PRIVATE, Outcome, read_outcome
 
@@ -79,15 +79,16 @@ def record(out: Path, series: Series) -> list[str]:
         return []
     try:
         key = identifier_key(out / PRIVATE)
-    except OSError:  # of another user
+    except (OSError, UsageError):  # another user's, or no key: `--hash-identifiers` says so, no result is lost for it
         return []
-    return list(astuple(_seal(key)(series.patient))[:RECORDED]) if key else []
+    return list(astuple(_seal(key)(series.patient))[:RECORDED])
 
 
 def _key(out: Path) -> bytes:
     """The tree's key, where there is one that can be read; none is made."""
     with suppress(OSError):
-        return (out / PRIVATE / KEY_NAME).read_bytes().strip()
+        key = (out / PRIVATE / KEY_NAME).read_bytes().strip()
+        return key if len(key) >= SHORTEST_KEY else b""
     return b""
 
 

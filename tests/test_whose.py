@@ -270,6 +270,21 @@ def test_whose_result_it_is_stands_in_the_objects_of_an_older_tree(jane):
     assert patients(first)[study_of(jane)] == "4711"
 
 
+@pytest.mark.parametrize("key", ["", None], ids=["too short", "no file"])
+def test_a_key_that_cannot_be_used_costs_no_result(key, jane):
+    out = jane.parent / "out"
+    path = out / ".covct" / "identifier-key"
+    path.parent.mkdir(parents=True)
+    path.mkdir() if key is None else path.write_text(key)
+    done = night(jane, out=out, formats=("seg",))
+    assert read_json(done.result / "outcome.json")["patient"] == []
+    john = copy(jane, JOHN)
+    for dataset in each_slice(john):
+        named(dataset, "john")
+    night(john, out=out, formats=("seg",))
+    assert sorted(patients(done).values()) == ["0815", "4711"], "the objects say whose they are"
+
+
 def test_people_who_cannot_be_told_apart_from_two_others_are_nobody_of_them():
     jane, john = Patient(id="1", names="a"), Patient(id="2", names="b")
     assert people([jane, Patient(), john]) == [[jane], [john], [Patient()]]
