@@ -13,7 +13,7 @@ from covct.sources import Problem, SourceFile, printable, read_all
 NOT_READ, NOTHING_READ = "not-read", "nothing-read"
 SOURCES_NOT_READ = "sources of which nothing was read"  # as a run counts them
 READ = "DICOM, NIfTI, MetaImage or NRRD, loose or in a .zip"
-UNPACK, DECOMPRESS, CONVERT = "unpack it", "decompress it", "convert it to NIfTI, MetaImage or NRRD"
+UNPACK, DECOMPRESS, CONVERT = "unpack {}", "decompress {}", "convert {} to NIfTI, MetaImage or NRRD"
 KINDS = {
     **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z"), UNPACK),
     **dict.fromkeys((".rar", ".iso", ".cab", ".arj", ".lzh"), UNPACK),
@@ -107,9 +107,10 @@ class Unread:
 def _of_kind(kind: str, files: list[SourceFile]) -> Problem:
     many = len(files) > 1
     what = f"{len(files)} files of this kind are" if many else "one file of this kind is"
-    do = "take it out" if kind == ZIP_IN_ZIP else KINDS[kind]
-    example = f"{', the first' if many else ''}: {files[0].label}"
-    return Problem(f"*{kind}", NOT_READ, f"{what} not read; {do}, wanted {READ}{example}")
+    do = "take {} out" if kind == ZIP_IN_ZIP else KINDS[kind]
+    where = f"{'the first is ' if many else ''}{files[0].label}"
+    message = f"{what} not read ({where}): {do.format('them' if many else 'it')}; wanted {READ}"
+    return Problem(f"*{kind}", NOT_READ, message)
 
 
 def _is_dicom(file: SourceFile) -> bool:

@@ -425,3 +425,40 @@ def test_the_files_that_hold_a_volume(phantom, tmp_path):
 
     path = save(phantom.volume, tmp_path / "a.mhd")
     assert check(SourceFile(path)) == [SourceFile(path), SourceFile(tmp_path / "a.raw")]
+
+
+# Pairs of an image and its masks
+
+
+def masks_of(phantom):
+    lungs = phantom.volume.with_array(phantom.lungs.astype(np.uint8))
+    return lungs, phantom.volume.with_array((phantom.lungs > 0).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("image", "mask"), [("nrrd", "nrrd"), ("mha", "nii.gz"), ("NII.GZ", "mhd"), ("nhdr", "NII")])
+def test_pairs_are_learned_from_and_judged_in_whatever_format(image, mask, phantom, tmp_path):
+    from covct.evaluation import cases as judged
+    from covct.training.layouts import find_cases
+    from covct.training.read_case import read_case
+    from covct.training.stacks import find_stacks, read_stack
+
+    def put(volume, name, ending):
+        path = tmp_path / f"{name}.{ending.lower()}"
+        if ending.lower().startswith("nii"):
+            write_nifti(volume, path)
+            path.rename(tmp_path / f"{name}.{ending}")
+        else:
+            save(volume.to_patient_orientation("LPH"), path)
+
+    lungs, infection = masks_of(phantom)
+    put(phantom.volume.to_patient_orientation("LPH"), "p1_ct", image)
+    for name, volume in (("p1_lungs", lungs), ("p1_infection", infection)):
+        put(volume.to_patient_orientation("LPH"), name, mask)
+    [case] = find_cases(tmp_path)
+    assert {case.name: sorted(case.masks)} == {"p1": ["infection", "lungs"]}
+    read = read_case(case)
+    np.testing.assert_array_equal(read.lungs > 0, phantom.lungs > 0)
+    [truth] = judged.find_cases(tmp_path, {})
+    np.testing.assert_array_equal(truth.read().masks["lungs"], phantom.lungs > 0)
+    [stack] = find_stacks(tmp_path)
+    assert read_stack(stack).masks.keys() == {"lungs", "infection"}
