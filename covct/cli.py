@@ -273,8 +273,7 @@ def status(
     """Is covct alive, what is it at, what waits, what came of the last run? Results counted by outcome and reason."""
     from covct import status as told_of
 
-    if not out.is_dir():
-        raise UsageError(f"no such directory: {out}")
+    _check_tree(out)
     now = datetime.now().astimezone()
     if why is not None:
         _show_why(told_of.why(out, why, now), why, json_output)
@@ -289,6 +288,14 @@ def status(
     stdout.print(table)
     for heading, sentence in told_of.sentences(told):
         stdout.print(f"{heading:11} {plain(sentence)}", highlight=False, soft_wrap=True)
+
+
+def _check_tree(out: Path) -> None:
+    from covct.tree_format import PRIVATE, check_format
+
+    if not out.is_dir():
+        raise UsageError(f"no such directory: {out}")
+    check_format(out / PRIVATE)
 
 
 def _show_why(said: list[str], uid: str, json_output: bool) -> None:
@@ -306,8 +313,7 @@ def summary(out: Annotated[Path, typer.Argument(help="Output tree.", show_defaul
     from covct.state import output_errors
     from covct.summary import write_summary
 
-    if not out.is_dir():
-        raise UsageError(f"no such directory: {out}")
+    _check_tree(out)
     with output_errors(out):
         write_summary(out)
     typer.echo(str(out / "index.html"))
@@ -331,6 +337,7 @@ def verify(
         raise UsageError(f"no such file or directory: {', '.join(missing)}")
     if not is_output_tree(out):
         raise UsageError(f"{out} is no output tree of covct, or cannot be read")
+    _check_tree(out)
     judges = installed_judges(with_dicom3tools=dciodvfy)
     if not judges.jsonschema:
         stderr.print("jsonschema is not installed: of report.json only the essentials are checked")

@@ -19,18 +19,18 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
-from covct import lockfile
+from covct import lockfile, tree_format
 from covct.errors import OutputLocked, OutputNotWritable
 from covct.stop import unbroken
+from covct.tree_format import PRIVATE, check_format
 
-RESULT_VERSION = 5  # raise it when the same input would give another result
+RESULT_VERSION = 6  # raise it when the same input would give another result
 MOST_ATTEMPTS = 3
-PRIVATE = ".covct"
 OWNER = "lock.owner"
 NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of a file system that has none
 LOCK_PATIENCE_S = 1.0  # a killed process needs a moment to die and free its lock
@@ -56,6 +56,9 @@ class Outcome:
     series_instance_uid: str = ""
     source: str = ""
     patient: list[str] = field(default_factory=list)
+
+
+OUTCOME_FIELDS = {one.name for one in fields(Outcome)}
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,9 @@ def work_key(content: tuple[str, ...], settings: dict[str, Any], weights: dict[s
 def read_outcome(folder: Path) -> Outcome | None:
     """The outcome of a result folder, or None where there is none that can be read and makes sense."""
     try:
-        outcome = Outcome(**json.loads((folder / "outcome.json").read_text()))
-    except (OSError, ValueError, TypeError, RecursionError):
+        told = json.loads((folder / "outcome.json").read_text())
+        outcome = Outcome(**{name: value for name, value in told.items() if name in OUTCOME_FIELDS})
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     return outcome if _makes_sense(outcome) else None
 
@@ -149,6 +153,8 @@ def lock(out: Path) -> Iterator[None]:
         Another process holds it; the message says which. Also at the end, where another one took it meanwhile.
     OutputNotWritable
         The lock cannot be had for another reason: the disk is full, or the file system's lock service does not answer.
+    UsageError
+        A newer covct wrote the tree.
     """
     with output_errors(out):
         private = out / PRIVATE
@@ -167,6 +173,8 @@ def lock(out: Path) -> Iterator[None]:
                     handle.write(
                         f"process {os.getpid()}, started by {os.getppid()}, on {socket.gethostname()}\n".encode()
                     )
+                if not check_format(private):
+                    replace_json(private / tree_format.NAME, tree_format.own_format())
             yield
     finally:
         handle.close()

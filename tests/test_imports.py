@@ -14,7 +14,20 @@ import covct
 PACKAGE = Path(covct.__file__).parent
 # A module may import from its own rank and below.
 RANKS = [
-    {"errors", "quiet", "visible", "terms", "outputs", "defects", "quote", "logs", "heartbeat", "metrics", "refusals"}
+    {
+        "errors",
+        "quiet",
+        "visible",
+        "tree_format",
+        "terms",
+        "outputs",
+        "defects",
+        "quote",
+        "logs",
+        "heartbeat",
+        "metrics",
+        "refusals",
+    }
     | {"labels", "components", "memory", "devices"}
     | {"__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel"},
     {"stop", "lockfile", "training.__init__", "training.settings", "training.schedules", "training.progress"}
