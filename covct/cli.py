@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from covct import RESEARCH_USE, __version__
-from covct.commands.console import plain, stderr, stdout
+from covct.commands.console import log_time, plain, stamp, stderr, stdout
 from covct.commands.evaluate import evaluate_command
 from covct.commands.explore import explore_command
 from covct.commands.listeners import listen, unheard
@@ -685,7 +685,7 @@ def _shown(json_events: bool, lines=None):
                 progress.update(bar, rate=f"{rate:.0f} series/h")
             line = _line(event)
             if line:
-                progress.console.print(line, highlight=False, soft_wrap=True)
+                progress.console.print(f"{stamp()}{line}", highlight=False, soft_wrap=True)
 
         yield emit
 
@@ -836,25 +836,30 @@ def in_utf8() -> None:
 
 def _run() -> None:
     """covct's errors become sentences and exit codes; a bug keeps its traceback (exit 1)."""
-    install(RichHandler(console=stderr, show_path=False))
+    install(RichHandler(console=stderr, show_path=False, log_time_format=log_time, omit_repeated_times=False))
     try:
         if sys.argv[1:2] and sys.argv[1] in SUPERVISED:
             supervise()
         app()
     except RunError as error:
-        stderr.print(f"[red]covct:[/] {plain(str(error))}", soft_wrap=True)
+        stderr.print(f"{_at()}[red]covct:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except SeriesError as error:
         file = f" ({plain(error.file)})" if error.file else ""
         stderr.print(f"[red]covct:[/] {plain(error.message)}{file}", soft_wrap=True)
         sys.exit(3)
     except Stopped as stopped:
-        stderr.print(f"covct: stopped by {stopped}; finished series are kept")
+        stderr.print(f"{_at()}covct: stopped by {stopped}; finished series are kept", highlight=False)
         sys.exit(130)
     except Exception as error:  # not Python's own traceback: that ends with the error's text, which may quote a header
         frames = "".join(traceback.format_tb(error.__traceback__))
         stderr.print(f"Traceback (most recent call last):\n{frames}{whereabouts(error)}", markup=False, soft_wrap=True)
         sys.exit(1)
+
+
+def _at() -> str:
+    """The time, in the log of a night; empty for who sits before it."""
+    return stamp() if worker() and not stderr.is_terminal else ""
 
 
 if __name__ == "__main__":

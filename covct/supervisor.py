@@ -37,6 +37,7 @@ from typing import Any
 from covct import heartbeat, state, stop
 from covct.errors import NotEnding, OutputLocked, OutputNotWritable, WeightsError
 from covct.logs import as_json
+from covct.visible import utc
 
 STOP_GRACE_S = 3.0
 KILL_GRACE_S = 20.0
@@ -298,7 +299,8 @@ def _end_beat(work: Work, child: int, how: str) -> None:
 def _say(work: Work, event: dict[str, Any], level: str) -> None:
     """On stderr, as the child would have. Which series it was, the next child's event says: hashed, where that is
     wanted."""
-    print(as_json(event, level) if work.log_json else f"covct: {event['message']}", file=sys.stderr, flush=True)
+    line = as_json(event, level) if work.log_json else f"{utc()}  covct: {event['message']}"
+    print(line, file=sys.stderr, flush=True)
 
 
 def _in_tree(work: Work, change: Callable[[Path], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 # C1 controls, line and paragraph separators, marks that turn the direction of reading: json.dumps leaves them be.
@@ -23,3 +24,8 @@ def json_line(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     text = OBEYED.sub(lambda one: f"\\u{ord(one[0]):04x}", text)
     return re.sub("[\ud800-\udfff]", lambda one: f"\\u{ord(one[0]):04x}", text)
+
+
+def utc(moment: datetime | None = None) -> str:
+    """A moment, now by default, as a log has it: 2026-01-31T22:00:00Z."""
+    return (moment or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

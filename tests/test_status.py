@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -243,3 +244,14 @@ def test_health_without_a_tree_is_well_where_nothing_runs(monkeypatch):
 )
 def test_lengths_of_time_are_said_as_people_do(seconds, words):
     assert status.span(seconds) == words
+
+
+def test_every_line_of_the_nights_log_has_its_time(start, out):
+    """Of the worker's events, of its errors, and of the parent that ended it."""
+    process = start(misbehave="crash")
+    _, stderr = process.communicate(timeout=60)
+    lines = stderr.splitlines()
+    assert any("was ended by SIGSEGV" in line for line in lines) and any("done" in line for line in lines)
+    assert [line for line in lines if not re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", line)] == []
+    _, stderr = start(out / "absent").communicate(timeout=60)
+    assert re.match(r"\d{4}-\d\d-\d\dT\S+Z  covct: no such file", stderr)
