@@ -308,10 +308,15 @@ def test_the_source_files_of_a_study_stay_until_each_of_its_patients_has_a_resul
 
 
 def test_verify_finds_nothing_where_one_person_is_spelled_in_two_ways(jane):
-    call(jane, {"PatientName": "DOE^JANE^Maria", "PatientID": "004711 "}, slice(0, 12))
-    call(jane, NOBODY, slice(20, 25))
-    done = night(jane, formats=("seg", "sr"))
+    call(jane, NOBODY, slice(0, 5))
+    call(jane, {"PatientName": "DÖ^JANE", "PatientID": "004711 "}, slice(5, 16), SpecificCharacterSet="ISO_IR 100")
+    call(jane, {"PatientName": "Dö^Jane"}, slice(16, None), SpecificCharacterSet="ISO_IR 192")
+    call(jane, NOBODY, slice(25, None))
+    done = night(jane, formats=("seg", "sr", "ko", "sc"))
     assert done.said("done") and not defects(done.out, jane)
+    written = [pydicom.dcmread(path) for path in done.result.glob("*.dcm")]
+    [(name, born)] = {(str(one.PatientName), one.PatientBirthDate) for one in written}
+    assert (name.upper(), born) == ("DÖ^JANE", "19500101"), "what is known of the patient is told"
 
 
 def test_verify_names_a_source_of_somebody_else(jane):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import highdicom as hd
 import numpy as np
@@ -14,6 +14,7 @@ from pydicom.uid import UID
 
 from covct.dicom.header import BY_CONTENTS, HEADER_TAGS, Header, Instance, own_uid, read_header
 from covct.dicom.parallel import WORKERS, decode_in_order
+from covct.dicom.patient import PATIENT_TAGS, patient_of, text_of
 from covct.dicom.pixels import Fragments, frame_index, hounsfield
 from covct.dicom.read import read_dataset
 from covct.dicom.syntaxes import is_compressed
@@ -123,7 +124,20 @@ def _read_slices(
     for header, instance in zip(headers, ordered, strict=False):  # one header for all frames of one file
         header.pop("PixelData", None)
         _check_identity(header, headers[0], instance)
+    _say_whose(headers)
     return array, tuple(headers), digests
+
+
+def _say_whose(headers: list[pydicom.Dataset]) -> None:
+    """What slices of one person leave empty of him, the most telling of them says: objects take it from the first."""
+    namings = [patient_of(header.get) for header in headers]
+    if len(set(namings)) < 2:
+        return
+    telling = headers[max(range(len(headers)), key=lambda index: namings[index].telling)]
+    for header, naming in zip(headers, namings, strict=True):
+        for keyword, silent in zip(PATIENT_TAGS, astuple(naming), strict=True):
+            if not silent and (value := text_of(telling.get, keyword)):
+                setattr(header, keyword, value)
 
 
 def _check_identity(header: pydicom.Dataset, first: pydicom.Dataset, instance: Instance) -> None:

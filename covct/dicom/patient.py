@@ -113,7 +113,7 @@ def patient_of(get: Callable[[str], Any]) -> Patient:
     get : function (keyword) -> value
         May raise whatever a damaged value raises: what cannot be read says nothing.
     """
-    id_, issuer, name, birth_date, sex = (_text(get, keyword) for keyword in PATIENT_TAGS)
+    id_, issuer, name, birth_date, sex = (text_of(get, keyword) for keyword in PATIENT_TAGS)
     if "^" in id_:  # as HL7 sends it: number^check digit^scheme^assigning authority
         id_, *more = id_.split("^")
         issuer = issuer or "".join(more[2:3])
@@ -138,7 +138,8 @@ def merged(patients: Iterable[Patient]) -> Patient:
     return Patient(**{**known, "names": max((one.names for one in ordered), key=len, default="")})
 
 
-def _text(get: Callable[[str], Any], keyword: str) -> str:
+def text_of(get: Callable[[str], Any], keyword: str) -> str:
+    """A value as text; empty where it is missing or damaged."""
     try:
         value = get(keyword)
         return "" if value is None else str(value).replace("\0", " ")
