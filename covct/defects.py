@@ -7,6 +7,7 @@ from dataclasses import dataclass
 # Slug: what is wrong. README's table is this one.
 DEFECTS = {
     "no-outcome": "`outcome.json` is missing or makes no sense",
+    "not-checked": "the check itself broke at this result: a bug",
     "missing-file": "a file that the outcome lists is not there",
     "altered-file": "a file's sha256 is not the one in the outcome",
     "unlisted-file": "a file that the outcome does not list",

@@ -25,7 +25,7 @@ from covct.defects import Defect
 from covct.dicom.check import Sources, check_objects, compare_volumes, source_grid
 from covct.dicom.header import Instance
 from covct.discover import Series, discover, safe_name
-from covct.errors import SeriesError
+from covct.errors import SeriesError, logged
 from covct.nifti import read_mask
 from covct.older_trees import earlier
 from covct.report import SCHEMA, load_schema
@@ -176,6 +176,8 @@ def _settled(folder: Path, known: _Known | None, judges: Judges) -> _Look | None
             look = _look(folder, known, judges)
         except OSError as error:
             look = _Look(defects=[Defect("no-outcome", f"the folder cannot be read ({error.strerror})")])
+        except Exception as error:  # one result's trouble is not the others'
+            look = _Look(defects=[Defect("not-checked", f"the check broke: {logged(error)}")])
         if not look.defects or _identity(folder) == before:
             break
     return look

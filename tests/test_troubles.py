@@ -10,7 +10,7 @@ from conftest import read_json
 from test_batch import Clock, inbox, order, run  # noqa: F401 (fixtures)
 from test_cli import invoke, threshold_networks  # noqa: F401 (fixtures)
 
-from covct import batch, discover, index, one_series, page, plan, results, summary
+from covct import batch, discover, index, one_series, page, plan, results, summary, verify
 from covct import inbox as inboxes
 from covct.errors import Stopped
 from covct.results import read_tree
@@ -159,3 +159,13 @@ def test_what_failed_in_planning_is_done_again_on_demand(order, networks, monkey
         assert run(order, networks)[0]["failed"] == 1
         assert run(order, networks)[0]["failed before"] == 1
     assert run(replace(order, retry_failed=True), networks)[0]["done"] == 1
+
+
+def test_verify_checks_the_others(order, networks, monkeypatch):
+    run(order, networks)
+    planted(monkeypatch, verify, "_look", lambda folder, *_: folder.parent.name == BAD)
+    result = invoke("verify", order.out, "--json")
+    told = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(one["folder"], one["slug"]) for one in told[:-1]] == [(f"{BAD}/{BAD}.1", "not-checked")]
+    assert (told[-1]["results"], result.exit_code) == (3, 3)
+    assert "Planted" not in result.output + result.stderr
