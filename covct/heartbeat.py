@@ -51,6 +51,8 @@ class Doing:
         Files and studies that made trouble in this run.
     source_ok : bool
         Whether the inbox could be looked at.
+    error : str
+        The kind of error that ended it.
     """
 
     command: str = ""
@@ -67,6 +69,7 @@ class Doing:
     without_marker: int = 0
     problems: int = 0
     source_ok: bool = True
+    error: str = ""
 
     def after(self, event: dict[str, Any], now: float) -> Doing:
         """What it is at after this event."""
@@ -149,10 +152,10 @@ def _known(of: type, said: dict[str, Any]) -> dict[str, Any]:
     return {one.name: said[one.name] for one in fields(of) if one.name in said}
 
 
-def end_beat(private: Path, state: str) -> None:
+def end_beat(private: Path, state: str, error: str) -> None:
     """The last beat of a process that could not beat itself: what it was at stays."""
     last = read_beat(private)
-    beat(private, state, last.doing if last else None)
+    beat(private, state, replace(last.doing if last else Doing(), error=error))
 
 
 def read_waiting(private: Path) -> list[dict[str, Any]]:
@@ -196,8 +199,8 @@ def kept(private: Path, emit: Emit, command: str = "") -> Iterator[Emit]:
         yield beating
     except OutputLocked:
         raise
-    except Exception:
-        beat(private, BROKEN, doing)
+    except Exception as error:
+        beat(private, BROKEN, replace(doing, error=type(error).__name__))
         raise
     except BaseException:  # a stop signal
         beat(private, ENDED, doing)

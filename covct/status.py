@@ -128,6 +128,7 @@ def _now(alive: Life) -> dict[str, Any]:
         "series_per_hour": rate,
         "ends_in_s": round(3600 * doing.to_do / rate) if rate and doing.to_do else None,
         "source_ok": doing.source_ok,
+        "error": doing.error or None,
     }
 
 
@@ -157,8 +158,10 @@ def _run(run: dict[str, Any], alive: Life) -> dict[str, Any]:
     """The last run, and what it may have lost: a killed one has no end, and nothing holds the tree."""
     told = {name: run[name] for name in ("command", "began", "updated", "end", "error")}
     counted = {status: sum(row["series"] for row in run["outcomes"] if row["status"] == status) for status in STATUSES}
-    was_killed = run["end"] is None and alive.state in (DEAD, BROKEN, NONE)
-    at_work = alive.beat.doing.folder if was_killed and alive.beat else ""
+    was_killed = run["end"] is None and alive.state in (DEAD, NONE)
+    at_work = alive.beat.doing.folder if alive.state in (DEAD, BROKEN) and alive.beat else ""
+    if run["end"] is None and alive.state == BROKEN and alive.beat:  # a full disk took the beat, but not the run's file
+        told |= {"end": "error", "error": alive.beat.doing.error or None}
     return {**told, **counted, "waiting": run["waiting"], "killed": was_killed, "at_work": at_work or None}
 
 
@@ -202,7 +205,7 @@ def _alive(now: dict[str, Any]) -> str:
         SOURCE_GONE: f"yes, but the source is gone or cannot be read: see that it is mounted ({who}), {ago}",
         HUNG: f"it hangs: {who} holds the tree, but {ago}; see the step, the driver and the shares",
         DEAD: f"no: it was killed while it worked, nothing holds the tree; {ago}. Start it again: it goes on",
-        BROKEN: f"no: an error ended it (see its log and `covct doctor --out`); {ago}",
+        BROKEN: f"no: {now['error'] or 'an error'} ended it (see its log and `covct doctor --out`); {ago}",
         ENDED: f"no: it has ended; {ago}",
     }[now["state"]]
 
@@ -223,12 +226,14 @@ def _progress(now: dict[str, Any]) -> str:
 
 
 def _reason(why: str) -> str:
-    return {"settling": "settle", "without marker": "have no marker yet"}.get(why, why)
+    words = {"settling": "settle", "without marker": "have no marker yet", "unreadable": "cannot be read"}
+    return words.get(why, f"left by --{why}")
 
 
 def _last_run(told: dict[str, Any]) -> str:
     run = told["last_run"]
-    end = {None: "was killed" if run["killed"] else "runs", "error": f"ended by {run['error']}"}
+    end = {None: "was killed" if run["killed"] else "runs", "error": f"ended by {run['error'] or 'an error'}"}
+    end |= {why: f"ended by --{why}" for why in ("limit", "until")}
     rate = f", {told['series_per_hour']:g} series/h" if told["series_per_hour"] else ""
     counts = ", ".join(f"{run[status]} {status}" for status in STATUSES if run[status]) or "no series finished"
     ago = span(told["last_run_seconds_ago"])
@@ -238,11 +243,11 @@ def _last_run(told: dict[str, Any]) -> str:
 def _lost(told: dict[str, Any]) -> str:
     """Whether anything of the last run is missing."""
     run, parts = told["last_run"], []
+    at = f" at {run['at_work']}, which is done again" if run["at_work"] else ""
     if run["killed"]:
-        at = f" at {run['at_work']}, which is done again" if run["at_work"] else ""
         parts.append(f"it was killed{at}; the next run does what is left")
     if run["end"] == "error":
-        parts.append("an error ended it; the next run does what is left")
+        parts.append(f"an error ended it{at}; the next run does what is left")
     if run["failed"]:
         parts.append(f"{run['failed']} series failed (--retry-failed)")
     if run["waiting"]:

@@ -237,7 +237,7 @@ def _attend(child: int, from_child: int, ears: int, work: Work) -> int | None:
                 work.hear(json.loads(line))
             return _after(child, os.waitstatus_to_exitcode(status), bool(kill_at), stopped_by, work)
         if kill_at and now - kill_at > KILL_GRACE_S:
-            _end_beat(work, child, heartbeat.BROKEN)
+            _end_beat(work, child, heartbeat.BROKEN, "NotEnding")
             raise NotEnding(
                 "the working process cannot be ended: a file system or a driver that it waits for does not answer"
             )
@@ -265,14 +265,14 @@ def _after(child: int, code: int, killed: bool, stopped_by: str, work: Work) -> 
         _say(work, {"event": "log", "message": message}, "error")
         _in_tree(work, lambda out: state.forgive_attempt(out, work.folder))
         if work.crashes > state.MOST_ATTEMPTS:
-            _end_beat(work, child, heartbeat.BROKEN)
+            _end_beat(work, child, heartbeat.BROKEN, "WeightsError")
             return WeightsError.exit_code
     elif killed and work.folder:
         message = f"a series had no result within {work.timeout_s:g} s: its process was ended, another one goes on"
         _say(work, {"event": "log", "message": message}, "error")
         _in_tree(work, lambda out: state.note_timeout(out, work.folder, work.timeout_s or 0))
     elif killed:
-        _end_beat(work, child, heartbeat.BROKEN)
+        _end_beat(work, child, heartbeat.BROKEN, "NotEnding")
         message = f"no sign of life for {HUNG_S:g} s between two series: does the source answer?"
         _say(work, {"event": "ended", "reason": "NotEnding", "message": message, "exit_code": 14}, "error")
         return NotEnding.exit_code
@@ -282,18 +282,18 @@ def _after(child: int, code: int, killed: bool, stopped_by: str, work: Work) -> 
         message = f"the working process was ended by {signal.Signals(-code).name} {where}"
         _say(work, {"event": "log", "message": message}, "error")
         if work.crashes > (MOST_CRASHES if work.folder else state.MOST_ATTEMPTS):
-            _end_beat(work, child, heartbeat.BROKEN)
+            _end_beat(work, child, heartbeat.BROKEN, signal.Signals(-code).name)
             return 1
     work.folder, work.counting, work.silent_s = "", False, 0.0
     return None
 
 
-def _end_beat(work: Work, child: int, how: str) -> None:
+def _end_beat(work: Work, child: int, how: str, error: str = "") -> None:
     """The last beat of a child that was killed, in its place; unless another process has taken the tree meanwhile."""
     private = work.out / state.PRIVATE if work.out else None
     last = heartbeat.read_beat(private) if private else None
     if private and last and last.process == child:
-        heartbeat.end_beat(private, how)
+        heartbeat.end_beat(private, how, error)
 
 
 def _say(work: Work, event: dict[str, Any], level: str) -> None:

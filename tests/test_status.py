@@ -123,7 +123,9 @@ def test_a_full_disk(start, out):
     process = start(misbehave="full")
     assert ended(process)[0] == 12
     text = told(out, "full disk")
-    assert "alive no: an error ended it" in text
+    assert "alive no: OutputNotWritable ended it" in text
+    assert "last run scan" in text and "ended by OutputNotWritable, 1 done" in text
+    assert "lost an error ended it at 1.2.2/1.2.2.1, which is done again" in text
     assert health(out) == (3, "broken")
 
 
@@ -159,6 +161,7 @@ def test_after_a_bad_night(start, out):
     text = told(out, "after a bad night")
     assert "alive no: it has ended" in text
     assert "lost 1 series failed (--retry-failed); 1 series wait for the next run" in text
+    assert "ended by --limit" in text and "waiting 1 left by --limit" in text
     assert "last error" in text and "crashed-repeatedly" in text
     assert "crashed-repeatedly" in invoke("status", out, "--why", "1.2.2").stdout
     waits = invoke("status", out, "--why", "1.2.3")
