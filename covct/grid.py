@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from covct.dicom.evidence import snapped
 from covct.dicom.header import Instance
+from covct.dicom.orientation import snapped
 from covct.discover import Series
 from covct.rounding import MOST_DECIMALS, Line, decimals, even_line, gaps, units_of
 

@@ -141,9 +141,11 @@ def _files_below(folder: Path, roots: list[str], problems: list[Problem], seen: 
 
 def _is_media_directory(path: Path) -> bool:
     try:
+        if path.is_dir():
+            return False
         with _open_regular(path) as stream:
             return is_media_directory(stream.read(1024))
-    except (OSError, SourceDefect):  # a folder, or what will be named when it is read
+    except (OSError, SourceDefect):  # what will be named when it is read
         return False
 
 

@@ -29,7 +29,7 @@ RANKS = [
         "refusals",
     }
     | {"labels", "components", "memory", "devices"}
-    | {"__init__", "dicom.__init__", "dicom.syntaxes", "dicom.parallel"},
+    | {"__init__", "dicom.__init__", "dicom.orientation", "dicom.syntaxes", "dicom.parallel"},
     {"stop", "lockfile", "training.__init__", "training.settings", "training.schedules", "training.progress"}
     | {"training.average", "training.batches", "training.events", "training.optimizers"}
     | {"evaluation.__init__", "evaluation.scores", "evaluation.surface", "evaluation.bootstrap"}

@@ -34,8 +34,8 @@ from covct.dicom.evidence import (
     finish,
     instance_uid,
     object_uids,
-    snapped,
 )
+from covct.dicom.orientation import snapped
 from covct.outputs import Outputs
 from covct.overlay import (
     BACKGROUND,

@@ -13,6 +13,7 @@ from pydicom.uid import UID, CTImageStorage, generate_uid
 
 from covct import RESEARCH_USE, __version__
 from covct.dicom.inherited import TYPE_2, can_be_written, copied, leave_out
+from covct.dicom.orientation import snapped
 from covct.dicom.valid import follows, is_uid
 from covct.terms import ARTIFICIAL_INTELLIGENCE, DEVICE, PROCESSING_EQUIPMENT, CodedTerm
 
@@ -246,17 +247,6 @@ def _complete_groups(header: pydicom.Dataset, spacing_mm: float) -> None:
                 _put(measures, "SliceThickness", float(round(spacing_mm, 6)))
         for plane in groups.get("PlaneOrientationSequence", []):
             plane.ImageOrientationPatient = snapped(plane.ImageOrientationPatient)
-
-
-def snapped(cosines) -> list[float]:
-    """Orthogonal unit vectors within rounding of the header's; 1e-6 noise is no orientation of its own."""
-    row, column = np.array(cosines[:3], float), np.array(cosines[3:], float)
-    row /= np.linalg.norm(row)
-    column -= (column @ row) * row
-    column /= np.linalg.norm(column)
-    both = np.concatenate([row, column])
-    nearest = np.rint(both)
-    return [float(v) for v in (nearest if np.abs(both - nearest).max() < 1e-4 else np.round(both, 10))]
 
 
 def code(term: CodedTerm) -> hd.sr.CodedConcept:
