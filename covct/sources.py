@@ -228,7 +228,7 @@ def _hidden(member: zipfile.ZipInfo) -> bool:
 def _is_directory(member: zipfile.ZipInfo) -> bool:
     """By its name, or by what the archive's system says of it: not every archiver ends the names of folders so."""
     said = stat.S_ISDIR(member.external_attr >> 16) or member.external_attr & DIRECTORY_BIT
-    return member.is_dir() or member.filename.endswith("\\") or (bool(said) and not member.file_size)
+    return member.filename.endswith(("/", "\\")) or (bool(said) and not member.file_size)
 
 
 def _refused(member: zipfile.ZipInfo, archive_size: int) -> str | None:

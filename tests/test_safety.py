@@ -316,6 +316,13 @@ def test_archive_within_an_archive_is_not_opened(series_folder, tmp_path):
     assert (found.series, found.ignored) == ((), 1)
 
 
+def test_member_without_a_name(series_folder, tmp_path):
+    """Python's own question whether it is a folder fails at it, and ended the night."""
+    archive = packed(tmp_path / "a.zip", ("nameless", b""), ("a.dcm", a_slice(series_folder)))
+    archive.write_bytes(archive.read_bytes().replace(b"nameless", b"\0ameless"))
+    assert sum(len(series.instances) for series in discover([archive]).series) == 1
+
+
 def test_members_beyond_number(tmp_path, monkeypatch):
     """zipfile makes an object of each: a GB of empty members would take twenty in memory."""
     monkeypatch.setattr(sources, "LARGEST_DIRECTORY", 10_000)
