@@ -197,7 +197,7 @@ def scan(
         _show_plan(order, json_events)
         return
     with _told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
-        emit, order = _looked_after(emit, order, series_timeout, log_format)
+        emit, order = _looked_after(emit, order, series_timeout, log_format, metrics)
         order = replace(order, identifier_key=_identifier_key(out) if hash_identifiers else None)
         tally = batch.scan(order, _networks(order.weights, device, require_gpu), emit)
     if _bad(tally, strict):
@@ -254,7 +254,7 @@ def watch(
     if os.path.basename(marker) != marker:
         raise UsageError(f"--marker {marker}: wanted the name of a file, not a path")
     with _told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
-        emit, order = _looked_after(emit, order, series_timeout, log_format)
+        emit, order = _looked_after(emit, order, series_timeout, log_format, metrics)
         order = replace(order, identifier_key=_identifier_key(out) if hash_identifiers else None)
         emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
         tally = batch.watch(order, _networks(order.weights, device, require_gpu), emit, settle, interval)
@@ -580,12 +580,12 @@ def _networks(weights: Path, device: str, require_gpu: bool) -> Callable[[], Any
     return load
 
 
-def _looked_after(emit, order, series_timeout: float, log_format: LogFormat):
+def _looked_after(emit, order, series_timeout: float, log_format: LogFormat, metrics: Path | None):
     """Events also to the process that looks after this one, and of this run what it had done before."""
     watched = worker()
     if watched is None:
         return emit, order
-    emit = watched.reporting(emit, order.out, series_timeout, log_format is LogFormat.json)
+    emit = watched.reporting(emit, order.out, series_timeout, log_format is LogFormat.json, metrics)
     return emit, replace(order, began=watched.began, already=watched.finished)
 
 

@@ -24,7 +24,7 @@ METRICS = {
     "covct_build_info": ("gauge", "Always 1; the version is the label."),
     "covct_up": (
         "gauge",
-        "1 while covct runs; a covct that was killed leaves 1, see covct_last_event_timestamp_seconds.",
+        "1 while covct runs, 0 once it has ended; killed with its container it leaves 1.",
     ),
     "covct_last_event_timestamp_seconds": ("gauge", "When covct last did or looked at something."),
     "covct_last_look_timestamp_seconds": ("gauge", "When watch last looked at the inbox."),
@@ -43,6 +43,9 @@ METRICS = {
 SAMPLE = re.compile(r"(?P<name>[a-z_]+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)")
 LABEL = re.compile(r'([a-z_]+)="([^"\\]*)"')
 WORD = re.compile(r"[a-z0-9_-]{1,40}")
+UP, DOWN = b"\ncovct_up 1\n", b"\ncovct_up 0\n"
+LARGEST_FILE = 1 << 20  # bytes; ours are a few KiB
+WRITE_EVERY_S = 15.0  # while a series is at work; about as often as Prometheus asks
 
 log = logging.getLogger("covct")
 Labels = tuple[tuple[str, str], ...]
@@ -150,6 +153,8 @@ class Metrics:
 def measured(file: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A function to be told of every event; the file is written at the start, after each series and at the end.
 
+    Between them at the next event after `WRITE_EVERY_S`, so that the time of the last one is not older than that.
+
     A file that cannot be written at the start is an error of the command; later it costs a line in the log, since
     figures that are missing are no reason to leave series undone.
 
@@ -162,12 +167,13 @@ def measured(file: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
         metrics.write()
     except OSError as error:
         raise OutputNotWritable(f"{file}: cannot write metrics: {error.strerror}") from error
-    complained = False
+    complained, tried = False, time.monotonic()
 
     def observe(event: dict[str, Any]) -> None:
-        nonlocal complained
-        if not metrics.observe(event):
+        nonlocal complained, tried
+        if not metrics.observe(event) and time.monotonic() - tried < WRITE_EVERY_S:
             return
+        tried = time.monotonic()
         try:
             metrics.write()
         except OSError as error:
@@ -179,8 +185,25 @@ def measured(file: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
         yield observe
     finally:
         metrics.end()
-        with suppress(OSError):
+        try:
             metrics.write()
+        except OSError:
+            end_in_place(file)
+
+
+def end_in_place(file: Path) -> None:
+    """`covct_up 0` in a file that its process left at 1; all it counted stays.
+
+    One byte of it is overwritten: a full disk takes that, and no collector meets half a file.
+    """
+    with suppress(OSError):
+        descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            at = os.read(descriptor, LARGEST_FILE).find(UP)
+            if at >= 0:
+                os.pwrite(descriptor, DOWN, at)
+        finally:
+            os.close(descriptor)
 
 
 def read_counters(file: Path) -> dict[tuple[str, Labels], float]:

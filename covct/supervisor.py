@@ -37,6 +37,7 @@ from typing import Any
 from covct import heartbeat, state, stop
 from covct.errors import NotEnding, OutputLocked, OutputNotWritable, WeightsError
 from covct.logs import as_json
+from covct.metrics import end_in_place
 from covct.visible import utc
 
 STOP_GRACE_S = 3.0
@@ -62,8 +63,11 @@ class Work:
         Of the run, whichever child it is.
     finished : set of str
         Folders of the series that have an outcome of this run.
-    out, timeout_s, log_json
-        The output tree, the series timeout and whether logs are JSON lines, once the child has read its options.
+    out, metrics, timeout_s, log_json
+        The output tree, the file of figures if there is one, the series timeout and whether logs are JSON lines, once
+        the child has read its options.
+    children : set of int
+        The processes that have worked for this run.
     folder : str
         The series at work; empty between two.
     counting : bool
@@ -82,6 +86,8 @@ class Work:
     began: datetime
     finished: set[str] = field(default_factory=set)
     out: Path | None = None
+    metrics: Path | None = None
+    children: set[int] = field(default_factory=set)
     timeout_s: float | None = None
     log_json: bool = False
     folder: str = ""
@@ -96,6 +102,7 @@ class Work:
         self.silent_s = 0.0
         if "out" in told:
             self.out, self.timeout_s, self.log_json = Path(told["out"]), told["timeout_s"], told["log_json"]
+            self.metrics = Path(told["metrics"]) if told["metrics"] else None
         elif told["event"] == "started":
             self.folder, self.counting, self.loading_s, self.elapsed_s = told["folder"], False, 0.0, 0.0
         elif told["event"] == "step":
@@ -135,9 +142,13 @@ class Worker:
     began: datetime
     finished: frozenset[str]
 
-    def reporting(self, emit: Emit, out: Path, timeout_s: float | None, log_json: bool) -> Emit:
+    def reporting(
+        self, emit: Emit, out: Path, timeout_s: float | None, log_json: bool, metrics: Path | None = None
+    ) -> Emit:
         """`emit`, and the parent hears which series is at work."""
-        self._tell({"out": os.fspath(out.absolute()), "timeout_s": timeout_s, "log_json": log_json})
+        figures = os.fspath(metrics.absolute()) if metrics else None
+        options = {"timeout_s": timeout_s, "log_json": log_json, "metrics": figures}
+        self._tell({"out": os.fspath(out.absolute()), **options})
         last = time.monotonic()
 
         def reported(event: dict[str, Any]) -> None:
@@ -192,6 +203,7 @@ def supervise() -> None:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
             return
         signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
+        work.children.add(child)
         os.close(to_parent)
         code = _attend(child, from_child, ears, work)
         os.close(from_child)
@@ -235,9 +247,9 @@ def _attend(child: int, from_child: int, ears: int, work: Work) -> int | None:
                 said += chunk
             for line in said.split(b"\n")[:-1]:
                 work.hear(json.loads(line))
-            return _after(child, os.waitstatus_to_exitcode(status), bool(kill_at), stopped_by, work)
+            return _after(os.waitstatus_to_exitcode(status), bool(kill_at), stopped_by, work)
         if kill_at and now - kill_at > KILL_GRACE_S:
-            _end_beat(work, child, heartbeat.BROKEN, "NotEnding")
+            _say_that_it_ended(work, heartbeat.BROKEN, "NotEnding")
             raise NotEnding(
                 "the working process cannot be ended: a file system or a driver that it waits for does not answer"
             )
@@ -247,7 +259,7 @@ def _attend(child: int, from_child: int, ears: int, work: Work) -> int | None:
             os.kill(child, signal.SIGKILL)
 
 
-def _after(child: int, code: int, killed: bool, stopped_by: str, work: Work) -> int | None:
+def _after(code: int, killed: bool, stopped_by: str, work: Work) -> int | None:
     """What comes after a child: its exit code is ours, or another one goes on. A negative code is a signal's."""
     if code >= 0:
         return code
@@ -255,7 +267,7 @@ def _after(child: int, code: int, killed: bool, stopped_by: str, work: Work) -> 
         sys.stderr.write("\x1b[?25h")  # the progress bar had hidden the cursor
     if stopped_by:
         _in_tree(work, lambda out: state.forgive_attempt(out, work.folder))
-        _end_beat(work, child, heartbeat.ENDED)
+        _say_that_it_ended(work, heartbeat.ENDED)
         message = f"stopped by {stopped_by}; finished series are kept"
         _say(work, {"event": "ended", "reason": "Stopped", "message": message, "exit_code": 130}, "info")
         return 130
@@ -265,14 +277,14 @@ def _after(child: int, code: int, killed: bool, stopped_by: str, work: Work) -> 
         _say(work, {"event": "log", "message": message}, "error")
         _in_tree(work, lambda out: state.forgive_attempt(out, work.folder))
         if work.crashes > state.MOST_ATTEMPTS:
-            _end_beat(work, child, heartbeat.BROKEN, "WeightsError")
+            _say_that_it_ended(work, heartbeat.BROKEN, "WeightsError")
             return WeightsError.exit_code
     elif killed and work.folder:
         message = f"a series had no result within {work.timeout_s:g} s: its process was ended, another one goes on"
         _say(work, {"event": "log", "message": message}, "error")
         _in_tree(work, lambda out: state.note_timeout(out, work.folder, work.timeout_s or 0))
     elif killed:
-        _end_beat(work, child, heartbeat.BROKEN, "NotEnding")
+        _say_that_it_ended(work, heartbeat.BROKEN, "NotEnding")
         message = f"no sign of life for {HUNG_S:g} s between two series: does the source answer?"
         _say(work, {"event": "ended", "reason": "NotEnding", "message": message, "exit_code": 14}, "error")
         return NotEnding.exit_code
@@ -282,18 +294,24 @@ def _after(child: int, code: int, killed: bool, stopped_by: str, work: Work) -> 
         message = f"the working process was ended by {signal.Signals(-code).name} {where}"
         _say(work, {"event": "log", "message": message}, "error")
         if work.crashes > (MOST_CRASHES if work.folder else state.MOST_ATTEMPTS):
-            _end_beat(work, child, heartbeat.BROKEN, signal.Signals(-code).name)
+            _say_that_it_ended(work, heartbeat.BROKEN, signal.Signals(-code).name)
             return 1
     work.folder, work.counting, work.silent_s = "", False, 0.0
     return None
 
 
-def _end_beat(work: Work, child: int, how: str, error: str = "") -> None:
-    """The last beat of a child that was killed, in its place; unless another process has taken the tree meanwhile."""
+def _say_that_it_ended(work: Work, how: str, error: str = "") -> None:
+    """In place of a child that was killed: the last beat, and figures that say so. The tree's lock is not needed.
+
+    Unless another process has taken the tree meanwhile: what is said there is said of that one.
+    """
     private = work.out / state.PRIVATE if work.out else None
     last = heartbeat.read_beat(private) if private else None
-    if private and last and last.process == child:
+    is_ours = last is not None and last.process in work.children
+    if private and is_ours:
         heartbeat.end_beat(private, how, error)
+    if work.metrics and (is_ours or last is None or last.unix < work.began.timestamp()):
+        end_in_place(work.metrics)
 
 
 def _say(work: Work, event: dict[str, Any], level: str) -> None:

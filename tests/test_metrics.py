@@ -3,12 +3,13 @@
 import math
 import os
 import re
+import time
 
 import pytest
 from test_cli import README, invoke, threshold_networks  # noqa: F401 - a fixture
 
 from covct.errors import OutputNotWritable
-from covct.metrics import METRICS, Metrics, measured, read_counters
+from covct.metrics import METRICS, Metrics, end_in_place, measured, read_counters
 
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\["\\n])*"'
@@ -132,6 +133,29 @@ def test_a_disk_that_fills_up_later_costs_a_warning_and_no_series(tmp_path, monk
             observe({"event": "rejected", "slug": "not-ct", "seconds": 1.0})
     assert caplog.text.count("No space left") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["covct.prom"]
+    assert parsed((tmp_path / "covct.prom").read_text())["covct_up", ""] == 0, "one byte, in its place"
+
+
+def test_a_series_that_takes_long_does_not_make_the_last_event_look_old(tmp_path, monkeypatch):
+    """Whoever is killed with its container is told from whoever works by the age of that time alone."""
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with measured(tmp_path / "covct.prom") as observe:
+        for seconds in (1001.0, 1020.0, 1021.0):
+            clock[0] = seconds
+            observe({"event": "step", "step": "lungs", "seconds": 1.0})
+        seen = parsed((tmp_path / "covct.prom").read_text())
+        assert seen["covct_step_seconds_count", 'step="lungs"'] == 2, "written at the second, 15 s later"
+
+
+@pytest.mark.parametrize("content", [b"", b"covct_up", b"a 1\ncovct_up 0\n", bytes(100)])
+def test_what_does_not_say_up_is_left_as_it_is(content, tmp_path):
+    file = tmp_path / "covct.prom"
+    file.write_bytes(content)
+    end_in_place(file)
+    assert file.read_bytes() == content
+    end_in_place(tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()
 
 
 def test_readme_lists_every_metric():

@@ -56,6 +56,15 @@ def metric(file, name):
     return [line.split()[-1] for line in lines if line.startswith(name)]
 
 
+@pytest.fixture
+def figures(tmp_path):
+    return tmp_path / "covct.prom"
+
+
+def counted(figures, outcome, reason=""):
+    return metric(figures, f'covct_series_total{{outcome="{outcome}",reason="{reason}"}}')
+
+
 def age(out, seconds):
     """Make the last beat older, as that of a process which hangs."""
     last = heartbeat.read_beat(out / state.PRIVATE)
@@ -78,12 +87,12 @@ def test_working(start, out):
     assert json.loads(invoke("status", out, "--json").stdout)["now"]["folder"] == "1.2.2/1.2.2.1"
 
 
-def test_idle(start, out, tmp_path):
-    start(*WATCH, "--metrics", tmp_path / "covct.prom", command="watch")
+def test_idle(start, out, figures):
+    start(*WATCH, "--metrics", figures, command="watch")
     until(lambda: health(out) == (0, "idle") and len(list(out.glob("*/*/outcome.json"))) == 3, "all done")
     text = until(lambda: (text := told(out, "idle")) and "watch is idle" in text and text, "idle")
     assert "done" in text and "at work" not in text
-    assert metric(tmp_path / "covct.prom", "covct_source_ok") == ["1"]
+    assert metric(figures, "covct_source_ok") == ["1"]
     shutil.rmtree(out / "1.2.3")
     assert invoke("status", out, "--why", "1.2.3").exit_code == 3
 
@@ -108,20 +117,25 @@ def test_a_hung_series(start, out):
     assert health(out) == (3, "hung")
 
 
-def test_dead(start, out):
-    process = start(misbehave="slow")
+def test_dead(start, out, figures):
+    """Nobody is left to write figures: they still say up, and the time of the last event stands still."""
+    process = start("--metrics", figures, misbehave="slow")
     until_at_work(process)
     process.kill()
     until(lambda: health(out) == (3, "dead"), "that it was killed")
+    assert metric(figures, "covct_up") == ["1"]
+    [last] = metric(figures, "covct_last_event_timestamp_seconds")
+    assert abs(time.time() - float(last)) < 60
     text = told(out, "dead")
     assert "alive no: it was killed while it worked" in text and "Start it again" in text
     assert "lost it was killed at 1.2.2/1.2.2.1, which is done again" in text
     assert "was at work when covct was killed" in invoke("status", out, "--why", "1.2.2.1").stdout
 
 
-def test_a_full_disk(start, out):
-    process = start(misbehave="full")
+def test_a_full_disk(start, out, figures):
+    process = start("--metrics", figures, misbehave="full")
     assert ended(process)[0] == 12
+    assert (metric(figures, "covct_up"), counted(figures, "done")) == (["0"], ["1"]), "in place: there is no room"
     text = told(out, "full disk")
     assert "alive no: OutputNotWritable ended it" in text
     assert "last run scan" in text and "ended by OutputNotWritable, 1 done" in text
@@ -129,17 +143,17 @@ def test_a_full_disk(start, out):
     assert health(out) == (3, "broken")
 
 
-def test_the_source_is_gone_and_comes_back(start, out, inbox, tmp_path):
-    file = tmp_path / "covct.prom"
-    process = start(*WATCH, "--metrics", file, command="watch")
+def test_the_source_is_gone_and_comes_back(start, out, inbox, figures, tmp_path):
+    process = start(*WATCH, "--metrics", figures, command="watch")
     until(lambda: health(out) == (0, "idle") and len(list(out.glob("*/*/outcome.json"))) == 3, "all done")
     inbox.rename(tmp_path / "unmounted")
     until(lambda: health(out) == (3, "source-gone"), "health")
-    assert metric(file, "covct_source_ok") == ["0"]
-    assert metric(file, 'covct_problems_total{reason="source-gone"}') == ["1"]
+    until(lambda: metric(figures, "covct_source_ok") == ["0"], "the figures")
+    assert metric(figures, 'covct_problems_total{reason="source-gone"}') == ["1"]
+    assert metric(figures, "covct_up") == ["1"]
     assert "the source is gone or cannot be read" in told(out, "source gone")
     (tmp_path / "unmounted").rename(inbox)
-    until(lambda: health(out) == (0, "idle") and metric(file, "covct_source_ok") == ["1"], "it is back")
+    until(lambda: health(out) == (0, "idle") and metric(figures, "covct_source_ok") == ["1"], "it is back")
     process.send_signal(signal.SIGTERM)
     code, outcomes, _ = ended(process)
     assert code == 130 and len(outcomes) == 3, "nothing was done again"
@@ -176,18 +190,48 @@ def test_after_a_good_night(start, out):
     assert health(out) == (0, "ended")
 
 
-def test_a_process_that_is_given_up_leaves_no_sign_of_working(start, out):
+def test_a_process_that_is_given_up_leaves_no_sign_of_working(start, out, figures):
     """The one that worked cannot say so: its parent does, without the lock, for which a full disk has no room."""
-    assert ended(start(misbehave="die 9"))[0] == 1
+    assert ended(start("--metrics", figures, misbehave="die 9"))[0] == 1
     assert health(out) == (3, "broken")
+    assert (metric(figures, "covct_up"), counted(figures, "done")) == (["0"], ["3"]), "what it counted stays"
 
 
-def test_a_source_that_does_not_answer_ends_the_watch(start, out, monkeypatch):
+def test_a_series_that_hangs_is_counted_once_it_is_ended(start, out, figures):
+    process = start("--series-timeout=4", "--metrics", figures, misbehave="hang")
+    until_at_work(process)
+    hung = time.monotonic()
+    until(lambda: metric(figures, "covct_up") == ["1"] and counted(figures, "done") == ["1"], "up, one done")
+    until(lambda: counted(figures, "failed", "timeout") == ["1"], "the timeout")
+    assert time.monotonic() - hung < SECONDS
+    assert ended(process)[0] == 3
+    assert (metric(figures, "covct_up"), counted(figures, "done")) == (["0"], ["2"]), "before and after it"
+
+
+def test_figures_say_that_a_run_is_over_whose_hung_process_had_to_be_killed(start, out, figures):
+    process = start("--metrics", figures, misbehave="hang")
+    until_at_work(process)
+    process.send_signal(signal.SIGTERM)
+    until(lambda: metric(figures, "covct_up") == ["0"], "the end")
+    assert ended(process)[0] == 130
+    assert (health(out), counted(figures, "done")) == ((0, "ended"), ["1"])
+
+
+def test_a_run_goes_on_in_its_figures_when_its_process_is_killed(start, out, figures):
+    process = start("--metrics", figures, misbehave="slow")
+    until_at_work(process)
+    os.kill(first := child_of(process), signal.SIGKILL)
+    until_at_work(process)
+    assert child_of(process) != first
+    assert (metric(figures, "covct_up"), counted(figures, "done")) == (["1"], ["1"])
+
+
+def test_a_source_that_does_not_answer_ends_the_watch(start, out, figures, monkeypatch):
     """A restart policy can act on a process that ended, not on one that hangs."""
     monkeypatch.setenv("COVCT_HUNG_S", "2")
-    process = start(*WATCH, command="watch", misbehave="stall")
+    process = start(*WATCH, "--metrics", figures, command="watch", misbehave="stall")
     assert ended(process)[0] == 14
-    assert health(out) == (3, "broken")
+    assert (health(out), metric(figures, "covct_up")) == ((3, "broken"), ["0"])
 
 
 @pytest.mark.parametrize(("asked", "wanted"), [("21:30", (2026, 1, 31, 21, 30)), ("20:30", (2026, 2, 1, 20, 30))])
