@@ -179,9 +179,10 @@ class Bench:
         from conftest import make_networks
 
         from covct import cli
+        from covct.commands import scan
 
         networks = make_networks()
-        cli._networks = lambda *_: lambda: networks  # type: ignore[assignment]
+        scan.networks_of = lambda *_: lambda: networks  # type: ignore[assignment]
         sys.argv = ["covct", "scan", str(self.source), "--out", str(self.out), "--weights", str(self.weights)]
         sys.argv += ["--formats", scenario.formats, "--json"]
         if fault and self.shim:

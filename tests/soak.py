@@ -28,8 +28,9 @@ from pathlib import Path
 PROGRAM = """
 from conftest import make_networks
 from covct import cli
+from covct.commands import scan
 networks = make_networks()
-cli._networks = lambda *_: lambda: networks
+scan.networks_of = lambda *_: lambda: networks
 cli.main()
 """
 STUDY, SERIES, SLICE = "1.2.3.1000000000", "1.2.3.2000000000", "1.2.3.3000000000"

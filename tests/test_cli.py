@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 import covct
 from covct import cli
+from covct.commands import scan
+from covct.commands.exit_codes import EXIT_CODES
 
 ROOT = Path(covct.__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -31,7 +33,7 @@ def run(*arguments, **environment):
 @pytest.fixture
 def threshold_networks(monkeypatch, networks):
     """The command line in this process, with networks that need no keras."""
-    monkeypatch.setattr(cli, "_networks", lambda *_: lambda: networks)
+    monkeypatch.setattr(scan, "networks_of", lambda *_: lambda: networks)
 
 
 def invoke(*arguments):
@@ -164,7 +166,7 @@ def test_readme_lists_every_exit_code():
 
     table = README.split("## Exit codes")[1].split("## Outputs")[0]
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.M)}
-    declared = {int(code) for code in re.findall(r"(\d+) ", cli.EXIT_CODES)}
+    declared = {int(code) for code in re.findall(r"(\d+) ", EXIT_CODES)}
     assert listed == declared
     assert {c.exit_code for c in errors.RunError.__subclasses__()} <= listed
 

@@ -12,7 +12,8 @@ import pytest
 from conftest import make_networks
 from test_cli import invoke
 
-from covct import cli, doctor
+from covct import doctor
+from covct.commands import scan
 from covct.dicom.syntaxes import SYNTAXES
 from covct.doctor import Check, exit_code
 from covct.networks import Device
@@ -104,14 +105,14 @@ def test_room(tmp_path, weights, monkeypatch, free, verdict, code):
 
 def with_device(monkeypatch, kind, **changes):
     networks = replace(make_networks(), device=Device(kind, f"a {kind}"), **changes)
-    monkeypatch.setattr(cli, "_networks", lambda *_: lambda: networks)
+    monkeypatch.setattr(scan, "networks_of", lambda *_: lambda: networks)
 
 
 def test_keras_is_asked_only_on_request(weights, monkeypatch):
     def never(*_):
         raise AssertionError("keras takes seconds")
 
-    monkeypatch.setattr(cli, "_networks", lambda *_: never)
+    monkeypatch.setattr(scan, "networks_of", lambda *_: never)
     code, checks = examined("--weights", weights)
     assert code == 0
     assert "--networks" in checks["device"]["message"]

@@ -32,7 +32,8 @@ SEG = "segmentation.seg.dcm"
 PROGRAM = """
 from conftest import make_networks
 from covct import cli
-cli._networks = lambda *_: make_networks
+from covct.commands import scan
+scan.networks_of = lambda *_: make_networks
 {before}
 cli.main()
 """
@@ -117,7 +118,7 @@ def test_18_1500_slices_of_768_fit_4_gib(growth):
 def test_21_killed_while_it_segments(scan_of, tmp_path):
     """Case 21: the next run does the series, and nothing of the first is in its way."""
     # the process that looks after this one, which dies with it: else another one would go on at once
-    before = "import os, time; cli._networks = lambda *_: lambda: (os.kill(os.getppid(), 9), time.sleep(60))"
+    before = "import os, time; scan.networks_of = lambda *_: lambda: (os.kill(os.getppid(), 9), time.sleep(60))"
     assert program(*scan_of, before=before).returncode == -signal.SIGKILL
     assert not list((tmp_path / "out").glob("[!.]*/*/*"))
     assert program(*scan_of).returncode == 0
@@ -251,7 +252,7 @@ def test_22_two_containers_on_one_output(scan_of, tmp_path):
     """Case 22: the second is told who is at work and ends with 11; the first is not disturbed."""
     wait = "def held():\n    print('held', flush=True)\n    input()\n    return make_networks()\n"
     first = program(
-        *scan_of, before=wait + "cli._networks = lambda *_: held", start=subprocess.Popen, stdin=subprocess.PIPE
+        *scan_of, before=wait + "scan.networks_of = lambda *_: held", start=subprocess.Popen, stdin=subprocess.PIPE
     )
     assert first.stdout.readline() == "held\n"
     second = program(*scan_of)

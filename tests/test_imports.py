@@ -92,12 +92,17 @@ RANKS = [
     {
         "commands.__init__",
         "commands.console",
+        "commands.exit_codes",
         "commands.listeners",
         "commands.evaluate",
         "commands.explore",
+        "commands.phantom",
         "commands.restore",
         "commands.train",
     },
+    {"commands.options", "commands.told"},
+    {"commands.convert", "commands.results", "commands.scan"},
+    {"commands.machine"},
     {"cli"},
     {"__main__"},
 ]

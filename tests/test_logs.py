@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import covct
 from covct import batch, cli, logs
+from covct.commands import scan
 from covct.errors import UsageError
 
 ROOT = Path(covct.__file__).parent.parent
@@ -26,7 +27,8 @@ TEXT, DATES = {"PN", "LO", "SH", "ST", "LT", "UT", "UC", "AE"}, {"DA", "DT"}
 PROGRAM = """
 import conftest
 from covct import cli
-cli._networks = lambda *_: conftest.make_networks
+from covct.commands import scan
+scan.networks_of = lambda *_: conftest.make_networks
 cli.main()
 """
 
@@ -38,7 +40,7 @@ def invoke(*arguments):
 
 @pytest.fixture(autouse=True)
 def threshold_networks(monkeypatch, networks):
-    monkeypatch.setattr(cli, "_networks", lambda *_: lambda: networks)
+    monkeypatch.setattr(scan, "networks_of", lambda *_: lambda: networks)
 
 
 def run(*arguments, program=PROGRAM):

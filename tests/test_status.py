@@ -15,7 +15,8 @@ import pytest
 from test_cli import invoke
 from test_supervisor import child_of, ended, inbox, start, until_at_work  # noqa: F401 (fixtures)
 
-from covct import batch, cli, heartbeat, running, state, status, supervisor
+from covct import batch, heartbeat, running, state, status, supervisor
+from covct.commands import options
 from covct.inbox import Roots
 
 SECONDS = 20  # within which a fault shows, on a slow machine
@@ -238,9 +239,9 @@ def test_a_source_that_does_not_answer_ends_the_watch(start, out, figures, monke
 def test_until_is_the_runs_not_the_processs(monkeypatch, asked, wanted):
     """A worker that is started anew at 22:00 goes on with the night that began at 21:00."""
     began = datetime(2026, 1, 31, 21, 0).astimezone()
-    monkeypatch.setattr(cli, "worker", lambda: supervisor.Worker(0, began, frozenset()))
-    assert cli._until(asked) == datetime(*wanted).astimezone()
-    assert (began - cli._since("2h")).total_seconds() == 7200
+    monkeypatch.setattr(options, "worker", lambda: supervisor.Worker(0, began, frozenset()))
+    assert options.until_of(asked) == datetime(*wanted).astimezone()
+    assert (began - options.since_of("2h")).total_seconds() == 7200
 
 
 def test_a_share_that_is_no_longer_mounted_is_told_from_an_empty_inbox(tmp_path, monkeypatch):

@@ -120,9 +120,9 @@ def test_networks_that_never_load_end_the_run_and_are_no_series_fault(start, tmp
 def test_a_series_has_an_hour_unless_more_is_said():
     from inspect import signature
 
-    from covct import cli
+    from covct.commands.scan import scan_command, watch_command
 
-    for command in (cli.scan, cli.watch):
+    for command in (scan_command, watch_command):
         assert signature(command).parameters["series_timeout"].default == supervisor.LONGEST_SERIES_S == 3600
 
 

@@ -10,9 +10,10 @@ from conftest import call_infection, make_networks, make_weights, read_json, thr
 from jsonschema import Draft202012Validator
 from test_cli import invoke
 
-from covct import batch, cli
+from covct import batch
 from covct.burden import measure_burden, severity
 from covct.cards import Card, ensemble, file_sha256, read_card, write_card
+from covct.commands import scan
 from covct.errors import WeightsError
 from covct.networks import Network, Networks, looks, predict, probabilities
 from covct.phantom import make_phantom
@@ -286,7 +287,7 @@ def doubtful_report(phantom_series, tmp_path, weights, monkeypatch):
     """A scan through the command line: the report, and what the terminal said."""
     made = make_networks()
     made = replace(made, infection=Network(replace(made.infection.card, uncertainty=CALIBRATED), hesitant))
-    monkeypatch.setattr(cli, "_networks", lambda *_: lambda: made)
+    monkeypatch.setattr(scan, "networks_of", lambda *_: lambda: made)
     result = invoke("scan", phantom_series, "--out", tmp_path / "out", "--weights", weights)
     assert result.exit_code == 0, result.output
     [path] = (tmp_path / "out").glob("*/*/report.json")
@@ -320,7 +321,7 @@ def test_doubt_about_the_result_refuses_nothing_even_when_strict(tmp_path, weigh
     made = make_networks()
     wide = {**CALIBRATED, "factor": 200.0}
     made = replace(made, infection=Network(replace(made.infection.card, uncertainty=wide), hesitant))
-    monkeypatch.setattr(cli, "_networks", lambda *_: lambda: made)
+    monkeypatch.setattr(scan, "networks_of", lambda *_: lambda: made)
     result = invoke("scan", tmp_path / "thin", "--out", tmp_path / "out", "--weights", weights, "--strict", "--json")
     assert result.exit_code == 0, result.output
     [done] = [event for event in map(json.loads, result.stdout.splitlines()) if event["event"] == "done"]

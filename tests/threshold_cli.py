@@ -19,6 +19,7 @@ from dataclasses import replace
 from conftest import make_networks
 
 from covct import batch, cli, supervisor
+from covct.commands import scan
 from covct.summary import Summary
 
 whole = Summary.write
@@ -81,6 +82,6 @@ if __name__ == "__main__":
     never = os.environ.get("COVCT_MISBEHAVE") == "load"
     if never:
         supervisor.LONGEST_LOADING_S = 1.0
-    cli._networks = lambda *_: lambda: sum(itertools.repeat(1)) if never else networks
+    scan.networks_of = lambda *_: lambda: sum(itertools.repeat(1)) if never else networks
     cli.main()
     sys.exit(0)

@@ -1,1 +1,1 @@
-"""Commands of the command line that would be long in `cli`, each with its options."""
+"""The commands of the command line, each with its options; `covct.cli` registers them."""

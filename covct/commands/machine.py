@@ -1,0 +1,79 @@
+"""`covct health` and `covct doctor`: is a run alive, is this machine fit?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from covct.commands import scan
+from covct.commands.console import plain, stdout
+from covct.commands.options import WeightsDir
+from covct.errors import UsageError
+from covct.visible import json_line
+
+
+def health_command(
+    out: Annotated[
+        Path | None,
+        typer.Argument(help="Output tree. Default: those of every scan and watch here.", show_default=False),
+    ] = None,
+    max_age: Annotated[float, typer.Option(help="Seconds since the last sign of life.", min=1)] = 1800.0,
+    json_output: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Is a scan or watch alive and its source there? Exit 3 if it hangs, was killed, broke or lost its source."""
+    from covct.running import output_trees
+    from covct.status import life
+
+    if out is not None and not out.is_dir():
+        raise UsageError(f"no such directory: {out}")
+    found = [life(tree, max_age) for tree in ([out] if out else output_trees())]
+    if not found:
+        typer.echo("no scan or watch runs here: nothing to be ill")
+    for one in found:
+        if json_output:
+            told = {"healthy": one.healthy, "state": one.state, "age_s": one.age_s, "max_age_s": max_age}
+            typer.echo(json.dumps({**told, "state": None if one.beat is None else one.state}))
+        elif one.beat is None:
+            typer.echo("no covct has given a sign of life here yet")
+        else:
+            typer.echo(f"{one.state}, {one.age_s:.0f} s ago ({one.beat.time}); wanted {max_age:g} s or less")
+    if not all(one.healthy for one in found):
+        raise typer.Exit(3)
+
+
+def doctor_command(
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Output tree to try to write to.", show_default=False)
+    ] = None,
+    weights: WeightsDir = None,
+    networks: Annotated[
+        bool, typer.Option("--networks", help="Load keras and both networks, and look for a GPU; takes seconds.")
+    ] = False,
+    require_gpu: Annotated[
+        bool, typer.Option("--require-gpu", help="Exit 13 where there is no GPU; implies --networks.")
+    ] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object a check on stdout.")] = False,
+) -> None:
+    """Is this machine fit? Packages, weights, device, memory, disk, locks, decoders; and how to mend what is not."""
+    from covct.cards import default_weights_folder
+    from covct.doctor import examine, exit_code
+
+    folder = weights or default_weights_folder()
+    load = scan.networks_of(folder, "auto", False) if networks or require_gpu else None
+    found = []
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    for check in examine(out, folder, load, require_gpu):
+        found.append(check)
+        if json_output:
+            fields = {**asdict(check), "exit_code": check.exit_code if check.verdict == "fail" else 0}
+            print(json_line(fields), flush=True)
+            continue
+        fix = f"\n      -> {plain(check.fix)}" if check.fix else ""
+        line = f"[{colours[check.verdict]}]{check.verdict:4}[/]  {plain(check.name)}: {plain(check.message)}{fix}"
+        stdout.print(line, highlight=False, soft_wrap=True)
+    if code := exit_code(found):
+        raise typer.Exit(code)

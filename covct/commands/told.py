@@ -1,0 +1,170 @@
+"""Events told: as lines or JSON, on a bar, in the night's log and the metrics; and what ended the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from covct import RESEARCH_USE
+from covct.commands.console import plain, stamp, stderr
+from covct.commands.exit_codes import meaning_of
+from covct.errors import RunError, Stopped, whereabouts
+from covct.logs import QUIET, LogFormat
+from covct.visible import json_line
+
+
+@contextmanager
+def told(out: Path, json_events: bool, log_format: LogFormat, hash_identifiers: bool, metrics: Path | None):
+    """A function that tells events to stdout, stderr and the metrics; what ends the process is told likewise."""
+    from covct import logs
+    from covct.metrics import measured
+
+    with ExitStack() as stack:
+        lines = stack.enter_context(logs.as_json_lines()) if log_format is LogFormat.json else None
+        try:
+            hide = _hiding(out) if hash_identifiers else None
+            listeners = [stack.enter_context(measured(metrics))] if metrics else []
+            shown = stack.enter_context(showing(json_events, lines))
+            listeners.append(lambda event: shown(hide(event) if hide else event))
+            yield logs.tell_all(*listeners)
+        except RunError as error:
+            if not lines and not hash_identifiers:
+                raise
+            _end(lines, error, meaning_of(error) if hash_identifiers else str(error), error.exit_code)
+        except Stopped as stopped:
+            if not lines:
+                raise
+            _end(lines, stopped, f"stopped by {stopped}; finished series are kept", 130)
+        except Exception as error:
+            if not lines or isinstance(error, typer.Exit):
+                raise
+            _end(lines, error, whereabouts(error), 1)
+
+
+def _end(lines, error: BaseException, message: str, exit_code: int) -> NoReturn:
+    if lines:
+        event = {"event": "ended", "reason": type(error).__name__, "message": message, "exit_code": exit_code}
+        lines.tell(event, "info" if exit_code == 130 else "error")
+    else:
+        stderr.print(f"[red]covct:[/] {plain(message)}", soft_wrap=True)
+    raise typer.Exit(exit_code) from error
+
+
+def identifier_key_of(out: Path) -> bytes:
+    """The key that this output tree's identifiers are hashed with; made where there is none yet."""
+    from covct import logs, state
+
+    with state.output_errors(out):
+        return logs.identifier_key(out / state.PRIVATE)
+
+
+def _hiding(out: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    from covct import logs
+    from covct.quality import GATE
+
+    key = identifier_key_of(out)
+    meanings = {slug: rule.about for slug, rule in GATE.items()}
+    return lambda event: logs.hide_identifiers(event, key, meanings)
+
+
+@contextmanager
+def showing(json_events: bool, lines=None):
+    """A function that shows events: JSON lines on stdout, and on stderr a bar, plain lines or `lines`."""
+    with Progress(
+        TextColumn("{task.description}", style="progress.description", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}", markup=False),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        disable=not stderr.is_terminal or lines is not None,
+    ) as progress:
+        bar = progress.add_task("looking for studies", total=None, rate="")
+        begun = time.monotonic()
+
+        def emit(event: dict[str, Any]) -> None:
+            if event["event"] in QUIET:
+                return
+            if json_events:
+                print(json_line(event), flush=True)
+            if lines:
+                lines.tell(event)
+                return
+            kind = event["event"]
+            if kind == "found":
+                progress.update(bar, total=event["to_do"], completed=0)
+            elif kind == "step":
+                progress.update(bar, description=f"{short(event.get('series', ''))} {event['step']}")
+            elif kind in ("done", "converted", "rejected", "failed"):
+                progress.advance(bar)
+                finished = progress.tasks[0].completed
+                rate = 3600 * finished / (time.monotonic() - begun)
+                progress.update(bar, rate=f"{rate:.0f} series/h")
+            line = _line(event)
+            if line:
+                progress.console.print(f"{stamp()}{line}", highlight=False, soft_wrap=True)
+
+        yield emit
+
+
+def short(uid: str) -> str:
+    """A UID's end, which tells one from another, where it is long."""
+    return uid if len(uid) <= 16 else f"…{uid[-12:]}"
+
+
+def _line(event: dict[str, Any]) -> str:
+    """One event as a line for a person; empty for what is not worth a line."""
+    kind, series = event["event"], plain(event.get("source") or short(str(event.get("series", ""))))
+    if kind == "found":
+        return (
+            f"{event['candidates']} series found, {event['to_do']} to do, {event['finished_before']} finished before, "
+            f"{event['problems']} unreadable"
+        )
+    if kind == "not-moved":
+        return f"[yellow]not moved[/]   study {short(event['study'])}: {plain(event['message'])}"
+    if kind == "problem":
+        said = "[yellow]unreadable[/]" if event["slug"] == "unreadable" else f"[red]{event['slug']}[/]"
+        return f"{said}  {plain(event['file'])}: {plain(event['message'])}"
+    if kind == "done":
+        percent = event["infection_percent"]
+        figure = "no percentage"
+        if percent is not None:
+            within = _within(event.get("infection_percent_interval"))
+            figure = f"{percent:.1f} %{within} infected (class {event['severity_class']})"
+        warned = f"  [yellow]{', '.join(event['warnings'])}[/]" if event["warnings"] else ""
+        return f"[green]done[/]        {series}  {figure}  {event['seconds']:.1f} s{warned}"
+    if kind == "converted":
+        warned = ", ".join(finding["slug"] for finding in event["findings"])
+        named = "  ".join(plain(event[name]) for name in ("source", "path") if event[name])
+        return f"[green]converted[/]   {named}" + (f"  [yellow]{warned}[/]" if warned else "")
+    if kind == "nothing":
+        return plain(event["message"])
+    if kind == "rejected":
+        file = f" ({plain(event['file'])})" if event.get("file") else ""
+        return f"[yellow]rejected[/]    {series}  {event['slug']}: {plain(event['message'])}{file}"
+    if kind == "failed":
+        return f"[red]failed[/]      {series}  {event['slug']}: {plain(event['message'])}"
+    if kind == "waiting":
+        why = {"limit": "--limit is reached", "until": "it is past --until"}[event["why"]]
+        return f"[yellow]waiting[/]     {event['series']} series for the next run: {why}"
+    if kind == "watching":
+        return f"watching {plain(event['inbox'])}: settle {event['settle_s']:g} s, every {event['interval_s']:g} s"
+    if kind == "finished":
+        counts = ", ".join(f"{number} {name}" for name, number in event.items() if name != "event") or "nothing to do"
+        return f"{counts}. {RESEARCH_USE}"
+    return ""
+
+
+def _within(interval: list[float] | None) -> str:
+    """An interval in percent, as `` (10–16)``; small ends with a decimal, since 0–1 says little."""
+    if interval is None:
+        return ""
+    digits = 0 if interval[1] >= 10 else 1
+    return f" ({interval[0]:.{digits}f}–{interval[1]:.{digits}f})"
