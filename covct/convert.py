@@ -26,20 +26,12 @@ from covct.dicom.inherited import TYPE_2
 from covct.dicom.load import load_dicom
 from covct.discover import Discovery, Series, discover
 from covct.errors import OutputNotWritable, RunError, SeriesError, UsageError, whereabouts
+from covct.gate_geometry import default_affine, size_findings
+from covct.gate_rules import NOTED, WARNED, Finding
 from covct.gate_voxels import too_large
 from covct.nifti import SHEAR_TOLERANCE, read_description, write_dicom_grid
 from covct.older_trees import earlier
-from covct.quality import (
-    NOTED,
-    WARNED,
-    Finding,
-    check_headers,
-    check_hounsfield,
-    default_affine,
-    header_warnings,
-    refuse_warnings,
-    size_findings,
-)
+from covct.quality import check_headers, check_hounsfield, header_warnings, refuse_warnings
 from covct.sources import printable
 from covct.unread import SOURCES_NOT_READ
 from covct.volume import Scan, spacing_mm

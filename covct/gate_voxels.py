@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from covct import quality
+from covct import gate_rules
 from covct.errors import SeriesError
+from covct.gate_rules import REFUSED, WARNED, Finding
 from covct.labels import Slices, per_slice
-from covct.quality import REFUSED, WARNED, Finding
 
 SEEN = 60, 128, 128  # slices, rows and columns: at least so many are looked at, where there are as many
 TISSUE_HU = -400  # skin and what lies inside the chest wall is denser, lung and air are not
@@ -70,7 +70,7 @@ class Chest:
     @property
     def has_both(self) -> bool:
         """Whether there is more of either lung than a tenth of the other."""
-        return min(self.right_ml, self.left_ml) >= quality.ONE_LUNG * max(self.right_ml, self.left_ml)
+        return min(self.right_ml, self.left_ml) >= gate_rules.ONE_LUNG * max(self.right_ml, self.left_ml)
 
 
 def measure_chest(hu: np.ndarray, lungs: Slices, spacing_mm: tuple[float, float, float]) -> Chest:
@@ -125,7 +125,7 @@ def too_large(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> list[Fi
     bodies = [body_of(one, np.zeros(one.shape, np.uint8)) for one in few]
     pixel_cm2 = steps[1] * spacing_mm[1] * steps[2] * spacing_mm[2] / 100
     area_cm2 = _median([np.count_nonzero(body) * pixel_cm2 for body in bodies])
-    if area_cm2 <= quality.BODY_CM2_WARNED[1]:
+    if area_cm2 <= gate_rules.BODY_CM2_WARNED[1]:
         return []
     message = f"the body has {area_cm2:.0f} cm² in cross-section: the voxel size cannot be right"
     return [Finding("implausible-body", message)]
@@ -221,18 +221,18 @@ def judge_chest(chest: Chest, age_years: float | None, other_part: bool) -> list
 
 def _ask_for_a_chest(chest: Chest, age_years: float | None) -> None:
     """Said to be another part of the body: all of a chest's signs are wanted, not only some air."""
-    child = age_years is not None and age_years < quality.ADULT_YEARS
-    least_ml = quality.least_lung(age_years)[0] if child else quality.OTHER_PART_LEAST_ML
+    child = age_years is not None and age_years < gate_rules.ADULT_YEARS
+    least_ml = gate_rules.least_lung(age_years)[0] if child else gate_rules.OTHER_PART_LEAST_ML
     lacks = [
         words
         for lacking, words in (
             (chest.volume_ml < least_ml, f"{chest.volume_ml:.0f} mL of lung, wanted {least_ml:g}"),
             (
-                chest.lung_share < quality.OTHER_PART_LEAST_SHARE,
+                chest.lung_share < gate_rules.OTHER_PART_LEAST_SHARE,
                 f"lung in {100 * chest.lung_share:.0f} % of the body's cross-section at most",
             ),
-            (not chest.has_both or chest.clefts[2] > quality.CLEFT, "no two lungs side by side"),
-            (chest.end_share > quality.OTHER_PART_CUT, "an end of the lungs only"),
+            (not chest.has_both or chest.clefts[2] > gate_rules.CLEFT, "no two lungs side by side"),
+            (chest.end_share > gate_rules.OTHER_PART_CUT, "an end of the lungs only"),
         )
         if lacking
     ]
@@ -243,24 +243,28 @@ def _ask_for_a_chest(chest: Chest, age_years: float | None) -> None:
 
 
 def _little_lung(chest: Chest) -> Iterator[Finding]:
-    gas = chest.inner_hu is not None and chest.inner_hu < quality.GAS_HU
-    if gas and chest.volume_ml < quality.GAS_MOST_ML:
+    gas = chest.inner_hu is not None and chest.inner_hu < gate_rules.GAS_HU
+    if gas and chest.volume_ml < gate_rules.GAS_MOST_ML:
         message = f"{chest.volume_ml:.0f} mL of {chest.inner_hu:.0f} HU are gas, not lung; wanted a chest CT"
         yield Finding("no-lungs", message, REFUSED)
-    if chest.lung_share < quality.LEAST_LUNG_SHARE:
+    if chest.lung_share < gate_rules.LEAST_LUNG_SHARE:
         share = f"{100 * chest.lung_share:.0f} %"
         yield Finding("no-lungs", f"lung fills {share} of the body's cross-section at most: hardly a chest")
 
 
 def _turned(chest: Chest) -> Iterator[Finding]:
     """Two lungs lie side by side, with the spine behind them."""
-    if chest.clefts[2] > quality.CLEFT and min(chest.clefts[:2]) < quality.CLEFT_OF_TWO:
+    if chest.clefts[2] > gate_rules.CLEFT and min(chest.clefts[:2]) < gate_rules.CLEFT_OF_TWO:
         how = "one above the other" if chest.clefts[0] < chest.clefts[1] else "one in front of the other"
         yield Finding("turned", f"the lungs lie {how}; wanted them at the patient's right and left", REFUSED)
-    elif chest.clefts[2] > quality.CLEFT and chest.has_both:
+    elif chest.clefts[2] > gate_rules.CLEFT and chest.has_both:
         yield Finding("turned", "nothing parts the lungs into a right and a left one")
-    if chest.spine is not None and chest.lungs_mm[0] >= quality.SPINE_LEAST_MM and chest.spine < quality.SPINE_WARNED:
-        level = REFUSED if chest.spine < quality.SPINE_REFUSED else WARNED
+    if (
+        chest.spine is not None
+        and chest.lungs_mm[0] >= gate_rules.SPINE_LEAST_MM
+        and chest.spine < gate_rules.SPINE_WARNED
+    ):
+        level = REFUSED if chest.spine < gate_rules.SPINE_REFUSED else WARNED
         message = f"{100 * chest.spine:.0f} % of the midline's bone lies at the back: back and front seem exchanged"
         yield Finding("turned", f"{message}, and so may be right and left", level)
 
@@ -268,29 +272,29 @@ def _turned(chest: Chest) -> Iterator[Finding]:
 def _body(chest: Chest, age_years: float | None) -> Iterator[Finding]:
     size = f"{chest.width_mm:.0f} mm wide, {chest.area_cm2:.0f} cm² in cross-section"
     levels = {
-        _outside(chest.width_mm, quality.BODY_MM_REFUSED, quality.BODY_MM_WARNED),
-        _outside(chest.area_cm2, quality.BODY_CM2_REFUSED, quality.BODY_CM2_WARNED),
+        _outside(chest.width_mm, gate_rules.BODY_MM_REFUSED, gate_rules.BODY_MM_WARNED),
+        _outside(chest.area_cm2, gate_rules.BODY_CM2_REFUSED, gate_rules.BODY_CM2_WARNED),
     }
-    adult = age_years is not None and age_years >= quality.ADULT_YEARS
+    adult = age_years is not None and age_years >= gate_rules.ADULT_YEARS
     if levels != {""}:
         level = REFUSED if REFUSED in levels else WARNED
         yield Finding("implausible-body", f"the body is {size}: the voxel size cannot be right", level)
-    elif adult and chest.area_cm2 < quality.ADULT_LEAST_CM2:
+    elif adult and chest.area_cm2 < gate_rules.ADULT_LEAST_CM2:
         yield Finding("implausible-body", f"an adult's body that is {size}: the voxel size cannot be right")
 
 
 def _lungs(chest: Chest, age_years: float | None) -> Iterator[Finding]:
-    most = quality.most_lung_ml(age_years)
+    most = gate_rules.most_lung_ml(age_years)
     larger = max(chest.right_ml, chest.left_ml)
     said = f"{chest.volume_ml:.0f} mL of lungs (right {chest.right_ml:.0f}, left {chest.left_ml:.0f})"
-    largest = max(chest.volume_ml, larger / quality.ONE_OF_BOTH)
+    largest = max(chest.volume_ml, larger / gate_rules.ONE_OF_BOTH)
     if largest > most:
         # The age may be what is wrong: beyond a child's there is only a warning.
-        level = REFUSED if largest > quality.LUNGS_REFUSED * quality.MOST_LUNG_ML else WARNED
-        whose = "anybody of this age has" if most < quality.MOST_LUNG_ML else "anybody has"
+        level = REFUSED if largest > gate_rules.LUNGS_REFUSED * gate_rules.MOST_LUNG_ML else WARNED
+        whose = "anybody of this age has" if most < gate_rules.MOST_LUNG_ML else "anybody has"
         yield Finding("implausible-lungs", f"{said}: more than {whose}", level)
-    adult = age_years is not None and age_years >= quality.ADULT_YEARS
-    if adult and not chest.end_share and not chest.at_edge and chest.volume_ml < quality.ADULT_LEAST_LUNGS_ML:
+    adult = age_years is not None and age_years >= gate_rules.ADULT_YEARS
+    if adult and not chest.end_share and not chest.at_edge and chest.volume_ml < gate_rules.ADULT_LEAST_LUNGS_ML:
         yield Finding("implausible-lungs", f"{said}: less than an adult's, though none of them is cut off")
 
 
@@ -298,7 +302,7 @@ def _shape(chest: Chest) -> Iterator[Finding]:
     """Height to width of both lungs: what a wrong slice spacing gives away, whatever the patient's size."""
     if not chest.has_both or chest.at_edge:
         return
-    refused, warned = quality.SHAPE_REFUSED, quality.SHAPE_WARNED
+    refused, warned = gate_rules.SHAPE_REFUSED, gate_rules.SHAPE_WARNED
     if chest.end_share:  # cut off: as low as it may be
         refused, warned = (0.0, refused[1]), (0.0, warned[1])
     if level := _outside(chest.lungs_mm[0] / chest.lungs_mm[2], refused, warned):

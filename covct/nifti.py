@@ -13,8 +13,8 @@ import nibabel
 import numpy as np
 
 from covct.errors import SeriesError, SourceDefect, why
+from covct.gate_rules import PIXEL_MM, TILT_REFUSED_DEGREES
 from covct.labels import Slices
-from covct.quality import PIXEL_MM, TILT_REFUSED_DEGREES
 from covct.sources import LARGEST_FILE, SourceFile, read_all, size_of
 from covct.volume import Scan
 

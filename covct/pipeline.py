@@ -16,6 +16,8 @@ from covct.dicom.evidence import filled
 from covct.dicom.load import bytes_beside, hu_type, load_dicom
 from covct.discover import Series
 from covct.errors import SeriesError
+from covct.gate_geometry import default_affine, nifti_geometry
+from covct.gate_rules import NOTED, ONE_LUNG, Finding
 from covct.gate_voxels import judge_chest, measure_chest
 from covct.labels import Layer, per_slice
 from covct.memory import at_hand_mib, needed_mib
@@ -30,17 +32,12 @@ from covct.postprocess import (
 )
 from covct.preprocess import to_model_space
 from covct.quality import (
-    NOTED,
-    ONE_LUNG,
-    Finding,
     age_years,
     check_hounsfield,
     check_region,
     coverage,
-    default_affine,
     header_warnings,
     left_valid,
-    nifti_geometry,
     refuse_warnings,
 )
 from covct.report import build_report

@@ -11,9 +11,9 @@ from covct import RESEARCH_USE, __version__
 from covct.burden import Lesion, RegionBurden, severity
 from covct.choice import Choice
 from covct.dicom.evidence import filled
+from covct.gate_rules import Finding, ValidFor
 from covct.networks import Network, Networks
 from covct.postprocess import SPECK_MM3
-from covct.quality import Finding, ValidFor
 from covct.terms import HU_BANDS, SEVERITY_SCALE
 from covct.uncertainty import Figures, Interval, Uncertainty, classes, doubts, next_class
 from covct.volume import Scan, voxel_volume_mm3

@@ -21,9 +21,9 @@ import numpy as np
 
 from covct.burden import RegionBurden, severity
 from covct.cards import Card
+from covct.gate_rules import WIDE_PERCENT, Finding
 from covct.networks import Networks
 from covct.preprocess import FieldOfView, to_model_space
-from covct.quality import WIDE_PERCENT, Finding
 from covct.terms import LEFT_LUNG, REGIONS, RIGHT_LUNG, SEVERITY
 
 LEVEL = 0.9  # share of patients whose true value the interval is to hold

@@ -10,8 +10,9 @@ import numpy as np
 
 from covct.discover import Series
 from covct.errors import SeriesError, SourceDefect, why
+from covct.gate_geometry import default_affine, nifti_geometry
+from covct.gate_rules import Finding
 from covct.nifti import compact, decode_nifti, nifti_affine, nifti_size, straight_affine
-from covct.quality import Finding, default_affine, nifti_geometry
 from covct.sources import SourceFile, read_all
 from covct.volume import Scan
 from covct.volume_header import check, format_of, layout_of

@@ -59,6 +59,8 @@ RANKS = [
     {
         "choice",
         "quality",
+        "gate_geometry",
+        "gate_rules",
         "gate_voxels",
         "nifti",
         "older_trees",

@@ -13,7 +13,7 @@ from test_cli import README
 from test_discover import change
 from typer.testing import CliRunner
 
-from covct import quality
+from covct import gate_rules, quality
 from covct.cli import app
 from covct.convert import Conversion, convert
 from covct.discover import discover
@@ -287,7 +287,7 @@ def test_contrast_medium_in_the_heart_is_no_spine(phantom):
     dense = (heart > 0) & (hu > 0) & (phantom.lungs == 0)
     hu[dense] = np.maximum(hu[dense], 350)
     chest = measure_chest(hu, phantom.lungs, spacing_mm(phantom.volume))
-    assert chest.spine > quality.SPINE_WARNED
+    assert chest.spine > gate_rules.SPINE_WARNED
 
 
 def test_the_real_scans_pass(shared):
@@ -384,16 +384,16 @@ def test_readme_has_the_numbers_beside_what_was_measured():
     table = README.split("| measured | ten chests |")[1].split("\n\n")[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
     ranges = [
-        (quality.IN_PLANE_MM_WARNED, quality.IN_PLANE_MM_REFUSED),
-        (quality.BODY_MM_WARNED, quality.BODY_MM_REFUSED),
-        (quality.BODY_CM2_WARNED, quality.BODY_CM2_REFUSED),
-        ((None, quality.MOST_LUNG_ML), (None, quality.LUNGS_REFUSED * quality.MOST_LUNG_ML)),
-        ((quality.ONE_LUNG, None), None),
-        (quality.SHAPE_WARNED, quality.SHAPE_REFUSED),
-        ((quality.LEAST_LUNG_SHARE, None), None),
-        ((None, quality.CLEFT), None),
-        ((quality.SPINE_WARNED, None), (quality.SPINE_REFUSED, None)),
-        (None, (quality.GAS_HU, None)),
+        (gate_rules.IN_PLANE_MM_WARNED, gate_rules.IN_PLANE_MM_REFUSED),
+        (gate_rules.BODY_MM_WARNED, gate_rules.BODY_MM_REFUSED),
+        (gate_rules.BODY_CM2_WARNED, gate_rules.BODY_CM2_REFUSED),
+        ((None, gate_rules.MOST_LUNG_ML), (None, gate_rules.LUNGS_REFUSED * gate_rules.MOST_LUNG_ML)),
+        ((gate_rules.ONE_LUNG, None), None),
+        (gate_rules.SHAPE_WARNED, gate_rules.SHAPE_REFUSED),
+        ((gate_rules.LEAST_LUNG_SHARE, None), None),
+        ((None, gate_rules.CLEFT), None),
+        ((gate_rules.SPINE_WARNED, None), (gate_rules.SPINE_REFUSED, None)),
+        (None, (gate_rules.GAS_HU, None)),
     ]
     assert len(rows) == len(ranges)
     for (_, measured, withheld, refused), (warned, bounds) in zip(rows, ranges, strict=True):

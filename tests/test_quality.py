@@ -9,7 +9,8 @@ from test_discover import change
 
 from covct.discover import discover
 from covct.errors import SeriesError
-from covct.quality import ValidFor, check_headers, check_hounsfield, check_region, coverage, header_warnings
+from covct.gate_rules import ValidFor
+from covct.quality import check_headers, check_hounsfield, check_region, coverage, header_warnings
 
 
 def verdict(folder) -> SeriesError:

@@ -224,7 +224,8 @@ def _show_plan(order, json_events: bool) -> None:
 
 def _foreseen(series, reasons: tuple[str, ...], strict: bool) -> dict[str, str]:
     """The verdict on a series that passed so far, with what its headers will be warned of or refused for."""
-    from covct.quality import WARNED, header_warnings, refuse_warnings
+    from covct.gate_rules import WARNED
+    from covct.quality import header_warnings, refuse_warnings
     from covct.volume_file import declared_findings
 
     try:

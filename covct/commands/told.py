@@ -66,7 +66,7 @@ def identifier_key_of(out: Path) -> bytes:
 
 def _hiding(out: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
     from covct import logs
-    from covct.quality import GATE
+    from covct.gate_rules import GATE
 
     key = identifier_key_of(out)
     meanings = {slug: rule.about for slug, rule in GATE.items()}

@@ -21,8 +21,9 @@ from covct.dicom.syntaxes import is_compressed
 from covct.dicom.valid import commas_to_points, is_uid
 from covct.discover import Series
 from covct.errors import SeriesError, why
+from covct.gate_rules import TILT_WARNED_DEGREES
 from covct.grid import grid_of
-from covct.quality import TILT_WARNED_DEGREES, check_people
+from covct.quality import check_people
 from covct.quote import quoted_uid
 from covct.sources import LARGEST_FILE, SourceFile, read_all, sizes
 from covct.volume import Scan

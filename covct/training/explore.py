@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from covct import quality
+from covct import gate_rules
 from covct.errors import SeriesError
+from covct.gate_geometry import size_findings
 from covct.gate_voxels import judge_chest, measure_chest
 from covct.training.cases import PERSON, CaseError, Labelled, LeftOut
 from covct.training.dataset import UNKNOWN, slices_of, to_hounsfield
@@ -226,10 +227,16 @@ def explore(
 def doubts(labelled: Labelled) -> list[str]:
     """What the gate of a scan would say of a volume's size and of how its lungs lie, in words. No age is known."""
     lungs, spacing = labelled.lungs, labelled.spacing_mm
-    if labelled.domain != HU or lungs is None or spacing is None or len(lungs) < quality.FEW_SLICES or not lungs.any():
+    if (
+        labelled.domain != HU
+        or lungs is None
+        or spacing is None
+        or len(lungs) < gate_rules.FEW_SLICES
+        or not lungs.any()
+    ):
         return []
     try:
-        found = quality.size_findings(spacing, lungs.shape)
+        found = size_findings(spacing, lungs.shape)
         chest = measure_chest(labelled.pixels, lungs, spacing)
         if not labelled.sides:
             chest = replace(chest, right_ml=chest.volume_ml / 2, left_ml=chest.volume_ml / 2)
