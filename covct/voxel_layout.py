@@ -89,13 +89,14 @@ def numbers(text: str, count: int) -> np.ndarray | None:
 
 
 def name_beside(text: str) -> str:
-    """The name of a file in the header's own folder.
+    """The name of a file in the header's own folder, which may be written as `./name`.
 
     Raises
     ------
     SourceDefect
         A path, an address, a list or a pattern of names: a header shall not make covct read what lies elsewhere.
     """
+    text = text.removeprefix("./")
     is_bare = text and text == os.path.basename(text) and not set(text) & set('\\/:%*?<>|"\0') and text.isprintable()
     if not is_bare or text.startswith(".") or text.split()[0] == "LIST":
         raise SourceDefect("its voxels lie elsewhere (a path, an address or a list); wanted one file beside the header")

@@ -260,6 +260,7 @@ def test_a_volume_of_which_left_and_right_or_the_size_are_unknown(ending, old, n
 
 @pytest.mark.parametrize("elsewhere", [
     "../secret.raw", "/etc/passwd", "..", ".", ".hidden", "sub/a.raw", "C:\\a.raw", "http://x/a.raw", "LIST", "LIST 2",
+    "./../secret.raw", "././a.raw", ".//etc/passwd", "./",
     "a%03d.raw 1 30 1", "a*.raw", "a?.raw", "\x00", "", "a.raw\x1b[2J",
 ])  # fmt: skip
 @pytest.mark.parametrize("ending", ["mhd", "nhdr"])
@@ -269,6 +270,13 @@ def test_voxels_elsewhere_are_not_read(elsewhere, ending, phantom, tmp_path):
     (tmp_path / "in" / "sub").mkdir()
     shutil.copy(tmp_path / "in" / "a.raw", tmp_path / "in" / "sub" / "a.raw")
     assert slug(rewritten(path, b"a.raw", elsewhere.encode())) == "unreadable"
+
+
+@pytest.mark.parametrize("ending", ["mhd", "nhdr"])
+def test_voxels_in_the_header_s_own_folder_said_as_a_path(ending, phantom, tmp_path):
+    """As tools write `data file: ./a.raw`."""
+    path = rewritten(save(phantom.volume, tmp_path / f"a.{ending}"), b"a.raw", b"./a.raw")
+    assert read_volume(path).array.size == phantom.volume.array.size
 
 
 def test_voxels_behind_a_link_or_in_a_pipe_are_not_read(phantom, tmp_path):
