@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from covct.errors import SeriesError
 from covct.sources import Problem, SourceFile, printable, read_all
@@ -24,6 +24,13 @@ KINDS = {
 }
 ZIP_IN_ZIP = ".zip within .zip"
 MOST_LOOKED_AT = 1000  # files of a source, for one that is no DICOM
+# What comes with an export on a CD, or is left by those who look at it, and stays when its studies are moved away.
+DEBRIS = {".exe", ".dll", ".ocx", ".msi", ".bat", ".cmd", ".sh", ".jar", ".class", ".so", ".dylib", ".app", ".sys"}
+DEBRIS |= {".ax", ".tlb", ".cat", ".mui", ".pak", ".swf"}
+DEBRIS |= {".inf", ".ini", ".cfg", ".conf", ".config", ".manifest", ".properties", ".lang", ".db", ".lnk", ".url"}
+DEBRIS |= {".htm", ".xhtml", ".css", ".js", ".xsl", ".xslt", ".xsd", ".dtd", ".chm", ".hlp", ".rtf", ".doc", ".docx"}
+DEBRIS |= {".ico", ".gif", ".bmp", ".svg", ".ttf", ".otf", ".woff", ".woff2"}
+DEBRIS_STEMS = ("readme", "license", "licence", "liesmich", "lisezmoi", "leame", "copying")
 
 
 def kind_of(file: SourceFile) -> str | None:
@@ -36,6 +43,12 @@ def kind_of(file: SourceFile) -> str | None:
         return ZIP_IN_ZIP
     found = max((suffix for suffix in KINDS if name.endswith(suffix)), key=len, default=None)
     return None if name.endswith(".raw.gz") else found  # of a detached header, or of nobody knows what
+
+
+def is_debris(file: SourceFile) -> bool:
+    """Whether a file is, by its name, of a medium and not of a patient: a viewer, its pages, what a system left."""
+    name = PurePath(file.name.replace("\\", "/").lower()).name
+    return PurePath(name).suffix in DEBRIS or name.startswith(DEBRIS_STEMS) and kind_of(file) is None
 
 
 @dataclass
@@ -51,7 +64,7 @@ class Unread:
     read_of : set of Path
         Sources of which something was read.
     left : dict of Path to list of SourceFile
-        By source, what was not read.
+        By source, what was not read and may hold images, by its name or as nothing speaks against it.
     """
 
     sources: frozenset[Path] = frozenset()
@@ -67,6 +80,8 @@ class Unread:
         """Note a file that is no image, or cannot be read."""
         if kind := kind_of(file):
             self.kinds[kind].append(file)
+        if is_debris(file) and file.path not in self.sources:
+            return
         for source in self._sources_of(file) - self.read_of:
             if len(self.left[source]) < MOST_LOOKED_AT:
                 self.left[source].append(file)
@@ -86,8 +101,8 @@ class Unread:
     def by_source(self, problems: Iterable[Problem]) -> list[Problem]:
         """One problem for each source that held something, but nothing that is read.
 
-        An empty directory is none, nor one with nothing but DICOM objects that are no images (dose reports stay behind
-        when studies are moved away).
+        An empty directory is none, nor one with nothing but what stays behind when studies are moved away: DICOM
+        objects that are no images (dose reports), a CD's viewer and its pages.
 
         Parameters
         ----------

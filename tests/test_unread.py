@@ -135,7 +135,17 @@ def a_dose_report(folder):
     pydicom.dcmwrite(folder / "report.dcm", dataset, enforce_file_format=True)
 
 
-@pytest.mark.parametrize("holding", [empty, hidden, a_marker, half_copied, a_dose_report])
+LEFT_OF_A_CD = ("Thumbs.db", "AUTORUN.INF", "viewer.exe", "lib/View.DLL", "README", "ReadMe.1st", "help/index.htm",
+                "help/style.css", "help/logo.gif", "desktop.ini")  # fmt: skip
+
+
+def a_viewer(folder):
+    for name in LEFT_OF_A_CD:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+@pytest.mark.parametrize("holding", [empty, hidden, a_marker, half_copied, a_dose_report, a_viewer])
 def test_an_inbox_that_has_nothing_new_is_no_fault(holding, tmp_path, order, networks):
     folder = tmp_path / "quiet"
     folder.mkdir()
@@ -178,8 +188,21 @@ def test_a_source_of_which_nothing_is_read_ends_with_3(holding, tmp_path, inbox,
     assert scanned([folder], order, "--dry-run").exit_code == 3
 
 
+def test_the_nights_after_a_cd_was_moved_away_are_quiet(inbox, order, networks, tmp_path):
+    """Its viewer stays, and held every later night to have read nothing."""
+    a_viewer(inbox)
+    moving = replace(order, move_done=tmp_path / "moved")
+    assert run(moving, networks)[0]["done"] == 3
+    assert len([path for path in inbox.rglob("*") if path.is_file()]) == len(LEFT_OF_A_CD)
+    tally, events = run(moving, never)
+    assert tally[batch.SOURCES_NOT_READ] == 0
+    assert not [event for event in events if event.get("slug") == "nothing-read"]
+    (inbox / "README.tar.gz").write_bytes(b"x")
+    assert run(moving, never)[0][batch.SOURCES_NOT_READ] == 1, "which may hold images"
+
+
 def test_a_file_that_is_no_image_named_as_a_source(tmp_path, order):
-    for name in ("notes.txt", "picture.png", "half.dcm.part", "a.raw"):
+    for name in ("notes.txt", "picture.png", "half.dcm.part", "a.raw", "viewer.exe"):
         (tmp_path / name).write_bytes(b"x")
         assert scanned([tmp_path / name], order, "--dry-run").exit_code == 3
 
