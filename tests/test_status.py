@@ -212,6 +212,7 @@ def test_a_series_that_hangs_is_counted_once_it_is_ended(start, out, figures):
 def test_figures_say_that_a_run_is_over_whose_hung_process_had_to_be_killed(start, out, figures):
     process = start("--metrics", figures, misbehave="hang")
     until_at_work(process)
+    time.sleep(1)  # it is in C by then
     process.send_signal(signal.SIGTERM)
     until(lambda: metric(figures, "covct_up") == ["0"], "the end")
     assert ended(process)[0] == 130
