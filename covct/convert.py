@@ -1,14 +1,13 @@
 """Series to the other format, one at a time: DICOM to NIfTI in HU, a volume file to a CT series marked as derived.
 
-A DICOM series without valid UIDs becomes DICOM with them.
+A DICOM series without valid UIDs becomes DICOM with them. Of several patients under one study UID each has a folder of
+his own, as in a scan.
 """
 
 from __future__ import annotations
 
-import logging
 import shutil
-import traceback
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from covct.dicom.given_uids import uids_of, write_with_uids
 from covct.dicom.inherited import TYPE_2
 from covct.dicom.load import load_dicom
 from covct.discover import Discovery, Series, discover
-from covct.errors import OutputNotWritable, RunError, SeriesError, UsageError, whereabouts
+from covct.errors import OutputNotWritable, RunError, SeriesError, UsageError, logged
 from covct.gate_geometry import default_affine, size_findings
 from covct.gate_rules import NOTED, WARNED, Finding
 from covct.gate_voxels import too_large
@@ -33,15 +32,25 @@ from covct.nifti import SHEAR_TOLERANCE, read_description, write_dicom_grid
 from covct.older_trees import earlier
 from covct.quality import check_headers, check_hounsfield, header_warnings, refuse_warnings
 from covct.sources import printable
+from covct.troubles import UNEXPECTED
 from covct.unread import SOURCES_NOT_READ
 from covct.volume import Scan, spacing_mm
 from covct.volume_file import load_volume
 from covct.volume_header import FORMAT_NAMES
+from covct.whose import further_patients, note_owner, noted_owners, told_apart
 
-log = logging.getLogger("covct")
 Emit = Callable[[dict[str, Any]], None]
 CONVERSION_VERSION = 1  # raise it when the same input would give other files
 RESEARCH = "by covct (research use only)"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A series to convert; `trouble` is what broke unexpectedly while its study was planned."""
+
+    series: Series
+    is_there: bool = False
+    trouble: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,16 +105,45 @@ def _pass(order: Conversion, found: Discovery, emit: Emit) -> Counter:
         counts[SOURCES_NOT_READ] = len(found.not_read)
     for problem in (*found.problems, *found.not_read):
         emit({"event": "problem", "file": problem.label, "slug": problem.slug, "message": problem.message})
-    wanted = sorted((s for s in found.series if _target(order, s)), key=lambda series: series.folder)
-    emit(_found_event(found, len(wanted), sum(_is_there(order, series) for series in wanted)))
-    if not wanted:
+    turns = sorted(_turns(order, found), key=lambda turn: turn.series.folder)
+    emit(_found_event(found, len(turns), sum(turn.is_there for turn in turns)))
+    if not turns:
         emit({"event": "nothing", "message": _why_nothing(order, found)})
-    for series in wanted:
-        event = _convert(order, series)
+    for turn in turns:
+        event = _convert(order, turn)
         counts[event["event"]] += 1
         emit(event)
     emit({"event": "finished", **counts})
     return counts
+
+
+def _turns(order: Conversion, found: Discovery) -> list[Turn]:
+    """The series to convert. A study or series at which planning breaks keeps its turn, and fails when it comes."""
+    studies: dict[str, list[Series]] = defaultdict(list)
+    for series in found.series:
+        studies[series.folder.split("/")[0]].append(series)
+    turns: list[Turn] = []
+    further = further_patients(order.out)
+    for candidates in studies.values():
+        try:
+            apart = [series for one in told_apart(order.out, candidates, further, noted_owners) for series in one]
+        except (RunError, OSError):
+            raise
+        except Exception as error:
+            message = logged(error)
+            turns += [Turn(series, trouble=message) for series in candidates]
+            continue
+        turns += [turn for series in apart if (turn := _turn(order, series))]
+    return turns
+
+
+def _turn(order: Conversion, series: Series) -> Turn | None:
+    try:
+        return Turn(series, is_there=_is_there(order, series)) if _target(order, series) else None
+    except (RunError, OSError):
+        raise
+    except Exception:  # told of when it is met again
+        return Turn(series)
 
 
 def _found_event(found: Discovery, wanted: int, there: int) -> dict[str, Any]:
@@ -138,34 +176,36 @@ def _why_nothing(order: Conversion, found: Discovery) -> str:
     return f"neither a DICOM image series nor a NIfTI, MetaImage or NRRD below {where}"
 
 
-def _convert(order: Conversion, series: Series) -> dict[str, Any]:
+def _convert(order: Conversion, turn: Turn) -> dict[str, Any]:
     """Convert one series, whatever happens short of a RunError or a stop. Returns the event to tell."""
-    place = _place(order, series)
-    about = {
+    series = turn.series
+    about: dict[str, Any] = {
         "series": series.series_uid or series.study_folder,
         "source": series.path.label if series.path else None,
-        "to": _target(order, series),
+        "to": None,
     }
+    if turn.trouble:
+        return {"event": "failed", **about, "slug": UNEXPECTED, "message": turn.trouble}
     try:
-        mended = ("missing-uids",) if _is_given_uids(order, series) else ()
-        check_headers(series, order.strict, any_size=True, mended=mended)
-        if _is_there(order, series):
-            return {"event": "kept", **about, "path": printable(order.out / place)}
-        findings = _write(order, series, place)
+        about["to"] = _target(order, series)
+        return _converted(order, series, about)
     except SeriesError as error:
-        return {
-            "event": "rejected",
-            **about,
-            "slug": error.slug,
-            "message": error.message,
-            **({"file": error.file} if error.file else {}),
-        }
+        file = {"file": error.file} if error.file else {}
+        return {"event": "rejected", **about, "slug": error.slug, "message": error.message, **file}
+    except (RunError, OSError):
+        raise
     except Exception as error:
-        if isinstance(error, (RunError, OSError)):
-            raise
-        message = whereabouts(error)
-        log.error("%s\n%s", message, "".join(traceback.format_tb(error.__traceback__)))
-        return {"event": "failed", **about, "slug": "unexpected-error", "message": message}
+        return {"event": "failed", **about, "slug": UNEXPECTED, "message": logged(error)}
+
+
+def _converted(order: Conversion, series: Series, about: dict[str, Any]) -> dict[str, Any]:
+    mended = ("missing-uids",) if _is_given_uids(order, series) else ()
+    check_headers(series, order.strict, any_size=True, mended=mended)
+    place = _place(order, series)
+    if _is_there(order, series):
+        note_owner(order.out, series)  # an earlier version made none
+        return {"event": "kept", **about, "path": printable(order.out / place)}
+    findings = _write(order, series, place)
     return {
         "event": "converted",
         **about,
@@ -184,6 +224,7 @@ def _write(order: Conversion, series: Series, place: str) -> list[Finding]:
         staged, findings = write(series, stage)
         if order.strict:
             refuse_warnings(findings)
+        note_owner(order.out, series)
         state.install(order.out, staged, place)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -289,7 +330,8 @@ def _place(order: Conversion, series: Series) -> str:
     """Below the output folder, by UIDs or a hash of what is no UID: a file name never holds a patient's."""
     if _is_given_uids(order, series):
         uids = uids_of(series)
-        return f"{uids.study}/{uids.series}{series.suffix}"
+        further = series.folder.split("/")[0].removeprefix(series.study_folder)  # of a second patient of the study
+        return f"{uids.study}{further}/{uids.series}{series.suffix}"
     if series.kind == "dicom":
         here, before = (f"{folder}.nii.gz" for folder in (series.folder, earlier(series.folder)))
         is_before = before != here and read_description(order.out / before) == _description(series)

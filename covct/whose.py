@@ -2,12 +2,14 @@
 
 The first patient of a study has the folder of its UID, as in every tree; each further one that folder with a number.
 Who has which is read from the outcomes, which hold digests of the patient under the tree's own key; where they do not
-(an earlier version, a key that is lost), from the DICOM objects of the result.
+(an earlier version, a key that is lost), from the DICOM objects of the result. Converted series have no outcomes: whose
+they are stands in a note beside the key.
 """
 
 from __future__ import annotations
 
 import hmac
+import json
 import os
 import re
 from collections import defaultdict
@@ -22,15 +24,19 @@ from covct.discover import Series
 from covct.errors import SeriesError, UsageError
 from covct.logs import KEY_NAME, SHORTEST_KEY, identifier_key
 from covct.sources import SourceFile
-from covct.state import PRIVATE, Outcome, read_outcome
+from covct.state import PRIVATE, Outcome, make_folder, read_outcome, replace_json
 
 MIXED = "mixed"  # the study, beside the others of its UID, of series that are refused as those of several people
 NUMBERED = re.compile(r"(.+)-p(\d{1,6})")
 RECORDED = 4  # attributes of a patient in an outcome; the sex is not among them: a digest of two values tells which
+NOTES = "patients"  # by study, in the private folder of a tree of converted series
 Seal = Callable[[Patient], Patient]
+Owners = Callable[[Path, Seal], list[Patient]]
 
 
-def told_apart(out: Path, found: Sequence[Series], further: Mapping[str, list[str]]) -> list[list[Series]]:
+def told_apart(
+    out: Path, found: Sequence[Series], further: Mapping[str, list[str]], owners_of: Owners | None = None
+) -> list[list[Series]]:
     """The series of a Study Instance UID, by patient; of the second and further ones with folders of their own.
 
     A series that does not say whose it is belongs to the one patient of its study; where there are several, to none
@@ -40,6 +46,8 @@ def told_apart(out: Path, found: Sequence[Series], further: Mapping[str, list[st
     ----------
     further : mapping of str to list of str
         What `further_patients` finds below `out`.
+    owners_of : function (Path, Seal) -> list of Patient, optional
+        Whose a study's folder is. Default: by the outcomes in it.
     """
     namings = [series.patient for series in found]
     studies: dict[str, list[int]] = defaultdict(list)
@@ -49,8 +57,8 @@ def told_apart(out: Path, found: Sequence[Series], further: Mapping[str, list[st
     homes: dict[str, list[Series]] = defaultdict(list)
     for study, candidates in studies.items():
         groups = people(namings[index] for index in candidates if not found[index].mixed)
-        standing = [folder for folder in (study, *further.get(study, ())) if (out / folder).is_dir()]
-        owners = {folder: _owners(out / folder, seal) for folder in standing}
+        standing = [folder for folder in (study, *further.get(study, ())) if _stands(out, folder)]
+        owners = {folder: (owners_of or _owners)(out / folder, seal) for folder in standing}
         folders = _assigned(study, groups, owners, seal)
         of = {naming: folder for group, folder in zip(groups, folders, strict=True) for naming in group}
         for index in candidates:
@@ -119,9 +127,10 @@ def _at_home(series: Series, study: str) -> Series:
 def further_patients(out: Path) -> dict[str, list[str]]:
     """By study the folders of its further patients in an output tree, lowest number first."""
     found: dict[str, list[str]] = defaultdict(list)
-    names: list[str] = []
+    names: set[str] = set()
     with suppress(OSError):
-        names = os.listdir(out)
+        names |= {*os.listdir(out)}
+        names |= {name.removesuffix(".json") for name in os.listdir(out / PRIVATE / NOTES)}
     for name in sorted(names, key=lambda name: (len(name), name)):
         if match := NUMBERED.fullmatch(name):
             found[match[1]].append(name)
@@ -137,9 +146,49 @@ def _owners(folder: Path, seal: Seal) -> list[Patient]:
     return []
 
 
+def _stands(out: Path, study: str) -> bool:
+    """Whether the folder is somebody's. Series that get UIDs lie in a folder of that name, and have only the note."""
+    return (out / study).is_dir() or _note(out, study).is_file()
+
+
+def _note(out: Path, study: str) -> Path:
+    return out / PRIVATE / NOTES / f"{study}.json"
+
+
+def note_owner(out: Path, series: Series) -> None:
+    """Note beside the key whose a study's folder of converted series is: before there is a file in it.
+
+    Raises
+    ------
+    OSError
+    """
+    study = _study(series)
+    owner, noted = record(out, series), _noted(out, study)
+    if owner and owner not in noted:
+        make_folder(out / PRIVATE / NOTES)
+        replace_json(_note(out, study), [*noted, owner])
+
+
+def noted_owners(folder: Path, seal: Seal) -> list[Patient]:
+    """Whose a study's folder of converted series is, by its note; none where there is none, or no key to read it by."""
+    return [Patient(*one) for one in _noted(folder.parent, folder.name)] if _is_keyed(seal) else []
+
+
+def _noted(out: Path, study: str) -> list[list[str]]:
+    try:
+        told = json.loads(_note(out, study).read_text())
+        return [one for one in told if len(one) == RECORDED and all(isinstance(value, str) for value in one)]
+    except (OSError, ValueError, TypeError, RecursionError):
+        return []
+
+
+def _is_keyed(seal: Seal) -> bool:
+    return seal(Patient("x")) != Patient("x")
+
+
 def _owner(folder: Path, outcome: Outcome, seal: Seal) -> Patient | None:
     noted = outcome.patient
-    if len(noted) == RECORDED and seal(Patient("x")) != Patient("x"):
+    if len(noted) == RECORDED and _is_keyed(seal):
         return Patient(*noted)
     objects = (name for name in sorted(outcome.files) if name.endswith(".dcm"))  # the SEG, the largest, is last
     for path in (folder / name for name in objects):

@@ -25,7 +25,7 @@ from covct import RESEARCH_USE, batch, convert
 from covct.convert import Conversion
 from covct.dicom.ct_series import Storage, storage_for, write_ct_series
 from covct.discover import discover
-from covct.errors import OutputNotWritable, UsageError
+from covct.errors import OutputNotWritable, SeriesError, UsageError
 from covct.nifti import read_nifti, write_nifti
 from covct.outputs import Outputs
 from covct.phantom import make_phantom
@@ -413,6 +413,37 @@ def test_unexpected_error_costs_one_series_and_is_told_without_its_text(series_f
     assert result.exit_code == 3
     assert "KeyError at test_convert.py" in result.stdout
     assert "Doe" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("step", ["_target", "_place", "_is_there", "told_apart"])
+def test_what_breaks_before_the_first_series_costs_only_its_own(step, series_folder, tmp_path, monkeypatch):
+    second = tmp_path / "second"
+    shutil.copytree(series_folder, second)
+    change(second, StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.4", SOPInstanceUID=lambda i: f"1.2.3.{i + 1}")
+    whole = getattr(convert, step)
+
+    def broken(out, series, *others):
+        if "1.2.4" in {one.series_uid for one in (series if step == "told_apart" else [series])}:
+            raise KeyError("Doe^John")
+        return whole(out, series, *others)
+
+    monkeypatch.setattr(convert, step, broken)
+    result = invoke("convert", series_folder, second, "--out", tmp_path / "out", "--json")
+    events = {event["series"]: event for event in map(json.loads, result.stdout.splitlines()) if "series" in event}
+    assert result.exit_code == 3
+    assert (len(events), events.pop("1.2.4")["slug"]) == (2, "unexpected-error")
+    assert [event["event"] for event in events.values()] == ["converted"]
+    assert "Doe" not in result.stdout + result.stderr
+
+
+def test_a_series_with_no_such_place_is_refused_before_it_is_asked_for(series_folder, tmp_path, monkeypatch):
+    """What refuses a series while it is planned is that series' refusal, too."""
+
+    def refuse(*_):
+        raise SeriesError("unreadable", "no place")
+
+    monkeypatch.setattr(convert, "_place", refuse)
+    assert converted(series_folder, tmp_path / "out") == ["unreadable"]
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ import pydicom
 import pytest
 from conftest import read_json
 from line import each_slice, named, night
+from test_discover import change
 
+from covct.convert import Conversion, convert
 from covct.dicom.load import load_dicom
 from covct.dicom.patient import Patient
 from covct.discover import discover
@@ -302,6 +304,60 @@ def test_the_source_files_of_a_study_stay_until_each_of_its_patients_has_a_resul
     done = night(inbox, move_done=tmp_path / "moved")
     assert len(done.said("done")) == len(done.said("rejected")) == 1
     assert not (tmp_path / "moved").exists() or not list((tmp_path / "moved").rglob("*.dcm"))
+
+
+# Converted to another format
+
+
+UIDS = {"whole": {}, "none valid": {"StudyInstanceUID": "4fae-study", "SeriesInstanceUID": "4fae-series"}}
+
+
+def convert_all(source, out, to):
+    """The folders that the series became files in, and the files' bytes."""
+    events = []
+    convert(Conversion((source,), out, to), events.append)
+    told = [event["path"] for event in events if event["event"] in ("converted", "kept")]
+    files = [path for path in out.rglob("*") if path.is_file() and ".covct" not in path.parts]
+    return [path.removeprefix(f"{out}/").split("/")[0] for path in told], {path: path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("instances", ["the same instances", "others"])
+@pytest.mark.parametrize(("uids", "to"), [("whole", "nifti"), ("none valid", "nifti"), ("none valid", "dicom")])
+def test_who_comes_later_under_uids_that_are_taken_replaces_no_converted_file(uids, to, instances, jane, tmp_path):
+    call(jane, UIDS[uids])
+    john = copy(jane, JOHN, "john")
+    if instances == "others":
+        for dataset in each_slice(john):
+            named(dataset, "john")
+    out = tmp_path / "converted"
+    [hers], first = convert_all(jane, out, to)
+    [his], both = convert_all(john, out, to)
+    assert his == f"{hers}-p2" and first.items() < both.items()
+    assert convert_all(jane, out, to) == ([hers], both) and convert_all(john, out, to) == ([his], both)
+    for path in out.rglob("*.json"):
+        assert not [word for word in IDENTIFYING if word in path.read_text().lower()]
+
+
+def test_two_patients_of_one_study_are_converted_each_to_a_folder_of_his_own(jane, tmp_path):
+    john = copy(jane, JOHN, "in/john")
+    shutil.move(jane, john.parent / "jane")
+    change(john, SeriesInstanceUID="1.2.3.99", SOPInstanceUID=lambda i: f"1.2.3.99.{i}")
+    folders, files = convert_all(john.parent, tmp_path / "converted", "nifti")
+    assert len(files) == 2 and sorted(folders) == [min(folders), f"{min(folders)}-p2"]
+
+
+def test_two_patients_in_one_series_are_not_converted(jane, tmp_path):
+    call(jane, JOHN, slice(15, None))
+    assert convert_all(jane, tmp_path / "converted", "nifti") == ([], {})
+
+
+def test_a_series_that_an_earlier_version_converted_is_kept_and_noted(jane, tmp_path):
+    out = tmp_path / "converted"
+    [hers], first = convert_all(jane, out, "nifti")
+    shutil.rmtree(out / ".covct")
+    assert convert_all(jane, out, "nifti") == ([hers], first)
+    [his], both = convert_all(copy(jane, JOHN, "john"), out, "nifti")
+    assert his == f"{hers}-p2" and first.items() < both.items()
 
 
 # What `covct verify` says of what `covct scan` let through
