@@ -72,7 +72,8 @@ GATE = {
     "no-identifiers": Rule("no StudyInstanceUID or SeriesInstanceUID to attach a result to", "always"),
     "mixed-patients": Rule(
         "the slices of a series name different patients",
-        "another PatientID of one issuer, or another name; an incomplete copy without a name beside its original",
+        "another PatientID of one issuer, or another name; a name here and a number there, with nothing in common; "
+        "an incomplete copy without a name beside its original",
         "one person in two spellings, or slices that name nobody",
         "whose lungs these are is not known; one PatientID and birth date are one person under whatever name",
     ),

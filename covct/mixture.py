@@ -60,7 +60,7 @@ def sort_out(headers: Iterable[Header]) -> Sorted:
     for who in ordered[1:]:
         files = namings[who]
         again = files.keys() & taken.keys()
-        verdicts = {who.kin(other) for other in people}
+        verdicts = who.kin_to_each(people)
         if len(again) == len(files) and (Kin.DIFFERENT not in verdicts or _lie_together(files, taken)):
             copies += len(again)
         elif Kin.DIFFERENT in verdicts or (again and verdicts != {Kin.SAME}):

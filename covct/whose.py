@@ -68,11 +68,11 @@ def told_apart(
 
 
 def people(namings: Iterable[Patient]) -> list[list[Patient]]:
-    """Which namings mean one person, each group with the most telling first."""
+    """Which namings mean one person, each group with those that name him first, and of these the most telling."""
     found: list[list[Patient]] = []
-    for who in sorted(set(namings), key=lambda one: (-one.telling, one)):
-        may_be = [group for group in found if all(who.kin(other) is not Kin.DIFFERENT for other in group)]
-        surely = [group for group in may_be if any(who.kin(other) is Kin.SAME for other in group)]
+    for who in sorted(set(namings), key=lambda one: (not one.is_named, -one.telling, one)):
+        may_be = [group for group in found if Kin.DIFFERENT not in who.kin_to_each(group)]
+        surely = [group for group in may_be if Kin.SAME in who.kin_to_each(group)]
         home = surely if len(surely) == 1 else may_be
         if len(home) == 1:
             home[0].append(who)

@@ -31,13 +31,14 @@ JANE = naming("4711", "CITY", "Doe^Jane", "19500101", "F")
 NAMINGS = {
     "another patient": naming("0815", "CITY", "Roe^John", "19660606", "M"),
     "another number": naming("0815"),
+    "nothing in common": naming("0815", "LAKE"),
     "a sister": naming("", "", "Doe^Anna", "19520202", "F"),
     "a corrected name": naming(" 004711", "CITY", "SMITH^JANE", "19500101", "F"),
     "the same": JANE,
     "a copy without a name": Patient(),
     "a copy under a pseudonym": naming("SUBJECT-7", "", "SUBJECT-7"),
 }
-OTHERS = ("another patient", "another number", "a sister")
+OTHERS = ("another patient", "another number", "nothing in common", "a sister")
 COPIES = ("a copy without a name", "a copy under a pseudonym")
 
 

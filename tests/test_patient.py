@@ -78,6 +78,26 @@ def test_a_number_counts_within_its_issuer():
     assert who(**ours).kin(who(**{**JANE, "id": "99"})) is Kin.DIFFERENT, "of one issuer, as far as is said"
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"name": "Doe^Jane"}, {"id": "0815", "born": "19660606"}),
+        ({"name": "Doe^Jane", "sex": "F"}, {"id": "0815", "sex": "F"}),
+        ({"id": "1", "issuer": "CITY"}, {"id": "2", "issuer": "LAKE"}),
+    ],
+    ids=str,
+)
+def test_who_shares_nothing_with_another_is_not_taken_for_him(one, other):
+    one, other = who(**one), who(**other)
+    assert one.kin(other) is other.kin(one) is Kin.APART
+    assert one.kin_to_each([other, Patient()]) == {Kin.DIFFERENT}, "silence makes no bridge"
+
+
+def test_who_has_a_name_only_is_known_by_a_header_with_name_and_number():
+    by_name, by_number, both = who(name="Doe^Jane"), who(id="4711"), who(id="4711", name="Doe^Jane")
+    assert by_name.kin_to_each([both, by_number]) == {Kin.UNSURE}
+
+
 def test_nothing_of_the_patient_is_kept():
     said = repr(who(**JANE)).casefold()
     assert not [value for value in ("4711", "ller", "jane", "1950") if value in said.replace("patient(", "")]

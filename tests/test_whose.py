@@ -9,6 +9,7 @@ from conftest import read_json
 from line import each_slice, named, night
 from test_discover import change
 
+from covct.choice import choose
 from covct.convert import Conversion, convert
 from covct.dicom.load import load_dicom
 from covct.dicom.patient import Patient
@@ -65,6 +66,20 @@ def test_two_patients_in_one_series_are_refused(jane):
     call(jane, JOHN, slice(15, None))
     assert night(jane).rejection[0] == "mixed-patients"
     assert "PatientID, PatientName, PatientBirthDate, PatientSex differ" in refused(jane)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"PatientName": "Doe^Jane"}, {"PatientID": "0815", "PatientBirthDate": "19660606"}),
+        ({"PatientID": "1", "IssuerOfPatientID": "CITY"}, {"PatientID": "2", "IssuerOfPatientID": "LAKE"}),
+    ],
+    ids=["a name and a number", "numbers of two issuers"],
+)
+def test_slices_that_name_people_by_nothing_in_common_are_refused(one, other, series_folder):
+    call(series_folder, {**NOBODY, **one}, slice(15))
+    call(series_folder, {**NOBODY, **other}, slice(15, None))
+    refused(series_folder)
 
 
 def test_two_patients_in_one_series_are_not_read_past_the_gate_either(jane):
@@ -249,6 +264,23 @@ def test_a_series_that_names_nobody_does_not_supersede_one_that_names_its_patien
     assert patients(first) == {study_of(jane): "4711"}
 
 
+def test_who_has_nothing_in_common_with_the_first_does_not_supersede_her_result(series_folder):
+    by_name = call(series_folder, {**NOBODY, "PatientName": "Doe^Jane"})
+    first = night(by_name, formats=("seg",))
+    by_number = another(by_name, {**NOBODY, "PatientID": "0815", "PatientBirthDate": "19660606"}, "number")
+    call(by_number, {}, SliceThickness=0.5)
+    night(by_name, by_number, out=first.out, formats=("seg",))
+    assert patients(first) == {study_of(by_name): "", f"{study_of(by_name)}-p2": "0815"}
+
+
+def test_a_series_of_another_part_that_names_its_patient_is_chosen_after_an_anonymous_chest(jane):
+    chest = another(jane, {**NOBODY, "BodyPartExamined": "CHEST"}, "chest")
+    call(jane, {}, BodyPartExamined="ABDOMEN", SeriesDescription="", StudyDescription="")
+    series = discover([jane, chest]).series
+    chosen = choose(list(series), check_headers).chosen
+    assert chosen and chosen.series_uid == uid("chest")
+
+
 def test_a_patient_whose_name_is_corrected_keeps_the_study(jane):
     first = night(jane, formats=("seg",))
     late = another(jane, {**JANE, "PatientName": "Smith^Jane", "PatientID": " 4711"}, "late")
@@ -285,6 +317,11 @@ def test_a_key_that_cannot_be_used_costs_no_result(key, jane):
         named(dataset, "john")
     night(john, out=out, formats=("seg",))
     assert sorted(patients(done).values()) == ["0815", "4711"], "the objects say whose they are"
+
+
+def test_who_says_only_a_birth_date_does_not_bring_two_together():
+    jane, john, born = Patient(names="a"), Patient(id="2"), Patient(birth_date="3", sex="4")
+    assert len(people([jane, john, born])) == 3
 
 
 def test_people_who_cannot_be_told_apart_from_two_others_are_nobody_of_them():

@@ -428,7 +428,7 @@ def _check_patient(dataset: pydicom.Dataset, sources: list[Instance]) -> Iterato
     Empty on either side says nothing: what breaks its type is left out of a SEG.
     """
     who = patient_of(dataset.get)
-    strangers = [source for source in sources if who.kin(source.patient) is Kin.DIFFERENT]
+    strangers = [source for source in sources if who.kin(source.patient) in (Kin.DIFFERENT, Kin.APART)]
     differing = _in_none(who.differing(source.patient) for source in strangers or sources)
     try:
         differing += _in_none(_study_differing(dataset, source) for source in sources)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, fields
 from enum import Enum
 from hashlib import blake2b
@@ -25,9 +25,13 @@ UMLAUTS = str.maketrans({"æ": "a", "œ": "o", "ø": "o", "ł": "l", "đ": "d", 
 
 
 class Kin(Enum):
-    """Whether two headers mean one person: surely not, perhaps (one of them is silent), or as surely as headers can."""
+    """Whether two headers mean one person: surely not, perhaps (one of them is silent), or as surely as headers can.
+
+    Apart: each says who it is, and nothing of the one can be held against the other, as a name against a number.
+    """
 
     DIFFERENT = "different"
+    APART = "apart"
     UNSURE = "unsure"
     SAME = "same"
 
@@ -75,7 +79,8 @@ class Patient:
                                       different: numbers are typed wrongly, and anonymisers repeat them
         equal, one has no name        same, unless birth date or sex differ
         one has none                  different where names are not alike or birth date or sex differ; same
-                                      where all words of the name and the birth date are equal; else unsure
+                                      where all words of the name and the birth date are equal; apart where
+                                      both are named and share neither a word nor the birth date; else unsure
         ============================  =====================================================================
         """
         ids = None if self.issuer and other.issuer and self.issuer != other.issuer else _equal(self.id, other.id)
@@ -87,12 +92,24 @@ class Patient:
         if ids is None:
             if not agree or False in (born, sex):
                 return Kin.DIFFERENT
+            if self.is_named and other.is_named and not mine & theirs and not born:  # half of all are of one sex
+                return Kin.APART
             return Kin.SAME if born and mine and mine == theirs else Kin.UNSURE
         if mine and theirs and agree:
             return Kin.DIFFERENT if born is False and sex is False else Kin.SAME
         if mine and theirs and not mine & theirs and not born:
             return Kin.DIFFERENT
         return Kin.DIFFERENT if False in (born, sex) else Kin.SAME
+
+    def kin_to_each(self, one_person: Collection[Patient]) -> set[Kin]:
+        """The verdicts with headers that are known to be one person's.
+
+        Who is apart from all of them that name somebody is different; from some only, he is known by the others.
+        """
+        verdicts = {self.kin(other) for other in one_person}
+        if {self.kin(other) for other in one_person if other.is_named} == {Kin.APART}:
+            return {Kin.DIFFERENT}
+        return verdicts - {Kin.APART}
 
     def differing(self, other: Patient) -> list[str]:
         """Keywords of the attributes that both have and that are not equal."""
