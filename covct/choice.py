@@ -69,11 +69,11 @@ def _rule(longest_mm: float) -> tuple[Criterion, ...]:
     """The rule, most important line first. `longest_mm` is the longest candidate's extent."""
     return (
         Criterion(lambda s: s.kind == "dicom" and len(s.instances) < FEWEST_SLICES, lambda s: _slices(s)),
+        Criterion(is_other_part, lambda s: "of another part of the body" if is_other_part(s) else "of the chest"),
+        Criterion(lambda s: s.kind == "dicom" and not is_axial(s), lambda s: "axial" if is_axial(s) else "not axial"),
         Criterion(
             lambda s: not s.patient.is_named, lambda s: "naming its patient" if s.patient.is_named else "naming nobody"
         ),
-        Criterion(is_other_part, lambda s: "of another part of the body" if is_other_part(s) else "of the chest"),
-        Criterion(lambda s: s.kind == "dicom" and not is_axial(s), lambda s: "axial" if is_axial(s) else "not axial"),
         Criterion(
             lambda s: extent_mm(s) < LEAST_COVER * longest_mm, lambda s: f"{extent_mm(s):.0f} mm from head to feet"
         ),
@@ -94,11 +94,11 @@ def _rule(longest_mm: float) -> tuple[Criterion, ...]:
 def choose(candidates: list[Series], check: Callable[[Series], None]) -> Choice:
     """Choose the series of one study to segment, always the same for the same study.
 
-    The rule, in this order: a series that passes the gate; more slices than a localizer (three or more); naming its
-    patient, before one that names nobody; not said to be of another part of the body; axial slices; at least two thirds
-    of the longest one's extent; not in expiration; original slices before reformatted ones; a lung or sharp kernel
-    before a soft one; thinner slices; without lossy compression; the cardiac phase nearest to 75 %; the tube voltage
-    nearest to 120 kV; more slices; no contrast medium; the lowest UID, within a series the lowest number.
+    The rule, in this order: a series that passes the gate; more slices than a localizer (three or more); not said to be
+    of another part of the body; axial slices; naming its patient, before one that names nobody; at least two thirds of
+    the longest one's extent; not in expiration; original slices before reformatted ones; a lung or sharp kernel before
+    a soft one; thinner slices; without lossy compression; the cardiac phase nearest to 75 %; the tube voltage nearest
+    to 120 kV; more slices; no contrast medium; the lowest UID, within a series the lowest number.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ def check_format(private: Path) -> bool:
     try:
         told = json.loads((private / NAME).read_text())
         number, version = int(told["format"]), str(told.get("covct_version", ""))[:40]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return False
     if number > TREE_FORMAT:
         raise UsageError(

@@ -136,7 +136,7 @@ def test_fields_that_this_version_does_not_know_are_passed_over(inbox, tmp_path)
 
 def test_a_damaged_note_of_the_format_is_written_again(inbox, tmp_path):
     out = tmp_path / "out"
-    for damage in ("", "null", "[1]", '{"format": "x"}', '{"covct_version": "9"}'):
+    for damage in ("", "null", "[1]", '{"format": "x"}', '{"format": Infinity}', '{"covct_version": "9"}'):
         (out / ".covct").mkdir(parents=True, exist_ok=True)
         (out / ".covct" / "format").write_text(damage)
         scan(inbox, out, tmp_path)
