@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from covct import heartbeat, state
@@ -209,12 +210,14 @@ def _move_done(
     spoiled = {one.label[: mark.start()] for one in seen.problems for mark in re.finditer("!", one.label)}
     spoiled |= {printable(file.path) for files in seen.unread.kinds.values() for file in files if file.member}
     media = _media(seen, ready)
+    alive = heartbeat.now_and_then(troubles.emit)
     for name in sorted(ready):
+        alive()
         with troubles.of(name, "moving its files"):
             mine = (*seen.studies[name].files, *media[name])
             unchanged = {file.path: status for file in mine if (status := index.still(file))}
             files = {path: s for path, s in unchanged.items() if path not in kept and printable(path) not in spoiled}
-            reasons = move_study(name, files, order.sources, order.move_done, order.marker)
+            reasons = move_study(name, files, order.sources, order.move_done, order.marker, alive)
             if reasons and name not in told:
                 told.add(name)
                 troubles.emit({"event": "not-moved", "study": name, "files": len(files), "message": reasons[0]})
@@ -222,12 +225,24 @@ def _move_done(
 
 def _media(seen: Survey, ready: set[str]) -> dict[str, list[SourceFile]]:
     """Media directories by the study that they go with: the last to go of those that lie where the directory does."""
+    media = [file for file in seen.media if not file.member]
+    below = _studies_below({file.path.parent for file in media}, seen)
+    last = {folder: max(names) for folder, names in below.items() if names <= ready}
     found: dict[str, list[SourceFile]] = defaultdict(list)
-    for file in seen.media:
-        folder = file.path.parent
-        below = {n for n, study in seen.studies.items() if any(folder in one.path.parents for one in study.files)}
-        if below and below <= ready and not file.member:
-            found[max(below)].append(file)
+    for file in media:
+        if name := last.get(file.path.parent):
+            found[name].append(file)
+    return found
+
+
+def _studies_below(folders: set[Path], seen: Survey) -> dict[Path, set[str]]:
+    """Names of the studies by those of the folders that a file of theirs lies below. Each of their folders is asked
+    once: an inbox of thousands of media has as many directories as studies."""
+    found: dict[Path, set[str]] = defaultdict(set)
+    for name, study in seen.studies.items() if folders else ():
+        for parent in {file.path.parent for file in study.files}:
+            for folder in folders.intersection((parent, *parent.parents)):
+                found[folder].add(name)
     return found
 
 

@@ -137,6 +137,7 @@ class Index:
 
     def still(self, file: SourceFile) -> Status | None:
         """Its status, if it is as it was met; asked by opening it: a network file system then asks its server."""
+        self._alive()
         known = self._met.get(_key(file)) or self._before.get(_key(file))
         try:
             descriptor = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

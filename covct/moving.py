@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -48,7 +48,12 @@ class Replaced(OSError):
 
 
 def move_study(
-    study: str, files: Mapping[Path, Status], roots: Iterable[Path], done: Path, marker: str = ""
+    study: str,
+    files: Mapping[Path, Status],
+    roots: Iterable[Path],
+    done: Path,
+    marker: str = "",
+    alive: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """Move files of a study to the same path below `done` as they have below their source.
 
@@ -63,6 +68,8 @@ def move_study(
     files : mapping of Path to Status
         Each with what it was when it was processed, as `status_of` says. Where one is another by now it stays, and
         what was not moved before it.
+    alive : function ()
+        Called at each file: copying thousands to a slow disk takes hours.
 
     Returns
     -------
@@ -76,7 +83,7 @@ def move_study(
     try:
         with lock(done):  # two processes may move to one directory
             _note(done, study, [relative for _, relative, _ in below])
-            return _move_all(study, below, files, done, marker)
+            return _move_all(study, below, files, done, marker, alive)
     except RunError as error:
         return [str(error)]
     except OSError as error:
@@ -84,10 +91,16 @@ def move_study(
 
 
 def _move_all(
-    study: str, below: list[tuple[Path, Path, Path]], files: Mapping[Path, Status], done: Path, marker: str
+    study: str,
+    below: list[tuple[Path, Path, Path]],
+    files: Mapping[Path, Status],
+    done: Path,
+    marker: str,
+    alive: Callable[[], None],
 ) -> list[str]:
     reasons: list[str] = []
     for path, relative, home in below:
+        alive()
         try:
             target = _move(path, done / relative, files[path])
             if target != done / relative:

@@ -1,6 +1,7 @@
 """What a thing is, is told by its contents: media directories, objects without UIDs, debris, entries of archives."""
 
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -14,14 +15,17 @@ from pydicom.fileset import FileSet
 from pydicom.tag import Tag
 from test_encodings import rewrite
 
+from covct import batch
 from covct.batch import Order, scan
 from covct.convert import Conversion, convert
 from covct.dicom.load import load_dicom
 from covct.dicom.syntaxes import DEFLATED, EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from covct.discover import discover
+from covct.inbox import Study, Survey
 from covct.outputs import Outputs
 from covct.phantom import make_phantom
 from covct.phantom_dicom import write_dicom_series
+from covct.sources import SourceFile
 from covct.verify import installed_judges, verify
 
 EVERYTHING = Outputs(formats=("seg", "sr", "sc", "ko", "nifti", "png"))
@@ -107,6 +111,48 @@ def test_a_media_directory_is_moved_with_the_last_of_its_studies(phantom, series
     night(tmp_path / "medium", tmp_path, move_done=tmp_path / "done")
     assert (tmp_path / "done" / "INDEX").exists()
     assert not list((tmp_path / "medium").iterdir())
+
+
+def one_medium(number: int) -> tuple[str, list[SourceFile], SourceFile]:
+    """A study of four slices in two folders, and the media directory above them."""
+    export = Path(f"/in/ward{number % 3}/export{number}")
+    slices = [SourceFile(export / f"IMAGES{at % 2}" / f"{at}") for at in range(4)]
+    return f"1.{number}", slices, SourceFile(export / "DICOMDIR")
+
+
+def media_of(count: int) -> Survey:
+    found = Survey(media=[SourceFile(Path("/in/ward0/DICOMDIR")), SourceFile(Path("/in/empty/DICOMDIR"))])
+    for name, slices, directory in map(one_medium, range(count)):
+        found.studies[name] = Study(slices, [0] * len(slices))
+        found.media.append(directory)
+    return found
+
+
+def test_each_media_directory_goes_with_the_last_of_the_studies_below_it():
+    ready = {f"1.{number}" for number in range(6)}
+    own = {name: [directory] for name, _, directory in map(one_medium, range(6))}
+    assert batch._media(media_of(7), ready) == own, "1.6 is below that of the ward, and stays"
+    own["1.3"].insert(0, SourceFile(Path("/in/ward0/DICOMDIR")))
+    assert batch._media(media_of(6), ready) == own
+
+
+def test_twice_the_media_take_twice_the_work_and_not_four_times():
+    def calls(count: int) -> int:
+        seen, made = media_of(count), 0
+
+        def counting(frame, event, argument):
+            nonlocal made
+            made += event in ("call", "c_call")
+
+        sys.setprofile(counting)
+        try:
+            found = batch._media(seen, set(seen.studies))
+        finally:
+            sys.setprofile(None)
+        assert sum(map(len, found.values())) == count + 1
+        return made
+
+    assert calls(200) < 2.5 * calls(100)
 
 
 def test_a_media_directory_given_as_the_source_means_its_medium(series_folder, tmp_path):

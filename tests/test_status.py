@@ -266,6 +266,16 @@ def test_a_look_over_many_files_gives_signs_of_life(inbox, tmp_path, weights, ne
     assert kinds[: kinds.index("found")].count("alive") >= 89, "one a file"
 
 
+def test_moving_away_what_is_done_gives_signs_of_life(inbox, tmp_path, weights, networks, monkeypatch):
+    """Else the parent takes a night's moving for a source that does not answer, and ends it."""
+    monkeypatch.setattr(heartbeat, "MOST_OFTEN_S", 0.0)
+    order, events = batch.Order((inbox,), tmp_path / "out", weights, move_done=tmp_path / "moved"), []
+    batch.scan(order, lambda: networks, events.append)
+    kinds = [one["event"] for one in events]
+    moved = len(list((tmp_path / "moved").rglob("*.dcm")))
+    assert moved >= 30 and kinds[kinds.index("finished") :].count("alive") > moved, "one a file and one a study"
+
+
 def test_health_finds_the_trees_of_what_runs_here(tmp_path):
     lines = {
         "1": ["tini", "--", "covct", "watch", "/in", "-o", "/results"],
