@@ -87,7 +87,8 @@ def _long_enough(path: Path) -> bytes:
     if len(key) < SHORTEST_KEY:
         raise UsageError(
             f"{path} holds a key of {len(key)} characters; wanted {SHORTEST_KEY} or more. Restore it, or delete it: "
-            "then a new one is made, and hashes of earlier nights cannot be joined with new ones"
+            "then a new one is made, hashes of earlier nights cannot be joined with new ones, and only the DICOM "
+            "objects of earlier results tell whose they are"
         )
     return key
 

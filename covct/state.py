@@ -41,7 +41,8 @@ DERIVED = ("summary.csv", "index.html")  # made again from the outcomes; half-wr
 class Outcome:
     """What became of one series. `status`: done, rejected (input not for us) or failed (unexpected).
 
-    `patient` holds digests that tell whose it is, under the tree's key (`whose`); empty where that is not known.
+    `patient` holds digests that tell whose it is, under the tree's key, and a mark of that key (`whose`); empty
+    where it is not known.
     """
 
     status: str

@@ -29,6 +29,7 @@ from covct.state import PRIVATE, Outcome, make_folder, read_outcome, replace_jso
 MIXED = "mixed"  # the study, beside the others of its UID, of series that are refused as those of several people
 NUMBERED = re.compile(r"(.+)-p(\d{1,6})")
 RECORDED = 4  # attributes of a patient in an outcome; the sex is not among them: a digest of two values tells which
+SOMEBODY = Patient(sex="not known")  # whose result it is cannot be told: under a key that is lost, without objects
 NOTES = "patients"  # by study, in the private folder of a tree of converted series
 Seal = Callable[[Patient], Patient]
 Owners = Callable[[Path, Seal], list[Patient]]
@@ -89,7 +90,8 @@ def record(out: Path, series: Series) -> list[str]:
         key = identifier_key(out / PRIVATE)
     except (OSError, UsageError):  # another user's, or no key: `--hash-identifiers` says so, no result is lost for it
         return []
-    return list(astuple(_seal(key)(series.patient))[:RECORDED])
+    seal = _seal(key)
+    return [*astuple(seal(series.patient))[:RECORDED], _mark_of(seal)]
 
 
 def _key(out: Path) -> bytes:
@@ -171,13 +173,15 @@ def note_owner(out: Path, series: Series) -> None:
 
 def noted_owners(folder: Path, seal: Seal) -> list[Patient]:
     """Whose a study's folder of converted series is, by its note; none where there is none, or no key to read it by."""
-    return [Patient(*one) for one in _noted(folder.parent, folder.name)] if _is_keyed(seal) else []
+    return [Patient(*one[:RECORDED]) for one in _noted(folder.parent, folder.name)] if _is_keyed(seal) else []
 
 
 def _noted(out: Path, study: str) -> list[list[str]]:
     try:
         told = json.loads(_note(out, study).read_text())
-        return [one for one in told if len(one) == RECORDED and all(isinstance(value, str) for value in one)]
+        return [
+            one for one in told if len(one) in (RECORDED, RECORDED + 1) and all(isinstance(value, str) for value in one)
+        ]
     except (OSError, ValueError, TypeError, RecursionError):
         return []
 
@@ -186,15 +190,22 @@ def _is_keyed(seal: Seal) -> bool:
     return seal(Patient("x")) != Patient("x")
 
 
+def _mark_of(seal: Seal) -> str:
+    """What tells digests under this key from those under another."""
+    return seal(Patient("identifier-key")).id
+
+
 def _owner(folder: Path, outcome: Outcome, seal: Seal) -> Patient | None:
-    noted = outcome.patient
-    if len(noted) == RECORDED and _is_keyed(seal):
+    *noted, mark = outcome.patient if len(outcome.patient) == RECORDED + 1 else [*outcome.patient, ""]
+    if mark == _mark_of(seal):
         return Patient(*noted)
     objects = (name for name in sorted(outcome.files) if name.endswith(".dcm"))  # the SEG, the largest, is last
     for path in (folder / name for name in objects):
         with suppress(SeriesError):
             return seal(patient_of(read_values(SourceFile(path), PATIENT_TAGS).get))
-    return None
+    if len(noted) != RECORDED:
+        return None
+    return SOMEBODY if mark or not _is_keyed(seal) else Patient(*noted)  # of a version that noted no key
 
 
 def _assigned(study: str, groups: list[list[Patient]], owners: dict[str, list[Patient]], seal: Seal) -> list[str]:

@@ -15,6 +15,7 @@ from covct.dicom.load import load_dicom
 from covct.dicom.patient import Patient
 from covct.discover import discover
 from covct.errors import SeriesError
+from covct.logs import identifier_key
 from covct.quality import check_headers, header_warnings
 from covct.verify import verify
 from covct.whose import people
@@ -294,7 +295,7 @@ def test_whose_result_it_is_stands_in_the_objects_of_an_older_tree(jane):
     first = night(jane, formats=("seg",))
     path = first.result / "outcome.json"
     outcome = read_json(path)
-    assert len(outcome.pop("patient")) == 4
+    assert len(outcome.pop("patient")) == 5
     assert not [word for word in IDENTIFYING if word in path.read_text().lower().replace("0815", "")]
     path.write_text(json.dumps(outcome))
     john = copy(jane, JOHN)
@@ -317,6 +318,41 @@ def test_a_key_that_cannot_be_used_costs_no_result(key, jane):
         named(dataset, "john")
     night(john, out=out, formats=("seg",))
     assert sorted(patients(done).values()) == ["0815", "4711"], "the objects say whose they are"
+
+
+@pytest.mark.parametrize("lost", ["the key", "the private folder", "the key, in a tree that noted none"])
+def test_a_key_that_is_lost_doubles_no_result(lost, jane):
+    first = night(jane, formats=("seg",))
+    private = first.out / ".covct"
+    shutil.rmtree(private) if lost == "the private folder" else (private / "identifier-key").unlink()
+    if lost.endswith("none"):
+        path = first.result / "outcome.json"
+        path.write_text(json.dumps({**(told := read_json(path)), "patient": told["patient"][:4]}))
+    identifier_key(private)  # as --hash-identifiers makes it, or any other result
+    sorted(jane.iterdir())[-1].unlink()
+    night(jane, out=first.out, formats=("seg",))
+    john = copy(jane, JOHN)
+    for dataset in each_slice(john):
+        named(dataset, "john")
+    night(john, out=first.out, formats=("seg",))
+    study = study_of(jane)
+    assert patients(first) == {study: "4711", f"{study}-p2": "0815"}
+
+
+@pytest.mark.parametrize("key", ["another", "none"])
+def test_of_a_result_without_objects_and_without_its_key_nobody_is_the_owner(key, jane):
+    """It stays; whoever comes under its UIDs gets a folder of his own."""
+    first = night(jane)
+    before = (first.result / "outcome.json").read_bytes()
+    path = first.out / ".covct" / "identifier-key"
+    path.unlink()
+    path.mkdir() if key == "none" else identifier_key(path.parent)
+    john = call(jane, JOHN)
+    for dataset in each_slice(john):
+        named(dataset, "john")
+    done = night(john, out=first.out)
+    assert done.result.parent.name == f"{study_of(john)}-p2"
+    assert (first.result / "outcome.json").read_bytes() == before
 
 
 def test_who_says_only_a_birth_date_does_not_bring_two_together():
