@@ -83,7 +83,8 @@ def convert(order: Conversion, emit: Emit) -> Counter:
     Returns
     -------
     Counter
-        Series by what became of them: "converted", "kept", "rejected", "failed"; and "unreadable files".
+        Series by what became of them: "converted", "kept", "rejected", "failed"; and "unreadable files", and of them
+        "troubled", at which reading broke unexpectedly.
     """
     with state.output_errors(order.out):
         _check_apart(order)
@@ -103,6 +104,8 @@ def _pass(order: Conversion, found: Discovery, emit: Emit) -> Counter:
     counts = Counter({"unreadable files": len(found.problems)} if found.problems else {})
     if found.not_read:
         counts[SOURCES_NOT_READ] = len(found.not_read)
+    if broke := {problem.label for problem in found.problems if problem.slug == UNEXPECTED}:
+        counts["troubled"] = len(broke)
     for problem in (*found.problems, *found.not_read):
         emit({"event": "problem", "file": problem.label, "slug": problem.slug, "message": problem.message})
     turns = sorted(_turns(order, found), key=lambda turn: turn.series.folder)

@@ -436,6 +436,20 @@ def test_what_breaks_before_the_first_series_costs_only_its_own(step, series_fol
     assert "Doe" not in result.stdout + result.stderr
 
 
+def test_a_series_that_cannot_even_be_told_of_ends_with_3(series_folder, tmp_path, monkeypatch):
+    """It has no folder of its own yet: a scan ends so, too."""
+
+    def broken(group):
+        raise KeyError("Doe^John")
+
+    monkeypatch.setattr("covct.discover._dicom_series", broken)
+    result = invoke("convert", series_folder, "--out", tmp_path / "out", "--json")
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert (result.exit_code, events[-1]["troubled"]) == (3, 1)
+    assert [one["slug"] for one in events if one["event"] == "problem"] == ["unexpected-error"]
+    assert "Doe" not in result.stdout + result.stderr
+
+
 def test_a_series_with_no_such_place_is_refused_before_it_is_asked_for(series_folder, tmp_path, monkeypatch):
     """What refuses a series while it is planned is that series' refusal, too."""
 
