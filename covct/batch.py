@@ -32,15 +32,18 @@ from covct.window import changed_since
 
 log = logging.getLogger("covct")
 Emit = Callable[[dict[str, Any]], None]
+LONGEST_SLEEP_S = 60.0  # without a sign of life: health checks and the parent do not know the interval
 INDEX_NAME, SUMMARY_DUE = "index.sqlite", "summary-due"  # in the output tree's private folder
 
 
 @dataclass
 class Tally:
-    """How a pass ended, by status; and the outcomes of each study that it came to the end of, by folder."""
+    """How a pass ended, by status; the outcomes of each study that it came to the end of, by folder; and the studies
+    that lost a file, which could be listed and not be read."""
 
     counts: Counter = field(default_factory=Counter)
     studies: dict[str, dict[str, state.Outcome]] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
 
     def __getitem__(self, status: str) -> int:
         return self.counts[status]
@@ -127,9 +130,10 @@ def _studies(
             if (past := _as_before(order, seen, name, wishes, index)) is not None:
                 before[name] = past
     new = [name for name in names if name not in before]
-    series, problems = _assembled(seen, new, index, troubles)
+    series, problems, lost = _assembled(seen, new, index, troubles)
     found = _since(order, Discovery(series, (*seen.problems, *problems), seen.ignored))
     tally = _pass(order, found, networks, troubles, cards, before, summary)
+    tally.lost = lost
     for name in tally.studies.keys() - before.keys() - troubles.studies:
         outcomes = tally.studies[name]
         if _is_final(tally, outcomes):
@@ -141,14 +145,15 @@ def _studies(
 
 def _assembled(
     seen: Survey, names: list[str], index: Index, troubles: Troubles
-) -> tuple[tuple[Series, ...], list[Problem]]:
+) -> tuple[tuple[Series, ...], list[Problem], set[str]]:
     """The series of these studies, and what was met in making them. A study that lost a file is not finished."""
     sighting = Sighting(unreadable=list(seen.unreadable), alive=heartbeat.now_and_then(troubles.emit))
     series = assemble((file for name in names for file in seen.studies[name].files), index.facts_of, sighting)
     troubles.tell_all(sighting.problems)
-    lost = set(sighting.unreadable) - set(seen.unreadable)
-    troubles.studies |= {name for name in names if not lost.isdisjoint(seen.studies[name].files)} if lost else set()
-    return series, sighting.problems
+    files = set(sighting.unreadable) - set(seen.unreadable)
+    lost = {name for name in names if not files.isdisjoint(seen.studies[name].files)} if files else set()
+    troubles.note(lost)
+    return series, sighting.problems, lost
 
 
 def _is_final(tally: Tally, outcomes: dict[str, state.Outcome]) -> bool:
@@ -390,11 +395,13 @@ def watch(
                 troubles.tell_all(complaints)
                 if not source_ok:  # what was seen there is not forgotten meanwhile
                     heard({"event": "look", **settling.counts, "source_ok": False})
-                    sleep(interval_s)
+                    _rest(interval_s, sleep, heard)
                     continue
                 heard({"event": "looking"})
+                before, troubles.studies = troubles.studies, set()
                 seen = _survey(order, index, troubles)
                 ready = settling.ready(seen, index, clock(), troubles)
+                troubles.studies |= before.difference(ready)  # these are done anew: an earlier trouble may be over
                 troubles.tell_all(settling.problems(seen, clock()))
                 heard({"event": "kept-back", "studies": settling.kept_back})
                 heard({"event": "look", **settling.counts, "source_ok": True})
@@ -403,10 +410,19 @@ def watch(
                     total.counts.update(tally.counts)
                     for name in ready:
                         outcomes = tally.studies.get(name, {}).values()
-                        unreadable = any(outcome.slug == "unreadable" for outcome in outcomes)
+                        unreadable = name in tally.lost or any(one.slug == "unreadable" for one in outcomes)
                         settling.take(name, seen.studies[name], unreadable, clock())
                     done |= _done(seen, tally, troubles)
                 _move_done(order, seen, done, index, troubles, told)
                 done = {name: fingerprint for name, fingerprint in done.items() if name in seen.studies}
                 index.sweep()
-                sleep(interval_s)
+                _rest(interval_s, sleep, heard)
+
+
+def _rest(seconds: float, sleep: Callable[[float], None], emit: Emit) -> None:
+    """Sleep with a sign of life now and then."""
+    while seconds > LONGEST_SLEEP_S:
+        sleep(LONGEST_SLEEP_S)
+        emit({"event": "alive"})
+        seconds -= LONGEST_SLEEP_S
+    sleep(seconds)

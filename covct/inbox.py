@@ -52,11 +52,28 @@ class Roots:
 
     def problems(self, now: float) -> tuple[bool, list[Problem]]:
         """Whether all can be looked at, and what is to be told: a trouble that lasts is told again now and then."""
-        found = {str(root): why for root, device in self._devices.items() if (why := _why_not(root, device))}
+        found = {str(root): why for root in self._devices if (why := self._why_not(root))}
         self._said = {root: said for root, said in self._said.items() if root in found}
         due = [root for root in found if now - self._said.get(root, -math.inf) >= SAY_AGAIN_S]
         self._said |= dict.fromkeys(due, now)
         return not found, [Problem(printable(root), SOURCE_GONE, found[root]) for root in due]
+
+    def _why_not(self, root: Path) -> str:
+        """Why a folder cannot be looked at; empty where it can. With files in it, it is where it lies now: a share
+        that is mounted again may have another number."""
+        if self._devices[root] is None or root.is_file():
+            return ""
+        try:
+            with os.scandir(root) as listing:
+                is_empty = next(listing, None) is None
+            device = os.stat(root).st_dev
+        except OSError as error:
+            return f"the folder cannot be listed: {error.strerror}"
+        if not is_empty:
+            self._devices[root] = device
+        if device == self._devices[root]:
+            return ""
+        return "the folder is empty, and on another file system than before: wanted the share mounted"
 
 
 def device_of(root: Path) -> int | None:
@@ -64,19 +81,6 @@ def device_of(root: Path) -> int | None:
         return os.stat(root).st_dev
     except OSError:
         return None
-
-
-def _why_not(root: Path, device: int | None) -> str:
-    """Why a folder cannot be looked at; empty where it can. `device` is where it lay at first."""
-    if device is None or root.is_file():
-        return ""
-    try:
-        with os.scandir(root) as listing:
-            is_empty = next(listing, None) is None
-        moved = is_empty and os.stat(root).st_dev != device
-    except OSError as error:
-        return f"the folder cannot be listed: {error.strerror}"
-    return "the folder is empty, and on another file system than before: wanted the share mounted" if moved else ""
 
 
 def survey(

@@ -22,19 +22,22 @@ class Troubles:
     emit : function (dict) -> None
         Told of each trouble once, as a problem of the study by its folder.
     studies : set of str
-        Their folders: not finished, not to be moved away.
+        Their folders: not finished, not to be moved away. Watch takes out whose turn has come again.
+    met : set of str
+        All that were ever among them.
     files : set of str
         Labels of files (or of folders, where no study could be made of them) at which reading broke unexpectedly.
     """
 
     emit: Callable[[dict[str, Any]], None]
     studies: set[str] = field(default_factory=set)
+    met: set[str] = field(default_factory=set)
     files: set[str] = field(default_factory=set)
     _told: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def count(self) -> int:
-        return len(self.studies | self.files)
+        return len(self.met | self.files)
 
     def tell_all(self, problems: Iterable[Problem]) -> None:
         """Tell of what was met in the sources."""
@@ -59,9 +62,13 @@ class Troubles:
             if self.tell(study, f"{whereabouts(error)} while {step}"):
                 logged(error)
 
+    def note(self, studies: set[str]) -> None:
+        self.studies |= studies
+        self.met |= studies
+
     def tell(self, study: str, message: str) -> bool:
         """Note a trouble, and tell of it unless it is one told before: watch meets it again at every look."""
-        self.studies.add(study)
+        self.note({study})
         if (study, message) in self._told:
             return False
         self._told.add((study, message))

@@ -17,6 +17,7 @@ from test_supervisor import child_of, ended, inbox, start, until_at_work  # noqa
 
 from covct import batch, heartbeat, running, state, status, supervisor
 from covct.commands import options
+from covct.errors import Stopped
 from covct.inbox import Roots
 
 SECONDS = 20  # within which a fault shows, on a slow machine
@@ -255,6 +256,39 @@ def test_a_share_that_is_no_longer_mounted_is_told_from_an_empty_inbox(tmp_path,
     assert len(roots.problems(700.0)[1]) == 1, "said again"
     (tmp_path / "study").mkdir()
     assert roots.problems(701.0) == (True, [])
+
+
+def test_a_share_that_was_mounted_anew_is_there_also_once_it_is_drained(tmp_path, monkeypatch):
+    """Another number than at first, and later no files: everything was moved away."""
+    roots = Roots([tmp_path])
+    monkeypatch.setattr(roots, "_devices", {tmp_path: -1})
+    (tmp_path / "study").mkdir()
+    assert roots.problems(0.0) == (True, [])
+    (tmp_path / "study").rmdir()
+    assert roots.problems(1.0) == (True, [])
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["a quiet inbox", "a share that is gone"])
+def test_a_watch_that_rests_for_hours_gives_signs_of_life(is_there, tmp_path, weights, monkeypatch):
+    """Else its parent ends it in its sleep."""
+    now, silent, stale = [0.0], [0.0], []
+    order = batch.Order((tmp_path / "inbox",), tmp_path / "out", weights)
+    (tmp_path / "inbox").mkdir()
+    monkeypatch.setattr(Roots, "problems", lambda self, now: (is_there, []))
+
+    def sleep(seconds):
+        now[0] += seconds
+        stale.append(now[0] - silent[0])
+        if now[0] >= 8 * 3600:
+            raise Stopped("SIGTERM")
+
+    def heard(event):
+        silent[0] = now[0]
+
+    with pytest.raises(Stopped):
+        batch.watch(order, lambda: None, heard, 30, 4 * 3600, sleep, lambda: now[0])
+    assert now[0] == 8 * 3600 and max(stale) < min(status.MAX_AGE_S, supervisor.HUNG_S) / 10
+    assert heartbeat.read_beat(order.out / ".covct").doing.step == heartbeat.IDLE
 
 
 def test_a_look_over_many_files_gives_signs_of_life(inbox, tmp_path, weights, networks, monkeypatch):

@@ -2,6 +2,7 @@
 """One study's trouble is its own: whatever step breaks at it, the others are done, and the exit code tells."""
 
 import json
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +13,7 @@ from test_cli import invoke, threshold_networks  # noqa: F401 (fixtures)
 
 from covct import batch, discover, index, one_series, page, plan, results, summary, verify
 from covct import inbox as inboxes
-from covct.errors import Stopped
+from covct.errors import SeriesError, Stopped
 from covct.results import read_tree
 
 BAD = "1.2.2"  # the study that breaks each step
@@ -131,6 +132,38 @@ def test_moving_done_studies_goes_on_with_the_next(order, networks, monkeypatch,
     assert (tally["done"], tally["troubled"]) == (3, 1)
     assert [one["file"] for one in events if one["event"] == "problem"] == [BAD]
     assert sorted(path.name for path in order.sources[0].iterdir()) == ["b"]
+
+
+def lost_once(monkeypatch):
+    """One slice of a study cannot be read for a moment, after it was listed."""
+    whole, lost = index.Index.facts_of, []
+
+    def facts_of(self, file):
+        if "/inbox/b/" in str(file.path) and not lost:
+            lost.append(file)
+            raise SeriesError("unreadable", "the file cannot be read: Input/output error", file.label)
+        return whole(self, file)
+
+    monkeypatch.setattr(index.Index, "facts_of", facts_of)
+
+
+@pytest.mark.parametrize("is_touched", [False, True], ids=["left as it is", "touched"])
+def test_watch_moves_a_study_whose_trouble_is_over(is_touched, order, inbox, networks, monkeypatch, tmp_path):
+    lost_once(monkeypatch)
+    moving = replace(order, move_done=tmp_path / "moved", until=datetime.now(UTC) + timedelta(hours=1))
+    touch = (lambda: os.utime(min((inbox / "b").iterdir()))) if is_touched else None
+    clock, events = Clock([None] * 4 + [touch] + [None] * 6), []
+
+    def sleep(seconds):
+        try:
+            clock.sleep(seconds)
+        except Stopped:  # what comes of the exit code is to be seen
+            monkeypatch.setattr(batch, "_closed", lambda order, started: "until")
+
+    tally = batch.watch(moving, lambda: networks, events.append, 25, 10, sleep, lambda: clock.now)
+    assert read_json(order.out / BAD / f"{BAD}.1" / "report.json")["source"]["instances"] == 30
+    assert not list(inbox.rglob("*.dcm"))
+    assert tally["troubled"] == 1, "it is not forgotten in the exit code"
 
 
 def test_a_study_that_broke_is_not_taken_for_finished(order, networks, monkeypatch):
