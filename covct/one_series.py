@@ -61,6 +61,7 @@ def do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> 
             _outcome(job, stage, status, slug, message, time.perf_counter() - start),
             source=_source(order, job),
             patient=record(order.out, job.series),
+            content=state.content_key(job.series.content),
         )
         state.commit(order.out, folder, stage, outcome, superseded(job.choice) if status == "done" else ())
     details = {

@@ -42,7 +42,7 @@ class Outcome:
     """What became of one series. `status`: done, rejected (input not for us) or failed (unexpected).
 
     `patient` holds digests that tell whose it is, under the tree's key, and a mark of that key (`whose`); empty
-    where it is not known.
+    where it is not known. `content` is a hash of the input alone, whatever the settings.
     """
 
     status: str
@@ -57,6 +57,7 @@ class Outcome:
     series_instance_uid: str = ""
     source: str = ""
     patient: list[str] = field(default_factory=list)
+    content: str = ""
 
 
 OUTCOME_FIELDS = {one.name for one in fields(Outcome)}
@@ -100,6 +101,11 @@ def work_key(content: tuple[str, ...], settings: dict[str, Any], weights: dict[s
         "result_version": RESULT_VERSION,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def content_key(content: tuple[str, ...]) -> str:
+    """sha256 of the input's identity alone."""
+    return work_key(content, {}, {})
 
 
 def read_outcome(folder: Path) -> Outcome | None:

@@ -15,7 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from covct.dicom.header import read_values
@@ -24,7 +24,7 @@ from covct.discover import Series
 from covct.errors import SeriesError, UsageError
 from covct.logs import KEY_NAME, SHORTEST_KEY, identifier_key
 from covct.sources import SourceFile
-from covct.state import PRIVATE, Outcome, make_folder, read_outcome, replace_json
+from covct.state import PRIVATE, Outcome, content_key, make_folder, read_outcome, replace_json
 
 MIXED = "mixed"  # the study, beside the others of its UID, of series that are refused as those of several people
 NUMBERED = re.compile(r"(.+)-p(\d{1,6})")
@@ -33,6 +33,18 @@ SOMEBODY = Patient(sex="not known")  # whose result it is cannot be told: under 
 NOTES = "patients"  # by study, in the private folder of a tree of converted series
 Seal = Callable[[Patient], Patient]
 Owners = Callable[[Path, Seal], list[Patient]]
+
+
+@dataclass(frozen=True)
+class Person:
+    """All series of one person under a Study Instance UID, and who that is, under the tree's key."""
+
+    who: Patient
+    namings: set[Patient]
+    series: list[Series]
+
+
+Claim = Callable[[Path, Person, Mapping[str, list[Patient]]], list[str]]  # free folders with their owners to own ones
 
 
 def told_apart(
@@ -60,7 +72,16 @@ def told_apart(
         groups = people(namings[index] for index in candidates if not found[index].mixed)
         standing = [folder for folder in (study, *further.get(study, ())) if _stands(out, folder)]
         owners = {folder: (owners_of or _owners)(out / folder, seal) for folder in standing}
-        folders = _assigned(study, groups, owners, seal)
+        persons = [
+            Person(
+                seal(merged(group)),
+                {seal(naming) for naming in group},
+                [found[index] for index in candidates if namings[index] in group and not found[index].mixed],
+            )
+            for group in groups
+        ]
+        claims = (_by_name,) if owners_of else (_by_input, _by_name, _by_silence)
+        folders = _assigned(out, study, persons, owners, claims)
         of = {naming: folder for group, folder in zip(groups, folders, strict=True) for naming in group}
         for index in candidates:
             home = f"{study}-{MIXED}" if found[index].mixed else of[namings[index]]
@@ -121,7 +142,7 @@ def _at_home(series: Series, study: str) -> Series:
     """The series in this study's folder. Its work key is not that of another's, whose instances may have its UIDs."""
     if study == _study(series):
         return series
-    folder = f"{study}/{series.folder.split('/')[1]}"
+    folder = f"{study}/{_name_of(series)}"
     content = (*series.content, study.removeprefix(_study(series)))
     return replace(series, folder=folder, study=series.study_folder, content=content)
 
@@ -208,16 +229,53 @@ def _owner(folder: Path, outcome: Outcome, seal: Seal) -> Patient | None:
     return SOMEBODY if mark or not _is_keyed(seal) else Patient(*noted)  # of a version that noted no key
 
 
-def _assigned(study: str, groups: list[list[Patient]], owners: dict[str, list[Patient]], seal: Seal) -> list[str]:
+def _assigned(
+    out: Path, study: str, persons: list[Person], owners: dict[str, list[Patient]], claims: Sequence[Claim]
+) -> list[str]:
     """The folder of each person: the one that is theirs, else the study's own if it is nobody's, else a new number."""
-    folders: list[str] = [""] * len(groups)
-    for index, group in enumerate(groups):
-        person, namings = seal(merged(group)), {seal(naming) for naming in group}
-        free = [folder for folder in owners if folder not in folders]
-        theirs = [folder for folder in free if any(person.kin(one) is Kin.SAME for one in owners[folder])]
-        theirs += [folder for folder in free if namings & {*owners[folder]}]
-        folders[index] = theirs[0] if theirs else ""
+    folders: list[str] = [""] * len(persons)
+    for claim in claims:
+        if claim is _by_silence and folders.count("") > 1:  # of several, it is none's
+            break
+        for index, person in enumerate(persons):
+            free = {folder: who for folder, who in owners.items() if folder not in folders}
+            folders[index] = folders[index] or next(iter(claim(out, person, free)), "")
     own = [study] if study not in folders and not owners.get(study) else []
     numbers = [int(match[2]) for folder in owners if (match := NUMBERED.fullmatch(folder))]
-    following = iter(range(max(numbers, default=1) + 1, max(numbers, default=1) + 2 + len(groups)))
+    following = iter(range(max(numbers, default=1) + 1, max(numbers, default=1) + 2 + len(persons)))
     return [folder or (own.pop() if own else f"{study}-p{next(following)}") for folder in folders]
+
+
+def _by_input(out: Path, person: Person, free: Mapping[str, list[Patient]]) -> list[str]:
+    """Where the very instances have their result: a name was put in, or taken out, since."""
+    return [folder for folder in free if _may_be(person, free[folder]) and _has_result_of(out / folder, person)]
+
+
+def _by_name(out: Path, person: Person, free: Mapping[str, list[Patient]]) -> list[str]:
+    surely = [folder for folder in free if any(person.who.kin(one) is Kin.SAME for one in free[folder])]
+    return surely + [folder for folder in free if person.namings & {*free[folder]}]
+
+
+def _by_silence(out: Path, person: Person, free: Mapping[str, list[Patient]]) -> list[str]:
+    """The only folder whose results name nobody, where none of them would be replaced by another input's."""
+    silent = [folder for folder, owners in free.items() if owners and not any(map(_says_something, owners))]
+    places = [out / folder / _name_of(one) for folder in silent for one in person.series]
+    taken = any((outcome := read_outcome(place)) and outcome.status == "done" for place in places)
+    return silent if len(silent) == 1 and not taken and _may_be(person, free[silent[0]]) else []
+
+
+def _says_something(owner: Patient) -> bool:
+    return owner.is_named or owner == SOMEBODY
+
+
+def _may_be(person: Person, owners: list[Patient]) -> bool:
+    return not {person.who.kin(owner) for owner in owners} & {Kin.DIFFERENT, Kin.APART}
+
+
+def _has_result_of(folder: Path, person: Person) -> bool:
+    outcomes = [(read_outcome(folder / _name_of(one)), _at_home(one, folder.name)) for one in person.series]
+    return any(outcome and outcome.content == content_key(one.content) for outcome, one in outcomes)
+
+
+def _name_of(series: Series) -> str:
+    return series.folder.split("/")[1]

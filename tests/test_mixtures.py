@@ -147,6 +147,7 @@ def night(headers: dict[SourceFile, Header], out: Path) -> int:
         source = "+".join(sorted(origins(job.series)))
         whose = record(out, job.series)
         outcome = state.Outcome(status, job.work_key, slug, study_instance_uid="1.2.1", source=source, patient=whose)
+        outcome = replace(outcome, content=state.content_key(job.series.content))
         stage = state.new_stage(out, job.work_key)
         state.commit(out, job.series.folder, stage, outcome, superseded(job.choice) if status == "done" else ())
     return len(to_do)

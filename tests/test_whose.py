@@ -320,6 +320,41 @@ def test_a_key_that_cannot_be_used_costs_no_result(key, jane):
     assert sorted(patients(done).values()) == ["0815", "4711"], "the objects say whose they are"
 
 
+@pytest.mark.parametrize("unknown", [NOBODY, {**NOBODY, "PatientName": "UNKNOWN"}], ids=["nobody", "unknown"])
+def test_an_original_after_its_anonymous_copy_is_no_second_result(unknown, series_folder):
+    anonymous = call(series_folder, unknown)
+    first = night(anonymous, formats=("seg",))
+    jane = copy(anonymous, JANE, "jane")
+    night(anonymous, jane, out=first.out, formats=("seg",))
+    night(jane, out=first.out, formats=("seg", "sr"))
+    assert patients(first) == {study_of(jane): "4711"}, "of a redo the original's"
+    night(call(jane, JOHN), out=first.out, formats=("seg",))
+    assert patients(first) == {study_of(jane): "4711", f"{study_of(jane)}-p2": "0815"}, "of another it is none"
+
+
+def test_a_name_that_is_put_in_or_taken_out_later_leaves_one_result(jane):
+    first = night(call(jane, NOBODY))
+    for who in (JANE, NOBODY, JANE):
+        night(call(jane, who), out=first.out)
+        assert [path.parent.parent.name for path in first.out.glob("*/*/outcome.json")] == [study_of(jane)]
+
+
+def test_another_series_of_a_study_that_named_nobody_joins_it(jane):
+    first = night(call(jane, NOBODY))
+    night(another(jane, JANE, "late"), out=first.out)
+    assert {path.parent.parent.name for path in first.out.glob("*/*/outcome.json")} == {study_of(jane)}
+
+
+def test_a_result_that_names_nobody_is_not_replaced_by_other_instances_of_a_name(jane):
+    first = night(call(jane, NOBODY))
+    before = (first.result / "outcome.json").read_bytes()
+    for dataset in each_slice(call(jane, JANE)):
+        named(dataset, "others")
+    night(jane, out=first.out)
+    assert (first.result / "outcome.json").read_bytes() == before
+    assert len(list(first.out.glob("*/*/outcome.json"))) == 2
+
+
 @pytest.mark.parametrize("lost", ["the key", "the private folder", "the key, in a tree that noted none"])
 def test_a_key_that_is_lost_doubles_no_result(lost, jane):
     first = night(jane, formats=("seg",))
