@@ -119,7 +119,7 @@ def check(path: Path) -> None:
     """Raise OutputLocked where this process held the lock file and another has taken it: before what must not be done
     by two."""
     mine = _holding.get(path)
-    if mine and (owner := _owner(path)) and owner.get("token") != mine["token"]:
+    if mine and _is_mine(path, mine) is False:
         raise OutputLocked(TAKEN.format(path.parent.parent))
 
 
@@ -136,9 +136,12 @@ def _taken(path: Path, mine: dict[str, Any], sleep: Callable[[float], None]) -> 
         _take_away(path, owner)
     if not (mine["flock"] and here):
         sleep(SETTLE_S)
-    if not _is_mine(path, mine):
+    try:
+        if (_owner(path) or {}).get("token") != mine["token"]:
+            raise OutputLocked(f"{path.parent.parent}: another covct took the output tree at the same moment")
+    except (OSError, OutputLocked):
         os.close(descriptor)
-        raise OutputLocked(f"{path.parent.parent}: another covct took the output tree at the same moment")
+        raise
     return descriptor
 
 
@@ -215,11 +218,13 @@ def _take_away(path: Path, stale: dict[str, Any]) -> None:
     aside.unlink(missing_ok=True)
 
 
-def _is_mine(path: Path, mine: dict[str, Any]) -> bool:
+def _is_mine(path: Path, mine: dict[str, Any]) -> bool | None:
+    """Whether this process made the lock file; None where that cannot be told: it is missing, empty or unreadable."""
     try:
-        return (_owner(path) or {}).get("token") == mine["token"]
+        owner = _owner(path)
     except OSError:
-        return False
+        return None
+    return owner.get("token") == mine["token"] if owner else None
 
 
 def _beat(path: Path, descriptor: int, mine: dict[str, Any], ended: threading.Event, lost: threading.Event) -> None:
@@ -227,7 +232,8 @@ def _beat(path: Path, descriptor: int, mine: dict[str, Any], ended: threading.Ev
     while not ended.wait(HEARTBEAT_S):
         mine["beat"] += 1
         try:
-            if not _is_mine(path, mine) and path.parent.is_dir():  # else a drive was unplugged: the next write says so
+            _make_again(path, descriptor, mine)
+            if _is_mine(path, mine) is False:  # a read that fails, of a network file system, does not say so
                 lost.set()
                 log.error(TAKEN.format(path.parent.parent))
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -235,6 +241,18 @@ def _beat(path: Path, descriptor: int, mine: dict[str, Any], ended: threading.Ev
             _write(descriptor, mine)
         except OSError as error:
             log.warning("the lock's heartbeat cannot be written: %s", error.strerror)
+
+
+def _make_again(path: Path, descriptor: int, mine: dict[str, Any]) -> None:
+    """Where somebody removed the lock file: another under the same descriptor, unless another's has come meanwhile."""
+    try:
+        made = _created(path, mine) if _owner(path) is None else None
+    except OSError as error:
+        log.warning("the lock file can be neither read nor made again: %s", error.strerror)
+        return
+    if made is not None:
+        os.dup2(made, descriptor, inheritable=False)
+        os.close(made)
 
 
 def _process_start(process: int) -> str:

@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import threading
+import time
 from dataclasses import asdict
 
 import pytest
@@ -463,6 +464,69 @@ def test_a_process_that_lost_its_lock_file_stops(tmp_path, monkeypatch):
         path.write_text(json.dumps({**lockfile.me(), "process": 1, "token": "another"}))
         waited.wait(10)
     assert path.exists(), "it is another's now"
+
+
+@pytest.fixture
+def beats(tmp_path, monkeypatch):
+    """A held lock file whose heart beats often; called, it waits for two beats more."""
+    monkeypatch.setattr(lockfile, "HEARTBEAT_S", 0.01)
+    path = tmp_path / "lock.owner"
+    read = lockfile._owner
+
+    def beat():
+        owner = read(path)
+        return owner["beat"] if owner else 0
+
+    def two_more():
+        before, end = beat(), time.monotonic() + 10
+        while beat() < before + 2:
+            assert time.monotonic() < end, "its heart stands still"
+            time.sleep(0.002)
+
+    with stop.stoppable(), lockfile.held(path, sleep=lambda seconds: None):
+        yield two_more
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EMFILE])
+def test_a_lock_file_that_cannot_be_read_for_a_moment_is_not_anothers(beats, tmp_path, monkeypatch, number):
+    """A network drive, or a process with many files open: the night goes on, and its heart beats for the others."""
+
+    def unreadable(path):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lockfile, "_owner", unreadable)
+        beats()
+        lockfile.check(tmp_path / "lock.owner")
+    beats()
+
+
+def test_a_lock_file_that_somebody_removed_is_made_again(beats, tmp_path):
+    beats()
+    token = json.loads((tmp_path / "lock.owner").read_text())["token"]
+    (tmp_path / "lock.owner").unlink()
+    beats()
+    assert json.loads((tmp_path / "lock.owner").read_text())["token"] == token
+
+
+def test_a_lock_file_that_was_removed_is_anothers_who_is_quicker(tmp_path, monkeypatch):
+    monkeypatch.setattr(lockfile, "HEARTBEAT_S", 0.01)
+    path, waited, create = tmp_path / "lock.owner", threading.Event(), lockfile._created
+
+    def overtaken(path, content):
+        path.write_text(json.dumps({**lockfile.me(), "process": 1, "token": "another"}))
+        return create(path, content)
+
+    with (
+        stop.stoppable(),
+        pytest.raises(OutputLocked, match="another covct took"),
+        lockfile.held(path, sleep=lambda seconds: None),
+    ):
+        monkeypatch.setattr(lockfile, "_created", overtaken)
+        path.unlink()
+        waited.wait(10)
+    assert json.loads(path.read_text())["token"] == "another"
 
 
 def _answers(monkeypatch, number=None):
