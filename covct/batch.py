@@ -18,7 +18,7 @@ from covct import heartbeat, state
 from covct.discover import Discovery, Series, Sighting, assemble, discover, place
 from covct.inbox import Roots, Settling, Survey, add, survey
 from covct.index import Index, open_index
-from covct.moving import move_study, moved_before
+from covct.moving import move_study, moved_before, put_back
 from covct.networks import Networks
 from covct.older_trees import earlier
 from covct.one_series import do, job_event, skipped_event
@@ -101,7 +101,10 @@ def _tree(order: Order, emit: Emit, command: str) -> Iterator[tuple[Index, Emit]
 
 def _survey(order: Order, index: Index, troubles: Troubles) -> Survey:
     """What lies in the sources; with what was moved away of studies of which more has come."""
-    seen = survey(order.sources, order.out, index, heartbeat.now_and_then(troubles.emit))
+    alive = heartbeat.now_and_then(troubles.emit)
+    seen = survey(order.sources, order.out, index, alive)
+    if order.move_done and put_back(seen.aside, order.move_done):
+        seen = survey(order.sources, order.out, index, alive)
     if order.move_done:
         for study in list(seen.studies):
             with troubles.of(study, "looking for what was moved before"):

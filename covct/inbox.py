@@ -12,6 +12,7 @@ from typing import Any
 
 from covct.discover import MEDIA, Sighting, asked, candidates, place
 from covct.index import Index, status_of
+from covct.moving import ASIDE
 from covct.sources import Problem, SourceFile, printable
 from covct.troubles import Troubles
 from covct.unread import Unread
@@ -38,8 +39,9 @@ class Study:
 
 @dataclass
 class Survey(Sighting):
-    """Studies by the folder of their results."""
+    """Studies by the folder of their results; `aside` are files that a crash left under the name of a move."""
 
+    aside: list[Path] = field(default_factory=list)
     studies: dict[str, Study] = field(default_factory=lambda: defaultdict(Study))
 
 
@@ -96,6 +98,8 @@ def survey(
 def add(seen: Survey, sources: Iterable[Path], avoid: Path | None, index: Index) -> None:
     """Survey further files or directories."""
     for file in candidates(sources, avoid, seen):
+        if ASIDE.fullmatch(file.path.name) and not file.member:
+            seen.aside.append(file.path)
         if answer := asked(file, index.study_of, seen):
             name, mark = answer
             if name == MEDIA:

@@ -4,12 +4,16 @@ A sender may replace a file at any moment, so that what is looked at need not be
 renamed aside first, where no sender looks; what is there is compared with what was processed, and put back where it
 differs. The name aside is one that the next look finds: what a crash leaves under it is a file of its study like any
 other, with or without `--move-done`.
+
+A detached header (MetaImage, NRRD) and the file with its voxels are one: they keep their names, by which the one finds
+the other, and go to one folder, the header last. `put_back` ends what a crash left between the two.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -23,11 +27,14 @@ from uuid import uuid4
 from covct.cards import file_sha256
 from covct.errors import RunError
 from covct.index import Status, status_of
-from covct.sources import check_apart
+from covct.sources import SourceFile, check_apart
 from covct.state import PRIVATE, fsync, lock, make_folder
+from covct.volume_header import data_file
 
 ASIDE = re.compile(r"covct-moving-[0-9a-f]{8}-(.+)", re.DOTALL)
 LONGEST_NAME = 255  # bytes
+UNFINISHED = "unfinished-pair"  # below PRIVATE of the target; no study is called so
+Place = tuple[Path, Path, Path]  # of a file: its path, that below its source, and its source
 
 
 def check_place(done: Path, sources: Iterable[Path], out: Path) -> None:
@@ -82,8 +89,10 @@ def move_study(
         return []
     try:
         with lock(done):  # two processes may move to one directory
-            _note(done, study, [relative for _, relative, _ in below])
-            return _move_all(study, below, files, done, marker, alive)
+            _finish(done)
+            units = _units(below)
+            _note(done, study, [unit[0][1] for unit in units if len(unit) == 1])
+            return _move_all(study, units, files, done, marker, alive)
     except RunError as error:
         return [str(error)]
     except OSError as error:
@@ -92,18 +101,20 @@ def move_study(
 
 def _move_all(
     study: str,
-    below: list[tuple[Path, Path, Path]],
+    units: list[list[Place]],
     files: Mapping[Path, Status],
     done: Path,
     marker: str,
     alive: Callable[[], None],
 ) -> list[str]:
     reasons: list[str] = []
-    for path, relative, home in below:
+    for unit in units:
+        path, relative, home = unit[0]
         alive()
         try:
-            target = _move(path, done / relative, files[path])
-            if target != done / relative:
+            if len(unit) > 1:
+                _move_together(study, unit, files, done)
+            elif (target := _move(path, done / relative, files[path])) != done / relative:
                 _note(done, study, [target.relative_to(done)])
             _leave(path.parent, home, done, marker)
         except FileNotFoundError:
@@ -113,6 +124,152 @@ def _move_all(
         except OSError as error:
             reasons.append(f"{error.strerror or error}")
     return reasons
+
+
+def _units(below: list[Place]) -> list[list[Place]]:
+    """Files that go together: voxels, and the headers that name them. A header whose voxels have to stay, stays."""
+    places = {place[0]: place for place in below}
+    named = {path: data.path for path in places if (data := data_file(SourceFile(path)))}
+    units = {path: [place] for path, place in places.items() if path not in named}
+    for header, voxels in named.items():
+        if voxels in units:
+            units[voxels].append(places[header])
+    return list(units.values())
+
+
+def _move_together(study: str, unit: list[Place], files: Mapping[Path, Status], done: Path) -> None:
+    """Voxels, then their header, each under its own name: to a folder of their own where a name is taken."""
+    folder = _free_folder(unit, done)
+    make_folder(folder)
+    targets = [folder / relative.name for _, relative, _ in unit]
+    _note(done, study, [target.relative_to(done) for target in targets])
+    moves = [(path, target, files[path]) for (path, _, _), target in zip(unit, targets, strict=True)]
+    _begin(done, moves)
+    held: list[tuple[Path, Path, Path]] = []
+    try:
+        for path, target, processed in moves:
+            held.append((aside := _set_aside(path, processed), path, target))
+            if status_of(aside)[:3] != processed[:3]:
+                raise Replaced
+        for (aside, _, _), (_, target, processed) in zip(held, moves, strict=True):
+            _into(aside, target, processed)
+    except BaseException as error:
+        if isinstance(error, Replaced):  # the other header is one of these voxels
+            _bring_back(*moves[0][:2])
+        for aside, path, target in held:
+            if os.path.lexists(aside):
+                _put_back(aside, path, target)
+        raise
+    (done / PRIVATE / UNFINISHED).unlink()
+
+
+def _free_folder(unit: list[Place], done: Path) -> Path:
+    """Where none of the names is taken: as below the source, or a numbered folder in it."""
+    relative = unit[-1][1]
+    wanted = done / relative.parent
+    for number in count(1):
+        folder = wanted / f"{relative.stem}.{number}" if number > 1 else wanted
+        names = [folder / name.name for _, name, _ in unit]
+        is_place = folder.is_dir() or not os.path.lexists(folder)
+        if is_place and not any(os.path.lexists(name) and not _is_reservation(name) for name in names):
+            return folder
+    raise AssertionError("names never end")
+
+
+def _begin(done: Path, moves: list[tuple[Path, Path, Status]]) -> None:
+    """Write down which files belong together, before the first is moved."""
+    note = done / PRIVATE / UNFINISHED
+    temporary = note.with_name(f".{UNFINISHED}.tmp")
+    with open(temporary, "w", encoding="ascii") as file:  # JSON escapes the rest, also bytes that are no UTF-8
+        json.dump(
+            [(os.path.abspath(path), str(target.relative_to(done)), status) for path, target, status in moves], file
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, note)
+    fsync(note.parent)
+
+
+def _finish(done: Path) -> None:
+    """Bring headers to their voxels, where the process died between the two."""
+    note = done / PRIVATE / UNFINISHED
+    try:
+        moves = [(Path(path), done / target, status) for path, target, status in json.loads(note.read_bytes())]
+    except FileNotFoundError:
+        return
+    except ValueError:  # of a disk that lost it
+        moves = []
+    if moves and moves[0][1].is_file() and not _is_reservation(moves[0][1]):  # else nothing was moved
+        (voxels, placed, _), *headers = moves
+        for aside in _asides(voxels):
+            if _same(aside, placed):  # copied to another file system, and not yet removed
+                aside.unlink()
+        for header, target, processed in headers:
+            for path in (header, *_asides(header)):
+                if path.is_file() and list(status_of(path)[:3]) == processed[:3]:
+                    with suppress(FileNotFoundError, Replaced):
+                        _move(path, target, status_of(path))
+                    break
+    note.unlink()
+
+
+def _asides(path: Path) -> list[Path]:
+    with suppress(OSError):
+        found = [(ASIDE.fullmatch(name), name) for name in sorted(os.listdir(path.parent))]
+        return [path.with_name(name) for match, name in found if match and match[1] == path.name]
+    return []
+
+
+def _bring_back(voxels: Path, placed: Path) -> None:
+    with suppress(OSError):
+        if placed.is_file() and not _is_reservation(placed) and not os.path.lexists(voxels) and not _asides(voxels):
+            _into(placed, voxels, status_of(placed))
+
+
+def put_back(asides: Iterable[Path], done: Path) -> bool:
+    """End what a crash left: a file that is still aside gets its name back where nobody took it.
+
+    Parameters
+    ----------
+    asides : iterable of Path
+        Files below the sources whose names are those of files set aside.
+
+    Returns
+    -------
+    bool
+        Whether the sources hold other names now.
+    """
+    asides, unfinished = list(asides), (done / PRIVATE / UNFINISHED).exists()
+    if not asides and not unfinished:
+        return False
+    changed = unfinished
+    with suppress(RunError, OSError), lock(done):  # else another process is moving: they are its own
+        _finish(done)
+        for aside in asides:
+            name = ASIDE.fullmatch(aside.name)
+            assert name
+            changed |= _named_again(aside, aside.with_name(name[1]))
+    return changed
+
+
+def _named_again(aside: Path, path: Path) -> bool:
+    """Rename without ever replacing; where links are not to be had (SMB), over a file that reserves the name."""
+    with suppress(OSError):
+        if not stat.S_ISREG(os.lstat(aside).st_mode):
+            return False
+        try:
+            os.link(aside, path)
+            aside.unlink()
+        except FileExistsError:
+            if os.path.samefile(aside, path):  # linked, and not yet removed
+                aside.unlink()
+            return False
+        except OSError:
+            if not _reserved(path):
+                return False
+            os.rename(aside, path)
+        return True
+    return False
 
 
 def moved_before(done: Path, study: str) -> list[Path]:

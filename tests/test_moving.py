@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from covct import moving, state
 from covct.errors import UsageError
 from covct.index import status_of
-from covct.moving import check_place, move_study, moved_before
+from covct.moving import check_place, move_study, moved_before, put_back
 
 
 @pytest.fixture
@@ -306,6 +307,123 @@ def test_new_folders_are_on_the_disk_before_a_file_goes_there(inbox, system, mon
     monkeypatch.setattr(os, "rename", renamed)
     move(inbox)
     assert {str(inbox.parent), str(done), str(done / "a"), str(done / ".covct")} <= set(known)
+
+
+# Headers, and the files with their voxels
+
+HEADER = "NRRD0004\ntype: short\ndimension: 3\nsizes: 1 1 1\nencoding: raw\nendian: little\n{}data file: scan.raw\n\n"
+
+
+def send_pair(inbox, comment, voxels):
+    """Returns what was sent."""
+    folder = inbox / "v"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scan.raw").write_bytes(voxels)
+    (folder / "scan.nhdr").write_text(HEADER.format(f"# {comment}\n"))
+    return (folder / "scan.nhdr").read_bytes(), voxels
+
+
+def move_pairs(inbox):
+    """As a look does: what was left aside first, then what is whole."""
+    put_back([path for path in inbox.rglob("*") if moving.ASIDE.fullmatch(path.name)], inbox.parent / "done")
+    found = [file for header in sorted(inbox.rglob("*.nhdr")) for file in (header, header.with_name("scan.raw"))]
+    return move_study("nrrd-1", {path: status_of(path) for path in found}, [inbox], inbox.parent / "done")
+
+
+def pairs(done):
+    """Header and voxels, wherever a header lies; nothing else lies there."""
+    headers = [path for path in done.rglob("*.nhdr") if path.stat().st_size]
+    found = [(path.read_bytes(), path.with_name("scan.raw").read_bytes()) for path in headers]
+    assert len([contents for contents in files(done).values() if contents]) == 2 * len(found)
+    return sorted(found)
+
+
+@pytest.fixture
+def pair_inbox(tmp_path):
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize("comments", ["same header", "other headers"])
+def test_headers_of_one_name_keep_their_own_voxels(comments, pair_inbox, system):
+    """The second header went where the first one's voxels lay, or was taken for moved before."""
+    sent = []
+    for night in range(3):
+        comment = "a" if comments == "same header" else str(night)
+        sent.append(send_pair(pair_inbox, comment, f"voxels {night}".encode()))
+        assert move_pairs(pair_inbox) == []
+    assert pairs(pair_inbox.parent / "done") == sorted(sent)
+    assert not files(pair_inbox)
+    assert len(moved_before(pair_inbox.parent / "done", "nrrd-1")) == 6
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_killed_at_any_call_a_header_and_its_voxels_come_together(before, pair_inbox, system):
+    done, real = pair_inbox.parent / "done", {name: getattr(os, name) for name in CALLS}
+    for moment in range(1000):
+        sent = [send_pair(pair_inbox, "before", b"voxels of another")] if before else []
+        if before:
+            move_pairs(pair_inbox)
+        sent.append(send_pair(pair_inbox, "this", b"voxels"))
+        left = [moment]
+
+        def dying(name, left=left):
+            def call(*arguments, **keywords):
+                if left[0] == 0:
+                    raise Killed
+                left[0] -= 1
+                return real[name](*arguments, **keywords)
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in CALLS:
+                patch.setattr(os, name, _both(os.rename, left) if name == "rename" else dying(name))
+            try:
+                move_pairs(pair_inbox)
+                finished = True
+            except Killed:
+                finished = False
+        assert {*files(pair_inbox).values(), *files(done).values()} >= {one for pair in sent for one in pair}
+        assert move_pairs(pair_inbox) == []
+        assert pairs(done) == sorted(sent), moment
+        assert not files(pair_inbox), moment
+        if finished:
+            break
+        shutil.rmtree(done)
+    assert 20 < moment < 999
+
+
+def test_a_header_that_is_replaced_while_its_voxels_are_moved_keeps_them(pair_inbox, system, monkeypatch):
+    header, voxels = send_pair(pair_inbox, "first", b"voxels")
+    rename = os.rename
+
+    def overtaken(source, target):
+        if Path(source).name == "scan.nhdr":
+            Path(source).write_text(HEADER.format("# corrected\n"))
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", overtaken)
+        assert move_pairs(pair_inbox) == ["a file was replaced while the study was moved: it is looked at again"]
+    assert files(pair_inbox) == {"v/scan.nhdr": HEADER.format("# corrected\n").encode(), "v/scan.raw": voxels}
+    assert not files(pair_inbox.parent / "done")
+    assert move_pairs(pair_inbox) == []
+    assert pairs(pair_inbox.parent / "done") == [(HEADER.format("# corrected\n").encode(), voxels)]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_left_aside_gets_its_name_back_unless_it_is_taken(links, pair_inbox, monkeypatch):
+    pair_inbox.mkdir()
+    for name in ("covct-moving-0123abcd-a.raw", "covct-moving-0123abcd-b.raw"):
+        (pair_inbox / name).write_bytes(b"of before")
+    (pair_inbox / "b.raw").write_bytes(b"new")
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOTSUP, "not supported")))
+    assert put_back(sorted(pair_inbox.glob("covct-moving*")), pair_inbox.parent / "done")
+    left = {"a.raw": b"of before", "b.raw": b"new", "covct-moving-0123abcd-b.raw": b"of before"}
+    assert files(pair_inbox) == left
+    assert not put_back(sorted(pair_inbox.glob("covct-moving*")), pair_inbox.parent / "done")
+    assert files(pair_inbox) == left
 
 
 def test_links_and_files_from_elsewhere_stay(inbox, tmp_path):

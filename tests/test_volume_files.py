@@ -17,7 +17,7 @@ from conftest import read_json
 from test_batch import inbox, never, order, run, watched  # noqa: F401 (fixtures)
 from typer.testing import CliRunner
 
-from covct import voxel_layout
+from covct import moving, voxel_layout
 from covct.cli import app
 from covct.convert import Conversion, convert
 from covct.discover import discover
@@ -177,6 +177,43 @@ def test_header_and_voxels_are_moved_together(phantom, inbox, order, networks, t
     run(moving, networks)
     assert sorted(path.name for path in (moving.move_done / "d").iterdir()) == ["c.mhd", "c.zraw"]
     assert not (inbox / "d").exists()
+
+
+def test_a_scan_of_the_same_name_each_night_keeps_its_voxels_when_moved(phantom, inbox, order, networks, tmp_path):
+    shutil.rmtree(inbox)
+    moving = replace(order, move_done=tmp_path / "moved")
+    sent = [phantom.volume.with_array(phantom.volume.array + np.int16(night)) for night in range(2)]
+    for volume in sent:
+        save(volume, inbox / "scan.mhd")
+        assert run(moving, networks)[0]["done"] == 1
+        assert not [path for path in inbox.rglob("*") if path.is_file()]
+    found = [read_volume(path).array[0, 0, 0] for path in moving.move_done.rglob("*.mhd")]
+    assert sorted(found) == [volume.array[0, 0, 0] for volume in sent]
+
+
+def test_voxels_that_a_killed_process_left_aside_are_moved_the_next_night(
+    phantom, inbox, order, networks, tmp_path, monkeypatch
+):
+    """They lay in the inbox for ever, under a name by which no header found them."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    shutil.rmtree(inbox)
+    save(phantom.volume, inbox / "scan.mhd")
+    with_moves = replace(order, move_done=tmp_path / "moved")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(moving, "_into", killed)
+        patch.setattr(moving, "_put_back", lambda *_: None)
+        run(with_moves, networks)
+    assert all(path.name.startswith("covct-moving-") for path in inbox.iterdir())
+    tally, events = run(with_moves, never)
+    assert (tally["done before"], [event for event in events if event["event"] == "problem"]) == (1, [])
+    assert not list(inbox.iterdir())
+    assert sorted(path.name for path in with_moves.move_done.glob("scan*")) == ["scan.mhd", "scan.raw"]
 
 
 def test_watch_takes_a_header_once_its_voxels_are_there(phantom, inbox, order, networks, tmp_path):
