@@ -1,8 +1,9 @@
 """What the files of an inbox said when they were read, so that the next pass need not read them again.
 
 A convenience that may be deleted or damaged at any time: whatever is not there, or not as it was written, is read
-again from the files. It lies in the output tree, so it holds neither path nor patient (only hashes), and of free text
-only the words that the choice of a series asks for.
+again from the files. It lies in the output tree, so it holds no path (only hashes), of free text only the
+words that the choice of a series asks for, and whose a slice is, digests that can be tried, only sealed with the tree's
+identifier key: another key begins another index.
 
 SQLite, because a pass over 100,000 files adds a few. Network file systems: no locks are taken, since `state.lock` lets
 one process in; no write-ahead log, which needs shared memory. A row carries a checksum, as nothing is fsynced: a power
@@ -11,15 +12,18 @@ cut may tear the file, and a torn row shall not pass for a true one.
 
 from __future__ import annotations
 
+import hmac
 import json
 import logging
 import os
+import secrets
 import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, fields
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -29,7 +33,8 @@ from covct.choice import telling_words
 from covct.dicom.header import Header, Instance, MediaDirectory
 from covct.dicom.patient import Patient
 from covct.discover import MEDIA, Facts, read_facts, study_folder
-from covct.errors import SeriesError
+from covct.errors import SeriesError, UsageError
+from covct.logs import identifier_key
 from covct.refusals import Refusals
 from covct.sources import Opener, SourceFile
 from covct.state import RESULT_VERSION
@@ -37,8 +42,9 @@ from covct.volume_header import data_file
 
 log = logging.getLogger("covct")
 
-FORMAT = 2  # raise it when the same file would be read differently, or the same study chosen from differently
+FORMAT = 3  # raise it when the same file would be read differently, or the same study chosen from differently
 FRESH_NS = 2_000_000_000  # what changed this short a time ago may change again within the tick of its time stamp
+TAG_BYTES = 16
 DAY_NS = 86_400_000_000_000
 DAYS_KEPT = 30  # of what is not met: another inbox of the same output tree has its turn next week
 ROWS_A_COMMIT = 10_000
@@ -81,6 +87,7 @@ class Index:
         self, path: Path, now_ns: Callable[[], int] = time.time_ns, *, alive: Callable[[], None] = lambda: None
     ):
         self._path, self._now_ns, self._alive = path, now_ns, alive
+        self._key = _key_of(path.parent)
         self._today, self._tidied = now_ns() // DAY_NS, 0
         self._shared: dict[int, dict[str, Any]] = {}
         self._stored: set[int] = set()  # keys of shared facts known to be in the database
@@ -94,7 +101,7 @@ class Index:
         self._seen: set[bytes] = set()  # of this pass, refused ones too
         self._uncommitted = 0
         self._failed = self._told = False
-        self._database = _opened(path)
+        self._database = _opened(path, self._key)
         with self._surviving():
             self._load()
 
@@ -240,7 +247,7 @@ class Index:
             shared = {name: getattr(instance, name) for name in SHARED}
             shared["body_part"], shared["comment"] = telling_words(instance.body_part, instance.comment)
             shared |= {"study_uid": facts.study_uid, "series_uid": facts.series_uid}
-            shared["patient"] = astuple(instance.patient)
+            shared["patient"] = _sealed(astuple(instance.patient), self._key)
             key = _mark(json.dumps(shared))
             self._shared.setdefault(key, shared)
             slices.append([key, *(getattr(instance, name) for name in OF_A_SLICE)])
@@ -255,7 +262,7 @@ class Index:
         for key, *of_a_slice in encoded:
             header = dict(self._shared[key])
             identity = header.pop("study_uid"), header.pop("series_uid")
-            header["patient"] = Patient(*header["patient"])
+            header["patient"] = _unsealed(header["patient"], self._key)
             own = dict(zip(OF_A_SLICE, map(_tuple, of_a_slice), strict=True))
             instances.append(Instance(file=file, **own, **header))
         return Header(*identity, tuple(instances))
@@ -320,7 +327,7 @@ class Index:
                 self._database.close()
             _remove(self._path)
             self._stored.clear()
-            self._database = _connected(":memory:") if self._failed else _opened(self._path)
+            self._database = _connected(":memory:", self._key) if self._failed else _opened(self._path, self._key)
             self._failed = True
 
     def _give_up_writes(self, error: Exception) -> None:
@@ -334,27 +341,57 @@ class Index:
             self._database.rollback()
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _key_of(private: Path) -> bytes:
+    """For this index only. Without the tree's, one of this run: the next will begin another index."""
+    try:
+        key = identifier_key(private)
+    except (OSError, UsageError):
+        key = secrets.token_bytes(32)
+    return hmac.digest(key, b"index", "sha256")
+
+
+@lru_cache(maxsize=4096)
+def _sealed(values: tuple[str, ...], key: bytes) -> str:
+    """Values that only the key opens; equal ones look alike, as rows are shared by what they hold."""
+    plain = json.dumps(values).encode()
+    tag = hmac.digest(key, b"tag" + plain, "sha256")[:TAG_BYTES]
+    return (tag + _crossed(plain, key, tag)).hex()
+
+
+@lru_cache(maxsize=4096)
+def _unsealed(sealed: str, key: bytes) -> Patient:
+    both = bytes.fromhex(sealed)
+    return Patient(*json.loads(_crossed(both[TAG_BYTES:], key, both[:TAG_BYTES])))
+
+
+def _crossed(text: bytes, key: bytes, tag: bytes) -> bytes:
+    """The text with the stream of bytes that belongs to key and tag: once seals, twice opens."""
+    blocks = (hmac.digest(key, tag + n.to_bytes(4, "big"), "sha256") for n in range(-(-len(text) // 32)))
+    return bytes(one ^ other for one, other in zip(text, b"".join(blocks), strict=False))
+
+
+def _opened(path: Path, key: bytes) -> sqlite3.Connection:
     """The database, empty where it was absent, damaged or of another version; in memory where none can be written."""
     for _ in range(2):
         try:
-            if not path.exists():  # by the umask; SQLite's own mode is 0644, and what it writes beside takes the file's
-                path.touch()
-            return _connected(f"{path.absolute().as_uri()}?nolock=1")
+            if not path.exists():  # as the key; SQLite's own mode is 0644, and what it writes beside takes the file's
+                path.touch(0o600)
+            return _connected(f"{path.absolute().as_uri()}?nolock=1", key)
         except (sqlite3.Error, OSError) as error:
             if not _is_damage(error):
                 break
             _remove(path)
     log.warning("the index of headers cannot be written: every file will be read again by the next run")
-    return _connected(":memory:")
+    return _connected(":memory:", key)
 
 
-def _connected(address: str) -> sqlite3.Connection:
+def _connected(address: str, key: bytes) -> sqlite3.Connection:
     database = sqlite3.connect(address, uri=True)
     try:
         for setting in ("journal_mode = TRUNCATE", "synchronous = OFF", "temp_store = MEMORY"):
             database.execute(f"PRAGMA {setting}")
-        version = abs(_mark(FORMAT, __version__, RESULT_VERSION, SHARED, OF_A_SLICE, TABLES)) % 2**31
+        mark = hmac.digest(key, b"version", "sha256")
+        version = abs(_mark(FORMAT, __version__, RESULT_VERSION, SHARED, OF_A_SLICE, TABLES, mark)) % 2**31
         [found] = database.execute("PRAGMA user_version").fetchone()
         if found not in (0, version):
             raise sqlite3.DatabaseError("of another version")

@@ -3,8 +3,9 @@
 import os
 import shutil
 import sqlite3
+import stat
 import time
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pydicom
 import pytest
@@ -15,6 +16,7 @@ from test_discover import change
 
 from covct import choice, index
 from covct.dicom.header import read_header
+from covct.dicom.patient import Patient
 from covct.discover import discover, read_facts
 from covct.inbox import survey
 from covct.sources import SourceFile
@@ -250,7 +252,9 @@ def test_a_full_disk_of_one_night_leaves_the_index_to_the_next(folder, database,
         shutil.copy2(more / sorted(os.listdir(folder))[0], more / f"copy {number}.dcm")
     with index.open_index(database, later) as opened, monkeypatch.context() as patch:
         fill_up(opened)
-        patch.setattr(index, "_opened", lambda path: index._connected(":memory:"))  # nor is there room for another
+        patch.setattr(
+            index, "_opened", lambda _, key: index._connected(":memory:", key)
+        )  # nor is there room for another
         seen = survey([folder], None, opened)
         assert sum(len(study.files) for study in seen.studies.values()) == 68, "the night goes on"
         facts = [opened.facts_of(file) for study in seen.studies.values() for file in study.files]
@@ -334,6 +338,34 @@ def test_no_patient_in_the_index(folder, database, tmp_path):
     _, facts, _ = look(tmp_path / "PLANTED", database)
     assert b"planted" not in database.read_bytes().lower()
     assert {(i.body_part, i.comment) for header in facts for i in header.instances} == {("CHEST", "EXP")}
+
+
+def test_no_value_of_the_patient_can_be_tried_on_the_index(folder, database):
+    """There are 40,000 birth dates: an unkeyed digest of one tells it."""
+    change(folder, PatientName="Doe^Jane", PatientID="4711", PatientBirthDate="19500101", PatientSex="F")
+    _, facts, _ = look(folder, database)
+    patient = facts[0].instances[0].patient
+    stored = database.read_bytes()
+    assert patient.is_named and patient == read_header(facts[0].instances[0].file).instances[0].patient
+    assert not [word for value in astuple(patient) for word in value.split() if word.encode() in stored]
+    assert stat.S_IMODE(database.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("key", ["another", "one that is too short"])
+def test_an_index_under_another_key_is_built_again(folder, database, reads, key):
+    first = look(folder, database)
+    path = database.with_name("identifier-key")
+    path.write_text("7" * (64 if key == "another" else 5))
+    assert look(folder, database)[:2] == first[:2]
+    assert len(reads) == 8
+    look(folder, database)
+    assert len(reads) == (8 if key == "another" else 12), "a key of one run serves no other"
+
+
+@given(st.lists(st.text(), max_size=5), st.binary(min_size=32, max_size=32))
+def test_what_is_sealed_is_opened_by_its_key(values, key):
+    sealed = index._sealed(tuple(values), key)
+    assert index._unsealed(sealed, key) == Patient(*values)
 
 
 @given(

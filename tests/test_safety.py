@@ -722,7 +722,8 @@ def test_modes_of_results_are_the_umasks(mask, order, networks):
     finally:
         os.umask(before)
     for path in (order.out, *order.out.rglob("*")):
-        wanted = (0o777 if path.is_dir() else 0o666) & ~mask
+        secret = path.parent.name == ".covct" and path.name.startswith(("identifier-key", "index.sqlite"))
+        wanted = 0o600 if secret else (0o777 if path.is_dir() else 0o666) & ~mask
         assert stat.S_IMODE(path.stat().st_mode) == wanted, path
     for emptied in ("staging", "old", "attempts"):
         assert not [path for path in (order.out / ".covct" / emptied).rglob("*") if path.is_file()]
