@@ -30,7 +30,7 @@ def where_it_lies(out: Path, series: Series, key: Callable[[Series], str]) -> Se
 
     That it does is told by the work key, which has the whole hash; where other settings or another version made
     another key, by the series' UIDs or the NIfTI's path. A folder whose result is of another input, as fewer digits
-    allow, stays as it is.
+    allow, stays as it is. A series without a result joins those of its study there: else it would be a second study.
 
     Parameters
     ----------
@@ -41,9 +41,16 @@ def where_it_lies(out: Path, series: Series, key: Callable[[Series], str]) -> Se
     if folder == series.folder or (out / series.folder).exists():
         return series
     outcome = state.read_outcome(out / folder)
-    if outcome is None or not (outcome.work_key == key(series) or _is_of(outcome, series)):
+    if outcome is None and ((out / folder).exists() or not _study_lies_in(out / folder.split("/")[0], series)):
+        return series
+    if outcome is not None and not (outcome.work_key == key(series) or _is_of(outcome, series)):
         return series
     return replace(series, folder=folder, study=series.study_folder)
+
+
+def _study_lies_in(folder: Path, series: Series) -> bool:
+    outcomes = (state.read_outcome(path.parent) for path in folder.glob("*/outcome.json"))
+    return series.kind == "dicom" and any(one and one.study_instance_uid == series.study_uid != "" for one in outcomes)
 
 
 def _is_of(outcome: state.Outcome, series: Series) -> bool:

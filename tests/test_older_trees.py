@@ -1,6 +1,7 @@
 # ruff: noqa: F811 (fixtures of test_batch are imported, and named as parameters)
 """Trees of earlier versions, whose folders bear fewer digits of a hash: read, redone in place, never overwritten."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from test_discover import change
 
 from covct import older_trees
 from covct.convert import Conversion, convert
-from covct.discover import HASH_DIGITS, discover
+from covct.discover import HASH_DIGITS, discover, safe_name
 from covct.nifti import write_nifti
 from covct.outputs import Outputs
 from covct.verify import verify
@@ -30,7 +31,10 @@ def mixed(phantom, inbox):
 
 
 def aged(out):
-    """Give the folders the names of the version before."""
+    """Give the folders the names of the version before, and the outcomes what they noted then."""
+    for path in out.glob("*/*/outcome.json"):
+        told = read_json(path)
+        path.write_text(json.dumps({name: told[name] for name in told.keys() - {"patient", "content"}}))
     for folder in [*out.glob("*/*"), *out.glob("*")]:
         if not folder.name.startswith(".") and older_trees.earlier(folder.name) != folder.name:
             folder.rename(folder.with_name(older_trees.earlier(folder.name)))
@@ -68,6 +72,22 @@ def test_a_redo_takes_the_place_of_the_older_result(wish, older, order, networks
     tally, _ = run(replace(order, **wish), networks)
     assert tally["done"] == 4
     assert folders(order.out) == older
+
+
+def test_all_series_of_a_study_stay_in_the_folder_of_an_earlier_version(mixed, order, networks):
+    """One of them lies there; the others, not chosen then, shall not become a study of their own."""
+    shutil.copytree(mixed / "c", mixed / "e")
+    change(mixed / "e", SeriesInstanceUID="1.2.3", SOPInstanceUID=lambda i: f"1.2.3.{i}", SliceThickness=12.0)
+    run(order, networks)
+    aged(order.out)
+    before = folders(order.out)
+    assert run(order, networks)[0]["done before"] == 4
+    assert folders(order.out) == before
+    shutil.rmtree(mixed / "c")
+    run(order, networks)
+    assert [name for name in folders(order.out) if name not in before] == [
+        f"{older_trees.earlier(safe_name(UUID))}/1.2.3"
+    ]
 
 
 def test_an_older_tree_is_verified_with_its_sources(older, order, mixed):
