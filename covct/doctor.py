@@ -9,13 +9,14 @@ import importlib.util
 import io
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
 import time
 import tomllib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +45,7 @@ IMPORTS = ("pydicom", "highdicom", "imagecodecs", "nibabel", "numpy", "cv2", "Si
 DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
 HTJ2K = "1.2.840.10008.1.2.4.201"  # and above
 SIDE = 16  # rows and columns of the slice that is decoded
+EXTRA = re.compile(r"extra == ['\"]([\w-]+)")
 
 
 @dataclass(frozen=True)
@@ -114,16 +116,28 @@ def declared() -> tuple[list[str], dict[str, list[str]]]:
     project = Path(package_file).parent.parent / "pyproject.toml"
     if project.is_file():
         fields = tomllib.loads(project.read_text())["project"]
-        return fields["dependencies"], fields["optional-dependencies"]
-    base: list[str] = []
-    extras: dict[str, list[str]] = {}
-    for line in importlib.metadata.requires("covct") or []:
-        requirement, _, marker = line.partition(";")
-        if "extra ==" in marker:
-            extras.setdefault(marker.split("extra ==")[1].strip(" '\""), []).append(requirement.strip())
-        else:
-            base.append(requirement.strip())
-    return base, extras
+        several = fields["optional-dependencies"]
+        return _here(fields["dependencies"]), {name: _here(lines) for name, lines in several.items()}
+    lines = importlib.metadata.requires("covct") or []
+    names = dict.fromkeys(found[1] for line in lines if (found := EXTRA.search(line)))
+    base = [line for line in lines if not EXTRA.search(line)]
+    return _here(base), {name: _here((line for line in lines if _is_of(line, name)), name) for name in names}
+
+
+def _is_of(line: str, extra: str) -> bool:
+    found = EXTRA.search(line)
+    return found is not None and found[1] == extra
+
+
+def _here(lines: Iterable[str], extra: str = "") -> list[str]:
+    """Requirements that hold on this platform and Python, without the markers that say so."""
+    from packaging.requirements import Requirement
+
+    found = [Requirement(line) for line in lines]
+    kept = [one for one in found if one.marker is None or one.marker.evaluate({"extra": extra})]
+    for one in kept:
+        one.marker = None
+    return [str(one) for one in kept]
 
 
 def check_packages() -> Iterator[Check]:

@@ -746,7 +746,8 @@ def nifti_dimensions(data: bytes, rng: Random) -> bytes:
     else:
         dims[0] = rng.choice((0, 1, 2, 3, 3, 3, 4, 5, 7, 8, -1))
         dims[1:5] = [rng.choice((0, 1, 2, 64, 512, 4096, 30000, 32767, -1)) for _ in range(4)]
-    struct.pack_into(form, out, at, *dims)
+    most = 2**63 - 1 if second else 2**15 - 1  # a mutation of a mutation may have gone beyond
+    struct.pack_into(form, out, at, *(max(-most, min(most, extent)) for extent in dims))
     return bytes(out)
 
 

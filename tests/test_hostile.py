@@ -383,8 +383,9 @@ def lying_zip(path, contents: bytes, **claims: int) -> None:
 
 def test_a_zip_member_gives_no_more_than_its_directory_says(tmp_path):
     lying_zip(tmp_path / "a.zip", bytes(60 * MIB), size=1000)
-    with peak() as used, pytest.raises(SeriesError, match=r"a\.zip"):
+    with peak() as used, pytest.raises(SeriesError) as refused:
         list(read_all([SourceFile(tmp_path / "a.zip", "a.dcm")]))
+    assert "a.zip" in refused.value.file
     assert used.bytes < MIB
 
 

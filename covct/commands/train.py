@@ -20,7 +20,6 @@ from covct.commands.console import stderr
 from covct.errors import Stopped, UsageError
 from covct.logs import LogFormat
 from covct.quiet import quiet_tensorflow
-from covct.sources import check_apart
 from covct.stop import stoppable
 
 QUIET_S = 30.0  # between two lines where there is no terminal to draw on
@@ -169,7 +168,6 @@ def train_command(
     """Train the restorer, the lungs, infection or empty-slice network; whole patients are held out."""
     if not data.is_dir():
         raise UsageError(f"no such directory: {data}")
-    check_apart(out, [data], "--out")
     if fold is not None and not folds:
         raise UsageError(f"--fold {fold}: of how many? give --folds")
     if ema >= 1:

@@ -80,7 +80,9 @@ def bytes_beside(series: Series) -> float:
     SeriesError
         `unreadable`, naming a file that went away.
     """
-    first, found = series.instances[0], sizes(dict.fromkeys(one.file for one in series.instances))
+    first = series.instances[0]
+    most = LARGEST_FILE if first.frame else LARGEST_SLICE  # beyond it a file is refused when it is read
+    found = [min(size, most) for size in sizes(dict.fromkeys(one.file for one in series.instances))]
     voxels = float(np.prod(first.shape, dtype=float))
     if first.frame:
         hu = len(series.instances) * voxels * np.dtype(hu_type(series.instances)).itemsize

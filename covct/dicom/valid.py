@@ -36,6 +36,7 @@ ENUMERATED = {
     "LossyImageCompression": {"00", "01"},
 }
 SEVERAL_LINES = {"ST", "LT", "UT"}
+DEEPEST = 16  # sequences within each other; headers of CT have four
 COMMA = re.compile(rb"[+-]?([0-9]+,[0-9]*|,[0-9]+)([eE][+-]?[0-9]+)?")
 THOUSANDS = re.compile(rb"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
 # Thousands of millimetres are no place in a patient, so that here a comma is never one between thousands.
@@ -115,7 +116,9 @@ def _is_date(text: str) -> bool:
         return False
 
 
-def commas_to_points(dataset: pydicom.Dataset, tags: Iterable[BaseTag]) -> tuple[list[str], list[str]]:
+def commas_to_points(
+    dataset: pydicom.Dataset, tags: Iterable[BaseTag], depth: int = DEEPEST
+) -> tuple[list[str], list[str]]:
     """Put points for decimal commas in decimal strings that were not parsed yet, here and in items below.
 
     Parameters
@@ -124,6 +127,8 @@ def commas_to_points(dataset: pydicom.Dataset, tags: Iterable[BaseTag]) -> tuple
         Its elements are changed.
     tags : iterable of BaseTag
         The elements to look at, sequences among them.
+    depth : int
+        How many sequences within each other are looked into: each level holds a copy of what is in it.
 
     Returns
     -------
@@ -142,10 +147,11 @@ def commas_to_points(dataset: pydicom.Dataset, tags: Iterable[BaseTag]) -> tuple
             continue
         if isinstance(element, RawDataElement) and vr == "DS":
             _mend(dataset, element, read, doubtful)
-        elif vr == "SQ":
+        elif vr == "SQ" and depth:
             for item in dataset[tag].value or ():
-                for found, below in zip((read, doubtful), commas_to_points(item, list(item.keys())), strict=True):
-                    found += below
+                below = commas_to_points(item, list(item.keys()), depth - 1)
+                for found, more in zip((read, doubtful), below, strict=True):
+                    found += more
     return read, doubtful
 
 
