@@ -322,8 +322,8 @@ def test_health_finds_the_trees_of_what_runs_here(tmp_path):
     for name, words in lines.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "cmdline").write_bytes(b"\0".join(map(os.fsencode, [*words, ""])))
-        (tmp_path / name / "cwd").symlink_to("/work")
-    assert running.output_trees(tmp_path) == [Path("/other"), Path("/results"), Path("/work/out")]
+        (tmp_path / name / "cwd").symlink_to("/zone")
+    assert running.output_trees(tmp_path) == [Path("/other"), Path("/results"), Path("/zone/out")]
 
 
 def test_health_without_a_tree_is_well_where_nothing_runs(monkeypatch):
