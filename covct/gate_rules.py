@@ -171,7 +171,11 @@ GATE = {
     "not-3d": Rule("a NIfTI, MetaImage or NRRD with more than one volume", "always"),
     "unreadable": Rule("a file is truncated, damaged or cannot be decoded; it is named", "always"),
     "not-read": Rule("files that may hold images, of a kind that is not read; each kind is named once", "always"),
-    "nothing-read": Rule("a source holds files, and nothing of it was read", "always", why="exit code 3"),
+    "nothing-read": Rule(
+        "a source holds files, and nothing of it was read",
+        "always",
+        why="exit code 3; not for what a CD leaves behind: its viewer, its pages",
+    ),
     "too-large": Rule(
         "more voxels than can be held in memory",
         "more memory than the machine, the container or `--memory-limit` has",

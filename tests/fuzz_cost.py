@@ -32,6 +32,7 @@ LONGEST = 128 * 1024  # bytes of an input
 FREE_S, S_A_MIB = 1.5, 5.0  # of the processors: a hundred thousand elements take half a second
 SLOWER = 6  # instrumented code
 FREE_MIB, MIB_A_MIB = 64.0, 60.0
+BYTES_A_PIXEL = 16  # of one that is decoded: as it is stored, as numbers, as Hounsfield units
 ADDRESS_SPACE = 2 << 30
 SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
@@ -55,8 +56,23 @@ def judged(stage: Callable[[bytes, Path], object], contents: bytes, folder: Path
     stage(contents, folder)
     seconds, mib, size = time.process_time() - start, (status("VmHWM") - before) / 2**20, len(contents) / 2**20
     allowed = (SLOWER if by_coverage else 1) * (FREE_S + S_A_MIB * size)
-    if seconds > allowed or mib > FREE_MIB + MIB_A_MIB * size:
+    enough = FREE_MIB + MIB_A_MIB * size
+    if seconds > allowed or (mib > enough and mib > enough + BYTES_A_PIXEL * declared_pixels(contents) / 2**20):
         raise Costly(f"{stage.__name__}: {seconds:.2f} s and {mib:.0f} MiB for {len(contents)} bytes")
+
+
+def declared_pixels(contents: bytes) -> int:
+    """Of one frame, by the header, as far as covct decodes it: a few bytes of JPEG 2000 may hold them honestly."""
+    import pydicom
+
+    from covct.dicom.pixels import LARGEST_SIDE
+
+    try:
+        header = pydicom.dcmread(BytesIO(contents), specific_tags=["Rows", "Columns"], stop_before_pixels=True)
+        rows, columns = int(header.Rows), int(header.Columns)
+    except Exception:
+        return 0
+    return rows * columns if max(rows, columns) <= LARGEST_SIDE else 0
 
 
 def look(contents: bytes, folder: Path) -> None:
