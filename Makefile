@@ -57,8 +57,9 @@ bench: $(VENV)/.run ## measure speed and memory of a 300-slice series
 lock: ## renew the locks of images, tools and build (pip install uv)
 	for name in cpu gpu; do \
 	    bash docker/lock.sh docker/constraints-$$name.txt $(UV_COMPILE) $(ON_LINUX) --extra $$name pyproject.toml; done
-	bash docker/lock.sh $(LOCK) $(UV_COMPILE) --universal --extra cpu --extra dev --constraint docker/constraints-cpu.txt \
-	    pyproject.toml
+	sed -n 's/^\(tensorflow-cpu==[^ ]*\).*/\1/p' docker/constraints-cpu.txt >.same-tensorflow
+	bash docker/lock.sh $(LOCK) $(UV_COMPILE) --universal --extra cpu --extra dev --constraint .same-tensorflow pyproject.toml
+	rm .same-tensorflow
 	echo hatchling | bash docker/lock.sh docker/constraints-build.txt $(UV_COMPILE) $(ON_LINUX) -
 
 sbom: $(VENV)/.dev ## write what is in the images as CycloneDX: covct-cpu.cdx.json, covct-gpu.cdx.json
