@@ -178,16 +178,20 @@ def _free_folder(unit: list[Place], done: Path) -> Path:
 
 def _begin(done: Path, moves: list[tuple[Path, Path, Status]]) -> None:
     """Write down which files belong together, before the first is moved."""
-    note = done / PRIVATE / UNFINISHED
-    temporary = note.with_name(f".{UNFINISHED}.tmp")
-    with open(temporary, "w", encoding="ascii") as file:  # JSON escapes the rest, also bytes that are no UTF-8
-        json.dump(
-            [(os.path.abspath(path), str(target.relative_to(done)), status) for path, target, status in moves], file
-        )
+    told = [(os.path.abspath(path), str(target.relative_to(done)), status) for path, target, status in moves]
+    # JSON escapes what is not ASCII, also bytes that are no UTF-8.
+    _write_down(done / PRIVATE / UNFINISHED, json.dumps(told).encode("ascii"))
+
+
+def _write_down(path: Path, contents: bytes) -> None:
+    """Beside, then renamed, to the disk: else the files could be moved, and nobody know it."""
+    temporary = path.with_name(f".{path.name[:100]}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(contents)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, note)
-    fsync(note.parent)
+    os.replace(temporary, path)
+    fsync(path.parent)
 
 
 def _finish(done: Path) -> None:
@@ -297,13 +301,7 @@ def _note(done: Path, study: str, names: list[Path]) -> None:
     ledger = done / PRIVATE / study
     make_folder(ledger.parent)
     known = {os.fsencode(path.relative_to(done)) for path in moved_before(done, study)}
-    temporary = ledger.with_name(f".{study[:100]}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(b"\0".join(sorted(known | {os.fsencode(name) for name in names})))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, ledger)
-    fsync(ledger.parent)  # else the files could be moved, and nobody know it
+    _write_down(ledger, b"\0".join(sorted(known | {os.fsencode(name) for name in names})))
 
 
 def _move(source: Path, wanted: Path, processed: Status) -> Path:

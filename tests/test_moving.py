@@ -96,18 +96,9 @@ def test_killed_at_any_call_nothing_is_lost_and_a_rerun_completes(inbox, system,
     for moment in range(1000):
         left = [moment]
 
-        def dying(name, left=left):
-            def call(*arguments, **keywords):
-                if left[0] == 0:
-                    raise Killed
-                left[0] -= 1
-                return real[name](*arguments, **keywords)
-
-            return call
-
         with pytest.MonkeyPatch.context() as patch:
             for name in CALLS:
-                patch.setattr(os, name, dying(name)) if name != "rename" else patch.setattr(
+                patch.setattr(os, name, _before(real[name], left)) if name != "rename" else patch.setattr(
                     os, name, _both(os.rename, left)
                 )
             try:
@@ -126,6 +117,18 @@ def test_killed_at_any_call_nothing_is_lost_and_a_rerun_completes(inbox, system,
             break
         _reset(inbox, done, before)
     assert 10 < moment < 999
+
+
+def _before(call, left):
+    """A call that dies before it is made, once as many calls as `left` says were made."""
+
+    def dying(*arguments, **keywords):
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        return call(*arguments, **keywords)
+
+    return dying
 
 
 def _both(rename, left):
@@ -366,18 +369,9 @@ def test_killed_at_any_call_a_header_and_its_voxels_come_together(before, pair_i
         sent.append(send_pair(pair_inbox, "this", b"voxels"))
         left = [moment]
 
-        def dying(name, left=left):
-            def call(*arguments, **keywords):
-                if left[0] == 0:
-                    raise Killed
-                left[0] -= 1
-                return real[name](*arguments, **keywords)
-
-            return call
-
         with pytest.MonkeyPatch.context() as patch:
             for name in CALLS:
-                patch.setattr(os, name, _both(os.rename, left) if name == "rename" else dying(name))
+                patch.setattr(os, name, _both(os.rename, left) if name == "rename" else _before(real[name], left))
             try:
                 move_pairs(pair_inbox)
                 finished = True
