@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test venv lint image image-buildah bench lock sbom audit pin-base clean
+.PHONY: help demo test test-random venv lint image image-buildah bench lock sbom audit pin-base clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -38,6 +38,9 @@ test: $(VENV)/.dev ## install and run the tests, linters included
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n 2
+
+test-random: $(VENV)/.dev ## run the property tests on new examples, other ones each time
+	HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -q -n 2 $$(grep -lE 'import .*given|@given' tests/*.py)
 
 lint: $(VENV)/.dev ## ruff, mypy and hadolint
 	$(BIN)/ruff check .
