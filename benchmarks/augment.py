@@ -18,11 +18,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from covct.training import augment
-from covct.training.dataset import Slices, read_lung_slices
-from covct.training.plans import _maybe_diseased
-from covct.training.prepare import preparation, show
-from covct.training.presets import PRESETS, deform, tint
+from covct.data.noise import noise
+from covct.data.slices import Slices, read_lung_slices
+from covct.training.samples import augment
+from covct.training.samples.plans import _maybe_diseased
+from covct.training.samples.prepare import preparation, show
+from covct.training.samples.presets import PRESETS, deform, tint
 from covct.training.settings import Settings
 
 ORDERS = ("hu", "mask", "mask")
@@ -67,7 +68,7 @@ def changes(part: Slices) -> dict[str, Callable[[int], object]]:
         "gamma": lambda seed: augment.gamma(hu, rng(seed)),
         "local contrast (CLAHE)": lambda seed: augment.local_contrast(hu, rng(seed)),
         "blur": lambda seed: augment.blur(hu, rng(seed)),
-        "noise, blur or sharpening": lambda seed: augment.noise(hu, rng(seed)),
+        "noise, blur or sharpening": lambda seed: noise(hu, rng(seed)),
         "contrast": lambda seed: augment.contrast(hu, rng(seed)),
         "lung density": lambda seed: augment.lung_density(hu, lungs, rng(seed)),
         "inserted lesion": lambda seed: augment.insert_opacity(hu, lungs, rng(seed)),

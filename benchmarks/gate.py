@@ -33,9 +33,9 @@ def main() -> None:
 
     import numpy as np
 
-    from covct.choice import choose
-    from covct.discover import discover
-    from covct.segment import load_keras_networks
+    from covct.intake.choice import choose
+    from covct.intake.discover import discover
+    from covct.networks.segment import load_keras_networks
 
     networks = load_keras_networks(arguments.weights)
     nothing = replace(networks.infection, predict=lambda slices: np.zeros(slices.shape[:3], np.float32))
@@ -56,8 +56,8 @@ def main() -> None:
 
 def measured(choice, networks):
     """The chest that the gate saw (None: it came to none) and how the series ended: its slugs."""
-    from covct import pipeline
     from covct.errors import SeriesError
+    from covct.pipeline import series as pipeline
 
     seen = []
     measure = pipeline.measure_chest

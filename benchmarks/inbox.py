@@ -69,10 +69,11 @@ def write_inbox(folder: Path, series: int, slices: int) -> None:
 
 def finish(order, database: Path) -> None:
     """Outcomes and reports as `scan` leaves them, of every series."""
-    from covct import batch, state
-    from covct.discover import Discovery, Sighting, assemble
-    from covct.inbox import survey
-    from covct.index import open_index
+    from covct.disk import state
+    from covct.intake.discover import Discovery, Sighting, assemble
+    from covct.unattended import batch
+    from covct.unattended.inbox import survey
+    from covct.unattended.index import open_index
 
     with open_index(database) as index:
         studies = survey(order.sources, order.out, index).studies.values()
@@ -127,10 +128,10 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=10, help="of each series, a file a slice")
     parser.add_argument("--folder", type=Path, help="where to work; on the file system to be measured")
     arguments = parser.parse_args()
-    from covct import batch
-    from covct.cards import default_weights_folder
-    from covct.inbox import Settling, survey
-    from covct.index import open_index
+    from covct.networks.cards import default_weights_folder
+    from covct.unattended import batch
+    from covct.unattended.inbox import Settling, survey
+    from covct.unattended.index import open_index
 
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         inbox, out = Path(name) / "in", Path(name) / "out"

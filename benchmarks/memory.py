@@ -31,8 +31,8 @@ MIB = 1024**2
 def write_series(folder: Path, slices: int, size: int, lesions: str) -> None:
     """A series of `slices` x `size` x `size`, uncompressed, one file a slice."""
     from covct.dicom.ct_series import Storage, write_ct_series
-    from covct.phantom import make_phantom
-    from covct.phantom_dicom import series_header
+    from covct.phantom.chest import make_phantom
+    from covct.phantom.dicom import series_header
 
     phantom = make_phantom(slices=max(1, slices // REPEATED), rows=size, columns=size, lesions=lesions)
     volume = phantom.volume

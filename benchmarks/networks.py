@@ -17,12 +17,12 @@ import time
 
 import numpy as np
 
-from covct.context import starts
-from covct.quiet import quiet_tensorflow
+from covct.commands.quiet import quiet_tensorflow
+from covct.voxels.patches import starts
 
 with quiet_tensorflow():
     from covct.architectures import ARCHITECTURES
-    from covct.segment import BATCH, keras_predictor
+    from covct.networks.segment import BATCH, keras_predictor
 
 CT_SLICES, SIDE = 300, 256
 

@@ -72,8 +72,8 @@ def read(reader: str, folder: Path, runs: int) -> None:
     """Read so many times; print seconds, processor seconds and the peak memory of this process in MiB as JSON."""
     names = sorted(folder.iterdir())
     if reader == "covct":
-        from covct.dicom.load import load_dicom
-        from covct.discover import discover
+        from covct.intake.discover import discover
+        from covct.intake.load_dicom import load_dicom
 
         [series] = discover([folder]).series
 
@@ -126,8 +126,8 @@ def main() -> None:
         read(arguments.read[0], Path(arguments.read[1]), arguments.runs)
         return
     from covct.dicom.syntaxes import SYNTAXES
-    from covct.phantom import make_phantom
-    from covct.phantom_dicom import write_dicom_series
+    from covct.phantom.chest import make_phantom
+    from covct.phantom.dicom import write_dicom_series
 
     print(f"{arguments.slices} x 512 x 512, {len(os.sched_getaffinity(0))} cores, seconds and peak MiB\n")
     print("| transfer syntax | MB |" + "".join(f" {reader} s |" for reader in READERS), end="")

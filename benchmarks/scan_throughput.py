@@ -22,8 +22,8 @@ import pydicom
 
 def write_series(folder: Path, slices: int, count: int) -> None:
     """`count` studies of one phantom, each with UIDs of its own, so that none is a duplicate."""
-    from covct.phantom import make_phantom
-    from covct.phantom_dicom import write_dicom_series
+    from covct.phantom.chest import make_phantom
+    from covct.phantom.dicom import write_dicom_series
 
     phantom = make_phantom(slices=slices, seed=0)
     for index in range(count):

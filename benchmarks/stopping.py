@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from covct.phantom import make_phantom
-from covct.phantom_dicom import write_dicom_series
+from covct.phantom.chest import make_phantom
+from covct.phantom.dicom import write_dicom_series
 
 
 def stopped_after(seconds: float, source: Path, out: Path) -> tuple[str, float, int, int]:

@@ -15,11 +15,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from covct.quiet import quiet_tensorflow
+from covct.commands.quiet import quiet_tensorflow
 
 with quiet_tensorflow():
     from covct.training.loop import train
-    from covct.training.reading import Readings
+    from covct.training.samples.reading import Readings
 
 from covct.training.settings import Settings
 

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--results", type=int, default=10_000)
     parser.add_argument("--folder", type=Path, help="where to work; on the file system to be measured")
     arguments = parser.parse_args()
-    from covct.summary import Summary, write_summary
+    from covct.results.summary import Summary, write_summary
 
     def timed(what: str, function) -> None:
         start, used = time.perf_counter(), time.process_time()

@@ -19,19 +19,19 @@ import time
 from pathlib import Path
 from statistics import mean
 
-from covct.quiet import quiet_tensorflow
+from covct.commands.quiet import quiet_tensorflow
 
 with quiet_tensorflow():
     import keras
 
 import numpy as np
 
-from covct.segment import device_in_use
+from covct.data.slices import SIZE, find_sources
+from covct.networks.segment import device_in_use
 from covct.training.batches import batches
 from covct.training.build import build, compiled
-from covct.training.dataset import SIZE, find_sources
-from covct.training.plans import plan_restorer
-from covct.training.reading import Reading
+from covct.training.samples.plans import plan_restorer
+from covct.training.samples.reading import Reading
 from covct.training.settings import Settings
 
 WARM_UP = 2  # steps

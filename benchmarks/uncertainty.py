@@ -27,16 +27,16 @@ from pathlib import Path
 
 import numpy as np
 
-from covct.cards import Card, default_weights_folder, write_card
-from covct.networks import Networks, field_of_view, probabilities
-from covct.phantom import make_phantom
-from covct.preprocess import FieldOfView, body_field_of_view, from_model_space, to_model_space, whole_slice
-from covct.segment import load_keras_networks
-from covct.training.augment import fill_air
-from covct.training.dataset import UNKNOWN, read_lung_volumes, read_ma_slices, read_medseg_slices
-from covct.training.prepare import PIXEL_MM
-from covct.training.restoration import load_restorer
-from covct.uncertainty import FLOOR_SHARE, LEVEL, Tally, conformal_factor, error_in_widths, tally_lungs, widths
+from covct.data.slices import UNKNOWN, read_lung_volumes, read_ma_slices, read_medseg_slices
+from covct.networks.cards import Card, default_weights_folder, write_card
+from covct.networks.network import Networks, field_of_view, probabilities
+from covct.networks.segment import load_keras_networks
+from covct.phantom.chest import make_phantom
+from covct.pipeline.uncertainty import FLOOR_SHARE, LEVEL, Tally, conformal_factor, error_in_widths, tally_lungs, widths
+from covct.training.samples.augment import fill_air
+from covct.training.samples.restoration import load_restorer
+from covct.voxels.fields_of_view import MODEL_PIXEL_MM
+from covct.voxels.preprocess import FieldOfView, body_field_of_view, from_model_space, to_model_space, whole_slice
 
 LOADS_PERCENT = (0.5, 2.0, 6.0, 15.0, 35.0)
 LESION_HU = (-650.0, -500.0, -350.0, -150.0)
@@ -96,7 +96,7 @@ def _infection_view(networks: Networks, hu: np.ndarray, view: FieldOfView, lungs
     card = networks.infection.card
     if card.field_of_view == networks.lungs.card.field_of_view:
         return view
-    return field_of_view(card, hu, (PIXEL_MM, PIXEL_MM), lungs)
+    return field_of_view(card, hu, (MODEL_PIXEL_MM, MODEL_PIXEL_MM), lungs)
 
 
 def _seen_in(mask: np.ndarray, view: FieldOfView, size: int) -> np.ndarray:

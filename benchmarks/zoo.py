@@ -15,12 +15,12 @@ import json
 import time
 from pathlib import Path
 
-from covct.quiet import quiet_tensorflow
+from covct.commands.quiet import quiet_tensorflow
 
 with quiet_tensorflow():
     from covct.architectures import ARCHITECTURES
     from covct.training.loop import train
-    from covct.training.reading import Readings
+    from covct.training.samples.reading import Readings
 
 from covct.training.settings import Settings
 

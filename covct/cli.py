@@ -25,8 +25,8 @@ from covct.commands.results import status_command, summary_command, verify_comma
 from covct.commands.scan import scan_command, watch_command
 from covct.commands.train import train_command
 from covct.errors import OutputNotWritable, RunError, SeriesError, Stopped, whereabouts
-from covct.logs import install
-from covct.supervisor import supervise, worker
+from covct.unattended.logs import install
+from covct.unattended.supervisor import supervise, worker
 
 SUPERVISED = ("scan", "watch")
 

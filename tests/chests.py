@@ -8,7 +8,7 @@ import cv2
 import highdicom as hd
 import numpy as np
 
-from covct.nifti import write_nifti
+from covct.intake.nifti import write_nifti
 
 SPACING = (5.0, 4.0, 4.0)
 
@@ -83,7 +83,7 @@ def windowed(hu: np.ndarray, low: float = -1250, high: float = 250) -> np.ndarra
 
 def equalised(hu: np.ndarray) -> np.ndarray:
     """HU as the publisher of the CLAHE slices would make them, of a noisy scan."""
-    from covct.preprocess import clahe
+    from covct.voxels.preprocess import clahe
 
     rng = np.random.default_rng(int(hu.astype(np.int64).sum()) % 1000)
     large = cv2.resize(hu.astype(np.float32), (256, 256)) + rng.normal(0, 60, (256, 256)).astype(np.float32)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from covct.cards import Card, file_sha256, write_card
-from covct.networks import Device, Network, Networks
+from covct.networks.cards import Card, file_sha256, write_card
+from covct.networks.network import Device, Network, Networks
 
 # The same examples in every run: what fails in continuous integration fails here. New ones: `make test-random`.
 settings.register_profile("same", derandomize=True)
@@ -99,7 +99,7 @@ SMALL = {"slices": 30, "rows": 128, "columns": 128, "slice_spacing_mm": None, "p
 @pytest.fixture(scope="session")
 def phantom():
     """A coarse chest with lesions: 30 slices of 128 x 128, 3 mm pixels."""
-    from covct.phantom import make_phantom
+    from covct.phantom.chest import make_phantom
 
     return make_phantom(**SMALL, lesions="moderate", seed=1)
 
@@ -107,7 +107,7 @@ def phantom():
 @pytest.fixture(scope="session")
 def phantom_series(phantom, tmp_path_factory) -> Path:
     """The coarse chest as DICOM files, head first and supine. Not to be changed: copy it."""
-    from covct.phantom_dicom import write_dicom_series
+    from covct.phantom.dicom import write_dicom_series
 
     folder = tmp_path_factory.mktemp("phantom")
     write_dicom_series(phantom, folder)

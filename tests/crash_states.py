@@ -118,7 +118,7 @@ def _few(disk: Disk, draw: random.Random, most: int, unordered: bool) -> Iterato
 
 def results(out: Path) -> dict[str, tuple[str, str]]:
     """Work key and text of every result in its place; "half" where one is not whole."""
-    from covct import state
+    from covct.disk import state
 
     found = {}
     for folder in out.glob("[!.]*/*"):
@@ -135,7 +135,7 @@ OLD = {"s/t": ("k1", "old"), "s/worse": ("k0", "worse")}
 
 
 def commit(out: Path, folder: str, key: str, text: str, supersedes: tuple[str, ...] = ()) -> None:
-    from covct import state
+    from covct.disk import state
 
     stage = state.new_stage(out, key)
     (stage / "report.json").write_text(text)
@@ -149,7 +149,7 @@ def with_old(root: Path) -> None:
 
 
 def redo(out: Path, mark: Callable[[str], None] = lambda mark: None) -> int:
-    from covct import state
+    from covct.disk import state
 
     attempts = state.begin_attempt(out, "s/t", "k2").attempts
     mark("noted")
@@ -160,7 +160,7 @@ def redo(out: Path, mark: Callable[[str], None] = lambda mark: None) -> int:
 
 def check_commit(root: Path, passed: set[str], old: dict[str, tuple[str, str]] = OLD) -> list[str]:
     """One result stands whole, what it supersedes exactly as long as the old one; what was said to be done is."""
-    from covct import state
+    from covct.disk import state
 
     out, new = root / "out", {"s/t": ("k2", "new")}
     out.mkdir(exist_ok=True)
@@ -200,7 +200,7 @@ def crashed(root: Path, at: str) -> None:
 
 
 def recover(root: Path, mark: Callable[[str], None]) -> None:
-    from covct import state
+    from covct.disk import state
 
     state.recover(root / "out")
 
@@ -217,8 +217,8 @@ def three_slices(root: Path) -> None:
 
 def move(root: Path, mark: Callable[[str], None] = lambda mark: None, across: bool = False) -> list[str]:
     """Move what lies in the inbox; as if to another file system."""
-    from covct.index import status_of
-    from covct.moving import move_study
+    from covct.unattended.index import status_of
+    from covct.unattended.move_done import move_study
 
     rename = os.rename
 
@@ -241,7 +241,7 @@ def contents(folder: Path) -> list[bytes]:
 
 def check_moved(root: Path, passed: set[str], across: bool = False) -> list[str]:
     """Each slice is whole somewhere, in the inbox or known to belong to the study; a rerun ends it."""
-    from covct.moving import moved_before
+    from covct.unattended.move_done import moved_before
 
     (root / "in").mkdir(exist_ok=True)
     all_of_them = [b"slice 0", b"slice 1", b"slice 2"]
@@ -263,8 +263,8 @@ def headers(root: Path, slices: Path) -> None:
 
 
 def look(root: Path, mark: Callable[[str], None] = lambda mark: None) -> list[Any]:
-    from covct.inbox import survey
-    from covct.index import open_index
+    from covct.unattended.inbox import survey
+    from covct.unattended.index import open_index
 
     with open_index(root / "index.sqlite", lambda: time.time_ns() + 3600 * 10**9) as index:
         seen = survey([root / "in"], None, index)
@@ -298,8 +298,8 @@ class Night:
     def run(self, root: Path, mark: Callable[[str], None] = lambda mark: None, formats=("seg",), moves=True) -> None:
         from conftest import make_networks
 
-        from covct import batch
         from covct.outputs import Outputs
+        from covct.unattended import batch
 
         done = root / "done" if moves else None
         order = batch.Order((root / "in",), root / "out", self.weights, Outputs(tuple(formats)), move_done=done)
@@ -323,7 +323,8 @@ class Night:
         from faults import differences
         from faults import tree_of as outputs_of
 
-        from covct import heartbeat, state
+        from covct.disk import state
+        from covct.unattended import heartbeat
 
         for folder in ("in", "out"):
             (root / folder).mkdir(exist_ok=True)
@@ -381,8 +382,8 @@ def inboxes(base: Path) -> None:
     from conftest import make_weights
     from line import anew, each_slice
 
-    from covct.phantom import make_phantom
-    from covct.phantom_dicom import write_dicom_series
+    from covct.phantom.chest import make_phantom
+    from covct.phantom.dicom import write_dicom_series
 
     phantom = make_phantom(
         slices=30, rows=64, columns=64, slice_spacing_mm=None, pixel_spacing_mm=(6.0, 6.0), lesions="severe", seed=1

@@ -10,8 +10,8 @@ import pydicom
 import SimpleITK as sitk
 from pydicom.uid import generate_uid
 
-from covct.phantom import Phantom
-from covct.phantom_dicom import write_dicom_series
+from covct.phantom.chest import Phantom
+from covct.phantom.dicom import write_dicom_series
 
 
 @dataclass(frozen=True)

@@ -291,7 +291,7 @@ def _timeless_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _sha256(path: Path) -> str:
-    from covct.cards import file_sha256
+    from covct.networks.cards import file_sha256
 
     return file_sha256(path)
 
@@ -311,7 +311,7 @@ def _fate(outcome: Path | dict[str, Any]) -> tuple[str, str]:
 
 def whole(folder: Path) -> str:
     """The work key of a result whose every file is that of its outcome; empty where it is not."""
-    from covct import state
+    from covct.disk import state
 
     outcome = state.read_outcome(folder)
     if not outcome or {path.name for path in folder.iterdir()} != {*outcome.files, "outcome.json"}:
@@ -703,8 +703,8 @@ def inboxes(base: Path) -> None:
     more has come: of one a series that is chosen over the first, of the other a slice."""
     from line import anew, each_slice
 
-    from covct.phantom import make_phantom
-    from covct.phantom_dicom import write_dicom_series
+    from covct.phantom.chest import make_phantom
+    from covct.phantom.dicom import write_dicom_series
 
     phantom = make_phantom(
         slices=30, rows=64, columns=64, slice_spacing_mm=None, pixel_spacing_mm=(6.0, 6.0), lesions="severe", seed=1
@@ -788,9 +788,9 @@ def work(arguments: argparse.Namespace, base: Path) -> list[Row]:
     from conftest import make_weights
 
     import covct.cli
-    import covct.nifti
-    import covct.pipeline
-    import covct.writers  # noqa: F401
+    import covct.intake.nifti
+    import covct.pipeline.series
+    import covct.results.writers  # noqa: F401
 
     make_weights(base / "weights")
     bench = Bench(base)

@@ -53,23 +53,26 @@ from multiframe import write_enhanced, write_legacy_converted
 from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless
 
-from covct import batch, nifti, pipeline, quality, verify, writers  # noqa: F401 - all that a case imports, before the fork
-from covct.cards import file_sha256, write_card
-from covct.choice import choose, is_other_part
 from covct.dicom import pixels
 from covct.dicom.header import read_values
-from covct.dicom.load import load_dicom
 from covct.dicom.read import read_dataset
 from covct.dicom.syntaxes import DEFLATED, EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
-from covct.discover import Series, discover
 from covct.errors import SeriesError
-from covct.networks import Device, Network, Networks
-from covct.nifti import write_nifti
+from covct.intake import gate, nifti  # noqa: F401 - all that a case imports, before the fork
+from covct.intake.choice import choose, is_other_part
+from covct.intake.discover import Series, discover
+from covct.intake.load_dicom import load_dicom
+from covct.intake.nifti import write_nifti
+from covct.intake.volume_file import load_volume
+from covct.networks.cards import file_sha256, write_card
+from covct.networks.network import Device, Network, Networks
 from covct.outputs import FORMATS, Outputs
-from covct.phantom import make_phantom
-from covct.phantom_dicom import write_dicom_series
-from covct.volume import spacing_mm
-from covct.volume_file import load_volume
+from covct.phantom.chest import make_phantom
+from covct.phantom.dicom import write_dicom_series
+from covct.pipeline import series as pipeline  # noqa: F401 - all that a case imports, before the fork
+from covct.results import verify, writers  # noqa: F401 - all that a case imports, before the fork
+from covct.unattended import batch  # noqa: F401 - all that a case imports, before the fork
+from covct.voxels.volume import spacing_mm
 
 LONGEST_S = 10.0  # of the processors' time
 WATCHDOG_S = 60.0  # of the clock
@@ -388,12 +391,12 @@ def through_the_line(folder: Path) -> list[str]:
     verdicts = [f"problem {problem.slug}" for problem in found.problems]
     for series in found.series:
         try:
-            choice = choose([series], quality.check_headers)
+            choice = choose([series], gate.check_headers)
             if series.instances:
                 read_values(series.instances[0].file, KEYWORDS)
             if choice.chosen is None:
                 raise SeriesError(*choice.left_out[0][1:])
-            quality.header_warnings(series)
+            gate.header_warnings(series)
             _load(series)
             verdicts.append("loaded")
         except SeriesError as error:
@@ -405,9 +408,9 @@ def through_the_line(folder: Path) -> list[str]:
 def _load(series: Series) -> None:
     scan = load_dicom(series) if series.kind == "dicom" else load_volume(series)
     volume = scan.working
-    quality.check_hounsfield(volume.array)
-    quality.check_region(volume.array, spacing_mm(volume), is_other_part(series))
-    quality.check_region(volume.array, spacing_mm(volume), True)
+    gate.check_hounsfield(volume.array)
+    gate.check_region(volume.array, spacing_mm(volume), is_other_part(series))
+    gate.check_region(volume.array, spacing_mm(volume), True)
 
 
 def _not_starved(error: BaseException | None) -> None:

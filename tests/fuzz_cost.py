@@ -78,8 +78,8 @@ def declared_pixels(contents: bytes) -> int:
 def look(contents: bytes, folder: Path) -> None:
     """As a DICOM file at a look: with a name that claims it, and without."""
     from covct.dicom.header import read_header
+    from covct.disk.sources import SourceFile
     from covct.errors import SeriesError
-    from covct.sources import SourceFile
 
     for name in ("a.dcm", "a"):
         (folder / name).write_bytes(contents)
@@ -106,9 +106,9 @@ def whole(contents: bytes, folder: Path) -> None:
 
 def volume(contents: bytes, folder: Path) -> None:
     """As a NIfTI, as an archive, and as a MetaImage or NRRD."""
-    from covct.discover import discover
     from covct.errors import SeriesError
-    from covct.nifti import read_nifti
+    from covct.intake.discover import discover
+    from covct.intake.nifti import read_nifti
 
     for name in ("a.nii", "a.zip", "a.mha", "a.nrrd"):
         (folder / name).write_bytes(contents)
@@ -124,7 +124,7 @@ def volume(contents: bytes, folder: Path) -> None:
 
 def weights(contents: bytes, folder: Path) -> None:
     """As the arrays of a weights file."""
-    from covct.weights_file import read_h5
+    from covct.networks.weights_file import read_h5
 
     (folder / "a.h5").write_bytes(contents)
     try:
@@ -207,10 +207,10 @@ def main() -> int:
     by_coverage = atheris is not None and not options.unguided
     if by_coverage:
         with atheris.instrument_imports(include=["covct", "pydicom"]):
-            import covct.dicom.load  # noqa: F401
-            import covct.discover  # noqa: F401
-            import covct.nifti  # noqa: F401
-            import covct.weights_file  # noqa: F401
+            import covct.intake.discover  # noqa: F401
+            import covct.intake.load_dicom  # noqa: F401
+            import covct.intake.nifti  # noqa: F401
+            import covct.networks.weights_file  # noqa: F401
     with tempfile.TemporaryDirectory(prefix="covct-fuzz-", dir=SCRATCH) as scratch:
         kept = options.corpus or Path(scratch) / "corpus"
         kept.mkdir(exist_ok=True)

@@ -13,9 +13,10 @@ import pydicom
 from conftest import make_networks, make_weights, read_json
 from pydicom.uid import generate_uid
 
-from covct import batch, state
-from covct.networks import Networks
+from covct.disk import state
+from covct.networks.network import Networks
 from covct.outputs import Outputs
+from covct.unattended import batch
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,8 @@ def template(folder: Path) -> list[bytes]:
     import pydicom
     from line import each_slice
 
-    from covct.phantom import make_phantom
-    from covct.phantom_dicom import write_dicom_series
+    from covct.phantom.chest import make_phantom
+    from covct.phantom.dicom import write_dicom_series
 
     phantom = make_phantom(
         slices=30, rows=64, columns=64, slice_spacing_mm=None, pixel_spacing_mm=(6.0, 6.0), lesions="severe", seed=1
@@ -226,7 +226,7 @@ def quarters(samples: list[Sample], series: int) -> dict:
 
 def accounted(out: Path, series: int, arrivals: Arrivals, code: int, stderr: str) -> list[str]:
     """What is wrong: a result too few, one too many, one without all of its slices, anything half."""
-    from covct import state
+    from covct.disk import state
 
     said = [f"the program ended with {code}"] if code != 130 else []
     if "Traceback" in stderr or said:

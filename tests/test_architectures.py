@@ -7,10 +7,10 @@ import pytest
 keras = pytest.importorskip("keras")
 
 from covct.architectures import ALIASES, ARCHITECTURES, architecture_name  # noqa: E402
-from covct.cards import Card, file_sha256, write_card  # noqa: E402
 from covct.errors import UsageError, WeightsError  # noqa: E402
-from covct.networks import input_shape  # noqa: E402
-from covct.segment import keras_predictor, load_network, make_network, start_from_backbone  # noqa: E402
+from covct.networks.cards import Card, file_sha256, write_card  # noqa: E402
+from covct.networks.network import input_shape  # noqa: E402
+from covct.networks.segment import keras_predictor, load_network, make_network, start_from_backbone  # noqa: E402
 
 TINY = {
     "unet": {"base_filters": 2},
@@ -208,7 +208,7 @@ def test_card_that_tells_other_shapes_than_its_network_has(name, changes, wanted
     """Found at loading: in the middle of a night it would be an unexpected error of each series."""
     from dataclasses import asdict
 
-    from covct.cards import read_card
+    from covct.networks.cards import read_card
 
     path = save(build(name), tmp_path, name)
     write_card(Card(**{**asdict(read_card(path)), **changes}), tmp_path)

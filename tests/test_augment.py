@@ -6,18 +6,18 @@ import cv2
 import numpy as np
 import pytest
 
+from covct.data.slices import Slices
 from covct.errors import UsageError
-from covct.overlay import INFECTION
-from covct.training import augment
-from covct.training.dataset import Slices
-from covct.training.prepare import crop, preparation, show
-from covct.training.presets import PRESETS, augmented, deform, with_strength
+from covct.training.samples import augment
+from covct.training.samples.prepare import crop, preparation, show
+from covct.training.samples.presets import PRESETS, augmented, deform, with_strength
 from covct.training.settings import Settings
+from covct.voxels.overlay import INFECTION
 
 pytest.importorskip("keras")
 
-from covct.training.plans import Plan  # noqa: E402
-from covct.training.sheet import UNKNOWN_COLOUR, sheet  # noqa: E402
+from covct.training.samples.plans import Plan  # noqa: E402
+from covct.training.samples.sheet import UNKNOWN_COLOUR, sheet  # noqa: E402
 
 SIZE = augment.SIZE
 
@@ -340,7 +340,7 @@ def test_show_augmented_writes_a_sheet_and_trains_nothing(tmp_path, monkeypatch)
     from typer.testing import CliRunner
 
     from covct.cli import app
-    from covct.training import sheet as module
+    from covct.training.samples import sheet as module
 
     asked = []
     monkeypatch.setattr(module.Readings, "of", lambda _, *asked_for: asked.append(asked_for))

@@ -11,12 +11,13 @@ import pytest
 from conftest import read_json
 from test_discover import change
 
-from covct import batch, state
-from covct.discover import discover
+from covct.disk import state
 from covct.errors import OutputNotWritable, Stopped, WeightsError
-from covct.logs import QUIET
+from covct.intake.discover import discover
 from covct.outputs import Outputs
-from covct.report import load_schema
+from covct.pipeline.report import load_schema
+from covct.unattended import batch
+from covct.unattended.logs import QUIET
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_other_weights_redo_everything(order, networks):
     run(order, networks)
     card = read_json(order.weights / "lungs.json")
     (order.weights / "lungs.keras").write_bytes(b"other")
-    from covct.cards import Card, file_sha256, write_card
+    from covct.networks.cards import Card, file_sha256, write_card
 
     write_card(Card(**{**card, "sha256": file_sha256(order.weights / "lungs.keras")}), order.weights)
     assert run(order, networks)[0]["done"] == 3
@@ -242,7 +243,7 @@ def test_a_study_where_nothing_qualifies_has_its_reasons(order, inbox, networks)
 
 
 def test_hashes_in_the_outcome_are_those_of_the_files(order, networks):
-    from covct.cards import file_sha256
+    from covct.networks.cards import file_sha256
 
     run(order, networks)
     for path in order.out.glob("*/*/outcome.json"):

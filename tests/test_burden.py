@@ -4,7 +4,7 @@ import highdicom as hd
 import numpy as np
 import pytest
 
-from covct.burden import find_lesions, measure_burden, severity
+from covct.pipeline.burden import find_lesions, measure_burden, severity
 
 MM3 = 1000.0  # a voxel of one millilitre
 

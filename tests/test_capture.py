@@ -17,19 +17,20 @@ from multiframe import write_enhanced, write_legacy_converted
 from test_orientation import CUTS
 from test_seg import tool
 
-from covct import RESEARCH_USE, batch
+from covct import RESEARCH_USE
 from covct.dicom import capture
-from covct.dicom.load import load_dicom
-from covct.discover import discover
+from covct.intake.discover import discover
+from covct.intake.load_dicom import load_dicom
 from covct.outputs import Outputs
-from covct.overlay import BACKGROUND, LEFT_LUNG, NOTICE, RIGHT_LUNG, TEXT, put_text, text_width
-from covct.page import as_html
-from covct.phantom import make_phantom
-from covct.phantom_dicom import write_dicom_series
-from covct.preprocess import whole_slice
-from covct.results import Entry
-from covct.volume import Masks, Probability, Scan
-from covct.writers import formats_for
+from covct.phantom.chest import make_phantom
+from covct.phantom.dicom import write_dicom_series
+from covct.results.entries import Entry
+from covct.results.page import as_html
+from covct.results.writers import formats_for
+from covct.unattended import batch
+from covct.voxels.overlay import BACKGROUND, LEFT_LUNG, NOTICE, RIGHT_LUNG, TEXT, put_text, text_width
+from covct.voxels.preprocess import whole_slice
+from covct.voxels.volume import Masks, Probability, Scan
 
 KEY = "0" * 64
 CORONAL = [1, 0, 0, 0, 0, -1]

@@ -11,10 +11,11 @@ import pytest
 from chests import chest, equalised, save, save_pair, save_slices, windowed
 from conftest import SHARED
 
-from covct.errors import UsageError
-from covct.nifti import read_nifti, write_nifti
-from covct.training.cases import CaseError
-from covct.training.dataset import (
+from covct.data.cases import CaseError
+from covct.data.layouts import find_cases, search_cases
+from covct.data.read_case import read_case
+from covct.data.screen import Likeness, Screen
+from covct.data.slices import (
     UNKNOWN,
     find_sources,
     read_lung_slices,
@@ -23,9 +24,8 @@ from covct.training.dataset import (
     read_other_slices,
     read_slices,
 )
-from covct.training.layouts import find_cases, search_cases
-from covct.training.read_case import read_case
-from covct.training.screen import Likeness, Screen
+from covct.errors import UsageError
+from covct.intake.nifti import read_nifti, write_nifti
 
 
 def fake_restore(pixels):
@@ -72,7 +72,7 @@ def test_the_published_table_is_read_with_another_machine_s_paths(tmp_path):
 def test_a_known_window_leads_back_to_hu(tmp_path):
     """Within the 6 HU of a grey level."""
     case = find_cases(published(tmp_path / "set"))[1]
-    from covct.training.dataset import to_hounsfield
+    from covct.data.slices import to_hounsfield
 
     hu, _, _ = chest(1)
     assert np.abs(to_hounsfield(read_case(case)) - np.clip(hu, -1250, 250)).max() <= 6
@@ -306,13 +306,13 @@ def test_pictures_of_other_names_than_the_published(name, told, tmp_path):
 @pytest.fixture
 def segmented(phantom, tmp_path):
     """A phantom series, feet first and prone, with the SEG that covct wrote; and its masks."""
-    from covct.dicom.load import load_dicom
     from covct.dicom.seg import write_seg
-    from covct.discover import discover
+    from covct.intake.discover import discover
+    from covct.intake.load_dicom import load_dicom
     from covct.outputs import Outputs
-    from covct.phantom_dicom import write_dicom_series
-    from covct.preprocess import FieldOfView
-    from covct.volume import Masks, Probability
+    from covct.phantom.dicom import write_dicom_series
+    from covct.voxels.preprocess import FieldOfView
+    from covct.voxels.volume import Masks, Probability
 
     write_dicom_series(phantom, tmp_path / "data" / "series", orientation="FFP")
     [series] = discover([tmp_path / "data"]).series
@@ -371,9 +371,9 @@ def test_masks_that_a_radiologist_corrected_come_back_on_their_slices(seg_type, 
 @pytest.mark.parametrize("seg_type", ["binary", "labelmap"])
 def test_evaluation_takes_the_segments_that_training_takes(seg_type, segmented):
     """It took any abnormal structure for infection, a nodule too, and a label map of infection alone for the lungs."""
-    from covct.dicom.load import load_dicom
-    from covct.discover import discover
     from covct.evaluation.masks import read_seg_mask
+    from covct.intake.discover import discover
+    from covct.intake.load_dicom import load_dicom
 
     write, masks, data = segmented
     path = write(seg_type)
@@ -545,8 +545,8 @@ def test_a_person_in_two_sources_is_taken_from_one(tmp_path):
 
 def test_infection_is_learned_from_hu_volumes_like_from_the_published_slices(tmp_path):
     pytest.importorskip("keras")
-    from covct.training.plans import plan_infection
-    from covct.training.reading import Reading
+    from covct.training.samples.plans import plan_infection
+    from covct.training.samples.reading import Reading
     from covct.training.settings import Settings
 
     for seed in range(3):
@@ -561,8 +561,8 @@ def test_infection_is_learned_from_hu_volumes_like_from_the_published_slices(tmp
 def test_slices_whose_lungs_nobody_marked_teach_no_lungs_network(tmp_path):
     """They were learned from as slices without any lung, and counted so in the validation."""
     pytest.importorskip("keras")
-    from covct.training.plans import plan_lungs
-    from covct.training.reading import Reading
+    from covct.training.samples.plans import plan_lungs
+    from covct.training.samples.reading import Reading
     from covct.training.settings import Settings
 
     for seed in range(2):
@@ -583,8 +583,8 @@ def test_slices_whose_lungs_nobody_marked_teach_no_lungs_network(tmp_path):
 def test_people_without_the_disease_are_learned_from_in_whatever_folder_they_lie(tmp_path):
     """A second folder of them is "cases", and no sample was ever drawn from it, though the card counted its slices."""
     pytest.importorskip("keras")
-    from covct.training.plans import Origin, plan_infection
-    from covct.training.reading import Reading
+    from covct.training.samples.plans import Origin, plan_infection
+    from covct.training.samples.reading import Reading
     from covct.training.settings import Settings
 
     save_slices(tmp_path / "slices", ["a", "b", "c"], equalised)
@@ -603,8 +603,8 @@ def test_people_without_the_disease_are_learned_from_in_whatever_folder_they_lie
 def test_scans_of_any_size_teach_the_restorer(tmp_path):
     """Its recipe is of 256 x 256 pixels: scans of 512, as scanners make them, and of two sizes ended in a traceback."""
     pytest.importorskip("keras")
-    from covct.training.plans import plan_restorer
-    from covct.training.reading import Reading
+    from covct.training.samples.plans import plan_restorer
+    from covct.training.samples.reading import Reading
     from covct.training.settings import Settings
 
     for seed, side in enumerate((48, 320, 256)):

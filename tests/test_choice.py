@@ -9,9 +9,9 @@ from conftest import read_json
 from test_cli import invoke, threshold_networks  # noqa: F401 - a fixture
 from test_discover import change
 
-from covct.choice import choose, selected
-from covct.discover import discover
-from covct.quality import check_headers
+from covct.intake.choice import choose, selected
+from covct.intake.discover import discover
+from covct.intake.gate import check_headers
 
 
 @pytest.fixture

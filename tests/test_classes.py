@@ -9,13 +9,13 @@ import pytest
 from chests import chest, equalised, save_pair, save_slices, windowed
 from conftest import threshold_card
 
+from covct.data.slices import UNKNOWN_CLASS, find_sources, read_lung_slices, read_medseg_slices
 from covct.errors import UsageError
-from covct.networks import Network, is_of_task, probabilities
-from covct.preprocess import body_field_of_view
-from covct.training import classes
-from covct.training.dataset import UNKNOWN_CLASS, find_sources, read_lung_slices, read_medseg_slices
-from covct.training.inputs import card_fields
+from covct.networks.network import Network, is_of_task, probabilities
+from covct.training.samples import classes
+from covct.training.samples.inputs import card_fields
 from covct.training.settings import Settings
+from covct.voxels.preprocess import body_field_of_view
 
 BGR = {1: (0, 0, 128), 2: (0, 128, 0), 3: (128, 0, 0)}
 SETTINGS = Settings(
@@ -44,7 +44,7 @@ def save_set(folder, count=3, with_classes=None):
 def test_a_network_of_infection_classes_is_trained_and_runs_from_its_card(tmp_path):
     """No restorer is needed: the 8-bit CLAHE slices tell no classes apart, and are not read."""
     pytest.importorskip("keras")
-    from covct.segment import load_network, make_network
+    from covct.networks.segment import load_network, make_network
     from covct.training.loop import train
 
     save_set(tmp_path / "data" / "medseg")
@@ -69,8 +69,8 @@ def test_a_network_of_infection_classes_is_trained_and_runs_from_its_card(tmp_pa
 
 def test_right_and_left_lung_keep_their_sides_however_slices_are_changed(tmp_path):
     pytest.importorskip("keras")
-    from covct.training.plans import plan_lungs
-    from covct.training.reading import Reading
+    from covct.training.samples.plans import plan_lungs
+    from covct.training.samples.reading import Reading
 
     for seed in range(3):
         save_pair(tmp_path / "clean", f"c{seed}", seed, False, ("lungs",))
@@ -90,8 +90,8 @@ def test_right_and_left_lung_keep_their_sides_however_slices_are_changed(tmp_pat
 
 def test_slices_without_classes_are_left_out_and_said(tmp_path, caplog):
     pytest.importorskip("keras")
-    from covct.training.plans import plan_infection
-    from covct.training.reading import Reading
+    from covct.training.samples.plans import plan_infection
+    from covct.training.samples.reading import Reading
 
     part = read_medseg_slices(save_set(tmp_path, with_classes=(0, 2)), with_classes=True)
     with caplog.at_level(logging.WARNING):

@@ -110,7 +110,7 @@ def test_empty_directory_is_exit_0_and_says_so(tmp_path, weights):
 
 
 def test_second_process_on_one_tree_is_exit_11(tmp_path, weights):
-    from covct import state
+    from covct.disk import state
 
     (tmp_path / "in").mkdir()
     with state.lock(tmp_path / "out"):
@@ -148,7 +148,7 @@ def test_version():
 
 
 def test_readme_lists_every_line_of_the_gate_with_its_numbers():
-    from covct.gate_rules import GATE
+    from covct.intake.gate_rules import GATE
 
     table = README.split("## The input gate")[1].split("## In a container")[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| `")]

@@ -9,11 +9,12 @@ import pytest
 from conftest import make_networks, make_weights
 
 import covct
-from covct import batch, terms
+from covct import terms
 from covct.dicom import header
 from covct.dicom.evidence import SERIES_NUMBERS
 from covct.dicom.syntaxes import SYNTAXES
 from covct.outputs import SEG_TYPES, Outputs
+from covct.unattended import batch
 
 STATEMENT = (Path(covct.__file__).parent / "dicom" / "CONFORMANCE.md").read_text()
 

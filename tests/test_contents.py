@@ -15,18 +15,18 @@ from pydicom.fileset import FileSet
 from pydicom.tag import Tag
 from test_encodings import rewrite
 
-from covct import batch
-from covct.batch import Order, scan
-from covct.convert import Conversion, convert
-from covct.dicom.load import load_dicom
 from covct.dicom.syntaxes import DEFLATED, EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN
-from covct.discover import discover
-from covct.inbox import Study, Survey
+from covct.disk.sources import SourceFile
+from covct.intake.discover import discover
+from covct.intake.load_dicom import load_dicom
 from covct.outputs import Outputs
-from covct.phantom import make_phantom
-from covct.phantom_dicom import write_dicom_series
-from covct.sources import SourceFile
-from covct.verify import installed_judges, verify
+from covct.phantom.chest import make_phantom
+from covct.phantom.dicom import write_dicom_series
+from covct.results.verify import installed_judges, verify
+from covct.unattended import batch
+from covct.unattended.batch import Order, scan
+from covct.unattended.convert import Conversion, convert
+from covct.unattended.inbox import Study, Survey
 
 EVERYTHING = Outputs(formats=("seg", "sr", "sc", "ko", "nifti", "png"))
 

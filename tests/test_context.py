@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import threshold_card
 
-from covct.context import blend_weights, neighbours, patchwise, starts, with_neighbours
-from covct.devices import Device, Ladder
-from covct.networks import Network, input_shape, probabilities, task_probability
-from covct.preprocess import whole_slice
+from covct.networks.devices import Device, Ladder
+from covct.networks.network import Network, input_shape, probabilities, task_probability
+from covct.voxels.patches import blend_weights, neighbours, patchwise, starts, with_neighbours
+from covct.voxels.preprocess import whole_slice
 
 
 def test_edge_slices_are_repeated():

@@ -21,17 +21,18 @@ from test_nifti import save, sheared
 from test_quality import tilt
 from test_seg import tool
 
-from covct import RESEARCH_USE, batch, convert
-from covct.convert import Conversion
+from covct import RESEARCH_USE
 from covct.dicom.ct_series import Storage, storage_for, write_ct_series
-from covct.discover import discover
 from covct.errors import OutputNotWritable, SeriesError, UsageError
-from covct.nifti import read_nifti, write_nifti
+from covct.intake.discover import discover
+from covct.intake.gate import check_headers
+from covct.intake.nifti import read_nifti, write_nifti
 from covct.outputs import Outputs
-from covct.phantom import make_phantom
-from covct.phantom_dicom import write_dicom_series
-from covct.quality import check_headers
-from covct.volume import WORKING_ORIENTATION
+from covct.phantom.chest import make_phantom
+from covct.phantom.dicom import write_dicom_series
+from covct.unattended import batch, convert
+from covct.unattended.convert import Conversion
+from covct.voxels.volume import WORKING_ORIENTATION
 
 
 def converted(source, out, **order):
@@ -442,7 +443,7 @@ def test_a_series_that_cannot_even_be_told_of_ends_with_3(series_folder, tmp_pat
     def broken(group):
         raise KeyError("Doe^John")
 
-    monkeypatch.setattr("covct.discover._dicom_series", broken)
+    monkeypatch.setattr("covct.intake.discover._dicom_series", broken)
     result = invoke("convert", series_folder, "--out", tmp_path / "out", "--json")
     events = [json.loads(line) for line in result.stdout.splitlines()]
     assert (result.exit_code, events[-1]["troubled"]) == (3, 1)

@@ -13,12 +13,12 @@ from conftest import read_json
 from test_batch import inbox, never, order, run, watched  # noqa: F401 (fixtures)
 from typer.testing import CliRunner
 
-from covct import batch
 from covct.cli import app
-from covct.convert import Conversion, convert
-from covct.discover import discover
-from covct.nifti import write_nifti
-from covct.window import parse_since
+from covct.intake.discover import discover
+from covct.intake.nifti import write_nifti
+from covct.unattended import batch
+from covct.unattended.convert import Conversion, convert
+from covct.unattended.since_until import parse_since
 
 
 def copied(path, again):

@@ -13,12 +13,13 @@ import pytest
 from conftest import call_infection, call_lungs, read_json
 
 import covct
-from covct import batch, devices
-from covct.devices import Device, Ladder, Wish
 from covct.errors import DeviceMissing, UsageError
-from covct.networks import Network
+from covct.networks import devices
+from covct.networks.devices import Device, Ladder, Wish
+from covct.networks.network import Network
 from covct.outputs import Outputs
-from covct.report import load_schema
+from covct.pipeline.report import load_schema
+from covct.unattended import batch
 
 ROOT = Path(covct.__file__).parent.parent
 

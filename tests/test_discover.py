@@ -7,9 +7,9 @@ import zipfile
 import pydicom
 import pytest
 
-from covct.choice import choose, is_lung_kernel
-from covct.discover import discover
-from covct.quality import check_headers
+from covct.intake.choice import choose, is_lung_kernel
+from covct.intake.discover import discover
+from covct.intake.gate import check_headers
 
 
 def change(folder, **attributes):

@@ -17,7 +17,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from covct import RESEARCH_USE, __version__, heartbeat, state
+from covct import RESEARCH_USE, __version__
+from covct.disk import state
+from covct.unattended import heartbeat
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKER = ROOT / "docker"

@@ -12,11 +12,11 @@ import pytest
 from conftest import make_networks
 from test_cli import invoke
 
-from covct import doctor
 from covct.commands import scan
 from covct.dicom.syntaxes import SYNTAXES
-from covct.doctor import Check, exit_code
-from covct.networks import Device
+from covct.networks.network import Device
+from covct.unattended import doctor
+from covct.unattended.doctor import Check, exit_code
 
 
 def examined(*options):

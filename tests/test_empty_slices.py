@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from conftest import call_infection, make_weights, read_json, threshold_card
 
-from covct.batch import card_hashes
-from covct.cards import Card, file_sha256, read_card, tasks_in, write_card
 from covct.errors import WeightsError
-from covct.networks import Network, holds_infection
-from covct.pipeline import Clock, process
-from covct.preprocess import whole_slice
+from covct.networks.cards import Card, file_sha256, read_card, tasks_in, write_card
+from covct.networks.network import Network, holds_infection
+from covct.pipeline.series import Clock, process
+from covct.unattended.batch import card_hashes
+from covct.voxels.preprocess import whole_slice
 from tests.test_report_schema import VALIDATOR
 
 
@@ -20,8 +20,8 @@ def gate(predict, **changes) -> Network:
 
 
 def chosen_series(folder):
-    from covct.choice import choose
-    from covct.discover import discover
+    from covct.intake.choice import choose
+    from covct.intake.discover import discover
 
     return choose(list(discover([folder]).series), lambda series: None)
 
@@ -41,7 +41,7 @@ def test_a_slice_is_looked_at_from_the_card_s_threshold_on(flip):
 
 def test_slices_called_empty_are_spared_and_counted(phantom_series, networks):
     """The upper half is called empty: no infection there, fewer slices for the network, and the report tells."""
-    from covct.devices import Device
+    from covct.networks.devices import Device
 
     asked = []
 
@@ -132,7 +132,7 @@ def pixels(infected=0, unknown=0):
 
 
 def test_a_slice_is_diseased_empty_or_neither():
-    from covct.training.empty_slices import slice_truth
+    from covct.training.samples.empty_slices import slice_truth
 
     kinds = [pixels(), pixels(infected=3), pixels(infected=40), pixels(unknown=1000), pixels(unknown=4)]
     assert slice_truth(np.stack(kinds)).tolist() == [[0, 1], [0, 0], [1, 1], [0, 0], [0, 1]]
@@ -140,7 +140,7 @@ def test_a_slice_is_diseased_empty_or_neither():
 
 
 def test_the_gate_s_threshold_lets_99_of_100_diseased_slices_through():
-    from covct.training.empty_slices import choose_gate_threshold
+    from covct.training.samples.empty_slices import choose_gate_threshold
 
     probability = np.concatenate([np.linspace(0.3, 1, 100), np.linspace(0, 0.6, 50), [0.9]])
     truth = np.stack([np.arange(151) < 100, np.arange(151) < 150], -1).astype(np.float32)
@@ -152,8 +152,8 @@ def test_the_gate_s_threshold_lets_99_of_100_diseased_slices_through():
 
 def test_empty_slices_are_learned_from_the_slices_of_infection():
     from covct.errors import UsageError
-    from covct.training.empty_slices import of_slices
-    from covct.training.plans import Plan
+    from covct.training.samples.empty_slices import of_slices
+    from covct.training.samples.plans import Plan
     from covct.training.settings import Settings
 
     x, y = np.zeros((2, 64, 64, 1)), np.stack([pixels(), pixels(infected=40)])
@@ -173,7 +173,7 @@ def test_card_of_another_task_in_a_network_s_place_is_refused(tmp_path):
     import keras
 
     from covct.architectures import ARCHITECTURES
-    from covct.segment import load_keras_networks
+    from covct.networks.segment import load_keras_networks
 
     keras.utils.set_random_seed(0)
     ARCHITECTURES["slice-classifier"](size=16, base_filters=1, depth=1).save(tmp_path / "lungs.keras")

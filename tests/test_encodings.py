@@ -13,9 +13,9 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 from test_seg import segment
 
-from covct.dicom.load import load_dicom
 from covct.dicom.syntaxes import SYNTAXES, is_lossy
-from covct.discover import discover
+from covct.intake.discover import discover
+from covct.intake.load_dicom import load_dicom
 
 JPEG, HTJ2K = "1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.4.20"
 

@@ -12,9 +12,9 @@ import pytest
 from conftest import read_json
 
 import covct
-from covct.phantom import make_phantom
-from covct.phantom_dicom import write_dicom_series
-from covct.report import load_schema
+from covct.phantom.chest import make_phantom
+from covct.phantom.dicom import write_dicom_series
+from covct.pipeline.report import load_schema
 
 pytest.importorskip("keras")
 

@@ -14,22 +14,22 @@ from conftest import make_networks, make_weights
 from typer.testing import CliRunner
 
 from covct import cli
-from covct.cards import file_sha256, read_card, write_card
-from covct.discover import discover
+from covct.data.cases import medseg_patient
+from covct.data.dicom_cases import pseudonym
+from covct.data.layouts import search_cases
+from covct.data.leakage import ancestors_of, learned_patients
+from covct.data.slices import find_sources, read_lung_slices
 from covct.errors import UsageError
 from covct.evaluation import agreement, bootstrap, calibration
 from covct.evaluation.cases import Case, find_cases, seen_by
-from covct.evaluation.judges import find_judges
+from covct.evaluation.eligible import find_judges
 from covct.evaluation.masks import find_segs, parse_labels, read_seg_mask
 from covct.evaluation.run import Order, evaluate
 from covct.evaluation.scores import SCORES, Counts, count, scores
 from covct.evaluation.surface import surface_scores
-from covct.nifti import write_nifti
-from covct.training.cases import medseg_patient
-from covct.training.dataset import find_sources, read_lung_slices
-from covct.training.dicom_cases import pseudonym
-from covct.training.layouts import search_cases
-from covct.training.learned import ancestors_of, learned_patients
+from covct.intake.discover import discover
+from covct.intake.nifti import write_nifti
+from covct.networks.cards import file_sha256, read_card, write_card
 
 # Scores
 
@@ -261,7 +261,7 @@ def test_written_files_follow_the_schema_and_hold_no_names(pairs, tmp_path):
             path.rename(folder / path.name.replace("a_", "Doe^Jane_"))
     judge(data, calls, tmp_path / "out")
     text, page = ((tmp_path / "out" / f"evaluation.{end}").read_text() for end in ("json", "html"))
-    schema = json.loads(files("covct").joinpath("evaluation.schema.json").read_text())
+    schema = json.loads(files("covct.evaluation").joinpath("evaluation.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(json.loads(text))
     assert "Doe" not in text + page
     assert "Research use only" in text
@@ -295,7 +295,7 @@ def test_a_missed_case_is_told_beside_the_mean_distance(pairs, tmp_path):
     page = (tmp_path / "out" / "evaluation.html").read_text()
     assert page.count("and ∞ in 1 of 2 cases") == 1
     jsonschema = pytest.importorskip("jsonschema")
-    schema = json.loads(files("covct").joinpath("evaluation.schema.json").read_text())
+    schema = json.loads(files("covct.evaluation").joinpath("evaluation.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(json.loads((tmp_path / "out" / "evaluation.json").read_text()))
 
 
@@ -478,8 +478,8 @@ def test_volumes_of_one_person_are_never_parted_where_lungs_are_learned(pairs):
 
 def test_own_results_come_back_as_truth_and_as_calls(series_folder, phantom_series, tmp_path, weights):
     """A scan's SEG beside its slices is truth; the same SEG elsewhere, of any type, is a call, slice by slice."""
-    from covct import batch
     from covct.outputs import Outputs
+    from covct.unattended import batch
 
     for name in ("binary", "labelmap"):
         order = batch.Order((phantom_series,), tmp_path / name, weights, Outputs(("seg",), name, False, "key"))
@@ -516,9 +516,9 @@ def test_dicom_with_nifti_masks_beside_it(phantom, phantom_series, tmp_path):
 
 
 def test_a_seg_of_other_slices_is_refused(phantom_series, tmp_path, weights):
-    from covct import batch
-    from covct.dicom.load import load_dicom
+    from covct.intake.load_dicom import load_dicom
     from covct.outputs import Outputs
+    from covct.unattended import batch
 
     order = batch.Order((phantom_series,), tmp_path / "out", weights, Outputs(("seg",), "binary", False, "key"))
     batch.scan(order, make_networks, lambda event: None)
@@ -719,7 +719,7 @@ def test_each_patient_is_judged_by_the_fold_that_held_him_out(chests, tmp_path):
     assert set(lungs["folds"]["dice"]) == {"fold-0", "fold-1"}
     assert lungs["folds"]["mean"] == pytest.approx(sum(lungs["folds"]["dice"].values()) / 2, abs=1e-6)
     jsonschema = pytest.importorskip("jsonschema")
-    schema = json.loads(files("covct").joinpath("evaluation.schema.json").read_text())
+    schema = json.loads(files("covct.evaluation").joinpath("evaluation.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(evaluation)
     assert "fold-0/lungs" in (tmp_path / "out" / "evaluation.html").read_text()
 
@@ -755,7 +755,7 @@ def test_every_network_that_is_loaded_counts(also, pairs, weights, tmp_path):
     evaluation = judge(*pairs, tmp_path / "out", weights=weights, also_seen=True)
     assert {row["case"]: row["seen_by"] for row in evaluation["cases"]} == {"a": [also], "b": []}
     jsonschema = pytest.importorskip("jsonschema")
-    schema = json.loads(files("covct").joinpath("evaluation.schema.json").read_text())
+    schema = json.loads(files("covct.evaluation").joinpath("evaluation.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(evaluation)
 
 

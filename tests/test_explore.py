@@ -8,8 +8,8 @@ from chests import chest, save, save_pair, save_slices, windowed
 from typer.testing import CliRunner
 
 from covct import cli
-from covct.training.explore import explore
-from covct.training.explore_page import as_html
+from covct.data.explore import explore
+from covct.data.explore_page import as_html
 
 
 def invoke(*arguments):

@@ -10,8 +10,8 @@ from test_cli import invoke
 from test_discover import change
 from test_quality import slugs, verdict
 
-from covct.discover import discover
-from covct.quality import header_warnings
+from covct.intake.discover import discover
+from covct.intake.gate import header_warnings
 
 CAPTURE, STRUCTURES = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.481.3"
 PRESENTATION = "1.2.840.10008.5.1.4.1.1.11.1"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import covct
-from covct.devices import present_gpus
+from covct.networks.devices import present_gpus
 
 if not present_gpus():
     pytest.skip("no NVIDIA GPU", allow_module_level=True)

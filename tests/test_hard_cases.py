@@ -25,8 +25,8 @@ from multiframe import write_enhanced, write_legacy_converted
 from pydicom import uid
 from test_encodings import rewrite
 
-from covct.phantom import make_phantom
-from covct.phantom_dicom import write_dicom_series
+from covct.phantom.chest import make_phantom
+from covct.phantom.dicom import write_dicom_series
 from covct.terms import SEGMENTS
 
 SEG, SR, KO = "segmentation.seg.dcm", "measurements.sr.dcm", "key-slices.ko.dcm"
@@ -369,8 +369,8 @@ def as_stranger(folder):
 
 def test_08_file_and_folder_that_may_not_be_read(series_folder):
     """Case 8: both are named; what may be a slice is missing, and it is said."""
-    import covct.pipeline  # noqa: F401 - while it may still be read
-    import covct.writers  # noqa: F401
+    import covct.pipeline.series  # noqa: F401 - while it may still be read
+    import covct.results.writers  # noqa: F401
 
     with tempfile.TemporaryDirectory() as here:
         place = Path(shutil.copytree(series_folder, Path(here) / "series"))

@@ -21,10 +21,11 @@ from line import anew, each_slice, night
 from test_batch import watched
 
 import covct
-from covct import batch, state
-from covct.cards import file_sha256
+from covct.disk import state
+from covct.networks.cards import file_sha256
 from covct.outputs import Outputs
-from covct.phantom_dicom import write_dicom_series
+from covct.phantom.dicom import write_dicom_series
+from covct.unattended import batch
 
 ROOT = Path(covct.__file__).parent.parent
 SEG = "segmentation.seg.dcm"
@@ -370,7 +371,7 @@ def test_24_gpu_out_of_memory_costs_one_series_only(series_folder, tmp_path):
 
 def test_24_smaller_batches_where_the_gpu_is_full():
     """Case 24: 8, 4, 2, 1 slices at once, then the CPU."""
-    segment = pytest.importorskip("covct.segment")
+    segment = pytest.importorskip("covct.networks.segment")
 
     class Small:
         def predict_on_batch(self, slices):

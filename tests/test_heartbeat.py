@@ -8,8 +8,9 @@ from dataclasses import asdict, replace
 import pytest
 from test_cli import invoke, threshold_networks  # noqa: F401 - a fixture
 
-from covct import heartbeat, state
+from covct.disk import state
 from covct.errors import OutputNotWritable, Stopped
+from covct.unattended import heartbeat
 
 
 def health(out, *options):
@@ -136,7 +137,7 @@ def test_a_disk_that_takes_no_sign_does_not_stop_the_work(tmp_path):
 
 
 def test_a_long_step_gives_signs_between_its_calls_of_the_network(series_folder, tmp_path, weights, networks):
-    from covct import batch
+    from covct.unattended import batch
 
     events = []
     batch.scan(batch.Order((series_folder,), tmp_path / "out", weights), lambda: networks, events.append)

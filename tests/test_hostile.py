@@ -18,20 +18,22 @@ from cost import cost
 from multiframe import write_enhanced
 from pydicom.encaps import encapsulate
 
-from covct import batch, state
-from covct.choice import selected
-from covct.dicom import load, pixels
+from covct.dicom import pixels
 from covct.dicom.codestream import coded
 from covct.dicom.evidence import encodable, filled, identified
 from covct.dicom.header import read_values
-from covct.dicom.load import load_dicom
 from covct.dicom.pixels import hounsfield
 from covct.dicom.read import MOST_ELEMENTS, MOST_ITEMS, read_dataset
 from covct.dicom.syntaxes import DEFLATED
-from covct.discover import discover
+from covct.disk import state
+from covct.disk.sources import SourceFile, read_all
 from covct.errors import SeriesError
-from covct.nifti import read_nifti, write_nifti
-from covct.sources import SourceFile, read_all
+from covct.intake import load_dicom as load
+from covct.intake.choice import selected
+from covct.intake.discover import discover
+from covct.intake.load_dicom import load_dicom
+from covct.intake.nifti import read_nifti, write_nifti
+from covct.unattended import batch
 
 MIB = 1024**2
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covct.discover import is_partial
-from covct.inbox import Settling, Study, Survey
-from covct.sources import Problem, SourceFile
+from covct.disk.sources import Problem, SourceFile
+from covct.intake.discover import is_partial
+from covct.unattended.inbox import Settling, Study, Survey
 
 SETTLE = 30
 

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from multiframe import write_enhanced
 from test_discover import change
 
-from covct import choice, index
 from covct.dicom.header import read_header
 from covct.dicom.patient import Patient
-from covct.discover import discover, read_facts
-from covct.inbox import survey
-from covct.sources import SourceFile
+from covct.disk.sources import SourceFile
+from covct.intake import choice
+from covct.intake.discover import discover, read_facts
+from covct.unattended import index
+from covct.unattended.inbox import survey
 
 
 def later():

@@ -15,14 +15,14 @@ from pydicom.filewriter import write_dataset
 from pydicom.tag import Tag
 from test_seg import tool
 
-from covct.choice import Choice
-from covct.dicom.check import check_objects
 from covct.dicom.evidence import filled
-from covct.discover import discover
+from covct.intake.choice import Choice
+from covct.intake.discover import discover
 from covct.outputs import Outputs
-from covct.pipeline import Clock, process
-from covct.verify import _errors
-from covct.writers import WRITERS
+from covct.pipeline.series import Clock, process
+from covct.results.check_dicom import check_objects
+from covct.results.verify import _errors
+from covct.results.writers import WRITERS
 
 OUTPUTS = Outputs(formats=("seg", "sr", "ko", "sc"))
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from covct.errors import UsageError
-from covct.training.inputs import arguments_for, card_fields, check_inputs, input_of, parse_patch, parse_three
+from covct.training.samples.inputs import arguments_for, card_fields, check_inputs, input_of, parse_patch, parse_three
 from covct.training.settings import Settings, with_defaults
 
 PLAIN = Settings("infection", 1, 8)

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from odd import ODD
 
-from covct import batch
-from covct.nifti import write_nifti
+from covct.intake.nifti import write_nifti
 from covct.outputs import Outputs
-from covct.phantom_dicom import write_dicom_series
+from covct.phantom.dicom import write_dicom_series
+from covct.unattended import batch
 
 CASES = SHARED.parent / "cases" / "make.py"
 OF_THE_MOMENT = {

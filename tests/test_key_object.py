@@ -9,13 +9,13 @@ import pytest
 from conftest import read_json
 from test_sr import KO, as_multi_frame, evidence, items, judge, segment, without_infection
 
-from covct.choice import choose
 from covct.dicom.key_object import key_slices, write_key_object
-from covct.dicom.load import load_dicom
-from covct.discover import discover
-from covct.phantom_dicom import write_dicom_series
-from covct.pipeline import Clock, process
-from covct.quality import check_headers
+from covct.intake.choice import choose
+from covct.intake.discover import discover
+from covct.intake.gate import check_headers
+from covct.intake.load_dicom import load_dicom
+from covct.phantom.dicom import write_dicom_series
+from covct.pipeline.series import Clock, process
 
 
 def references(path):

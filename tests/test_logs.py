@@ -16,9 +16,10 @@ from pydicom.dataelem import DataElement
 from typer.testing import CliRunner
 
 import covct
-from covct import batch, cli, logs
+from covct import cli
 from covct.commands import scan
 from covct.errors import UsageError
+from covct.unattended import batch, logs
 
 ROOT = Path(covct.__file__).parent.parent
 SECRETS = ("planted", "19010203", "19450607")
@@ -114,8 +115,8 @@ def inbox(phantom_series, tmp_path_factory):
 @pytest.fixture(scope="module")
 def named_files(inbox, phantom_series, tmp_path_factory):
     """The same in an export that names its folders and files after the patient, some of them damaged."""
-    from covct.nifti import write_nifti
-    from covct.phantom import make_phantom
+    from covct.intake.nifti import write_nifti
+    from covct.phantom.chest import make_phantom
 
     export = tmp_path_factory.mktemp("export") / "Planted Name 19010203"
     shutil.copytree(inbox, export)

@@ -18,20 +18,22 @@ from multiframe import write_enhanced
 from test_discover import change
 from test_hostile import deflated
 
-from covct import batch, memory, pipeline
-from covct.components import components
 from covct.dicom.evidence import encodable, equipment, identified, object_uids
-from covct.dicom.load import load_dicom
 from covct.dicom.seg import _description, write_seg
-from covct.discover import discover
-from covct.labels import INFECTED, Labels, per_slice
-from covct.nifti import write_mask, write_nifti
+from covct.intake.discover import discover
+from covct.intake.load_dicom import load_dicom
+from covct.intake.nifti import write_mask, write_nifti
 from covct.outputs import Outputs
-from covct.phantom import make_phantom
-from covct.phantom_dicom import write_dicom_series
-from covct.preprocess import whole_slice
+from covct.phantom.chest import make_phantom
+from covct.phantom.dicom import write_dicom_series
+from covct.pipeline import memory
+from covct.pipeline import series as pipeline
 from covct.terms import LABELMAP_SEGMENTS, SEGMENTS
-from covct.volume import Masks, Probability
+from covct.unattended import batch
+from covct.voxels.components import components
+from covct.voxels.labels import INFECTED, Labels, per_slice
+from covct.voxels.preprocess import whole_slice
+from covct.voxels.volume import Masks, Probability
 
 WEIGHTS = {"lungs": "a" * 64, "infection": "b" * 64}
 CORONAL, SAGITTAL = [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1]
@@ -95,7 +97,7 @@ def test_components_are_those_of_a_labelled_volume(share):
 @pytest.mark.parametrize("backwards", [False, True])
 def test_planes_are_those_of_the_mask_turned_at_once(scan, phantom, backwards, monkeypatch):
     """In blocks of few planes, so that several are needed."""
-    monkeypatch.setattr("covct.volume.BLOCK_BYTES", 100_000)
+    monkeypatch.setattr("covct.voxels.volume.BLOCK_BYTES", 100_000)
     whole = scan.to_source(phantom.lungs).array
     for axis in range(3):
         planes = np.stack(list(scan.planes_of_source(phantom.lungs.__getitem__, axis=axis, backwards=backwards)))
@@ -194,7 +196,7 @@ def test_nifti_mask_written_plane_by_plane_is_the_one_written_at_once(scan, phan
 def test_masks_and_seg_of_a_large_series_need_a_fraction_of_its_voxels(phantom, tmp_path, monkeypatch):
     """16 million voxels in the SEG took eleven bytes each, all segments and a sum over them; now less than one, beside
     a block of planes that is no larger for a larger series."""
-    monkeypatch.setattr("covct.volume.BLOCK_BYTES", 2**20)
+    monkeypatch.setattr("covct.voxels.volume.BLOCK_BYTES", 2**20)
     rows, columns = np.mgrid[:512, :512]
     one = ((rows - 256) ** 2 + (columns - 150) ** 2 < 90**2).astype(np.uint8)
     write_dicom_series(phantom, tmp_path / "in")
@@ -236,7 +238,7 @@ def test_series_that_cannot_be_held_is_rejected_unread_and_done_where_it_can(
     order = batch.Order((series_folder,), tmp_path / "out", weights, outputs=Outputs(("png",)), memory_mib=500)
     events = []
     with monkeypatch.context() as patched:
-        patched.setattr("covct.pipeline.load_dicom", lambda series: pytest.fail("it was read"))
+        patched.setattr("covct.pipeline.series.load_dicom", lambda series: pytest.fail("it was read"))
         assert batch.scan(order, lambda: networks, events.append)["rejected"] == 1
     [rejected] = [event for event in events if event["event"] == "rejected"]
     assert rejected["slug"] == "too-large"

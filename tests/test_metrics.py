@@ -9,7 +9,7 @@ import pytest
 from test_cli import README, invoke, threshold_networks  # noqa: F401 - a fixture
 
 from covct.errors import OutputNotWritable
-from covct.metrics import METRICS, Metrics, end_in_place, measured, read_counters
+from covct.unattended.prometheus import METRICS, Metrics, end_in_place, measured, read_counters
 
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\["\\n])*"'

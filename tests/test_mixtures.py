@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covct import batch, state
 from covct.dicom.header import Header, read_header
 from covct.dicom.patient import PATIENT_TAGS, Patient, patient_of
-from covct.discover import Discovery, Sighting, assemble
-from covct.plan import Order, plan, superseded
-from covct.sources import SourceFile
-from covct.whose import record
+from covct.disk import state
+from covct.disk.sources import SourceFile
+from covct.intake.discover import Discovery, Sighting, assemble
+from covct.unattended import batch
+from covct.unattended.plan import Order, plan, superseded
+from covct.unattended.whose import record
 
 SLICES = 14
 

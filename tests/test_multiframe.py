@@ -8,11 +8,11 @@ import pytest
 from multiframe import write_enhanced, write_legacy_converted
 from test_seg import segment, tool
 
-from covct.choice import choose
-from covct.dicom.load import load_dicom
-from covct.discover import discover
 from covct.errors import SeriesError
-from covct.quality import check_headers
+from covct.intake.choice import choose
+from covct.intake.discover import discover
+from covct.intake.gate import check_headers
+from covct.intake.load_dicom import load_dicom
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from covct.discover import safe_name
+from covct.intake.discover import safe_name
 
 # Text that looks like a UID more or less, any text, and what decoders of broken files give (lone surrogates).
 ANY = st.one_of(

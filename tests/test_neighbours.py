@@ -7,13 +7,13 @@ import pytest
 from chests import chest, equalised, save_pair, save_slices
 from conftest import threshold_card
 
-from covct.networks import Network, probabilities
-from covct.preprocess import body_field_of_view
-from covct.training import neighbours
-from covct.training.dataset import Slices, find_sources, joined, one_volume, read_ma_slices, read_other_slices
-from covct.training.layouts import find_cases
-from covct.training.read_case import read_case
+from covct.data.layouts import find_cases
+from covct.data.read_case import read_case
+from covct.data.slices import Slices, find_sources, joined, one_volume, read_ma_slices, read_other_slices
+from covct.networks.network import Network, probabilities
+from covct.training.samples import neighbours
 from covct.training.settings import Settings
+from covct.voxels.preprocess import body_field_of_view
 
 SETTINGS = Settings(
     "infection", epochs=1, samples_per_epoch=8, batch_size=4, base_filters=2, split="0.34", size=32, neighbours=1,
@@ -46,8 +46,8 @@ def fed(card, data, patient):
 def test_a_slice_is_validated_and_drawn_with_the_channels_that_inference_feeds(data):
     """To the rounding of HU. In draws the stack may be turned around: which end is the head is not always told."""
     pytest.importorskip("keras")
-    from covct.training.plans import plan_infection
-    from covct.training.reading import Reading
+    from covct.training.samples.plans import plan_infection
+    from covct.training.samples.reading import Reading
 
     plan = plan_infection(Reading(find_sources(data)), replace(SETTINGS, size=256))
     [held] = plan.held_out["cases"]
@@ -68,7 +68,7 @@ def test_a_slice_is_validated_and_drawn_with_the_channels_that_inference_feeds(d
 
 def test_a_network_of_three_slices_is_trained_and_runs_from_its_card(data, tmp_path):
     pytest.importorskip("keras")
-    from covct.segment import load_network, make_network
+    from covct.networks.segment import load_network, make_network
     from covct.training.loop import train
 
     card = train(replace(SETTINGS, augment="full"), data, tmp_path / "out")
@@ -125,8 +125,8 @@ def test_slices_left_out_of_the_drawing_are_still_seen_as_neighbours(data):
 
 def test_with_nobody_held_out_there_is_nothing_to_validate(data):
     pytest.importorskip("keras")
-    from covct.training.plans import plan_infection
-    from covct.training.reading import Reading
+    from covct.training.samples.plans import plan_infection
+    from covct.training.samples.reading import Reading
 
     plan = plan_infection(Reading(find_sources(data)), replace(SETTINGS, split="none"))
     assert plan.validation is None

@@ -10,8 +10,8 @@ from conftest import SHARED
 keras = pytest.importorskip("keras")
 
 from covct.architectures import ARCHITECTURES  # noqa: E402
-from covct.cards import Card, default_weights_folder, file_sha256, read_card, write_card  # noqa: E402
 from covct.errors import UsageError, WeightsError  # noqa: E402
+from covct.networks.cards import Card, default_weights_folder, file_sha256, read_card, write_card  # noqa: E402
 
 
 def small_card(folder, **changes):
@@ -28,7 +28,7 @@ def small_card(folder, **changes):
 
 
 def test_weights_come_back_as_they_were_saved(tmp_path):
-    from covct.segment import keras_predictor, load_network
+    from covct.networks.segment import keras_predictor, load_network
 
     network, path = small_card(tmp_path)
     _, again = load_network(path)
@@ -40,7 +40,7 @@ def test_weights_come_back_as_they_were_saved(tmp_path):
 
 def test_a_flipping_card_averages_the_slice_and_its_mirror_image(tmp_path):
     """A network that only looks at the left edge sees both edges, and the result comes back the right way round."""
-    from covct.networks import Network, predict
+    from covct.networks.network import Network, predict
 
     def left_edge(slices):
         out = np.zeros(slices.shape[:3], np.float32)
@@ -80,7 +80,7 @@ def test_a_card_cannot_point_elsewhere(tmp_path):
 
 
 def test_weights_that_do_not_fit_the_card(tmp_path):
-    from covct.segment import load_network
+    from covct.networks.segment import load_network
 
     _, path = small_card(tmp_path, architecture={"name": "unet", "arguments": {"size": 32, "base_filters": 8}})
     with pytest.raises(WeightsError, match="do not fit"):
@@ -101,7 +101,7 @@ def test_training_runs_keeps_patients_apart_and_writes_a_card(tmp_path):
     """Two steps on a real folder of slices: enough to see the line from data to a card that loads."""
     if not SHARED.is_dir():
         pytest.skip(f"no real scans at {SHARED} (set COVCT_DATA)")
-    from covct.segment import load_network
+    from covct.networks.segment import load_network
     from covct.training.loop import train
     from covct.training.settings import Settings
 
@@ -121,7 +121,7 @@ def test_training_runs_keeps_patients_apart_and_writes_a_card(tmp_path):
 def test_a_patient_learned_from_cannot_be_held_out_later(tmp_path):
     """Starting from other weights, or from a restorer, must not leak patients into the validation."""
     from covct.training.loop import _refuse_a_leak
-    from covct.training.plans import Plan
+    from covct.training.samples.plans import Plan
 
     _, path = small_card(tmp_path, training={"held_out_patients": {"ma": ["a", "b"]}})
     plan = Plan(None, (None, None), "l1", "clahe", "whole", {"ma": ["a", "b"], "medseg": ["m"]}, {}, {})
@@ -132,14 +132,14 @@ def test_a_patient_learned_from_cannot_be_held_out_later(tmp_path):
 
 
 def held_out_here(**patients):
-    from covct.training.plans import Plan
+    from covct.training.samples.plans import Plan
 
     return Plan(None, (None, None), "l1", "clahe", "whole", patients, {}, {})
 
 
 def test_a_patient_learned_from_two_networks_ago_is_a_leak(tmp_path):
     """A learned from x, B started from A without that source, C starts from B and would be judged by x."""
-    from covct.training.learned import ancestors_of
+    from covct.data.leakage import ancestors_of
     from covct.training.loop import _refuse_a_leak
 
     first = read_card(small_card(tmp_path, training={"held_out_patients": {"ma": ["a"]}})[1])
@@ -156,7 +156,7 @@ def test_a_patient_learned_from_two_networks_ago_is_a_leak(tmp_path):
 
 def test_a_person_learned_from_in_one_source_is_not_held_out_in_another(tmp_path):
     """The same public volume as slices and as NIfTI; of cards with hashes only who is among them was learned from."""
-    from covct.training.learned import learned_patients
+    from covct.data.leakage import learned_patients
     from covct.training.loop import _refuse_a_leak
 
     held = {"ma": ["coronacases_001"]}
@@ -174,7 +174,7 @@ def test_a_person_learned_from_in_one_source_is_not_held_out_in_another(tmp_path
 
 
 def test_cards_without_ancestors_are_read_and_say_what_they_do_not_tell(tmp_path):
-    from covct.training.learned import ancestors_of, has_learned_from, untold
+    from covct.data.leakage import ancestors_of, has_learned_from, untold
 
     start = {"task": "lungs", "sha256": "3" * 64, "epochs": 2}
     card = read_card(small_card(tmp_path, training={"held_out_patients": {"ma": ["a"]}, "initial": start})[1])
@@ -188,14 +188,14 @@ def test_cards_without_ancestors_are_read_and_say_what_they_do_not_tell(tmp_path
 
 def test_a_restorer_taught_by_hu_scans_leaks_nothing_of_them():
     """HU slices are judged as they are: a restorer that learned from a scan has no hand in how it is judged."""
-    from covct.training.plans import Plan
+    from covct.training.samples.plans import Plan
 
     plan = Plan(None, None, "l1", "clahe", "whole", {"ma": ["a"], "lctsc": ["x"], "lctsc-restored": ["x"]}, {}, {})
     assert plan.restored == ["ma"]
 
 
 def test_whole_patients_are_held_out():
-    from covct.training.dataset import held_out_patients
+    from covct.data.slices import held_out_patients
 
     patients = ["a"] * 5 + ["b"] * 3 + ["c"] + ["d"] * 9
     held = held_out_patients(patients, 0.3, seed=1)
@@ -208,8 +208,8 @@ def test_whole_patients_are_held_out():
 def test_tensorflow_s_own_error_goes_down_the_ladder_to_a_network_in_the_cpu_s_memory(tmp_path):
     """A GPU that takes two slices at once, and later none: the probabilities are the same all along."""
     tensorflow = pytest.importorskip("tensorflow")
-    from covct.devices import Device, Ladder
-    from covct.segment import keras_predictor, load_network
+    from covct.networks.devices import Device, Ladder
+    from covct.networks.segment import keras_predictor, load_network
 
     _, path = small_card(tmp_path)
     _, network = load_network(path)
@@ -244,8 +244,8 @@ def test_tensorflow_s_own_error_goes_down_the_ladder_to_a_network_in_the_cpu_s_m
 
 def test_gpu_without_memory_for_the_weights_leaves_them_to_the_cpu(tmp_path, monkeypatch):
     tensorflow = pytest.importorskip("tensorflow")
-    from covct import segment
-    from covct.devices import Device
+    from covct.networks import segment
+    from covct.networks.devices import Device
 
     network, path = small_card(tmp_path)
     write_card(Card(**{**read_card(path).__dict__, "name": "infection", "task": "infection"}), tmp_path)
@@ -270,7 +270,7 @@ def test_gpus_give_memory_as_it_is_needed():
     """TensorFlow would take all of a GPU's memory, and leave nothing to a neighbour."""
     import os
 
-    from covct.quiet import quiet_tensorflow
+    from covct.commands.quiet import quiet_tensorflow
 
     with quiet_tensorflow():
         pass

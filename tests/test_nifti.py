@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from conftest import read_json
 
-from covct import batch
-from covct.discover import discover
 from covct.errors import SeriesError
-from covct.nifti import read_nifti, write_nifti
-from covct.volume_file import load_volume
+from covct.intake.discover import discover
+from covct.intake.nifti import read_nifti, write_nifti
+from covct.intake.volume_file import load_volume
+from covct.unattended import batch
 
 
 def save(array, path, affine=None, **codes):

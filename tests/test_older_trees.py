@@ -11,12 +11,12 @@ from conftest import read_json
 from test_batch import inbox, never, order, run  # noqa: F401 (fixtures)
 from test_discover import change
 
-from covct import older_trees
-from covct.convert import Conversion, convert
-from covct.discover import HASH_DIGITS, discover, safe_name
-from covct.nifti import write_nifti
+from covct.intake import older_trees
+from covct.intake.discover import HASH_DIGITS, discover, safe_name
+from covct.intake.nifti import write_nifti
 from covct.outputs import Outputs
-from covct.verify import verify
+from covct.results.verify import verify
+from covct.unattended.convert import Conversion, convert
 
 UUID = "0d4ee4a4-9a1e-4b5c-8f3e-6a5b8f0c7d21"  # as whole public collections have them
 

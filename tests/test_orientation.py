@@ -10,13 +10,13 @@ from conftest import SMALL, read_json
 from cuts import Cut, label_at, points_in_seg, tilted, turned, write_cut
 from test_seg import tool
 
-from covct import batch
-from covct.dicom.load import load_dicom
-from covct.discover import discover
+from covct.intake.discover import discover
+from covct.intake.load_dicom import load_dicom
 from covct.outputs import Outputs
-from covct.phantom import make_phantom
-from covct.phantom_dicom import write_dicom_series
-from covct.volume import WORKING_ORIENTATION
+from covct.phantom.chest import make_phantom
+from covct.phantom.dicom import write_dicom_series
+from covct.unattended import batch
+from covct.voxels.volume import WORKING_ORIENTATION
 
 POSITIONS = ["HFS", "HFP", "FFS", "FFP", "HFDR", "HFDL", "FFDR", "FFDL"]
 

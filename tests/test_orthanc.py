@@ -19,7 +19,7 @@ import pytest
 from test_verify import segment
 
 from covct.outputs import DICOM_FORMATS
-from covct.writers import WRITERS
+from covct.results.writers import WRITERS
 
 pynetdicom = pytest.importorskip("pynetdicom")
 

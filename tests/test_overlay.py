@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from covct.crops import lung_field_of_view
-from covct.overlay import (
+from covct.voxels.fields_of_view import lung_field_of_view
+from covct.voxels.overlay import (
     BACKGROUND,
     INFECTION,
     LEFT_LUNG,
@@ -16,7 +16,7 @@ from covct.overlay import (
     montage,
     write_overlay,
 )
-from covct.preprocess import FieldOfView
+from covct.voxels.preprocess import FieldOfView
 
 SPACING = (2.0, 2.0)
 

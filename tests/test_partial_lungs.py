@@ -4,14 +4,14 @@ import cv2
 import numpy as np
 import pytest
 
-from covct.training.dataset import TISSUE_HU, UNKNOWN, Slices
-from covct.training.partial_lungs import lungs_of_infection, with_partial_lungs
+from covct.data.slices import TISSUE_HU, UNKNOWN, Slices
+from covct.training.samples.partial_lungs import lungs_of_infection, with_partial_lungs
 from covct.training.settings import Settings
 
 pytest.importorskip("keras")
 
-from covct.training.plans import plan_lungs  # noqa: E402
-from covct.training.reading import Reading  # noqa: E402
+from covct.training.samples.plans import plan_lungs  # noqa: E402
+from covct.training.samples.reading import Reading  # noqa: E402
 
 SIZE = 256
 

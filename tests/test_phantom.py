@@ -15,8 +15,8 @@ import pytest
 
 from covct import RESEARCH_USE
 from covct.errors import UsageError
-from covct.phantom import LEFT, RIGHT, make_phantom
-from covct.phantom_dicom import PATIENT_POSITIONS, write_dicom_series, write_truth
+from covct.phantom.chest import LEFT, RIGHT, make_phantom
+from covct.phantom.dicom import PATIENT_POSITIONS, write_dicom_series, write_truth
 
 
 @pytest.fixture(scope="module")
@@ -287,5 +287,5 @@ def test_truth_file(phantom, tmp_path):
 
 
 def test_import_loads_no_network_library():
-    code = "import sys, covct.phantom; print(any(m in sys.modules for m in ('keras', 'tensorflow', 'scipy')))"
+    code = "import sys, covct.phantom.chest; print(any(m in sys.modules for m in ('keras', 'tensorflow', 'scipy')))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

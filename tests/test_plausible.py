@@ -13,14 +13,14 @@ from test_cli import README
 from test_discover import change
 from typer.testing import CliRunner
 
-from covct import gate_rules, quality
 from covct.cli import app
-from covct.convert import Conversion, convert
-from covct.discover import discover
 from covct.errors import SeriesError
-from covct.gate_voxels import Chest, judge_chest, measure_chest
-from covct.quality import check_headers, check_hounsfield, coverage, header_warnings
-from covct.volume import spacing_mm
+from covct.intake import gate, gate_rules
+from covct.intake.discover import discover
+from covct.intake.gate import check_headers, check_hounsfield, coverage, header_warnings
+from covct.intake.gate_voxels import Chest, judge_chest, measure_chest
+from covct.unattended.convert import Conversion, convert
+from covct.voxels.volume import spacing_mm
 
 RAS_OF_LPS = np.diag([-1.0, -1, 1, 1])
 
@@ -190,7 +190,7 @@ def test_a_newborn_has_less_lung_than_an_adult_may_have():
     spacing = (3.0, 3.0, 3.0)
     with pytest.raises(SeriesError, match="54 mL"):
         coverage(lungs, spacing)
-    valid, found = coverage(lungs, spacing, age_years=quality.age_years("010D"))
+    valid, found = coverage(lungs, spacing, age_years=gate.age_years("010D"))
     assert valid.volume and not found
 
 
@@ -208,7 +208,7 @@ def test_a_newborn_has_less_lung_than_an_adult_may_have():
     ],
 )
 def test_the_age_that_a_header_says(text, years):
-    assert quality.age_years(text) == years
+    assert gate.age_years(text) == years
 
 
 def pelvis(series_folder, part, radius=6):
@@ -292,7 +292,7 @@ def test_contrast_medium_in_the_heart_is_no_spine(phantom):
 
 def test_the_real_scans_pass(shared):
     """What was right before is refused by nothing new: with the masks of people, or the phantom's threshold."""
-    from covct.nifti import read_mask, read_nifti
+    from covct.intake.nifti import read_mask, read_nifti
 
     for path in sorted((shared / "lctsc-256").glob("*_ct.nii.gz")):
         volume = read_nifti(path).to_patient_orientation("FPL")
@@ -314,8 +314,8 @@ def test_a_child_of_one_year_has_no_three_litres(series_folder):
 
 @pytest.mark.parametrize("factor", [1.0, 2.0])
 def test_training_data_with_wrong_voxel_sizes_are_named_by_explore(phantom, tmp_path, factor):
-    from covct.training.explore import explore
-    from covct.training.explore_page import as_html
+    from covct.data.explore import explore
+    from covct.data.explore_page import as_html
 
     affine = RAS_OF_LPS @ phantom.volume.affine @ np.diag([1.0, factor, factor, 1])
     for kind, array in (("ct", phantom.volume.array), ("lungs", (phantom.lungs > 0).astype(np.uint8))):

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from covct.labels import Labels
-from covct.postprocess import (
+from covct.pipeline.postprocess import (
     mark_infection,
     remove_enclosed_air,
     remove_outside_air,
@@ -12,7 +11,8 @@ from covct.postprocess import (
     to_source_lungs,
     unmark_specks,
 )
-from covct.preprocess import FieldOfView
+from covct.voxels.labels import Labels
+from covct.voxels.preprocess import FieldOfView
 
 SPACING = (3.0, 1.5, 1.5)
 

@@ -22,8 +22,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from covct import batch, index, one_series, state
+from covct.disk import state
 from covct.errors import OutputLocked, SeriesError, Stopped
+from covct.unattended import batch, index, one_series
 
 GAMES = int(os.environ.get("COVCT_GAMES", "15"))  # a campaign has hundreds
 STUDIES, SLICES = 2, 4
@@ -38,8 +39,8 @@ class Killed(BaseException):
 @cache
 def chest() -> tuple[bytes, ...]:
     """Four neighbouring slices."""
-    from covct.phantom import make_phantom
-    from covct.phantom_dicom import write_dicom_series
+    from covct.phantom.chest import make_phantom
+    from covct.phantom.dicom import write_dicom_series
 
     phantom = make_phantom(
         slices=30, rows=64, columns=64, slice_spacing_mm=None, pixel_spacing_mm=(6.0, 6.0), lesions="severe", seed=1

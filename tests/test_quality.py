@@ -7,10 +7,10 @@ import pydicom
 import pytest
 from test_discover import change
 
-from covct.discover import discover
 from covct.errors import SeriesError
-from covct.gate_rules import ValidFor
-from covct.quality import check_headers, check_hounsfield, check_region, coverage, header_warnings
+from covct.intake.discover import discover
+from covct.intake.gate import check_headers, check_hounsfield, check_region, coverage, header_warnings
+from covct.intake.gate_rules import ValidFor
 
 
 def verdict(folder) -> SeriesError:
@@ -255,7 +255,7 @@ def test_planes_that_axial_slices_cannot_be_made_of(series_folder, orientation, 
 
 
 def test_a_file_that_came_twice_and_says_two_things(series_folder, tmp_path):
-    from covct.dicom.load import load_dicom
+    from covct.intake.load_dicom import load_dicom
 
     second = tmp_path / "again"
     shutil.copytree(series_folder, second)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from conftest import SMALL, threshold_card
 
-from covct.cards import FIELDS_OF_VIEW, Card, read_card, write_card
-from covct.context import starts
-from covct.crops import FIELDS_OF_VIEW as CROPS
-from covct.crops import contour_field_of_view, enclosed_air_mm2, lung_field_of_view, otsu_field_of_view
 from covct.errors import WeightsError
-from covct.networks import Network, field_of_view, probabilities
-from covct.preprocess import (
+from covct.networks.cards import FIELDS_OF_VIEW, Card, read_card, write_card
+from covct.networks.network import Network, field_of_view, probabilities
+from covct.voxels.fields_of_view import FIELDS_OF_VIEW as CROPS
+from covct.voxels.fields_of_view import contour_field_of_view, enclosed_air_mm2, lung_field_of_view, otsu_field_of_view
+from covct.voxels.patches import starts
+from covct.voxels.preprocess import (
     RECIPES,
     FieldOfView,
     bound_recipe,
@@ -23,7 +23,7 @@ from covct.preprocess import (
     whole_slice,
     z_score,
 )
-from covct.resample import from_volume_space, plan_grid, to_volume_space
+from covct.voxels.resample import from_volume_space, plan_grid, to_volume_space
 
 PUBLISHED_MM = (2.70, 1.58, 1.58)  # MIScnn's grid
 
@@ -173,7 +173,7 @@ def test_a_lungs_network_cannot_be_shown_the_lungs_only(name, weights):
 
 
 def real_lungs(shared, cases):
-    from covct.nifti import read_nifti
+    from covct.intake.nifti import read_nifti
 
     for case in cases:
         ct, lungs = (
@@ -349,7 +349,7 @@ def test_card_with_a_geometry_that_none_has(changes, weights):
 
 def test_a_card_whose_recipe_does_not_exist_is_refused_before_its_network_is_built(weights):
     pytest.importorskip("keras")
-    from covct.segment import load_network
+    from covct.networks.segment import load_network
 
     write_card(replace(read_card(weights / "lungs.json"), recipe={"name": "sharpen", "arguments": {}}), weights)
     with pytest.raises(WeightsError, match=r"lungs\.json: no recipe 'sharpen'"):

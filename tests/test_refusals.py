@@ -7,7 +7,7 @@ from bombs import deflated_items
 from test_index import database, folder, later, reads  # noqa: F401 - fixtures
 
 from covct.errors import SeriesError
-from covct.refusals import FIRST_DELAY_S, LONGEST_DELAY_S, Refusals
+from covct.unattended.refusals import FIRST_DELAY_S, LONGEST_DELAY_S, Refusals
 
 STATUS = (1, 2, 3, 4)
 
@@ -113,8 +113,8 @@ def test_damaged_notes_are_none(damage, tmp_path):
 
 def test_an_inbox_with_a_hostile_file_is_looked_at_in_peace(folder, database, reads):  # noqa: F811
     """By the index: the second look of a watch reads neither the slices nor what was refused."""
-    from covct import index
-    from covct.inbox import survey
+    from covct.unattended import index
+    from covct.unattended.inbox import survey
 
     (folder / "z.dcm").write_bytes(deflated_items(100_000))
     with index.open_index(database, later) as opened:

@@ -7,7 +7,7 @@ from jsonschema import Draft202012Validator
 from covct import RESEARCH_USE
 from tests.example_report import example_report
 
-SCHEMA = json.loads(files("covct").joinpath("report.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads(files("covct.pipeline").joinpath("report.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
 
 

@@ -12,12 +12,12 @@ from test_cli import README, invoke
 
 from covct import cli
 from covct.architectures import ARCHITECTURES
-from covct.cards import Card, file_sha256, write_card
+from covct.data.layouts import search_cases
+from covct.data.slices import recipe_pixels
+from covct.data.stacks import find_stacks, read_stack
 from covct.errors import UsageError
-from covct.nifti import read_description, read_nifti, write_nifti
-from covct.training.dataset import recipe_pixels
-from covct.training.layouts import search_cases
-from covct.training.stacks import find_stacks, read_stack
+from covct.intake.nifti import read_description, read_nifti, write_nifti
+from covct.networks.cards import Card, file_sha256, write_card
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +107,7 @@ def test_an_untold_window_is_found_from_air_and_tissue(chest, tmp_path):
 
 
 def test_a_restorer_says_what_size_it_is_of(restorer):
-    from covct.training.restoration import load_restorer
+    from covct.training.samples.restoration import load_restorer
 
     with pytest.raises(UsageError, match="restores slices of 256 x 256 pixels, got 512 x 512"):
         load_restorer(restorer)(np.zeros((1, 512, 512), np.uint8))
@@ -129,7 +129,7 @@ def test_volumes_restored_beside_others_leave_what_is_said_of_them(chest, tmp_pa
 
 def test_a_volume_is_declared_before_it_is_there(chest, tmp_path, monkeypatch):
     """A process that dies between the two leaves a row too much, never one too few."""
-    from covct.training import restore
+    from covct.data import restore
 
     monkeypatch.setattr(restore, "_write_nifti", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     write_pictures(tmp_path / "in", windowed(chest[0]))
@@ -251,8 +251,8 @@ def test_a_card_of_another_task_is_no_restorer(chest, weights, tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_half_written(chest, tmp_path, monkeypatch):
+    from covct.data import restore
     from covct.errors import OutputNotWritable
-    from covct.training import restore
 
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")

@@ -10,11 +10,11 @@ from line import each_slice, night
 from test_cli import invoke
 from test_quality import slugs, verdict
 
-from covct.dicom.load import load_dicom
-from covct.discover import discover
-from covct.phantom import make_phantom
-from covct.quality import check_headers, header_warnings
-from covct.rounding import PLAIN_UNITS, decimals, even_line, gaps
+from covct.intake.discover import discover
+from covct.intake.gate import check_headers, header_warnings
+from covct.intake.load_dicom import load_dicom
+from covct.intake.rounding import PLAIN_UNITS, decimals, even_line, gaps
+from covct.phantom.chest import make_phantom
 
 NORMAL = np.array([0.0, 0.0, 1.0])
 

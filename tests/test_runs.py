@@ -8,9 +8,10 @@ import jsonschema
 import pytest
 from conftest import read_json
 
-from covct import runs, state
+from covct.disk import state
 from covct.errors import OutputNotWritable, Stopped
-from covct.status import tree_status
+from covct.unattended import runs
+from covct.unattended.status import tree_status
 
 BEGAN = datetime(2026, 1, 31, 22, 0, 0, 123000, UTC)
 

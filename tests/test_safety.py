@@ -31,20 +31,20 @@ import pytest
 from pydicom.datadict import DicomDictionary
 
 import covct
-from covct import sources, state
-from covct.batch import Order, scan
-from covct.cards import file_sha256, read_card
-from covct.convert import Conversion, convert
-from covct.discover import discover, safe_name
+from covct.disk import sources, state
+from covct.disk.sources import SourceFile, read_all
 from covct.errors import SeriesError, WeightsError
-from covct.nifti import read_nifti
+from covct.intake.discover import discover, safe_name
+from covct.intake.nifti import read_nifti
+from covct.networks.cards import file_sha256, read_card
+from covct.networks.weights_file import read_arrays
 from covct.outputs import Outputs
-from covct.page import as_html
-from covct.results import read_tree
-from covct.sources import SourceFile, read_all
-from covct.summary import write_summary
-from covct.verify import verify
-from covct.weights_file import read_arrays
+from covct.results.entries import read_tree
+from covct.results.page import as_html
+from covct.results.summary import write_summary
+from covct.results.verify import verify
+from covct.unattended.batch import Order, scan
+from covct.unattended.convert import Conversion, convert
 
 MIB = 1024**2
 PACKAGE = Path(covct.__file__).parent

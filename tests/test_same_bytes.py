@@ -5,10 +5,10 @@ from dataclasses import replace
 import pydicom
 import pytest
 
-from covct import batch
-from covct.cards import file_sha256
 from covct.dicom.evidence import source_moment
+from covct.networks.cards import file_sha256
 from covct.outputs import SEG_TYPES, Outputs
+from covct.unattended import batch
 
 
 def files(out):

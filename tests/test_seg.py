@@ -13,9 +13,9 @@ import pytest
 from conftest import read_json
 from test_discover import change
 
-from covct import batch
 from covct.outputs import Outputs
 from covct.terms import SEGMENTS
+from covct.unattended import batch
 
 
 def tool(name: str) -> str:

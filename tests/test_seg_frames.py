@@ -8,7 +8,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from covct.dicom.seg_frames import frame_pixels, frame_places
 from covct.errors import SourceDefect
-from covct.volume import Scan
+from covct.voxels.volume import Scan
 
 ALONG_MM = (0.0, 2.0, 4.8, 6.0)  # the third of four slices lies 0.8 mm off its even place
 AXIAL = [1, 0, 0, 0, 1, 0]

@@ -13,11 +13,11 @@ from multiframe import write_enhanced
 from pydicom.dataset import Dataset
 from test_discover import change
 
-from covct.choice import choose
-from covct.dicom.load import load_dicom
-from covct.discover import discover
-from covct.quality import check_headers, inspect_headers
-from covct.split import split_scans
+from covct.intake.choice import choose
+from covct.intake.discover import discover
+from covct.intake.gate import check_headers, inspect_headers
+from covct.intake.load_dicom import load_dicom
+from covct.intake.split import split_scans
 
 
 def twice(folder, tmp_path, **second):

@@ -15,15 +15,16 @@ from conftest import call_infection, call_lungs, read_json, threshold_card
 from test_seg import tool
 
 import covct
-from covct import batch, terms
-from covct.cards import file_sha256, write_card
-from covct.dicom.load import load_dicom
+from covct import terms
 from covct.dicom.sr import LABEL_MAP_STORAGE, write_sr
-from covct.discover import discover
-from covct.networks import Device, Network, Networks
+from covct.intake.discover import discover
+from covct.intake.load_dicom import load_dicom
+from covct.networks.cards import file_sha256, write_card
+from covct.networks.network import Device, Network, Networks
 from covct.outputs import SEG_TYPES, Outputs
-from covct.phantom_dicom import write_dicom_series
-from covct.writers import formats_for
+from covct.phantom.dicom import write_dicom_series
+from covct.results.writers import formats_for
+from covct.unattended import batch
 
 STATEMENT = (Path(covct.__file__).parent / "dicom" / "CONFORMANCE.md").read_text()
 ALL = ("seg", "sr", "ko")

@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from covct import lockfile, state, stop
+from covct.disk import lockfile, signals, state
 from covct.errors import OutputLocked, OutputNotWritable, Stopped
 
 
@@ -285,7 +285,7 @@ def test_a_stop_signal_waits_until_a_commit_is_whole(tmp_path, monkeypatch):
         rename(source, target)
 
     stage = stage_with(tmp_path, "k1", "{}")
-    with stop.stoppable():
+    with signals.stoppable():
         monkeypatch.setattr(os, "rename", signalled)
         with pytest.raises(Stopped, match="SIGTERM"):
             state.commit(tmp_path, "s/t", stage, outcome())
@@ -295,7 +295,7 @@ def test_a_stop_signal_waits_until_a_commit_is_whole(tmp_path, monkeypatch):
 
 def test_only_the_first_stop_signal_is_raised():
     """A second one, from an impatient hand, must not break the cleaning up after the first."""
-    with stop.stoppable():
+    with signals.stoppable():
         with pytest.raises(Stopped):
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
@@ -457,7 +457,7 @@ def test_a_process_that_lost_its_lock_file_stops(tmp_path, monkeypatch):
     monkeypatch.setattr(lockfile, "HEARTBEAT_S", 0.01)
     path, waited = tmp_path / "lock.owner", threading.Event()
     with (
-        stop.stoppable(),
+        signals.stoppable(),
         pytest.raises(OutputLocked, match="another covct took"),
         lockfile.held(path, sleep=lambda seconds: None),
     ):
@@ -483,7 +483,7 @@ def beats(tmp_path, monkeypatch):
             assert time.monotonic() < end, "its heart stands still"
             time.sleep(0.002)
 
-    with stop.stoppable(), lockfile.held(path, sleep=lambda seconds: None):
+    with signals.stoppable(), lockfile.held(path, sleep=lambda seconds: None):
         yield two_more
     assert not path.exists()
 
@@ -519,7 +519,7 @@ def test_a_lock_file_that_was_removed_is_anothers_who_is_quicker(tmp_path, monke
         return create(path, content)
 
     with (
-        stop.stoppable(),
+        signals.stoppable(),
         pytest.raises(OutputLocked, match="another covct took"),
         lockfile.held(path, sleep=lambda seconds: None),
     ):

@@ -15,10 +15,11 @@ import pytest
 from test_cli import invoke
 from test_supervisor import child_of, ended, inbox, start, until_at_work  # noqa: F401 (fixtures)
 
-from covct import batch, heartbeat, running, state, status, supervisor
 from covct.commands import options
+from covct.disk import state
 from covct.errors import Stopped
-from covct.inbox import Roots
+from covct.unattended import batch, heartbeat, running, status, supervisor
+from covct.unattended.inbox import Roots
 
 SECONDS = 20  # within which a fault shows, on a slow machine
 WATCH = ("--settle", "0", "--interval", "0.2")

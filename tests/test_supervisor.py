@@ -15,7 +15,8 @@ from conftest import read_json
 from test_discover import change
 
 import covct
-from covct import state, supervisor
+from covct.disk import state
+from covct.unattended import supervisor
 
 ROOT = Path(covct.__file__).parent.parent
 VICTIM = "1.2.2/1.2.2.1"

@@ -22,10 +22,10 @@ from conftest import threshold_card  # noqa: E402
 from tiny_training import SETTINGS, data_folder, tiny_plan  # noqa: E402
 
 from covct.architectures import ARCHITECTURES  # noqa: E402
-from covct.cards import file_sha256, read_card  # noqa: E402
 from covct.errors import NotANumber, OutputNotWritable, Stopped, UsageError, WeightsError  # noqa: E402
-from covct.networks import Network  # noqa: E402
-from covct.training import checkpoints, plans  # noqa: E402
+from covct.networks.cards import file_sha256, read_card  # noqa: E402
+from covct.networks.network import Network  # noqa: E402
+from covct.training import checkpoints  # noqa: E402
 from covct.training.average import EVERY, RunningAverage  # noqa: E402
 from covct.training.batches import batches, draw_batch, sample_seed  # noqa: E402
 from covct.training.build import arguments_of, build, check, started  # noqa: E402
@@ -35,6 +35,7 @@ from covct.training.finish import _card  # noqa: E402
 from covct.training.folds import assign_folds, held_out, keep_folds, parse_split  # noqa: E402
 from covct.training.loop import prepare, train  # noqa: E402
 from covct.training.progress import Pace, Progress  # noqa: E402
+from covct.training.samples import plans  # noqa: E402
 from covct.training.schedules import SCHEDULES  # noqa: E402
 from covct.training.settings import Settings  # noqa: E402
 from covct.training.threshold import choose_threshold  # noqa: E402
@@ -67,7 +68,7 @@ def in_a_process(*arguments, backend="tensorflow"):
 
 
 def weights_of(out: Path) -> str:
-    from covct.segment import load_network
+    from covct.networks.segment import load_network
 
     digest = hashlib.sha256()
     for array in load_network(out / "lungs.json")[1].get_weights():

@@ -16,14 +16,15 @@ import pytest
 from conftest import make_networks, make_weights, read_json
 from test_cli import invoke
 
-from covct import batch, state
+from covct.disk import state
 from covct.errors import UsageError
 from covct.outputs import Outputs
-from covct.phantom import make_phantom
-from covct.phantom_dicom import write_dicom_series
-from covct.results import read_tree
-from covct.status import tree_status
-from covct.summary import write_summary
+from covct.phantom.chest import make_phantom
+from covct.phantom.dicom import write_dicom_series
+from covct.results.entries import read_tree
+from covct.results.summary import write_summary
+from covct.unattended import batch
+from covct.unattended.status import tree_status
 
 TREES = sorted(Path(__file__).with_name("trees").glob("*.tar.xz"))
 SMALL = {"slices": 20, "rows": 64, "columns": 64, "slice_spacing_mm": None, "pixel_spacing_mm": (6.0, 6.0)}

@@ -11,10 +11,13 @@ from conftest import read_json
 from test_batch import Clock, inbox, order, run  # noqa: F401 (fixtures)
 from test_cli import invoke, threshold_networks  # noqa: F401 (fixtures)
 
-from covct import batch, discover, index, one_series, page, plan, results, summary, verify
-from covct import inbox as inboxes
 from covct.errors import SeriesError, Stopped
-from covct.results import read_tree
+from covct.intake import discover
+from covct.results import entries as results
+from covct.results import page, summary, verify
+from covct.results.entries import read_tree
+from covct.unattended import batch, index, one_series, plan
+from covct.unattended import inbox as inboxes
 
 BAD = "1.2.2"  # the study that breaks each step
 

@@ -10,17 +10,15 @@ from conftest import call_infection, make_networks, make_weights, read_json, thr
 from jsonschema import Draft202012Validator
 from test_cli import invoke
 
-from covct import batch
-from covct.burden import measure_burden, severity
-from covct.cards import Card, ensemble, file_sha256, read_card, write_card
 from covct.commands import scan
 from covct.errors import WeightsError
-from covct.networks import Network, Networks, looks, predict, probabilities
-from covct.phantom import make_phantom
-from covct.phantom_dicom import write_dicom_series
-from covct.preprocess import FieldOfView
-from covct.report import load_schema
-from covct.uncertainty import (
+from covct.networks.cards import Card, ensemble, file_sha256, read_card, write_card
+from covct.networks.network import Network, Networks, looks, predict, probabilities
+from covct.phantom.chest import make_phantom
+from covct.phantom.dicom import write_dicom_series
+from covct.pipeline.burden import measure_burden, severity
+from covct.pipeline.report import load_schema
+from covct.pipeline.uncertainty import (
     DEFAULT_FACTORS,
     FLOOR_PERCENT,
     Tally,
@@ -37,6 +35,8 @@ from covct.uncertainty import (
     uncertainty,
     widths,
 )
+from covct.unattended import batch
+from covct.voxels.preprocess import FieldOfView
 
 CALIBRATED = {"factor": 2.0, "level": 0.8, "looks": 1, "source": "eleven patients of a test"}
 
@@ -253,7 +253,7 @@ def test_another_fold_is_another_work_key(tmp_path):
 
 def test_an_ensemble_of_real_networks_loads_and_a_foreign_member_is_refused(tmp_path):
     from covct.architectures import ARCHITECTURES
-    from covct.segment import load_keras_networks
+    from covct.networks.segment import load_keras_networks
 
     arguments = {"size": 16, "base_filters": 2}
     for name in ("lungs", "infection", "infection-fold-1"):

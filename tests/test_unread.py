@@ -11,10 +11,10 @@ import pytest
 from test_batch import inbox, never, order, run, watched  # noqa: F401 (fixtures)
 from typer.testing import CliRunner
 
-from covct import batch
 from covct.cli import app
-from covct.discover import discover
-from covct.nifti import write_nifti
+from covct.intake.discover import discover
+from covct.intake.nifti import write_nifti
+from covct.unattended import batch
 
 PROBLEMS = ("not-read", "nothing-read")
 

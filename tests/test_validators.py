@@ -11,7 +11,7 @@ from test_orientation import CUTS, POSITIONS
 from test_seg import tool
 from test_sr import KO, SEG, SR, judge, segment, without_infection
 
-from covct.phantom_dicom import write_dicom_series
+from covct.phantom.dicom import write_dicom_series
 
 NEEDED = {
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "ImageType",

@@ -21,16 +21,17 @@ from test_cli import README, ROOT, invoke, run
 from test_discover import change
 from test_seg import tool
 
-from covct import batch, verify
-from covct.burden import measure_burden, severity
-from covct.cards import file_sha256, write_card
-from covct.defects import DEFECTS
-from covct.dicom.check import PATIENT_AND_STUDY, check_objects
 from covct.dicom.evidence import object_uids
-from covct.networks import Device, Network, Networks
-from covct.nifti import write_nifti
+from covct.intake.nifti import write_nifti
+from covct.networks.cards import file_sha256, write_card
+from covct.networks.network import Device, Network, Networks
 from covct.outputs import Outputs
-from covct.phantom_dicom import write_dicom_series
+from covct.phantom.dicom import write_dicom_series
+from covct.pipeline.burden import measure_burden, severity
+from covct.results import verify
+from covct.results.check_dicom import PATIENT_AND_STUDY, check_objects
+from covct.results.defects import DEFECTS
+from covct.unattended import batch
 
 SEG = "segmentation.seg.dcm"
 

@@ -17,16 +17,17 @@ from conftest import read_json
 from test_batch import inbox, never, order, run, watched  # noqa: F401 (fixtures)
 from typer.testing import CliRunner
 
-from covct import batch, moving, voxel_layout
 from covct.cli import app
-from covct.convert import Conversion, convert
-from covct.discover import discover
 from covct.errors import SeriesError
-from covct.nifti import write_nifti
-from covct.results import VOLUME_FOLDERS
-from covct.verify import verify
-from covct.volume_file import load_volume, read_volume
-from covct.volume_header import FORMAT_NAMES, check
+from covct.intake import voxel_layout
+from covct.intake.discover import discover
+from covct.intake.nifti import write_nifti
+from covct.intake.volume_file import load_volume, read_volume
+from covct.intake.volume_header import FORMAT_NAMES, check
+from covct.results.entries import VOLUME_FOLDERS
+from covct.results.verify import verify
+from covct.unattended import batch, move_done
+from covct.unattended.convert import Conversion, convert
 
 ENDINGS = ("mha", "mhd", "nrrd", "nhdr")
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
@@ -175,7 +176,7 @@ def test_header_and_voxels_are_moved_together(phantom, inbox, order, networks, t
     save(phantom.volume, inbox / "d" / "c.mhd", compressed=True)
     moving = replace(order, move_done=tmp_path / "moved")
     run(moving, networks)
-    assert sorted(path.name for path in (moving.move_done / "d").iterdir()) == ["c.mhd", "c.zraw"]
+    assert sorted(path.name for path in (move_done.move_done / "d").iterdir()) == ["c.mhd", "c.zraw"]
     assert not (inbox / "d").exists()
 
 
@@ -187,7 +188,7 @@ def test_a_scan_of_the_same_name_each_night_keeps_its_voxels_when_moved(phantom,
         save(volume, inbox / "scan.mhd")
         assert run(moving, networks)[0]["done"] == 1
         assert not [path for path in inbox.rglob("*") if path.is_file()]
-    found = [read_volume(path).array[0, 0, 0] for path in moving.move_done.rglob("*.mhd")]
+    found = [read_volume(path).array[0, 0, 0] for path in move_done.move_done.rglob("*.mhd")]
     assert sorted(found) == [volume.array[0, 0, 0] for volume in sent]
 
 
@@ -206,8 +207,8 @@ def test_voxels_that_a_killed_process_left_aside_are_moved_the_next_night(
     save(phantom.volume, inbox / "scan.mhd")
     with_moves = replace(order, move_done=tmp_path / "moved")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(moving, "_into", killed)
-        patch.setattr(moving, "_put_back", lambda *_: None)
+        patch.setattr(move_done, "_into", killed)
+        patch.setattr(move_done, "_put_back", lambda *_: None)
         run(with_moves, networks)
     assert all(path.name.startswith("covct-moving-") for path in inbox.iterdir())
     tally, events = run(with_moves, never)
@@ -435,7 +436,7 @@ def test_a_long_header_extension_is_read_over(name, length, phantom, tmp_path, w
 
 def test_a_sparse_file_is_known_by_its_header_at_once(tmp_path, monkeypatch):
     """2 GiB of nothing cost their sender nothing; they shall cost no seconds of hashing at every new name."""
-    from covct import volume_header
+    from covct.intake import volume_header
 
     def unexpected(*_):
         raise AssertionError("not hashed")
@@ -453,7 +454,7 @@ def test_a_sparse_file_is_known_by_its_header_at_once(tmp_path, monkeypatch):
 
 
 def test_hashing_a_long_file_gives_signs_of_life(tmp_path, phantom, inbox, order, networks, monkeypatch):
-    from covct import heartbeat
+    from covct.unattended import heartbeat
 
     monkeypatch.setattr(heartbeat, "MOST_OFTEN_S", 0.0)
     shutil.rmtree(inbox)
@@ -467,7 +468,7 @@ def test_hashing_a_long_file_gives_signs_of_life(tmp_path, phantom, inbox, order
 
 
 def test_the_files_that_hold_a_volume(phantom, tmp_path):
-    from covct.sources import SourceFile
+    from covct.disk.sources import SourceFile
 
     path = save(phantom.volume, tmp_path / "a.mhd")
     assert check(SourceFile(path)) == [SourceFile(path), SourceFile(tmp_path / "a.raw")]
@@ -483,10 +484,10 @@ def masks_of(phantom):
 
 @pytest.mark.parametrize(("image", "mask"), [("nrrd", "nrrd"), ("mha", "nii.gz"), ("NII.GZ", "mhd"), ("nhdr", "NII")])
 def test_pairs_are_learned_from_and_judged_in_whatever_format(image, mask, phantom, tmp_path):
+    from covct.data.layouts import find_cases
+    from covct.data.read_case import read_case
+    from covct.data.stacks import find_stacks, read_stack
     from covct.evaluation import cases as judged
-    from covct.training.layouts import find_cases
-    from covct.training.read_case import read_case
-    from covct.training.stacks import find_stacks, read_stack
 
     def put(volume, name, ending):
         path = tmp_path / f"{name}.{ending.lower()}"

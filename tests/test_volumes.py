@@ -8,16 +8,16 @@ import pytest
 from chests import SPACING, chest, equalised, save, save_slices
 from conftest import threshold_card
 
+from covct.data.layouts import find_cases
+from covct.data.read_case import read_case
+from covct.data.slices import find_sources, read_ma_slices, read_other_slices
 from covct.errors import UsageError
-from covct.networks import Network, probabilities
-from covct.preprocess import body_field_of_view
-from covct.training import volumes
-from covct.training.dataset import find_sources, read_ma_slices, read_other_slices
-from covct.training.inputs import limits_of
-from covct.training.layouts import find_cases
-from covct.training.prepare import preparation
-from covct.training.read_case import read_case
+from covct.networks.network import Network, probabilities
+from covct.training.samples import volumes
+from covct.training.samples.inputs import limits_of
+from covct.training.samples.prepare import preparation
 from covct.training.settings import Settings
+from covct.voxels.preprocess import body_field_of_view
 
 PATCH = (16, 32, 32)
 SETTINGS = Settings(
@@ -59,8 +59,8 @@ def fed(card, data, patient):
 
 
 def validated(data, settings):
-    from covct.training.plans import plan_infection
-    from covct.training.reading import Reading
+    from covct.training.samples.plans import plan_infection
+    from covct.training.samples.reading import Reading
 
     plan = plan_infection(Reading(find_sources(data)), settings)
     return plan, plan.held_out["cases"][0]
@@ -92,7 +92,7 @@ def test_resampled_patches_are_where_inference_has_them(data):
     gap = np.abs(x[0, :, :rows, :rows, 0] - scanned[:, :rows, :rows])
     assert gap.mean() < 0.03
     assert gap.mean() < 0.2 * np.abs(x[0, ::-1, :rows, :rows, 0] - scanned[:, :rows, :rows]).mean() + 0.02
-    from covct.training.sheet import sheet
+    from covct.training.samples.sheet import sheet
 
     assert sheet(plan, settings, 2).ndim == 3, "there is something to look at of volumes, too"
     sick = truth[0, ..., 0].any((1, 2))
@@ -101,7 +101,7 @@ def test_resampled_patches_are_where_inference_has_them(data):
 
 def test_a_network_of_volumes_is_trained_and_runs_from_its_card(data, tmp_path):
     pytest.importorskip("keras")
-    from covct.segment import load_network, make_network
+    from covct.networks.segment import load_network, make_network
     from covct.training.loop import train
 
     settings = replace(SETTINGS, task="lungs", augment="full", spacing_mm=(5.0, 5.0, 5.0))

@@ -10,9 +10,10 @@ import pytest
 from conftest import read_json
 from test_batch import Clock, change, inbox, never, order, run, watched  # noqa: F401 (fixtures)
 
-from covct import batch, index, plan, state
+from covct.disk import state
 from covct.errors import Stopped
 from covct.outputs import Outputs
+from covct.unattended import batch, index, plan
 
 
 def snapshot(root):

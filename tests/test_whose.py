@@ -9,16 +9,16 @@ from conftest import read_json
 from line import each_slice, named, night
 from test_discover import change
 
-from covct.choice import choose
-from covct.convert import Conversion, convert
-from covct.dicom.load import load_dicom
 from covct.dicom.patient import Patient
-from covct.discover import discover
 from covct.errors import SeriesError
-from covct.logs import identifier_key
-from covct.quality import check_headers, header_warnings
-from covct.verify import verify
-from covct.whose import people
+from covct.intake.choice import choose
+from covct.intake.discover import discover
+from covct.intake.gate import check_headers, header_warnings
+from covct.intake.load_dicom import load_dicom
+from covct.results.verify import verify
+from covct.unattended.convert import Conversion, convert
+from covct.unattended.logs import identifier_key
+from covct.unattended.whose import people
 
 JANE = {"PatientID": "4711", "PatientName": "Doe^Jane", "PatientBirthDate": "19500101", "PatientSex": "F"}
 JOHN = {"PatientID": "0815", "PatientName": "Roe^John", "PatientBirthDate": "19660606", "PatientSex": "M"}

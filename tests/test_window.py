@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from covct.window import parse_since, parse_until
+from covct.unattended.since_until import parse_since, parse_until
 
 NOW = datetime.fromisoformat("2026-01-31T22:30:00+01:00")
 

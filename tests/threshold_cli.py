@@ -18,9 +18,10 @@ from dataclasses import replace
 
 from conftest import make_networks
 
-from covct import batch, cli, supervisor
+from covct import cli
 from covct.commands import scan
-from covct.summary import Summary
+from covct.results.summary import Summary
+from covct.unattended import batch, supervisor
 
 whole = Summary.write
 

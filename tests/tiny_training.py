@@ -19,10 +19,10 @@ import numpy as np
 from keras import layers
 
 from covct.architectures import ARCHITECTURES
-from covct.training import plans
-from covct.training.dataset import Slices
+from covct.data.slices import Slices
 from covct.training.loop import train
-from covct.training.prepare import show
+from covct.training.samples import plans
+from covct.training.samples.prepare import show
 from covct.training.settings import Settings
 
 SIZE = 16

@@ -11,7 +11,7 @@ import typer
 from covct.commands.exit_codes import ended_badly
 from covct.commands.options import Json, Sources, Strict, check_there
 from covct.commands.told import showing
-from covct.stop import stoppable
+from covct.disk.signals import stoppable
 
 
 class Target(str, Enum):
@@ -34,9 +34,9 @@ def convert_command(
 
     Every series that passes the input gate, named by UIDs or a hash. What is there from the same input is kept.
     """
-    from covct.convert import Conversion
-    from covct.convert import convert as run
-    from covct.sources import check_apart
+    from covct.disk.sources import check_apart
+    from covct.unattended.convert import Conversion
+    from covct.unattended.convert import convert as run
 
     check_there(sources)
     check_apart(out, sources, "--out")

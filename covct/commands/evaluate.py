@@ -11,9 +11,9 @@ from rich.table import Table
 
 from covct import RESEARCH_USE
 from covct.commands.console import plain, stderr
-from covct.quiet import quiet_tensorflow
-from covct.sources import check_apart
-from covct.stop import stoppable
+from covct.commands.quiet import quiet_tensorflow
+from covct.disk.signals import stoppable
+from covct.disk.sources import check_apart
 from covct.visible import json_line
 
 
@@ -121,13 +121,13 @@ def evaluate_command(
 
 def _networks(folder: Path):
     with quiet_tensorflow():
-        from covct.segment import load_keras_networks
+        from covct.networks.segment import load_keras_networks
     return load_keras_networks(folder)
 
 
 def _restorer(card: Path):
     with quiet_tensorflow():
-        from covct.training.restoration import load_restorer
+        from covct.training.samples.restoration import load_restorer
     return load_restorer(card)
 
 

@@ -18,7 +18,7 @@ EXIT_CODES = (
 
 def ended_badly(tally, strict: bool) -> int:
     """What was rejected or failed before counts too: a rerun shall not turn a 3 into a 0."""
-    from covct.unread import SOURCES_NOT_READ
+    from covct.intake.unread import SOURCES_NOT_READ
 
     bad = tally["failed"] + tally["failed before"] + tally["troubled"] + tally[SOURCES_NOT_READ]
     if strict:

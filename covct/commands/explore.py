@@ -12,9 +12,9 @@ import typer
 from rich.table import Table
 
 from covct.commands.console import plain, stderr, stdout
+from covct.commands.quiet import quiet_tensorflow
+from covct.disk.sources import check_apart
 from covct.errors import OutputNotWritable, UsageError
-from covct.quiet import quiet_tensorflow
-from covct.sources import check_apart
 
 MOST_ROWS = 60  # of a table on a terminal
 
@@ -34,19 +34,19 @@ def explore_command(
         raise UsageError(f"no such directory: {data}")
     if out:
         check_apart(out, [data], "--out")
-    from covct.training.explore import explore
+    from covct.data.explore import explore
 
     restore = None
     if restorer:
         with quiet_tensorflow():
-            from covct.training.restoration import load_restorer
+            from covct.training.samples.restoration import load_restorer
 
             restore = load_restorer(restorer)
     with stderr.status("looking for cases") as status:
         found = explore(data, restore, lambda done, total: status.update(f"{done} of {total} cases read"))
     document = found.as_json()
     if out:
-        from covct.training.explore_page import as_html
+        from covct.data.explore_page import as_html
 
         _write(out, {"explore.json": _text(document), "explore.html": as_html(found, data.resolve().name)})
     if as_json:

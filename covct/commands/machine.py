@@ -25,8 +25,8 @@ def health_command(
     json_output: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Is a scan or watch alive and its source there? Exit 3 if it hangs, was killed, broke or lost its source."""
-    from covct.running import output_trees
-    from covct.status import life
+    from covct.unattended.running import output_trees
+    from covct.unattended.status import life
 
     if out is not None and not out.is_dir():
         raise UsageError(f"no such directory: {out}")
@@ -59,8 +59,8 @@ def doctor_command(
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object a check on stdout.")] = False,
 ) -> None:
     """Is this machine fit? Packages, weights, device, memory, disk, locks, decoders; and how to mend what is not."""
-    from covct.cards import default_weights_folder
-    from covct.doctor import examine, exit_code
+    from covct.networks.cards import default_weights_folder
+    from covct.unattended.doctor import examine, exit_code
 
     folder = weights or default_weights_folder()
     load = scan.networks_of(folder, "auto", False) if networks or require_gpu else None

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from covct.errors import UsageError
-from covct.logs import LogFormat
-from covct.supervisor import worker
+from covct.unattended.logs import LogFormat
+from covct.unattended.supervisor import worker
 
 
 class SegType(str, Enum):
@@ -90,8 +90,8 @@ def check_there(sources: list[Path]) -> None:
 
 def check_places(order) -> None:
     """Nothing is written where sources are looked for, and no source is looked for among results."""
-    from covct.moving import check_place
-    from covct.sources import check_apart
+    from covct.disk.sources import check_apart
+    from covct.unattended.move_done import check_place
 
     check_apart(order.out, order.sources, "--out")
     if order.move_done:
@@ -126,7 +126,7 @@ def patterns_of(select: list[str] | None) -> tuple[tuple[str, re.Pattern], ...]:
 
 def since_of(text: str | None) -> datetime | None:
     """`--since` as a moment; days and hours are counted back from the run's begin."""
-    from covct.window import parse_since
+    from covct.unattended.since_until import parse_since
 
     try:
         return parse_since(text, run_began().astimezone()) if text else None
@@ -143,7 +143,7 @@ def run_began() -> datetime:
 
 def until_of(text: str | None) -> datetime | None:
     """`--until` as a moment: the next such time of day after the run's begin."""
-    from covct.window import parse_until
+    from covct.unattended.since_until import parse_until
 
     try:
         return parse_until(text, run_began()) if text else None
@@ -153,8 +153,8 @@ def until_of(text: str | None) -> datetime | None:
 
 def order_of(sources, out: Path, outputs, weights: Path | None, **wishes):
     """What is asked of a scan or watch, as `batch.Order`."""
-    from covct.batch import Order
-    from covct.cards import default_weights_folder
+    from covct.networks.cards import default_weights_folder
+    from covct.unattended.batch import Order
 
     return Order(tuple(sources), out, weights or default_weights_folder(), outputs, **wishes)
 

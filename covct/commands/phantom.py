@@ -26,8 +26,8 @@ def phantom_command(
     seed: Annotated[int, typer.Option(help="Another seed, another patient.")] = 0,
 ) -> None:
     """Write a synthetic chest CT as a DICOM series, with its true volumes in truth.json."""
-    from covct.phantom import make_phantom
-    from covct.phantom_dicom import write_dicom_series, write_truth
+    from covct.phantom.chest import make_phantom
+    from covct.phantom.dicom import write_dicom_series, write_truth
 
     made = make_phantom(slices=slices, slice_spacing_mm=None, lesions=lesions.value, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from covct import RESEARCH_USE
 from covct.commands.console import plain, stderr, stdout
+from covct.commands.quiet import quiet_tensorflow
+from covct.disk.signals import stoppable
+from covct.disk.sources import check_apart
 from covct.errors import UsageError
-from covct.quiet import quiet_tensorflow
-from covct.sources import check_apart
-from covct.stop import stoppable
 from covct.visible import json_line
 
 
@@ -57,9 +57,9 @@ def restore_command(
     """Bring 8-bit slices (CLAHE, or a lung window) back to Hounsfield units. Exit 3 if some volumes were not for it."""
     from dataclasses import asdict
 
-    from covct.cards import default_weights_folder
-    from covct.training.restore import Restored, restore_stack, write_record
-    from covct.training.stacks import find_stacks
+    from covct.data.restore import Restored, restore_stack, write_record
+    from covct.data.stacks import find_stacks
+    from covct.networks.cards import default_weights_folder
 
     window_hu, spacing_mm = _numbers("--window", window, 2), _numbers("--spacing", spacing, 3)
     if window_hu and window_hu[0] >= window_hu[1]:
@@ -125,7 +125,7 @@ class _Restorer:
 
     def check(self) -> Any:
         """The card, once its weights are found unaltered."""
-        from covct.cards import read_card
+        from covct.networks.cards import read_card
 
         if self.card is None:
             self.card = read_card(self.path)
@@ -137,7 +137,7 @@ class _Restorer:
         if self._way is None:
             self.check()
             with quiet_tensorflow():
-                from covct.training.restoration import load_restorer
+                from covct.training.samples.restoration import load_restorer
             self._way = load_restorer(self.path)
         return self._way(pixels)
 

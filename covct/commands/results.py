@@ -15,8 +15,8 @@ from rich.table import Table
 from covct import RESEARCH_USE
 from covct.commands.console import plain, stderr, stdout
 from covct.commands.options import Json
+from covct.disk.signals import stoppable
 from covct.errors import UsageError
-from covct.stop import stoppable
 from covct.visible import json_line
 
 
@@ -28,7 +28,7 @@ def status_command(
     json_output: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Is covct alive, what is it at, what waits, what came of the last run? Results counted by outcome and reason."""
-    from covct import status as told_of
+    from covct.unattended import status as told_of
 
     _check_tree(out)
     now = datetime.now().astimezone()
@@ -48,7 +48,7 @@ def status_command(
 
 
 def _check_tree(out: Path) -> None:
-    from covct.tree_format import PRIVATE, check_format
+    from covct.disk.tree_format import PRIVATE, check_format
 
     if not out.is_dir():
         raise UsageError(f"no such directory: {out}")
@@ -66,8 +66,8 @@ def _show_why(said: list[str], uid: str, json_output: bool) -> None:
 
 def summary_command(out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)]) -> None:
     """Write summary.csv and index.html of an output tree again."""
-    from covct.state import output_errors
-    from covct.summary import write_summary
+    from covct.disk.state import output_errors
+    from covct.results.summary import write_summary
 
     _check_tree(out)
     with output_errors(out):
@@ -84,8 +84,8 @@ def verify_command(
     dciodvfy: Annotated[bool, typer.Option(help="Ask dciodvfy and dcentvfy too, where installed.")] = True,
 ) -> None:
     """Read every result back: whole, true to its report, to its references and to its source? Exit 3 if not."""
-    from covct.verify import installed_judges, is_output_tree
-    from covct.verify import verify as verdicts
+    from covct.results.verify import installed_judges, is_output_tree
+    from covct.results.verify import verify as verdicts
 
     missing = [str(path) for path in (out, *(sources or [])) if not path.exists()]
     if missing:

@@ -50,12 +50,12 @@ from covct.commands.options import (
     since_of,
     until_of,
 )
+from covct.commands.quiet import quiet_tensorflow
 from covct.commands.told import identifier_key_of, short, told
+from covct.disk.signals import stoppable
 from covct.errors import SeriesError, UsageError
-from covct.logs import LogFormat
-from covct.quiet import quiet_tensorflow
-from covct.stop import stoppable
-from covct.supervisor import LONGEST_SERIES_S, worker
+from covct.unattended.logs import LogFormat
+from covct.unattended.supervisor import LONGEST_SERIES_S, worker
 from covct.visible import json_line
 
 
@@ -87,7 +87,7 @@ def scan_command(
     metrics: MetricsFile = None,
 ) -> None:
     """Find studies, segment each, write DICOM SEG and report; then end. What is finished is not redone."""
-    from covct import batch
+    from covct.unattended import batch
 
     outputs = outputs_of(formats, seg_type, all_frames, captures)
     order = order_of(
@@ -136,7 +136,7 @@ def watch_command(
     metrics: MetricsFile = None,
 ) -> None:
     """Look at an inbox again and again, and segment what has settled. Ends on SIGTERM or SIGINT with exit code 130."""
-    from covct import batch
+    from covct.unattended import batch
 
     if not inbox.is_dir():
         raise UsageError(f"no such directory: {inbox}")
@@ -159,7 +159,7 @@ def watch_command(
 
 def networks_of(weights: Path, device: str, require_gpu: bool) -> Callable[[], Any]:
     """What loads the networks onto the device asked for, for every command that runs them; tests replace it here."""
-    from covct import devices
+    from covct.networks import devices
 
     wish = devices.parse_wish(device)
 
@@ -167,7 +167,7 @@ def networks_of(weights: Path, device: str, require_gpu: bool) -> Callable[[], A
         visible = dict(os.environ)
         devices.select(wish, os.environ)  # before tensorflow looks
         with quiet_tensorflow():
-            from covct.segment import load_keras_networks
+            from covct.networks.segment import load_keras_networks
 
         networks = load_keras_networks(weights)
         if networks.device.kind != "gpu" and (require_gpu or wish.kind == "gpu"):
@@ -188,7 +188,7 @@ def _looked_after(emit, order, series_timeout: float, log_format: LogFormat, met
 
 def _show_plan(order, json_events: bool) -> None:
     """The dry run: what would be done, what is finished, what is left out and why. Nothing is written."""
-    from covct.batch import card_hashes, look, plan
+    from covct.unattended.batch import card_hashes, look, plan
 
     found = look(order)
     rows: list[dict[str, Any]] = []
@@ -224,9 +224,9 @@ def _show_plan(order, json_events: bool) -> None:
 
 def _foreseen(series, reasons: tuple[str, ...], strict: bool) -> dict[str, str]:
     """The verdict on a series that passed so far, with what its headers will be warned of or refused for."""
-    from covct.gate_rules import WARNED
-    from covct.quality import header_warnings, refuse_warnings
-    from covct.volume_file import declared_findings
+    from covct.intake.gate import header_warnings, refuse_warnings
+    from covct.intake.gate_rules import WARNED
+    from covct.intake.volume_file import declared_findings
 
     try:
         found = header_warnings(series)[1] if series.kind == "dicom" else declared_findings(series)

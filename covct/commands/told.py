@@ -15,15 +15,15 @@ from covct import RESEARCH_USE
 from covct.commands.console import plain, stamp, stderr
 from covct.commands.exit_codes import meaning_of
 from covct.errors import RunError, Stopped, whereabouts
-from covct.logs import QUIET, LogFormat
+from covct.unattended.logs import QUIET, LogFormat
 from covct.visible import json_line
 
 
 @contextmanager
 def told(out: Path, json_events: bool, log_format: LogFormat, hash_identifiers: bool, metrics: Path | None):
     """A function that tells events to stdout, stderr and the metrics; what ends the process is told likewise."""
-    from covct import logs
-    from covct.metrics import measured
+    from covct.unattended import logs
+    from covct.unattended.prometheus import measured
 
     with ExitStack() as stack:
         lines = stack.enter_context(logs.as_json_lines()) if log_format is LogFormat.json else None
@@ -58,15 +58,16 @@ def _end(lines, error: BaseException, message: str, exit_code: int) -> NoReturn:
 
 def identifier_key_of(out: Path) -> bytes:
     """The key that this output tree's identifiers are hashed with; made where there is none yet."""
-    from covct import logs, state
+    from covct.disk import state
+    from covct.unattended import logs
 
     with state.output_errors(out):
         return logs.identifier_key(out / state.PRIVATE)
 
 
 def _hiding(out: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    from covct import logs
-    from covct.gate_rules import GATE
+    from covct.intake.gate_rules import GATE
+    from covct.unattended import logs
 
     key = identifier_key_of(out)
     meanings = {slug: rule.about for slug, rule in GATE.items()}

@@ -17,10 +17,10 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from covct.commands.console import stderr
+from covct.commands.quiet import quiet_tensorflow
+from covct.disk.signals import stoppable
 from covct.errors import Stopped, UsageError
-from covct.logs import LogFormat
-from covct.quiet import quiet_tensorflow
-from covct.stop import stoppable
+from covct.unattended.logs import LogFormat
 
 QUIET_S = 30.0  # between two lines where there is no terminal to draw on
 
@@ -184,11 +184,11 @@ def train_command(
     with quiet_tensorflow():
         from covct.architectures import architecture_name
         from covct.training.cross_validation import credit, threshold_of
-        from covct.training.empty_slices import NETWORK
         from covct.training.find_lr import find_learning_rate
-        from covct.training.inputs import VOLUMETRIC, parse_patch, parse_three
         from covct.training.loop import train
-        from covct.training.reading import Readings
+        from covct.training.samples.empty_slices import NETWORK
+        from covct.training.samples.inputs import VOLUMETRIC, parse_patch, parse_three
+        from covct.training.samples.reading import Readings
         from covct.training.settings import Settings
 
     if cross_validated and threshold is None:
@@ -205,7 +205,7 @@ def train_command(
         norm=norm.value if norm else None,
     )  # fmt: skip
     if show_augmented:
-        from covct.training.sheet import write_augmented
+        from covct.training.samples.sheet import write_augmented
 
         sheet = write_augmented(settings, data, out, _of(restorer, settings.fold), show_augmented)
         typer.echo(json.dumps({"sheet": str(sheet)}))

@@ -37,7 +37,8 @@ from covct.dicom.evidence import (
 )
 from covct.dicom.orientation import snapped
 from covct.outputs import Outputs
-from covct.overlay import (
+from covct.terms import SOURCE_IMAGE
+from covct.voxels.overlay import (
     BACKGROUND,
     INFECTION,
     LEFT_LUNG,
@@ -51,8 +52,7 @@ from covct.overlay import (
     put_text,
     text_width,
 )
-from covct.terms import SOURCE_IMAGE
-from covct.volume import Masks, Scan
+from covct.voxels.volume import Masks, Scan
 
 LEAST_COLUMNS = 400  # narrower slices are enlarged: the notice shall be legible on them
 COLUMNS_A_CAPITAL = 46  # capitals of 11 pixels on 512 columns: the notice then fits between the side markers

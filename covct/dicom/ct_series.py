@@ -15,7 +15,7 @@ from pydicom.valuerep import DSfloat
 
 from covct import __version__
 from covct.dicom.evidence import MANUFACTURER
-from covct.volume import AIR_HU
+from covct.voxels.volume import AIR_HU
 
 STORED = np.iinfo(np.uint16)
 LOWEST_HU, HIGHEST_HU = np.iinfo(np.int16).min, np.iinfo(np.int16).max

@@ -14,10 +14,10 @@ from pydicom.datadict import tag_for_keyword
 
 from covct.dicom.patient import PATIENT_TAGS, Patient, patient_of
 from covct.dicom.read import MOST_FRAMES, BeyondBounds, read_dataset, transfer_syntax_uid
-from covct.dicom.syntaxes import DEFLATED, is_lossy, is_media_directory
+from covct.dicom.syntaxes import DEFLATED, is_lossy
 from covct.dicom.valid import commas_to_points, is_uid
+from covct.disk.sources import Opener, SourceFile, digest, is_media_directory, read_all
 from covct.errors import SeriesError, SourceDefect
-from covct.sources import Opener, SourceFile, digest, read_all
 
 # A CT header has 2 to 20 KiB, an enhanced one some KiB a frame; more than the last is no header.
 HEADER_BYTES = (64 * 1024, 4 * 1024**2, 64 * 1024**2)

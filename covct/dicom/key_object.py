@@ -20,9 +20,9 @@ from covct.dicom.evidence import (
     object_uids,
     separate_items,
 )
-from covct.labels import Slices, per_slice
 from covct.terms import OF_INTEREST
-from covct.volume import Masks, Scan
+from covct.voxels.labels import Slices, per_slice
+from covct.voxels.volume import Masks, Scan
 
 MOST_SLICES = 5
 APART_MM = 15.0  # neighbours of thin slices show the same lesion five times

@@ -16,11 +16,11 @@ import numpy as np
 import pydicom
 
 from covct.dicom.codestream import coded, raw_codestream
+from covct.dicom.quotable import PHOTOMETRIC_INTERPRETATIONS, quoted
 from covct.dicom.read import MOST_FRAMES, transfer_syntax_uid
 from covct.dicom.syntaxes import EXPLICIT_BIG_ENDIAN, syntax
 from covct.errors import SourceDefect
-from covct.quote import PHOTOMETRIC_INTERPRETATIONS, quoted
-from covct.volume import AIR_HU
+from covct.voxels.volume import AIR_HU
 
 LARGEST_SIDE = 4096  # rows or columns; CT scanners reconstruct up to 2048
 HIGHEST_HU = 32767  # of int16

@@ -30,7 +30,7 @@ from covct.dicom.evidence import (
 )
 from covct.outputs import Outputs
 from covct.terms import LABELMAP_SEGMENTS, LEFT_LUNG, RIGHT_LUNG, SEGMENTS, Segment
-from covct.volume import Masks, Probability, Scan
+from covct.voxels.volume import Masks, Probability, Scan
 
 TYPE_MODIFIERS = "SegmentedPropertyTypeModifierCodeSequence"
 REGION_MODIFIERS = "AnatomicRegionModifierSequence"

@@ -11,7 +11,7 @@ from pydicom.multival import MultiValue
 from pydicom.pixels import iter_pixels
 
 from covct.errors import SourceDefect
-from covct.volume import Scan
+from covct.voxels.volume import Scan
 
 # Of the smallest voxel edge. Further off, a mask lies on its neighbours' voxels. Writers that space their slices evenly
 # (dcmqi, 3D Slicer) miss the positions that the scanner wrote, but by less.

@@ -12,10 +12,10 @@ from pydicom.uid import SegmentationStorage
 from covct.dicom.evidence import LABEL_MAP_STORAGE, MANUFACTURER
 from covct.dicom.read import read_dataset
 from covct.dicom.seg_frames import frame_pixels, frame_places, referenced_slices
+from covct.disk.sources import SourceFile, read_all
 from covct.errors import SourceDefect
-from covct.sources import SourceFile, read_all
 from covct.terms import INFILTRATE, LEFT, LUNG, RIGHT
-from covct.volume import Scan
+from covct.voxels.volume import Scan
 
 SEG_STORAGE = {str(SegmentationStorage), str(LABEL_MAP_STORAGE)}
 LUNGS, RIGHT_LUNG, LEFT_LUNG, INFECTION = "lungs", "right lung", "left lung", "infection"

@@ -48,7 +48,7 @@ from covct.terms import (
     CodedTerm,
     Segment,
 )
-from covct.volume import Scan
+from covct.voxels.volume import Scan
 
 REGION_OF = {RIGHT: "right_lung", LEFT: "left_lung", BILATERAL: "lungs", None: "lungs"}
 # What of the report's valid_for withholds which figures, in words.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from covct.dicom.quotable import quoted_uid
 from covct.errors import SeriesError
-from covct.quote import quoted_uid
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,6 @@ SYNTAXES = {
     "1.2.840.10008.1.2.4.202": Syntax("HTJ2K Lossless RPCL", "jpeg2000", decoder=JPEG_2000),
     "1.2.840.10008.1.2.4.203": Syntax("HTJ2K", "jpeg2000", "maybe", JPEG_2000),
 }
-
-MEDIA_STORAGE_DIRECTORY = b"1.2.840.10008.1.3.10"
-MEDIA_STORAGE_SOP_CLASS = b"\x02\0\x02\0UI"  # tag and value representation, little endian always (PS3.10 7.1)
-
-
-def is_media_directory(start: bytes) -> bool:
-    """Whether a file that begins so is a Media Storage Directory, by any name: DICOMDIR, DIRFILE, DICOMDIR;1."""
-    at = start.find(MEDIA_STORAGE_SOP_CLASS, 132, 1024)
-    if start[128:132] != b"DICM" or at < 0:
-        return False
-    length = int.from_bytes(start[at + 6 : at + 8], "little")
-    return start[at + 8 : at + 8 + length].rstrip(b"\0 ") == MEDIA_STORAGE_DIRECTORY
 
 
 def syntax(uid: str) -> Syntax:

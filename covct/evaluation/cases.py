@@ -16,9 +16,19 @@ import cv2
 import highdicom as hd
 import numpy as np
 
-from covct.cards import Card
-from covct.dicom.load import load_dicom
-from covct.discover import Series, discover
+from covct.data.cases import identity, medseg_patient, person_of
+from covct.data.dicom_cases import pseudonym
+from covct.data.layouts import declared, patient_of, read_volume_rows
+from covct.data.leakage import LAYOUTS, OWN, has_learned_from
+from covct.data.slices import (
+    UNKNOWN,
+    Restore,
+    Slices,
+    _model_space,
+    _view_around_lungs,
+    published_source,
+    read_medseg_slice,
+)
 from covct.errors import UsageError
 from covct.evaluation.masks import (
     TASKS,
@@ -30,23 +40,13 @@ from covct.evaluation.masks import (
     read_seg_mask,
     read_volume_mask,
 )
-from covct.overlay import LUNG_WINDOW_HU
-from covct.training.cases import identity, medseg_patient, person_of
-from covct.training.dataset import (
-    UNKNOWN,
-    Restore,
-    Slices,
-    _model_space,
-    _view_around_lungs,
-    published_source,
-    read_medseg_slice,
-)
-from covct.training.dicom_cases import pseudonym
-from covct.training.layouts import declared, patient_of, read_volume_rows
-from covct.training.learned import LAYOUTS, OWN, has_learned_from
-from covct.volume import Scan, spacing_mm
-from covct.volume_file import load_volume
-from covct.volume_header import stem_of, volume_beside
+from covct.intake.discover import Series, discover
+from covct.intake.load_dicom import load_dicom
+from covct.intake.volume_file import load_volume
+from covct.intake.volume_header import stem_of, volume_beside
+from covct.networks.cards import Card
+from covct.voxels.overlay import LUNG_WINDOW_HU
+from covct.voxels.volume import Scan, spacing_mm
 
 
 @dataclass(frozen=True)

@@ -9,24 +9,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from covct.choice import Choice
+from covct.data.slices import AERATED_HU, Restore
 from covct.errors import UsageError
 from covct.evaluation import calibration
 from covct.evaluation.cases import Case, Truth, grid_of, one_seg_mask, png_predictions, segs_of, volume_prediction
 from covct.evaluation.masks import Labels, SegFile, digest, on_grid, read_png_mask, read_volume_mask
 from covct.evaluation.scores import Counts, count, ratio, scores
 from covct.evaluation.surface import surface_scores
-from covct.networks import Network, Networks, field_of_view, probabilities
-from covct.overlay import BACKGROUND, draw_slice, lung_field_of_view
-from covct.pipeline import Clock, process
-from covct.preprocess import FieldOfView, from_model_space, whole_slice
-from covct.training.dataset import AERATED_HU, Restore
-from covct.training.prepare import PIXEL_MM
+from covct.intake.choice import Choice
+from covct.networks.network import Network, Networks, field_of_view, probabilities
+from covct.pipeline.series import Clock, process
+from covct.voxels.fields_of_view import MODEL_PIXEL_MM
+from covct.voxels.overlay import BACKGROUND, draw_slice, lung_field_of_view
+from covct.voxels.preprocess import FieldOfView, from_model_space, whole_slice
 
 PICTURE_SIDE, GAP = 260, 4
 LEAST_SHOWN = 0.003  # of a slice marked, truth or called: of less the Dice says little and a picture nothing
 SMOOTHED_MM = 4.0
-MODEL_PIXEL_MM = (PIXEL_MM, PIXEL_MM)
+MODEL_PIXELS_MM = (MODEL_PIXEL_MM, MODEL_PIXEL_MM)
 CUT_ALREADY = ("body", "otsu-body", "whole")  # fields of view that are all of a slice in model space
 
 
@@ -106,7 +106,7 @@ def _probability(network: Network, hu: np.ndarray, lungs: np.ndarray | None = No
             f"{card.name} is a network of volumes at {card.spacing_mm} mm: got slices whose distance is not known, "
             "wanted whole series (NIfTI or DICOM)"
         )
-    view = whole_slice(shape) if card.field_of_view in CUT_ALREADY else field_of_view(card, hu, MODEL_PIXEL_MM, lungs)
+    view = whole_slice(shape) if card.field_of_view in CUT_ALREADY else field_of_view(card, hu, MODEL_PIXELS_MM, lungs)
     seen = probabilities(network, hu, view, np.ones(len(hu), bool))
     if view == whole_slice(shape) and seen.shape == hu.shape:
         return seen

@@ -16,11 +16,11 @@ import SimpleITK as sitk
 from covct.dicom.read import read_dataset
 from covct.dicom.seg_frames import frame_pixels, frame_places
 from covct.dicom.seg_masks import ANY_LUNG, INFECTED, SEG_STORAGE, structure
-from covct.discover import NOT_IMAGES
 from covct.errors import SeriesError, SourceDefect, UsageError, why
-from covct.volume import LARGEST_OFFSET, WORKING_ORIENTATION, Scan, voxels_apart
-from covct.volume_file import read_volume
-from covct.volume_header import format_of
+from covct.intake.discover import NOT_IMAGES
+from covct.intake.volume_file import read_volume
+from covct.intake.volume_header import format_of
+from covct.voxels.volume import LARGEST_OFFSET, WORKING_ORIENTATION, Scan, voxels_apart
 
 TASKS = ("lungs", "infection")
 HEADER_BYTES = 1024**2

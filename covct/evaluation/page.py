@@ -12,9 +12,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from covct.data.cases import identity
 from covct.evaluation.figures import SERIES, bland_altman, box, curves, reliability, threshold_curve
 from covct.evaluation.judge import Picture
-from covct.training.cases import identity
 
 Group = dict[str, Any]
 History = dict[str, list[float]]

@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from covct import RESEARCH_USE, __version__
-from covct.cards import Card, file_sha256
+from covct.data.cases import person_of
+from covct.data.leakage import two_names, untold
+from covct.data.slices import Restore
+from covct.data.views import as_hounsfield
+from covct.disk.state import output_errors
 from covct.errors import SeriesError, UsageError
 from covct.evaluation import bootstrap
 from covct.evaluation.cases import Case, Truth, find_cases
+from covct.evaluation.eligible import Judge, find_judges, judge_of
 from covct.evaluation.judge import (
     Called,
     Judged,
@@ -28,16 +33,11 @@ from covct.evaluation.judge import (
     look_at_slices,
     read_called,
 )
-from covct.evaluation.judges import Judge, find_judges, judge_of
 from covct.evaluation.masks import TASKS, Labels, find_segs
 from covct.evaluation.page import as_html, read_history
 from covct.evaluation.pooling import ALL, by_fold, case_figures, group_figures, plain
-from covct.networks import Networks
-from covct.state import output_errors
-from covct.training.cases import person_of
-from covct.training.dataset import Restore
-from covct.training.learned import two_names, untold
-from covct.training.views import as_hounsfield
+from covct.networks.cards import Card, file_sha256
+from covct.networks.network import Networks
 
 FORMAT = 1
 SCHEMA = "covct-evaluation-1"

@@ -13,9 +13,9 @@ import numpy as np
 from covct.architectures import ARCHITECTURES
 from covct.errors import UsageError
 from covct.training.folds import parse_split
-from covct.training.inputs import arguments_for, check_inputs, input_of
 from covct.training.losses import LOSSES, WeightedDice
 from covct.training.optimizers import OPTIMIZERS
+from covct.training.samples.inputs import arguments_for, check_inputs, input_of
 from covct.training.schedules import SCHEDULES
 from covct.training.settings import Settings
 

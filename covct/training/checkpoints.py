@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from covct.cards import file_sha256
+from covct.disk.signals import unbroken
+from covct.disk.state import bring_to_disk, output_errors
 from covct.errors import RunError
-from covct.state import bring_to_disk, output_errors
-from covct.stop import unbroken
+from covct.networks.cards import file_sha256
 
 FORMAT = 1
 KEPT = 2

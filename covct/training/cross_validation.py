@@ -12,10 +12,10 @@ from queue import SimpleQueue
 from statistics import mean, stdev
 from typing import Any
 
-from covct.cards import Card, read_card, write_card
-from covct.devices import NVIDIA_GPUS
+from covct.disk.state import output_errors, replace_json
 from covct.errors import RunError, UsageError, WeightsError
-from covct.state import output_errors, replace_json
+from covct.networks.cards import Card, read_card, write_card
+from covct.networks.devices import NVIDIA_GPUS
 
 
 class FoldFailed(RunError):

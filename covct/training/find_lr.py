@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from covct.disk.state import output_errors, replace_json
 from covct.errors import UsageError
-from covct.state import output_errors, replace_json
 from covct.training.batches import batches
 from covct.training.loop import prepare
 from covct.training.settings import Settings

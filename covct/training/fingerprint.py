@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from covct.cards import file_sha256
+from covct.networks.cards import file_sha256
 
 
 def fingerprint(folder: Path, apart_from: Path) -> str:

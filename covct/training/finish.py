@@ -11,16 +11,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from covct.cards import Card, file_sha256, write_card
-from covct.segment import make_network
-from covct.state import bring_to_disk, output_errors
-from covct.stop import unbroken
+from covct.data.leakage import learned_patients
+from covct.disk.signals import unbroken
+from covct.disk.state import bring_to_disk, output_errors
+from covct.networks.cards import Card, file_sha256, write_card
+from covct.networks.segment import make_network
 from covct.training.build import arguments_of, build
 from covct.training.folds import is_by_slice
-from covct.training.inputs import card_fields, limits_of
-from covct.training.learned import learned_patients
-from covct.training.plans import Plan
 from covct.training.progress import Progress
+from covct.training.samples.inputs import card_fields, limits_of
+from covct.training.samples.plans import Plan
 from covct.training.settings import Settings
 from covct.training.threshold import choose_threshold
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from covct.data.slices import held_out_patients
+from covct.disk.state import output_errors, write_json
 from covct.errors import UsageError
-from covct.state import output_errors, write_json
-from covct.training.dataset import held_out_patients
 from covct.training.settings import Settings
 
 FILE = "folds.json"

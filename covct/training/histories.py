@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from covct.state import output_errors
+from covct.disk.state import output_errors
 
 
 def plain(value: Any) -> Any:

@@ -19,11 +19,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from covct import state as output
-from covct.cards import Card, file_sha256, read_card
+from covct.data.leakage import ancestors_of, has_learned_from, untold
+from covct.disk import state as output
+from covct.disk.signals import unbroken
 from covct.errors import Stopped, UsageError
-from covct.segment import device_in_use, load_network, start_from_backbone
-from covct.stop import unbroken
+from covct.networks.cards import Card, file_sha256, read_card
+from covct.networks.segment import device_in_use, load_network, start_from_backbone
 from covct.training import checkpoints, events, histories
 from covct.training.average import RunningAverage
 from covct.training.batches import batches, sample_seed
@@ -31,11 +32,10 @@ from covct.training.build import arguments_of, build, check, compiled, started
 from covct.training.fingerprint import differences, fingerprint
 from covct.training.finish import finish, leak_of
 from covct.training.folds import keep_folds
-from covct.training.learned import ancestors_of, has_learned_from, untold
 from covct.training.not_a_number import refuse_what_is_not_a_number
-from covct.training.plans import PLANS, Plan
 from covct.training.progress import Pace, Progress
-from covct.training.reading import Readings
+from covct.training.samples.plans import PLANS, Plan
+from covct.training.samples.reading import Readings
 from covct.training.schedules import SCHEDULES
 from covct.training.settings import Settings, with_defaults
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from covct.errors import NotANumber
 from covct.training.batches import draw_batch
-from covct.training.plans import Plan
 from covct.training.progress import Progress
+from covct.training.samples.plans import Plan
 from covct.training.settings import Settings
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from covct.evaluation.calibration import FLAT_DICE
-from covct.networks import Network, is_of_task, predict
-from covct.training.empty_slices import choose_gate_threshold
-from covct.training.restoration import Sample
+from covct.networks.network import Network, is_of_task, predict
+from covct.training.samples.empty_slices import choose_gate_threshold
+from covct.training.samples.restoration import Sample
 
 
 def choose_threshold(

@@ -1,0 +1,1 @@
+"""Labelled data, read once for training, evaluation, explore and restore."""

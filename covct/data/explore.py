@@ -1,0 +1,417 @@
+"""What a folder of training data holds: facts about every case, and what is left out and why. Reads, never writes."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from covct.data.cases import PERSON, CaseError, Labelled, LeftOut
+from covct.data.domains import CLAHE, HU, as_grey
+from covct.data.layouts import search_cases
+from covct.data.read_case import read_case
+from covct.data.screen import Likeness, Screen, outside_share, touches_border
+from covct.data.slices import UNKNOWN, slices_of, to_hounsfield
+from covct.errors import SeriesError
+from covct.intake import gate_rules
+from covct.intake.gate_geometry import size_findings
+from covct.intake.gate_voxels import judge_chest, measure_chest
+
+FORMAT = 1  # of the JSON
+HU_EDGES = np.arange(-1100, 501, 20)
+GREY_EDGES = np.arange(0, 257, 4)
+TISSUES = ("image", "healthy lung", "infected lung")
+CLASS_NAMES = {1: "ground_glass", 2: "consolidation", 3: "effusion"}
+EXAMPLES = 2  # cases of each source that are shown
+EXAMPLE_SLICES = 3
+FEW_SLICES = 30
+RESTORABLE = "only through the restorer (--restorer)"
+HOW_TO_HU = {
+    HU: "as they are",
+    CLAHE: RESTORABLE,
+    "window-8bit": "by their window where it is known, else by air and soft tissue in their histogram",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One case. Shares are of voxels, None where the mask is missing; intensities in the units of the domain.
+
+    Attributes
+    ----------
+    shape : (int, int, int)
+        Slices, rows, columns.
+    spacing_mm : (float, float, float) or None
+    intensity : (float, float, float, float, float)
+        Lowest, 0.5th percentile, median, 99.5th percentile, highest.
+    orientation : str
+        Of the file's axes towards the patient, or where the front is in slices without a header.
+    labels : tuple of str
+    lung_share : float or None
+        Of the image.
+    infection_share, outside_share : float or None
+        Infection as a share of the lungs; the share of it outside the lungs.
+    class_shares : dict of str to float
+        Of the infection and effusion together.
+    without_lung, without_infection : int or None
+        Slices.
+    cropped : int
+        Slices whose lungs, or without a lung mask whose body, reach the border of the image.
+    healthy, infected : float or None
+        Median intensity of lung outside and inside infection.
+    negative : bool
+        Without COVID-19.
+    """
+
+    name: str
+    source: str
+    layout: str
+    patient: str
+    domain: str
+    told_by: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float] | None
+    intensity: tuple[float, float, float, float, float]
+    orientation: str
+    labels: tuple[str, ...]
+    lung_share: float | None
+    infection_share: float | None
+    outside_share: float | None
+    class_shares: dict[str, float]
+    without_lung: int | None
+    without_infection: int | None
+    cropped: int
+    healthy: float | None
+    infected: float | None
+    negative: bool
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of intensities of one domain in some thirty slices a case, by tissue (one of `TISSUES`)."""
+
+    unit: str
+    edges: np.ndarray
+    counts: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A slice to look at: HU (256, 256), lungs (1, or 1 and 2) and infection, anterior up. HU is guessed for CLAHE."""
+
+    source: str
+    case: str
+    index: int
+    hu: np.ndarray
+    lungs: np.ndarray
+    infection: np.ndarray
+
+
+@dataclass
+class Exploration:
+    """All that was found.
+
+    Attributes
+    ----------
+    alike : list of dict
+        Cases of different patients with slices that look alike: near-duplicates to look at, not left out.
+    """
+
+    facts: list[Facts] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    alike: list[dict[str, Any]] = field(default_factory=list)
+    doubtful: list[dict[str, str]] = field(default_factory=list)
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    examples: list[Example] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "format": FORMAT,
+            "sources": self.sources(),
+            "cases": [asdict(one) for one in self.facts],
+            "left_out": [asdict(one) for one in self.left_out],
+            "alike": self.alike,
+            "doubtful": self.doubtful,
+        }
+
+    def sources(self) -> list[dict[str, Any]]:
+        """A line for each source and domain; a source of two domains is two lines, and they are never pooled."""
+        groups: dict[tuple[str, str], list[Facts]] = defaultdict(list)
+        for one in self.facts:
+            groups[one.source, one.domain].append(one)
+        out = []
+        for (source, domain), some in sorted(groups.items()):
+            whole = Counter(one.slug for one in self.left_out if one.source == source and not one.slices)
+            out.append(
+                {
+                    "source": source,
+                    "layout": some[0].layout,
+                    "domain": domain,
+                    "to_hu": HOW_TO_HU[domain],
+                    "cases": len(some),
+                    "patients": len({one.patient for one in some}),
+                    "negatives": sum(one.negative for one in some),
+                    "slices": sum(one.shape[0] for one in some),
+                    "shapes": sorted({f"{one.shape[1]} x {one.shape[2]}" for one in some}),
+                    "lung_share": _mean(one.lung_share for one in some),
+                    "infection_share": _mean(one.infection_share for one in some),
+                    "without_lung": _total(one.without_lung for one in some),
+                    "without_infection": _total(one.without_infection for one in some),
+                    "left_out": dict(whole),
+                }
+            )
+        return out
+
+
+def explore(
+    data: Path,
+    restore: Callable[[np.ndarray], np.ndarray] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Exploration:
+    """Read every case below a folder and say what it is.
+
+    Parameters
+    ----------
+    data : Path
+    restore : function, optional
+        (slices, 256, 256) uint8 -> HU: with it the histograms and examples of CLAHE slices are in HU too.
+    progress : function (int, int), optional
+        Called with the cases done and their number.
+
+    Raises
+    ------
+    UsageError
+        The folder is missing, or one of its tables cannot be read.
+    """
+    found = search_cases(data)
+    out = Exploration(left_out=list(found.left_out))
+    screen, likeness = Screen(), Likeness()
+    for number, case in enumerate(found.cases):
+        progress(number, len(found.cases))
+        try:
+            labelled = read_case(case)
+        except CaseError as error:
+            out.left_out.append(LeftOut(case.source, case.name, error.slug, str(error)))
+            continue
+        likeness.add(labelled)
+        kept, faults = screen.judge(labelled)
+        out.left_out += faults
+        if kept is None:
+            continue
+        out.facts.append(facts_of(kept))
+        out.doubtful += [{"source": case.source, "case": case.name, "message": one} for one in doubts(labelled)]
+        _count(out.histograms, kept, restore)
+        place = [one is case for one in found.cases if one.source == case.source].index(True)
+        wanted = _shown(sum(one.source == case.source for one in found.cases))
+        done = len({one.case for one in out.examples if one.source == case.source})
+        if done < len(wanted) and place >= wanted[done]:
+            out.examples += _examples(kept, restore)
+    out.left_out += _in_two_sources(out.facts)
+    out.alike = [
+        {
+            "cases": [f"{one.source} {one.name}", f"{other.source} {other.name}"],
+            "slices": count,
+            "likeness": round(highest, 4),
+        }
+        for one, other, count, highest in likeness.pairs()
+    ]
+    progress(len(found.cases), len(found.cases))
+    return out
+
+
+def doubts(labelled: Labelled) -> list[str]:
+    """What the gate of a scan would say of a volume's size and of how its lungs lie, in words. No age is known."""
+    lungs, spacing = labelled.lungs, labelled.spacing_mm
+    if (
+        labelled.domain != HU
+        or lungs is None
+        or spacing is None
+        or len(lungs) < gate_rules.FEW_SLICES
+        or not lungs.any()
+    ):
+        return []
+    try:
+        found = size_findings(spacing, lungs.shape)
+        chest = measure_chest(labelled.pixels, lungs, spacing)
+        if not labelled.sides:
+            chest = replace(chest, right_ml=chest.volume_ml / 2, left_ml=chest.volume_ml / 2)
+        found += judge_chest(chest, None, other_part=False)
+    except SeriesError as error:
+        return [error.message]
+    return [finding.message for finding in found]
+
+
+def facts_of(labelled: Labelled) -> Facts:
+    """The facts of one case."""
+    case, pixels = labelled.case, labelled.pixels
+    lungs, infection, classes = labelled.lungs, labelled.infection, labelled.classes
+    inside = None if lungs is None else lungs > 0
+    infected = None if infection is None else infection > 0
+    few = slice(None, None, max(1, len(pixels) // FEW_SLICES))  # figures that need no voxel's word for it
+    p_low, middle, p_high = np.percentile(pixels[few], [0.5, 50, 99.5])
+    marked = 0 if classes is None else int(np.count_nonzero(classes))
+    return Facts(
+        name=case.name,
+        source=case.source,
+        layout=case.layout,
+        patient=case.patient,
+        domain=labelled.domain,
+        told_by=labelled.told_by,
+        shape=(int(pixels.shape[0]), int(pixels.shape[1]), int(pixels.shape[2])),
+        spacing_mm=labelled.spacing_mm and tuple(round(mm, 4) for mm in labelled.spacing_mm),  # type: ignore[arg-type]
+        intensity=(float(pixels.min()), float(p_low), float(middle), float(p_high), float(pixels.max())),
+        orientation=labelled.orientation,
+        labels=_labels(labelled),
+        lung_share=None if inside is None else _rounded(inside.mean()),
+        infection_share=_share_of_lungs(inside, infected),
+        outside_share=_rounded(outside_share(labelled)),
+        class_shares={
+            name: float(_rounded(np.count_nonzero(classes == value) / marked))  # type: ignore[arg-type]
+            for value, name in CLASS_NAMES.items()
+            if marked
+        },
+        without_lung=None if inside is None else int(np.count_nonzero(~inside.any((1, 2)))),
+        without_infection=None if infected is None else int(np.count_nonzero(~infected.any((1, 2)))),
+        cropped=_cropped_slices(labelled),
+        healthy=_median(
+            pixels[few], None if inside is None else (inside if infected is None else inside & ~infected)[few]
+        ),
+        infected=_median(pixels[few], None if infected is None else infected[few]),
+        negative=case.negative,
+    )
+
+
+def _labels(labelled: Labelled) -> tuple[str, ...]:
+    out = []
+    if labelled.lungs is not None:
+        out.append("lungs, left and right" if labelled.sides else "lungs")
+    if labelled.infection is not None:
+        out.append("infection")
+    if labelled.classes is not None:
+        out.append("classes")
+    return tuple(out)
+
+
+def _share_of_lungs(inside, infected) -> float | None:
+    if inside is None or infected is None:
+        return None
+    return _rounded(int(np.count_nonzero(infected & inside)) / max(1, int(np.count_nonzero(inside))))
+
+
+def _cropped_slices(labelled: Labelled) -> int:
+    """Without a lung mask: slices where most of the border is brighter than air, as where the body reaches it."""
+    if labelled.lungs is not None:
+        return int(np.count_nonzero(touches_border(labelled.lungs)))
+    middle = -400 if labelled.domain == HU else 100
+    body = (labelled.pixels if labelled.domain == HU else as_grey(labelled.pixels)) > middle
+    sides = [body[:, 0], body[:, -1], body[:, :, 0], body[:, :, -1]]
+    return int(np.count_nonzero(np.mean([side.mean(1) for side in sides], axis=0) > 0.5))
+
+
+def _median(pixels: np.ndarray, mask: np.ndarray | None) -> float | None:
+    return float(np.median(pixels[mask])) if mask is not None and mask.any() else None
+
+
+def _rounded(value) -> float | None:
+    return None if value is None else round(float(value), 5)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return _rounded(np.mean(known)) if known else None
+
+
+def _total(values: Iterable[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _shown(count: int) -> list[int]:
+    """Which cases of a source are shown: evenly over it, from the first on."""
+    return [round(place) for place in np.linspace(0, count - 1, min(EXAMPLES, count))]
+
+
+def _count(histograms: dict[str, Histogram], labelled: Labelled, restore) -> None:
+    """Add a case to the histograms: in HU where its domain leads there, else in grey."""
+    in_grey = labelled.domain == CLAHE and restore is None
+    name = labelled.domain if labelled.domain != CLAHE else f"{CLAHE}, {'as stored' if in_grey else 'restored'}"
+    labelled = _slices_only(labelled, list(range(0, len(labelled), max(1, len(labelled) // FEW_SLICES))))
+    values = as_grey(labelled.pixels) if in_grey else to_hounsfield(labelled, restore)
+    edges = GREY_EDGES if in_grey else HU_EDGES
+    histogram = histograms.setdefault(
+        name,
+        Histogram(
+            "grey" if in_grey else "HU", edges, {tissue: np.zeros(len(edges) - 1, np.int64) for tissue in TISSUES}
+        ),
+    )
+    masks: list[np.ndarray | None] = [np.ones(values.shape, bool), None, None]
+    if labelled.lungs is not None and values.shape == labelled.lungs.shape:
+        masks[1] = (labelled.lungs > 0) & (True if labelled.infection is None else labelled.infection == 0)
+    if labelled.infection is not None and values.shape == labelled.infection.shape:
+        masks[2] = labelled.infection > 0
+    for tissue, mask in zip(TISSUES, masks, strict=True):
+        if mask is not None:
+            histogram.counts[tissue][:] += np.histogram(values[mask], edges)[0]
+
+
+def _examples(labelled: Labelled, restore) -> list[Example]:
+    """Slices of a case as the networks see them; of CLAHE without a restorer the greys stand in for HU."""
+    chosen = _telling(labelled)
+    part = slices_of(_slices_only(labelled, chosen), restore or _grey_as_hu)
+    return [
+        Example(labelled.case.source, labelled.case.name, index, hu, lungs * (lungs != UNKNOWN), infection == 1)
+        for index, hu, lungs, infection in zip(chosen, part.hu, part.lungs, part.infection, strict=True)
+    ]
+
+
+def _grey_as_hu(grey: np.ndarray) -> np.ndarray:
+    """For pictures only."""
+    return (grey.astype(np.float32) * (1500 / 255) - 1350).astype(np.int16)
+
+
+def _telling(labelled: Labelled) -> list[int]:
+    """A few slices evenly over the lungs, of each stretch the most infected."""
+    if len(labelled) <= EXAMPLE_SLICES:
+        return list(range(len(labelled)))
+    mask = labelled.lungs if labelled.lungs is not None else labelled.infection
+    assert mask is not None
+    held = np.flatnonzero(mask.any((1, 2)))
+    if not held.size:  # what held it was left out
+        held = np.arange(len(labelled))
+    bounds = np.linspace(held[0], held[-1] + 1, EXAMPLE_SLICES + 1).astype(int)
+    infected = np.zeros(len(labelled)) if labelled.infection is None else labelled.infection.sum((1, 2), dtype=float)
+    stretches = [range(int(a), max(int(a) + 1, int(b))) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [
+        max(some, key=lambda i: (float(infected[i]), -abs(i - (some.start + some.stop - 1) / 2))) for some in stretches
+    ]
+
+
+def _slices_only(labelled: Labelled, chosen: list[int]) -> Labelled:
+    def of(array: np.ndarray | None) -> np.ndarray | None:
+        return None if array is None else array[chosen]
+
+    return replace(
+        labelled,
+        pixels=labelled.pixels[chosen],
+        lungs=of(labelled.lungs),
+        infection=of(labelled.infection),
+        classes=of(labelled.classes),
+    )
+
+
+def _in_two_sources(facts: list[Facts]) -> list[LeftOut]:
+    """Patients in two sources, under the name of a public set: on both sides of a split nobody would notice."""
+    seen: dict[str, Facts] = {}
+    out = []
+    for one in sorted(facts, key=lambda one: one.domain == HU):  # training keeps the slices that it knows by layout
+        found = PERSON.search(one.patient)
+        person = found[1] if found else one.patient
+        first = seen.setdefault(person, one)
+        if first.source != one.source:
+            out.append(LeftOut(one.source, one.name, "patient-elsewhere", f"{person} is in {first.source} too"))
+    return out

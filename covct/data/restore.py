@@ -1,0 +1,245 @@
+"""8-bit slices to Hounsfield units: the domain told or named, restored, compared with the literature, written whole."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from covct import RESEARCH_USE, __version__
+from covct.data.before_after import draw_sheet
+from covct.data.domains import CLAHE, HU, WINDOW, as_grey, detect_domain, hu_by_anchors, hu_of_window
+from covct.data.layouts import read_table
+from covct.data.slices import SIZE
+from covct.data.stacks import Source, Stack, read_stack
+from covct.disk.state import output_errors
+from covct.errors import UsageError
+from covct.intake.nifti import write_nifti
+
+FORMAT = 1
+KINDS = {"clahe": CLAHE, "window": WINDOW}
+RANGE_HU = (-1100, 3071)
+# Where the literature has the medians: healthy lung between inspiration and expiration, infection from ground glass
+# to consolidation (Lung CT Analyzer's bands, which covct reports too).
+EXPECTED_HU = {"healthy_lung": (-900, -750), "infected_lung": (-750, -50)}
+GROUND_GLASS_HU = (-750, -400)
+LEAST_VOXELS = 200
+
+Way = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """HU of one tissue of a volume: percentiles, and whether the median is where the literature has it."""
+
+    voxels: int
+    p10_hu: int
+    median_hu: int
+    p90_hu: int
+    expected_hu: tuple[int, int]
+    plausible: bool
+
+
+@dataclass(frozen=True)
+class Restored:
+    """One volume that was brought to HU; figures only of what masks show."""
+
+    name: str
+    kind: str
+    told_by: str
+    slices: int
+    rows: int
+    columns: int
+    spacing_known: bool
+    tissues: dict[str, Tissue]
+    infected_ground_glass_percent: float | None
+    files: tuple[str, ...]
+
+
+def domain_of(stack: Stack, kind: str | None) -> tuple[str, str]:
+    """The domain of some slices, detected or as said: (domain, what told it).
+
+    Parameters
+    ----------
+    kind : str or None
+        Key of KINDS, as said by the user.
+
+    Raises
+    ------
+    UsageError
+        The slices are in HU already, or they do not tell and nobody said.
+    """
+    seen, reason = detect_domain(stack.volume.array)
+    where = stack.source.images[0]
+    if seen == HU:
+        raise UsageError(f"{where}: these are Hounsfield units already ({reason}); wanted slices on 8 bit")
+    if kind:
+        differs = f"; they look like {seen}" if seen not in ("", KINDS[kind]) else ""
+        return KINDS[kind], f"--source-kind {kind}{differs}"
+    if not seen:
+        raise UsageError(f"{where}: {reason}; say --source-kind clahe or window")
+    return seen, reason
+
+
+def to_hu(grey: np.ndarray, domain: str, restorer: Way, window: tuple[float, float] | None = None) -> np.ndarray:
+    """8-bit slices in HU on their own grid.
+
+    grey (slices, rows, columns) uint8 -> int16. CLAHE goes through the restorer at its size, a window back by its two
+    ends or, where they are not told, by air and soft tissue in its own histogram.
+    """
+    if domain == WINDOW:
+        hu = hu_of_window(grey, window) if window else hu_by_anchors(grey)
+    else:
+        hu = _through(grey, restorer, SIZE)
+    return np.clip(np.rint(hu), *RANGE_HU).astype(np.int16)
+
+
+def _through(grey: np.ndarray, restorer: Way, size: int) -> np.ndarray:
+    """The restorer sees squares; beyond a slice that is none, the darkest grey."""
+    rows, columns = grey.shape[1:]
+    side = max(rows, columns)
+    top, left = (side - rows) // 2, (side - columns) // 2
+    out = np.empty(grey.shape, np.float32)
+    for start in range(0, len(grey), 16):
+        part = grey[start : start + 16]
+        square = np.full((len(part), side, side), part.min(), np.uint8)
+        square[:, top : top + rows, left : left + columns] = part
+        if side != size:
+            how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+            square = np.stack([cv2.resize(one, (size, size), interpolation=how) for one in square])
+        hu = restorer(square).astype(np.float32)
+        if side != size:
+            hu = np.stack([cv2.resize(one, (side, side), interpolation=cv2.INTER_LINEAR) for one in hu])
+        out[start : start + 16] = hu[:, top : top + rows, left : left + columns]
+    return out
+
+
+def tissues_of(hu: np.ndarray, masks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """HU values of healthy and of infected lung, of each only where its masks are there and show enough."""
+    found: dict[str, np.ndarray] = {}
+    lungs, infection = masks.get("lungs"), masks.get("infection")
+    if lungs is not None and infection is not None:
+        found["healthy_lung"] = hu[lungs & ~infection]
+    if infection is not None:
+        found["infected_lung"] = hu[infection if lungs is None else infection & lungs]
+    return {name: values for name, values in found.items() if values.size >= LEAST_VOXELS}
+
+
+def _tissue(name: str, values: np.ndarray) -> Tissue:
+    low, median, high = (round(float(p)) for p in np.percentile(values, (10, 50, 90)))
+    expected = EXPECTED_HU[name]
+    return Tissue(int(values.size), low, median, high, expected, expected[0] <= median <= expected[1])
+
+
+def restore_stack(
+    source: Source,
+    out: Path,
+    kind: str | None,
+    restorer: Way,
+    window: tuple[float, float] | None = None,
+    spacing_mm: tuple[float, float, float] | None = None,
+) -> Restored:
+    """Bring one volume to HU and write it: ``NAME_ct.nii.gz``, its masks beside it, ``NAME_sheet.png`` to look at.
+
+    Raises
+    ------
+    UsageError
+        The input is not for this, naming the file.
+    OutputNotWritable
+        Nothing half-written stays.
+    """
+    stack = read_stack(source, spacing_mm)
+    domain, told_by = domain_of(stack, kind)
+    grey = as_grey(stack.volume.array)
+    hu = to_hu(grey, domain, restorer, window)
+    values = tissues_of(hu, stack.masks)
+    written = [f"{source.name}_ct.nii.gz"]
+    spacing = "" if stack.spacing_known else "; spacing unknown, 1 mm taken"
+    with output_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        _declare(out / "cases.csv", source)
+        _write_nifti(out / written[0], stack, hu, f"covct: HU restored from {domain}{spacing}")
+        for name, mask in stack.masks.items():
+            written.append(f"{source.name}_{name}.nii.gz")
+            _write_nifti(out / written[-1], stack, mask.astype(np.uint8), f"covct: {name} of the source{spacing}")
+        written.append(f"{source.name}_sheet.png")
+        sheet = draw_sheet(source.name, domain, grey, hu, stack.masks, values, EXPECTED_HU)
+        _, png = cv2.imencode(".png", sheet[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 6])
+        replace_whole(out / written[-1], png.tobytes())
+    infected = values.get("infected_lung")
+    return Restored(
+        source.name,
+        domain,
+        told_by,
+        len(grey),
+        grey.shape[1],
+        grey.shape[2],
+        stack.spacing_known,
+        {name: _tissue(name, one) for name, one in values.items()},
+        None if infected is None else _share_between(infected, GROUND_GLASS_HU),
+        tuple(written),
+    )
+
+
+def _share_between(values: np.ndarray, band: tuple[int, int]) -> float:
+    return round(100 * float(np.mean((values >= band[0]) & (values < band[1]))), 1)
+
+
+def _write_nifti(path: Path, stack: Stack, array: np.ndarray, description: str) -> None:
+    """Whole or not at all; columns, rows, slices, as other programs have it."""
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")  # the ending tells nibabel to compress
+    try:
+        write_nifti(stack.volume.with_array(array).permute_spatial_axes([2, 1, 0]), temporary, description=description)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replace_whole(path: Path, content: bytes) -> None:
+    """Write beside and rename."""
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _declare(path: Path, source: Source) -> None:
+    """A row of ``cases.csv``, for training; rows of other volumes stay.
+
+    A volume without a mask of infection has unknown infection: it must never be learned from as healthy, so this is
+    written before the volume is. Volumes of one patient are said to be, lest a split comes between them.
+    """
+    told = {"name": source.name, "patient": source.patient, "domain": HU}
+    told["infection"] = "" if "infection" in source.masks else "unknown"
+    rows = [row for row in (read_table(path, ("name",)) if path.is_file() else []) if row["name"] != source.name]
+    table = io.StringIO()
+    columns = dict.fromkeys(name for row in (told, *rows) for name in row)
+    lines = csv.DictWriter(table, list(columns), restval="", lineterminator="\n")
+    lines.writeheader()
+    lines.writerows([*rows, told])
+    replace_whole(path, table.getvalue().encode())
+
+
+def write_record(out: Path, restored: list[Restored], restorer: dict[str, str] | None) -> Path:
+    """``restored.json``: what the slices were, and what became of them."""
+    path = out / "restored.json"
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "research_use": RESEARCH_USE,
+        "covct_version": __version__,
+        "restorer": restorer,
+        "volumes": [asdict(one) for one in restored],
+    }
+    with output_errors(out):
+        replace_whole(path, (json.dumps(record, indent=2) + "\n").encode())
+    return path

@@ -1,0 +1,487 @@
+"""The output tree is the ledger: work keys, outcomes, attempts, staging, one writer a tree.
+
+Files of a result are staged on the same file system and the folder is renamed in whole, `outcome.json` in it; so a
+result is there with its outcome or not at all. A note of the attempt is written before the work, says before the
+renames what is about to be committed and which results that supersedes, and is removed last: what a crash leaves
+between any two of these is put right by `recover`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import IO, Any
+from uuid import uuid4
+
+from covct.disk import lockfile, tree_format
+from covct.disk.signals import unbroken
+from covct.disk.tree_format import PRIVATE, check_format
+from covct.errors import OutputLocked, OutputNotWritable
+
+RESULT_VERSION = 6  # raise it when the same input would give another result
+MOST_ATTEMPTS = 3
+OWNER = "lock.owner"
+NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of a file system that has none
+LOCK_PATIENCE_S = 1.0  # a killed process needs a moment to die and free its lock
+DERIVED = ("summary.csv", "index.html")  # made again from the outcomes; half-written ones may be thrown away
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one series. `status`: done, rejected (input not for us) or failed (unexpected).
+
+    `patient` holds digests that tell whose it is, under the tree's key, and a mark of that key (`whose`); empty
+    where it is not known. `content` is a hash of the input alone, whatever the settings.
+    """
+
+    status: str
+    work_key: str
+    slug: str | None = None
+    message: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    covct_version: str = ""
+    finished: str = ""
+    seconds: float = 0.0
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    source: str = ""
+    patient: list[str] = field(default_factory=list)
+    content: str = ""
+
+
+OUTCOME_FIELDS = {one.name for one in fields(Outcome)}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What is noted of a series while it is worked on; gone once its outcome stands.
+
+    Attributes
+    ----------
+    folder : str
+        The result's folder below the tree.
+    attempts : int
+        How many began at this key and were neither finished nor stopped from outside, this one included.
+    timed_out_s : float or None
+        An earlier one exceeded this series timeout, and its process was ended.
+    commit : str
+        sha256 of the `outcome.json` that is about to take its place; empty before.
+    supersedes : tuple of str
+        Folders of results that go when the commit stands.
+    """
+
+    folder: str
+    work_key: str
+    attempts: int
+    timed_out_s: float | None = None
+    commit: str = ""
+    supersedes: tuple[str, ...] = ()
+
+
+def work_key(content: tuple[str, ...], settings: dict[str, Any], weights: dict[str, str]) -> str:
+    """sha256 of all that decides a result: the input's identity, settings, both weight cards, RESULT_VERSION.
+
+    `weights` maps the task to the hash of its card, which holds the weights' own hash, the threshold and the recipe.
+    """
+    parts = {
+        "content": sorted(content),
+        "settings": settings,
+        "weights": weights,
+        "result_version": RESULT_VERSION,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def content_key(content: tuple[str, ...]) -> str:
+    """sha256 of the input's identity alone."""
+    return work_key(content, {}, {})
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """The outcome of a result folder, or None where there is none that can be read and makes sense."""
+    try:
+        told = json.loads((folder / "outcome.json").read_text())
+        outcome = Outcome(**{name: value for name, value in told.items() if name in OUTCOME_FIELDS})
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return outcome if _makes_sense(outcome) else None
+
+
+def _makes_sense(outcome: Outcome) -> bool:
+    """Texts are texts, and its files lie in its own folder."""
+    texts = (outcome.status, outcome.work_key, outcome.study_instance_uid, outcome.series_instance_uid)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(outcome.files, dict)
+        and all(isinstance(v, str) and is_bare_name(k) for k, v in outcome.files.items())
+        and isinstance(outcome.patient, list)
+        and all(isinstance(v, str) for v in outcome.patient)
+    )
+
+
+def is_bare_name(name: str) -> bool:
+    """Whether a text is the name of a file in a folder: no path, on no file system, and nothing that one refuses."""
+    return name.isprintable() and name not in ("", ".", "..") and not set(name) & set("/\\") and len(name) <= 255
+
+
+@contextmanager
+def output_errors(out: Path) -> Iterator[None]:
+    """A bare OSError here is our own disk: it stops the run."""
+    try:
+        yield
+    except OSError as error:
+        # pydicom repeats an error without its number, and with a traceback in its text
+        reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+        where = f" ({error.filename})" if error.filename else ""
+        raise OutputNotWritable(f"{out}: cannot write results: {reason}{where}") from error
+
+
+@contextmanager
+def lock(out: Path) -> Iterator[None]:
+    """Hold the output tree: by `flock`, which the kernel frees with the process, and by the lock file beside it.
+
+    The file is for whoever `flock` does not keep out: another host that mounts the tree with locks of its own (NFS
+    `nolock`), or a file system without them. See `lockfile`.
+
+    Raises
+    ------
+    OutputLocked
+        Another process holds it; the message says which. Also at the end, where another one took it meanwhile.
+    OutputNotWritable
+        The lock cannot be had for another reason: the disk is full, or the file system's lock service does not answer.
+    UsageError
+        A newer covct wrote the tree.
+    """
+    with output_errors(out):
+        private = out / PRIVATE
+        make_folder(private)
+        # Held as long as the lock. Unbuffered: what a full disk did not take must not come up again when it is closed.
+        handle = open(private / "lock", "a+b", buffering=0)  # noqa: SIM115
+    try:
+        with ExitStack() as held:
+            with output_errors(out):
+                flocked, broken = _flocked(handle, out)
+                held.enter_context(lockfile.held(private / OWNER, flocked))
+                if broken:  # said only now: where another covct is at work here, that is what counts
+                    raise OSError(broken.errno, f"the file system's locks do not answer ({broken.strerror})")
+                if flocked:
+                    handle.truncate(0)
+                    handle.write(
+                        f"process {os.getpid()}, started by {os.getppid()}, on {socket.gethostname()}\n".encode()
+                    )
+                if not check_format(private):
+                    replace_json(private / tree_format.NAME, tree_format.own_format())
+            yield
+    finally:
+        handle.close()
+
+
+def is_held(out: Path) -> bool | None:
+    """Whether a process holds the tree; None where that cannot be told from here. Only looks."""
+    try:
+        descriptor = os.open(out / PRIVATE / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # freed at once: a newcomer waits longer than that
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+    return lockfile.is_held(out / PRIVATE / OWNER)
+
+
+def holder(out: Path) -> str:
+    """Which process holds the tree, by its lock file; empty where that does not say."""
+    return lockfile.holder(out / PRIVATE / OWNER)
+
+
+def ensure_temporary_folder(out: Path) -> None:
+    """One in the output tree where no other can be written: libraries want it even to be imported."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        folder = out / PRIVATE / "tmp"
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+
+
+def _flocked(handle: IO[bytes], out: Path) -> tuple[bool, OSError | None]:
+    """Lock the file: whether it is locked, and why not where that is no answer.
+
+    A file system without locks says so. Anything else (a lock service that is down, for one) may be so for this process
+    only, while another holds the lock.
+    """
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True, None
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                handle.seek(0)
+                holder = handle.read().decode(errors="replace").strip() or "unknown"
+                raise OutputLocked(f"{out}: another covct writes here ({holder})") from error
+            time.sleep(0.05)
+        except OSError as error:
+            return False, None if error.errno in NO_LOCKS else error
+
+
+def recover(out: Path) -> None:
+    """Put right what a killed process left. The caller holds the lock. May itself be killed and done again.
+
+    An old result without its successor goes back. A commit that took place is ended: what it supersedes goes, its
+    attempt's note too. Everything else is rubbish.
+    """
+    with output_errors(out), unbroken():
+        private = out / PRIVATE
+        for old in sorted((private / "old").glob("*/*")):
+            place = out / old.parent.name / old.name
+            if not place.exists():
+                make_folder(place.parent)
+                _rename(old, place)
+        for note in sorted((private / "attempts").glob("*.json")):
+            attempt = _read_attempt(note)
+            if attempt:
+                _end_commit(out, note, attempt)
+        for rubbish in ("old", "staging", "rubbish"):
+            shutil.rmtree(private / rubbish, ignore_errors=True)
+        for half in (half for name in DERIVED for half in out.glob(f".{name}.*.tmp")):
+            if not _is_running(half.suffixes[-2][1:]):
+                half.unlink(missing_ok=True)
+        for half in (*private.glob(".heartbeat.*"), *private.glob(f"{OWNER}.*")):
+            half.unlink(missing_ok=True)
+
+
+def _is_running(process: str) -> bool:
+    return process.isdecimal() and process != str(os.getpid()) and Path("/proc", process).exists()
+
+
+def _end_commit(out: Path, note: Path, attempt: Attempt) -> None:
+    """If the result that the note announces is in its place: take away what it supersedes, and then the note."""
+    if not _stands(out, attempt):
+        return
+    for folder in attempt.supersedes:
+        _discard(out, out / folder)
+    note.unlink(missing_ok=True)
+
+
+def _stands(out: Path, attempt: Attempt) -> bool:
+    return bool(attempt.commit) and _digest(out / attempt.folder / "outcome.json") == attempt.commit
+
+
+def new_stage(out: Path, key: str) -> Path:
+    """An empty folder on the output's own file system to write a result into."""
+    with output_errors(out):
+        stage = out / PRIVATE / "staging" / key[:16]
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(parents=True)
+        return stage
+
+
+def commit(out: Path, folder: str, stage: Path, outcome: Outcome, supersedes: Iterable[str] = ()) -> None:
+    """Write `outcome.json` into the stage, bring everything to the disk, and rename the stage to its place.
+
+    Then the results in the folders of `supersedes` go, and the attempt's note. A stop signal waits until all is done;
+    after a crash `recover` does the rest, or brings back what was there.
+    """
+    with output_errors(out):
+        write_json(stage / "outcome.json", asdict(outcome))
+        bring_to_disk(stage)
+        note = _attempt_path(out, folder)
+        attempt = _read_attempt(note) or Attempt(folder, outcome.work_key, 1)
+        attempt = replace(attempt, commit=_digest(stage / "outcome.json"), supersedes=tuple(supersedes))
+        with unbroken():
+            lockfile.check(out / PRIVATE / OWNER)
+            _write_attempt(note, attempt)
+            _put_in_place(out, stage, folder)
+            _end_commit(out, note, attempt)
+
+
+def withdraw(out: Path, folders: Iterable[str]) -> None:
+    """Take results away that no longer count. May be killed and done again."""
+    with output_errors(out), unbroken():
+        for folder in folders:
+            _discard(out, out / folder)
+
+
+def install(out: Path, staged: Path, place: str) -> None:
+    """Bring a staged file or folder to the disk, and rename it to its place below the tree.
+
+    What was there stays whole until the new one is complete: a file is replaced; a folder is moved aside, and back by
+    `recover` where the process dies between the two renames.
+    """
+    with output_errors(out):
+        bring_to_disk(staged)
+        with unbroken():
+            _put_in_place(out, staged, place)
+
+
+def bring_to_disk(path: Path) -> None:
+    """fsync a file, or a folder with all that is in it: a rename must not be on the disk before what it renames."""
+    if path.is_dir():
+        for below in sorted(path.iterdir()):
+            bring_to_disk(below)
+    fsync(path)
+
+
+def fsync(path: Path) -> None:
+    """Bring a file or a folder's entries to the disk; a folder that cannot be asked for it is passed over."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():  # the folder above the tree may be one that we can only pass through
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():  # SMB has no fsync of folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _put_in_place(out: Path, staged: Path, place: str) -> None:
+    target, old = out / place, out / PRIVATE / "old" / place
+    make_folder(target.parent)
+    if target.is_dir():
+        make_folder(old.parent)
+        _discard(out, old)
+        _rename(target, old)
+    try:
+        _rename(staged, target)
+    except OSError:
+        if old.exists() and not target.exists():  # our disk failed just now: what was there is better than nothing
+            os.rename(old, target)
+        raise
+    _discard(out, old)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename, and bring it to the disk: both folders it changes."""
+    os.rename(source, target)
+    for folder in {target.parent, source.parent}:
+        fsync(folder)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and bring it to the disk: a new study's must not be lost with the result in it."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        fsync(folder.parent)
+
+
+def _discard(out: Path, path: Path) -> None:
+    """Take a file or folder away at once and whole: half a result never lies in its place, nor among the old ones."""
+    rubbish = out / PRIVATE / "rubbish"
+    if not path.exists():
+        return
+    rubbish.mkdir(parents=True, exist_ok=True)
+    aside = rubbish / uuid4().hex
+    _rename(path, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def is_whole(folder: Path, outcome: Outcome) -> bool:
+    """Whether every file of a result is still there."""
+    return all((folder / name).is_file() for name in outcome.files)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write and fsync; NaN is refused, since no JSON reader takes it."""
+    with open(path, "w") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_json(path: Path, value: Any) -> None:
+    """Write beside and rename, to the disk: a reader, or a crash, never meets half a file."""
+    beside = path.with_name(f"{path.name}.new")
+    write_json(beside, value)
+    _rename(beside, path)
+
+
+def begin_attempt(out: Path, folder: str, key: str) -> Attempt:
+    """Note *before* the work that it begins; returns the note, which knows of the attempts before."""
+    path = _attempt_path(out, folder)
+    before = _read_attempt(path)
+    attempt = Attempt(folder, key, 1)
+    if before and before.work_key == key:
+        attempt = Attempt(folder, key, before.attempts + 1, before.timed_out_s)
+    with output_errors(out), unbroken():
+        _write_attempt(path, attempt)
+    return attempt
+
+
+def forgive_attempt(out: Path, folder: str) -> None:
+    """The attempt was ended from outside: a stop signal, our own full disk. It does not count; crashes before it do."""
+    path = _attempt_path(out, folder)
+    attempt = _read_attempt(path)
+    with output_errors(out), unbroken():
+        if attempt and _stands(out, attempt):
+            return  # our disk failed after the commit: `recover` ends it
+        if attempt and (attempt.attempts > 1 or attempt.timed_out_s is not None):
+            _write_attempt(path, replace(attempt, attempts=attempt.attempts - 1, commit="", supersedes=()))
+        else:
+            path.unlink(missing_ok=True)
+
+
+def note_timeout(out: Path, folder: str, seconds: float) -> None:
+    """The attempt exceeded its time and its process was ended: whoever comes next records it so."""
+    path = _attempt_path(out, folder)
+    attempt = _read_attempt(path)
+    if attempt:
+        with output_errors(out):
+            _write_attempt(path, replace(attempt, timed_out_s=seconds))
+
+
+def _attempt_path(out: Path, folder: str) -> Path:
+    return out / PRIVATE / "attempts" / (folder.replace("/", "_") + ".json")
+
+
+def _read_attempt(path: Path) -> Attempt | None:
+    try:
+        noted = json.loads(path.read_text())
+        noted = {**noted, "attempts": int(noted["attempts"]), "supersedes": tuple(noted.get("supersedes", ()))}
+        attempt = Attempt(**noted)
+        return attempt if all(map(_is_result_folder, (attempt.folder, *attempt.supersedes))) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _is_result_folder(folder: Any) -> bool:
+    """study/series: whatever a damaged note says, nothing outside the tree's results is ever taken away."""
+    parts = folder.split("/") if isinstance(folder, str) else []
+    return len(parts) == 2 and all(is_bare_name(part) and not part.startswith(".") for part in parts)
+
+
+def _write_attempt(path: Path, attempt: Attempt) -> None:
+    make_folder(path.parent)
+    replace_json(path, asdict(attempt))
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a small file; empty where there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,87 @@
+"""Which networks may judge a case: those of one folder, or those of the fold of a cross-validation that held it out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from covct.errors import UsageError
+from covct.evaluation.cases import Case, seen_by
+from covct.evaluation.masks import TASKS
+from covct.networks.cards import Card, ensemble, read_card, tasks_in
+
+RESTORER = "restorer.json"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The networks of one folder.
+
+    Attributes
+    ----------
+    name : str
+        The fold's, such as "fold-0"; empty for a folder of its own.
+    cards : dict of str to Card
+        Of every network that inference loads from the folder, by the names of their files: "lungs" and "infection",
+        of ensembles "infection-fold-1" and so on too, and "empty-slices" where it is there. Infection is called inside
+        the lungs found, and each member of an ensemble has its share, so all count whatever the task.
+    restorer : Path
+        Its card, which need not be there: only 8-bit CLAHE slices that are restored need it.
+    """
+
+    name: str
+    folder: Path
+    cards: dict[str, Card]
+    restorer: Path
+
+    def key(self, task: str) -> str:
+        return f"{self.name}/{task}" if self.name else task
+
+    def seen(self, case: Case, restored: bool) -> list[str]:
+        """Names of its networks that have learned from the case's patient; the restorer's only if it is asked."""
+        asked = self.cards
+        if restored and case.domain == "clahe-8bit":
+            asked = asked | {"restorer": self.restorer_card}
+        return seen_by(case, asked)
+
+    @cached_property
+    def restorer_card(self) -> Card:
+        """Read once: every case of 8-bit CLAHE slices asks for it.
+
+        Raises
+        ------
+        UsageError
+            There is none.
+        """
+        if not self.restorer.is_file():
+            raise UsageError(
+                f"{self.restorer}: no such card; 8-bit CLAHE slices need --restorer CARD (covct train restorer), or "
+                "--clahe linear"
+            )
+        return read_card(self.restorer)
+
+
+def find_judges(weights: Path, restorer: Path | None = None) -> list[Judge]:
+    """The networks of a folder of cards, or of each of its folders fold-0, fold-1, ... of a cross-validation."""
+    folders = [weights]
+    if not any((weights / f"{task}.json").is_file() for task in TASKS):
+        folders = sorted(weights.glob("fold-*"), key=lambda path: (len(path.name), path.name)) or folders
+    return [
+        Judge(
+            "" if folder == weights else folder.name,
+            folder,
+            {path.stem: read_card(path) for task in tasks_in(folder) for path in ensemble(folder, task)},
+            Path(str(restorer).replace("{fold}", folder.name.removeprefix("fold-"))) if restorer else folder / RESTORER,
+        )
+        for folder in folders
+    ]
+
+
+def judge_of(case: Case, judges: Sequence[Judge], restored: bool) -> tuple[Judge, list[str]]:
+    """The first whose networks have not learned from the case's patient, else the first; and which of his have."""
+    for one in judges:
+        if not one.seen(case, restored):
+            return one, []
+    return judges[0], judges[0].seen(case, restored)

@@ -1,0 +1,1 @@
+"""A network is a weight card and a function; which device it runs on."""

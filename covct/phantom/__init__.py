@@ -1,0 +1,1 @@
+"""A synthetic chest CT with known volumes."""

@@ -1,0 +1,146 @@
+"""Masks and geometry to the report's values. Volumes in mL, on the source grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from covct.terms import HU_BANDS, REGIONS, RIGHT_LUNG, SEVERITY, THIRDS
+from covct.voxels.components import components
+from covct.voxels.labels import Slices
+
+LARGEST_LESIONS = 10
+
+
+@dataclass(frozen=True)
+class ThirdBurden:
+    volume_ml: float
+    infection_ml: float
+    infection_percent: float | None
+
+
+@dataclass(frozen=True)
+class RegionBurden:
+    """Burden of one region. A region without voxels has no percentage and no mean (None), never 0."""
+
+    volume_ml: float
+    infection_ml: float
+    infection_percent: float | None
+    infection_mean_hu: float | None
+    ground_glass_ml: float
+    consolidation_ml: float
+    thirds: dict[str, ThirdBurden]
+
+
+@dataclass(frozen=True)
+class Lesion:
+    volume_ml: float
+    centroid_lps_mm: tuple[float, float, float]
+    side: str
+
+
+def measure_burden(
+    hu: np.ndarray, lungs: Slices, infection: Slices, voxel_volume_mm3: float
+) -> dict[str, RegionBurden]:
+    """Measure infection burden per lung and for both lungs together.
+
+    Parameters
+    ----------
+    hu : (slices, rows, columns) number
+        Hounsfield units, working orientation (slices head to feet).
+    lungs : (slices, rows, columns) uint8
+        Label map: 0 background, 1 right lung, 2 left lung (the patient's right and left).
+    infection : (slices, rows, columns) bool
+        Infected voxels. Only those inside `lungs` are counted.
+    voxel_volume_mm3 : float
+        Volume of one voxel of the *source* grid, mm³.
+
+    Returns
+    -------
+    dict of str to RegionBurden
+        Keys "right_lung", "left_lung", "lungs". Thirds are of each region's own head-to-feet extent.
+    """
+    ml = voxel_volume_mm3 / 1000
+    # Counts per slice and lung are all that is needed: no full-size temporary.
+    lung_counts = np.array([[np.count_nonzero(one == label) for label in range(3)] for one in lungs])
+    infected_counts = np.zeros_like(lung_counts)
+    bands = {name: np.zeros(3, np.int64) for name in HU_BANDS}
+    sums = np.zeros(3)
+    for index, infected in enumerate(infection):
+        if not infected.any():
+            continue
+        here = lungs[index]
+        inside = infected & (here > 0)
+        sides, values = here[inside], hu[index][inside]
+        infected_counts[index] = np.bincount(sides, minlength=3)[:3]
+        sums += np.bincount(sides, weights=values.astype(np.float64), minlength=3)[:3]
+        for name, (low, high) in HU_BANDS.items():
+            bands[name] += np.bincount(sides[(values >= low) & (values < high)], minlength=3)[:3]
+    out = {}
+    for region, labels in REGIONS.items():
+        which = list(labels)
+        per_slice, infected = lung_counts[:, which].sum(1), infected_counts[:, which].sum(1)
+        total, sick = int(per_slice.sum()), int(infected.sum())
+        out[region] = RegionBurden(
+            volume_ml=total * ml,
+            infection_ml=sick * ml,
+            infection_percent=_percent(sick, total),
+            infection_mean_hu=float(sums[which].sum() / sick) if sick else None,
+            ground_glass_ml=int(bands["ground_glass"][which].sum()) * ml,
+            consolidation_ml=int(bands["consolidation"][which].sum()) * ml,
+            thirds=_thirds(per_slice, infected, ml),
+        )
+    return out
+
+
+def _thirds(lung_per_slice: np.ndarray, infected_per_slice: np.ndarray, ml: float) -> dict[str, ThirdBurden]:
+    held = np.flatnonzero(lung_per_slice)
+    first, last = (int(held[0]), int(held[-1]) + 1) if held.size else (0, 0)
+    edges = np.rint(np.linspace(first, last, 4)).astype(int)
+    out = {}
+    for name, start, stop in zip(THIRDS, edges[:-1], edges[1:], strict=True):
+        total, sick = int(lung_per_slice[start:stop].sum()), int(infected_per_slice[start:stop].sum())
+        out[name] = ThirdBurden(total * ml, sick * ml, _percent(sick, total))
+    return out
+
+
+def _percent(part: int, whole: int) -> float | None:
+    return 100.0 * part / whole if whole else None
+
+
+def find_lesions(infection: Slices, lungs: Slices, affine: np.ndarray) -> tuple[int, list[Lesion]]:
+    """Count connected lesions and describe the largest ten.
+
+    infection (slices, rows, columns) bool, lungs likewise uint8; `affine` (4, 4) brings their indices to LPS
+    millimetres. The side is that of most of the lesion's voxels.
+    """
+    found = components(infection.__getitem__, len(infection))
+    listed = min(len(found.sizes), LARGEST_LESIONS)
+    index_sums, on_the_right = np.zeros((listed + 1, 3)), np.zeros(listed + 1, np.int64)
+    for index, numbers in enumerate(found.numbers):
+        if not ((numbers > 0) & (numbers <= listed)).any():
+            continue
+        here = found.on_slice(index)
+        rows, columns = np.nonzero((here > 0) & (here <= listed))
+        of = here[rows, columns]
+        for axis, places in enumerate((np.full(len(of), index), rows, columns)):
+            index_sums[:, axis] += np.bincount(of, weights=places, minlength=listed + 1)
+        on_the_right += np.bincount(of[lungs[index][rows, columns] == RIGHT_LUNG], minlength=listed + 1)
+    ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    lesions = []
+    for number in range(1, listed + 1):
+        size = int(found.sizes[number - 1])
+        centroid = affine[:3, :3] @ (index_sums[number] / size) + affine[:3, 3]
+        side = "right_lung" if 2 * on_the_right[number] >= size else "left_lung"
+        x, y, z = (round(float(v), 1) for v in centroid)
+        lesions.append(Lesion(size * ml, (x, y, z), side))
+    return len(found.sizes), lesions
+
+
+def severity(infection_percent: float | None) -> tuple[int | None, str]:
+    """Whole-lung CT severity class 1 to 5 by infected share (LungQuant), and its words."""
+    if infection_percent is None:
+        return None, "not determined"
+    cls, _, words = [row for row in SEVERITY if infection_percent >= row[1]][-1]
+    return cls, words

@@ -1,0 +1,178 @@
+"""The report: measured values to a dictionary that follows `report.schema.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from importlib.resources import files
+from typing import Any
+
+from covct import RESEARCH_USE, __version__
+from covct.dicom.evidence import filled
+from covct.intake.choice import Choice
+from covct.intake.gate_rules import Finding, ValidFor
+from covct.networks.network import Network, Networks
+from covct.pipeline.burden import Lesion, RegionBurden, severity
+from covct.pipeline.postprocess import SPECK_MM3
+from covct.pipeline.uncertainty import Figures, Interval, Uncertainty, classes, doubts, next_class
+from covct.terms import HU_BANDS, SEVERITY_SCALE
+from covct.voxels.volume import Scan, voxel_volume_mm3
+
+SCHEMA = "covct-report-1"
+CARD_FIELDS = (
+    "name", "sha256", "threshold", "licence", "architecture", "recipe", "field_of_view", "flip", "scores", "limits",
+)  # fmt: skip
+BAND_FIGURES = ("infection_mean_hu", "ground_glass_ml", "consolidation_ml")
+
+
+def load_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of the report, as published in the package."""
+    return json.loads(files("covct.pipeline").joinpath("report.schema.json").read_text())
+
+
+def build_report(
+    choice: Choice,
+    scan: Scan,
+    burden: dict[str, RegionBurden],
+    sure: Uncertainty,
+    lesions: tuple[int, list[Lesion]],
+    valid_for: ValidFor,
+    findings: list[Finding],
+    networks: Networks,
+    work_key: str,
+    skipped_slices: int = 0,
+) -> dict[str, Any]:
+    """Everything but the `run` part, which is known only when the files are written.
+
+    Volumes are rounded to 0.001 mL, percent to 0.01: far below what a segmentation can promise, but a one-voxel
+    lesion shall not read as 0.
+    """
+    series = choice.chosen
+    assert series is not None
+    volume = scan.volume
+    percent = burden["lungs"].infection_percent if valid_for.percent else None
+    cls, words = severity(percent)
+    count, largest = lesions
+    return {
+        "schema": SCHEMA,
+        "research_use": RESEARCH_USE,
+        "covct_version": __version__,
+        "work_key": work_key,
+        "source": {
+            "format": series.kind,
+            "study_instance_uid": series.study_uid or None,
+            "series_instance_uid": series.series_uid or None,
+            "frame_of_reference_uid": volume.frame_of_reference_uid,
+            "instances": len(series.sop_instance_uids) or 1,
+            "path": series.path.label if series.path else None,
+            "transfer_syntaxes": list(scan.transfer_syntaxes),
+            "lossy": any(i.lossy for i in series.instances),
+            "filled": filled(scan.headers),
+        },
+        "selection": {
+            "reasons": list(choice.reasons),
+            "left_out": [
+                {"series_instance_uid": other.series_uid or None, "slug": slug, "message": message}
+                for other, slug, message in choice.left_out
+            ],
+        },
+        "geometry": _geometry(scan),
+        "valid_for": asdict(valid_for),
+        "warnings": [{"slug": finding.slug, "message": finding.message} for finding in findings],
+        "regions": {name: _region(region, sure.regions[name], valid_for) for name, region in burden.items()},
+        "lesions": {
+            "count": count,
+            "smallest_counted_ml": SPECK_MM3 / 1000 if scan.volume.shape[0] > 1 else None,
+            "largest": [
+                {
+                    "volume_ml": round(lesion.volume_ml, 3) if valid_for.volume else None,
+                    "centroid_lps_mm": list(lesion.centroid_lps_mm),
+                    "side": lesion.side,
+                }
+                for lesion in largest
+            ],
+        },
+        "severity": {"scale": SEVERITY_SCALE, "class": cls, "label": words},
+        "uncertainty": _uncertainty(percent, sure, valid_for),
+        "hu_bands": {name: list(band) for name, band in HU_BANDS.items()},
+        "networks": {
+            "lungs": _network(networks.lungs),
+            "infection": _network(networks.infection),
+            "empty_slices": _network(networks.empty_slices) if networks.empty_slices else None,
+            "skipped_slices": skipped_slices,
+        },
+    }
+
+
+def _geometry(scan: Scan) -> dict[str, Any]:
+    volume = scan.working
+    spacing = [round(float(v), 4) for v in volume.spacing]
+    orientation = "".join(str(getattr(v, "value", v)) for v in scan.volume.get_closest_patient_orientation())
+    return {
+        "slices": volume.shape[0],
+        "rows": volume.shape[1],
+        "columns": volume.shape[2],
+        "slice_spacing_mm": spacing[0],
+        "row_spacing_mm": spacing[1],
+        "column_spacing_mm": spacing[2],
+        "voxel_volume_mm3": round(voxel_volume_mm3(volume), 6),
+        "patient_orientation": orientation,
+        "gantry_tilt_degrees": round(scan.tilt_degrees, 2),
+    }
+
+
+def _region(region: RegionBurden, sure: Figures, valid_for: ValidFor) -> dict[str, Any]:
+    figures = asdict(region)
+    thirds = {name: _rounded(third, valid_for) for name, third in figures.pop("thirds").items()}
+    intervals = {
+        "volume_ml_interval": _interval(sure.volume_ml, 3, valid_for.volume),
+        "infection_ml_interval": _interval(sure.infection_ml, 3, valid_for.volume),
+        "infection_percent_interval": _interval(sure.infection_percent, 2, valid_for.percent),
+    }
+    return {**_rounded(figures, valid_for), **intervals, "thirds": thirds}
+
+
+def _interval(interval: Interval | None, digits: int, valid: bool) -> list[float] | None:
+    """Rounded like its figure, so that it holds it still."""
+    return [round(end, digits) for end in interval] if interval and valid else None
+
+
+def _uncertainty(percent: float | None, sure: Uncertainty, valid_for: ValidFor) -> dict[str, Any]:
+    """What the intervals are, where they come from, and how near the figure is to another severity class."""
+    interval = sure.regions["lungs"].infection_percent if valid_for.percent else None
+    near = next_class(percent) if percent is not None else None
+    lowest, highest = classes(interval) if interval else (None, None)
+    level = sure.calibrations["infection"].level
+    return {
+        "looks": sure.looks,
+        "calibration": {task: asdict(one) for task, one in sure.calibrations.items()},
+        "lowest_class": lowest,
+        "highest_class": highest,
+        "nearest_class": near
+        and {
+            "class": near.number,
+            "boundary_percent": near.boundary_percent,
+            "distance_percent": round(near.distance_percent, 2),
+        },
+        "low_confidence": None if interval is None else bool(doubts(interval, level)),
+    }
+
+
+def _rounded(figures: dict[str, Any], valid_for: ValidFor) -> dict[str, Any]:
+    """Round, and withhold what the gate does not vouch for."""
+    out: dict[str, Any] = {}
+    for name, value in figures.items():
+        withheld = (
+            (name.endswith("_ml") and not valid_for.volume)
+            or (name.endswith("_percent") and not valid_for.percent)
+            or (name in BAND_FIGURES and not valid_for.hu_bands)
+        )
+        digits = 3 if name.endswith("_ml") else 2
+        out[name] = None if withheld or value is None else round(value, digits)
+    return out
+
+
+def _network(network: Network) -> dict[str, Any]:
+    """What of the card a reader of the figures needs; the whole card is known by the weights' hash."""
+    members = [{"name": one.card.name, "sha256": one.card.sha256} for one in network.members]
+    return {**{name: getattr(network.card, name) for name in CARD_FIELDS}, "members": members}

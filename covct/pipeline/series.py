@@ -1,0 +1,260 @@
+"""One series, the steps in order, on one screen."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from covct.dicom.evidence import filled
+from covct.errors import SeriesError
+from covct.intake.choice import Choice, is_other_part
+from covct.intake.discover import Series
+from covct.intake.gate import (
+    age_years,
+    check_hounsfield,
+    check_region,
+    coverage,
+    header_warnings,
+    left_valid,
+    refuse_warnings,
+)
+from covct.intake.gate_geometry import default_affine, nifti_geometry
+from covct.intake.gate_rules import NOTED, ONE_LUNG, Finding
+from covct.intake.gate_voxels import judge_chest, measure_chest
+from covct.intake.load_dicom import bytes_beside, hu_type, load_dicom
+from covct.intake.volume_file import declared_size, load_volume
+from covct.networks.network import Device, Networks, field_of_view, holds_infection, probabilities
+from covct.pipeline.burden import RegionBurden, find_lesions, measure_burden
+from covct.pipeline.memory import at_hand_mib, needed_mib
+from covct.pipeline.postprocess import (
+    mark_infection,
+    remove_enclosed_air,
+    remove_outside_air,
+    separate_lungs,
+    to_source_lungs,
+    unmark_specks,
+)
+from covct.pipeline.report import build_report
+from covct.pipeline.uncertainty import Tally, doubts, sides_in_view, tally_lungs, uncertainty
+from covct.voxels.labels import Layer, per_slice
+from covct.voxels.preprocess import to_model_space
+from covct.voxels.volume import Masks, Probability, Scan, spacing_mm, voxel_volume_mm3
+
+
+@dataclass
+class Clock:
+    """Seconds by step, and a call at the beginning and at the end of each, the latter with its seconds."""
+
+    announce: Callable[[str], None] = lambda step: None
+    ended: Callable[[str, float], None] = lambda step, seconds: None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str):
+        self.announce(name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - start
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + took, 3)
+            self.ended(name, round(took, 3))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One segmented series."""
+
+    series: Series
+    scan: Scan
+    masks: Masks
+    report: dict
+    work_key: str
+    device: Device
+
+
+def process(
+    choice: Choice,
+    load_networks: Callable[[], Networks],
+    work_key: str,
+    clock: Clock,
+    strict: bool = False,
+    memory_mib: float | None = None,
+) -> Result:
+    """Segment and measure the chosen series. The networks are asked for only once its slices are read and checked.
+
+    Parameters
+    ----------
+    strict : bool
+        Warnings refuse the series.
+    memory_mib : float, optional
+        Memory that may be used; default: all that the machine or the container has.
+
+    Raises
+    ------
+    SeriesError
+        The input is not for us, with its slug and reason.
+    """
+    series = choice.chosen
+    assert series is not None
+    with clock.step("load"):
+        scan = read(series, at_hand_mib() if memory_mib is None else memory_mib)
+    volume = scan.working
+    hu = volume.array
+    spacing = spacing_mm(volume)
+    with clock.step("check"):
+        check_hounsfield(hu)
+        age = age_of(scan)
+        check_region(hu, spacing, is_other_part(series), age)
+        _, findings = header_warnings(series)
+        findings += [*_filled(scan), *_nifti_findings(scan)]
+    networks = load_networks()
+    networks.begin()
+
+    lungs_card, infection_card = networks.lungs.card, networks.infection.card
+    with clock.step("lungs"):
+        lung_view = field_of_view(lungs_card, hu, spacing[1:])
+        lung_probability = probabilities(networks.lungs, hu, lung_view, np.ones(len(hu), bool), spacing)
+        seen = to_model_space(hu, lung_view, lungs_card.size, np.int16)
+        remove_outside_air(lung_probability, seen, lungs_card.threshold)
+        remove_enclosed_air(lung_probability, seen, lungs_card.threshold)
+        del seen
+        model_spacing = _model_spacing(spacing, lung_view, lungs_card.size)
+        sides = separate_lungs(lung_probability, lungs_card.threshold, model_spacing)
+        labels = to_source_lungs(sides, lung_probability, lungs_card.threshold, lung_view, hu.shape[1:])
+        lungs_tally = tally_lungs(sides, lung_probability, lungs_card.threshold)
+        del sides
+        valid_lungs, found = _judge(hu, labels.lungs, spacing, age, is_other_part(series), findings)
+        findings += found
+    with clock.step("infection"):
+        infection_view = field_of_view(infection_card, hu, spacing[1:], labels.lungs)
+        infection_tally = Tally.empty(infection_card.threshold)
+
+        def watch(indices: np.ndarray, looks: list[np.ndarray]) -> None:
+            lungs_here = (labels.lungs[index] for index in indices.tolist())
+            infection_tally.add(looks, sides_in_view(lungs_here, infection_view, infection_card.size))
+
+        with_lung = per_slice(labels.lungs) > 0
+        looked_at = _not_empty(networks, hu, spacing, with_lung, labels.lungs)
+        skipped = int(np.count_nonzero(with_lung & ~looked_at))
+        infection_probability = probabilities(
+            networks.infection, hu, infection_view, looked_at, spacing_mm=spacing, watch=watch
+        )
+    with clock.step("postprocess"):
+        mark_infection(labels, infection_probability, infection_card.threshold, infection_view)
+        unmark_specks(labels, spacing)
+    with clock.step("measure"):
+        burden = measure_burden(hu, labels.lungs, labels.infection, voxel_volume_mm3(volume))
+        lesions = find_lesions(labels.infection, labels.lungs, scan.working_affine)
+        burden, found = _one_lung(burden)
+        findings += found
+        if strict:
+            refuse_warnings(findings)
+        valid_for = valid_lungs & left_valid(findings)
+        sure = uncertainty(burden, lungs_tally, infection_tally, networks)
+        if valid_for.percent:
+            findings += doubts(sure.regions["lungs"].infection_percent, sure.calibrations["infection"].level)
+    report = build_report(choice, scan, burden, sure, lesions, valid_for, findings, networks, work_key, skipped)
+    masks = Masks(
+        labels.lungs,
+        labels.infection,
+        Probability(lung_probability, lung_view),
+        Probability(infection_probability, infection_view),
+    )
+    return Result(series, scan, masks, report, work_key, networks.used())
+
+
+def _not_empty(networks: Networks, hu: np.ndarray, spacing, with_lung: np.ndarray, lungs: Layer) -> np.ndarray:
+    """Slices to look for infection in: those with lung, less those that the empty-slice network calls empty."""
+    gate = networks.empty_slices
+    if gate is None:
+        return with_lung
+    return holds_infection(gate, hu, field_of_view(gate.card, hu, spacing[1:], lungs), with_lung)
+
+
+def read(series: Series, memory_mib: float) -> Scan:
+    """Load a series that fits into so much memory.
+
+    Raises
+    ------
+    SeriesError
+        `too-large`, before anything of it is in memory; and those of loading.
+    """
+    if (needed := counted_mib(series)) > memory_mib:
+        extents = " x ".join(map(str, _extents(series)[0]))
+        raise SeriesError(
+            "too-large",
+            f"{extents} voxels need {needed / 1024:.1f} GiB of memory; {memory_mib / 1024:.1f} GiB are at hand",
+        )
+    return load_dicom(series) if series.kind == "dicom" else load_volume(series)
+
+
+def counted_mib(series: Series) -> float:
+    """What a scan of the series takes at its peak, MiB, by its headers and the sizes of its files."""
+    extents, bytes_a_voxel = _extents(series)
+    return needed_mib(*extents, bytes_a_voxel, bytes_beside(series) if series.kind == "dicom" else 0)
+
+
+def _extents(series: Series) -> tuple[tuple[int, int, int], float]:
+    """Slices, rows and columns; bytes a voxel takes while they are read."""
+    if series.kind == "dicom":
+        return (len(series.instances), *series.instances[0].shape), np.dtype(hu_type(series.instances)).itemsize
+    return declared_size(series)
+
+
+def _judge(hu, lungs: Layer, spacing, age: float | None, other_part: bool, known: list[Finding]):
+    """Whether these are whole lungs, and a person's. What is `known` of the affine explains what cannot be."""
+    try:
+        valid, found = coverage(lungs, spacing, other_part, age)
+        return valid, [*found, *judge_chest(measure_chest(hu, lungs, spacing), age, other_part)]
+    except SeriesError as error:
+        reasons = "".join(f"; {finding.message}" for finding in known if finding.slug == "default-affine")
+        raise SeriesError(error.slug, error.message + reasons) from error
+
+
+def _model_spacing(spacing, view, size: int) -> tuple[float, float, float]:
+    return spacing[0], spacing[1] * view.height / size, spacing[2] * view.width / size
+
+
+def _filled(scan: Scan) -> list[Finding]:
+    what = filled(scan.headers)
+    return [Finding("filled-headers", "; ".join(what), NOTED)] if what else []
+
+
+def age_of(scan: Scan) -> float | None:
+    """The patient's age in years; None where the headers do not say it, as a volume file's."""
+    return age_years(scan.headers[0].get("PatientAge")) if scan.headers else None
+
+
+def _nifti_findings(scan: Scan) -> list[Finding]:
+    """A volume file's geometry is seen when it is read; a DICOM series' stands among the findings of its headers."""
+    if scan.headers:
+        return []
+    found = [*default_affine(scan.volume.affine), *nifti_geometry(scan.working.affine, scan.working.shape)]
+    if scan.tilted_affine is not None:
+        message = f"the slices are tilted by {scan.tilt_degrees:.1f}°: the masks lie on them, volumes are right"
+        found.append(Finding("gantry-tilt", message))
+    return found
+
+
+def _one_lung(burden: dict[str, RegionBurden]) -> tuple[dict[str, RegionBurden], list[Finding]]:
+    """Withhold the percentages of a lung that is all but gone: they would be those of the last air in it."""
+    right, left = burden["right_lung"].volume_ml, burden["left_lung"].volume_ml
+    if min(right, left) >= ONE_LUNG * max(right, left):
+        return burden, []
+    side = "right" if right < left else "left"
+    message = f"hardly any {side} lung was found ({min(right, left):.0f} mL): absent or airless, no percentage of it"
+    gone = burden[f"{side}_lung"]
+    thirds = {name: replace(third, infection_percent=None) for name, third in gone.thirds.items()}
+    gone = replace(gone, infection_percent=None, thirds=thirds)
+    return {**burden, f"{side}_lung": gone}, [Finding("one-lung", message)]
+
+
+def peak_memory_mib() -> float:
+    """The process's peak resident memory so far, MiB (Linux counts in KiB)."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

@@ -1,0 +1,199 @@
+"""Every outcome of an output tree as summary.csv and index.html. Standard library only."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from covct import RESEARCH_USE
+from covct.results.entries import VALID_FOR, Entry, damaged, read_entry, read_tree, worst_first
+from covct.results.page import as_html
+
+
+def write_summary(out: Path, written: datetime | None = None) -> list[Entry]:
+    """Write OUT/summary.csv and OUT/index.html, each whole or not at all.
+
+    Parameters
+    ----------
+    out : Path
+        The output tree.
+    written : datetime, optional
+        The time the page shows; now, in local time, by default.
+
+    Returns
+    -------
+    list of Entry
+        Worst first.
+
+    Raises
+    ------
+    OSError
+        Where the files cannot be written. Damaged results do not raise: they are listed as failed.
+    """
+    return Summary(out).write(written=written)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A result as it is shown; `mark` changes with it."""
+
+    entry: Entry
+    row: str
+    mark: tuple[int, ...]
+
+
+class Summary:
+    """The table and the page of a run that writes them again and again: what has not changed is not read again.
+
+    What is read: everything at first; then the results that are told of, and those whose `outcome.json` is another one
+    or gone. A watch over ten thousand results that does one more looks at the others, but opens none.
+    """
+
+    def __init__(self, out: Path):
+        self._out = out
+        self._shown: dict[str, _Shown] | None = None
+
+    def write(self, touched: Iterable[str] = (), written: datetime | None = None) -> list[Entry]:
+        """Write both files, each whole or not at all, as `write_summary` does.
+
+        Parameters
+        ----------
+        touched : iterable of str
+            Folders that got a result since the last time.
+        """
+        written = written or datetime.now().astimezone()
+        shown = self._seen(touched)
+        entries = worst_first(one.entry for one in shown.values())
+        try:
+            page = as_html(entries, written)
+        except Exception:  # one of them breaks it: which?
+            shown = {folder: _fit(one, written) for folder, one in shown.items()}
+            entries = worst_first(one.entry for one in shown.values())
+            page = as_html(entries, written)
+        self._shown = shown
+        _replace(self._out / "summary.csv", _header() + "".join(shown[entry.folder].row for entry in entries))
+        _replace(self._out / "index.html", page)
+        return entries
+
+    def _seen(self, touched: Iterable[str]) -> dict[str, _Shown]:
+        if self._shown is None:
+            return {entry.folder: _show(entry, _mark(self._out, entry.folder)) for entry in read_tree(self._out)}
+        known = dict(self._shown)
+        marks = {folder: _mark(self._out, folder) for folder in known.keys() | set(touched)}
+        for folder, mark in marks.items():
+            if folder in known and known[folder].mark == mark:
+                continue
+            known.pop(folder, None)
+            if mark and (entry := read_entry(self._out / folder)):
+                known[folder] = _show(entry, mark)
+        return known
+
+
+def _mark(out: Path, folder: str) -> tuple[int, ...]:
+    """Another one for another `outcome.json`; empty where there is none."""
+    try:
+        found = os.stat(out / folder / "outcome.json")
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _show(entry: Entry, mark: tuple[int, ...]) -> _Shown:
+    """The entry with its row, or what stands for it where it breaks that: the others are shown all the same."""
+    try:
+        return _Shown(entry, _lines([_csv_row(entry)]), mark)
+    except Exception as error:
+        instead = damaged(entry.folder, error)
+        return _Shown(instead, _lines([_csv_row(instead)]), mark)
+
+
+def _fit(shown: _Shown, written: datetime) -> _Shown:
+    """The same where the page can show it."""
+    try:
+        as_html([shown.entry], written)
+        return shown
+    except Exception as error:
+        return _show(damaged(shown.entry.folder, error), shown.mark)
+
+
+def as_csv(entries: Iterable[Entry]) -> str:
+    """One row a series, a header row first; an empty cell where there is no figure."""
+    return _header() + _lines(map(_csv_row, entries))
+
+
+def _header() -> str:
+    names = list(_csv_row(Entry("", "done")))
+    return _lines([dict(zip(names, names, strict=True))])
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([_cell(value) for value in row.values()] for row in rows)
+    return out.getvalue()
+
+
+def _csv_row(entry: Entry) -> dict[str, str | float | None]:
+    valid_for = dict(entry.valid_for)
+    return {
+        "study_instance_uid": entry.study_instance_uid,
+        "series_instance_uid": entry.series_instance_uid,
+        "status": entry.status,
+        "slug": entry.slug,
+        "message": entry.message,
+        "lungs_volume_ml": entry.lungs_ml,
+        "infection_ml": entry.infection_ml,
+        "infection_ml_low": _end(entry.infection_interval, 0),
+        "infection_ml_high": _end(entry.infection_interval, 1),
+        "infection_percent": entry.infection_percent,
+        "infection_percent_low": _end(entry.percent_interval, 0),
+        "infection_percent_high": _end(entry.percent_interval, 1),
+        "low_confidence": {True: "yes", False: "no", None: ""}[entry.low_confidence],
+        "infection_percent_right": entry.right_percent,
+        "infection_percent_left": entry.left_percent,
+        "ground_glass_ml": entry.ground_glass_ml,
+        "consolidation_ml": entry.consolidation_ml,
+        "severity_class": entry.severity_class,
+        **{f"valid_for_{name}": {True: "yes", False: "no", None: ""}[valid_for.get(name)] for name in VALID_FOR},
+        "warnings": ";".join(slug for slug, _ in entry.warnings),
+        "seconds": entry.seconds,
+        "covct_version": entry.covct_version,
+        "finished": entry.finished,
+        "overlay": f"{entry.folder}/overlay.png" if "overlay.png" in entry.files else "",
+        "folder": entry.folder,
+        "source": entry.source,
+        "research_use": RESEARCH_USE,
+    }
+
+
+def _end(interval: tuple[float, float] | None, which: int) -> float | None:
+    return interval[which] if interval else None
+
+
+def _cell(value: str | float | None) -> str | float | None:
+    """A value as a spreadsheet may open it: text that would be run as a formula gets an apostrophe in front.
+
+    After a semicolon too, where spreadsheets of half of Europe begin a new cell.
+    """
+    if isinstance(value, str):
+        return re.sub(r"(^|;)(\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])", r"\1\2'", value)
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def _replace(path: Path, content: str) -> None:
+    """Write beside and rename: a reader, or a crash, never meets half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content.encode("utf-8", "replace"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""From labelled data to what a network learns from."""

@@ -1,0 +1,134 @@
+"""What a network sees at once and what it gives: neighbours (2.5D), patches (3D), classes. As its card will say it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from covct.errors import UsageError
+from covct.networks.cards import MOST_CHANNELS, MOST_VOXELS, SPACINGS_MM
+from covct.training.settings import Settings
+
+VOLUMETRIC = "unet3d"
+PATCH = (80, 160, 160)  # as MIScnn's, at 2.70 x 1.58 x 1.58 mm (Mueller 2020)
+HALVED = 16  # by the four levels of the U-Net
+# The networks' outputs with --classes, in their order.
+CLASSES = {
+    "infection": ("background", "ground-glass", "consolidation", "effusion"),
+    "lungs": ("background", "right-lung", "left-lung"),
+}
+
+
+def parse_three(option: str, text: str | None) -> tuple[float, ...]:
+    """Three numbers above 0 as on a command line, "80,160,160"; nothing where there is no text."""
+    if text is None:
+        return ()
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3 or not all(math.isfinite(number) and number > 0 for number in numbers):
+        raise UsageError(f"{option}: got {text!r}, wanted three numbers: of slices, rows and columns, with commas")
+    return numbers
+
+
+def parse_patch(text: str | None) -> tuple[int, ...]:
+    """As `parse_three`, whole numbers of voxels."""
+    numbers = parse_three("--patch", text)
+    if not all(number.is_integer() for number in numbers):
+        raise UsageError(f"--patch: got {text!r}, wanted whole numbers of voxels")
+    return tuple(int(number) for number in numbers)
+
+
+def check_inputs(settings: Settings) -> None:
+    """Raise UsageError where neighbours, patches or classes are asked of what has none, or do not fit each other."""
+    volumetric = settings.architecture == VOLUMETRIC
+    if settings.task == "restorer" and (settings.neighbours or volumetric):
+        raise UsageError("the restorer's pairs are single slices: no --neighbours and no unet3d for it")
+    if not 0 <= settings.neighbours <= MOST_CHANNELS // 2:
+        raise UsageError(f"--neighbours {settings.neighbours}: wanted 0 to {MOST_CHANNELS // 2} on either side")
+    if settings.neighbours and volumetric:
+        raise UsageError(
+            f"--neighbours {settings.neighbours}: {VOLUMETRIC} sees patches of volumes; wanted --patch, or a network "
+            "of slices such as unet"
+        )
+    if (settings.neighbours or volumetric) and not settings.folds and settings.split.startswith("slice"):
+        raise UsageError(
+            f"--split {settings.split}: what is held out would be a neighbour of what is trained on; "
+            "wanted a split by patient, such as 70/30"
+        )
+    if (settings.patch or settings.spacing_mm) and not volumetric:
+        raise UsageError(f"--patch and --spacing are for --architecture {VOLUMETRIC}, got {settings.architecture}")
+    if settings.classes and (settings.task not in CLASSES or volumetric):
+        got = VOLUMETRIC if volumetric else settings.task
+        raise UsageError(f"--classes: got {got}, wanted infection or lungs, and a network of slices such as unet")
+    if volumetric:
+        _check_patch(settings)
+
+
+def _check_patch(settings: Settings) -> None:
+    depth, rows, columns = patch = patch_of(settings)
+    got = f"--patch {','.join(map(str, patch))}"
+    if any(length % HALVED for length in patch) or rows != columns:
+        raise UsageError(f"{got}: wanted multiples of {HALVED}, and as many rows as columns")
+    if depth * rows * columns > MOST_VOXELS:
+        raise UsageError(f"{got}: {depth * rows * columns} voxels, wanted {MOST_VOXELS} at most")
+    low, high = SPACINGS_MM
+    if not all(low <= distance <= high for distance in settings.spacing_mm):
+        raise UsageError(f"--spacing {','.join(map(str, settings.spacing_mm))}: wanted {low} to {high} mm each")
+    if not settings.spacing_mm and rows > settings.size:
+        raise UsageError(f"{got}: slices have {settings.size} rows, wanted no more (or --size, or --spacing)")
+
+
+def patch_of(settings: Settings) -> tuple[int, ...]:
+    """Slices, rows and columns of what a network of volumes sees at once; nothing of any other."""
+    return (settings.patch or PATCH) if settings.architecture == VOLUMETRIC else ()
+
+
+def classes_of(settings: Settings) -> tuple[str, ...]:
+    return CLASSES[settings.task] if settings.classes else ()
+
+
+def input_of(settings: Settings, size: int) -> tuple[int, ...]:
+    """The shape of one sample."""
+    patch = patch_of(settings)
+    return (*patch, 1) if patch else (size, size, 2 * settings.neighbours + 1)
+
+
+def arguments_for(settings: Settings, size: int) -> dict[str, Any]:
+    """The architecture's arguments that follow from it; what is as its default is not among them."""
+    arguments: dict[str, Any] = {"size": size}
+    if patch := patch_of(settings):
+        arguments |= {"size": patch[1], "slices": patch[0]}
+    if settings.neighbours:
+        arguments["channels"] = 2 * settings.neighbours + 1
+    if classes := classes_of(settings):
+        arguments |= {"outputs": len(classes), "activation": "softmax"}
+    return arguments
+
+
+def card_fields(settings: Settings) -> dict[str, Any]:
+    """The same in the card, for inference."""
+    return {
+        "channels": 2 * settings.neighbours + 1,
+        "patch": list(patch_of(settings)),
+        "classes": list(classes_of(settings)),
+        "spacing_mm": list(settings.spacing_mm) or None,
+    }
+
+
+def limits_of(settings: Settings) -> list[str]:
+    """What is known to be wrong with a network for what it sees, in words."""
+    texts = []
+    if settings.neighbours:
+        texts.append(
+            "Neighbours are the next slices whatever their distance, and of published slices the next that are there."
+        )
+    if patch_of(settings) and not settings.spacing_mm:
+        texts.append(
+            "It was shown slices whose distance is not known, on their own grid: "
+            "a series of thicker or thinner slices looks compressed or stretched to it."
+        )
+    if settings.classes:
+        texts.append("Its classes were learned only from slices on which somebody told them apart.")
+    return texts

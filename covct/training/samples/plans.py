@@ -1,0 +1,440 @@
+"""What each task learns from: how a sample is drawn, whom it is validated on, and what the card says of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from covct.data.cases import person_of
+from covct.data.slices import SIZE, UNKNOWN, Slices, joined, read_published_size
+from covct.data.views import equalised
+from covct.errors import UsageError
+from covct.training.folds import held_out, is_by_slice, patients_on_both_sides, refuse_patients_on_both_sides
+from covct.training.samples import classes, neighbours, volumes
+from covct.training.samples.empty_slices import of_slices
+from covct.training.samples.inputs import patch_of
+from covct.training.samples.neighbours import show_part, show_stack, stack, with_context
+from covct.training.samples.partial_lungs import with_partial_lungs
+from covct.training.samples.prepare import Preparation, crop, preparation
+from covct.training.samples.presets import deform, tint_alike
+from covct.training.samples.reading import Reading
+from covct.training.samples.restoration import Sample, restoration_pair
+from covct.training.settings import Settings
+
+SOURCES = {
+    "ma": "COVID-19 CT Lung and Infection Segmentation (Ma et al. 2020, doi 10.5281/zenodo.3757476), "
+    "8-bit CLAHE slices; partly CC BY-NC-SA",
+    "lungs": "LCTSC (The Cancer Imaging Archive), CC BY 3.0",
+    "medseg": "medicalsegmentation.com COVID-19 CT segmentation slices, non-commercial use only",
+    "cases": "labelled cases of the user's own",
+}
+RESTORED = ("ma", "cases")
+# medseg's slices end at the ribs: shrink, and put tissue around; but not where all are cropped to the lungs
+CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}
+CROPPED_LIKE_ALL = {"scale": (0.85, 1.15), "border_hu": 40.0}
+EQUALISED = {"scale": (0.7, 1.2)}  # the publisher's CLAHE saw whole slices, ours are cut around the body
+EQUALISED_SHARE = 0.4
+PARTIAL_SHARE = 0.15  # of the samples for the lungs, where slices with known parts of lungs are among the data
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One task's data: how to draw a sample, what to validate on, and what the card says of it.
+
+    Attributes
+    ----------
+    draw : function (Generator, Origins or None) -> Sample
+        Draws depend on the generator alone. Where a list is given, the slices that a sample is made of are noted there.
+    validation : (x, truth) or None
+        None where all is trained on.
+    held_out, patients : dict of str to list of str
+        By source: who is held out, and all there are.
+    on_both_sides : int
+        Patients that are trained on and held out at once: not 0 only where the split is by slice.
+    size : int
+        Side of a sample, pixels.
+    """
+
+    draw: Callable[..., Sample]
+    validation: tuple[np.ndarray, np.ndarray] | None
+    loss: str
+    recipe: str
+    field_of_view: str
+    held_out: dict[str, list[str]]
+    sources: dict[str, str]
+    slices: dict[str, int]
+    patients: dict[str, list[str]] = field(default_factory=dict)
+    on_both_sides: int = 0
+    size: int = SIZE
+    arguments: dict[str, float] = field(default_factory=dict)  # of the recipe
+    validated: tuple[str, ...] = ()  # the source of each validation sample
+
+    @property
+    def restored(self) -> list[str]:
+        """The sources whose held-out slices may pass the restorer before they are judged."""
+        return [source for source in self.held_out if source in RESTORED]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a sample comes from: the slice is counted among those of the patient that are trained on.
+
+    The text has the patient only as a hash, since it goes into logs.
+    """
+
+    source: str
+    patient: str
+    slice: int
+
+    def __str__(self) -> str:
+        return f"{self.source} {hashlib.sha256(self.patient.encode()).hexdigest()[:8]} slice {self.slice}"
+
+
+Origins = list[Origin]
+
+
+def plan_restorer(reading: Reading, settings: Settings) -> Plan:
+    """The way back from 8-bit CLAHE to HU: pairs are free from any HU scan through the recipe."""
+    preparation(settings)
+    if "lungs" not in reading.sources:
+        raise UsageError("the restorer learns from HU volumes with lung masks (NAME_ct.nii.gz, NAME_lungs.nii.gz)")
+    volumes = read_published_size(reading.sources["lungs"])
+    names = [person_of(name) for name, (hu, *_) in volumes.items() for _ in hu]
+    slices = [number for hu, *_ in volumes.values() for number in range(len(hu))]
+    all_hu, all_lungs = (np.concatenate([volume[kind] for volume in volumes.values()]) for kind in (0, 1))
+    held = held_out(names, settings)
+    trained = np.flatnonzero(~held)
+    both, told = _judged({"lctsc": names}, {"lctsc": held}, settings)
+
+    def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
+        index = trained[rng.integers(len(trained))]
+        if origins is not None:
+            origins.append(Origin("lctsc", names[index], slices[index]))
+        return restoration_pair(all_hu[index], all_lungs[index], rng)
+
+    rng = np.random.default_rng(settings.seed)
+    validation = [restoration_pair(all_hu[index], all_lungs[index], rng) for index in np.flatnonzero(held)[::4]]
+    x, y = (np.stack(arrays) for arrays in zip(*validation, strict=True)) if validation else (None, None)
+    return Plan(
+        draw,
+        None if x is None or y is None else (x, y),
+        "l1",
+        "clahe",
+        "whole",
+        told,
+        _cite(reading.sources, "lungs"),
+        {"lctsc": len(trained)},
+        {"lctsc": sorted(set(names))},
+        both,
+    )
+
+
+def plan_lungs(reading: Reading, settings: Settings) -> Plan:
+    """Lungs with consolidation inside: radiologists' masks, dense lung put into real HU lungs, and real dense lung.
+
+    The latter is medicalsegmentation.com's, of which only infection is marked: see `partial_lungs`. In the look of a
+    scanner only: trained on with the look of CLAHE, lungs lost more of the dense lung in HU (weights/README.md).
+    """
+    how = preparation(settings)
+    if settings.classes:
+        return _plan_classes(reading, settings, how, ("lungs", "cases"))
+    read = reading.parts(("ma", "lungs", "medseg", "cases"))
+    marked = [with_partial_lungs(part) if part.source == "medseg" else part.with_known_lungs() for part in read]
+    parts = [crop(part, how.field_of_view) for part in marked if len(part)]
+    if not parts:
+        raise UsageError("lungs need slices with lung masks; none of the cases has one")
+    if patch_of(settings):
+        return _plan_volumes(parts, reading.sources, settings, how)
+    split = _split(parts, settings)
+    train_sets = [with_context(part, settings.neighbours) for part in split.train_sets]
+
+    partial = [part for part in train_sets if part.source == "medseg"]
+    whole = [part for part in train_sets if part.source != "medseg"]
+
+    def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
+        among = partial if partial and (not whole or rng.random() < PARTIAL_SHARE) else whole
+        part = among[rng.integers(len(among))]
+        index = int(rng.integers(len(part)))
+        _note(origins, part, index)
+        hu, lungs, infection = stack(part, index, rng)
+        own = CROPPED if part.source == "medseg" else {"scale": (0.75, 1.25)}
+        hu, lungs, infection = deform(how.preset, (hu, lungs, infection), ("hu", "mask", "mask"), rng, **own)
+        inside = (lungs == 1).astype(np.uint8)
+        if how.preset.lesions and rng.random() < 0.4:
+            hu = neighbours.lung_density(hu, inside, rng)
+        if how.preset.lesions and rng.random() < 0.5:
+            hu, _ = neighbours.insert_opacity(hu, inside, rng)
+        if how.preset.lesions and part.source != "medseg" and rng.random() < 0.2:
+            hu = neighbours.consolidate_dependent(hu, inside, rng)
+        return show_stack(how, tint_alike(how.preset, hu, rng), inside, lungs != UNKNOWN, rng)
+
+    check_sets = [with_context(part, settings.neighbours) for part in split.check_sets]
+    checks = {part.source: _stack(how, part, part.lungs == 1, part.lungs != UNKNOWN) for part in check_sets}
+    return _plan(draw, how, checks, split, reading.sources)
+
+
+def plan_infection(reading: Reading, settings: Settings) -> Plan:
+    """Infection where the source of a slice tells nothing: each source comes with disease and without.
+
+    Ma slices keep, change or lose their lesions; LCTSC slices stay as they are or receive transplanted or
+    invented ones, and half of them went through the recipe and the restoration like the Ma slices.
+    """
+    how = preparation(settings)
+    if settings.classes:
+        return _plan_classes(reading, settings, how, ("lungs", "medseg", "cases"))
+    read = reading.parts(("ma", "lungs", "medseg", "cases")) + reading.other_looks()
+    parts = [crop(part, how.field_of_view) for part in read]
+    if patch_of(settings):
+        return _plan_volumes(parts, reading.sources, settings, how)
+    split = _split(parts, settings)
+    by_source = {part.source: part for part in split.train_sets}
+    if "cases" in by_source and (by_source["cases"].infection == 1).any():
+        # in HU, or brought there: learned from like the Ma slices
+        by_source["ma"] = joined([by_source[name] for name in ("ma", "cases") if name in by_source], "ma")
+    by_source = {name: with_context(part, settings.neighbours) for name, part in by_source.items()}
+    looks = [by_source[name] for name in ("ma", "ma-equalised") if name in by_source]
+    medseg = by_source.get("medseg")
+    clean = [by_source[name] for name in ("lctsc", "lctsc-restored") if name in by_source]
+    clean += [part for part in [by_source.get("cases")] if part and not (part.infection == 1).any()]
+    if not looks and not medseg:
+        raise UsageError("infection needs slices with infection masks (volumes.csv with ct/, lungs/, infection/)")
+    donors = by_source.get("ma")
+    at_the_ribs = CROPPED_LIKE_ALL if how.field_of_view.startswith("lung-") else CROPPED
+    clean = [part for one in clean if len(part := one.with_lung())]  # the network runs on slices with lung only
+
+    def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
+        if not clean or rng.random() < 0.68:
+            part = medseg if medseg and (not looks or rng.random() < 0.2) else looks[rng.integers(len(looks))]
+            hu, lungs, infection = _pick(part, rng, origins)
+            if how.preset.lesions and part.source in ("ma", "ma-equalised") and rng.random() < 0.4:
+                hu, infection = neighbours.rescale_lesion(hu.astype(np.float32), lungs, infection, rng)
+        else:
+            part = clean[rng.integers(len(clean))]
+            hu, lungs, infection = _pick(part, rng, origins)
+            if how.preset.lesions:
+                hu, infection = _maybe_diseased(hu.astype(np.float32), lungs, infection, donors, rng, origins)
+        equalise = part.source in ("lctsc", "medseg") and rng.random() < EQUALISED_SHARE
+        own = at_the_ribs if part.source == "medseg" else EQUALISED if equalise else {"scale": (0.85, 1.3)}
+        hu, lungs, infection = deform(how.preset, (hu, lungs, infection), ("hu", "mask", "mask"), rng, **own)
+        if equalise:
+            hu = equalised(tint_alike(how.preset, hu, rng))
+        elif how.preset.lesions and rng.random() < 0.25:
+            hu = neighbours.lung_density(hu, lungs == 1, rng)
+        return show_stack(how, tint_alike(how.preset, hu, rng), infection == 1, infection != UNKNOWN, rng)
+
+    checks = {
+        part.source: _stack(
+            how, with_context(part, settings.neighbours), part.infection == 1, part.infection != UNKNOWN
+        )
+        for part in split.judged
+    }
+    return _plan(draw, how, checks, split, reading.sources, "tversky+ce")
+
+
+def _maybe_diseased(hu, lungs, infection, donors, rng, origins):
+    kind = rng.random()
+    if kind < 0.45:
+        return hu, infection
+    if kind < 0.75 and donors is not None:
+        donor = rng.integers(len(donors))
+        _note(origins, donors, donor)
+        hu, mask = neighbours.transplant_lesion(
+            hu, lungs, donors.hu[donor], donors.lungs[donor], donors.infection[donor], rng
+        )
+    else:
+        before = hu
+        hu, mask = neighbours.insert_opacity(hu, lungs, rng)
+        mask = mask * (hu - before > 40)
+    return hu, np.where(mask > 0.5, 1, infection).astype(np.uint8)
+
+
+def _plan_volumes(parts: list[Slices], sources: dict[str, Path], settings: Settings, how: Preparation) -> Plan:
+    """Lungs or infection in patches of whole volumes, every volume alike."""
+    parts = volumes.can_be_volumes(parts, settings)
+    sources = _used(sources, parts)
+    split, patch = _split(parts, settings), patch_of(settings)
+
+    def volumes_in(part: Slices) -> list[volumes.Volume]:
+        is_lungs = settings.task == "lungs"
+        label = part.lungs == 1 if is_lungs else part.infection == 1
+        known = np.ones(label.shape, bool) if is_lungs else part.infection != UNKNOWN
+        return volumes.volumes_of(part, label, known, how, settings, patch)
+
+    trained = [volume for part in split.train_sets for volume in volumes_in(part)]
+    if not any(volume.label.any() for volume in trained):
+        raise UsageError(f"{settings.task} needs volumes with masks of it; none of those to be trained on has any")
+
+    def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
+        volume = trained[rng.integers(len(trained))]
+        if origins is not None:
+            origins.append(Origin(volume.source, volume.patient, volume.first))
+        equalise = volume.source == "lctsc" and rng.random() < EQUALISED_SHARE
+        return volumes.draw_patch(volume, how, patch, rng, equalise)
+
+    judged = split.judged
+    checks = {
+        part.source: volumes.validation_patches(volumes_in(part), how, patch, settings.seed, len(judged))
+        for part in judged
+    }
+    return _plan(draw, how, checks, split, sources, "dice+ce" if settings.task == "lungs" else "tversky+ce")
+
+
+def _plan_classes(reading: Reading, settings: Settings, how: Preparation, wanted: tuple[str, ...]) -> Plan:
+    """The task's classes, from the slices on which they are told apart; half of the samples of any patient alike."""
+    read = reading.parts(wanted, with_classes=True) if reading.sources.keys() & set(wanted) else []
+    parts = [crop(part, how.field_of_view) for part in read]
+    parts = classes.with_classes(parts, settings.task)
+    sources = _used(reading.sources, parts)
+    split = _split(parts, settings)
+    train_sets = [with_context(part, settings.neighbours) for part in split.train_sets]
+    showing = [part for part in train_sets if classes.shows_classes(part)]
+    clean = [part for part in train_sets if not classes.shows_classes(part)]
+    if not showing:
+        raise UsageError("--classes: every patient whose masks tell them apart is held out; wanted more, or --split")
+
+    def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
+        among = showing if not clean or rng.random() < 0.68 else clean
+        part = among[rng.integers(len(among))]
+        index = _place(part, rng, origins)
+        equalise = part.source in ("lctsc", "medseg") and rng.random() < EQUALISED_SHARE
+        own = CROPPED if part.source == "medseg" else EQUALISED if equalise else {"scale": (0.85, 1.3)}
+        return classes.draw(part, index, how, settings.task, own, equalise, rng)
+
+    checks = {
+        part.source: show_part(
+            how, with_context(part, settings.neighbours), *classes.truth_of_classes(part.classes), step=1
+        )
+        for part in split.check_sets
+        if part.classes is not None
+    }
+    return _plan(draw, how, checks, split, sources)
+
+
+@dataclass(frozen=True)
+class _Parted:
+    """The sources, each in two parts; `checks` hold no slices where all is trained on."""
+
+    train_sets: list[Slices]
+    check_sets: list[Slices]
+    held_out: dict[str, list[str]]
+    patients: dict[str, list[str]]
+    on_both_sides: int
+
+    @property
+    def judged(self) -> list[Slices]:
+        """What is validated on: of LCTSC, whose slices come in two looks, the scanner's."""
+        return [part for part in self.check_sets if part.source != "lctsc-restored"]
+
+
+def _split(parts: list[Slices], settings: Settings) -> _Parted:
+    parts, left_out = _without(parts, settings.leave_out)
+    held = {part.source: held_out(part.patients, settings) for part in parts}
+    patients = {part.source: part.patients for part in parts}
+    both, told = _judged(patients, held, settings)
+    return _Parted(
+        [part.chosen(~held[part.source]) for part in parts],
+        [part.chosen(held[part.source]) for part in parts],
+        {
+            source: sorted([*told.get(source, []), *names])
+            for source, names in (dict.fromkeys(told, ()) | left_out).items()
+        },
+        {source: sorted(set(names)) for source, names in patients.items()},
+        both,
+    )
+
+
+def _without(parts: list[Slices], names: Sequence[str]) -> tuple[list[Slices], dict[str, list[str]]]:
+    """The sources without the patients of these names, and by source who they are."""
+    unknown = set(names) - {patient for part in parts for patient in part.patients}
+    if unknown:
+        raise UsageError(f"--leave-out {', '.join(sorted(unknown))}: no source has such a patient")
+    kept = [part.chosen(np.array([patient not in names for patient in part.patients], bool)) for part in parts]
+    left_out = {part.source: sorted(set(names) & set(part.patients)) for part in parts}
+    return [part for part in kept if len(part)], {source: found for source, found in left_out.items() if found}
+
+
+def _judged(
+    patients: Mapping[str, Sequence[str]], held: dict[str, np.ndarray], settings: Settings
+) -> tuple[int, dict[str, list[str]]]:
+    """How many patients are on both sides, and who is held out by source; UsageError where nobody may be on both."""
+    sides: dict[bool, list[list[str]]] = {
+        side: [[p for p, h in zip(names, held[source], strict=True) if h == side] for source, names in patients.items()]
+        for side in (False, True)
+    }
+    refuse_patients_on_both_sides(sides[False], sides[True], settings)
+    # Split by slice, nobody is held out: whoever starts from these weights later must know that they saw everyone.
+    told = [[] if is_by_slice(settings) else sorted(set(names)) for names in sides[True]]
+    return len(patients_on_both_sides(sides[False], sides[True])), dict(zip(patients, told, strict=True))
+
+
+def _note(origins: Origins | None, part: Slices, index: int) -> None:
+    if origins is not None:
+        patient = part.patients[index]
+        origins.append(Origin(part.source, patient, int(index) - part.patients.index(patient)))
+
+
+def _pick(part: Slices, rng, origins: Origins | None = None):
+    """HU, lungs and infection of a slice, or of it and its neighbours."""
+    return stack(part, _place(part, rng, origins), rng)
+
+
+def _place(part: Slices, rng, origins: Origins | None = None) -> int:
+    """A slice: half the time of any patient alike, else any slice alike; patients have 2 to 180 slices."""
+    index = rng.integers(len(part))
+    if rng.random() < 0.5:
+        patient = part.patients[rng.choice(part.first_of_patients)]
+        index = rng.choice(np.flatnonzero(np.array(part.patients) == patient))
+    _note(origins, part, index)
+    return int(index)
+
+
+def _stack(how: Preparation, part: Slices, label, weight) -> Sample:
+    """Every second slice: neighbours tell little more, and cost as much."""
+    return show_part(how, part, label, weight, 2)
+
+
+def _plan(draw, how: Preparation, checks: Mapping[str, Sample], split: _Parted, sources, loss: str = "dice+ce") -> Plan:
+    x, y = (np.concatenate(arrays) for arrays in zip(*checks.values(), strict=True))
+    counts = {part.source: len(part) for part in split.train_sets}
+    return Plan(
+        draw,
+        (x, y) if len(x) else None,
+        loss,
+        how.recipe,
+        how.field_of_view,
+        split.held_out,
+        _cite(sources, *SOURCES),
+        counts,
+        split.patients,
+        split.on_both_sides,
+        how.size,
+        dict(how.arguments),
+        tuple(source for source, (inputs, _) in checks.items() for _ in inputs),
+    )
+
+
+def _used(sources: dict[str, Path], parts: list[Slices]) -> dict[str, Path]:
+    """The sources that something is left of."""
+    left = {{"lctsc": "lungs"}.get(part.source.split("-")[0], part.source.split("-")[0]) for part in parts}
+    return {name: folder for name, folder in sources.items() if name in left}
+
+
+def _cite(sources: dict[str, Path], *names: str) -> dict[str, str]:
+    return {name: SOURCES[name] for name in names if name in sources}
+
+
+def plan_empty_slices(reading: Reading, settings: Settings) -> Plan:
+    """Which slices hold no infection: learned from the same slices as infection itself."""
+    return of_slices(plan_infection(reading, settings), settings)
+
+
+PLANS = {
+    "restorer": plan_restorer,
+    "lungs": plan_lungs,
+    "infection": plan_infection,
+    "empty-slices": plan_empty_slices,
+}

@@ -1,0 +1,87 @@
+"""The sources of a data folder as slices, each read once, however many folds and networks learn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from covct.data.slices import (
+    Restore,
+    Slices,
+    find_sources,
+    read_lung_slices,
+    read_ma_slices,
+    read_medseg_slices,
+    read_other_slices,
+)
+from covct.data.views import as_hounsfield
+from covct.errors import UsageError
+from covct.training.samples.restoration import load_restorer
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Where the sources lie, how 8-bit CLAHE slices come to HU, and what has been read of them.
+
+    Attributes
+    ----------
+    sources : dict of str to Path
+        As of `find_sources`.
+    restore : function (slices, 256, 256) uint8 -> HU, or None
+    """
+
+    sources: dict[str, Path]
+    restore: Restore | None = None
+    restorer: Path | None = None
+    _kept: dict[object, Slices] = field(default_factory=dict, repr=False)
+
+    def parts(self, wanted: tuple[str, ...], with_classes: bool = False) -> list[Slices]:
+        """The wanted sources, where there are any; UsageError where there are none, or a restorer is missing."""
+        readers: dict[str, Callable[[Path], Slices]] = {
+            "ma": self._read_restored,
+            "lungs": read_lung_slices,
+            "medseg": lambda folder: read_medseg_slices(folder, with_classes),
+            "cases": lambda folder: read_other_slices(folder, self.sources, self.restore),
+        }
+        found = [name for name in readers if name in wanted and name in self.sources]
+        if not found:
+            raise UsageError(f"none of the sources {wanted} was found")
+        return [self._once((name, with_classes and name == "medseg"), name, readers[name]) for name in found]
+
+    def other_looks(self) -> list[Slices]:
+        """Ma slices in the look of CLAHE, and LCTSC as if it had been restored: "ma-equalised", "lctsc-restored"."""
+        looks = []
+        if "ma" in self.sources:
+            looks.append(self._once("ma-equalised", "ma", _read_equalised))
+        if self.restore and "lungs" in self.sources:
+            looks.append(self._once("lctsc-restored", "lungs", lambda folder: read_lung_slices(folder, self.restore)))
+        return looks
+
+    def _read_restored(self, folder: Path) -> Slices:
+        if self.restore is None:
+            raise UsageError("the 8-bit CLAHE slices need a restorer: --restorer CARD (covct train restorer)")
+        return read_ma_slices(folder, self.restore)
+
+    def _once(self, key: object, source: str, read: Callable[[Path], Slices]) -> Slices:
+        if key not in self._kept:
+            self._kept[key] = read(self.sources[source])
+        return self._kept[key]
+
+
+def _read_equalised(folder: Path) -> Slices:
+    return replace(read_ma_slices(folder, as_hounsfield), source="ma-equalised")
+
+
+class Readings:
+    """The last reading, for the next network that learns from the same data by the same restorer."""
+
+    def __init__(self) -> None:
+        self._last: Reading | None = None
+
+    def of(self, data: Path, restorer: Path | None) -> Reading:
+        """What lies under a folder. Raises UsageError where there is nothing to learn from."""
+        sources = find_sources(data)
+        if self._last is None or (self._last.sources, self._last.restorer) != (sources, restorer):
+            self._last = Reading(sources, load_restorer(restorer) if restorer else None, restorer)
+        return self._last

@@ -1,0 +1,1 @@
+"""The night: many series, inboxes, runs, and all that an operator sees of them."""

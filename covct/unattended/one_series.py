@@ -1,0 +1,217 @@
+"""One series to its outcome, whatever happens to it; and the events that tell of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from covct import __version__
+from covct.disk import state
+from covct.errors import RunError, SeriesError, Stopped, logged, whereabouts
+from covct.intake.discover import UID_PATTERN, Series
+from covct.networks.cards import file_sha256
+from covct.networks.network import Network, Networks
+from covct.results.entries import is_volume_folder
+from covct.unattended.logs import hashed
+from covct.unattended.plan import Job, Order, superseded
+from covct.unattended.whose import record
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+def do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> state.Outcome:
+    """Process one series to its outcome, whatever happens short of a RunError or a stop."""
+    start = time.perf_counter()
+    folder = job.series.folder
+    emit(job_event("started", job, slices=len(job.series.instances) or None))
+    status, slug, message, file = "done", None, None, ""
+    figures: dict[str, Any] = {}
+    with _not_an_attempt_when_stopped(order.out, folder):
+        attempt = state.begin_attempt(order.out, folder, job.work_key)
+        stage = state.new_stage(order.out, job.work_key)
+        try:
+            if job.refusal:
+                raise SeriesError(*job.refusal)
+            if job.trouble:
+                status, slug, message = "failed", "unexpected-error", job.trouble
+            elif attempt.timed_out_s is not None:
+                status, slug = "failed", "timeout"
+                message = f"no result within {attempt.timed_out_s:g} s (--series-timeout)"
+            elif attempt.attempts > state.MOST_ATTEMPTS:
+                status, slug = "failed", "crashed-repeatedly"
+                message = f"{state.MOST_ATTEMPTS} attempts left no outcome"
+            else:
+                figures = _figures(_segment(order, job, networks, stage, emit))
+        except SeriesError as error:
+            status, slug, message, file = "rejected", error.slug, error.message, error.file
+        except MemoryError as error:
+            status, slug, message = "failed", "out-of-memory", f"no memory left: {whereabouts(error)}"
+        except Exception as error:
+            if isinstance(error, (RunError, OSError)):
+                raise
+            # which series: the event that follows says it
+            status, slug, message = "failed", "unexpected-error", logged(error)
+        if status != "done":
+            stage = state.new_stage(order.out, job.work_key)
+        outcome = replace(
+            _outcome(job, stage, status, slug, message, time.perf_counter() - start),
+            source=_source(order, job),
+            patient=record(order.out, job.series),
+            content=state.content_key(job.series.content),
+        )
+        state.commit(order.out, folder, stage, outcome, superseded(job.choice) if status == "done" else ())
+    details = {
+        "slug": slug,
+        "message": message,
+        "seconds": outcome.seconds,
+        **file_meant(file),
+        **figures,
+    }
+    emit(job_event(status, job, **details))
+    return outcome
+
+
+@contextmanager
+def _not_an_attempt_when_stopped(out: Path, folder: str) -> Iterator[None]:
+    """A stop signal or our own disk is not the series' fault."""
+    try:
+        with state.output_errors(out):
+            yield
+    except (Stopped, KeyboardInterrupt, RunError):
+        with suppress(RunError):  # the disk may be what failed
+            state.forgive_attempt(out, folder)
+        raise
+
+
+def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Path, emit: Emit) -> dict[str, Any]:
+    """Run the pipeline and write every file of the result into the stage. Returns the report."""
+    from covct.pipeline.series import (  # highdicom and SimpleITK: only when there is work
+        Clock,
+        peak_memory_mib,
+        process,
+    )
+    from covct.results.writers import REPORT_NAME, WRITERS, formats_for
+
+    state.ensure_temporary_folder(order.out)
+
+    def told(step: str, seconds: float | None = None) -> None:
+        emit(job_event("step", job, step=step, **({} if seconds is None else {"seconds": seconds})))
+
+    clock = Clock(told, told)
+
+    def asked() -> Networks:
+        told("networks")
+        start = time.perf_counter()
+        loaded = networks()
+        told("networks", round(time.perf_counter() - start, 3))
+        return _signs_of_life(loaded, emit)
+
+    result = process(job.choice, asked, job.work_key, clock, order.strict, order.memory_mib)
+    with clock.step("write"):
+        for name in formats_for(job.series.kind, order.outputs.formats, job.series.can_be_referred_to):
+            WRITERS[name](result, stage, order.outputs)
+    run = {
+        "device": asdict(result.device),
+        "timings_s": clock.seconds,
+        "peak_memory_mib": peak_memory_mib(),
+    }
+    source = {**result.report["source"], "path": _source(order, job) or None}
+    report = {**result.report, "source": source, "run": run}
+    state.write_json(stage / REPORT_NAME, report)
+    return report
+
+
+def _signs_of_life(networks: Networks, emit: Emit) -> Networks:
+    """The same networks, with an event after each of their calls: a long series on a CPU is no dead process."""
+
+    def alive(network: Network) -> Network:
+        def predict(slices):
+            probability = network.predict(slices)
+            emit({"event": "alive"})
+            return probability
+
+        return replace(network, predict=predict)
+
+    gate = networks.empty_slices
+    return replace(
+        networks,
+        lungs=alive(networks.lungs),
+        infection=alive(networks.infection),
+        empty_slices=alive(gate) if gate else None,
+    )
+
+
+def _source(order: Order, job: Job) -> str:
+    """Where a volume's file lay, as results tell it: its folder and name may be a patient's."""
+    path = job.series.path.label if job.series.path else ""
+    return hashed(path, order.identifier_key) if path and order.identifier_key else path
+
+
+def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float) -> state.Outcome:
+    return state.Outcome(
+        status=status,
+        work_key=job.work_key,
+        slug=slug,
+        message=message,
+        files={path.name: file_sha256(path) for path in sorted(stage.iterdir())},
+        covct_version=__version__,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+        study_instance_uid=job.series.study_uid,
+        series_instance_uid=job.series.series_uid,
+    )
+
+
+def file_meant(file: str) -> dict[str, str]:
+    """For an event: the file that a series is rejected for, if one is meant."""
+    return {"file": file} if file else {}
+
+
+def job_event(event: str, job: Job, **details: Any) -> dict[str, Any]:
+    return {
+        "event": event,
+        "study": _uid(job.series.study_uid) or job.series.study_folder,
+        "series": _uid(job.series.series_uid) or _series_folder(job.series),
+        "folder": job.series.folder,
+        **details,
+    }
+
+
+def skipped_event(folder: str, outcome: state.Outcome) -> dict[str, Any]:
+    study, series = folder.split("/")
+    return {
+        "event": "skipped",
+        "study": _uid(outcome.study_instance_uid) or study,
+        "series": _uid(outcome.series_instance_uid) or (study if is_volume_folder(study) else series),
+        "folder": folder,
+        "status": outcome.status,
+        "slug": outcome.slug,
+    }
+
+
+def _series_folder(series: Series) -> str:
+    """Of a NIfTI the study's folder, which tells one from another."""
+    study, folder = series.folder.split("/")
+    return folder if series.kind == "dicom" else study
+
+
+def _uid(text: str) -> str:
+    """Empty for what a broken header has in place of a UID: it may be a name."""
+    return text if UID_PATTERN.fullmatch(text) else ""
+
+
+def _figures(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures a shell pipeline asks for first."""
+    return {
+        "infection_percent": report["regions"]["lungs"]["infection_percent"],
+        "infection_percent_interval": report["regions"]["lungs"]["infection_percent_interval"],
+        "severity_class": report["severity"]["class"],
+        "warnings": [warning["slug"] for warning in report["warnings"]],
+        "device": report["run"]["device"]["kind"],
+        "research_use": report["research_use"],
+    }

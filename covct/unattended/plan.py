@@ -1,0 +1,229 @@
+"""What is to be done: the series of each study that get an outcome, and which of them have it already."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from covct.disk import state
+from covct.errors import RunError, logged
+from covct.intake.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, selected
+from covct.intake.discover import Discovery, Series
+from covct.intake.gate import check_headers
+from covct.intake.older_trees import where_it_lies
+from covct.networks.cards import ensemble, file_sha256, read_card, tasks_in
+from covct.outputs import Outputs
+from covct.unattended.whose import further_patients, told_apart
+
+# A file that was still being copied has the same identity when it is whole; and memory is not the series' own.
+NEVER_FINAL = ("unreadable", "too-large")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a scan was asked for.
+
+    Attributes
+    ----------
+    outputs : Outputs
+    force, retry_failed : bool
+        Redo everything; redo what failed unexpectedly.
+    strict : bool
+        Warnings refuse a series.
+    series_uids : tuple of str
+        Only these series; empty: the rule chooses.
+    select : tuple of (str, re.Pattern)
+        Only series whose first slice has this in an attribute, by keyword.
+    move_done : Path or None
+        Where the source files of done studies go.
+    marker : str
+        `watch` takes a study once a file of this name lies in its folder. Empty: at once.
+    memory_mib : float or None
+        Memory that a series may need; None: all that the machine or the container has.
+    since : datetime or None
+        Only studies of which a file was modified then or later.
+    until : datetime or None
+        No series is started then or later.
+    limit : int or None
+        At most as many series get an outcome in this run.
+    began : datetime or None
+        The run's beginning, where a process before this one began it.
+    already : frozenset of str
+        Folders that have an outcome of this run from a process before: neither forced nor retried.
+    identifier_key : bytes or None
+        What paths in results are hashed with; None: they stand as they are.
+    """
+
+    sources: tuple[Path, ...]
+    out: Path
+    weights: Path
+    outputs: Outputs = Outputs()
+    force: bool = False
+    retry_failed: bool = False
+    strict: bool = False
+    series_uids: tuple[str, ...] = ()
+    select: tuple[tuple[str, re.Pattern], ...] = ()
+    move_done: Path | None = None
+    marker: str = ""
+    memory_mib: float | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int | None = None
+    began: datetime | None = None
+    already: frozenset[str] = frozenset()
+    identifier_key: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One series with its study's choice, or one that is rejected by its headers (`refusal`).
+
+    `trouble`: its study broke the planning, by this kind of error at this place.
+    """
+
+    series: Series
+    choice: Choice
+    work_key: str
+    finished: state.Outcome | None
+    refusal: tuple[str, str] | None = None
+    trouble: str = ""
+
+    @property
+    def to_do(self) -> bool:
+        return self.finished is None
+
+
+def plan(order: Order, found: Discovery, cards: dict[str, str]) -> list[Job]:
+    """Every series that gets an outcome: the chosen one of each study, or all of a study where none qualifies.
+
+    `cards` holds the hash of each weight card, from `card_hashes`.
+    """
+    jobs = []
+    further = further_patients(order.out)
+    for _, candidates in _by_study(_with_folders(order, found, cards)):
+        try:
+            studies = told_apart(order.out, candidates, further)
+            jobs += [job for study in studies for job in _plan_study(order, study, cards)]
+        except (RunError, OSError):
+            raise
+        except Exception as error:
+            trouble = logged(error)
+            jobs += [_troubled(order, series, trouble) for series in candidates]
+    return jobs
+
+
+def _plan_study(order: Order, candidates: list[Series], cards: dict[str, str]) -> list[Job]:
+    wanted = [series for series in candidates if selected(series, order.series_uids, order.select)]
+    if not wanted:
+        return []
+    choice = choose(wanted, partial(check_headers, strict=order.strict))
+    choice = replace(choice, left_out=(*choice.left_out, *_not_selected(candidates, wanted)))
+    if not choice.chosen:
+        return [
+            _job(order, series, choice, cards, (slug, message))
+            for series, slug, message in choice.left_out
+            if slug != NOT_SELECTED
+        ]
+    jobs = []
+    job: Job | None = _job(order, choice.chosen, choice, cards)
+    while job:
+        jobs.append(job)
+        job = follow(order, job, job.finished, cards)
+    return jobs
+
+
+def _troubled(order: Order, series: Series, trouble: str) -> Job:
+    """A series of a study that cannot be planned. Its key is no result's: whoever can plan it does it anew."""
+    key = state.work_key(series.content, {"planned": False}, {})
+    return Job(series, Choice(None, (), ()), key, standing(order, series.folder, key), trouble=trouble)
+
+
+def _with_folders(order: Order, found: Discovery, cards: dict[str, str]) -> list[Series]:
+    """The series, each with the folder that its result has or is to have."""
+
+    def lying(series: Series) -> Series:
+        try:
+            return where_it_lies(order.out, series, lambda one: _key(order, one, cards))
+        except (RunError, OSError):
+            raise
+        except Exception as error:  # planning its study will tell
+            logged(error)
+            return series
+
+    return [lying(series) for series in found.series]
+
+
+def _not_selected(candidates: list[Series], wanted: list[Series]) -> list[tuple[Series, str, str]]:
+    message = "not among the series asked for by --series or --select"
+    return [(series, NOT_SELECTED, message) for series in candidates if series not in wanted]
+
+
+def _by_study(found: list[Series]) -> Iterator[tuple[str, list[Series]]]:
+    """Each study's folder with its series, in a fixed order."""
+    ordered = sorted(found, key=lambda series: (series.study_folder, series.folder))
+    for study, group in groupby(ordered, key=lambda series: series.study_folder):
+        yield study, list(group)
+
+
+def card_hashes(weights: Path) -> dict[str, str]:
+    """sha256 of each card, once its weights are found unaltered."""
+    hashes = {}
+    for task in tasks_in(weights):
+        for card in ensemble(weights, task):
+            read_card(card)
+            hashes[card.stem] = file_sha256(card)
+    return hashes
+
+
+def _job(order: Order, series: Series, choice: Choice, cards: dict[str, str], refusal=None) -> Job:
+    key = _key(order, series, cards)
+    return Job(series, choice, key, standing(order, series.folder, key), refusal)
+
+
+def _key(order: Order, series: Series, cards: dict[str, str]) -> str:
+    return state.work_key(series.content, settings(order), cards)
+
+
+def settings(order: Order) -> dict[str, Any]:
+    return {**order.outputs.settings(), "strict": order.strict}
+
+
+def standing(order: Order, folder: str, key: str) -> state.Outcome | None:
+    """The outcome that a series has, unless it is to be done again."""
+    outcome = state.read_outcome(order.out / folder)
+    again = folder not in order.already
+    if outcome and (
+        (order.force and again)
+        or outcome.work_key != key
+        or outcome.slug in NEVER_FINAL
+        or (outcome.status == "failed" and order.retry_failed and again)
+        or not state.is_whole(order.out / folder, outcome)
+    ):
+        return None
+    return outcome
+
+
+def follow(order: Order, job: Job, outcome: state.Outcome | None, cards: dict[str, str]) -> Job | None:
+    """The next best series of the study, where the chosen one was rejected for what it holds."""
+    if not outcome or outcome.status != "rejected" or job.refusal:
+        return None
+    choice = job.choice.without_chosen(outcome.slug or "", outcome.message or "")
+    return _job(order, choice.chosen, choice, cards) if choice and choice.chosen else None
+
+
+def superseded(choice: Choice) -> list[str]:
+    """A better series came later: the result of the one chosen before must not count the patient twice.
+
+    Nor that of the whole series, from before the slices came by which it is taken apart.
+    """
+    folders = [series.folder for series, slug, _ in choice.left_out if slug == NOT_CHOSEN]
+    chosen = choice.chosen
+    if chosen and chosen.whole_folder != chosen.folder:
+        folders.append(chosen.whole_folder)
+    return folders

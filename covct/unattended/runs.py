@@ -1,0 +1,217 @@
+"""One small file a run, `runs/<UTC time>.json` below the output tree: what it came to. No patient data.
+
+Written at the beginning, after each series, and at the end; so a run that was killed has one too, without an end.
+The format is `run.schema.json`. The newest `KEPT` stay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from covct import RESEARCH_USE, __version__
+from covct.disk import state
+from covct.errors import RunError, Stopped
+
+SCHEMA = "covct-run-1"
+FOLDER = "runs"
+KEPT = 100
+PACKAGES = ("highdicom", "keras", "numpy", "pydicom", "tensorflow")
+OUTCOMES = ("done", "rejected", "failed")
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Run:
+    """What a run has come to so far, told by its events.
+
+    Attributes
+    ----------
+    outcomes, before : Counter of (str, str)
+        Series by status and slug: finished in this run, and found finished.
+    waiting : int
+        Series that this run leaves, and `end` says why.
+    end : str or None
+        finished, limit, until, stopped or error; None while it runs.
+    """
+
+    out: Path
+    command: str
+    began: datetime
+    own: frozenset[str] = frozenset()
+    outcomes: Counter = field(default_factory=Counter)
+    before: Counter = field(default_factory=Counter)
+    problems: int = 0
+    waiting: int = 0
+    work_s: float = 0.0
+    device: str | None = None
+    last_error: dict[str, str] | None = None
+    end: str | None = None
+    error: str | None = None
+    sequence: int = 0
+
+    @property
+    def path(self) -> Path:
+        return self.out / FOLDER / _stamp(self.began)
+
+    def hear(self, event: dict[str, Any]) -> None:
+        """An event of the batch."""
+        kind = event["event"]
+        if kind in OUTCOMES:
+            self.outcomes[kind, event.get("slug") or ""] += 1
+            self.work_s += event.get("seconds") or 0.0
+            self.device = event.get("device") or self.device
+            if kind == "failed":
+                self.last_error = {"slug": event["slug"], "folder": event["folder"], "at": _utc(datetime.now(UTC))}
+        elif kind == "skipped" and event["folder"] not in self.own:
+            self.before[event["status"], event.get("slug") or ""] += 1
+        elif kind == "problem":
+            self.problems += 1
+        elif kind == "waiting":
+            self.waiting, self.end = event["series"], event["why"]
+
+    def summary(self, now: datetime) -> dict[str, Any]:
+        """As `run.schema.json` has it."""
+        seconds = max(0.0, (now - self.began).total_seconds())
+        finished = sum(self.outcomes.values())
+        return {
+            "schema": SCHEMA,
+            "research_use": RESEARCH_USE,
+            "covct_version": __version__,
+            "versions": versions(),
+            "sequence": self.sequence,
+            "command": self.command,
+            "began": _utc(self.began),
+            "updated": _utc(now),
+            "seconds": round(seconds, 3),
+            "end": self.end,
+            "error": self.error,
+            "device": self.device,
+            "outcomes": _rows(self.outcomes),
+            "finished_before": _rows(self.before),
+            "waiting": self.waiting,
+            "unreadable_files": self.problems,
+            "work_seconds": round(self.work_s, 3),
+            "series_per_hour": round(3600 * finished / seconds, 1) if finished and seconds else None,
+            "last_error": self.last_error,
+        }
+
+    def save(self) -> None:
+        """Write beside and rename. Not forced to the disk: the outcomes are what a power failure must not take."""
+        self.path.parent.mkdir(exist_ok=True)
+        beside = self.path.with_name(f"{self.path.name}.new")
+        beside.write_text(json.dumps(self.summary(datetime.now(UTC)), indent=2, allow_nan=False) + "\n")
+        os.replace(beside, self.path)
+
+    def resume(self) -> None:
+        """Go on with what a process before this one, of the same run, had written; else be the next run of the tree."""
+        noted = _read(self.path)
+        if noted:
+            self.outcomes.update({(row["status"], row["slug"] or ""): row["series"] for row in noted["outcomes"]})
+            self.device, self.last_error, self.work_s = noted["device"], noted["last_error"], noted["work_seconds"]
+            self.sequence = _sequence(noted)
+        self.sequence = self.sequence or 1 + max(map(_sequence, map(_read, _files(self.out))), default=0)
+
+
+@contextmanager
+def recorded(run: Run, emit: Emit) -> Iterator[Emit]:
+    """Within, the events go through the run's record, which is on the disk whatever ends the run. The caller holds the
+    lock."""
+    with state.output_errors(run.out):
+        run.resume()
+        run.save()
+        _prune(run.path)
+
+    def heard(event: dict[str, Any]) -> None:
+        run.hear(event)
+        if event["event"] in OUTCOMES:  # at once: the process may be ended at the next series, and another goes on
+            with state.output_errors(run.out):
+                run.save()
+        emit(event)
+
+    try:
+        yield heard
+    except BaseException as error:
+        run.end = "stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "error"
+        run.error = type(error).__name__ if run.end == "error" else None
+        with suppress(OSError, RunError):  # if the disk still takes it
+            run.save()
+        raise
+    run.end = run.end or "finished"
+    with state.output_errors(run.out):
+        run.save()
+
+
+def latest(out: Path, now: datetime | None = None) -> dict[str, Any] | None:
+    """The summary of the last run that can be read: by its number, as clocks are wrong at times.
+
+    Runs of versions that gave no number come before, and of those the ones dated after `now` first.
+    """
+    today = _stamp(now or datetime.now(UTC))
+    runs = [(_sequence(run), path.name <= today, path.name, run) for path in _files(out) if (run := _read(path))]
+    return max(runs, key=lambda one: one[:3])[3] if runs else None
+
+
+def _files(out: Path) -> list[Path]:
+    return sorted((out / FOLDER).glob("*.json"))
+
+
+def _sequence(run: dict[str, Any] | None) -> int:
+    number = (run or {}).get("sequence")
+    return number if isinstance(number, int) and number > 0 else 0
+
+
+def _stamp(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC).strftime('%Y%m%dT%H%M%S.%f')[:-3]}Z.json"
+
+
+def load_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a run's summary, as published in the package."""
+    return json.loads(files("covct.unattended").joinpath("run.schema.json").read_text())
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide results, without importing them."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _prune(mine: Path) -> None:
+    """Keep the newest; this run's own whatever the clock says, and throw away what a killed process half wrote."""
+    for half in mine.parent.glob("*.json.new"):
+        half.unlink(missing_ok=True)
+    others = [path for path in _files(mine.parent.parent) if path != mine]
+    others.sort(key=lambda path: (_sequence(_read(path)), path.name))
+    for path in others[: max(0, len(others) + 1 - KEPT)]:
+        path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        run = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return run if isinstance(run, dict) and run.get("schema") == SCHEMA else None
+
+
+def _rows(counts: Counter) -> list[dict[str, Any]]:
+    return [
+        {"status": status, "slug": slug or None, "series": number} for (status, slug), number in sorted(counts.items())
+    ]
+
+
+def _utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""Arrays of a scan and its masks: grids, labels, fields of view, model space."""

@@ -1,0 +1,227 @@
+"""The picture of a result: slices with the lungs outlined and the infection filled, for eyes on the morning after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from covct import RESEARCH_USE
+from covct.terms import SEGMENTS
+from covct.voxels.fields_of_view import lung_field_of_view
+from covct.voxels.labels import Slices
+from covct.voxels.preprocess import FieldOfView, to_model_space
+
+Colour = tuple[int, int, int]
+
+RIGHT_LUNG, LEFT_LUNG, INFECTION = (segment.colour_rgb for segment in SEGMENTS)
+BACKGROUND: Colour = (13, 16, 21)
+FRAME: Colour = (44, 51, 61)
+TEXT: Colour = (232, 236, 241)
+DIM_TEXT: Colour = (168, 178, 190)
+NOTICE: Colour = (255, 196, 87)
+
+LUNG_WINDOW_HU = (-1350, 150)
+FILL = 0.38  # enough to see at thumbnail size, while ground glass can still be told from consolidation
+WIDTH = 1600
+MARGIN = 20
+GAP = 8
+PER_ROW = 4
+LARGEST_TILE = 776  # two fill a row; a lone slice is not blown up further
+
+
+def write_overlay(
+    path: Path,
+    hu: np.ndarray,
+    lungs: Slices,
+    infection: Slices,
+    pixel_spacing_mm: tuple[float, float],
+    caption_lines: Sequence[str],
+    tiles: int = 12,
+) -> None:
+    """Write the `montage` as a PNG file. No metadata goes into it."""
+    image = montage(hu, lungs, infection, pixel_spacing_mm, caption_lines, tiles)
+    _, png = cv2.imencode(".png", image[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 6])
+    Path(path).write_bytes(png.tobytes())
+
+
+def montage(
+    hu: np.ndarray,
+    lungs: Slices,
+    infection: Slices,
+    pixel_spacing_mm: tuple[float, float],
+    caption_lines: Sequence[str],
+    tiles: int = 12,
+) -> np.ndarray:
+    """Draw the most telling slices of one series side by side.
+
+    Parameters
+    ----------
+    hu : (slices, rows, columns) number
+        Axial slices in Hounsfield units, head to feet, anterior up, the patient's right on the image's left.
+    lungs : (slices, rows, columns) uint8
+        Label map: 0 background, 1 right lung, 2 left lung (the patient's right and left).
+    infection : (slices, rows, columns) bool
+    pixel_spacing_mm : (float, float)
+        Distance between rows and between columns, mm.
+    caption_lines : sequence of str
+        Drawn above the slices, the first one larger. The caller keeps names of patients out of them.
+    tiles : int
+        Most slices to draw.
+
+    Returns
+    -------
+    (rows, columns, 3) uint8
+        RGB, 1600 columns. All slices show the same square of the patient, at the same scale.
+    """
+    chosen = choose_slices(lungs, infection, tiles)
+    view = lung_field_of_view(lungs, pixel_spacing_mm)
+    per_row = min(PER_ROW, len(chosen))
+    side = min(LARGEST_TILE, (WIDTH - 2 * MARGIN - (per_row - 1) * GAP) // per_row)
+    left = (WIDTH - per_row * side - (per_row - 1) * GAP) // 2
+
+    header = _header(caption_lines)
+    footer = _footer(side / (view.width * pixel_spacing_mm[1]))
+    grid_rows = -(-len(chosen) // per_row)
+    grid = _blank(grid_rows * side + (grid_rows - 1) * GAP)
+    for place, index in enumerate(chosen):
+        top = place // per_row * (side + GAP)
+        start = left + place % per_row * (side + GAP)
+        tile = draw_slice(hu[index], lungs[index], infection[index], view, side)
+        _annotate(tile, f"slice {index + 1}/{len(hu)}")
+        grid[top : top + side, start : start + side] = tile
+    return np.concatenate([header, grid, footer])
+
+
+def choose_slices(lungs: Slices, infection: Slices, tiles: int = 12) -> list[int]:
+    """Indices of slices evenly over the lungs, of each stretch the one with most infection, else its middle.
+
+    All slices where there are no more than `tiles`; over the whole volume where no lung was found.
+    """
+    if len(lungs) <= tiles:
+        return list(range(len(lungs)))
+    with_lung = [index for index, one in enumerate(lungs) if one.any()]
+    first, end = (with_lung[0], with_lung[-1] + 1) if with_lung else (0, len(lungs))
+    bounds = np.linspace(first, end, min(tiles, end - first) + 1).round().astype(int).tolist()
+    return [_most_infected(infection, start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+
+
+def _most_infected(infection: Slices, start: int, stop: int) -> int:
+    middle = (start + stop - 1) / 2
+    return max(range(start, stop), key=lambda index: (np.count_nonzero(infection[index]), -abs(index - middle)))
+
+
+def draw_slice(hu: np.ndarray, lungs: np.ndarray, infection: np.ndarray, view: FieldOfView, side: int) -> np.ndarray:
+    """One slice in the lung window with its outlines: (rows, columns) each -> (side, side, 3) uint8 RGB."""
+    masks = (_cut(mask, view, side) > 0.5 for mask in (lungs == 1, lungs == 2, infection > 0))
+    return paint(_cut(hu, view, side), *masks)
+
+
+def paint(hu: np.ndarray, right_lung: np.ndarray, left_lung: np.ndarray, infected: np.ndarray) -> np.ndarray:
+    """A slice in the lung window with three masks over it: (rows, columns) each -> (rows, columns, 3) uint8 RGB."""
+    low, high = LUNG_WINDOW_HU
+    grey = np.clip((hu.astype(np.float32) - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
+    image = np.repeat(grey[:, :, None], 3, axis=2)
+    tint = np.array(INFECTION, np.float32)
+    image[infected] = ((1 - FILL) * image[infected] + FILL * tint).astype(np.uint8)
+    # Infection last and inside its edge, the lungs outside theirs: along the pleura both stay visible.
+    _outline_around(image, right_lung, RIGHT_LUNG)
+    _outline_around(image, left_lung, LEFT_LUNG)
+    _outline(image, infected, INFECTION)
+    return image
+
+
+def _cut(one: np.ndarray, view: FieldOfView, side: int) -> np.ndarray:
+    return to_model_space(one[None], view, side)[0]
+
+
+def _outline(image: np.ndarray, mask: np.ndarray, colour: Colour) -> None:
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(image, contours, -1, colour, 1, cv2.LINE_AA)
+
+
+def _outline_around(image: np.ndarray, mask: np.ndarray, colour: Colour) -> None:
+    """Two pixels wide, just outside the mask."""
+    grown = mask.astype(np.uint8)
+    for _ in range(2):
+        grown = cv2.dilate(grown, np.ones((3, 3), np.uint8))
+        _outline(image, grown, colour)
+
+
+def _annotate(tile: np.ndarray, label: str) -> None:
+    """Slice number, the patient's right and left, a thin frame; in the corners, where no lung is."""
+    side = len(tile)
+    _put_on_dark(tile, label, 12, 25, 13)
+    _put_on_dark(tile, "R", 12, side - 13, 16)
+    _put_on_dark(tile, "L", side - 12 - text_width("L", 16), side - 13, 16)
+    cv2.rectangle(tile, (0, 0), (side - 1, side - 1), FRAME, 1)
+
+
+def _put_on_dark(tile: np.ndarray, text: str, x: int, baseline: int, height: int) -> None:
+    """Text with the scan behind it darkened: the chest wall is as white as the letters."""
+    behind = tile[baseline - height - 5 : baseline + 6, x - 6 : x + text_width(text, height) + 6]
+    behind[:] = behind * 0.3
+    put_text(tile, text, x, baseline, height, TEXT)
+
+
+def _header(caption_lines: Sequence[str]) -> np.ndarray:
+    lines = list(caption_lines)
+    image = _blank(MARGIN + (34 if lines else 0) + 26 * max(0, len(lines) - 1) + (10 if lines else 0))
+    baseline = MARGIN + 22
+    for number, line in enumerate(lines):
+        height, colour = (20, TEXT) if number == 0 else (14, DIM_TEXT)
+        put_text(image, _shortened(line, height, WIDTH - 2 * MARGIN), MARGIN, baseline, height, colour)
+        baseline += 30 if number == 0 else 26
+    return image
+
+
+def _footer(pixels_per_mm: float) -> np.ndarray:
+    """What the colours mean, the scale, the window, and that this is research."""
+    image = _blank(64)
+    x, baseline = MARGIN, 38
+    for name, colour in (("right lung", RIGHT_LUNG), ("left lung", LEFT_LUNG), ("infection", INFECTION)):
+        corner, opposite = (x, baseline - 13), (x + 20, baseline + 1)
+        if colour == INFECTION:
+            dimmed = [round(FILL * channel + 60 * (1 - FILL)) for channel in colour]
+            cv2.rectangle(image, corner, opposite, dimmed, cv2.FILLED)
+        cv2.rectangle(image, corner, opposite, colour, 2)
+        put_text(image, name, x + 30, baseline, 14, TEXT)
+        x += 30 + text_width(name, 14) + 28
+    bar = round(50 * pixels_per_mm)
+    cv2.line(image, (x, baseline - 6), (x + bar, baseline - 6), TEXT, 2)
+    for end in (x, x + bar):
+        cv2.line(image, (end, baseline - 11), (end, baseline - 1), TEXT, 2)
+    x += bar + 10
+    put_text(image, "50 mm", x, baseline, 14, TEXT)
+    x += text_width("50 mm", 14) + 28
+    put_text(image, f"window {LUNG_WINDOW_HU[0]} to {LUNG_WINDOW_HU[1]} HU", x, baseline, 14, DIM_TEXT)
+    put_text(image, RESEARCH_USE, WIDTH - MARGIN - text_width(RESEARCH_USE, 18), baseline + 1, 18, NOTICE)
+    return image
+
+
+def _blank(rows: int) -> np.ndarray:
+    return np.full((rows, WIDTH, 3), BACKGROUND, np.uint8)
+
+
+# Hershey names draw a smooth outline font since OpenCV 5 and strokes before; sizes are the same.
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def put_text(image: np.ndarray, text: str, x: int, baseline: int, height: int, colour: Colour) -> None:
+    """Anti-aliased text with capitals `height` pixels tall."""
+    scale = cv2.getFontScaleFromHeight(FONT, height)
+    cv2.putText(image, text, (x, baseline), FONT, scale, colour, 1, cv2.LINE_AA)
+
+
+def text_width(text: str, height: int) -> int:
+    return cv2.getTextSize(text, FONT, cv2.getFontScaleFromHeight(FONT, height), 1)[0][0]
+
+
+def _shortened(text: str, height: int, width: int) -> str:
+    if text_width(text, height) <= width:
+        return text
+    while text and text_width(text + "...", height) > width:
+        text = text[:-1]
+    return text + "..."
