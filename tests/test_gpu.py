@@ -46,9 +46,9 @@ LADDER = """
 import sys
 import keras, numpy as np
 from pathlib import Path
-from covct.cards import default_weights_folder
-from covct.devices import Ladder
-from covct.segment import device_in_use, keras_predictor, load_network
+from covct.networks.cards import default_weights_folder
+from covct.networks.devices import Ladder
+from covct.networks.segment import device_in_use, keras_predictor, load_network
 card, network = load_network(default_weights_folder() / "lungs.json")
 ladder = Ladder(device_in_use(), 16384)  # more than any GPU holds
 slices = np.random.default_rng(0).random((4, card.size, card.size, 1), np.float32)

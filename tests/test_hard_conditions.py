@@ -130,8 +130,8 @@ def test_21_killed_while_it_segments(scan_of, tmp_path):
 KILL_EVERYWHERE = """
 import json, os, signal, sys
 from pathlib import Path
-import covct.pipeline, covct.writers
-from covct import batch
+import covct.pipeline.series, covct.results.writers
+from covct.unattended import batch
 from covct.outputs import Outputs
 from conftest import make_networks
 source, weights, master, base = sys.argv[1:]
