@@ -1,6 +1,7 @@
 """`covct evaluate`: every figure against a hand count, every refusal, and both files from plain threshold networks."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from importlib.resources import files
@@ -817,7 +818,6 @@ def test_command_line(pairs, tmp_path):
 
 def test_half_a_page_is_never_left(pairs, tmp_path, monkeypatch):
     from covct.errors import OutputNotWritable
-    from covct.evaluation import run
 
     judge(*pairs, tmp_path / "out")
     before = (tmp_path / "out" / "evaluation.json").read_bytes()
@@ -825,7 +825,7 @@ def test_half_a_page_is_never_left(pairs, tmp_path, monkeypatch):
     def full(file):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputNotWritable, match="No space left"):
         judge(*pairs, tmp_path / "out", tolerance_mm=9)
     assert (tmp_path / "out" / "evaluation.json").read_bytes() == before

@@ -1,6 +1,7 @@
 """8-bit slices back to Hounsfield units, with a tiny restorer: what is told, what is refused, what is written."""
 
 import json
+import os
 import re
 
 import cv2
@@ -251,14 +252,13 @@ def test_a_card_of_another_task_is_no_restorer(chest, weights, tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_half_written(chest, tmp_path, monkeypatch):
-    from covct.data import restore
     from covct.errors import OutputNotWritable
 
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
     write_pictures(tmp_path / "in", windowed(chest[0]))
-    monkeypatch.setattr(restore.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     result = invoke("restore", tmp_path / "in", "-o", tmp_path / "out")
     assert isinstance(result.exception, OutputNotWritable)
     assert not list((tmp_path / "out").iterdir())

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -368,7 +369,7 @@ def test_failed_write_leaves_the_old_page_whole(out, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(summary.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     put(out, "1.2/1.2.4")
     with pytest.raises(OSError, match="No space left"):
         write_summary(out)

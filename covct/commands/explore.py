@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from covct.commands.console import plain, stderr, stdout
 from covct.commands.quiet import quiet_tensorflow
+from covct.disk.durable import replace_file
 from covct.disk.sources import check_apart
 from covct.errors import OutputNotWritable, UsageError
 
@@ -65,9 +65,7 @@ def _write(out: Path, files: dict[str, str]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            staged = out / f".{name}.part"
-            staged.write_text(text, encoding="utf-8")
-            os.replace(staged, out / name)
+            replace_file(out / name, text, to_disk=False)
     except OSError as error:
         raise OutputNotWritable(f"{out}: {error.strerror}") from error
 

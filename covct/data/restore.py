@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from covct.data.domains import CLAHE, HU, WINDOW, as_grey, detect_domain, hu_by_
 from covct.data.layouts import read_table
 from covct.data.slices import SIZE
 from covct.data.stacks import Source, Stack, read_stack
+from covct.disk.durable import replace_file, replacing
 from covct.disk.state import output_errors
 from covct.errors import UsageError
 from covct.intake.nifti import write_nifti
@@ -173,7 +173,7 @@ def restore_stack(
         written.append(f"{source.name}_sheet.png")
         sheet = draw_sheet(source.name, domain, grey, hu, stack.masks, values, EXPECTED_HU)
         _, png = cv2.imencode(".png", sheet[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 6])
-        replace_whole(out / written[-1], png.tobytes())
+        replace_file(out / written[-1], png.tobytes(), to_disk=False)
     infected = values.get("infected_lung")
     return Restored(
         source.name,
@@ -195,22 +195,9 @@ def _share_between(values: np.ndarray, band: tuple[int, int]) -> float:
 
 def _write_nifti(path: Path, stack: Stack, array: np.ndarray, description: str) -> None:
     """Whole or not at all; columns, rows, slices, as other programs have it."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")  # the ending tells nibabel to compress
-    try:
-        write_nifti(stack.volume.with_array(array).permute_spatial_axes([2, 1, 0]), temporary, description=description)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def replace_whole(path: Path, content: bytes) -> None:
-    """Write beside and rename."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    volume = stack.volume.with_array(array).permute_spatial_axes([2, 1, 0])
+    with replacing(path, to_disk=False, suffix=".nii.gz") as beside:  # the ending tells nibabel to compress
+        write_nifti(volume, beside, description=description)
 
 
 def _declare(path: Path, source: Source) -> None:
@@ -227,7 +214,7 @@ def _declare(path: Path, source: Source) -> None:
     lines = csv.DictWriter(table, list(columns), restval="", lineterminator="\n")
     lines.writeheader()
     lines.writerows([*rows, told])
-    replace_whole(path, table.getvalue().encode())
+    replace_file(path, table.getvalue().encode(), to_disk=False)
 
 
 def write_record(out: Path, restored: list[Restored], restorer: dict[str, str] | None) -> Path:
@@ -241,5 +228,5 @@ def write_record(out: Path, restored: list[Restored], restorer: dict[str, str] |
         "volumes": [asdict(one) for one in restored],
     }
     with output_errors(out):
-        replace_whole(path, (json.dumps(record, indent=2) + "\n").encode())
+        replace_file(path, (json.dumps(record, indent=2) + "\n").encode(), to_disk=False)
     return path

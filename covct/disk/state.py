@@ -25,6 +25,7 @@ from typing import IO, Any
 from uuid import uuid4
 
 from covct.disk import lockfile, tree_format
+from covct.disk.durable import bring_to_disk, make_folder, remove_halves, rename, replace_json, write_json
 from covct.disk.signals import unbroken
 from covct.disk.tree_format import PRIVATE, check_format
 from covct.errors import OutputLocked, OutputNotWritable
@@ -254,22 +255,19 @@ def recover(out: Path) -> None:
             place = out / old.parent.name / old.name
             if not place.exists():
                 make_folder(place.parent)
-                _rename(old, place)
+                rename(old, place)
         for note in sorted((private / "attempts").glob("*.json")):
             attempt = _read_attempt(note)
             if attempt:
                 _end_commit(out, note, attempt)
         for rubbish in ("old", "staging", "rubbish"):
             shutil.rmtree(private / rubbish, ignore_errors=True)
-        for half in (half for name in DERIVED for half in out.glob(f".{name}.*.tmp")):
-            if not _is_running(half.suffixes[-2][1:]):
-                half.unlink(missing_ok=True)
+        for name in DERIVED:
+            remove_halves(out, name)
+        for folder in (private, *private.glob("*/")):
+            remove_halves(folder)
         for half in (*private.glob(".heartbeat.*"), *private.glob(f"{OWNER}.*")):
             half.unlink(missing_ok=True)
-
-
-def _is_running(process: str) -> bool:
-    return process.isdecimal() and process != str(os.getpid()) and Path("/proc", process).exists()
 
 
 def _end_commit(out: Path, note: Path, attempt: Attempt) -> None:
@@ -332,60 +330,20 @@ def install(out: Path, staged: Path, place: str) -> None:
             _put_in_place(out, staged, place)
 
 
-def bring_to_disk(path: Path) -> None:
-    """fsync a file, or a folder with all that is in it: a rename must not be on the disk before what it renames."""
-    if path.is_dir():
-        for below in sorted(path.iterdir()):
-            bring_to_disk(below)
-    fsync(path)
-
-
-def fsync(path: Path) -> None:
-    """Bring a file or a folder's entries to the disk; a folder that cannot be asked for it is passed over."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        if path.is_dir():  # the folder above the tree may be one that we can only pass through
-            return
-        raise
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():  # SMB has no fsync of folders
-            raise
-    finally:
-        os.close(descriptor)
-
-
 def _put_in_place(out: Path, staged: Path, place: str) -> None:
     target, old = out / place, out / PRIVATE / "old" / place
     make_folder(target.parent)
     if target.is_dir():
         make_folder(old.parent)
         _discard(out, old)
-        _rename(target, old)
+        rename(target, old)
     try:
-        _rename(staged, target)
+        rename(staged, target)
     except OSError:
         if old.exists() and not target.exists():  # our disk failed just now: what was there is better than nothing
             os.rename(old, target)
         raise
     _discard(out, old)
-
-
-def _rename(source: Path, target: Path) -> None:
-    """Rename, and bring it to the disk: both folders it changes."""
-    os.rename(source, target)
-    for folder in {target.parent, source.parent}:
-        fsync(folder)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder, and bring it to the disk: a new study's must not be lost with the result in it."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        fsync(folder.parent)
 
 
 def _discard(out: Path, path: Path) -> None:
@@ -395,29 +353,13 @@ def _discard(out: Path, path: Path) -> None:
         return
     rubbish.mkdir(parents=True, exist_ok=True)
     aside = rubbish / uuid4().hex
-    _rename(path, aside)
+    rename(path, aside)
     shutil.rmtree(aside, ignore_errors=True)
 
 
 def is_whole(folder: Path, outcome: Outcome) -> bool:
     """Whether every file of a result is still there."""
     return all((folder / name).is_file() for name in outcome.files)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write and fsync; NaN is refused, since no JSON reader takes it."""
-    with open(path, "w") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def replace_json(path: Path, value: Any) -> None:
-    """Write beside and rename, to the disk: a reader, or a crash, never meets half a file."""
-    beside = path.with_name(f"{path.name}.new")
-    write_json(beside, value)
-    _rename(beside, path)
 
 
 def begin_attempt(out: Path, folder: str, key: str) -> Attempt:

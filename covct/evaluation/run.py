@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import time
@@ -18,6 +17,7 @@ from covct.data.cases import person_of
 from covct.data.leakage import two_names, untold
 from covct.data.slices import Restore
 from covct.data.views import as_hounsfield
+from covct.disk.durable import replace_file
 from covct.disk.state import output_errors
 from covct.errors import SeriesError, UsageError
 from covct.evaluation import bootstrap
@@ -194,8 +194,8 @@ def evaluate(
     pictures = {task: [p for one in judged if one.task == task for p in one.pictures] for task in order.tasks}
     with output_errors(order.out):
         order.out.mkdir(parents=True, exist_ok=True)
-        _replace(order.out / JSON, json.dumps(evaluation, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        _replace(order.out / PAGE, as_html(evaluation, history, pictures))
+        replace_file(order.out / JSON, json.dumps(evaluation, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        replace_file(order.out / PAGE, as_html(evaluation, history, pictures))
     return evaluation
 
 
@@ -419,16 +419,3 @@ def _notes(order: Order, cards: dict[str, Card], rows: list[dict[str, Any]], gro
     if any(group["source"] == ALL for group in groups):
         notes.append("Pooled over all sources, those with more voxels a case count more.")
     return notes
-
-
-def _replace(path: Path, content: str) -> None:
-    """Write beside and rename: a reader, or a crash, never meets half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from covct import RESEARCH_USE
+from covct.disk.durable import replace_file
 from covct.results.entries import VALID_FOR, Entry, damaged, read_entry, read_tree, worst_first
 from covct.results.page import as_html
 
@@ -78,8 +79,9 @@ class Summary:
             entries = worst_first(one.entry for one in shown.values())
             page = as_html(entries, written)
         self._shown = shown
-        _replace(self._out / "summary.csv", _header() + "".join(shown[entry.folder].row for entry in entries))
-        _replace(self._out / "index.html", page)
+        rows = _header() + "".join(shown[entry.folder].row for entry in entries)
+        replace_file(self._out / "summary.csv", rows.encode("utf-8", "replace"))
+        replace_file(self._out / "index.html", page.encode("utf-8", "replace"))
         return entries
 
     def _seen(self, touched: Iterable[str]) -> dict[str, _Shown]:
@@ -184,16 +186,3 @@ def _cell(value: str | float | None) -> str | float | None:
     if isinstance(value, str):
         return re.sub(r"(^|;)(\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])", r"\1\2'", value)
     return round(value, 3) if isinstance(value, float) else value
-
-
-def _replace(path: Path, content: str) -> None:
-    """Write beside and rename: a reader, or a crash, never meets half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content.encode("utf-8", "replace"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from covct.disk.durable import remove_halves, replace_file
 from covct.disk.signals import unbroken
-from covct.disk.state import bring_to_disk, output_errors
+from covct.disk.state import output_errors
 from covct.errors import RunError
 from covct.networks.cards import file_sha256
 
@@ -56,6 +56,7 @@ def write_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], sta
     with output_errors(folder), unbroken():
         for old in list(_newest_first(folder))[KEPT:]:
             old.unlink()
+        remove_halves(folder)
     return path
 
 
@@ -67,19 +68,9 @@ def write_arrays(folder: Path, stem: str, arrays: dict[str, np.ndarray], state: 
     contents: dict[str, Any] = {**arrays, STATE: np.frombuffer(text.encode(), np.uint8)}
     np.savez(buffer, **contents)
     path = folder / f"{stem}.{hashlib.sha256(buffer.getbuffer()).hexdigest()[:16]}.npz"
-    beside = folder / f".{stem}.new"
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(beside, "wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            with unbroken():
-                os.replace(beside, path)
-                bring_to_disk(folder)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_file(path, buffer.getbuffer())
     return path
 
 

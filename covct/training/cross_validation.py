@@ -12,7 +12,8 @@ from queue import SimpleQueue
 from statistics import mean, stdev
 from typing import Any
 
-from covct.disk.state import output_errors, replace_json
+from covct.disk.durable import replace_json
+from covct.disk.state import output_errors
 from covct.errors import RunError, UsageError, WeightsError
 from covct.networks.cards import Card, read_card, write_card
 from covct.networks.devices import NVIDIA_GPUS

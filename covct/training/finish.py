@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,9 @@ import keras
 import numpy as np
 
 from covct.data.leakage import learned_patients
+from covct.disk.durable import bring_to_disk, rename
 from covct.disk.signals import unbroken
-from covct.disk.state import bring_to_disk, output_errors
+from covct.disk.state import output_errors
 from covct.networks.cards import Card, file_sha256, write_card
 from covct.networks.segment import make_network
 from covct.training.build import arguments_of, build
@@ -82,8 +82,8 @@ def finish(
         described = write_card(card, staged)
         bring_to_disk(staged)
         with unbroken():
-            os.replace(staged / name, out / name)
-            os.replace(described, out / described.name)
+            rename(staged / name, out / name)
+            rename(described, out / described.name)
     return card
 
 

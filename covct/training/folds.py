@@ -7,7 +7,6 @@ other's held-out patients, on whatever machine they are trained.
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from covct.data.slices import held_out_patients
-from covct.disk.state import output_errors, write_json
+from covct.disk.durable import replace_json
+from covct.disk.state import output_errors
 from covct.errors import UsageError
 from covct.training.settings import Settings
 
@@ -146,6 +146,4 @@ def keep_folds(out: Path, patients: dict[str, list[str]], settings: Settings) ->
         return
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        beside = out / f".{FILE}.{os.getpid()}"  # folds trained side by side may come here at once
-        write_json(beside, {"folds": settings.folds, "seed": settings.seed, "sources": {**known, **wanted}})
-        os.replace(beside, path)
+        replace_json(path, {"folds": settings.folds, "seed": settings.seed, "sources": {**known, **wanted}})

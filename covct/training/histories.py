@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from covct.disk.durable import replace_file
 from covct.disk.state import output_errors
 
 
@@ -24,11 +24,5 @@ def write(out: Path, task: str, history: dict[str, list[float]]) -> None:
     lines.writerow(["epoch", *history])
     lines.writerows([number, *row] for number, row in enumerate(zip(*history.values(), strict=True), 1))
     with output_errors(out):
-        _replace(out / f"{task}.csv", table.getvalue())
-        _replace(out / f"{task}-history.json", json.dumps(history, indent=1) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(text)
-    os.replace(beside, path)
+        replace_file(out / f"{task}.csv", table.getvalue(), to_disk=False)
+        replace_file(out / f"{task}-history.json", json.dumps(history, indent=1) + "\n", to_disk=False)

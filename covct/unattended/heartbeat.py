@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from covct.disk.durable import replace_file
 from covct.errors import OutputLocked
 
 NAME, WAITING_NAME = "heartbeat", "waiting.json"
@@ -224,9 +225,7 @@ class _Waiting:
             return
         rows = [{**one, "since": round(time.time() - one["age_s"])} for one in studies]
         with suppress(OSError):
-            beside = self._file.with_name(f".{self._file.name}.new")
-            beside.write_text(json.dumps(rows))
-            os.replace(beside, self._file)
+            replace_file(self._file, json.dumps(rows), to_disk=False)
             self._said, self._at = said, now
 
 

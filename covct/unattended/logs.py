@@ -20,6 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from covct.disk.durable import fsync
 from covct.errors import UsageError
 from covct.visible import json_line
 
@@ -76,7 +77,7 @@ def identifier_key(private: Path) -> bytes:
             os.fsync(file.fileno())
         with suppress(FileExistsError):  # another process was first: its key is the tree's
             _rename_new(beside, path)
-        _bring_to_disk(private)  # before outcomes that hold digests under it
+        fsync(private)  # before outcomes that hold digests under it
     finally:
         beside.unlink(missing_ok=True)
     return _long_enough(path)
@@ -91,15 +92,6 @@ def _long_enough(path: Path) -> bytes:
             "objects of earlier results tell whose they are"
         )
     return key
-
-
-def _bring_to_disk(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # SMB has no fsync of folders
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _rename_new(source: Path, target: Path) -> None:

@@ -24,8 +24,9 @@ from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
+from covct.disk.durable import fsync, make_folder, rename, replace_file
 from covct.disk.sources import SourceFile, check_apart
-from covct.disk.state import PRIVATE, fsync, lock, make_folder
+from covct.disk.state import PRIVATE, lock
 from covct.errors import RunError
 from covct.intake.volume_header import data_file
 from covct.networks.cards import file_sha256
@@ -180,18 +181,7 @@ def _begin(done: Path, moves: list[tuple[Path, Path, Status]]) -> None:
     """Write down which files belong together, before the first is moved."""
     told = [(os.path.abspath(path), str(target.relative_to(done)), status) for path, target, status in moves]
     # JSON escapes what is not ASCII, also bytes that are no UTF-8.
-    _write_down(done / PRIVATE / UNFINISHED, json.dumps(told).encode("ascii"))
-
-
-def _write_down(path: Path, contents: bytes) -> None:
-    """Beside, then renamed, to the disk: else the files could be moved, and nobody know it."""
-    temporary = path.with_name(f".{path.name[:100]}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(contents)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    fsync(path.parent)
+    replace_file(done / PRIVATE / UNFINISHED, json.dumps(told))
 
 
 def _finish(done: Path) -> None:
@@ -301,7 +291,7 @@ def _note(done: Path, study: str, names: list[Path]) -> None:
     ledger = done / PRIVATE / study
     make_folder(ledger.parent)
     known = {os.fsencode(path.relative_to(done)) for path in moved_before(done, study)}
-    _write_down(ledger, b"\0".join(sorted(known | {os.fsencode(name) for name in names})))
+    replace_file(ledger, b"\0".join(sorted(known | {os.fsencode(name) for name in names})))
 
 
 def _move(source: Path, wanted: Path, processed: Status) -> Path:
@@ -428,8 +418,7 @@ def _copy(source: Path, target: Path, processed: Status) -> None:
             raise Replaced
         if file_sha256(temporary) != file_sha256(source):
             raise OSError(errno.EIO, "the copy differs from its source")
-        os.rename(temporary, target)
-        fsync(target.parent)
+        rename(temporary, target)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()

@@ -12,6 +12,7 @@ from typing import Any
 
 from covct import __version__
 from covct.disk import state
+from covct.disk.durable import write_json
 from covct.errors import RunError, SeriesError, Stopped, logged, whereabouts
 from covct.intake.discover import UID_PATTERN, Series
 from covct.networks.cards import file_sha256
@@ -122,7 +123,7 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
     }
     source = {**result.report["source"], "path": _source(order, job) or None}
     report = {**result.report, "source": source, "run": run}
-    state.write_json(stage / REPORT_NAME, report)
+    write_json(stage / REPORT_NAME, report)
     return report
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from covct import __version__
+from covct.disk.durable import replace_file
 from covct.errors import OutputNotWritable
 
 # name: type, help
@@ -116,12 +117,7 @@ class Metrics:
         OSError
         """
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")
-        try:
-            beside.write_text(self.text())
-            os.replace(beside, self.file)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_file(self.file, self.text(), to_disk=False)
 
     def _lines(self) -> Iterator[str]:
         for name, (kind, about) in METRICS.items():

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+from covct.disk.durable import replace_file
 from covct.errors import SeriesError
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 60.0, 3600.0
@@ -114,7 +115,5 @@ class Refusals:
             return
         deaths, _ = self._deadly.get(mark.hex(), (0, 0))
         self._deadly[mark.hex()] = [deaths + 1, self._today()]
-        part = self._suspects.with_suffix(".part")
-        part.write_text(json.dumps(self._deadly))
-        os.replace(part, self._suspects)
+        replace_file(self._suspects, json.dumps(self._deadly), to_disk=False)
         self._note(bytes(MARK_BYTES))

@@ -7,7 +7,6 @@ The format is `run.schema.json`. The newest `KEPT` stay.
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from typing import Any
 
 from covct import RESEARCH_USE, __version__
 from covct.disk import state
+from covct.disk.durable import remove_halves, replace_json
 from covct.errors import RunError, Stopped
 
 SCHEMA = "covct-run-1"
@@ -107,11 +107,9 @@ class Run:
         }
 
     def save(self) -> None:
-        """Write beside and rename. Not forced to the disk: the outcomes are what a power failure must not take."""
+        """Replace the file. Not forced to the disk: the outcomes are what a power failure must not take."""
         self.path.parent.mkdir(exist_ok=True)
-        beside = self.path.with_name(f"{self.path.name}.new")
-        beside.write_text(json.dumps(self.summary(datetime.now(UTC)), indent=2, allow_nan=False) + "\n")
-        os.replace(beside, self.path)
+        replace_json(self.path, self.summary(datetime.now(UTC)), to_disk=False)
 
     def resume(self) -> None:
         """Go on with what a process before this one, of the same run, had written; else be the next run of the tree."""
@@ -191,8 +189,7 @@ def versions() -> dict[str, str]:
 
 def _prune(mine: Path) -> None:
     """Keep the newest; this run's own whatever the clock says, and throw away what a killed process half wrote."""
-    for half in mine.parent.glob("*.json.new"):
-        half.unlink(missing_ok=True)
+    remove_halves(mine.parent)
     others = [path for path in _files(mine.parent.parent) if path != mine]
     others.sort(key=lambda path: (_sequence(_read(path)), path.name))
     for path in others[: max(0, len(others) + 1 - KEPT)]:

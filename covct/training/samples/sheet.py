@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from covct import RESEARCH_USE
+from covct.disk.durable import replace_file
 from covct.training.samples.inputs import check_inputs
 from covct.training.samples.plans import PLANS, Plan
 from covct.training.samples.reading import Readings
@@ -28,9 +28,7 @@ def write_augmented(settings: Settings, data: Path, out: Path, restorer: Path | 
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{settings.task}-augmented.png"
     _, png = cv2.imencode(".png", sheet(plan, settings, count)[:, :, ::-1])
-    staged = path.with_name(f".{path.name}")
-    staged.write_bytes(png.tobytes())
-    os.replace(staged, path)
+    replace_file(path, png.tobytes(), to_disk=False)
     return path
 
 
