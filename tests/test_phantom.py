@@ -15,8 +15,9 @@ import pytest
 
 from covct import RESEARCH_USE
 from covct.errors import UsageError
-from covct.phantom.chest import LEFT, RIGHT, make_phantom
+from covct.phantom.chest import make_phantom
 from covct.phantom.dicom import PATIENT_POSITIONS, write_dicom_series, write_truth
+from covct.terms import LEFT_LUNG, RIGHT_LUNG
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def test_extent_of_lesions(phantom, healthy):
 def test_one_voxel_is_one_voxel():
     phantom = make_phantom(30, 128, 128, lesions="one-voxel")
     assert phantom.infection.sum() == 1
-    assert phantom.lungs[phantom.infection] == [RIGHT]
+    assert phantom.lungs[phantom.infection] == [RIGHT_LUNG]
     assert phantom.volume.array[phantom.infection] == [-550]
     assert phantom.truth()["infection_ml"] == pytest.approx(phantom.volume.voxel_volume / 1000)
 
@@ -152,7 +153,7 @@ def test_patient_is_the_right_way_round(healthy):
         indices = np.argwhere(lungs == label)
         return volume.map_indices_to_reference(indices.mean(axis=0, keepdims=True))[0]
 
-    assert centroid(RIGHT)[0] < -30 and centroid(LEFT)[0] > 30
+    assert centroid(RIGHT_LUNG)[0] < -30 and centroid(LEFT_LUNG)[0] > 30
     assert hu_at(volume, [(55, -50, -158)])[0] > 0 > -600 > hu_at(volume, [(-55, -50, -150)])[0]
     spine = [(x, y, z) for x in (-6, 0, 6) for y in (57, 63) for z in range(-150, -50, 5)]
     assert np.median(hu_at(volume, spine)) > 110

@@ -104,7 +104,7 @@ def write_truth(phantom: Phantom, path: Path) -> Path:
     return path
 
 
-def _identity(phantom_or_volume) -> list[str]:
+def _identity(phantom_or_volume: Phantom | hd.Volume) -> list[str]:
     """What UIDs are derived from: the same series written twice gets the same UIDs."""
     if isinstance(phantom_or_volume, Phantom):
         volume = phantom_or_volume.volume
