@@ -217,7 +217,7 @@ def three_slices(root: Path) -> None:
 
 def move(root: Path, mark: Callable[[str], None] = lambda mark: None, across: bool = False) -> list[str]:
     """Move what lies in the inbox; as if to another file system."""
-    from covct.unattended.index import status_of
+    from covct.unattended.file_status import status_of
     from covct.unattended.move_done import move_study
 
     rename = os.rename

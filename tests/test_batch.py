@@ -16,7 +16,7 @@ from covct.errors import OutputNotWritable, Stopped, WeightsError
 from covct.intake.discover import discover
 from covct.outputs import Outputs
 from covct.pipeline.report import load_schema
-from covct.unattended import batch
+from covct.unattended import batch, one_pass
 from covct.unattended.logs import QUIET
 
 
@@ -182,7 +182,7 @@ def test_after_the_hour_no_series_is_started(order, networks, monkeypatch):
 
     until = datetime.fromisoformat("2026-01-31T06:00:00+00:00")
     began = datetime.fromisoformat("2026-01-30T22:00:00+00:00")
-    monkeypatch.setattr(batch, "datetime", Wall)
+    monkeypatch.setattr(one_pass, "datetime", Wall)
     tally, events = run(replace(order, until=until, began=began), networks)
     assert (tally["done"], tally["waiting"]) == (1, 2)
     assert [e["why"] for e in events if e["event"] == "waiting"] == ["until"]

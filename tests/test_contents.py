@@ -23,7 +23,7 @@ from covct.outputs import Outputs
 from covct.phantom.chest import make_phantom
 from covct.phantom.dicom import write_dicom_series
 from covct.results.verify import installed_judges, verify
-from covct.unattended import batch
+from covct.unattended import movable
 from covct.unattended.batch import Order, scan
 from covct.unattended.convert import Conversion, convert
 from covct.unattended.inbox import Study, Survey
@@ -131,9 +131,9 @@ def media_of(count: int) -> Survey:
 def test_each_media_directory_goes_with_the_last_of_the_studies_below_it():
     ready = {f"1.{number}" for number in range(6)}
     own = {name: [directory] for name, _, directory in map(one_medium, range(6))}
-    assert batch._media(media_of(7), ready) == own, "1.6 is below that of the ward, and stays"
+    assert movable.media_of(media_of(7), ready) == own, "1.6 is below that of the ward, and stays"
     own["1.3"].insert(0, SourceFile(Path("/in/ward0/DICOMDIR")))
-    assert batch._media(media_of(6), ready) == own
+    assert movable.media_of(media_of(6), ready) == own
 
 
 def test_twice_the_media_take_twice_the_work_and_not_four_times():
@@ -146,7 +146,7 @@ def test_twice_the_media_take_twice_the_work_and_not_four_times():
 
         sys.setprofile(counting)
         try:
-            found = batch._media(seen, set(seen.studies))
+            found = movable.media_of(seen, set(seen.studies))
         finally:
             sys.setprofile(None)
         assert sum(map(len, found.values())) == count + 1

@@ -14,6 +14,7 @@ from test_cli import invoke
 
 from covct.commands import scan
 from covct.dicom.syntaxes import SYNTAXES
+from covct.dicom.tiny_slice import tiny_slice
 from covct.networks.network import Device
 from covct.unattended import doctor
 from covct.unattended.doctor import Check, exit_code
@@ -147,7 +148,7 @@ def test_networks_that_compute_nonsense_are_found(weights, monkeypatch):
 def test_a_tiny_slice_of_every_transfer_syntax_is_what_it_says(uid):
     from covct.dicom.read import read_dataset
 
-    _, contents = doctor.tiny_slice(uid)
+    _, contents = tiny_slice(uid)
     dataset = read_dataset(contents)
     assert dataset.file_meta.TransferSyntaxUID == uid
     assert (dataset.Rows, dataset.Columns) == (16, 16)

@@ -19,7 +19,7 @@ from covct.dicom.patient import Patient
 from covct.disk.sources import SourceFile
 from covct.intake import choice
 from covct.intake.discover import discover, read_facts
-from covct.unattended import index
+from covct.unattended import index, sealed
 from covct.unattended.inbox import survey
 
 
@@ -365,8 +365,8 @@ def test_an_index_under_another_key_is_built_again(folder, database, reads, key)
 
 @given(st.lists(st.text(), max_size=5), st.binary(min_size=32, max_size=32))
 def test_what_is_sealed_is_opened_by_its_key(values, key):
-    sealed = index._sealed(tuple(values), key)
-    assert index._unsealed(sealed, key) == Patient(*values)
+    text = sealed.sealed(tuple(values), key)
+    assert sealed.unsealed(text, key) == Patient(*values)
 
 
 @given(

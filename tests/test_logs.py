@@ -19,7 +19,7 @@ import covct
 from covct import cli
 from covct.commands import scan
 from covct.errors import UsageError
-from covct.unattended import batch, logs
+from covct.unattended import logs, one_pass
 
 ROOT = Path(covct.__file__).parent.parent
 SECRETS = ("planted", "19010203", "19450607")
@@ -276,13 +276,13 @@ def test_a_bug_shows_where_but_not_what(phantom_series, tmp_path, weights, monke
     """Python's own traceback ends with the error's text, which may quote a header."""
     arguments = ["scan", str(phantom_series), "-o", str(tmp_path / "out"), "--weights", str(weights)]
     spoiled = PROGRAM.replace(
-        "cli.main()", "from covct import batch\nbatch.plan = lambda *_: int('Planted')\ncli.main()"
+        "cli.main()", "from covct.unattended import one_pass\none_pass.plan = lambda *_: int('Planted')\ncli.main()"
     )
     text = run(*arguments, program=spoiled)
     assert text.returncode == 1
     assert "Traceback" in text.stderr and "ValueError at" in text.stderr
 
-    monkeypatch.setattr(batch, "plan", lambda *_: int("Planted"))
+    monkeypatch.setattr(one_pass, "plan", lambda *_: int("Planted"))
     result = invoke(*arguments, "--log-format", "json")
     assert result.exit_code == 1
     assert json.loads(result.stderr.splitlines()[-1])["message"].startswith("ValueError at test_logs.py:")

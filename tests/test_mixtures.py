@@ -17,7 +17,7 @@ from covct.dicom.patient import PATIENT_TAGS, Patient, patient_of
 from covct.disk import state
 from covct.disk.sources import SourceFile
 from covct.intake.discover import Discovery, Sighting, assemble
-from covct.unattended import batch
+from covct.unattended import one_pass
 from covct.unattended.plan import Order, plan, superseded
 from covct.unattended.whose import record
 
@@ -141,7 +141,7 @@ def test_no_mixture_of_two_series_gives_a_result_of_both_and_nobody_is_lost(mixt
 def night(headers: dict[SourceFile, Header], out: Path) -> int:
     """What a pass leaves in the tree, had every series that is not refused lungs in it; how many series it did."""
     jobs = jobs_of(headers, out)
-    state.withdraw(out, batch._outlived(order(out), jobs))
+    state.withdraw(out, one_pass._outlived(order(out), jobs))
     to_do = [job for job in jobs if job.to_do]
     for job in to_do:
         status, slug = ("rejected", job.refusal[0]) if job.refusal else ("done", None)

@@ -10,8 +10,8 @@ import pytest
 
 from covct.disk import state
 from covct.errors import UsageError
-from covct.unattended import move_done
-from covct.unattended.index import status_of
+from covct.unattended import moved_file
+from covct.unattended.file_status import status_of
 from covct.unattended.move_done import check_place, move_study, moved_before, put_back
 
 
@@ -160,7 +160,7 @@ def test_a_copy_that_differs_leaves_the_source(inbox, monkeypatch):
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", across)
-    monkeypatch.setattr(move_done.shutil, "copyfile", lambda source, target: Path(target).write_bytes(b"slice X"))
+    monkeypatch.setattr(moved_file.shutil, "copyfile", lambda source, target: Path(target).write_bytes(b"slice X"))
     before = files(inbox)
     assert len(move(inbox)) == 3
     assert files(inbox) == before
@@ -215,8 +215,8 @@ def test_a_slice_that_its_sender_replaces_meanwhile_stays_to_be_processed(inbox,
     rename, struck = os.rename, []
 
     def overtaken(source, target):
-        taking = move_done.ASIDE.fullmatch(Path(target).name) and source == victim
-        placing = move_done.ASIDE.fullmatch(Path(source).name) and "1.dcm" in str(source)
+        taking = moved_file.ASIDE.fullmatch(Path(target).name) and source == victim
+        placing = moved_file.ASIDE.fullmatch(Path(source).name) and "1.dcm" in str(source)
         if not struck and ((moment == "taken" and taking) or (moment == "put in place" and placing)):
             struck.append(moment)
             sender(victim if taking else source)
@@ -329,7 +329,7 @@ def send_pair(inbox, comment, voxels):
 
 def move_pairs(inbox):
     """As a look does: what was left aside first, then what is whole."""
-    put_back([path for path in inbox.rglob("*") if move_done.ASIDE.fullmatch(path.name)], inbox.parent / "done")
+    put_back([path for path in inbox.rglob("*") if moved_file.ASIDE.fullmatch(path.name)], inbox.parent / "done")
     found = [file for header in sorted(inbox.rglob("*.nhdr")) for file in (header, header.with_name("scan.raw"))]
     return move_study("nrrd-1", {path: status_of(path) for path in found}, [inbox], inbox.parent / "done")
 
@@ -466,7 +466,7 @@ def test_a_name_that_a_killed_process_had_reserved_is_no_slice(inbox, monkeypatc
         rename(source, target)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(move_done.os, "rename", killed)
+        patch.setattr(moved_file.os, "rename", killed)
         move(inbox)
     assert (inbox.parent / "done/a/s/0.dcm").stat().st_size == 0
     assert moved_before(inbox.parent / "done", "1.2") == []

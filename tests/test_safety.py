@@ -31,7 +31,7 @@ import pytest
 from pydicom.datadict import DicomDictionary
 
 import covct
-from covct.disk import sources, state
+from covct.disk import archives, state
 from covct.disk.sources import SourceFile, read_all
 from covct.errors import SeriesError, WeightsError
 from covct.intake.discover import discover, safe_name
@@ -325,7 +325,7 @@ def test_member_without_a_name(series_folder, tmp_path):
 
 def test_members_beyond_number(tmp_path, monkeypatch):
     """zipfile makes an object of each: a GB of empty members would take twenty in memory."""
-    monkeypatch.setattr(sources, "LARGEST_DIRECTORY", 10_000)
+    monkeypatch.setattr(archives, "LARGEST_DIRECTORY", 10_000)
     packed(tmp_path / "many.zip", *((f"{i:06d}", b"") for i in range(300)))
     [reason] = reasons(tmp_path / "many.zip")
     assert "its directory has" in reason and "at most 10000 are read" in reason

@@ -16,7 +16,7 @@ from covct.intake import discover
 from covct.results import entries as results
 from covct.results import page, summary, verify
 from covct.results.entries import read_tree
-from covct.unattended import batch, index, one_series, plan
+from covct.unattended import batch, index, one_pass, one_series, plan
 from covct.unattended import inbox as inboxes
 
 BAD = "1.2.2"  # the study that breaks each step
@@ -98,7 +98,7 @@ def test_watch_does_the_others_and_ends_with_3(step, order, networks, monkeypatc
         def now(cls, zone=None):
             return now()
 
-    monkeypatch.setattr(batch, "datetime", Wall)
+    monkeypatch.setattr(one_pass, "datetime", Wall)
     until = replace(order, until=datetime.now(UTC) + timedelta(seconds=55))
     tally = batch.watch(until, lambda: networks, events.append, 5, 10, clock.sleep, lambda: clock.now)
     assert (tally["done"], bool(tally["failed"] + tally["troubled"])) == (2, True)
@@ -161,7 +161,7 @@ def test_watch_moves_a_study_whose_trouble_is_over(is_touched, order, inbox, net
         try:
             clock.sleep(seconds)
         except Stopped:  # what comes of the exit code is to be seen
-            monkeypatch.setattr(batch, "_closed", lambda order, started: "until")
+            monkeypatch.setattr(batch, "closed", lambda order, started: "until")
 
     tally = batch.watch(moving, lambda: networks, events.append, 25, 10, sleep, lambda: clock.now)
     assert read_json(order.out / BAD / f"{BAD}.1" / "report.json")["source"]["instances"] == 30

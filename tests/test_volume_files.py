@@ -176,7 +176,7 @@ def test_header_and_voxels_are_moved_together(phantom, inbox, order, networks, t
     save(phantom.volume, inbox / "d" / "c.mhd", compressed=True)
     moving = replace(order, move_done=tmp_path / "moved")
     run(moving, networks)
-    assert sorted(path.name for path in (move_done.move_done / "d").iterdir()) == ["c.mhd", "c.zraw"]
+    assert sorted(path.name for path in (moving.move_done / "d").iterdir()) == ["c.mhd", "c.zraw"]
     assert not (inbox / "d").exists()
 
 
@@ -188,7 +188,7 @@ def test_a_scan_of_the_same_name_each_night_keeps_its_voxels_when_moved(phantom,
         save(volume, inbox / "scan.mhd")
         assert run(moving, networks)[0]["done"] == 1
         assert not [path for path in inbox.rglob("*") if path.is_file()]
-    found = [read_volume(path).array[0, 0, 0] for path in move_done.move_done.rglob("*.mhd")]
+    found = [read_volume(path).array[0, 0, 0] for path in moving.move_done.rglob("*.mhd")]
     assert sorted(found) == [volume.array[0, 0, 0] for volume in sent]
 
 
@@ -207,8 +207,8 @@ def test_voxels_that_a_killed_process_left_aside_are_moved_the_next_night(
     save(phantom.volume, inbox / "scan.mhd")
     with_moves = replace(order, move_done=tmp_path / "moved")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(move_done, "_into", killed)
-        patch.setattr(move_done, "_put_back", lambda *_: None)
+        patch.setattr(move_done, "into", killed)
+        patch.setattr(move_done, "put_aside_back", lambda *_: None)
         run(with_moves, networks)
     assert all(path.name.startswith("covct-moving-") for path in inbox.iterdir())
     tally, events = run(with_moves, never)

@@ -154,7 +154,7 @@ def until_of(text: str | None) -> datetime | None:
 def order_of(sources, out: Path, outputs, weights: Path | None, **wishes):
     """What is asked of a scan or watch, as `batch.Order`."""
     from covct.networks.cards import default_weights_folder
-    from covct.unattended.batch import Order
+    from covct.unattended.plan import Order
 
     return Order(tuple(sources), out, weights or default_weights_folder(), outputs, **wishes)
 

@@ -188,7 +188,8 @@ def _looked_after(emit, order, series_timeout: float, log_format: LogFormat, met
 
 def _show_plan(order, json_events: bool) -> None:
     """The dry run: what would be done, what is finished, what is left out and why. Nothing is written."""
-    from covct.unattended.batch import card_hashes, look, plan
+    from covct.unattended.batch import look
+    from covct.unattended.plan import card_hashes, plan
 
     found = look(order)
     rows: list[dict[str, Any]] = []

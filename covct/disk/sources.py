@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import stat
-import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from covct.disk.archives import LARGEST_FILE, entries_of, is_hidden, members_of, open_archive, open_regular, refusal
 from covct.errors import SeriesError, SourceDefect, UsageError, why
 from covct.visible import visible
 
-LARGEST_FILE = 2 * 1024**3  # bytes; one CT slice has half a MiB, an enhanced series some hundred
-LARGEST_RATIO = 200  # a CT slice deflates to a half; zeros to a thousandth
-SWOLLEN_FREELY = 10 * 1024**2  # bytes that a member may swell to at any ratio
-LARGEST_DIRECTORY = 32 * 1024**2  # bytes of an archive's directory: a quarter of a million members
-COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # zipfile cannot bound what the others swell to
 PIECE = 1024**2
-DIRECTORY_BIT = 0x10  # of an archive's entry, as Windows notes it
 MEDIA_STORAGE_DIRECTORY = b"1.2.840.10008.1.3.10"
 MEDIA_STORAGE_SOP_CLASS = b"\x02\0\x02\0UI"  # tag and value representation, little endian always (PS3.10 7.1)
 
@@ -153,7 +145,7 @@ def _is_media_directory(path: Path) -> bool:
     try:
         if path.is_dir():
             return False
-        with _open_regular(path) as stream:
+        with open_regular(path) as stream:
             return is_media_directory(stream.read(1024))
     except (OSError, SourceDefect):  # what will be named when it is read
         return False
@@ -189,114 +181,18 @@ def _with_members(path: Path, problems: list[Problem]) -> Iterator[SourceFile]:
         yield SourceFile(path)
         return
     try:
-        members, size = _members(path)
+        members, size = members_of(path)
     except Exception as error:  # a damaged directory raises what the damage hits: struct, unicode, zip errors
         problems.append(Problem(printable(path), "unreadable", f"the zip archive cannot be read: {why(error)}"))
         return
     for (name, entry), member in members.items():
-        if _hidden(member):
+        if is_hidden(member):
             continue
         file = SourceFile(path, name, entry)
-        if reason := _refused(member, size):
+        if reason := refusal(member, size):
             problems.append(Problem(file.label, "unreadable", reason))
         else:
             yield file
-
-
-Entries = dict[tuple[str, int], zipfile.ZipInfo]
-
-
-def _entries(archive: zipfile.ZipFile) -> Entries:
-    """An archive's members by name, and by number where several have one name, sorted."""
-    seen: Counter[str] = Counter()
-    found = {}
-    for member in archive.infolist():
-        found[member.filename, seen[member.filename]] = member
-        seen[member.filename] += 1
-    return dict(sorted(found.items()))
-
-
-def _members(path: Path) -> tuple[Entries, int]:
-    """The members of an archive, and the archive's size in bytes."""
-    with ExitStack() as stack:
-        stream = stack.enter_context(_open_regular(path))
-        archive = stack.enter_context(_open_archive(stream))
-        members = _entries(archive)
-        size = os.fstat(stream.fileno()).st_size
-    packed = sum(m.compress_size for m in members.values() if m.compress_size <= size)
-    if packed > size:
-        raise SourceDefect(f"its members have {packed} bytes, the archive {size}: they overlap, a zip bomb")
-    return members, size
-
-
-def _hidden(member: zipfile.ZipInfo) -> bool:
-    """A folder, whatever its name, and what systems hide or leave behind: `._x` and `.DS_Store` of a Mac."""
-    parts = [part for part in re.split(r"[/\\]", member.filename) if part not in (".", "..")]
-    return _is_directory(member) or any(part.startswith(".") or part == "__MACOSX" for part in parts)
-
-
-def _is_directory(member: zipfile.ZipInfo) -> bool:
-    """By its name, or by what the archive's system says of it: not every archiver ends the names of folders so."""
-    said = stat.S_ISDIR(member.external_attr >> 16) or member.external_attr & DIRECTORY_BIT
-    return member.filename.endswith(("/", "\\")) or (bool(said) and not member.file_size)
-
-
-def _refused(member: zipfile.ZipInfo, archive_size: int) -> str | None:
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG):
-        return "the archive member is a link or a device, wanted a file"
-    if member.flag_bits & 1:
-        return "the archive member is encrypted"
-    if member.compress_type not in COMPRESSIONS:
-        return f"the archive member is compressed by method {member.compress_type}, wanted none or deflate"
-    if member.compress_size > archive_size:
-        return f"the archive member claims {member.compress_size} bytes of an archive of {archive_size}"
-    if member.file_size > LARGEST_FILE:
-        return f"the archive member has {member.file_size} bytes, at most {LARGEST_FILE} are read"
-    if member.file_size > LARGEST_RATIO * max(1, member.compress_size) and member.file_size > SWOLLEN_FREELY:
-        return f"the archive member would swell {member.file_size // max(1, member.compress_size)}-fold: a zip bomb"
-    return None
-
-
-def _open_regular(path: Path) -> BinaryIO:
-    """Open a file without waiting for it: what was a file when it was listed may be a FIFO by now."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise SourceDefect("it is no regular file")
-    return open(descriptor, "rb")
-
-
-def _open_archive(stream: BinaryIO) -> zipfile.ZipFile:
-    """Open an archive whose directory is not too long: zipfile makes an object of every entry."""
-    bounded = _Bounded(stream, LARGEST_DIRECTORY)
-    archive = zipfile.ZipFile(bounded)  # type: ignore[arg-type]
-    bounded.most = LARGEST_FILE
-    return archive
-
-
-@dataclass
-class _Bounded:
-    """A file that refuses to be read in pieces of more than `most` bytes, whatever its contents declare."""
-
-    stream: BinaryIO
-    most: int
-
-    def read(self, size: int = -1) -> bytes:
-        if size < 0:
-            size = os.fstat(self.stream.fileno()).st_size - self.stream.tell()
-        if size > self.most:
-            raise SourceDefect(f"its directory has {size} bytes, at most {self.most} are read")
-        return self.stream.read(size)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self.stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self.stream.tell()
-
-    def seekable(self) -> bool:
-        return True
 
 
 def read_all(
@@ -403,18 +299,18 @@ class Opener:
     def open(self, file: SourceFile) -> tuple[BinaryIO, int]:
         """A stream to read and to close, and how many bytes it says it has."""
         if not file.member:
-            stream = _open_regular(file.path)
+            stream = open_regular(file.path)
             return stream, os.fstat(stream.fileno()).st_size
         if self.path != file.path:
             self.close()
-            stream = self.stack.enter_context(_open_regular(file.path))
-            self.archive = self.stack.enter_context(_open_archive(stream))
+            stream = self.stack.enter_context(open_regular(file.path))
+            self.archive = self.stack.enter_context(open_archive(stream))
             self.path, self.size = file.path, os.fstat(stream.fileno()).st_size
-            self.entries = _entries(self.archive)
+            self.entries = entries_of(self.archive)
         member = self.entries.get((file.member, file.entry))
         if member is None:
             raise SourceDefect("the archive has no such member any more")
-        if reason := _refused(member, self.size):  # the archive is another by now
+        if reason := refusal(member, self.size):  # the archive is another by now
             raise SourceDefect(reason)
         return self.archive.open(member), member.file_size  # type: ignore[return-value]
 

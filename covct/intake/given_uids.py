@@ -13,7 +13,8 @@ from covct.dicom.evidence import contributing_equipment
 from covct.dicom.header import Instance
 from covct.dicom.read import read_dataset
 from covct.dicom.valid import is_uid
-from covct.disk.sources import LARGEST_FILE, read_all
+from covct.disk.archives import LARGEST_FILE
+from covct.disk.sources import read_all
 from covct.errors import SeriesError, why
 from covct.intake.discover import Series
 

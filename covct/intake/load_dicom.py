@@ -20,7 +20,8 @@ from covct.dicom.quotable import quoted_uid
 from covct.dicom.read import read_dataset
 from covct.dicom.syntaxes import is_compressed
 from covct.dicom.valid import commas_to_points, is_uid
-from covct.disk.sources import LARGEST_FILE, SourceFile, read_all, sizes
+from covct.disk.archives import LARGEST_FILE
+from covct.disk.sources import SourceFile, read_all, sizes
 from covct.errors import SeriesError, why
 from covct.intake.discover import Series
 from covct.intake.gate import check_people

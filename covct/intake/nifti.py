@@ -12,7 +12,8 @@ import highdicom as hd
 import nibabel
 import numpy as np
 
-from covct.disk.sources import LARGEST_FILE, SourceFile, read_all, size_of
+from covct.disk.archives import LARGEST_FILE
+from covct.disk.sources import SourceFile, read_all, size_of
 from covct.errors import SeriesError, SourceDefect, why
 from covct.intake.gate_rules import PIXEL_MM, TILT_REFUSED_DEGREES
 from covct.voxels.labels import Slices

@@ -12,7 +12,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from covct.disk.sources import LARGEST_FILE, Opener, SourceFile, digest, read_all, size_of
+from covct.disk.archives import LARGEST_FILE
+from covct.disk.sources import Opener, SourceFile, digest, read_all, size_of
 from covct.errors import SeriesError, SourceDefect, why
 from covct.intake import metaimage, nrrd
 from covct.intake.voxel_layout import LONGEST_HEADER, VoxelLayout

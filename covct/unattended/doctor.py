@@ -6,7 +6,6 @@ import fcntl
 import importlib
 import importlib.metadata
 import importlib.util
-import io
 import math
 import os
 import re
@@ -15,7 +14,6 @@ import sys
 import tempfile
 import time
 import tomllib
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,8 +41,6 @@ CLOCK_SKEW_S = 60.0
 RELEASED = datetime(2025, 1, 1, tzinfo=UTC)  # no machine with covct on it lives before
 IMPORTS = ("pydicom", "highdicom", "imagecodecs", "nibabel", "numpy", "cv2", "SimpleITK", "rich", "typer")
 DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
-HTJ2K = "1.2.840.10008.1.2.4.201"  # and above
-SIDE = 16  # rows and columns of the slice that is decoded
 EXTRA = re.compile(r"extra == ['\"]([\w-]+)")
 
 
@@ -181,6 +177,7 @@ def check_decoders() -> Iterator[Check]:
     from covct.dicom.pixels import hounsfield
     from covct.dicom.read import read_dataset
     from covct.dicom.syntaxes import SYNTAXES
+    from covct.dicom.tiny_slice import tiny_slice
 
     broken = []
     for uid, syntax in SYNTAXES.items():
@@ -196,65 +193,6 @@ def check_decoders() -> Iterator[Check]:
         yield Check("decoders", FAIL, f"cannot be decoded: {'; '.join(broken)}", fix)
     else:
         yield Check("decoders", OK, f"all {len(SYNTAXES)} transfer syntaxes are decoded")
-
-
-def tiny_slice(uid: str):
-    """Stored values (16, 16) of a slope, and the same as a DICOM file in this transfer syntax."""
-    import pydicom
-    from pydicom.encaps import encapsulate
-
-    from covct.dicom.syntaxes import EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN, JPEG, SYNTAXES
-
-    kind = SYNTAXES[uid].codestream
-    eight = uid.endswith(".4.50")  # baseline JPEG has no more bits
-    stored = np.add.outer(np.arange(SIDE), np.arange(SIDE)) * (8 if eight else 100)
-    pixels = stored.astype(np.uint8 if eight else np.uint16)
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = uid
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = f"2.25.{uuid.uuid4().int}"
-    dataset.Rows = dataset.Columns = SIDE
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
-    dataset.BitsAllocated = 8 if eight else 16
-    dataset.BitsStored = 8 if eight else 12
-    dataset.HighBit = dataset.BitsStored - 1
-    big = uid == EXPLICIT_BIG_ENDIAN
-    if kind is None:
-        dataset.PixelData = pixels.astype(">u2" if big else "<u2").tobytes()
-    else:
-        frame = _encoded(pixels, kind, SYNTAXES[uid].decoder == JPEG and not eight, uid)
-        dataset.PixelData = encapsulate([frame])
-        dataset["PixelData"].is_undefined_length = True
-    dataset["PixelData"].VR = "OB" if kind else "OW"
-    file = io.BytesIO()
-    pydicom.dcmwrite(
-        file, dataset, implicit_vr=uid == IMPLICIT_LITTLE_ENDIAN, little_endian=not big,
-        enforce_file_format=True,
-    )  # fmt: skip
-    return stored, file.getvalue()
-
-
-def _encoded(pixels, kind: str, twelve_bits: bool, uid: str) -> bytes:
-    import imagecodecs
-
-    frame: bytes | bytearray
-    if kind == "jpeg":
-        frame = imagecodecs.jpeg8_encode(pixels, level=98, bitspersample=12 if twelve_bits else 8)
-    elif kind == "jpeg-lossless":
-        frame = imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=1, bitspersample=12)
-    elif kind == "jpeg-ls":
-        frame = imagecodecs.jpegls_encode(pixels, level=0)
-    elif kind == "jpeg2000" and uid >= HTJ2K:
-        frame = imagecodecs.htj2k_encode(pixels)
-    elif kind == "jpeg2000":
-        frame = imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True, level=0)
-    else:  # RLE: a header of 64 bytes, then the high bytes and the low ones (PS3.5 annex G)
-        planes = [((pixels >> shift) & 255).astype(np.uint8).tobytes() for shift in (8, 0)]
-        high, low = map(imagecodecs.packbits_encode, planes)
-        header = (2, 64, 64 + len(high), *[0] * 13)
-        frame = b"".join(n.to_bytes(4, "little") for n in header) + high + low
-    return bytes(frame)
 
 
 def check_weights(folder: Path) -> Iterator[Check]:

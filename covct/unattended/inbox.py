@@ -14,8 +14,9 @@ from covct.disk.sources import Problem, SourceFile, printable
 from covct.intake.discover import MEDIA, Sighting, asked, candidates, place
 from covct.intake.unread import Unread
 from covct.intake.volume_header import data_file
-from covct.unattended.index import Index, status_of
-from covct.unattended.move_done import ASIDE
+from covct.unattended.file_status import status_of
+from covct.unattended.index import Index
+from covct.unattended.moved_file import ASIDE
 from covct.unattended.troubles import Troubles
 
 TAKEN, SETTLING, UNMARKED, READY = "taken", "settling", "without marker", "ready"  # a study of the inbox

@@ -16,35 +16,31 @@ import hmac
 import json
 import logging
 import os
-import secrets
 import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, fields
-from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from covct import __version__
 from covct.dicom.header import Header, Instance, MediaDirectory
-from covct.dicom.patient import Patient
 from covct.disk.sources import Opener, SourceFile
 from covct.disk.state import RESULT_VERSION
-from covct.errors import SeriesError, UsageError
+from covct.errors import SeriesError
 from covct.intake.choice import telling_words
 from covct.intake.discover import MEDIA, Facts, read_facts, study_folder
-from covct.intake.volume_header import data_file
-from covct.unattended.logs import identifier_key
+from covct.unattended.file_status import Status, status_of, with_data
 from covct.unattended.refusals import Refusals
+from covct.unattended.sealed import key_of_index, sealed, unsealed
 
 log = logging.getLogger("covct")
 
 FORMAT = 3  # raise it when the same file would be read differently, or the same study chosen from differently
 FRESH_NS = 2_000_000_000  # what changed this short a time ago may change again within the tick of its time stamp
-TAG_BYTES = 16
 DAY_NS = 86_400_000_000_000
 DAYS_KEPT = 30  # of what is not met: another inbox of the same output tree has its turn next week
 ROWS_A_COMMIT = 10_000
@@ -58,14 +54,6 @@ TABLES = {
     "shared": "key INTEGER PRIMARY KEY, facts TEXT, day INTEGER",
     "finished": "study TEXT PRIMARY KEY, state INTEGER, results TEXT, mark INTEGER, day INTEGER",
 }
-
-Status = tuple[int, int, int, int]  # size, modification time ns, inode, change time ns
-
-
-def status_of(path: Path | str | int) -> Status:
-    """What changes when a file's contents do. The change time tells of a copy that kept size and modification time."""
-    found = os.stat(path)
-    return found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns
 
 
 @contextmanager
@@ -87,7 +75,7 @@ class Index:
         self, path: Path, now_ns: Callable[[], int] = time.time_ns, *, alive: Callable[[], None] = lambda: None
     ):
         self._path, self._now_ns, self._alive = path, now_ns, alive
-        self._key = _key_of(path.parent)
+        self._key = key_of_index(path.parent)
         self._today, self._tidied = now_ns() // DAY_NS, 0
         self._shared: dict[int, dict[str, Any]] = {}
         self._stored: set[int] = set()  # keys of shared facts known to be in the database
@@ -152,7 +140,7 @@ class Index:
             return None
         try:
             now = status_of(descriptor)
-            return now if known is not None and known[0] == _with_data(file, now) else None
+            return now if known is not None and known[0] == with_data(file, now) else None
         finally:
             os.close(descriptor)
 
@@ -205,7 +193,7 @@ class Index:
     def _status(self, file: SourceFile) -> Status:
         try:
             if not file.member:
-                return _with_data(file, status_of(file.path))
+                return with_data(file, status_of(file.path))
             if not self._archive or self._archive[0] != file.path:
                 self._archive = file.path, status_of(file.path)
             return self._archive[1]
@@ -232,7 +220,7 @@ class Index:
 
     def _holds_still(self, file: SourceFile, status: Status) -> bool:
         try:
-            return _with_data(file, status_of(file.path)) == status and abs(self._now_ns() - status[3]) >= FRESH_NS
+            return with_data(file, status_of(file.path)) == status and abs(self._now_ns() - status[3]) >= FRESH_NS
         except OSError:
             return False
 
@@ -247,7 +235,7 @@ class Index:
             shared = {name: getattr(instance, name) for name in SHARED}
             shared["body_part"], shared["comment"] = telling_words(instance.body_part, instance.comment)
             shared |= {"study_uid": facts.study_uid, "series_uid": facts.series_uid}
-            shared["patient"] = _sealed(astuple(instance.patient), self._key)
+            shared["patient"] = sealed(astuple(instance.patient), self._key)
             key = _mark(json.dumps(shared))
             self._shared.setdefault(key, shared)
             slices.append([key, *(getattr(instance, name) for name in OF_A_SLICE)])
@@ -262,7 +250,7 @@ class Index:
         for key, *of_a_slice in encoded:
             header = dict(self._shared[key])
             identity = header.pop("study_uid"), header.pop("series_uid")
-            header["patient"] = _unsealed(header["patient"], self._key)
+            header["patient"] = unsealed(header["patient"], self._key)
             own = dict(zip(OF_A_SLICE, map(_tuple, of_a_slice), strict=True))
             instances.append(Instance(file=file, **own, **header))
         return Header(*identity, tuple(instances))
@@ -341,35 +329,6 @@ class Index:
             self._database.rollback()
 
 
-def _key_of(private: Path) -> bytes:
-    """For this index only. Without the tree's, one of this run: the next will begin another index."""
-    try:
-        key = identifier_key(private)
-    except (OSError, UsageError):
-        key = secrets.token_bytes(32)
-    return hmac.digest(key, b"index", "sha256")
-
-
-@lru_cache(maxsize=4096)
-def _sealed(values: tuple[str, ...], key: bytes) -> str:
-    """Values that only the key opens; equal ones look alike, as rows are shared by what they hold."""
-    plain = json.dumps(values).encode()
-    tag = hmac.digest(key, b"tag" + plain, "sha256")[:TAG_BYTES]
-    return (tag + _crossed(plain, key, tag)).hex()
-
-
-@lru_cache(maxsize=4096)
-def _unsealed(sealed: str, key: bytes) -> Patient:
-    both = bytes.fromhex(sealed)
-    return Patient(*json.loads(_crossed(both[TAG_BYTES:], key, both[:TAG_BYTES])))
-
-
-def _crossed(text: bytes, key: bytes, tag: bytes) -> bytes:
-    """The text with the stream of bytes that belongs to key and tag: once seals, twice opens."""
-    blocks = (hmac.digest(key, tag + n.to_bytes(4, "big"), "sha256") for n in range(-(-len(text) // 32)))
-    return bytes(one ^ other for one, other in zip(text, b"".join(blocks), strict=False))
-
-
 def _opened(path: Path, key: bytes) -> sqlite3.Connection:
     """The database, empty where it was absent, damaged or of another version; in memory where none can be written."""
     for _ in range(2):
@@ -418,15 +377,6 @@ def _remove(path: Path) -> None:
     for name in (path, path.with_name(f"{path.name}-journal")):
         with suppress(OSError):
             name.unlink()
-
-
-def _with_data(file: SourceFile, status: Status) -> Status:
-    """The status of a file, and where it is the header of another that holds its voxels, of both."""
-    data = None if file.member else data_file(file)
-    if data is None:
-        return status
-    size, modified, inode, changed = status_of(data.path)
-    return status[0] + size, max(status[1], modified), status[2] ^ inode, max(status[3], changed)
 
 
 def _key(file: SourceFile) -> bytes:

@@ -11,29 +11,32 @@ the other, and go to one folder, the header last. `put_back` ends what a crash l
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
-import re
-import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from uuid import uuid4
 
-from covct.disk.durable import fsync, make_folder, rename, replace_file
+from covct.disk.durable import fsync, make_folder, remove_halves, replace_file
 from covct.disk.sources import SourceFile, check_apart
 from covct.disk.state import PRIVATE, lock
 from covct.errors import RunError
 from covct.intake.volume_header import data_file
-from covct.networks.cards import file_sha256
-from covct.unattended.index import Status, status_of
+from covct.unattended.file_status import Status, status_of
+from covct.unattended.moved_file import (
+    ASIDE,
+    Replaced,
+    into,
+    is_reservation,
+    move_file,
+    put_aside_back,
+    reserved,
+    same_contents,
+    set_aside,
+)
 
-ASIDE = re.compile(r"covct-moving-[0-9a-f]{8}-(.+)", re.DOTALL)
-LONGEST_NAME = 255  # bytes
 UNFINISHED = "unfinished-pair"  # below PRIVATE of the target; no study is called so
 Place = tuple[Path, Path, Path]  # of a file: its path, that below its source, and its source
 
@@ -46,13 +49,6 @@ def check_place(done: Path, sources: Iterable[Path], out: Path) -> None:
     UsageError
     """
     check_apart(done, (*sources, out), "--move-done")
-
-
-class Replaced(OSError):
-    """The file is not the one that was processed."""
-
-    def __init__(self) -> None:
-        super().__init__(errno.ESTALE, "a file was replaced while the study was moved: it is looked at again")
 
 
 def move_study(
@@ -115,7 +111,7 @@ def _move_all(
         try:
             if len(unit) > 1:
                 _move_together(study, unit, files, done)
-            elif (target := _move(path, done / relative, files[path])) != done / relative:
+            elif (target := move_file(path, done / relative, files[path])) != done / relative:
                 _note(done, study, [target.relative_to(done)])
             _leave(path.parent, home, done, marker)
         except FileNotFoundError:
@@ -149,17 +145,17 @@ def _move_together(study: str, unit: list[Place], files: Mapping[Path, Status], 
     held: list[tuple[Path, Path, Path]] = []
     try:
         for path, target, processed in moves:
-            held.append((aside := _set_aside(path, processed), path, target))
+            held.append((aside := set_aside(path, processed), path, target))
             if status_of(aside)[:3] != processed[:3]:
                 raise Replaced
         for (aside, _, _), (_, target, processed) in zip(held, moves, strict=True):
-            _into(aside, target, processed)
+            into(aside, target, processed)
     except BaseException as error:
         if isinstance(error, Replaced):  # the other header is one of these voxels
             _bring_back(*moves[0][:2])
         for aside, path, target in held:
             if os.path.lexists(aside):
-                _put_back(aside, path, target)
+                put_aside_back(aside, path, target)
         raise
     (done / PRIVATE / UNFINISHED).unlink()
 
@@ -172,7 +168,7 @@ def _free_folder(unit: list[Place], done: Path) -> Path:
         folder = wanted / f"{relative.stem}.{number}" if number > 1 else wanted
         names = [folder / name.name for _, name, _ in unit]
         is_place = folder.is_dir() or not os.path.lexists(folder)
-        if is_place and not any(os.path.lexists(name) and not _is_reservation(name) for name in names):
+        if is_place and not any(os.path.lexists(name) and not is_reservation(name) for name in names):
             return folder
     raise AssertionError("names never end")
 
@@ -193,16 +189,16 @@ def _finish(done: Path) -> None:
         return
     except ValueError:  # of a disk that lost it
         moves = []
-    if moves and moves[0][1].is_file() and not _is_reservation(moves[0][1]):  # else nothing was moved
+    if moves and moves[0][1].is_file() and not is_reservation(moves[0][1]):  # else nothing was moved
         (voxels, placed, _), *headers = moves
         for aside in _asides(voxels):
-            if _same(aside, placed):  # copied to another file system, and not yet removed
+            if same_contents(aside, placed):  # copied to another file system, and not yet removed
                 aside.unlink()
         for header, target, processed in headers:
             for path in (header, *_asides(header)):
                 if path.is_file() and list(status_of(path)[:3]) == processed[:3]:
                     with suppress(FileNotFoundError, Replaced):
-                        _move(path, target, status_of(path))
+                        move_file(path, target, status_of(path))
                     break
     note.unlink()
 
@@ -216,8 +212,8 @@ def _asides(path: Path) -> list[Path]:
 
 def _bring_back(voxels: Path, placed: Path) -> None:
     with suppress(OSError):
-        if placed.is_file() and not _is_reservation(placed) and not os.path.lexists(voxels) and not _asides(voxels):
-            _into(placed, voxels, status_of(placed))
+        if placed.is_file() and not is_reservation(placed) and not os.path.lexists(voxels) and not _asides(voxels):
+            into(placed, voxels, status_of(placed))
 
 
 def put_back(asides: Iterable[Path], done: Path) -> bool:
@@ -238,6 +234,7 @@ def put_back(asides: Iterable[Path], done: Path) -> bool:
         return False
     changed = unfinished
     with suppress(RunError, OSError), lock(done):  # else another process is moving: they are its own
+        remove_halves(done / PRIVATE)
         _finish(done)
         for aside in asides:
             name = ASIDE.fullmatch(aside.name)
@@ -259,7 +256,7 @@ def _named_again(aside: Path, path: Path) -> bool:
                 aside.unlink()
             return False
         except OSError:
-            if not _reserved(path):
+            if not reserved(path):
                 return False
             os.rename(aside, path)
         return True
@@ -273,7 +270,7 @@ def moved_before(done: Path, study: str) -> list[Path]:
     except OSError:
         return []
     paths = [done / os.fsdecode(name) for name in names if name]
-    return [path for path in paths if path.is_file() and not _is_reservation(path)]
+    return [path for path in paths if path.is_file() and not is_reservation(path)]
 
 
 def _relative(path: Path, homes: list[Path]) -> tuple[Path, Path | None]:
@@ -294,139 +291,6 @@ def _note(done: Path, study: str, names: list[Path]) -> None:
     replace_file(ledger, b"\0".join(sorted(known | {os.fsencode(name) for name in names})))
 
 
-def _move(source: Path, wanted: Path, processed: Status) -> Path:
-    """Where the file is now."""
-    make_folder(wanted.parent)
-    aside = _set_aside(source, processed)
-    try:
-        if status_of(aside)[:3] != processed[:3]:  # not the change time, which the renaming sets
-            raise Replaced
-        return _into(aside, wanted, processed)
-    except BaseException:
-        _put_back(aside, source, wanted)
-        raise
-
-
-def _set_aside(source: Path, processed: Status) -> Path:
-    """Take the file from where its sender would look for it; at once, so that nothing else can be taken."""
-    if ASIDE.fullmatch(source.name):
-        return source
-    name = source.name
-    if len(os.fsencode(name)) > LONGEST_NAME - 32:
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + source.suffix[:16]
-    aside = source.with_name(f"covct-moving-{uuid4().hex[:8]}-{name}")
-    if _status_now(source) != processed:
-        raise Replaced
-    os.rename(source, aside)
-    return aside
-
-
-def _status_now(path: Path) -> Status:
-    """By opening it: a network file system then asks its server."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        return status_of(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _put_back(aside: Path, source: Path, wanted: Path) -> None:
-    """Under its name, never over what the sender has put there meanwhile: that replaces what is held here, which its
-    sender gave up, and which is kept beside the moved files all the same.
-
-    Where links are not to be had (SMB) it stays aside, where it is found as well.
-    """
-    with suppress(OSError):
-        if aside == source:
-            return
-        try:
-            os.link(aside, source)
-            aside.unlink()
-        except FileExistsError:
-            _into(aside, wanted.with_name(f"{wanted.stem}.replaced{wanted.suffix}"), status_of(aside))
-
-
-def _into(source: Path, wanted: Path, processed: Status) -> Path:
-    """Rename or copy the file to a name that is free. Returns where it is."""
-    for target in _names(wanted):
-        if not _reserved(target):
-            if _same(source, target):  # moved before, and the process died before the source was removed
-                source.unlink()
-                return target
-            if not _is_reservation(target):
-                continue
-        try:
-            # Over the empty file that reserves the name: link() is not to be had on SMB, and rename() alone overwrites.
-            os.rename(source, target)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                _give_back(target)
-                raise
-            _copy(source, target, processed)
-            return target
-        if status_of(target)[:3] != processed[:3]:  # its sender had it open, and wrote on
-            os.rename(target, source)
-            raise Replaced
-        return target
-    raise AssertionError("names never end")
-
-
-def _names(wanted: Path) -> Iterator[Path]:
-    """The wanted name, then numbered ones: another file of that name came before."""
-    yield wanted
-    for number in count(2):
-        yield wanted.with_name(f"{wanted.stem}.{number}{wanted.suffix}")
-
-
-def _reserved(target: Path) -> bool:
-    try:
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC))
-        return True
-    except FileExistsError:
-        return False
-
-
-def _is_reservation(target: Path) -> bool:
-    """An empty file, as a process leaves it that died after reserving the name."""
-    found = os.lstat(target)
-    return stat.S_ISREG(found.st_mode) and not found.st_size
-
-
-def _give_back(target: Path) -> None:
-    with suppress(OSError):
-        if _is_reservation(target):
-            target.unlink()
-
-
-def _same(source: Path, target: Path) -> bool:
-    found = os.lstat(target)
-    if not stat.S_ISREG(found.st_mode) or found.st_size != source.stat().st_size or not found.st_size:
-        return False
-    return file_sha256(source) == file_sha256(target)
-
-
-def _copy(source: Path, target: Path, processed: Status) -> None:
-    """To another file system: whole, on the disk and read back before the source goes."""
-    temporary = target.with_name(f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.covct.part")
-    try:
-        before = status_of(source)
-        shutil.copyfile(source, temporary)
-        with suppress(OSError):
-            shutil.copystat(source, temporary)
-        fsync(temporary)
-        if before[:3] != processed[:3] or status_of(source) != before:
-            raise Replaced
-        if file_sha256(temporary) != file_sha256(source):
-            raise OSError(errno.EIO, "the copy differs from its source")
-        rename(temporary, target)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        _give_back(target)
-        raise
-    source.unlink()
-
-
 def _leave(folder: Path, home: Path, done: Path, marker: str) -> None:
     """Remove a folder that is empty now, and those above it; a marker alone goes where the files went."""
     with suppress(OSError):  # not empty, or not ours: then it stays
@@ -434,7 +298,7 @@ def _leave(folder: Path, home: Path, done: Path, marker: str) -> None:
             real = Path(os.path.realpath(folder))
             if marker and os.listdir(folder) == [marker]:
                 make_folder(done / real.relative_to(home))
-                _into(folder / marker, done / real.relative_to(home) / marker, status_of(folder / marker))
+                into(folder / marker, done / real.relative_to(home) / marker, status_of(folder / marker))
             if real == home or home not in real.parents:
                 return
             with os.scandir(folder) as entries:

@@ -1,0 +1,162 @@
+"""One pass over what was found: what is finished is skipped, the rest done in turn, and the summary written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from covct.disk import state
+from covct.intake.discover import Discovery
+from covct.networks.network import Networks
+from covct.results.summary import Summary
+from covct.unattended.one_series import do, job_event, skipped_event
+from covct.unattended.plan import Job, Order, follow, plan, superseded
+from covct.unattended.troubles import Troubles
+
+SUMMARY_DUE = "summary-due"  # in the output tree's private folder
+
+
+@dataclass
+class Tally:
+    """How a pass ended, by status; the outcomes of each study that it came to the end of, by folder; and the studies
+    that lost a file, which could be listed and not be read."""
+
+    counts: Counter = field(default_factory=Counter)
+    studies: dict[str, dict[str, state.Outcome]] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
+
+    def __getitem__(self, status: str) -> int:
+        return self.counts[status]
+
+
+def one_pass(
+    order: Order,
+    found: Discovery,
+    networks: Callable[[], Networks],
+    troubles: Troubles,
+    cards: dict[str, str],
+    before: dict[str, dict[str, state.Outcome]],
+    summary: Summary,
+) -> Tally:
+    """Bring everything found to an outcome. The caller holds the lock.
+
+    `before` are the outcomes of studies that need no look.
+    """
+    jobs, emit = plan(order, found, cards), troubles.emit
+    tally = Tally(studies={one.study_folder: {} for one in found.series} | before)
+    if found.problems:
+        tally.counts["unreadable files"] = len(found.problems)
+    emit(_found_event(found, jobs, sum(map(len, before.values()))))
+    for folder, outcome in (item for outcomes in before.values() for item in outcomes.items()):
+        tally.counts[_counted(order, folder, outcome)] += 1
+        emit(skipped_event(folder, outcome))
+    due = order.out / state.PRIVATE / SUMMARY_DUE
+    outlived = _outlived(order, jobs)
+    if outlived or any(job.to_do for job in jobs):
+        with state.output_errors(order.out):
+            due.touch()
+        state.withdraw(order.out, outlived)
+    touched: list[str] = []
+    try:
+        left, why = _work(order, jobs, networks, troubles, cards, tally, touched)
+        if left:
+            emit({"event": "kept-back", "studies": [{"folder": one, "why": why, "age_s": 0.0} for one in left]})
+            tally.counts["waiting"] = len(left)
+            emit({"event": "waiting", "series": len(left), "why": why})
+    except BaseException:
+        with suppress(OSError):  # the page of what was finished, if the disk still takes it
+            summary.write(touched)
+        raise
+    with state.output_errors(order.out):
+        if due.exists() or not all((order.out / name).exists() for name in ("summary.csv", "index.html")):
+            summary.write(touched)
+            due.unlink(missing_ok=True)
+    emit({"event": "finished", **with_troubles(tally, troubles).counts})
+    return tally
+
+
+def _work(
+    order: Order,
+    jobs: list[Job],
+    networks: Callable[[], Networks],
+    troubles: Troubles,
+    cards: dict[str, str],
+    tally: Tally,
+    touched: list[str],
+) -> tuple[list[str], str]:
+    """Do the jobs in turn, and count them. Returns the folders of those that no time was left for, and why.
+
+    `touched` gets the folders of those that were done, at once: whatever ends the work, the summary knows of them.
+    """
+    left: list[str] = []
+    why = ""
+    started = len(order.already)
+    while jobs:
+        job = jobs.pop(0)
+        if job.finished:
+            tally.counts[_counted(order, job.series.folder, job.finished)] += 1
+            tally.studies[job.series.study_folder][job.series.folder] = job.finished
+            troubles.emit(job_event("skipped", job, status=job.finished.status, slug=job.finished.slug))
+            continue
+        if job.trouble and _has_result(order, job):
+            troubles.tell(job.series.study_folder, f"{job.trouble} while planning; its result of before stays")
+            continue
+        why = why or closed(order, started)
+        if why:
+            left.append(job.series.folder)
+            continue
+        started += 1
+        with troubles.of(job.series.study_folder, "working on a series"):
+            outcome = do(order, job, networks, troubles.emit)
+            touched.append(job.series.folder)
+            tally.counts[outcome.status] += 1
+            tally.studies[job.series.study_folder][job.series.folder] = outcome
+            if next_best := follow(order, job, outcome, cards):
+                jobs.insert(0, next_best)
+    return left, why
+
+
+def with_troubles(tally: Tally, troubles: Troubles) -> Tally:
+    if troubles.count:
+        tally.counts["troubled"] = troubles.count
+    return tally
+
+
+def _has_result(order: Order, job: Job) -> bool:
+    """Whether a result of whatever state of the series stands, which no failure to plan takes away."""
+    outcome = state.read_outcome(order.out / job.series.folder)
+    return outcome is not None and outcome.status == "done"
+
+
+def _counted(order: Order, folder: str, outcome: state.Outcome) -> str:
+    """Under which name a finished series counts: what an earlier process of this run did was not there before it."""
+    return outcome.status if folder in order.already else f"{outcome.status} before"
+
+
+def closed(order: Order, started: int) -> str:
+    """Why no further series is started; empty where one is."""
+    if order.limit is not None and started >= order.limit:
+        return "limit"
+    return "until" if order.until and datetime.now(UTC) >= order.until else ""
+
+
+def _found_event(found: Discovery, jobs: list[Job], before: int) -> dict[str, Any]:
+    return {
+        "event": "found",
+        "candidates": len(found.series) + before,
+        "to_do": sum(job.to_do for job in jobs),
+        "finished_before": sum(not job.to_do for job in jobs) + before,
+        "problems": len(found.problems),
+        "ignored_files": found.ignored,
+    }
+
+
+def _outlived(order: Order, jobs: list[Job]) -> list[str]:
+    """Results that a better one of their study would have superseded, had they been readable when it was made."""
+    done = [job.choice for job in jobs if job.finished and job.finished.status == "done"]
+    folders = [folder for choice in done for folder in superseded(choice)]
+    return [folder for folder in folders if (order.out / folder).exists()]
