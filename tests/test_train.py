@@ -394,7 +394,7 @@ def test_a_patient_of_two_sources_cannot_be_on_both_sides():
     settings = Settings("lungs", 1, 8, split="0.5")
     with pytest.raises(UsageError, match="1 patients would be on both sides of the split: a"):
         for seed in range(20):
-            plans._split(
+            plans.split_sources(
                 [tiny_training.slices("ma"), tiny_training.slices("lctsc", ("a", "x"))], replace(settings, seed=seed)
             )
 
@@ -403,12 +403,12 @@ def test_patients_left_out_are_on_neither_side_and_on_the_card():
     """To be judged afterwards, also by weights that are trained on everybody else."""
     parts = [tiny_training.slices("ma", ("a", "b", "c")), tiny_training.slices("lctsc", ("x",))]
     settings = Settings("lungs", 1, 8, split="none", threshold=0.5, leave_out=("b", "x"))
-    parted = plans._split(parts, settings)
+    parted = plans.split_sources(parts, settings)
     assert [set(part.patients) for part in parted.train_sets] == [{"a", "c"}]
     assert not any(len(part) for part in parted.check_sets)
     assert parted.held_out == {"ma": ["b"], "lctsc": ["x"]}
     with pytest.raises(UsageError, match="--leave-out nobody: no source has such a patient"):
-        plans._split(parts, replace(settings, leave_out=("nobody",)))
+        plans.split_sources(parts, replace(settings, leave_out=("nobody",)))
 
 
 def test_all_folds_come_to_a_mean_and_a_spread(data, tmp_path):

@@ -55,7 +55,7 @@ def slices(source: str = "ma", patients=PATIENTS) -> Slices:
 
 def tiny_plan(reading, settings, spoiled: tuple[str, int] | None = None) -> plans.Plan:
     """`spoiled`: the patient and slice whose samples are no numbers."""
-    split = plans._split([slices()], settings)
+    split = plans.split_sources([slices()], settings)
     [part] = split.train_sets
     how = replace(plans.preparation(settings), size=SIZE)
 

@@ -87,8 +87,7 @@ def finish(
     return card
 
 
-def _card(settings: Settings, plan: Plan, progress: Progress, name: str, sha256: str, facts) -> Card:
-    best = progress.best_epoch or 0
+def _card(settings: Settings, plan: Plan, progress: Progress, name: str, sha256: str, facts: dict[str, Any]) -> Card:
     key = "val_loss" if settings.task == "restorer" else "val_dice"
     scores = {f"best_epoch_{key}": round(progress.best_score, 4)} if progress.best_score is not None else {}
     return Card(
@@ -103,33 +102,38 @@ def _card(settings: Settings, plan: Plan, progress: Progress, name: str, sha256:
         weights=name,
         sha256=sha256,
         licence=LICENCE,
-        training={
-            "sources": plan.sources,
-            "slices": plan.slices,
-            "held_out_patients": plan.held_out,
-            "learned_patients": learned_patients(plan.patients, plan.held_out),
-            "split": f"fold {settings.fold} of {settings.folds}, by patient" if settings.folds else settings.split,
-            "epochs": len(progress.history["loss"]),
-            "best_epoch": best + 1,
-            "samples_per_epoch": settings.samples_per_epoch,
-            "batch_size": settings.batch_size,
-            "learning_rate": settings.learning_rate,
-            "loss": settings.loss or plan.loss,
-            "optimizer": settings.optimizer,
-            "schedule": settings.schedule,
-            "clip_norm": settings.clip_norm,
-            "ema": settings.ema,
-            "mixed_precision": settings.mixed_precision,
-            "patience": settings.patience,
-            "augment": settings.augment,
-            "seed": settings.seed,
-            "backend": keras.backend.backend(),
-            **{key: facts[key] for key in ("initial", "ancestors", "backbone", "restorer") if key in facts},
-        },
+        training=_training(settings, plan, progress, facts),
         limits=limits(settings, plan),
         scores=scores,
         **card_fields(settings),
     )
+
+
+def _training(settings: Settings, plan: Plan, progress: Progress, facts: dict[str, Any]) -> dict[str, Any]:
+    """What a card says of how its network came to be."""
+    return {
+        "sources": plan.sources,
+        "slices": plan.slices,
+        "held_out_patients": plan.held_out,
+        "learned_patients": learned_patients(plan.patients, plan.held_out),
+        "split": f"fold {settings.fold} of {settings.folds}, by patient" if settings.folds else settings.split,
+        "epochs": len(progress.history["loss"]),
+        "best_epoch": (progress.best_epoch or 0) + 1,
+        "samples_per_epoch": settings.samples_per_epoch,
+        "batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "loss": settings.loss or plan.loss,
+        "optimizer": settings.optimizer,
+        "schedule": settings.schedule,
+        "clip_norm": settings.clip_norm,
+        "ema": settings.ema,
+        "mixed_precision": settings.mixed_precision,
+        "patience": settings.patience,
+        "augment": settings.augment,
+        "seed": settings.seed,
+        "backend": keras.backend.backend(),
+        **{key: facts[key] for key in ("initial", "ancestors", "backbone", "restorer") if key in facts},
+    }
 
 
 def limits(settings: Settings, plan: Plan) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from covct.data.cases import person_of
 from covct.data.slices import SIZE, UNKNOWN, Slices, joined, read_published_size
 from covct.data.views import equalised
 from covct.errors import UsageError
-from covct.training.folds import held_out, is_by_slice, patients_on_both_sides, refuse_patients_on_both_sides
+from covct.training.folds import held_out
 from covct.training.samples import classes, neighbours, volumes
 from covct.training.samples.empty_slices import of_slices
 from covct.training.samples.inputs import patch_of
@@ -23,6 +23,7 @@ from covct.training.samples.prepare import Preparation, crop, preparation
 from covct.training.samples.presets import deform, tint_alike
 from covct.training.samples.reading import Reading
 from covct.training.samples.restoration import Sample, restoration_pair
+from covct.training.samples.split import Split, on_both_sides_and_held_out, split_sources
 from covct.training.settings import Settings
 
 SOURCES = {
@@ -108,7 +109,7 @@ def plan_restorer(reading: Reading, settings: Settings) -> Plan:
     all_hu, all_lungs = (np.concatenate([volume[kind] for volume in volumes.values()]) for kind in (0, 1))
     held = held_out(names, settings)
     trained = np.flatnonzero(~held)
-    both, told = _judged({"lctsc": names}, {"lctsc": held}, settings)
+    both, told = on_both_sides_and_held_out({"lctsc": names}, {"lctsc": held}, settings)
 
     def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
         index = trained[rng.integers(len(trained))]
@@ -149,7 +150,7 @@ def plan_lungs(reading: Reading, settings: Settings) -> Plan:
         raise UsageError("lungs need slices with lung masks; none of the cases has one")
     if patch_of(settings):
         return _plan_volumes(parts, reading.sources, settings, how)
-    split = _split(parts, settings)
+    split = split_sources(parts, settings)
     train_sets = [with_context(part, settings.neighbours) for part in split.train_sets]
 
     partial = [part for part in train_sets if part.source == "medseg"]
@@ -190,21 +191,9 @@ def plan_infection(reading: Reading, settings: Settings) -> Plan:
     parts = [crop(part, how.field_of_view) for part in read]
     if patch_of(settings):
         return _plan_volumes(parts, reading.sources, settings, how)
-    split = _split(parts, settings)
-    by_source = {part.source: part for part in split.train_sets}
-    if "cases" in by_source and (by_source["cases"].infection == 1).any():
-        # in HU, or brought there: learned from like the Ma slices
-        by_source["ma"] = joined([by_source[name] for name in ("ma", "cases") if name in by_source], "ma")
-    by_source = {name: with_context(part, settings.neighbours) for name, part in by_source.items()}
-    looks = [by_source[name] for name in ("ma", "ma-equalised") if name in by_source]
-    medseg = by_source.get("medseg")
-    clean = [by_source[name] for name in ("lctsc", "lctsc-restored") if name in by_source]
-    clean += [part for part in [by_source.get("cases")] if part and not (part.infection == 1).any()]
-    if not looks and not medseg:
-        raise UsageError("infection needs slices with infection masks (volumes.csv with ct/, lungs/, infection/)")
-    donors = by_source.get("ma")
+    split = split_sources(parts, settings)
+    looks, medseg, clean, donors = _diseased_and_clean(split, settings)
     at_the_ribs = CROPPED_LIKE_ALL if how.field_of_view.startswith("lung-") else CROPPED
-    clean = [part for one in clean if len(part := one.with_lung())]  # the network runs on slices with lung only
 
     def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
         if not clean or rng.random() < 0.68:
@@ -226,13 +215,29 @@ def plan_infection(reading: Reading, settings: Settings) -> Plan:
             hu = neighbours.lung_density(hu, lungs == 1, rng)
         return show_stack(how, tint_alike(how.preset, hu, rng), infection == 1, infection != UNKNOWN, rng)
 
-    checks = {
-        part.source: _stack(
-            how, with_context(part, settings.neighbours), part.infection == 1, part.infection != UNKNOWN
-        )
-        for part in split.judged
-    }
+    judged = [(part, with_context(part, settings.neighbours)) for part in split.judged]
+    checks = {part.source: _stack(how, whole, part.infection == 1, part.infection != UNKNOWN) for part, whole in judged}
     return _plan(draw, how, checks, split, reading.sources, "tversky+ce")
+
+
+def _diseased_and_clean(
+    split: Split, settings: Settings
+) -> tuple[list[Slices], Slices | None, list[Slices], Slices | None]:
+    """What infection is learned from: the looks of whole slices with disease, slices that end at the ribs, slices
+    without disease, and whose lesions are transplanted."""
+    by_source = {part.source: part for part in split.train_sets}
+    if "cases" in by_source and (by_source["cases"].infection == 1).any():
+        # in HU, or brought there: learned from like the Ma slices
+        by_source["ma"] = joined([by_source[name] for name in ("ma", "cases") if name in by_source], "ma")
+    by_source = {name: with_context(part, settings.neighbours) for name, part in by_source.items()}
+    looks = [by_source[name] for name in ("ma", "ma-equalised") if name in by_source]
+    medseg = by_source.get("medseg")
+    clean = [by_source[name] for name in ("lctsc", "lctsc-restored") if name in by_source]
+    clean += [part for part in [by_source.get("cases")] if part and not (part.infection == 1).any()]
+    if not looks and not medseg:
+        raise UsageError("infection needs slices with infection masks (volumes.csv with ct/, lungs/, infection/)")
+    clean = [part for one in clean if len(part := one.with_lung())]  # the network runs on slices with lung only
+    return looks, medseg, clean, by_source.get("ma")
 
 
 def _maybe_diseased(hu, lungs, infection, donors, rng, origins):
@@ -256,7 +261,7 @@ def _plan_volumes(parts: list[Slices], sources: dict[str, Path], settings: Setti
     """Lungs or infection in patches of whole volumes, every volume alike."""
     parts = volumes.can_be_volumes(parts, settings)
     sources = _used(sources, parts)
-    split, patch = _split(parts, settings), patch_of(settings)
+    split, patch = split_sources(parts, settings), patch_of(settings)
 
     def volumes_in(part: Slices) -> list[volumes.Volume]:
         is_lungs = settings.task == "lungs"
@@ -289,7 +294,7 @@ def _plan_classes(reading: Reading, settings: Settings, how: Preparation, wanted
     parts = [crop(part, how.field_of_view) for part in read]
     parts = classes.with_classes(parts, settings.task)
     sources = _used(reading.sources, parts)
-    split = _split(parts, settings)
+    split = split_sources(parts, settings)
     train_sets = [with_context(part, settings.neighbours) for part in split.train_sets]
     showing = [part for part in train_sets if classes.shows_classes(part)]
     clean = [part for part in train_sets if not classes.shows_classes(part)]
@@ -312,63 +317,6 @@ def _plan_classes(reading: Reading, settings: Settings, how: Preparation, wanted
         if part.classes is not None
     }
     return _plan(draw, how, checks, split, sources)
-
-
-@dataclass(frozen=True)
-class _Parted:
-    """The sources, each in two parts; `checks` hold no slices where all is trained on."""
-
-    train_sets: list[Slices]
-    check_sets: list[Slices]
-    held_out: dict[str, list[str]]
-    patients: dict[str, list[str]]
-    on_both_sides: int
-
-    @property
-    def judged(self) -> list[Slices]:
-        """What is validated on: of LCTSC, whose slices come in two looks, the scanner's."""
-        return [part for part in self.check_sets if part.source != "lctsc-restored"]
-
-
-def _split(parts: list[Slices], settings: Settings) -> _Parted:
-    parts, left_out = _without(parts, settings.leave_out)
-    held = {part.source: held_out(part.patients, settings) for part in parts}
-    patients = {part.source: part.patients for part in parts}
-    both, told = _judged(patients, held, settings)
-    return _Parted(
-        [part.chosen(~held[part.source]) for part in parts],
-        [part.chosen(held[part.source]) for part in parts],
-        {
-            source: sorted([*told.get(source, []), *names])
-            for source, names in (dict.fromkeys(told, ()) | left_out).items()
-        },
-        {source: sorted(set(names)) for source, names in patients.items()},
-        both,
-    )
-
-
-def _without(parts: list[Slices], names: Sequence[str]) -> tuple[list[Slices], dict[str, list[str]]]:
-    """The sources without the patients of these names, and by source who they are."""
-    unknown = set(names) - {patient for part in parts for patient in part.patients}
-    if unknown:
-        raise UsageError(f"--leave-out {', '.join(sorted(unknown))}: no source has such a patient")
-    kept = [part.chosen(np.array([patient not in names for patient in part.patients], bool)) for part in parts]
-    left_out = {part.source: sorted(set(names) & set(part.patients)) for part in parts}
-    return [part for part in kept if len(part)], {source: found for source, found in left_out.items() if found}
-
-
-def _judged(
-    patients: Mapping[str, Sequence[str]], held: dict[str, np.ndarray], settings: Settings
-) -> tuple[int, dict[str, list[str]]]:
-    """How many patients are on both sides, and who is held out by source; UsageError where nobody may be on both."""
-    sides: dict[bool, list[list[str]]] = {
-        side: [[p for p, h in zip(names, held[source], strict=True) if h == side] for source, names in patients.items()]
-        for side in (False, True)
-    }
-    refuse_patients_on_both_sides(sides[False], sides[True], settings)
-    # Split by slice, nobody is held out: whoever starts from these weights later must know that they saw everyone.
-    told = [[] if is_by_slice(settings) else sorted(set(names)) for names in sides[True]]
-    return len(patients_on_both_sides(sides[False], sides[True])), dict(zip(patients, told, strict=True))
 
 
 def _note(origins: Origins | None, part: Slices, index: int) -> None:
@@ -397,7 +345,7 @@ def _stack(how: Preparation, part: Slices, label, weight) -> Sample:
     return show_part(how, part, label, weight, 2)
 
 
-def _plan(draw, how: Preparation, checks: Mapping[str, Sample], split: _Parted, sources, loss: str = "dice+ce") -> Plan:
+def _plan(draw, how: Preparation, checks: Mapping[str, Sample], split: Split, sources, loss: str = "dice+ce") -> Plan:
     x, y = (np.concatenate(arrays) for arrays in zip(*checks.values(), strict=True))
     counts = {part.source: len(part) for part in split.train_sets}
     return Plan(
