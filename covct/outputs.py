@@ -1,9 +1,13 @@
-"""What a result may be written as: names and choices, for the command line, the work key and the writers."""
+"""What comes out: what a result may be written as (for the command line, the work key, the writers), and events."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
+
+Event = dict[str, Any]  # one line of --json: "event" says which
+Emit = Callable[[Event], None]  # told of every event; the caller shows or prints it
 
 FORMATS = {
     "seg": "DICOM SEG: right lung, left lung, infection",

@@ -25,7 +25,7 @@ class Night:
 
     out: Path
     events: list[dict[str, Any]]
-    tally: batch.Tally
+    tally: batch.PassResult
 
     def said(self, event: str) -> list[dict[str, Any]]:
         return [one for one in self.events if one["event"] == event]

@@ -12,7 +12,7 @@ from covct.training.samples import augment
 from covct.training.samples.prepare import crop, preparation, show
 from covct.training.samples.presets import PRESETS, augmented, deform, with_strength
 from covct.training.settings import Settings
-from covct.voxels.overlay import INFECTION
+from covct.voxels.overlay import INFECTION_RGB
 
 pytest.importorskip("keras")
 
@@ -332,7 +332,7 @@ def test_the_sheet_is_repeatable_and_outlines_the_truth():
     other = Settings("infection", 1, 1, seed=4)
     assert not np.array_equal(drawn, sheet(toy_plan(other), other, 8))
     tile = drawn[64:320, 20:276].reshape(-1, 3).tolist()
-    assert tile.count(list(INFECTION)) > 150
+    assert tile.count(list(INFECTION_RGB)) > 150
     assert tile.count(list(UNKNOWN_COLOUR)) > 150
 
 

@@ -28,7 +28,7 @@ from covct.results.entries import Entry
 from covct.results.page import as_html
 from covct.results.writers import formats_for
 from covct.unattended import batch
-from covct.voxels.overlay import BACKGROUND, LEFT_LUNG, NOTICE, RIGHT_LUNG, TEXT, put_text, text_width
+from covct.voxels.overlay import BACKGROUND, LEFT_LUNG_RGB, NOTICE, RIGHT_LUNG_RGB, TEXT, put_text, text_width
 from covct.voxels.preprocess import whole_slice
 from covct.voxels.volume import Masks, Probability, Scan
 
@@ -125,7 +125,7 @@ def test_infection_is_drawn_where_the_seg_has_it(position, phantom, weights, net
     assert np.mean(drawn[slices][infection[slices]] > 0) > 0.97
     blue, yellow = (
         np.concatenate([points(one, np.argwhere(coloured(one.pixel_array[60:570], colour))) for one in captures])
-        for colour in (RIGHT_LUNG, LEFT_LUNG)
+        for colour in (RIGHT_LUNG_RGB, LEFT_LUNG_RGB)
     )
     assert blue[:, 0].mean() < yellow[:, 0].mean() - 50, "LPS: the patient's right has the smaller x"
 

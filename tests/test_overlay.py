@@ -5,11 +5,11 @@ import pytest
 from covct.voxels.fields_of_view import lung_field_of_view
 from covct.voxels.overlay import (
     BACKGROUND,
-    INFECTION,
-    LEFT_LUNG,
+    INFECTION_RGB,
+    LEFT_LUNG_RGB,
     LUNG_WINDOW_HU,
     NOTICE,
-    RIGHT_LUNG,
+    RIGHT_LUNG_RGB,
     WIDTH,
     choose_slices,
     draw_slice,
@@ -51,7 +51,7 @@ def near_colour(image: np.ndarray, colour, tolerance: int = 28) -> np.ndarray:
 def test_outlines_have_the_lungs_colours_on_the_patients_sides(chest):
     hu, lungs, infection = (volume[14] for volume in chest)
     image = draw_slice(hu, lungs, infection, whole(64), 256)
-    right, left = near_colour(image, RIGHT_LUNG), near_colour(image, LEFT_LUNG)
+    right, left = near_colour(image, RIGHT_LUNG_RGB), near_colour(image, LEFT_LUNG_RGB)
     # The patient's right is on the image's left; 4 pixels of the tile to one of the slice, outline just outside.
     assert np.flatnonzero(right[128]).tolist() == [38, 39, 112, 113]
     assert np.flatnonzero(left[90]).tolist() == [142, 143, 216, 217]
@@ -72,7 +72,7 @@ def test_infection_is_translucent_with_an_outline(chest):
     image = draw_slice(hu, lungs, infection, whole(64), 256)
     red, green, blue = image[128, 180].astype(int)
     assert red > green + 40 and red > blue + 30
-    assert near_colour(image, INFECTION, 60)[116:140, 160].all()  # its left edge, column 40
+    assert near_colour(image, INFECTION_RGB, 60)[116:140, 160].all()  # its left edge, column 40
     denser = hu.copy()
     denser[infection > 0] = 0
     assert draw_slice(denser, lungs, infection, whole(64), 256)[128, 180].sum() > image[128, 180].sum()
@@ -81,7 +81,7 @@ def test_infection_is_translucent_with_an_outline(chest):
 def test_no_infection_leaves_no_red(chest):
     hu, lungs, infection = (volume[10] for volume in chest)
     image = draw_slice(hu, lungs, infection, whole(64), 256)
-    assert not near_colour(image, INFECTION, 60).any()
+    assert not near_colour(image, INFECTION_RGB, 60).any()
 
 
 def test_window_is_black_below_and_white_above():
@@ -139,7 +139,7 @@ def test_pixels_that_are_not_square_are_drawn_in_proportion():
     disc = ((row_mm - 63) ** 2 + (column_mm - 63) ** 2 < 30**2).astype(np.uint8)
     view = lung_field_of_view(disc[None], (2.0, 1.0))
     image = draw_slice(np.full(disc.shape, -850), disc, np.zeros(disc.shape, bool), view, 300)
-    outline = near_colour(image, RIGHT_LUNG, 60)
+    outline = near_colour(image, RIGHT_LUNG_RGB, 60)
     height, width = (np.ptp(np.flatnonzero(outline.any(axis=axis))) for axis in (1, 0))
     assert height == pytest.approx(width, abs=8)  # a pixel row is 7 pixels of the tile
 
@@ -159,7 +159,7 @@ def test_research_use_is_burnt_in_at_the_bottom(chest):
     footer = image[-64:]
     assert has_colour(footer[:, WIDTH // 2 :], NOTICE).any()
     assert not has_colour(image[:-64], NOTICE).any()
-    for colour in (RIGHT_LUNG, LEFT_LUNG, INFECTION):
+    for colour in (RIGHT_LUNG_RGB, LEFT_LUNG_RGB, INFECTION_RGB):
         assert has_colour(footer[:, : WIDTH // 2], colour).any()  # the legend
 
 

@@ -10,10 +10,10 @@ from covct.voxels.overlay import (
     BACKGROUND,
     DIM_TEXT,
     FRAME,
-    INFECTION,
+    INFECTION_RGB,
     MARGIN,
     NOTICE,
-    RIGHT_LUNG,
+    RIGHT_LUNG_RGB,
     TEXT,
     put_text,
     text_width,
@@ -23,7 +23,7 @@ WIDTH, GAP, PER_ROW = 1600, 8, 6
 WINDOW_HU = (-1350, 150)
 AXIS_HU = (-1050, 150)
 PLOT_HEIGHT = 240
-COLOURS = {"healthy_lung": RIGHT_LUNG, "infected_lung": INFECTION}
+COLOURS = {"healthy_lung": RIGHT_LUNG_RGB, "infected_lung": INFECTION_RGB}
 
 
 def draw_sheet(
@@ -93,7 +93,7 @@ def _tile(one: np.ndarray, masks: dict[str, np.ndarray], side: int, after: bool)
     size = max(1, round(one.shape[1] * scale)), max(1, round(one.shape[0] * scale))
     image = np.repeat(cv2.resize(shown, size, interpolation=cv2.INTER_AREA).astype(np.uint8)[:, :, None], 3, axis=2)
     if after:
-        for kind, colour in (("lungs", RIGHT_LUNG), ("infection", INFECTION)):
+        for kind, colour in (("lungs", RIGHT_LUNG_RGB), ("infection", INFECTION_RGB)):
             if kind in masks:
                 mask = cv2.resize(masks[kind].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
                 contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)

@@ -137,8 +137,8 @@ def _from_structures(masks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     parts = [masks[name] for name in seg_masks.ANY_LUNG if name in masks]
     if parts:
         lungs = (np.maximum.reduce(parts) > 0).astype(np.uint8)
-        left = masks.get(seg_masks.LEFT_LUNG)
-        right = masks.get(seg_masks.RIGHT_LUNG)
+        left = masks.get(seg_masks.LEFT_LUNG_NAME)
+        right = masks.get(seg_masks.RIGHT_LUNG_NAME)
         if left is not None and right is not None and not (lungs & (left == 0) & (right == 0)).any():
             lungs[left > 0] = 2
         out["lungs"] = lungs

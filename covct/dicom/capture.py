@@ -40,11 +40,11 @@ from covct.outputs import Outputs
 from covct.terms import SOURCE_IMAGE
 from covct.voxels.overlay import (
     BACKGROUND,
-    INFECTION,
-    LEFT_LUNG,
+    INFECTION_RGB,
+    LEFT_LUNG_RGB,
     LUNG_WINDOW_HU,
     NOTICE,
-    RIGHT_LUNG,
+    RIGHT_LUNG_RGB,
     TEXT,
     Colour,
     choose_slices,
@@ -57,7 +57,7 @@ from covct.voxels.volume import Masks, Scan
 LEAST_COLUMNS = 400  # narrower slices are enlarged: the notice shall be legible on them
 COLUMNS_A_CAPITAL = 46  # capitals of 11 pixels on 512 columns: the notice then fits between the side markers
 MOST_WARNING_LINES = 6
-LEGEND = (("right lung", RIGHT_LUNG), ("left lung", LEFT_LUNG), ("infection", INFECTION))
+LEGEND = (("right lung", RIGHT_LUNG_RGB), ("left lung", LEFT_LUNG_RGB), ("infection", INFECTION_RGB))
 WITHHELD = "withheld: they do not hold for this scan"
 
 Line = tuple[str, Colour]

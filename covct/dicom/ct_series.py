@@ -15,7 +15,7 @@ from pydicom.valuerep import DSfloat
 
 from covct import __version__
 from covct.dicom.evidence import MANUFACTURER
-from covct.voxels.volume import AIR_HU
+from covct.voxels.volume import PADDING_HU
 
 STORED = np.iinfo(np.uint16)
 LOWEST_HU, HIGHEST_HU = np.iinfo(np.int16).min, np.iinfo(np.int16).max
@@ -38,7 +38,7 @@ class Storage:
     """
 
     slope: float = 1.0
-    intercept: int = AIR_HU
+    intercept: int = PADDING_HU
     rounded: bool = False
     clipped: int = 0
 
@@ -55,7 +55,7 @@ def storage_for(hu: np.ndarray) -> Storage:
     """Without loss where 16 bits allow it, else in the finest steps that do. hu (slices, rows, columns)."""
     low, high = (float(np.clip(value, LOWEST_HU, HIGHEST_HU)) for value in (hu.min(), hu.max()))
     if np.issubdtype(hu.dtype, np.integer):
-        return Storage(intercept=min(AIR_HU, int(low)))
+        return Storage(intercept=min(PADDING_HU, int(low)))
     clipped = sum(np.count_nonzero((one < LOWEST_HU) | (one > HIGHEST_HU)) for one in hu)
     intercept = int(np.floor(low))
     fitting = [step for step in STEPS_HU if (high - intercept) / step <= STORED.max]

@@ -20,7 +20,7 @@ from covct.dicom.quotable import PHOTOMETRIC_INTERPRETATIONS, quoted
 from covct.dicom.read import MOST_FRAMES, transfer_syntax_uid
 from covct.dicom.syntaxes import EXPLICIT_BIG_ENDIAN, syntax
 from covct.errors import SourceDefect
-from covct.voxels.volume import AIR_HU
+from covct.voxels.volume import PADDING_HU
 
 LARGEST_SIDE = 4096  # rows or columns; CT scanners reconstruct up to 2048
 HIGHEST_HU = 32767  # of int16
@@ -75,7 +75,7 @@ def hounsfield(
     Returns
     -------
     (rows, columns)
-        int16 for a whole-numbered rescale, else float32; from AIR_HU to 32767, clipped and never wrapped. Padding
+        int16 for a whole-numbered rescale, else float32; from PADDING_HU to 32767, clipped and never wrapped. Padding
         (Pixel Padding Value, and the range to Pixel Padding Range Limit) becomes air.
 
     Raises
@@ -222,8 +222,8 @@ def _hounsfield_table(
         # writers take the padding's sign as they like, and set it in all bits allocated (-2000 in 12 bits stored)
         for numbers, in_bits in ((values, bits), (_numbers(patterns, width, signed), width)):
             low, high = sorted(int(v) for v in _numbers(np.array(padding), in_bits, signed))
-            hu[(numbers >= low) & (numbers <= high)] = AIR_HU
-    hu = np.clip(hu, AIR_HU, HIGHEST_HU)
+            hu[(numbers >= low) & (numbers <= high)] = PADDING_HU
+    hu = np.clip(hu, PADDING_HU, HIGHEST_HU)
     table = hu.astype(np.int16 if slope.is_integer() and intercept.is_integer() else np.float32)
     table.flags.writeable = False  # it is shared
     return table

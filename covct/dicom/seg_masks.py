@@ -18,14 +18,14 @@ from covct.terms import INFILTRATE, LEFT, LUNG, RIGHT
 from covct.voxels.volume import Scan
 
 SEG_STORAGE = {str(SegmentationStorage), str(LABEL_MAP_STORAGE)}
-LUNGS, RIGHT_LUNG, LEFT_LUNG, INFECTION = "lungs", "right lung", "left lung", "infection"
+LUNGS_NAME, RIGHT_LUNG_NAME, LEFT_LUNG_NAME, INFECTION_NAME = "lungs", "right lung", "left lung", "infection"
 GROUND_GLASS, CONSOLIDATION, EFFUSION = "ground glass", "consolidation", "effusion"
 # Segmented property types (SNOMED CT, DCM) that name a structure without looking at the label.
 TYPES = {
-    LUNG.value: LUNGS,
-    INFILTRATE.value: INFECTION,
-    "3341006": RIGHT_LUNG,
-    "44029006": LEFT_LUNG,
+    LUNG.value: LUNGS_NAME,
+    INFILTRATE.value: INFECTION_NAME,
+    "3341006": RIGHT_LUNG_NAME,
+    "44029006": LEFT_LUNG_NAME,
     "112120": GROUND_GLASS,
     "95436008": CONSOLIDATION,
     "60046008": EFFUSION,
@@ -37,13 +37,13 @@ WORDS = (
     (re.compile(r"effusion", re.I), EFFUSION),
     (
         re.compile(r"(?<!un)(?<!non)(?<!non.)(?<!not.)(?<!outside.)infect|covid|infiltrat|pneumonia|opacit", re.I),
-        INFECTION,
+        INFECTION_NAME,
     ),
 )
 # A label means a lung only where it says nothing else: not "lung nodule", not "upper lobe of right lung".
 OF_A_LUNG = {"lung", "lungs", "left", "right", "l", "r", "both", "whole", "field", "fields", "parenchyma", "mask"}
-INFECTED = (INFECTION, GROUND_GLASS, CONSOLIDATION)
-ANY_LUNG = (LUNGS, RIGHT_LUNG, LEFT_LUNG)
+INFECTED = (INFECTION_NAME, GROUND_GLASS, CONSOLIDATION)
+ANY_LUNG = (LUNGS_NAME, RIGHT_LUNG_NAME, LEFT_LUNG_NAME)
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,15 @@ def structure(segment: pydicom.Dataset) -> str:
     types = segment.get("SegmentedPropertyTypeCodeSequence") or []
     label = str(segment.get("SegmentLabel") or "")
     name = TYPES.get(str(types[0].get("CodeValue", "")), "") if types else ""
-    if name == LUNGS:
+    if name == LUNGS_NAME:
         modifiers = types[0].get("SegmentedPropertyTypeModifierCodeSequence") or []
         codes = {str(modifier.get("CodeValue", "")) for modifier in modifiers}
-        name = RIGHT_LUNG if RIGHT.value in codes else LEFT_LUNG if LEFT.value in codes else LUNGS
-    if name not in ("", LUNGS, INFECTION):
+        name = RIGHT_LUNG_NAME if RIGHT.value in codes else LEFT_LUNG_NAME if LEFT.value in codes else LUNGS_NAME
+    if name not in ("", LUNGS_NAME, INFECTION_NAME):
         return name
     by_label = next((known for pattern, known in WORDS if pattern.search(label)), "") or _lung_by_label(label)
     # A general code and a more special label: the label says more.
-    return by_label if not name or (name == INFECTION and by_label in (GROUND_GLASS, CONSOLIDATION)) else name
+    return by_label if not name or (name == INFECTION_NAME and by_label in (GROUND_GLASS, CONSOLIDATION)) else name
 
 
 def _lung_by_label(label: str) -> str:
@@ -121,7 +121,7 @@ def _lung_by_label(label: str) -> str:
     if not words & {"lung", "lungs"} or words - OF_A_LUNG:
         return ""
     right, left = words & {"right", "r"}, words & {"left", "l"}
-    return LUNGS if bool(right) == bool(left) else RIGHT_LUNG if right else LEFT_LUNG
+    return LUNGS_NAME if bool(right) == bool(left) else RIGHT_LUNG_NAME if right else LEFT_LUNG_NAME
 
 
 def read_masks(file: SourceFile, scan: Scan) -> dict[str, np.ndarray]:
@@ -171,7 +171,7 @@ def _fill_lungs(masks: dict[str, np.ndarray]) -> None:
     """A label map has one segment a voxel: what is infected is lung too."""
     infected = [masks[name] for name in INFECTED if name in masks]
     if infected:
-        masks[LUNGS] = np.logical_or.reduce([*infected, masks.get(LUNGS, np.zeros_like(infected[0]))])
+        masks[LUNGS_NAME] = np.logical_or.reduce([*infected, masks.get(LUNGS_NAME, np.zeros_like(infected[0]))])
 
 
 def _read(file: SourceFile) -> pydicom.Dataset:

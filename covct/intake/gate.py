@@ -22,7 +22,7 @@ from covct.intake.discover import Series
 from covct.intake.foreign import SECONDARY_CAPTURE, described
 from covct.intake.gate_geometry import extents, in_space, on_one_grid, uid_per_slice
 from covct.intake.gate_rules import (
-    AIR_HU,
+    AIR_BELOW_HU,
     CUT_WARNED,
     EDGE_CUT,
     FEW_SLICES,
@@ -263,9 +263,9 @@ def check_hounsfield(hu: np.ndarray) -> None:
         raise SeriesError("not-hounsfield", f"values run from {low:g} to {high:g}, an 8-bit grey scale; {wanted}")
     if low >= -10:
         raise SeriesError("not-hounsfield", f"values run from {low:g} to {high:g} without air; {wanted}")
-    if np.mean(sample < AIR_HU) < LEAST_AIR_SHARE:
+    if np.mean(sample < AIR_BELOW_HU) < LEAST_AIR_SHARE:
         raise SeriesError("not-hounsfield", f"values run from {low:g} to {high:g} with next to no air; {wanted}")
-    dense = sample[sample > AIR_HU]
+    dense = sample[sample > AIR_BELOW_HU]
     tissue = float(np.mean(np.abs(dense) < TISSUE_HU)) if dense.size else 1.0
     if tissue < LEAST_TISSUE_SHARE:
         raise SeriesError("not-hounsfield", f"only {100 * tissue:.0f} % of what is no air is soft tissue; {wanted}")
@@ -311,7 +311,7 @@ def age_years(value: str | None) -> float | None:
 
 def _enclosed_air(hu_slice: np.ndarray) -> int:
     """Pixels of air that are not connected with the border of the slice."""
-    air = (hu_slice < AIR_HU).astype(np.uint8)
+    air = (hu_slice < AIR_BELOW_HU).astype(np.uint8)
     _, labels = cv2.connectedComponents(air)
     outside = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     return int(np.count_nonzero((air > 0) & ~np.isin(labels, outside[outside > 0])))

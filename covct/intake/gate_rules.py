@@ -45,8 +45,8 @@ ONE_LUNG = 0.1  # of the other
 LEAST_TISSUE_SHARE, TISSUE_HU = 0.3, 250
 SURELY_HU = {"", "HU"}  # of what is averaged: of an original slice the scanner's word is enough
 HOUNSFIELD_TYPES = {"", "HU", "HU_MOD", "US"}  # US: unspecified, as many archives write
-AIR_HU, LEAST_AIR_SHARE = -500, 0.002  # a chest CT holds air; so does nearly every other CT
-PADDING_HU = -1024  # what reading makes of padding (AIR_HU of `volume`, which is too heavy to import here)
+AIR_BELOW_HU, LEAST_AIR_SHARE = -500, 0.002  # a chest CT holds air; so does nearly every other CT
+PADDING_HU = -1024  # what reading makes of padding (that of `volume`, which is too heavy to import here)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ GATE = {
     ),
     "not-hounsfield": Rule(
         "grey values (0..255, 0..4095, a mask, colours) and not Hounsfield units",
-        f"RescaleType other than HU; values without air (below {AIR_HU} HU); less than "
+        f"RescaleType other than HU; values without air (below {AIR_BELOW_HU} HU); less than "
         f"{100 * LEAST_TISSUE_SHARE:.0f} % of what is denser within {TISSUE_HU} HU of water",
     ),
     "decimal-comma": Rule(

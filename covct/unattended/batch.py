@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
 
 from covct.disk import state
 from covct.disk.sources import Problem
@@ -17,25 +16,25 @@ from covct.intake.discover import Discovery, Series, Sighting, assemble, discove
 from covct.intake.older_trees import earlier
 from covct.intake.unread import SOURCES_NOT_READ
 from covct.networks.network import Networks
+from covct.outputs import Emit
 from covct.results.summary import Summary
 from covct.unattended import heartbeat
 from covct.unattended.inbox import Roots, Settling, Survey, add, survey
 from covct.unattended.index import Index, open_index
 from covct.unattended.movable import movable, move_done
 from covct.unattended.move_done import moved_before, put_back
-from covct.unattended.one_pass import Tally, closed, one_pass, with_troubles
+from covct.unattended.one_pass import PassResult, closed, one_pass, with_troubles
 from covct.unattended.plan import NEVER_FINAL, Order, card_hashes, settings, standing
 from covct.unattended.runs import Run, recorded
 from covct.unattended.since_until import changed_since
 from covct.unattended.troubles import Troubles
 
 log = logging.getLogger("covct")
-Emit = Callable[[dict[str, Any]], None]
 LONGEST_SLEEP_S = 60.0  # without a sign of life: health checks and the parent do not know the interval
 INDEX_NAME = "index.sqlite"  # in the output tree's private folder
 
 
-def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> Tally:
+def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> PassResult:
     """One pass over the sources: everything found has an outcome afterwards.
 
     Parameters
@@ -108,7 +107,7 @@ def _studies(
     networks: Callable[[], Networks],
     troubles: Troubles,
     summary: Summary,
-) -> Tally:
+) -> PassResult:
     """Bring studies to their outcomes. One that is as it was when it got them is not even planned again."""
     cards = card_hashes(order.weights)
     select = [(keyword, pattern.pattern) for keyword, pattern in order.select]
@@ -145,7 +144,7 @@ def _assembled(
     return series, sighting.problems, lost
 
 
-def _is_final(tally: Tally, outcomes: dict[str, state.Outcome]) -> bool:
+def _is_final(tally: PassResult, outcomes: dict[str, state.Outcome]) -> bool:
     """Whether a study needs no look before it changes.
 
     Not where a file could not be read; nor where only the slices of other studies show what its own are; nor, in a
@@ -174,13 +173,13 @@ def watch(
     interval_s: float,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
-) -> Tally:
+) -> PassResult:
     """Pass over the inbox again and again until stopped. A study is taken when its files have settled.
 
     Polling, not inotify: events do not arrive over NFS or SMB. When a study has settled says `Settling`. A late slice
     changes the study and reopens it. Returns how the passes ended, together.
     """
-    total = Tally()
+    total = PassResult()
     settling = Settling(settle_s, order.marker, order.sources)
     done: dict[str, int] = {}
     told: set[str] = set()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,11 +35,11 @@ from covct.intake.older_trees import earlier
 from covct.intake.unread import SOURCES_NOT_READ
 from covct.intake.volume_file import load_volume
 from covct.intake.volume_header import FORMAT_NAMES
+from covct.outputs import Emit
 from covct.unattended.troubles import UNEXPECTED
 from covct.unattended.whose import further_patients, note_owner, noted_owners, told_apart
 from covct.voxels.volume import Scan, spacing_mm
 
-Emit = Callable[[dict[str, Any]], None]
 CONVERSION_VERSION = 1  # raise it when the same input would give other files
 RESEARCH = "by covct (research use only)"
 

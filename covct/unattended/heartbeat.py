@@ -20,6 +20,7 @@ from typing import Any
 
 from covct.disk.durable import replace_file
 from covct.errors import OutputLocked
+from covct.outputs import Emit
 
 NAME, WAITING_NAME = "heartbeat", "waiting.json"
 SIZE = 4096  # bytes, the same in each beat
@@ -29,7 +30,6 @@ MOST_WAITING = 10_000  # studies that are named
 WORKING, ENDED, BROKEN = "working", "ended", "broken"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 LOOKING, IDLE = "looking for studies", "waiting for the next look"
-Emit = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ class _Waiting:
             self._said, self._at = said, now
 
 
-def now_and_then(emit: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+def now_and_then(emit: Emit) -> Callable[[], None]:
     """A function for what takes long outside of a series: it tells that covct lives, once a second at most."""
     last = -math.inf
 

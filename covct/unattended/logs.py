@@ -13,7 +13,7 @@ import os
 import secrets
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import Enum
@@ -22,9 +22,8 @@ from typing import Any
 
 from covct.disk.durable import fsync
 from covct.errors import UsageError
+from covct.outputs import Emit, Event
 from covct.visible import json_line
-
-Event = dict[str, Any]
 
 # For metrics and the heartbeat: many a minute, and nothing new for a reader.
 QUIET = {"look", "looking", "kept-back", "alive"}
@@ -206,7 +205,7 @@ def _log_warning(message, category, filename, lineno, file=None, line=None) -> N
     logging.getLogger().handle(record)
 
 
-def tell_all(*listeners: Callable[[Event], None]) -> Callable[[Event], None]:
+def tell_all(*listeners: Emit) -> Emit:
     """One function that hands an event to each of these."""
 
     def emit(event: Event) -> None:

@@ -13,12 +13,12 @@ from covct.unattended import heartbeat
 from covct.unattended.inbox import Survey
 from covct.unattended.index import Index
 from covct.unattended.move_done import move_study
-from covct.unattended.one_pass import Tally
+from covct.unattended.one_pass import PassResult
 from covct.unattended.plan import NEVER_FINAL, Order
 from covct.unattended.troubles import Troubles
 
 
-def movable(seen: Survey, tally: Tally, troubles: Troubles) -> dict[str, int]:
+def movable(seen: Survey, tally: PassResult, troubles: Troubles) -> dict[str, int]:
     """Fingerprints of the studies whose files may be moved: one series is done, and nothing is to be tried again.
 
     Where a file beside the series cannot be read, all stay: it may be a slice, that shall not come alone.

@@ -21,7 +21,7 @@ SUMMARY_DUE = "summary-due"  # in the output tree's private folder
 
 
 @dataclass
-class Tally:
+class PassResult:
     """How a pass ended, by status; the outcomes of each study that it came to the end of, by folder; and the studies
     that lost a file, which could be listed and not be read."""
 
@@ -41,13 +41,13 @@ def one_pass(
     cards: dict[str, str],
     before: dict[str, dict[str, state.Outcome]],
     summary: Summary,
-) -> Tally:
+) -> PassResult:
     """Bring everything found to an outcome. The caller holds the lock.
 
     `before` are the outcomes of studies that need no look.
     """
     jobs, emit = plan(order, found, cards), troubles.emit
-    tally = Tally(studies={one.study_folder: {} for one in found.series} | before)
+    tally = PassResult(studies={one.study_folder: {} for one in found.series} | before)
     if found.problems:
         tally.counts["unreadable files"] = len(found.problems)
     emit(_found_event(found, jobs, sum(map(len, before.values()))))
@@ -85,7 +85,7 @@ def _work(
     networks: Callable[[], Networks],
     troubles: Troubles,
     cards: dict[str, str],
-    tally: Tally,
+    tally: PassResult,
     touched: list[str],
 ) -> tuple[list[str], str]:
     """Do the jobs in turn, and count them. Returns the folders of those that no time was left for, and why.
@@ -120,7 +120,7 @@ def _work(
     return left, why
 
 
-def with_troubles(tally: Tally, troubles: Troubles) -> Tally:
+def with_troubles(tally: PassResult, troubles: Troubles) -> PassResult:
     if troubles.count:
         tally.counts["troubled"] = troubles.count
     return tally

@@ -17,12 +17,11 @@ from covct.errors import RunError, SeriesError, Stopped, logged, whereabouts
 from covct.intake.discover import UID_PATTERN, Series
 from covct.networks.cards import file_sha256
 from covct.networks.network import Network, Networks
+from covct.outputs import Emit
 from covct.results.entries import is_volume_folder
 from covct.unattended.logs import hashed
 from covct.unattended.plan import Job, Order, superseded
 from covct.unattended.whose import record
-
-Emit = Callable[[dict[str, Any]], None]
 
 
 def do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> state.Outcome:

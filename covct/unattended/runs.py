@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,13 +22,13 @@ from covct import RESEARCH_USE, __version__
 from covct.disk import state
 from covct.disk.durable import remove_halves, replace_json
 from covct.errors import RunError, Stopped
+from covct.outputs import Emit
 
 SCHEMA = "covct-run-1"
 FOLDER = "runs"
 KEPT = 100
 PACKAGES = ("highdicom", "keras", "numpy", "pydicom", "tensorflow")
 OUTCOMES = ("done", "rejected", "failed")
-Emit = Callable[[dict[str, Any]], None]
 
 
 @dataclass

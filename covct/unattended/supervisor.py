@@ -36,6 +36,7 @@ from typing import Any
 
 from covct.disk import signals, state
 from covct.errors import NotEnding, OutputLocked, OutputNotWritable, WeightsError
+from covct.outputs import Emit
 from covct.unattended import heartbeat
 from covct.unattended.logs import as_json
 from covct.unattended.prometheus import end_in_place
@@ -51,7 +52,6 @@ ALIVE_EVERY_S = 5.0
 MOST_CRASHES = 9  # in a row, without a series finished between: it is not the series
 PARENT_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 OUTCOMES = ("done", "rejected", "failed")
-Emit = Callable[[dict[str, Any]], None]
 
 
 @dataclass

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from covct.disk.sources import Problem
 from covct.errors import RunError, logged, whereabouts
+from covct.outputs import Emit
 
 UNEXPECTED = "unexpected-error"
 
@@ -29,7 +29,7 @@ class Troubles:
         Labels of files (or of folders, where no study could be made of them) at which reading broke unexpectedly.
     """
 
-    emit: Callable[[dict[str, Any]], None]
+    emit: Emit
     studies: set[str] = field(default_factory=set)
     met: set[str] = field(default_factory=set)
     files: set[str] = field(default_factory=set)

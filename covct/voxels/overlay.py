@@ -16,7 +16,7 @@ from covct.voxels.preprocess import FieldOfView, to_model_space
 
 Colour = tuple[int, int, int]
 
-RIGHT_LUNG, LEFT_LUNG, INFECTION = (segment.colour_rgb for segment in SEGMENTS)
+RIGHT_LUNG_RGB, LEFT_LUNG_RGB, INFECTION_RGB = (segment.colour_rgb for segment in SEGMENTS)
 BACKGROUND: Colour = (13, 16, 21)
 FRAME: Colour = (44, 51, 61)
 TEXT: Colour = (232, 236, 241)
@@ -124,12 +124,12 @@ def paint(hu: np.ndarray, right_lung: np.ndarray, left_lung: np.ndarray, infecte
     low, high = LUNG_WINDOW_HU
     grey = np.clip((hu.astype(np.float32) - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
     image = np.repeat(grey[:, :, None], 3, axis=2)
-    tint = np.array(INFECTION, np.float32)
+    tint = np.array(INFECTION_RGB, np.float32)
     image[infected] = ((1 - FILL) * image[infected] + FILL * tint).astype(np.uint8)
     # Infection last and inside its edge, the lungs outside theirs: along the pleura both stay visible.
-    _outline_around(image, right_lung, RIGHT_LUNG)
-    _outline_around(image, left_lung, LEFT_LUNG)
-    _outline(image, infected, INFECTION)
+    _outline_around(image, right_lung, RIGHT_LUNG_RGB)
+    _outline_around(image, left_lung, LEFT_LUNG_RGB)
+    _outline(image, infected, INFECTION_RGB)
     return image
 
 
@@ -181,9 +181,9 @@ def _footer(pixels_per_mm: float) -> np.ndarray:
     """What the colours mean, the scale, the window, and that this is research."""
     image = _blank(64)
     x, baseline = MARGIN, 38
-    for name, colour in (("right lung", RIGHT_LUNG), ("left lung", LEFT_LUNG), ("infection", INFECTION)):
+    for name, colour in (("right lung", RIGHT_LUNG_RGB), ("left lung", LEFT_LUNG_RGB), ("infection", INFECTION_RGB)):
         corner, opposite = (x, baseline - 13), (x + 20, baseline + 1)
-        if colour == INFECTION:
+        if colour == INFECTION_RGB:
             dimmed = [round(FILL * channel + 60 * (1 - FILL)) for channel in colour]
             cv2.rectangle(image, corner, opposite, dimmed, cv2.FILLED)
         cv2.rectangle(image, corner, opposite, colour, 2)

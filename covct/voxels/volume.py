@@ -18,7 +18,7 @@ from covct.voxels.preprocess import FieldOfView, from_model_space
 
 WORKING_ORIENTATION = "FPL"
 LARGEST_OFFSET = 0.5  # of a voxel: a scan and a mask that lie further apart lie on two grids
-AIR_HU = -1024
+PADDING_HU = -1024
 BLOCK_BYTES = 64 * 1024**2  # of a mask, while it is turned to the source's orientation
 
 

@@ -13,7 +13,18 @@ from covct.training.samples.inputs import check_inputs
 from covct.training.samples.plans import PLANS, Plan
 from covct.training.samples.reading import Readings
 from covct.training.settings import Settings
-from covct.voxels.overlay import BACKGROUND, DIM_TEXT, FRAME, GAP, INFECTION, MARGIN, NOTICE, TEXT, put_text, text_width
+from covct.voxels.overlay import (
+    BACKGROUND,
+    DIM_TEXT,
+    FRAME,
+    GAP,
+    INFECTION_RGB,
+    MARGIN,
+    NOTICE,
+    TEXT,
+    put_text,
+    text_width,
+)
 
 UNKNOWN_COLOUR = (122, 162, 247)
 TILE = 256
@@ -66,7 +77,7 @@ def _tile(plan: Plan, settings: Settings, index: int) -> np.ndarray:
     else:
         image = np.repeat(_scaled(grey, TILE)[:, :, None], 3, 2)
         _outline(image, truth[..., 1] == 0, UNKNOWN_COLOUR)
-        _outline(image, truth[..., 0] > 0.5, INFECTION)
+        _outline(image, truth[..., 0] > 0.5, INFECTION_RGB)
     cv2.rectangle(image, (0, 0), (TILE - 1, TILE - 1), FRAME, 1)
     corner = image[TILE - 24 : TILE - 1, 1 : 12 + text_width(str(index), 10)]
     corner[:] = corner * 0.3  # some slices are white there
@@ -93,7 +104,7 @@ def _legend(image: np.ndarray, baseline: int, settings: Settings) -> None:
         put_text(image, "left: input, right: target", MARGIN, baseline, 11, DIM_TEXT)
         return
     x = MARGIN
-    for name, colour in ((settings.task, INFECTION), ("nobody vouches: not counted", UNKNOWN_COLOUR)):
+    for name, colour in ((settings.task, INFECTION_RGB), ("nobody vouches: not counted", UNKNOWN_COLOUR)):
         cv2.rectangle(image, (x, baseline - 10), (x + 14, baseline), colour, 1)
         put_text(image, name, x + 20, baseline, 11, TEXT)
         x += 20 + text_width(name, 11) + 20
