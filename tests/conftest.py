@@ -1,74 +1,32 @@
-"""Networks that are plain thresholds: the whole line without keras, in milliseconds, with masks checked by eye."""
+"""Fixtures of many tests, and the settings of all. Plain helpers are in `support`."""
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
+import signal
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import settings
 
-from covct.networks.cards import Card, file_sha256, write_card
-from covct.networks.network import Device, Network, Networks
+from covct.commands import scan
+from covct.intake.discover import read_facts
+from covct.networks.network import Networks
+from covct.outputs import Outputs
+from covct.unattended import batch, index
+from support.checkout import PYTHONPATH, SHARED
+from support.chests import SMALL
+from support.series import change
+from support.thresholds import make_networks, make_weights
 
 # The same examples in every run: what fails in continuous integration fails here. New ones: `make test-random`.
 settings.register_profile("same", derandomize=True)
 settings.register_profile("random", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
-SHARED = Path(os.environ.get("COVCT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-
-
-def threshold_card(task: str, sha256: str = "0" * 64) -> Card:
-    return Card(
-        name=task,
-        task=task,
-        architecture={"name": "threshold", "arguments": {}},
-        recipe={"name": "hu-window", "arguments": {"low": -1000, "high": 200}},
-        field_of_view="body",
-        size=256,
-        threshold=0.5,
-        weights=f"{task}.keras",
-        sha256=sha256,
-        licence="none",
-    )
-
-
-def call_lungs(slices: np.ndarray) -> np.ndarray:
-    """Air inside the body: darker than -400 HU and not connected with the border of the slice."""
-    import cv2
-
-    out = np.zeros(slices.shape[:3], np.float32)
-    for index, one in enumerate(slices[..., 0]):
-        air = (one < 0.5).astype(np.uint8)
-        count, labels = cv2.connectedComponents(air)
-        outside = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
-        out[index] = (air > 0) & ~np.isin(labels, outside[outside > 0])
-    return out
-
-
-def call_infection(slices: np.ndarray) -> np.ndarray:
-    """Between -700 and -400 HU."""
-    return ((slices[..., 0] > 0.25) & (slices[..., 0] < 0.5)).astype(np.float32)
-
-
-def make_networks() -> Networks:
-    return Networks(
-        Network(threshold_card("lungs"), call_lungs),
-        Network(threshold_card("infection"), call_infection),
-        Device("cpu", "threshold"),
-    )
-
-
-def make_weights(folder: Path) -> Path:
-    """A weights folder whose cards are whole and whose weights are a few bytes."""
-    folder.mkdir()
-    for task in ("lungs", "infection"):
-        file = folder / f"{task}.keras"
-        file.write_bytes(task.encode())
-        write_card(threshold_card(task, file_sha256(file)), folder)
-    return folder
 
 
 @pytest.fixture
@@ -87,13 +45,6 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real scans at {SHARED} (set COVCT_DATA)")
     return SHARED
-
-
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text())
-
-
-SMALL = {"slices": 30, "rows": 128, "columns": 128, "slice_spacing_mm": None, "pixel_spacing_mm": (3.0, 3.0)}
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +68,86 @@ def phantom_series(phantom, tmp_path_factory) -> Path:
 @pytest.fixture
 def series_folder(phantom_series, tmp_path) -> Path:
     """A copy of the phantom series to spoil."""
-    import shutil
-
     return Path(shutil.copytree(phantom_series, tmp_path / "series"))
+
+
+@pytest.fixture
+def threshold_networks(monkeypatch, networks):
+    """The command line in this process, with networks that need no keras."""
+    monkeypatch.setattr(scan, "networks_of", lambda *_: lambda: networks)
+
+
+@pytest.fixture
+def inbox(phantom_series, tmp_path):
+    """Three studies: a, b, c."""
+    for number, name in enumerate("abc", start=1):
+        folder = shutil.copytree(phantom_series, tmp_path / "inbox" / name)
+        change(
+            folder,
+            StudyInstanceUID=f"1.2.{number}",
+            SeriesInstanceUID=f"1.2.{number}.1",
+            SOPInstanceUID=lambda i, number=number: f"1.2.{number}.1.{i + 1}",
+        )
+    return tmp_path / "inbox"
+
+
+@pytest.fixture
+def order(inbox, tmp_path, weights):
+    return batch.Order((inbox,), tmp_path / "out", weights, outputs=Outputs(("seg",)))
+
+
+@pytest.fixture
+def uneven_inbox(inbox):
+    """The second study lacks a slice, which makes it the one at which `support/threshold_cli.py` misbehaves."""
+    sorted((inbox / "b").iterdir())[-1].unlink()
+    return inbox
+
+
+@pytest.fixture
+def start(uneven_inbox, tmp_path, weights):
+    """A function that starts `covct scan` as a process of its own."""
+    started = []
+
+    def run(*options, misbehave="", command="scan"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "support.threshold_cli", command, uneven_inbox, "-o", tmp_path / "out",
+             "--formats=seg", "--json", *options],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": PYTHONPATH, "COVCT_WEIGHTS": str(weights), "COVCT_MISBEHAVE": misbehave},
+            preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),  # under nohup it would be ignored
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def four_slices(phantom_series, tmp_path):
+    """Four slices of a series."""
+    (tmp_path / "in").mkdir()
+    for path in sorted(phantom_series.iterdir())[:4]:
+        shutil.copy2(path, tmp_path / "in")
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def index_file(tmp_path):
+    return tmp_path / "index.sqlite"
+
+
+@pytest.fixture
+def files_read(monkeypatch):
+    """The names of the files that are really read, and not taken from the index."""
+    names = []
+
+    def counted(file, *opener):
+        names.append(file.path.name)
+        return read_facts(file, *opener)
+
+    monkeypatch.setattr(index, "read_facts", counted)
+    return names

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from disk import Disk, Tree, lay, read_calls, tree_of
+from support.disk import Disk, Tree, lay, read_calls, tree_of
 
 SHIM = "COVCT_RECORDER"
 Check = Callable[[Path, set[str]], list[str]]
@@ -296,10 +296,9 @@ class Night:
     slices: list[bytes] = field(default_factory=list)
 
     def run(self, root: Path, mark: Callable[[str], None] = lambda mark: None, formats=("seg",), moves=True) -> None:
-        from conftest import make_networks
-
         from covct.outputs import Outputs
         from covct.unattended import batch
+        from support.thresholds import make_networks
 
         done = root / "done" if moves else None
         order = batch.Order((root / "in",), root / "out", self.weights, Outputs(tuple(formats)), move_done=done)
@@ -320,11 +319,10 @@ class Night:
         self.tree = outputs_of(root / "out")
 
     def check(self, root: Path, passed: set[str]) -> list[str]:
-        from faults import differences
-        from faults import tree_of as outputs_of
-
         from covct.disk import state
         from covct.unattended import heartbeat
+        from faults import differences
+        from faults import tree_of as outputs_of
 
         for folder in ("in", "out"):
             (root / folder).mkdir(exist_ok=True)
@@ -379,11 +377,10 @@ def _ignore(value: object) -> None:
 
 
 def inboxes(base: Path) -> None:
-    from conftest import make_weights
-    from line import anew, each_slice
-
     from covct.phantom.chest import make_phantom
     from covct.phantom.dicom import write_dicom_series
+    from support.series import anew, each_slice
+    from support.thresholds import make_weights
 
     phantom = make_phantom(
         slices=30, rows=64, columns=64, slice_spacing_mm=None, pixel_spacing_mm=(6.0, 6.0), lesions="severe", seed=1

@@ -176,10 +176,9 @@ class Bench:
                 os._exit(code)
 
     def _become(self, scenario: Scenario, fault: Fault | None, name: str) -> None:
-        from conftest import make_networks
-
         from covct import cli
         from covct.commands import scan
+        from support.thresholds import make_networks
 
         networks = make_networks()
         scan.networks_of = lambda *_: lambda: networks  # type: ignore[assignment]
@@ -701,10 +700,9 @@ OF_TEN = {"kill-random", "stop-random", "two"}
 def inboxes(base: Path) -> None:
     """Ten series of a few slices: seven chests, a NIfTI file, a localizer, one of air. And two studies before and after
     more has come: of one a series that is chosen over the first, of the other a slice."""
-    from line import anew, each_slice
-
     from covct.phantom.chest import make_phantom
     from covct.phantom.dicom import write_dicom_series
+    from support.series import anew, each_slice
 
     phantom = make_phantom(
         slices=30, rows=64, columns=64, slice_spacing_mm=None, pixel_spacing_mm=(6.0, 6.0), lesions="severe", seed=1
@@ -785,12 +783,11 @@ def work(arguments: argparse.Namespace, base: Path) -> list[Row]:
     import cv2
 
     cv2.setNumThreads(1)  # a process with threads cannot be forked
-    from conftest import make_weights
-
     import covct.cli
     import covct.intake.nifti
     import covct.pipeline.series
     import covct.results.writers  # noqa: F401
+    from support.thresholds import make_weights
 
     make_weights(base / "weights")
     bench = Bench(base)
@@ -811,7 +808,7 @@ def work(arguments: argparse.Namespace, base: Path) -> list[Row]:
 
 def _warm(base: Path) -> None:
     """Whatever libraries do at their first call is done before the forks."""
-    from line import night
+    from support.line import night
 
     night(base / "one", out=base / "warm", formats=("seg", "sr", "ko", "sc", "nifti", "png"))
     if len(os.listdir("/proc/self/task")) > 1:

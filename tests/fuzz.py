@@ -45,11 +45,8 @@ from pathlib import Path
 from random import Random
 
 import imagecodecs
-import mutators
 import numpy as np
 import pydicom
-from conftest import call_infection, call_lungs, threshold_card
-from multiframe import write_enhanced, write_legacy_converted
 from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless
 
@@ -73,6 +70,9 @@ from covct.pipeline import series as pipeline  # noqa: F401 - all that a case im
 from covct.results import verify, writers  # noqa: F401 - all that a case imports, before the fork
 from covct.unattended import batch  # noqa: F401 - all that a case imports, before the fork
 from covct.voxels.volume import spacing_mm
+from support import mutators
+from support.multiframe import write_enhanced, write_legacy_converted
+from support.thresholds import call_infection, call_lungs, threshold_card
 
 LONGEST_S = 10.0  # of the processors' time
 WATCHDOG_S = 60.0  # of the clock

@@ -49,7 +49,7 @@ def judged(stage: Callable[[bytes, Path], object], contents: bytes, folder: Path
     Costly
         What it took, and what would have been allowed.
     """
-    from cost import status
+    from support.cost import status
 
     Path("/proc/self/clear_refs").write_text("5")
     before, start = status("VmRSS"), time.process_time()
@@ -138,9 +138,10 @@ STAGES = (look, whole, volume, weights)
 
 def make_corpus(folder: Path) -> list[bytes]:
     """A file of each kind, as short as it can be; each bomb in small."""
-    import bombs
-    import fuzz
     import h5py
+
+    import fuzz
+    from support import bombs
 
     made = [base.contents[0] for base in fuzz.make_bases(folder).values()]
     made += [getattr(bombs, name)(200) for name in bombs.BOMBS if name not in ("zipped_elements",)
@@ -183,7 +184,7 @@ def guided(campaign: Campaign, seconds: int) -> None:
 
 
 def unguided(campaign: Campaign, corpus: list[bytes], seconds: int, seed: int) -> None:
-    import mutators
+    from support import mutators
 
     kinds = [*mutators.ANY.values(), *mutators.DICOM.values(), *mutators.GROUPS.values(), *mutators.NIFTI.values()]
     rng, end = Random(seed), time.monotonic() + seconds
@@ -220,7 +221,7 @@ def main() -> int:
             for stage in STAGES:
                 stage(one, Path(scratch))  # libraries and tables are loaded now
         if not by_coverage:
-            from cost import status
+            from support.cost import status
 
             ceiling = status("VmSize") + ADDRESS_SPACE
             resource.setrlimit(resource.RLIMIT_AS, (ceiling, ceiling))

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROGRAM = """
-from conftest import make_networks
+from support.thresholds import make_networks
 from covct import cli
 from covct.commands import scan
 networks = make_networks()
@@ -100,10 +100,10 @@ class Arrivals:
 def template(folder: Path) -> list[bytes]:
     """The slices of a small chest with UIDs of fixed length, to be replaced."""
     import pydicom
-    from line import each_slice
 
     from covct.phantom.chest import make_phantom
     from covct.phantom.dicom import write_dicom_series
+    from support.series import each_slice
 
     phantom = make_phantom(
         slices=30, rows=64, columns=64, slice_spacing_mm=None, pixel_spacing_mm=(6.0, 6.0), lesions="severe", seed=1
@@ -152,7 +152,7 @@ def events(path: Path) -> Iterator[list[dict]]:
 def night(base: Path, arguments: argparse.Namespace) -> dict:
     inbox, out, told = base / "in", base / "out", base / "events.jsonl"
     inbox.mkdir()
-    from conftest import make_weights
+    from support.thresholds import make_weights
 
     make_weights(base / "weights")
     arrivals = Arrivals(inbox, template(base / "template"), arguments.settle, random.Random(arguments.seed))

@@ -8,46 +8,15 @@ from datetime import UTC, datetime
 import jsonschema
 import pydicom
 import pytest
-from conftest import read_json
-from test_discover import change
 
 from covct.disk import state
 from covct.errors import OutputNotWritable, Stopped, WeightsError
 from covct.intake.discover import discover
-from covct.outputs import Outputs
 from covct.pipeline.report import load_schema
 from covct.unattended import batch, one_pass
-from covct.unattended.logs import QUIET
-
-
-@pytest.fixture
-def inbox(phantom_series, tmp_path):
-    """Three studies: a, b, c."""
-    for index, name in enumerate("abc"):
-        folder = shutil.copytree(phantom_series, tmp_path / "inbox" / name)
-        change(
-            folder,
-            StudyInstanceUID=f"1.2.{index + 1}",
-            SeriesInstanceUID=f"1.2.{index + 1}.1",
-            SOPInstanceUID=lambda i, index=index: f"1.2.{index + 1}.1.{i + 1}",
-        )
-    return tmp_path / "inbox"
-
-
-@pytest.fixture
-def order(inbox, tmp_path, weights):
-    return batch.Order((inbox,), tmp_path / "out", weights, outputs=Outputs(("seg",)))
-
-
-def run(order, networks):
-    """How it ended, and the events that people are told."""
-    events = []
-    tally = batch.scan(order, lambda: networks, events.append)
-    return tally, [one for one in events if one["event"] not in QUIET]
-
-
-def never():
-    raise AssertionError("networks must not be loaded when there is nothing to do")
+from support.batches import never, run, watched
+from support.running import read_json
+from support.series import change
 
 
 def test_every_series_has_a_report_that_follows_the_schema(order, networks):
@@ -271,27 +240,6 @@ def test_empty_directory_is_nothing_to_do(tmp_path, weights):
     (tmp_path / "empty").mkdir()
     tally = batch.scan(batch.Order((tmp_path / "empty",), tmp_path / "out", weights), never, lambda event: None)
     assert not tally.counts
-
-
-class Clock:
-    """Time that passes by sleeping; the inbox changes meanwhile."""
-
-    def __init__(self, changes):
-        self.now, self.changes = 0.0, changes
-
-    def sleep(self, seconds):
-        self.now += seconds
-        if not self.changes:
-            raise Stopped("SIGTERM")
-        if change_now := self.changes.pop(0):
-            change_now()
-
-
-def watched(order, networks, changes, settle=25):
-    clock, events = Clock(changes), []
-    with pytest.raises(Stopped):
-        batch.watch(order, lambda: networks, events.append, settle, 10, clock.sleep, lambda: clock.now)
-    return [(e["event"], e["folder"]) for e in events if e["event"] in ("done", "rejected", "failed", "skipped")]
 
 
 def test_watch_waits_until_a_study_has_settled(order, inbox, networks):

@@ -10,12 +10,6 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from conftest import SMALL, read_json
-from cuts import points_in_seg, write_cut
-from example_report import example_report
-from multiframe import write_enhanced, write_legacy_converted
-from test_orientation import CUTS
-from test_seg import tool
 
 from covct import RESEARCH_USE
 from covct.dicom import capture
@@ -31,6 +25,11 @@ from covct.unattended import batch
 from covct.voxels.overlay import BACKGROUND, LEFT_LUNG_RGB, NOTICE, RIGHT_LUNG_RGB, TEXT, put_text, text_width
 from covct.voxels.preprocess import whole_slice
 from covct.voxels.volume import Masks, Probability, Scan
+from support.chests import SMALL
+from support.cuts import CUTS, points_in_seg, write_cut
+from support.example_report import example_report
+from support.multiframe import write_enhanced, write_legacy_converted
+from support.running import read_json, tool
 
 KEY = "0" * 64
 CORONAL = [1, 0, 0, 0, 0, -1]

@@ -8,8 +8,6 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from chests import chest, equalised, save, save_pair, save_slices, windowed
-from conftest import SHARED
 
 from covct.data.cases import CaseError
 from covct.data.layouts import find_cases, search_cases
@@ -26,10 +24,8 @@ from covct.data.slices import (
 )
 from covct.errors import UsageError
 from covct.intake.nifti import read_nifti, write_nifti
-
-
-def fake_restore(pixels):
-    return (pixels.astype(np.int16) * 5 - 1000).astype(np.int16)
+from support.checkout import SHARED
+from support.chests import chest, equalised, fake_restore, save, save_pair, save_slices, windowed
 
 
 def published(folder):

@@ -5,13 +5,12 @@ import re
 import shutil
 
 import pytest
-from conftest import read_json
-from test_cli import invoke, threshold_networks  # noqa: F401 - a fixture
-from test_discover import change
 
 from covct.intake.choice import choose, selected
 from covct.intake.discover import discover
 from covct.intake.gate import check_headers
+from support.running import invoke, read_json
+from support.series import change
 
 
 @pytest.fixture
@@ -71,7 +70,7 @@ def test_what_differs_in_nothing_is_decided_by_the_uid(study):
     assert chosen(study)[0] == min(first, second)
 
 
-def test_series_and_select_override_the_rule(study, tmp_path, weights, threshold_networks):  # noqa: F811
+def test_series_and_select_override_the_rule(study, tmp_path, weights, threshold_networks):
     soft, sharp = study(ConvolutionKernel="B30f"), study(ConvolutionKernel="B60f")
     for number, wish in enumerate((["--series", soft], ["--select", "ConvolutionKernel=b3"])):
         out = tmp_path / f"out{number}"
@@ -85,7 +84,7 @@ def test_series_and_select_override_the_rule(study, tmp_path, weights, threshold
         ]
 
 
-def test_a_study_without_a_selected_series_is_left_alone(study, tmp_path, weights, threshold_networks):  # noqa: F811
+def test_a_study_without_a_selected_series_is_left_alone(study, tmp_path, weights, threshold_networks):
     study()
     result = invoke("scan", *study.folders, "--out", tmp_path / "out", "--weights", weights, "--series", "9.9")
     assert result.exit_code == 0

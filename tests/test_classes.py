@@ -6,8 +6,6 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from chests import chest, equalised, save_pair, save_slices, windowed
-from conftest import threshold_card
 
 from covct.data.slices import UNKNOWN_CLASS, find_sources, read_lung_slices, read_medseg_slices
 from covct.errors import UsageError
@@ -16,6 +14,8 @@ from covct.training.samples import classes
 from covct.training.samples.inputs import card_fields
 from covct.training.settings import Settings
 from covct.voxels.preprocess import body_field_of_view
+from support.chests import chest, equalised, save_pair, save_slices, windowed
+from support.thresholds import threshold_card
 
 BGR = {1: (0, 0, 128), 2: (0, 128, 0), 3: (128, 0, 0)}
 SETTINGS = Settings(

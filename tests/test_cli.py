@@ -8,37 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import covct
-from covct import cli
-from covct.commands import scan
 from covct.commands.exit_codes import EXIT_CODES
-
-ROOT = Path(covct.__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-
-
-def run(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "covct", *map(str, arguments)],
-        capture_output=True, text=True, check=False, timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment},
-    )  # fmt: skip
-
-
-@pytest.fixture
-def threshold_networks(monkeypatch, networks):
-    """The command line in this process, with networks that need no keras."""
-    monkeypatch.setattr(scan, "networks_of", lambda *_: lambda: networks)
-
-
-def invoke(*arguments):
-    """Exit code, stdout and stderr of `covct ARGUMENTS`, run in this process."""
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+from support.checkout import README, ROOT
+from support.running import invoke, run
 
 
 def test_json_events_are_one_object_a_line_on_stdout(series_folder, tmp_path, weights, threshold_networks):

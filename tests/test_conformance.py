@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from conftest import make_networks, make_weights
 
 import covct
 from covct import terms
@@ -15,6 +14,7 @@ from covct.dicom.evidence import SERIES_NUMBERS
 from covct.dicom.syntaxes import SYNTAXES
 from covct.outputs import SEG_TYPES, Outputs
 from covct.unattended import batch
+from support.thresholds import make_networks, make_weights
 
 STATEMENT = (Path(covct.__file__).parent / "dicom" / "CONFORMANCE.md").read_text()
 

@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from conftest import SMALL, make_networks, make_weights, read_json
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.fileset import FileSet
 from pydicom.tag import Tag
-from test_encodings import rewrite
 
 from covct.dicom.syntaxes import DEFLATED, EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from covct.disk.sources import SourceFile
@@ -27,6 +25,10 @@ from covct.unattended import movable
 from covct.unattended.batch import Order, scan
 from covct.unattended.convert import Conversion, convert
 from covct.unattended.inbox import Study, Survey
+from support.chests import SMALL
+from support.encodings import rewrite
+from support.running import read_json
+from support.thresholds import make_networks, make_weights
 
 EVERYTHING = Outputs(formats=("seg", "sr", "sc", "ko", "nifti", "png"))
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import threshold_card
 
 from covct.networks.devices import Device, Ladder
 from covct.networks.network import Network, input_shape, probabilities, task_probability
 from covct.voxels.patches import blend_weights, neighbours, patchwise, starts, with_neighbours
 from covct.voxels.preprocess import whole_slice
+from support.thresholds import threshold_card
 
 
 def test_edge_slices_are_repeated():

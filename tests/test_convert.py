@@ -13,13 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
-from conftest import SMALL, read_json
 from highdicom.legacy import LegacyConvertedEnhancedCTImage
-from test_cli import ROOT, invoke, run
-from test_discover import change
-from test_nifti import save, sheared
-from test_quality import tilt
-from test_seg import tool
 
 from covct import RESEARCH_USE
 from covct.dicom.ct_series import Storage, storage_for, write_ct_series
@@ -33,6 +27,11 @@ from covct.phantom.dicom import write_dicom_series
 from covct.unattended import batch, convert
 from covct.unattended.convert import Conversion
 from covct.voxels.volume import WORKING_ORIENTATION
+from support.checkout import ROOT
+from support.chests import SMALL
+from support.running import invoke, read_json, run, tool
+from support.series import change, tilt
+from support.volumes import save, sheared
 
 
 def converted(source, out, **order):

@@ -1,4 +1,3 @@
-# ruff: noqa: F811 (fixtures of test_batch are imported, and named as parameters)
 """One volume under several names: it is done once, the other names are noted, and they go with it."""
 
 import json
@@ -9,8 +8,6 @@ from dataclasses import replace
 from datetime import datetime
 
 import pytest
-from conftest import read_json
-from test_batch import inbox, never, order, run, watched  # noqa: F401 (fixtures)
 from typer.testing import CliRunner
 
 from covct.cli import app
@@ -19,6 +16,8 @@ from covct.intake.nifti import write_nifti
 from covct.unattended import batch
 from covct.unattended.convert import Conversion, convert
 from covct.unattended.since_until import parse_since
+from support.batches import never, run, watched
+from support.running import read_json
 
 
 def copied(path, again):

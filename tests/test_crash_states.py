@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from crash_states import NAMES, compiled
-from disk import Call, Disk, lay
+from support.disk import Call, Disk, lay
 
 HERE = Path(__file__).parent
 

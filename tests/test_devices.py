@@ -10,7 +10,6 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from conftest import call_infection, call_lungs, read_json
 
 import covct
 from covct.errors import DeviceMissing, UsageError
@@ -20,6 +19,8 @@ from covct.networks.network import Network
 from covct.outputs import Outputs
 from covct.pipeline.report import load_schema
 from covct.unattended import batch
+from support.running import read_json
+from support.thresholds import call_infection, call_lungs
 
 ROOT = Path(covct.__file__).parent.parent
 

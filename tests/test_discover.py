@@ -10,16 +10,7 @@ import pytest
 from covct.intake.choice import choose, is_lung_kernel
 from covct.intake.discover import discover
 from covct.intake.gate import check_headers
-
-
-def change(folder, **attributes):
-    """Set attributes in every file of a folder; a function is given the file's index."""
-    for index, path in enumerate(sorted(folder.iterdir())):
-        dataset = pydicom.dcmread(path)
-        for name, value in attributes.items():
-            setattr(dataset, name, value(index) if callable(value) else value)
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-        dataset.save_as(path)
+from support.series import change
 
 
 def test_one_series_in_nested_folders(series_folder, tmp_path):

@@ -9,8 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import make_networks
-from test_cli import invoke
 
 from covct.commands import scan
 from covct.dicom.syntaxes import SYNTAXES
@@ -18,6 +16,8 @@ from covct.dicom.tiny_slice import tiny_slice
 from covct.networks.network import Device
 from covct.unattended import doctor
 from covct.unattended.doctor import Check, exit_code
+from support.running import invoke
+from support.thresholds import make_networks
 
 
 def examined(*options):

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import call_infection, make_weights, read_json, threshold_card
 
 from covct.errors import WeightsError
 from covct.networks.cards import Card, file_sha256, read_card, tasks_in, write_card
@@ -12,7 +11,9 @@ from covct.networks.network import Network, holds_infection
 from covct.pipeline.series import Clock, process
 from covct.unattended.batch import card_hashes
 from covct.voxels.preprocess import whole_slice
-from tests.test_report_schema import VALIDATOR
+from support.example_report import VALIDATOR
+from support.running import read_json
+from support.thresholds import call_infection, make_weights, threshold_card
 
 
 def gate(predict, **changes) -> Network:

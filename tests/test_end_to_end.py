@@ -9,12 +9,12 @@ import jsonschema
 import nibabel
 import numpy as np
 import pytest
-from conftest import read_json
 
 import covct
 from covct.phantom.chest import make_phantom
 from covct.phantom.dicom import write_dicom_series
 from covct.pipeline.report import load_schema
+from support.running import read_json
 
 pytest.importorskip("keras")
 

@@ -11,7 +11,6 @@ import cv2
 import highdicom as hd
 import numpy as np
 import pytest
-from conftest import make_networks, make_weights
 from typer.testing import CliRunner
 
 from covct import cli
@@ -31,6 +30,7 @@ from covct.evaluation.surface import surface_scores
 from covct.intake.discover import discover
 from covct.intake.nifti import write_nifti
 from covct.networks.cards import file_sha256, read_card, write_card
+from support.thresholds import make_networks, make_weights
 
 # Scores
 

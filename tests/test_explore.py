@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from chests import chest, save, save_pair, save_slices, windowed
 from typer.testing import CliRunner
 
 from covct import cli
 from covct.data.explore import explore
 from covct.data.explore_page import as_html
+from support.chests import chest, save, save_pair, save_slices, windowed
 
 
 def invoke(*arguments):

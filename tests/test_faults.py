@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from faults import CAMPAIGNS, OF_TEN
 
 FULL = os.environ.get("COVCT_FAULTS") == "full"

@@ -5,13 +5,13 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
-from line import night
-from test_cli import invoke
-from test_discover import change
-from test_quality import slugs, verdict
 
 from covct.intake.discover import discover
 from covct.intake.gate import header_warnings
+from support.gate import slugs, verdict
+from support.line import night
+from support.running import invoke
+from support.series import change
 
 CAPTURE, STRUCTURES = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.481.3"
 PRESENTATION = "1.2.840.10008.5.1.4.1.1.11.1"

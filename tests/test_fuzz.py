@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from random import Random
 
-import fuzz
-import mutators
 import pytest
 
 import covct
+import fuzz
+from support import mutators
 
 CASES = 4000
 FAMILIES = (

@@ -5,11 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import bombs
-import fuzz_cost
 import pytest
 
 import covct
+import fuzz_cost
+from support import bombs
 
 SECONDS = int(os.environ.get("COVCT_FUZZ_S", "60"))
 

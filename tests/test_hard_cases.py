@@ -18,16 +18,18 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from conftest import SMALL, make_networks
-from cuts import Cut, label_at, points_in_seg, tilted, turned, write_cut
-from line import anew, each_slice, hu_of, named, night, put_hu
-from multiframe import write_enhanced, write_legacy_converted
 from pydicom import uid
-from test_encodings import rewrite
 
 from covct.phantom.chest import make_phantom
 from covct.phantom.dicom import write_dicom_series
 from covct.terms import SEGMENTS
+from support.chests import SMALL
+from support.cuts import Cut, label_at, points_in_seg, tilted, turned, write_cut
+from support.encodings import rewrite
+from support.line import night
+from support.multiframe import write_enhanced, write_legacy_converted
+from support.series import anew, each_slice, hu_of, named, put_hu
+from support.thresholds import make_networks
 
 SEG, SR, KO = "segmentation.seg.dcm", "measurements.sr.dcm", "key-slices.ko.dcm"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"

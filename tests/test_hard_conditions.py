@@ -16,9 +16,6 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from conftest import make_networks, make_weights, read_json
-from line import anew, each_slice, night
-from test_batch import watched
 
 import covct
 from covct.disk import state
@@ -26,12 +23,17 @@ from covct.networks.cards import file_sha256
 from covct.outputs import Outputs
 from covct.phantom.dicom import write_dicom_series
 from covct.unattended import batch
+from support.batches import watched
+from support.line import night
+from support.running import read_json
+from support.series import anew, each_slice
+from support.thresholds import make_networks, make_weights
 
 ROOT = Path(covct.__file__).parent.parent
 SEG = "segmentation.seg.dcm"
 # The program with networks that are thresholds; `before` is run first.
 PROGRAM = """
-from conftest import make_networks
+from support.thresholds import make_networks
 from covct import cli
 from covct.commands import scan
 scan.networks_of = lambda *_: make_networks
@@ -95,7 +97,7 @@ def growth(phantom, phantom_series, tmp_path_factory):
     code = f"""
 import re
 from pathlib import Path
-from line import night
+from support.line import night
 for source in ({str(phantom_series)!r}, {str(folder / "in")!r}):
     assert night(Path(source), formats=("seg", "sr")).result
     status = Path("/proc/self/status").read_text()  # getrusage would begin with what this test's process had
@@ -133,7 +135,7 @@ from pathlib import Path
 import covct.pipeline.series, covct.results.writers
 from covct.unattended import batch
 from covct.outputs import Outputs
-from conftest import make_networks
+from support.thresholds import make_networks
 source, weights, master, base = sys.argv[1:]
 
 def scan(out, moment):

@@ -6,11 +6,11 @@ import os
 from dataclasses import asdict, replace
 
 import pytest
-from test_cli import invoke, threshold_networks  # noqa: F401 - a fixture
 
 from covct.disk import state
 from covct.errors import OutputNotWritable, Stopped
 from covct.unattended import heartbeat
+from support.running import invoke
 
 
 def health(out, *options):
@@ -31,7 +31,7 @@ def aged(private, seconds, **changes):
     (private / heartbeat.NAME).write_text(json.dumps(asdict(replace(older, **changes))))
 
 
-def test_a_scan_leaves_a_sign_of_life(series_folder, tmp_path, weights, threshold_networks):  # noqa: F811
+def test_a_scan_leaves_a_sign_of_life(series_folder, tmp_path, weights, threshold_networks):
     assert invoke("scan", series_folder, "-o", tmp_path / "out", "--weights", weights).exit_code == 0
     code, told = health(tmp_path / "out")
     assert (code, told["healthy"], told["state"]) == (0, True, "ended")

@@ -1,11 +1,9 @@
 """Files that lie of their size, swell, or go on without end: refused before they cost anything. Fuzzing found them."""
 
 import gzip
-import io
 import struct
 import tracemalloc
 import zipfile
-import zlib
 from pathlib import Path
 
 import imagecodecs
@@ -13,9 +11,6 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from bombs import BOMBS
-from cost import cost
-from multiframe import write_enhanced
 from pydicom.encaps import encapsulate
 
 from covct.dicom import pixels
@@ -24,7 +19,6 @@ from covct.dicom.evidence import encodable, filled, identified
 from covct.dicom.header import read_values
 from covct.dicom.pixels import hounsfield
 from covct.dicom.read import MOST_ELEMENTS, MOST_ITEMS, read_dataset
-from covct.dicom.syntaxes import DEFLATED
 from covct.disk import state
 from covct.disk.sources import SourceFile, read_all
 from covct.errors import SeriesError
@@ -34,6 +28,10 @@ from covct.intake.discover import discover
 from covct.intake.load_dicom import load_dicom
 from covct.intake.nifti import read_nifti, write_nifti
 from covct.unattended import batch
+from support.bombs import BOMBS
+from support.cost import cost
+from support.encodings import deflated
+from support.multiframe import write_enhanced
 
 MIB = 1024**2
 
@@ -52,23 +50,6 @@ class peak:
 
 def first(folder) -> Path:
     return sorted(folder.iterdir())[0]
-
-
-def deflated(path, behind: bytes = b"", pixels: bool = True) -> bytes:
-    """A slice in the deflated transfer syntax, with more behind its pixels, or in their place."""
-    dataset = pydicom.dcmread(path)
-    if not pixels:
-        del dataset.PixelData
-    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
-    out = io.BytesIO()
-    dataset.save_as(out, enforce_file_format=True)
-    whole = out.getvalue()
-    start = whole.index(b"\x08\x00\x05\x00CS")
-    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    body = packer.compress(whole[start:] + behind) + packer.flush()
-    stated, wanted = b"1.2.840.10008.1.2.1\0", DEFLATED.encode()
-    meta = whole[:start].replace(struct.pack("<H", len(stated)) + stated, struct.pack("<H", len(wanted)) + wanted)
-    return meta + body
 
 
 # Deflated data sets

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -90,6 +91,17 @@ def test_keras_and_rich_stay_in_their_rooms(name):
     assert "tensorflow" not in found, "keras.ops only: training also runs on jax"
     assert "keras" not in found or {name, room} & KERAS
     assert not found & {"rich", "typer"} or room in ("cli", "commands")
+
+
+def test_what_tests_share_is_in_support():
+    """Helpers in `tests/support`, fixtures in conftest: nobody looks for them in another test. Programs in texts too."""
+    borrowed = re.compile(r"^\s*(?:from|import) (?:test_\w+|conftest|tests)\b.*", re.MULTILINE)
+    found = {
+        path.name: lines
+        for path in Path(__file__).parent.rglob("*.py")
+        if (lines := borrowed.findall(path.read_text(encoding="utf-8")))
+    }
+    assert not found, "move it to tests/support"
 
 
 @pytest.mark.parametrize(

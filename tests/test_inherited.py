@@ -6,14 +6,12 @@ from dataclasses import replace
 
 import pydicom
 import pytest
-from conftest import make_networks
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.tag import Tag
-from test_seg import tool
 
 from covct.dicom.evidence import filled
 from covct.intake.choice import Choice
@@ -23,6 +21,8 @@ from covct.pipeline.series import Clock, process
 from covct.results.check_dicom import check_objects
 from covct.results.verify import _errors
 from covct.results.writers import WRITERS
+from support.running import tool
+from support.thresholds import make_networks
 
 OUTPUTS = Outputs(formats=("seg", "sr", "ko", "sc"))
 

@@ -5,17 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fuzz
 import pytest
-from conftest import SHARED, make_networks, make_weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from odd import ODD
 
+import fuzz
 from covct.intake.nifti import write_nifti
 from covct.outputs import Outputs
 from covct.phantom.dicom import write_dicom_series
 from covct.unattended import batch
+from support.checkout import SHARED
+from support.odd import ODD
+from support.thresholds import make_networks, make_weights
 
 CASES = SHARED.parent / "cases" / "make.py"
 OF_THE_MOMENT = {

@@ -6,8 +6,6 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from conftest import read_json
-from test_sr import KO, as_multi_frame, evidence, items, judge, segment, without_infection
 
 from covct.dicom.key_object import key_slices, write_key_object
 from covct.intake.choice import choose
@@ -16,6 +14,9 @@ from covct.intake.gate import check_headers
 from covct.intake.load_dicom import load_dicom
 from covct.phantom.dicom import write_dicom_series
 from covct.pipeline.series import Clock, process
+from support.line import segment
+from support.objects import KO, as_multi_frame, evidence, items, judge, without_infection
+from support.running import read_json
 
 
 def references(path):

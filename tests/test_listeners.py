@@ -12,27 +12,25 @@ import subprocess
 import sys
 import time
 import zipfile
-from pathlib import Path
 
 import pytest
-from conftest import read_json
-from test_supervisor import inbox, outcomes  # noqa: F401
 
-import covct
 from covct.commands.listeners import Listener
 from covct.visible import json_line, visible
-
-ROOT = Path(covct.__file__).parent.parent
-CLI = Path(__file__).with_name("threshold_cli.py")
+from support.checkout import PYTHONPATH
+from support.processes import outcomes
+from support.running import read_json
 
 
 @pytest.fixture
-def scan(inbox, tmp_path, weights):  # noqa: F811
+def scan(inbox, tmp_path, weights):
     """A function that runs `covct scan` by a shell's line, in which ``$SCAN`` is the command; its exit code."""
 
     def run(line, **more):
-        command = f"'{sys.executable}' '{CLI}' scan '{inbox}' -o '{tmp_path / 'out'}' --formats=seg --json"
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COVCT_WEIGHTS": str(weights), **more}
+        command = (
+            f"'{sys.executable}' -m support.threshold_cli scan '{inbox}' -o '{tmp_path / 'out'}' --formats=seg --json"
+        )
+        environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "COVCT_WEIGHTS": str(weights), **more}
         script = line.replace("$SCAN", command)
         return subprocess.run(
             ["bash", "-o", "pipefail", "-c", script], env=environment, timeout=120, capture_output=True, text=True
@@ -72,12 +70,12 @@ def test_events_lost_to_a_full_disk_are_exit_12_and_every_series_is_done(scan, t
     assert "standard output could not be written: No space left on device" in ended.stderr
 
 
-def test_a_terminal_that_goes_away_takes_only_itself(inbox, tmp_path, weights):  # noqa: F811
+def test_a_terminal_that_goes_away_takes_only_itself(inbox, tmp_path, weights):
     """A closed window hangs up: SIGHUP, and an error for every write from then on."""
     pid, terminal = pty.fork()
     if not pid:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COVCT_WEIGHTS": str(weights)}
-        arguments = [CLI, "scan", inbox, "-o", tmp_path / "out", "--formats=seg"]
+        environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "COVCT_WEIGHTS": str(weights)}
+        arguments = ["-m", "support.threshold_cli", "scan", inbox, "-o", tmp_path / "out", "--formats=seg"]
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os.execve(sys.executable, [sys.executable, *map(str, arguments)], environment)
     os.read(terminal, 1)  # it has begun to talk
@@ -147,9 +145,9 @@ def test_control_characters_are_shown_and_never_sent(text, seen):
     line.encode()  # as UTF-8
 
 
-def test_a_file_name_is_shown_as_it_is_and_draws_no_picture(scan, inbox, tmp_path):  # noqa: F811
+def test_a_file_name_is_shown_as_it_is_and_draws_no_picture(scan, inbox, tmp_path):
     name = ":bomb:\x1b]0;owned\x07\n[red].dcm"
-    (inbox / "1" / name).write_bytes(b"\0" * 128 + b"DICM" + b"\1" * 40)
+    (inbox / "a" / name).write_bytes(b"\0" * 128 + b"DICM" + b"\1" * 40)
     ended = scan("$SCAN")
     assert ":bomb:\\x1b]0;owned\\x07\\n[red].dcm" in ended.stderr
     assert "\x1b]0" not in ended.stderr + ended.stdout
@@ -157,14 +155,14 @@ def test_a_file_name_is_shown_as_it_is_and_draws_no_picture(scan, inbox, tmp_pat
     assert told["file"].endswith(":bomb:\\x1b]0;owned\\x07\\n[red].dcm")
 
 
-def test_a_locale_without_umlauts_changes_nothing(scan, inbox, tmp_path):  # noqa: F811
+def test_a_locale_without_umlauts_changes_nothing(scan, inbox, tmp_path):
     """ASCII by the locale, and Python told not to know better: a member of an archive and a folder with umlauts."""
     study = inbox / "Müller"
-    (inbox / "1").rename(study)
+    (inbox / "a").rename(study)
     with zipfile.ZipFile(inbox / "Prüfung.zip", "w") as archive:
-        for path in sorted((inbox / "3").iterdir()):
+        for path in sorted((inbox / "c").iterdir()):
             archive.write(path, f"Bäuche/{path.name}")
-    shutil.rmtree(inbox / "3")
+    shutil.rmtree(inbox / "c")
     ascii_locale = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     ended = scan("$SCAN", **ascii_locale)
     assert (ended.returncode, all_done(tmp_path / "out")) == (0, True)

@@ -26,10 +26,10 @@ SECRETS = ("planted", "19010203", "19450607")
 TEXT, DATES = {"PN", "LO", "SH", "ST", "LT", "UT", "UC", "AE"}, {"DA", "DT"}
 # covct as it is run, with networks that are thresholds.
 PROGRAM = """
-import conftest
+from support.thresholds import make_networks
 from covct import cli
 from covct.commands import scan
-scan.networks_of = lambda *_: conftest.make_networks
+scan.networks_of = lambda *_: make_networks
 cli.main()
 """
 

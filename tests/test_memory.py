@@ -11,12 +11,6 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from conftest import make_networks, read_json
-from cost import cost
-from cuts import points_in_seg
-from multiframe import write_enhanced
-from test_discover import change
-from test_hostile import deflated
 
 from covct.dicom.evidence import encodable, equipment, identified, object_uids
 from covct.dicom.seg import _description, write_seg
@@ -34,6 +28,13 @@ from covct.voxels.components import components
 from covct.voxels.labels import INFECTED, Labels, per_slice
 from covct.voxels.preprocess import whole_slice
 from covct.voxels.volume import Masks, Probability
+from support.cost import cost
+from support.cuts import points_in_seg
+from support.encodings import deflated
+from support.multiframe import write_enhanced
+from support.running import read_json
+from support.series import change
+from support.thresholds import make_networks
 
 WEIGHTS = {"lungs": "a" * 64, "infection": "b" * 64}
 CORONAL, SAGITTAL = [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1]

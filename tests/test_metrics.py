@@ -6,10 +6,11 @@ import re
 import time
 
 import pytest
-from test_cli import README, invoke, threshold_networks  # noqa: F401 - a fixture
 
 from covct.errors import OutputNotWritable
 from covct.unattended.prometheus import METRICS, Metrics, end_in_place, measured, read_counters
+from support.checkout import README
+from support.running import invoke
 
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\["\\n])*"'
@@ -45,7 +46,7 @@ def parsed(text):
     return samples
 
 
-def test_a_scan_leaves_its_figures(series_folder, tmp_path, weights, threshold_networks):  # noqa: F811
+def test_a_scan_leaves_its_figures(series_folder, tmp_path, weights, threshold_networks):
     bad = series_folder.parent / "in" / "bad"
     bad.parent.mkdir()
     os.rename(series_folder, bad.parent / "good")

@@ -5,14 +5,15 @@ import subprocess
 import numpy as np
 import pydicom
 import pytest
-from multiframe import write_enhanced, write_legacy_converted
-from test_seg import segment, tool
 
 from covct.errors import SeriesError
 from covct.intake.choice import choose
 from covct.intake.discover import discover
 from covct.intake.gate import check_headers
 from covct.intake.load_dicom import load_dicom
+from support.line import segment
+from support.multiframe import write_enhanced, write_legacy_converted
+from support.running import tool
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from chests import chest, equalised, save_pair, save_slices
-from conftest import threshold_card
 
 from covct.data.layouts import find_cases
 from covct.data.read_case import read_case
@@ -14,6 +12,8 @@ from covct.networks.network import Network, probabilities
 from covct.training.samples import neighbours
 from covct.training.settings import Settings
 from covct.voxels.preprocess import body_field_of_view
+from support.chests import chest, equalised, save_pair, save_slices
+from support.thresholds import threshold_card
 
 SETTINGS = Settings(
     "infection", epochs=1, samples_per_epoch=8, batch_size=4, base_filters=2, split="0.34", size=32, neighbours=1,
@@ -103,7 +103,7 @@ def test_no_neighbour_comes_from_another_volume_or_from_beyond_a_gap(data, tmp_p
 
 def test_a_slice_left_out_of_a_case_is_a_gap(data):
     """Two slices of one value in the middle of a case: their neighbours are no neighbours of each other."""
-    from chests import save
+    from support.chests import save
 
     hu = chest(0)[0]
     hu[2] = 40

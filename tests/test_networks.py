@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import SHARED
+
+from support.checkout import SHARED
 
 keras = pytest.importorskip("keras")
 

@@ -5,20 +5,14 @@ import gzip
 import nibabel
 import numpy as np
 import pytest
-from conftest import read_json
 
 from covct.errors import SeriesError
 from covct.intake.discover import discover
 from covct.intake.nifti import read_nifti, write_nifti
 from covct.intake.volume_file import load_volume
 from covct.unattended import batch
-
-
-def save(array, path, affine=None, **codes):
-    image = nibabel.Nifti1Image(array, np.diag([-2.0, -2, 5, 1]) if affine is None else affine)
-    image.set_sform(image.affine, code=codes.get("sform", 1))
-    image.set_qform(image.affine, code=codes.get("qform", 1))
-    nibabel.save(image, path)
+from support.running import read_json
+from support.volumes import save, sheared
 
 
 @pytest.mark.parametrize("signs", [(-1, -1, 1), (1, 1, 1), (1, -1, -1), (-1, 1, -1)])
@@ -130,13 +124,6 @@ def test_an_oblique_affine_rounded_to_three_digits_is_read(tmp_path):
     affine[:2, :2] = np.round([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]], 3)
     save(np.zeros((4, 5, 6), np.int16), tmp_path / "a.nii", affine, qform=0)
     assert read_nifti(tmp_path / "a.nii").shape == (4, 5, 6)
-
-
-def sheared(degrees, axis=2):
-    """Voxels of 3 x 2 x 5 mm whose slices along an axis are pushed sideways, RAS."""
-    affine = np.diag([3.0, 2.0, 5.0, 1.0])
-    affine[1 if axis != 1 else 2, axis] = np.tan(np.radians(degrees)) * affine[axis, axis]
-    return affine
 
 
 def nifti_series(path):

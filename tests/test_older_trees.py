@@ -1,4 +1,3 @@
-# ruff: noqa: F811 (fixtures of test_batch are imported, and named as parameters)
 """Trees of earlier versions, whose folders bear fewer digits of a hash: read, redone in place, never overwritten."""
 
 import json
@@ -7,9 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import read_json
-from test_batch import inbox, never, order, run  # noqa: F401 (fixtures)
-from test_discover import change
 
 from covct.intake import older_trees
 from covct.intake.discover import HASH_DIGITS, discover, safe_name
@@ -17,6 +13,9 @@ from covct.intake.nifti import write_nifti
 from covct.outputs import Outputs
 from covct.results.verify import verify
 from covct.unattended.convert import Conversion, convert
+from support.batches import never, run
+from support.running import read_json
+from support.series import change
 
 UUID = "0d4ee4a4-9a1e-4b5c-8f3e-6a5b8f0c7d21"  # as whole public collections have them
 

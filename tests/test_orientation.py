@@ -6,9 +6,6 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from conftest import SMALL, read_json
-from cuts import Cut, label_at, points_in_seg, tilted, turned, write_cut
-from test_seg import tool
 
 from covct.intake.discover import discover
 from covct.intake.load_dicom import load_dicom
@@ -17,8 +14,9 @@ from covct.phantom.chest import make_phantom
 from covct.phantom.dicom import write_dicom_series
 from covct.unattended import batch
 from covct.voxels.volume import WORKING_ORIENTATION
-
-POSITIONS = ["HFS", "HFP", "FFS", "FFP", "HFDR", "HFDL", "FFDR", "FFDL"]
+from support.chests import SMALL
+from support.cuts import CUTS, POSITIONS, Cut, label_at, points_in_seg, write_cut
+from support.running import read_json, tool
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -82,21 +80,6 @@ def test_rows_longer_than_columns(weights, networks, tmp_path):
     report = read_json(path)
     assert report["geometry"]["row_spacing_mm"] == pytest.approx(3.4)
     assert report["geometry"]["column_spacing_mm"] == pytest.approx(2.8)
-
-
-CUTS = {
-    "axial": Cut(),
-    "column negated": Cut(column=(0, -1, 0)),
-    "row negated, head to feet": Cut(row=(-1, 0, 0), step=(0, 0, -1)),
-    "oblique 5 degrees": turned("x", 5),
-    "oblique 20 degrees sideways": turned("y", 20),
-    "oblique 20 degrees turned on the table": turned("z", 20),
-    "coronal": Cut(column=(0, 0, -1), step=(0, 1, 0)),
-    "sagittal": Cut(row=(0, 1, 0), column=(0, 0, -1), step=(1, 0, 0)),
-    "gantry tilt 15 degrees": tilted(15),
-    "gantry tilt 30 degrees": tilted(30),
-    "gantry tilt back 20 degrees": tilted(-20),
-}
 
 
 @pytest.fixture(scope="module")

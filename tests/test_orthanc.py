@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from test_verify import segment
 
 from covct.outputs import DICOM_FORMATS
 from covct.results.writers import WRITERS
+from support.line import segmented_tree
 
 pynetdicom = pytest.importorskip("pynetdicom")
 
@@ -183,7 +183,7 @@ def pacs(orthanc) -> Orthanc:
 @pytest.fixture(scope="module")
 def out(phantom_series, tmp_path_factory) -> Path:
     """The output tree of the phantom, in every DICOM format that covct writes. Not to be changed."""
-    return segment([phantom_series], tmp_path_factory.mktemp("pacs") / "out", formats=FORMATS)
+    return segmented_tree([phantom_series], tmp_path_factory.mktemp("pacs") / "out", formats=FORMATS)
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def test_a_redo_sent_again_makes_no_second_instance(pacs, out, objects, phantom_
     pacs.c_store(objects)
     before = sorted(pacs.listed("/instances"))
     written = [path.stat().st_mtime_ns for path in objects]
-    segment([phantom_series], out, force=True, formats=FORMATS)
+    segmented_tree([phantom_series], out, force=True, formats=FORMATS)
     assert all(path.stat().st_mtime_ns > then for path, then in zip(objects, written, strict=True))
     pacs.c_store(objects)
     pacs.stow(objects)

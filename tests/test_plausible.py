@@ -8,9 +8,6 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from line import each_slice, night, put_hu
-from test_cli import README
-from test_discover import change
 from typer.testing import CliRunner
 
 from covct.cli import app
@@ -21,6 +18,9 @@ from covct.intake.gate import check_headers, check_hounsfield, coverage, header_
 from covct.intake.gate_voxels import Chest, judge_chest, measure_chest
 from covct.unattended.convert import Conversion, convert
 from covct.voxels.volume import spacing_mm
+from support.checkout import README
+from support.line import night
+from support.series import change, each_slice, put_hu
 
 RAS_OF_LPS = np.diag([-1.0, -1, 1, 1])
 

@@ -16,8 +16,6 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from conftest import make_weights
-from example_report import example_report
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -25,6 +23,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from covct.disk import state
 from covct.errors import OutputLocked, SeriesError, Stopped
 from covct.unattended import batch, index, one_series
+from support.example_report import example_report
+from support.thresholds import make_weights
 
 GAMES = int(os.environ.get("COVCT_GAMES", "15"))  # a campaign has hundreds
 STUDIES, SLICES = 2, 4

@@ -5,23 +5,13 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
-from test_discover import change
 
 from covct.errors import SeriesError
 from covct.intake.discover import discover
 from covct.intake.gate import check_headers, check_hounsfield, check_region, coverage, header_warnings
 from covct.intake.gate_rules import ValidFor
-
-
-def verdict(folder) -> SeriesError:
-    [series] = discover([folder]).series
-    with pytest.raises(SeriesError) as caught:
-        check_headers(series)
-    return caught.value
-
-
-def slugs(findings) -> list[str]:
-    return [finding.slug for finding in findings]
+from support.gate import slugs, verdict
+from support.series import change, tilt
 
 
 def test_a_whole_series_passes_without_a_warning(series_folder):
@@ -41,17 +31,6 @@ def test_two_slices_missing_mid_stack_are_named_in_mm(series_folder):
     assert error.slug == "missing-slices"
     assert "2 slices are missing" in error.message
     assert f"between {positions[0]:.1f} and {positions[3]:.1f} mm" in error.message
-
-
-def tilt(folder, degrees):
-    """Move each slice sideways as a tilted gantry does."""
-
-    def sheared(index):
-        dataset = pydicom.dcmread(sorted(folder.iterdir())[index])
-        x, y, z = dataset.ImagePositionPatient
-        return [float(x), round(float(y) + np.tan(np.radians(degrees)) * float(z), 4), float(z)]
-
-    change(folder, ImagePositionPatient=sheared)
 
 
 def test_gantry_tilt_is_named_in_degrees(series_folder):

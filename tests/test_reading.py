@@ -4,15 +4,17 @@ import pytest
 
 pytest.importorskip("keras")
 
-from chests import save_slices, windowed  # noqa: E402
-from test_cases import fake_restore  # noqa: E402
-
 from covct.data.slices import find_sources  # noqa: E402
 from covct.errors import UsageError  # noqa: E402
 from covct.training.samples import reading as module  # noqa: E402
 from covct.training.samples.plans import plan_infection, plan_lungs  # noqa: E402
 from covct.training.samples.reading import Reading, Readings  # noqa: E402
 from covct.training.settings import Settings  # noqa: E402
+from support.chests import (  # noqa: E402
+    fake_restore,  # noqa: E402
+    save_slices,
+    windowed,
+)
 
 
 @pytest.fixture

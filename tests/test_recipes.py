@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import SMALL, threshold_card
 
 from covct.errors import WeightsError
 from covct.networks.cards import FIELDS_OF_VIEW, Card, read_card, write_card
@@ -24,6 +23,8 @@ from covct.voxels.preprocess import (
     z_score,
 )
 from covct.voxels.resample import from_volume_space, plan_grid, to_volume_space
+from support.chests import SMALL
+from support.thresholds import threshold_card
 
 PUBLISHED_MM = (2.70, 1.58, 1.58)  # MIScnn's grid
 

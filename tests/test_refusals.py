@@ -3,11 +3,11 @@
 import os
 
 import pytest
-from bombs import deflated_items
-from test_index import database, folder, later, reads  # noqa: F401 - fixtures
 
 from covct.errors import SeriesError
 from covct.unattended.refusals import FIRST_DELAY_S, LONGEST_DELAY_S, Refusals
+from support.batches import later
+from support.bombs import deflated_items
 
 STATUS = (1, 2, 3, 4)
 
@@ -111,16 +111,16 @@ def test_damaged_notes_are_none(damage, tmp_path):
     assert read(Refusals(tmp_path / "missing")) == (True, None)
 
 
-def test_an_inbox_with_a_hostile_file_is_looked_at_in_peace(folder, database, reads):  # noqa: F811
+def test_an_inbox_with_a_hostile_file_is_looked_at_in_peace(four_slices, index_file, files_read):
     """By the index: the second look of a watch reads neither the slices nor what was refused."""
     from covct.unattended import index
     from covct.unattended.inbox import survey
 
-    (folder / "z.dcm").write_bytes(deflated_items(100_000))
-    with index.open_index(database, later) as opened:
+    (four_slices / "z.dcm").write_bytes(deflated_items(100_000))
+    with index.open_index(index_file, later) as opened:
         for _ in range(3):
-            seen = survey([folder], None, opened)
+            seen = survey([four_slices], None, opened)
             opened.sweep()
             assert [problem.slug for problem in seen.problems] == ["unreadable"]
             assert [len(study.files) for study in seen.studies.values()] == [4]
-    assert reads.count("z.dcm") == 1
+    assert files_read.count("z.dcm") == 1

@@ -1,14 +1,10 @@
 import json
-from importlib.resources import files
 
 import pytest
 from jsonschema import Draft202012Validator
 
 from covct import RESEARCH_USE
-from tests.example_report import example_report
-
-SCHEMA = json.loads(files("covct.pipeline").joinpath("report.schema.json").read_text(encoding="utf-8"))
-VALIDATOR = Draft202012Validator(SCHEMA)
+from support.example_report import SCHEMA, VALIDATOR, example_report
 
 
 def errors(report) -> list[str]:

@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import typer
-from conftest import read_json
-from test_cli import README, invoke
 
 from covct import cli
 from covct.architectures import ARCHITECTURES
@@ -19,6 +17,8 @@ from covct.data.stacks import find_stacks, read_stack
 from covct.errors import UsageError
 from covct.intake.nifti import read_description, read_nifti, write_nifti
 from covct.networks.cards import Card, file_sha256, write_card
+from support.checkout import README
+from support.running import invoke, read_json
 
 
 @pytest.fixture(scope="session")

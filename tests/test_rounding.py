@@ -3,18 +3,19 @@
 import numpy as np
 import pydicom
 import pytest
-from cuts import Cut, tilted, turned, write_cut
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from line import each_slice, night
-from test_cli import invoke
-from test_quality import slugs, verdict
 
 from covct.intake.discover import discover
 from covct.intake.gate import check_headers, header_warnings
 from covct.intake.load_dicom import load_dicom
 from covct.intake.rounding import PLAIN_UNITS, decimals, even_line, gaps
 from covct.phantom.chest import make_phantom
+from support.cuts import Cut, tilted, turned, write_cut
+from support.gate import slugs, verdict
+from support.line import night
+from support.running import invoke
+from support.series import each_slice
 
 NORMAL = np.array([0.0, 0.0, 1.0])
 

@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import jsonschema
 import pytest
-from conftest import read_json
 
 from covct.disk import state
 from covct.errors import OutputNotWritable, Stopped
 from covct.unattended import runs
 from covct.unattended.status import tree_status
+from support.running import read_json
 
 BEGAN = datetime(2026, 1, 31, 22, 0, 0, 123000, UTC)
 

@@ -1,39 +1,17 @@
 """The DICOM SEG, judged by others: dciodvfy, dcmqi, highdicom."""
 
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import highdicom as hd
 import nibabel
 import numpy as np
 import pydicom
 import pytest
-from conftest import read_json
-from test_discover import change
 
-from covct.outputs import Outputs
 from covct.terms import SEGMENTS
-from covct.unattended import batch
-
-
-def tool(name: str) -> str:
-    """A validator on the path or beside this interpreter."""
-    beside = Path(sys.executable).with_name(name)
-    found = shutil.which(name) or (str(beside) if beside.exists() else None)
-    if not found:
-        pytest.skip(f"{name} is not installed (pip install covct[dev])")
-    return found
-
-
-def segment(folder, out, weights, networks, formats=("seg", "nifti")):
-    order = batch.Order((folder,), out, weights, outputs=Outputs(formats))
-    events = []
-    tally = batch.scan(order, lambda: networks, events.append)
-    assert tally["done"] == 1, events
-    [report] = out.glob("*/*/report.json")
-    return report.parent
+from support.line import segment
+from support.running import read_json, tool
+from support.series import change
 
 
 def test_dciodvfy_finds_no_error(series_folder, tmp_path, weights, networks):

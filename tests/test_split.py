@@ -8,16 +8,16 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from line import night
-from multiframe import write_enhanced
 from pydicom.dataset import Dataset
-from test_discover import change
 
 from covct.intake.choice import choose
 from covct.intake.discover import discover
 from covct.intake.gate import check_headers, inspect_headers
 from covct.intake.load_dicom import load_dicom
 from covct.intake.split import split_scans
+from support.line import night
+from support.multiframe import write_enhanced
+from support.series import change
 
 
 def twice(folder, tmp_path, **second):

@@ -4,19 +4,17 @@ import copy
 import re
 import shutil
 import subprocess
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from conftest import call_infection, call_lungs, read_json, threshold_card
-from test_seg import tool
 
 import covct
 from covct import terms
-from covct.dicom.sr import LABEL_MAP_STORAGE, write_sr
+from covct.dicom.sr import write_sr
 from covct.intake.discover import discover
 from covct.intake.load_dicom import load_dicom
 from covct.networks.cards import file_sha256, write_card
@@ -24,40 +22,15 @@ from covct.networks.network import Device, Network, Networks
 from covct.outputs import SEG_TYPES, Outputs
 from covct.phantom.dicom import write_dicom_series
 from covct.results.writers import formats_for
-from covct.unattended import batch
+from support import line
+from support.objects import KO, SEG, SR, as_multi_frame, evidence, items, judge, without_infection
+from support.running import read_json, tool
+from support.thresholds import call_infection, call_lungs, threshold_card
 
 STATEMENT = (Path(covct.__file__).parent / "dicom" / "CONFORMANCE.md").read_text()
 ALL = ("seg", "sr", "ko")
-SEG, SR, KO = "segmentation.seg.dcm", "measurements.sr.dcm", "key-slices.ko.dcm"
+segment = partial(line.segment, formats=ALL)
 NOTICE = "Research use only. Not a medical device."
-
-
-def segment(source, out, weights, networks, seg_type="binary", formats=ALL):
-    """The folder of the one result of a source."""
-    order = batch.Order((source,), out, weights, outputs=Outputs(formats, seg_type))
-    events = []
-    tally = batch.scan(order, lambda: networks, events.append)
-    assert tally["done"] == 1, events
-    [report] = out.glob("*/*/report.json")
-    return report.parent
-
-
-def without_infection(networks):
-    nothing = replace(networks.infection, predict=lambda s: np.zeros(s.shape[:3], np.float32))
-    return replace(networks, infection=nothing)
-
-
-def judge(path):
-    """dciodvfy's verdict: exit status and errors.
-
-    It knows the label map's storage class, yet not that a reference to one may name a segment as one to any other SEG
-    does: that one complaint about SRs of label maps is its own.
-    """
-    run = subprocess.run([tool("dciodvfy"), "-new", path], capture_output=True, text=True, check=False)
-    errors = [line for line in run.stderr.splitlines() if line.startswith("Error")]
-    if LABEL_MAP_STORAGE in str(pydicom.dcmread(path, stop_before_pixels=True).get("ContentSequence", "")):
-        errors = [error for error in errors if "ReferencedSegmentNumber" not in error]
-    return run.returncode, errors
 
 
 def segments_of(folder):
@@ -79,7 +52,7 @@ def result(request, phantom_series, tmp_path_factory):
         Network(threshold_card("infection"), call_infection),
         Device("cpu", "threshold"),
     )
-    return segment(phantom_series, folder / "out", weights, networks, request.param), request.param
+    return segment(phantom_series, folder / "out", weights, networks, seg_type=request.param), request.param
 
 
 def groups(folder):
@@ -109,22 +82,6 @@ def _name(item):
 def _value(group, code):
     [item] = [item for item in group.ContentSequence if _name(item) == code]
     return item.TextValue if item.ValueType == "TEXT" else item.UID
-
-
-def items(dataset):
-    for item in dataset.get("ContentSequence", []):
-        yield item
-        yield from items(item)
-
-
-def evidence(dataset):
-    """Series of each SOP instance that a document says it rests on."""
-    return {
-        reference.ReferencedSOPInstanceUID: series.SeriesInstanceUID
-        for study in dataset.CurrentRequestedProcedureEvidenceSequence
-        for series in study.ReferencedSeriesSequence
-        for reference in series.ReferencedSOPSequence
-    }
 
 
 def expected(report, seg_type):
@@ -314,7 +271,7 @@ def test_cut_lungs_have_no_volumes_and_the_document_says_why(series_folder, tmp_
 @pytest.mark.parametrize("seg_type", ["binary", "labelmap"])
 def test_nothing_that_holds(seg_type, series_folder, tmp_path, weights, networks):
     """All figures withheld: the document is still valid, has no number, and says so in every group."""
-    folder = segment(series_folder, tmp_path / "out", weights, networks, seg_type)
+    folder = segment(series_folder, tmp_path / "out", weights, networks, seg_type=seg_type)
     report = copy.deepcopy(read_json(folder / "report.json"))
     report["valid_for"] = dict.fromkeys(report["valid_for"], False)
     report["severity"]["class"] = None
@@ -410,17 +367,6 @@ def test_multi_frame_source_is_one_instance(series_folder, tmp_path, weights, ne
     assert scan.headers[0].SOPInstanceUID in evidence(document)
     assert len(evidence(document)) == 2, "the source and the SEG"
     assert judge(tmp_path / SR) == (0, [])
-
-
-def as_multi_frame(scan):
-    """The same scan as of one enhanced instance whose frames run the other way."""
-    header = copy.deepcopy(scan.headers[0])
-    header.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2.2"  # Legacy Converted Enhanced CT
-    header.SOPInstanceUID = f"{header.SeriesInstanceUID[:50]}.1"
-    header.NumberOfFrames = len(scan.headers)
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
-        delattr(header, keyword)
-    return replace(scan, headers=(header,), frames=tuple(range(len(scan.headers), 0, -1)))
 
 
 def test_highdicom_finds_the_groups(result):

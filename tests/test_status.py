@@ -1,4 +1,3 @@
-# ruff: noqa: F811 (fixtures of test_supervisor are imported, and named as parameters)
 """What an operator sees at three in the morning: ten situations, and that each fault shows everywhere in seconds."""
 
 import json
@@ -12,14 +11,14 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from test_cli import invoke
-from test_supervisor import child_of, ended, inbox, start, until_at_work  # noqa: F401 (fixtures)
 
 from covct.commands import options
 from covct.disk import state
 from covct.errors import Stopped
 from covct.unattended import batch, heartbeat, running, status, supervisor
 from covct.unattended.inbox import Roots
+from support.processes import child_of, ended, until_at_work
+from support.running import invoke
 
 SECONDS = 20  # within which a fault shows, on a slow machine
 WATCH = ("--settle", "0", "--interval", "0.2")

@@ -18,7 +18,7 @@ from covct.results import summary
 from covct.results.entries import Entry, read_tree, worst_first
 from covct.results.page import as_html
 from covct.results.summary import Summary, as_csv, write_summary
-from tests.example_report import example_report
+from support.example_report import example_report
 
 NIGHT = datetime(2026, 3, 4, 6, 30, tzinfo=timezone(timedelta(hours=1)))
 DICOM_FILES = ("report.json", "segmentation.seg.dcm", "overlay.png")

@@ -1,89 +1,15 @@
 """A process that hangs, crashes or is stopped, with another one looking after it: what a night does at 03:00."""
 
-import json
-import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
-from functools import partial
 from pathlib import Path
 
-import pytest
-from conftest import read_json
-from test_discover import change
-
 import covct
-from covct.disk import state
 from covct.unattended import supervisor
+from support.processes import VICTIM, child_of, ended, outcomes, until_at_work
+from support.running import read_json
 
 ROOT = Path(covct.__file__).parent.parent
-VICTIM = "1.2.2/1.2.2.1"
-
-
-@pytest.fixture
-def inbox(phantom_series, tmp_path):
-    """Three studies; the second lacks a slice, which makes it the one that misbehaves."""
-    for index in (1, 2, 3):
-        folder = shutil.copytree(phantom_series, tmp_path / "inbox" / str(index))
-        change(
-            folder,
-            StudyInstanceUID=f"1.2.{index}",
-            SeriesInstanceUID=f"1.2.{index}.1",
-            SOPInstanceUID=lambda i, index=index: f"1.2.{index}.1.{i + 1}",
-        )
-    sorted((tmp_path / "inbox" / "2").iterdir())[-1].unlink()
-    return tmp_path / "inbox"
-
-
-@pytest.fixture
-def start(inbox, tmp_path, weights):
-    """A function that starts `covct scan` as a process of its own."""
-    started = []
-
-    def scan(*options, misbehave="", command="scan"):
-        process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("threshold_cli.py"), command, inbox, "-o", tmp_path / "out",
-             "--formats=seg", "--json", *options],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "COVCT_WEIGHTS": str(weights), "COVCT_MISBEHAVE": misbehave},
-            preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),  # under nohup it would be ignored
-        )  # fmt: skip
-        started.append(process)
-        return process
-
-    yield scan
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def ended(process):
-    """Exit code, the events by folder, and under "finished" the last counts."""
-    stdout, stderr = process.communicate(timeout=60)
-    events = [json.loads(line) for line in stdout.splitlines()]
-    told = {e["folder"]: (e["event"], e.get("slug")) for e in events if e["event"] in supervisor.OUTCOMES}
-    return process.returncode, told, next((e for e in reversed(events) if e["event"] == "finished"), {})
-
-
-def until_at_work(process, folder=VICTIM, step="lungs"):
-    for line in process.stdout:
-        event = json.loads(line)
-        if event.get("folder") == folder and event.get("step") == step:
-            return
-    raise AssertionError(process.stderr.read())
-
-
-def child_of(process):
-    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
-
-
-def outcomes(out):
-    return {
-        f"{p.parent.parent.name}/{p.parent.name}": state.read_outcome(p.parent) for p in out.glob("*/*/outcome.json")
-    }
 
 
 def test_a_series_that_hangs_in_c_is_ended_and_the_others_are_done(start, tmp_path):

@@ -17,10 +17,6 @@ import pytest
 keras = pytest.importorskip("keras")
 h5py = pytest.importorskip("h5py")
 
-import tiny_training  # noqa: E402
-from conftest import threshold_card  # noqa: E402
-from tiny_training import SETTINGS, data_folder, tiny_plan  # noqa: E402
-
 from covct.architectures import ARCHITECTURES  # noqa: E402
 from covct.errors import NotANumber, OutputNotWritable, Stopped, UsageError, WeightsError  # noqa: E402
 from covct.networks.cards import file_sha256, read_card  # noqa: E402
@@ -39,6 +35,9 @@ from covct.training.samples import plans  # noqa: E402
 from covct.training.schedules import SCHEDULES  # noqa: E402
 from covct.training.settings import Settings  # noqa: E402
 from covct.training.threshold import choose_threshold  # noqa: E402
+from support import tiny_training  # noqa: E402
+from support.thresholds import threshold_card  # noqa: E402
+from support.tiny_training import SETTINGS, data_folder, tiny_plan  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,7 +61,7 @@ def in_a_process(*arguments, backend="tensorflow"):
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }  # fmt: skip
     return subprocess.run(
-        [sys.executable, ROOT / "tests" / "tiny_training.py", *map(str, arguments)],
+        [sys.executable, ROOT / "tests" / "support" / "tiny_training.py", *map(str, arguments)],
         capture_output=True, text=True, check=False, timeout=240, env={**os.environ, **environment},
     )  # fmt: skip
 

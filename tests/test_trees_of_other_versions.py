@@ -13,8 +13,6 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from conftest import make_networks, make_weights, read_json
-from test_cli import invoke
 
 from covct.disk import state
 from covct.errors import UsageError
@@ -25,6 +23,8 @@ from covct.results.entries import read_tree
 from covct.results.summary import write_summary
 from covct.unattended import batch
 from covct.unattended.status import tree_status
+from support.running import invoke, read_json
+from support.thresholds import make_networks, make_weights
 
 TREES = sorted(Path(__file__).with_name("trees").glob("*.tar.xz"))
 SMALL = {"slices": 20, "rows": 64, "columns": 64, "slice_spacing_mm": None, "pixel_spacing_mm": (6.0, 6.0)}

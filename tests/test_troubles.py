@@ -1,4 +1,3 @@
-# ruff: noqa: F811 (fixtures of test_batch are imported, and named as parameters)
 """One study's trouble is its own: whatever step breaks at it, the others are done, and the exit code tells."""
 
 import json
@@ -7,9 +6,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from conftest import read_json
-from test_batch import Clock, inbox, order, run  # noqa: F401 (fixtures)
-from test_cli import invoke, threshold_networks  # noqa: F401 (fixtures)
 
 from covct.errors import SeriesError, Stopped
 from covct.intake import discover
@@ -18,6 +14,8 @@ from covct.results import page, summary, verify
 from covct.results.entries import read_tree
 from covct.unattended import batch, index, one_pass, one_series, plan
 from covct.unattended import inbox as inboxes
+from support.batches import Clock, run
+from support.running import invoke, read_json
 
 BAD = "1.2.2"  # the study that breaks each step
 

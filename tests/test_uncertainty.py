@@ -6,9 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import call_infection, make_networks, make_weights, read_json, threshold_card
 from jsonschema import Draft202012Validator
-from test_cli import invoke
 
 from covct.commands import scan
 from covct.errors import WeightsError
@@ -37,6 +35,8 @@ from covct.pipeline.uncertainty import (
 )
 from covct.unattended import batch
 from covct.voxels.preprocess import FieldOfView
+from support.running import invoke, read_json
+from support.thresholds import call_infection, make_networks, make_weights, threshold_card
 
 CALIBRATED = {"factor": 2.0, "level": 0.8, "looks": 1, "source": "eleven patients of a test"}
 

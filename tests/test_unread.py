@@ -1,4 +1,3 @@
-# ruff: noqa: F811 (fixtures of test_batch are imported, and named as parameters)
 """What is not read is named once for each kind, with what would be; a source of which nothing is read ends with 3."""
 
 import gzip
@@ -8,13 +7,13 @@ import zipfile
 from dataclasses import replace
 
 import pytest
-from test_batch import inbox, never, order, run, watched  # noqa: F401 (fixtures)
 from typer.testing import CliRunner
 
 from covct.cli import app
 from covct.intake.discover import discover
 from covct.intake.nifti import write_nifti
 from covct.unattended import batch
+from support.batches import never, run
 
 PROBLEMS = ("not-read", "nothing-read")
 
@@ -59,7 +58,8 @@ def test_the_studies_beside_are_done(unread, order, networks):
 def test_watch_says_it_once(unread, order, networks):
     events = []
     told = replace(order)
-    from test_batch import Clock, Stopped
+    from covct.errors import Stopped
+    from support.batches import Clock
 
     clock = Clock([None] * 8)
     with pytest.raises(Stopped):
@@ -76,7 +76,8 @@ def test_dicom_is_read_under_any_name(inbox):
 
 def test_voxels_of_a_detached_header_are_not_named(phantom, tmp_path):
     import SimpleITK as sitk
-    from test_volume_files import as_itk
+
+    from support.volumes import as_itk
 
     (tmp_path / "in").mkdir()
     sitk.WriteImage(as_itk(phantom.volume), str(tmp_path / "in" / "a.nhdr"), useCompression=True)

@@ -5,13 +5,13 @@ import zipfile
 
 import pydicom
 import pytest
-from cuts import write_cut
-from multiframe import write_enhanced, write_legacy_converted
-from test_orientation import CUTS, POSITIONS
-from test_seg import tool
-from test_sr import KO, SEG, SR, judge, segment, without_infection
 
 from covct.phantom.dicom import write_dicom_series
+from support.cuts import CUTS, POSITIONS, write_cut
+from support.line import segment
+from support.multiframe import write_enhanced, write_legacy_converted
+from support.objects import KO, SEG, SR, judge, without_infection
+from support.running import tool
 
 NEEDED = {
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "ImageType",

@@ -14,45 +14,24 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from conftest import call_infection, call_lungs, read_json, threshold_card
-from cuts import tilted, turned, write_cut
-from multiframe import write_enhanced
-from test_cli import README, ROOT, invoke, run
-from test_discover import change
-from test_seg import tool
 
 from covct.dicom.evidence import object_uids
 from covct.intake.nifti import write_nifti
-from covct.networks.cards import file_sha256, write_card
-from covct.networks.network import Device, Network, Networks
-from covct.outputs import Outputs
+from covct.networks.cards import file_sha256
 from covct.phantom.dicom import write_dicom_series
 from covct.pipeline.burden import measure_burden, severity
 from covct.results import verify
 from covct.results.check_dicom import PATIENT_AND_STUDY, check_objects
 from covct.results.defects import DEFECTS
 from covct.unattended import batch
+from support.checkout import README, ROOT
+from support.cuts import tilted, turned, write_cut
+from support.line import segmented_tree
+from support.multiframe import write_enhanced
+from support.running import invoke, read_json, run, tool
+from support.series import change
 
 SEG = "segmentation.seg.dcm"
-
-
-def segment(sources, out, force=False, **outputs):
-    """Run the whole line with threshold networks; the output tree."""
-    weights = out.parent / "weights"
-    weights.mkdir(parents=True, exist_ok=True)
-    for task in ("lungs", "infection"):
-        (weights / f"{task}.keras").write_bytes(task.encode())
-        write_card(threshold_card(task, file_sha256(weights / f"{task}.keras")), weights)
-    networks = Networks(
-        Network(threshold_card("lungs"), call_lungs),
-        Network(threshold_card("infection"), call_infection),
-        Device("cpu", "threshold"),
-    )
-    outputs = {"formats": ("seg", "nifti", "png"), **outputs}
-    order = batch.Order(tuple(sources), out, weights, outputs=Outputs(**outputs), force=force)
-    tally = batch.scan(order, lambda: networks, lambda event: None)
-    assert tally["done"] == len(sources)
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +40,7 @@ def segmented(phantom, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("verify")
     write_dicom_series(phantom, folder / "in" / "one")
     write_dicom_series(phantom, folder / "in" / "two", study_uid="1.2.3.1", series_uid="1.2.3.2")
-    segment([folder / "in" / "one", folder / "in" / "two"], folder / "out")
+    segmented_tree([folder / "in" / "one", folder / "in" / "two"], folder / "out")
     return folder
 
 
@@ -130,21 +109,21 @@ def test_a_good_tree_passes_by_itself_and_against_its_sources(segmented):
     ids=str,
 )
 def test_every_kind_of_seg_passes(outputs, series_folder, tmp_path):
-    segment([series_folder], tmp_path / "out", **outputs)
+    segmented_tree([series_folder], tmp_path / "out", **outputs)
     assert found(tmp_path / "out", series_folder, judges=verify.installed_judges()) == {}
 
 
 @pytest.mark.parametrize("position", ["FFP", "HFDR"])
 def test_every_patient_position_passes(position, phantom, tmp_path):
     write_dicom_series(phantom, tmp_path / "in", orientation=position)
-    segment([tmp_path / "in"], tmp_path / "out")
+    segmented_tree([tmp_path / "in"], tmp_path / "out")
     assert found(tmp_path / "out", tmp_path / "in") == {}
 
 
 def test_coronal_slices_pass(phantom, tmp_path):
     """The report's grid is that of axial slices; the masks' is the source's."""
     write_dicom_series(phantom, tmp_path / "in", orientation_cosines=[1, 0, 0, 0, 0, -1])
-    segment([tmp_path / "in"], tmp_path / "out")
+    segmented_tree([tmp_path / "in"], tmp_path / "out")
     assert found(tmp_path / "out", tmp_path / "in") == {}
 
 
@@ -152,14 +131,14 @@ def test_coronal_slices_pass(phantom, tmp_path):
 def test_slices_that_lie_askew_pass(cut, phantom, tmp_path):
     """A tilted gantry shears SEG planes and NIfTI masks alike; a voxel's volume is what the report says."""
     write_cut(phantom, tmp_path / "in", cut, pixel_mm=4.0, step_mm=8.0)
-    segment([tmp_path / "in"], tmp_path / "out")
+    segmented_tree([tmp_path / "in"], tmp_path / "out")
     assert found(tmp_path / "out", tmp_path / "in") == {}
 
 
 @pytest.mark.parametrize("stacks", [1, 2])
 def test_frames_of_a_multi_frame_source_pass_and_are_compared_one_by_one(stacks, phantom_series, tmp_path):
     source = write_enhanced(phantom_series, tmp_path / "in" / "enhanced.dcm", stacks)
-    segment([tmp_path / "in"], tmp_path / "out")
+    segmented_tree([tmp_path / "in"], tmp_path / "out")
     assert found(tmp_path / "out", tmp_path / "in") == {}
     dataset = pydicom.dcmread(source)
     for frame in dataset.PerFrameFunctionalGroupsSequence:
@@ -170,7 +149,7 @@ def test_frames_of_a_multi_frame_source_pass_and_are_compared_one_by_one(stacks,
 
 def test_nifti_source_passes_and_is_missed_when_it_changes(phantom, tmp_path):
     write_nifti(phantom.volume, tmp_path / "chest.nii.gz")
-    segment([tmp_path / "chest.nii.gz"], tmp_path / "out")
+    segmented_tree([tmp_path / "chest.nii.gz"], tmp_path / "out")
     assert found(tmp_path / "out", tmp_path / "chest.nii.gz") == {}
     write_nifti(phantom.volume.with_array(phantom.volume.array + 1), tmp_path / "chest.nii.gz")
     assert set(found(tmp_path / "out", tmp_path / "chest.nii.gz")) == {"source-missing"}
@@ -407,7 +386,7 @@ def test_an_edited_seg_is_found(damage, slugs, tree, result):
 
 
 def test_damaged_rle_is_found(series_folder, tmp_path):
-    out = segment([series_folder], tmp_path / "out", seg_type="labelmap")
+    out = segmented_tree([series_folder], tmp_path / "out", seg_type="labelmap")
     [folder] = (path.parent for path in out.glob(f"*/*/{SEG}"))
 
     def damage(dataset):
@@ -419,7 +398,7 @@ def test_damaged_rle_is_found(series_folder, tmp_path):
 
 
 def test_label_maps_voxels_are_counted_too(series_folder, tmp_path):
-    out = segment([series_folder], tmp_path / "out", seg_type="labelmap")
+    out = segmented_tree([series_folder], tmp_path / "out", seg_type="labelmap")
     [folder] = (path.parent for path in out.glob(f"*/*/{SEG}"))
 
     def damage(dataset):

@@ -1,4 +1,3 @@
-# ruff: noqa: F811 (fixtures of test_batch are imported, and named as parameters)
 """MetaImage and NRRD: read as SimpleITK, which wrote them, means them; with the same checks as NIfTI, and bounded."""
 
 import gzip
@@ -13,8 +12,6 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import read_json
-from test_batch import inbox, never, order, run, watched  # noqa: F401 (fixtures)
 from typer.testing import CliRunner
 
 from covct.cli import app
@@ -28,18 +25,12 @@ from covct.results.entries import VOLUME_FOLDERS
 from covct.results.verify import verify
 from covct.unattended import batch, move_done
 from covct.unattended.convert import Conversion, convert
+from support.batches import never, run, watched
+from support.running import read_json
+from support.volumes import as_itk
 
 ENDINGS = ("mha", "mhd", "nrrd", "nhdr")
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
-
-
-def as_itk(volume):
-    """A volume as SimpleITK has it; its arrays are (k, j, i)."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array.transpose()))
-    image.SetSpacing([float(mm) for mm in volume.spacing])
-    image.SetDirection((volume.affine[:3, :3] / np.array(volume.spacing)).ravel().tolist())
-    image.SetOrigin(volume.affine[:3, 3].tolist())
-    return image
 
 
 def save(volume, path, compressed=False):

@@ -5,8 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from chests import SPACING, chest, equalised, save, save_slices
-from conftest import threshold_card
 
 from covct.data.layouts import find_cases
 from covct.data.read_case import read_case
@@ -18,6 +16,8 @@ from covct.training.samples.inputs import limits_of
 from covct.training.samples.prepare import preparation
 from covct.training.settings import Settings
 from covct.voxels.preprocess import body_field_of_view
+from support.chests import SPACING, chest, equalised, save, save_slices
+from support.thresholds import threshold_card
 
 PATCH = (16, 32, 32)
 SETTINGS = Settings(

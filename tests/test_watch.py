@@ -1,4 +1,3 @@
-# ruff: noqa: F811 (fixtures of test_batch are imported, and named as parameters)
 """An inbox over many looks and runs: nothing read twice, nothing written into it, what is done moved away."""
 
 import os
@@ -7,13 +6,14 @@ from dataclasses import replace
 
 import pydicom
 import pytest
-from conftest import read_json
-from test_batch import Clock, change, inbox, never, order, run, watched  # noqa: F401 (fixtures)
 
 from covct.disk import state
 from covct.errors import Stopped
 from covct.outputs import Outputs
 from covct.unattended import batch, index, plan
+from support.batches import Clock, never, run, watched
+from support.running import read_json
+from support.series import change
 
 
 def snapshot(root):

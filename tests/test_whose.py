@@ -5,9 +5,6 @@ import shutil
 
 import pydicom
 import pytest
-from conftest import read_json
-from line import each_slice, named, night
-from test_discover import change
 
 from covct.dicom.patient import Patient
 from covct.errors import SeriesError
@@ -19,6 +16,9 @@ from covct.results.verify import verify
 from covct.unattended.convert import Conversion, convert
 from covct.unattended.logs import identifier_key
 from covct.unattended.whose import people
+from support.line import night
+from support.running import read_json
+from support.series import change, each_slice, named
 
 JANE = {"PatientID": "4711", "PatientName": "Doe^Jane", "PatientBirthDate": "19500101", "PatientSex": "F"}
 JOHN = {"PatientID": "0815", "PatientName": "Roe^John", "PatientBirthDate": "19660606", "PatientSex": "M"}

@@ -16,12 +16,11 @@ import sys
 import time
 from dataclasses import replace
 
-from conftest import make_networks
-
 from covct import cli
 from covct.commands import scan
 from covct.results.summary import Summary
 from covct.unattended import batch, supervisor
+from support.thresholds import make_networks
 
 whole = Summary.write
 

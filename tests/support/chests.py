@@ -88,3 +88,10 @@ def equalised(hu: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng(int(hu.astype(np.int64).sum()) % 1000)
     large = cv2.resize(hu.astype(np.float32), (256, 256)) + rng.normal(0, 60, (256, 256)).astype(np.float32)
     return np.rint(clahe(large[None])[0] * 255).astype(np.uint8)
+
+
+SMALL = {"slices": 30, "rows": 128, "columns": 128, "slice_spacing_mm": None, "pixel_spacing_mm": (3.0, 3.0)}
+
+
+def fake_restore(pixels):
+    return (pixels.astype(np.int16) * 5 - 1000).astype(np.int16)

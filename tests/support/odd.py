@@ -12,7 +12,8 @@ from random import Random
 
 import nibabel
 import numpy as np
-from bombs import BOMBS, CT, EMPTY_ITEM, identity, long, part_10, short
+
+from support.bombs import BOMBS, CT, EMPTY_ITEM, identity, long, part_10, short
 
 ODD: dict[str, Callable[[Path], object]] = {}
 

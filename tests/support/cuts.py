@@ -119,3 +119,21 @@ def points_in_seg(path: Path, segment: int) -> np.ndarray:
             origin + np.outer(columns * between_columns, cosines[:3]) + np.outer(rows * between_rows, cosines[3:])
         )
     return np.concatenate(points) if points else np.zeros((0, 3))
+
+
+POSITIONS = ["HFS", "HFP", "FFS", "FFP", "HFDR", "HFDL", "FFDR", "FFDL"]
+
+
+CUTS = {
+    "axial": Cut(),
+    "column negated": Cut(column=(0, -1, 0)),
+    "row negated, head to feet": Cut(row=(-1, 0, 0), step=(0, 0, -1)),
+    "oblique 5 degrees": turned("x", 5),
+    "oblique 20 degrees sideways": turned("y", 20),
+    "oblique 20 degrees turned on the table": turned("z", 20),
+    "coronal": Cut(column=(0, 0, -1), step=(0, 1, 0)),
+    "sagittal": Cut(row=(0, 1, 0), column=(0, 0, -1), step=(1, 0, 0)),
+    "gantry tilt 15 degrees": tilted(15),
+    "gantry tilt 30 degrees": tilted(30),
+    "gantry tilt back 20 degrees": tilted(-20),
+}

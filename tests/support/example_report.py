@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
+from importlib.resources import files
 from typing import Any
 
+from jsonschema import Draft202012Validator
+
 from covct import RESEARCH_USE, __version__
+
+SCHEMA = json.loads(files("covct.pipeline").joinpath("report.schema.json").read_text(encoding="utf-8"))
+VALIDATOR = Draft202012Validator(SCHEMA)
 
 
 def example_report(**changes: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Run as a program it trains in a process of its own, which a test can kill:
 
-    python tests/tiny_training.py OUT [--die-at EPOCH STEP] [--resume]
+    python tests/support/tiny_training.py OUT [--die-at EPOCH STEP] [--resume]
 """
 
 from __future__ import annotations

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import pydicom
-from conftest import make_networks, make_weights, read_json
-from pydicom.uid import generate_uid
 
 from covct.disk import state
 from covct.networks.network import Networks
 from covct.outputs import Outputs
 from covct.unattended import batch
+from support.running import read_json
+from support.thresholds import make_networks, make_weights
 
 
 @dataclass(frozen=True)
@@ -86,36 +82,22 @@ def night(
     return Night(out, events, tally)
 
 
-def each_slice(folder: Path) -> Iterator[pydicom.Dataset]:
-    """Every file's data set in order of its name, saved again when the loop comes round to the next."""
-    for path in sorted(folder.iterdir()):
-        dataset = pydicom.dcmread(path)
-        yield dataset
-        with pydicom.config.disable_value_validation():
-            dataset.save_as(path)
+def segment(source, out, weights, networks, formats=("seg", "nifti"), seg_type="binary") -> Path:
+    """The folder of the one result of a source."""
+    order = batch.Order((source,), out, weights, outputs=Outputs(formats, seg_type))
+    events: list[dict[str, Any]] = []
+    tally = batch.scan(order, lambda: networks, events.append)
+    assert tally["done"] == 1, events
+    [report] = out.glob("*/*/report.json")
+    return report.parent
 
 
-def named(dataset: pydicom.Dataset, *identity: Any) -> pydicom.Dataset:
-    """Give a data set an instance UID of its own."""
-    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[dataset.SOPInstanceUID, *map(str, identity)])
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    return dataset
-
-
-def anew(folder: Path, series_uid: str | None = None) -> Path:
-    """Make every slice of a folder an instance of its own, of another series if one is given."""
-    for dataset in each_slice(folder):
-        named(dataset, folder.name)
-        if series_uid:
-            dataset.SeriesInstanceUID = series_uid
-    return folder
-
-
-def put_hu(dataset: pydicom.Dataset, hu: np.ndarray) -> None:
-    """Replace a slice's pixels, stored without sign and with an intercept of -1024."""
-    dataset.Rows, dataset.Columns = hu.shape
-    dataset.PixelData = np.clip(np.rint(hu) + 1024, 0, 65535).astype("<u2").tobytes()
-
-
-def hu_of(dataset: pydicom.Dataset) -> np.ndarray:
-    return dataset.pixel_array.astype(int) - 1024
+def segmented_tree(sources, out, force=False, formats=("seg", "nifti", "png"), **outputs) -> Path:
+    """The output tree of sources with a result each."""
+    weights = out.parent / "weights"
+    if not weights.is_dir():
+        make_weights(weights)
+    order = batch.Order(tuple(sources), out, weights, outputs=Outputs(formats, **outputs), force=force)
+    tally = batch.scan(order, make_networks, lambda event: None)
+    assert tally["done"] == len(sources)
+    return out
