@@ -48,7 +48,7 @@ lint: $(VENV)/.dev ## ruff, mypy and hadolint
 	$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.gpu
 
 image: ## build the container image (needs a docker engine)
-	docker build -f docker/Dockerfile -t covct:cpu .
+	docker build -f docker/Dockerfile -t covct:cpu --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) .
 
 image-buildah: ## build and run the image without an engine and without a registry (root, about 3 GB)
 	bash docker/build-with-buildah.sh

@@ -106,7 +106,7 @@ certificates=$(pip_setting cert)
 cp "${certificates:-/etc/ssl/certs/ca-certificates.crt}" "$secrets/pip-ca.pem"
 
 # The image.
-version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$root/covct/__init__.py")
+version=$(sed -n 's/^RELEASE = "\([^"]*\)".*/\1/p' "$root/covct/version.py")
 revision=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)
 start=$SECONDS
 # docker's format, since OCI's has no HEALTHCHECK.

@@ -16,7 +16,7 @@ import covct
 PACKAGE = Path(covct.__file__).parent
 # From the ground up. A room imports from the floors below; rooms of one floor from each other, but never in a circle.
 FLOORS = [
-    {"errors", "terms", "outputs", "visible"},
+    {"errors", "terms", "outputs", "version", "visible"},
     {"disk", "voxels", "architectures"},
     {"dicom", "networks"},
     {"intake", "phantom"},

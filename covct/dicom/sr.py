@@ -48,6 +48,7 @@ from covct.terms import (
     CodedTerm,
     Segment,
 )
+from covct.version import RELEASE
 from covct.voxels.volume import Scan
 
 REGION_OF = {RIGHT: "right_lung", LEFT: "left_lung", BILATERAL: "lungs", None: "lungs"}
@@ -125,7 +126,7 @@ def write_sr(path: Path, scan: Scan, report: dict[str, Any], key: str, outputs: 
             contributing_equipment=contributing_equipment(),
             coding_schemes=[
                 CodingSchemeIdentificationItem(
-                    designator=PRIVATE_SCHEME, name="covct", version=__version__, responsible_organization=MANUFACTURER
+                    designator=PRIVATE_SCHEME, name="covct", version=RELEASE, responsible_organization=MANUFACTURER
                 )
             ],
             **object_uids(key, "sr"),
