@@ -5,13 +5,18 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import covct
+from support.checkout import ROOT
 
 PACKAGE = Path(covct.__file__).parent
 # From the ground up. A room imports from the floors below; rooms of one floor from each other, but never in a circle.
@@ -94,7 +99,7 @@ def test_keras_and_rich_stay_in_their_rooms(name):
 
 
 def test_what_tests_share_is_in_support():
-    """Helpers in `tests/support`, fixtures in conftest: nobody looks for them in another test. Programs in texts too."""
+    """Helpers in `tests/support`, fixtures in conftest: nobody looks for them in another test."""
     borrowed = re.compile(r"^\s*(?:from|import) (?:test_\w+|conftest|tests)\b.*", re.MULTILINE)
     found = {
         path.name: lines
@@ -102,6 +107,25 @@ def test_what_tests_share_is_in_support():
         if (lines := borrowed.findall(path.read_text(encoding="utf-8")))
     }
     assert not found, "move it to tests/support"
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"),
+    [("covct", {"cpu", "verify"}), ("benchmarks", {"cpu", "dev"}), ("tests", {"cpu", "dev"})],
+)
+def test_what_is_imported_is_declared(folder, extras):
+    """What another package brings along may go with that package's next version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(requirement for extra in extras for requirement in optional[extra])]
+    declared = {canonicalize_name(Requirement(one).name) for one in wanted}
+    installed = packages_distributions()
+    ours = {"covct", "support", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for module in {name.split(".")[0] for name in imports(ast.parse(path.read_text()))} - ours:
+            if module not in sys.stdlib_module_names:
+                by = {canonicalize_name(name) for name in installed.get(module, [module])}
+                assert by & declared, f"{path.name} imports {module}"
 
 
 @pytest.mark.parametrize(
