@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-random venv lint image image-buildah bench lock sbom audit pin-base clean
+.PHONY: help demo docs test test-random venv lint image image-buildah bench lock sbom audit pin-base clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -32,6 +32,9 @@ demo: $(VENV)/.run ## install, segment a synthetic chest CT with the shipped wei
 	$(BIN)/covct phantom $(DEMO)/phantom
 	$(BIN)/covct scan $(DEMO)/phantom/dicom --out $(DEMO)/out
 	$(BIN)/python examples/demo/compare.py $(DEMO)/phantom/truth.json $(DEMO)/out
+
+docs: $(VENV)/.dev ## build the manual to docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -n -b html -d docs/_build/doctrees docs docs/_build/html
 
 test: $(VENV)/.dev ## install and run the tests, linters included
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ class SeriesError(Exception):
     Parameters
     ----------
     slug : str
-        Stable machine-readable reason, e.g. ``"missing-slices"``; the list stands in README.
+        Stable machine-readable reason, e.g. ``"missing-slices"``; docs/gate.md lists them.
     message : str
         One sentence for a radiographer: what was got and what was wanted. It stands in results, so it names files by
         their SOP Instance UID.

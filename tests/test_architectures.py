@@ -178,13 +178,6 @@ def test_heads_of_another_kind_are_refused():
             build("unet", **changes)
 
 
-def test_readme_lists_every_network():
-    from pathlib import Path
-
-    table = (Path(__file__).parents[1] / "README.md").read_text().split("| network | what it is |")[1].split("\n\n")[0]
-    assert [row.split("`")[1] for row in table.splitlines() if "`" in row] == list(ARCHITECTURES)
-
-
 def test_names_with_a_plus_are_understood_on_the_command_line():
     assert architecture_name("unet++") == "unet-plus-plus"
     assert architecture_name("DeepLabV3+") == "deeplabv3-plus"

@@ -1,8 +1,7 @@
-"""The program as a person or a pipeline runs it: exit codes, stdout and stderr, README true to it."""
+"""The program as a person or a pipeline runs it: exit codes, stdout and stderr."""
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -12,8 +11,7 @@ import time
 import pytest
 
 import covct
-from covct.commands.exit_codes import EXIT_CODES
-from support.checkout import README, ROOT
+from support.checkout import ROOT
 from support.running import invoke, run
 
 
@@ -121,46 +119,6 @@ def test_status_counts_by_reason(series_folder, tmp_path, weights, threshold_net
 def test_version():
     result = run("--version")
     assert result.stdout.startswith(f"covct {covct.__version__}")
-
-
-def test_readme_lists_every_line_of_the_gate_with_its_numbers():
-    from covct.intake.gate_rules import GATE
-
-    table = README.split("## The input gate")[1].split("## In a container")[0]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| `")]
-    assert rows == [
-        [f"`{slug}`", rule.about, rule.refused or "–", rule.warned or "–", rule.why] for slug, rule in GATE.items()
-    ]
-    code = "".join(path.read_text() for path in (ROOT / "covct").rglob("*.py"))
-    assert set(re.findall(r'(?:SeriesError|Finding|refusal)\(\s*"([a-z0-9-]+)"', code)) <= set(GATE)
-    for slug in GATE:
-        assert code.count(f'"{slug}"') > 1, f"nothing ever says {slug}"
-
-
-def test_readme_lists_every_exit_code():
-    from covct import errors
-
-    table = README.split("## Exit codes")[1].split("## Outputs")[0]
-    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.M)}
-    declared = {int(code) for code in re.findall(r"(\d+) ", EXIT_CODES)}
-    assert listed == declared
-    assert {c.exit_code for c in errors.RunError.__subclasses__()} <= listed
-
-
-def test_readme_options_and_commands_exist():
-    help_of = {name: run(name, "--help").stdout for name in ("scan", "watch", "train", "status")}
-    options = README.split("Options of `scan`")[1].split("## Exit codes")[0]
-    for option in re.findall(r"^\| `(--[a-z-]+)`", options, re.M):
-        assert option in help_of["scan"], option
-    for option in ("--settle", "--interval", "--until", "--series-timeout", "--marker", "--move-done"):
-        assert option in help_of["watch"]
-    for row in re.findall(r"^\| (`--.*?) \|", README.split("| option of `train`")[1].split("\n\n")[0], re.M):
-        for option in re.findall(r"`(--[a-z-]+)", row):
-            assert option in help_of["train"], option
-    commands = README.split("## Commands")[1].split("Options of")[0]
-    root = run("--help").stdout
-    for name in re.findall(r"^\| `covct ([a-z]+)", commands, re.M):
-        assert f"{name} " in root
 
 
 @pytest.mark.parametrize("command", ["scan", "watch", "convert"])

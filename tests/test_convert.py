@@ -194,7 +194,7 @@ def test_another_file_is_another_study(phantom, tmp_path):
 
 
 def test_a_nifti_study_gets_a_seg_and_the_same_figures(phantom, weights, networks, tmp_path):
-    """The way README shows: convert, then scan. What the NIfTI itself yields is the yardstick."""
+    """The way the manual shows: convert, then scan. What the NIfTI itself yields is the yardstick."""
     write_nifti(phantom.volume.to_patient_orientation("RAH"), tmp_path / "a.nii.gz")
     derived = one(tmp_path / "a.nii.gz", tmp_path / "derived")
     reports = []

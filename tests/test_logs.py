@@ -205,20 +205,6 @@ def test_a_file_named_after_a_patient_leaves_its_name_in_no_result(named_files, 
     assert kept["message"] == cut["message"]
 
 
-def test_the_readme_says_how_to_find_the_series_of_a_hash(tmp_path):
-    """The line of shell that README gives, run here."""
-    if not shutil.which("openssl"):
-        pytest.skip("openssl is not installed")
-    readme = (ROOT / "README.md").read_text()
-    line = next(line for line in readme.splitlines() if line.startswith('printf %s "$UID_OF_SERIES"'))
-    key = logs.identifier_key(tmp_path / "OUT" / ".covct")
-    found = subprocess.run(
-        ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True,
-        env={**os.environ, "UID_OF_SERIES": "1.2.3"},
-    )  # fmt: skip
-    assert found.stdout.strip() == logs.hashed("1.2.3", key)
-
-
 def test_text_in_a_field_that_nobody_thought_of_is_hashed():
     event = {"event": "done", "study": "1.2", "new": "/home/Planted", "inner": {"of": ["Planted"]}, "number": 3}
     hidden = logs.hide_identifiers(event, b"key", {})

@@ -8,8 +8,7 @@ import time
 import pytest
 
 from covct.errors import OutputNotWritable
-from covct.unattended.prometheus import METRICS, Metrics, end_in_place, measured, read_counters
-from support.checkout import README
+from covct.unattended.prometheus import Metrics, end_in_place, measured, read_counters
 from support.running import invoke
 
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
@@ -157,11 +156,3 @@ def test_what_does_not_say_up_is_left_as_it_is(content, tmp_path):
     assert file.read_bytes() == content
     end_in_place(tmp_path / "absent")
     assert not (tmp_path / "absent").exists()
-
-
-def test_readme_lists_every_metric():
-    table = README.split("| metric | type | meaning |")[1].split("\n## ")[0]
-    rows = [
-        [cell.strip(" `") for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| `")
-    ]
-    assert rows == [[name, kind, about] for name, (kind, about) in METRICS.items()]

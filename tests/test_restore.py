@@ -2,14 +2,11 @@
 
 import json
 import os
-import re
 
 import cv2
 import numpy as np
 import pytest
-import typer
 
-from covct import cli
 from covct.architectures import ARCHITECTURES
 from covct.data.layouts import search_cases
 from covct.data.slices import recipe_pixels
@@ -17,7 +14,6 @@ from covct.data.stacks import find_stacks, read_stack
 from covct.errors import UsageError
 from covct.intake.nifti import read_description, read_nifti, write_nifti
 from covct.networks.cards import Card, file_sha256, write_card
-from support.checkout import README
 from support.running import invoke, read_json
 
 
@@ -262,15 +258,3 @@ def test_a_full_disk_leaves_nothing_half_written(chest, tmp_path, monkeypatch):
     result = invoke("restore", tmp_path / "in", "-o", tmp_path / "out")
     assert isinstance(result.exception, OutputNotWritable)
     assert not list((tmp_path / "out").iterdir())
-
-
-def test_readme_lists_every_option_of_restore():
-    section = README.split("## Restore")[1]
-    listed = set(re.findall(r"^\| `(--[a-z-]+)`", section, re.M))
-    options = {
-        name
-        for parameter in typer.main.get_command(cli.app).commands["restore"].params
-        for name in parameter.opts
-        if name.startswith("--") and name not in ("--out", "--help")
-    }
-    assert listed == options

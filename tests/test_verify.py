@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,9 +21,8 @@ from covct.phantom.dicom import write_dicom_series
 from covct.pipeline.burden import measure_burden, severity
 from covct.results import verify
 from covct.results.check_dicom import PATIENT_AND_STUDY, check_objects
-from covct.results.defects import DEFECTS
 from covct.unattended import batch
-from support.checkout import README, ROOT
+from support.checkout import ROOT
 from support.cuts import tilted, turned, write_cut
 from support.line import segmented_tree
 from support.multiframe import write_enhanced
@@ -715,10 +713,3 @@ def test_usage_is_exit_2(arguments, tmp_path):
     result = run("verify", *(a.format(tmp=tmp_path) for a in arguments))
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
-
-
-def test_readme_lists_every_defect():
-    table = README.split("## What `covct verify` finds")[1].split("\n## ")[0]
-    assert dict(re.findall(r"^\| `([a-z0-9-]+)` \| (.+) \|$", table, re.M)) == DEFECTS
-    code = "".join(path.read_text() for path in (ROOT / "covct").rglob("*.py"))
-    assert set(re.findall(r'(?:Defect|_Damage)\(\s*"([a-z0-9-]+)"', code)) == set(DEFECTS)

@@ -1,6 +1,6 @@
 """The input gate: what of a series can be trusted. Two tolerances: refused beyond one, warned of beyond the other.
 
-Every finding has a slug of `GATE`, whose numbers and their reasons README shows.
+Every finding has a slug of `GATE`, whose numbers and their reasons docs/gate.md lists.
 """
 
 from __future__ import annotations

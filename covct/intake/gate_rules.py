@@ -1,4 +1,4 @@
-"""The rules of the input gate: what is refused, what only warned of, and why these numbers. README shows them."""
+"""The rules of the input gate: what is refused, what only warned of, and why these numbers. docs/gate.md lists them."""
 
 from __future__ import annotations
 
@@ -62,213 +62,216 @@ class Rule:
 GATE = {
     "not-ct": Rule("the modality or SOP class is not CT", "always"),
     "localizer": Rule("a localizer (scout)", "always"),
-    "derived": Rule("a MIP, a coronal or sagittal reformat, a render or a secondary capture", "always"),
+    "derived": Rule("a MIP, a coronal or sagittal reformat, a rendering or a secondary capture", "always"),
     "reformatted": Rule(
-        "axial slices that were averaged or cut from others",
-        "beside original slices; not surely in HU",
+        "axial slices that were averaged, or computed from other slices",
+        "if original slices are there too; if they may not be in HU",
         "always",
-        "averages are HU still, but small and faint lesions fade; done where a study has nothing better",
+        "averages are still HU, but small and faint lesions fade; used only if a study has nothing better",
     ),
     "no-identifiers": Rule("no StudyInstanceUID or SeriesInstanceUID to attach a result to", "always"),
     "mixed-patients": Rule(
         "the slices of a series name different patients",
-        "another PatientID of one issuer, or another name; a name here and a number there, with nothing in common; "
+        "different PatientIDs of one issuer, or different names; a name here and an ID there, with nothing in common; "
         "an incomplete copy without a name beside its original",
-        "one person in two spellings, or slices that name nobody",
-        "whose lungs these are is not known; one PatientID and birth date are one person under whatever name",
+        "one person spelled in two ways, or slices that name nobody",
+        "it is not known whose lungs these are; the same PatientID and birth date are one person, whatever the name",
     ),
     "missing-uids": Rule(
-        "SOP Instance, Series or Study Instance UIDs are missing or no valid UIDs",
+        "SOP Instance, Series or Study Instance UIDs are missing or invalid",
         warned="always",
-        why="no DICOM object could refer to the slices: report and NIfTI masks instead, until `covct convert "
-        "--to dicom` has given them UIDs",
+        why="no DICOM object could refer to the slices: report and NIfTI masks are written instead, until "
+        "`covct convert --to dicom` has given them UIDs",
     ),
     "uid-per-slice": Rule(
         "each slice of a scan has a StudyInstanceUID, SeriesInstanceUID or FrameOfReferenceUID of its own",
-        f"always; of study and series where at least {FEWEST} slices make an even stack",
-        why="a faulty anonymiser's; a result of each slice by itself would be none",
+        f"always; for study and series if at least {FEWEST} slices form an even stack",
+        why="made by faulty anonymisers; a result per slice would be meaningless",
     ),
     "no-geometry": Rule(
         "position, orientation or pixel spacing is missing or impossible",
         f"missing; pixels outside {PIXEL_MM[0]:g} to {PIXEL_MM[1]:g} mm or {PIXEL_RATIO:g} times longer than wide",
-        why="no scanner makes them",
+        why="no scanner produces these",
     ),
     "mixed-geometry": Rule(
         "slices differ in size, spacing, orientation or frame of reference, or are shifted sideways",
         f"any; cosines by more than {COSINE_TOLERANCE:g}; shifts above {SHIFT_REFUSED_MM:g} mm",
         f"shifts above {SHIFT_WARNED_MM:g} mm",
-        "headers round cosines to 6 digits; a shift of some mm parts what is one in neighbouring slices",
+        "headers round cosines to 6 digits; a shift of a few mm splits what belongs together in neighbouring slices",
     ),
     "mixed-acquisitions": Rule(
-        "several scans in one series that nothing in the headers tells apart",
-        f"at least {100 * MOSTLY:.0f} % of the positions doubled",
-        why="where acquisition, time, kernel, numbers, cardiac phase or energy tell them apart, each is a candidate",
+        "several scans in one series that the headers do not distinguish",
+        f"at least {100 * MOSTLY:.0f} % of the positions occur twice",
+        why="if acquisition, time, kernel, numbers, cardiac phase or energy distinguish them, each is a candidate",
     ),
-    "concatenation": Rule("one part of a multi-frame image that was cut into several", "always"),
-    "duplicate-slices": Rule("different slices at one position", "always", why="which of them is right is not known"),
+    "concatenation": Rule("one part of a multi-frame image that was split into several", "always"),
+    "duplicate-slices": Rule("different slices at one position", "always", why="it is unknown which is right"),
     "conflicting-files": Rule(
-        "two files with one SOP Instance UID hold different pixels", "always", why="which of them is right is not known"
+        "two files with one SOP Instance UID hold different pixels", "always", why="it is unknown which is right"
     ),
     "missing-slices": Rule(
-        "slices are missing; positions in mm are named",
+        "slices are missing; their positions in mm are given",
         f"a step of {GAP_FACTOR:g} times the median or more",
         "fewer slices than the header says were acquired",
-        "jitter is far smaller; at an end only a count can tell",
+        "jitter is far smaller; slices missing at an end show only in the count",
     ),
     "too-few-slices": Rule(
-        "the series does not hold whole lungs",
+        "the series does not contain whole lungs",
         f"fewer than {FEW_SLICES} coronal or sagittal slices",
         f"fewer than {FEW_SLICES}",
-        "volume and percent are withheld: they would describe what is shown, not the lungs",
+        "volume and percent are withheld: they would describe the slices, not the lungs",
     ),
     "gantry-tilt": Rule(
         "the gantry was tilted",
         f"more than {TILT_REFUSED_DEGREES:g}°",
         f"more than {TILT_WARNED_DEGREES:g}°",
-        "gantries tilt by up to 30°; volumes and masks are right on tilted slices; below 0.1° a chest shears by 0.5 mm",
+        "gantries tilt by up to 30°; volumes and masks are right on tilted slices; 0.1° shears a chest by 0.5 mm",
     ),
     "oblique": Rule(
-        "the slices are turned against the patient's axes",
+        "the slices are rotated against the patient's axes",
         f"more than {OBLIQUE_REFUSED_DEGREES:g}°",
         f"more than {OBLIQUE_WARNED_DEGREES:g}°",
-        "the networks were trained on axial slices; beyond 45° left and front could be taken for each other",
+        "the networks were trained on axial slices; beyond 45° left and front could be confused",
     ),
     "not-axial": Rule(
-        "acquired in coronal or sagittal slices", warned="always", why="axial slices were put together from them"
+        "acquired in coronal or sagittal slices", warned="always", why="axial slices were computed from them"
     ),
     "uneven-spacing": Rule(
-        "slice steps differ",
+        "the distances between slices differ",
         f"more than {100 * UNEVEN_REFUSED:.0f} % of the median",
         f"more than {100 * UNEVEN_WARNED:.0f} %",
         "volumes are wrong by about as much",
     ),
     "thick-slices": Rule(
-        "slices lie far apart",
+        "slices are far apart",
         f"more than {STEP_REFUSED_MM:g} mm",
         f"more than {STEP_WARNED_MM:g} mm",
-        "lesions between two slices are not seen; 5 mm is common, 10 mm an old HRCT",
+        "lesions between two slices are missed; 5 mm is common, 10 mm is an old HRCT",
     ),
     "not-hounsfield": Rule(
-        "grey values (0..255, 0..4095, a mask, colours) and not Hounsfield units",
-        f"RescaleType other than HU; values without air (below {AIR_BELOW_HU} HU); less than "
-        f"{100 * LEAST_TISSUE_SHARE:.0f} % of what is denser within {TISSUE_HU} HU of water",
+        "grey values (0..255, 0..4095, a mask, colours) instead of Hounsfield units",
+        f"RescaleType other than HU; no air (below {AIR_BELOW_HU} HU); of what is denser, less than "
+        f"{100 * LEAST_TISSUE_SHARE:.0f} % within {TISSUE_HU} HU of water",
     ),
     "decimal-comma": Rule(
         "numbers are written with a decimal comma",
-        "a RescaleSlope or RescaleIntercept where the comma may be one between thousands (-1,024)",
+        "a RescaleSlope or RescaleIntercept in which the comma may separate thousands (-1,024)",
         "note",
-        "DICOM has points; what is meant is beyond doubt nearly always",
+        "DICOM uses points; what is meant is nearly always clear",
     ),
     "no-rescale": Rule(
-        "RescaleSlope or RescaleIntercept is missing", warned="always", why="1 and 0 are taken, figures by HU withheld"
+        "RescaleSlope or RescaleIntercept is missing",
+        warned="always",
+        why="1 and 0 are assumed; figures that depend on HU are withheld",
     ),
     "lossy": Rule(
-        "the images were compressed with loss",
+        "the images were compressed lossily",
         f"a ratio above {LOSSY_RATIO_REFUSED:g}:1",
         "always",
-        "guidelines allow chest CT 8:1 to 15:1 for reading; figures by HU are withheld",
+        "guidelines allow 8:1 to 15:1 for reading chest CT; figures that depend on HU are withheld",
     ),
     "not-3d": Rule("a NIfTI, MetaImage or NRRD with more than one volume", "always"),
     "unreadable": Rule("a file is truncated, damaged or cannot be decoded; it is named", "always"),
-    "not-read": Rule("files that may hold images, of a kind that is not read; each kind is named once", "always"),
+    "not-read": Rule("files that may hold images, of a kind that is not read; each kind is reported once", "always"),
     "nothing-read": Rule(
-        "a source holds files, and nothing of it was read",
+        "a source holds files, and none of them could be read",
         "always",
-        why="exit code 3; not for what a CD leaves behind: its viewer, its pages",
+        why="exit code 3; the viewer and pages of a patient CD do not count as files",
     ),
     "too-large": Rule(
-        "more voxels than can be held in memory",
+        "more voxels than fit into memory",
         "more memory than the machine, the container or `--memory-limit` has",
-        why="1500 x 768 x 768 need 4 GiB; tried again in every pass, since there may be more by then",
+        why="1500 x 768 x 768 need 4 GiB; tried again in every pass, since there may be more memory by then",
     ),
     "unreadable-beside": Rule("files beside the series cannot be read", warned="always", why="they may be its slices"),
     "partial-lungs": Rule(
         "the lungs reach the first or last slice, or the edge of the image",
         warned="always",
-        why=f"beyond {100 * CUT_WARNED:.0f} % of the largest lung area on an end slice, or of the slices at the edge, "
-        "volume and percent are withheld",
+        why=f"if more than {100 * CUT_WARNED:.0f} % of the largest lung area lies on an end slice, or more than "
+        f"{100 * EDGE_CUT:.0f} % of the slices are cut at the edge, volume and percent are withheld",
     ),
     "one-lung": Rule(
-        "hardly any of one lung was found",
+        "very little of one lung was found",
         warned=f"less than {100 * ONE_LUNG:.0f} % of the other",
-        why="absent or airless; its infected share would be that of the last air in it, and is withheld",
+        why="absent or airless; its infected share would describe only the air left in it, and is withheld",
     ),
     "low-confidence": Rule(
-        "how much is infected is uncertain: the interval of the infected share says how much",
+        "the infected share is uncertain: its interval says how much",
         warned=f"an interval that reaches another severity class, or wider than {WIDE_PERCENT:g} percentage points",
-        why="as wide as class 2, the narrowest but one; it speaks of the result and not of the input: `--strict` "
-        "refuses nothing for it",
+        why="20 points is the width of class 2; it is about the result, not the input, so `--strict` does not refuse "
+        "a series for it",
     ),
     "head-or-abdomen": Rule(
-        "said to be of another part of the body, and not all the signs of a chest",
-        f"less than {OTHER_PART_LEAST_ML:g} mL of lung (a child's: as `no-lungs`); less than "
-        f"{100 * OTHER_PART_LEAST_SHARE:.0f} % of the body's cross-section where there is most; no two lungs side by "
+        "said to show another part of the body, and lacks a sign of a chest",
+        f"less than {OTHER_PART_LEAST_ML:g} mL of lung (a child's: as for `no-lungs`); lung less than "
+        f"{100 * OTHER_PART_LEAST_SHARE:.0f} % of the body's cross-section at its largest; no two lungs side by "
         f"side; more than {100 * OTHER_PART_CUT:.0f} % of the largest lung area on an end slice",
-        why="lung bases above an abdomen and bowel gas have some of them; a chest under a wrong name has them all",
+        why="lung bases above an abdomen, and bowel gas, have some of these signs; a chest with a wrong label has all",
     ),
     "no-lungs": Rule(
-        "no chest: next to no lung was found, or gas",
-        f"less than {LEAST_LUNG_ML:g} mL and {LEAST_LUNG_CM2:g} cm² a slice ("
+        "no chest: almost no lung was found, or only gas",
+        f"less than {LEAST_LUNG_ML:g} mL and {LEAST_LUNG_CM2:g} cm² per slice ("
         + ", ".join(f"{ml:g} and {cm2:g} under {years:g} years" for years, ml, cm2 in CHILD_LEAST_LUNG)
-        + f"); less than {GAS_MOST_ML:g} mL of {GAS_HU:g} HU and darker",
-        f"less than {100 * LEAST_LUNG_SHARE:.0f} % of the body's cross-section where there is most",
-        "one badly collapsed adult lung still holds more, a newborn's two 100 mL; bowel gas is -1000 HU, and emphysema "
-        "so dark is large; volume and percent are withheld",
+        + f"); less than {GAS_MOST_ML:g} mL with a median below {GAS_HU:g} HU",
+        f"less than {100 * LEAST_LUNG_SHARE:.0f} % of the body's cross-section at its largest",
+        "one badly collapsed adult lung still holds more, a newborn's two hold 100 mL; bowel gas is -1000 HU, and "
+        "lungs with emphysema that dark are large; volume and percent are withheld",
     ),
     "implausible-size": Rule(
-        "the image is larger or smaller than any of a chest",
-        f"a slice of less than {IN_PLANE_MM_REFUSED[0]:g} or more than {IN_PLANE_MM_REFUSED[1]:g} mm; more than "
+        "the image is larger or smaller than any image of a chest",
+        f"a slice smaller than {IN_PLANE_MM_REFUSED[0]:g} or larger than {IN_PLANE_MM_REFUSED[1]:g} mm; more than "
         f"{LONG_MM_REFUSED:g} mm from head to feet",
-        f"less than {IN_PLANE_MM_WARNED[0]:g} or more than {IN_PLANE_MM_WARNED[1]:g} mm; more than {LONG_MM_WARNED:g}",
+        f"smaller than {IN_PLANE_MM_WARNED[0]:g} or larger than {IN_PLANE_MM_WARNED[1]:g} mm; more than "
+        f"{LONG_MM_WARNED:g} mm",
         "a newborn's chest is 100 mm wide, the widest bore 850 mm, the longest table 2 m; volume and percent are "
         "withheld",
     ),
     "default-affine": Rule(
-        "a file that says steps of 1 mm along the axes, from 0: what stands there when nobody set it",
+        "the affine is the default (steps of 1 mm along the axes, origin 0), as if nobody had set it",
         warned="always",
-        why="neither the voxels' size nor right and left are known; volume and percent are withheld",
+        why="neither the voxel size nor right and left are known; volume and percent are withheld",
     ),
     "implausible-body": Rule(
-        "the body is larger or smaller than a person's: the voxel size is wrong",
+        "the body is larger or smaller than any person's: the voxel size is wrong",
         f"a cross-section outside {BODY_CM2_REFUSED[0]:g} to {BODY_CM2_REFUSED[1]:g} cm², or "
         f"{BODY_MM_REFUSED[0]:g} to {BODY_MM_REFUSED[1]:g} mm wide",
         f"outside {BODY_CM2_WARNED[0]:g} to {BODY_CM2_WARNED[1]:g} cm² ({ADULT_LEAST_CM2:g} for adults), or "
         f"{BODY_MM_WARNED[0]:g} to {BODY_MM_WARNED[1]:g} mm",
-        "a newborn's chest measures 33 cm round, 80 cm²; most adults' 450 to 1300 cm², the most obese 1900; twice the "
-        "voxel size is four times the area; volume and percent are withheld",
+        "a newborn's chest is 33 cm around and 80 cm², most adults' are 450 to 1300 cm², the most obese 1900; doubling "
+        "the voxel size makes the area four times as large; volume and percent are withheld",
     ),
     "implausible-lungs": Rule(
-        "lungs that nobody has: the voxel size is wrong",
+        "no person has such lungs: the voxel size is wrong",
         f"more than {LUNGS_REFUSED * MOST_LUNG_ML:g} mL; height outside {SHAPE_REFUSED[0]:g} to "
         f"{SHAPE_REFUSED[1]:g} times the width of both",
         f"more than {MOST_LUNG_ML:g} mL ("
         + ", ".join(f"{ml:g} under {years:g} years" for years, ml in CHILD_MOST_ML)
-        + f"), one lung more than {100 * ONE_OF_BOTH:.0f} % of that; an adult's whole lungs of less than "
+        + f"), or one lung more than {100 * ONE_OF_BOTH:.0f} % of that; an adult's whole lungs less than "
         f"{ADULT_LEAST_LUNGS_ML:g} mL; height outside {SHAPE_WARNED[0]:g} to {SHAPE_WARNED[1]:g} times the width",
-        "total lung capacity is predicted as up to 9 L for a man of 2 m, with emphysema 2 L more; age by PatientAge; "
+        "predicted total lung capacity is up to 9 L for a man of 2 m, 2 L more with emphysema; age is PatientAge; "
         "volume and percent are withheld",
     ),
     "turned": Rule(
-        "the lungs do not lie at the patient's right and left, or the spine not behind them",
-        f"a cleft between the lungs along another axis than right to left; less than {100 * SPINE_REFUSED:.0f} % of "
-        "the midline's bone at the back",
-        f"no cleft between two lungs; less than {100 * SPINE_WARNED:.0f} %",
-        "a wrong affine or patient position: right would be called left; of the bone in the back and front 30 % of the "
-        "body, contrast medium in the heart lies between; volume and percent are withheld",
+        "the lungs are not at the patient's right and left, or the spine is not behind them",
+        f"the lungs are separated along another axis than right to left; less than {100 * SPINE_REFUSED:.0f} % of "
+        "the midline's bone is at the back",
+        f"two lungs are not separated; less than {100 * SPINE_WARNED:.0f} %",
+        "a wrong affine or patient position would exchange right and left; only bone in the back and front 30 % of the "
+        "body counts, since contrast medium in the heart lies between; volume and percent are withheld",
     ),
     "foreign-objects": Rule(
-        "objects under the series' UID that are no slices: structure sets, dose pages, MIPs, slabs",
+        "objects under the series' UID that are not slices: structure sets, dose pages, MIPs, slabs",
         warned="note",
-        why="set aside: of another kind, or without a place, or in a size, plane or thickness of their own",
+        why="set aside: of another kind, without a position, or of another size, plane or thickness",
     ),
     "rounded-headers": Rule(
-        "positions, direction cosines or pixel spacings are rounded so far that slices seem to lie unevenly",
+        "positions, direction cosines or pixel spacings are rounded so coarsely that the slices seem unevenly spaced",
         warned="note",
-        why="one even grid has them all within half a unit of the last digit, which neither jitter nor a gap allows",
+        why="one even grid explains all of them to half a unit of the last digit, which jitter or a gap would not",
     ),
-    "duplicate-files": Rule("files repeat an instance already there", warned="note", why="each is used once"),
+    "duplicate-files": Rule("files that repeat an instance", warned="note", why="each is used once"),
     "filled-headers": Rule(
-        "attributes that the results need are missing or not valid", warned="note", why="the report lists them"
+        "attributes that the results need are missing or invalid", warned="note", why="the report lists them"
     ),
     "no-seg": Rule("a volume file has no DICOM instances to refer to", warned="note", why="see `covct convert`"),
     "clipped": Rule(

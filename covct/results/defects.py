@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Slug: what is wrong. README's table is this one.
+# Slug: what is wrong. docs/verify.md has the same table.
 DEFECTS = {
     "no-outcome": "`outcome.json` is missing or makes no sense",
     "not-checked": "the check itself broke at this result: a bug",
