@@ -33,15 +33,6 @@ class CodedTerm:
 
 
 @dataclass(frozen=True)
-class Quantity:
-    """What a number of the DICOM SR says: concept name, unit, and how it was derived."""
-
-    name: CodedTerm
-    unit: CodedTerm
-    derivation: CodedTerm | None = None
-
-
-@dataclass(frozen=True)
 class Segment:
     """One segment of the DICOM SEG."""
 
@@ -97,9 +88,6 @@ SEVERITY_CLASSES = {
     for number, _, words in SEVERITY
 }
 
-MILLILITRE = CodedTerm("mL", "UCUM", "mL")
-PERCENT = CodedTerm("%", "UCUM", "Percent")
-HOUNSFIELD_UNIT = CodedTerm("[hnsf'U]", "UCUM", "Hounsfield unit")
 MEAN = CodedTerm("373098007", "SCT", "Mean")
 
 
@@ -107,19 +95,157 @@ def _private(value: str, meaning: str) -> CodedTerm:
     return CodedTerm(value, PRIVATE_SCHEME, meaning)
 
 
-# By the report's names of a region's figures; the last is the infection's own.
-QUANTITIES = {
-    "volume_ml": Quantity(CodedTerm("118565006", "SCT", "Volume"), MILLILITRE),
-    "infection_ml": Quantity(_private("infected-ml", "Infected volume"), MILLILITRE),
-    "infection_percent": Quantity(_private("infected-percent", "Infected share of the lung volume"), PERCENT),
-    "ground_glass_ml": Quantity(
-        _private("ground-glass-ml", "Infected volume, ground glass (-750 to below -400 HU)"), MILLILITRE
-    ),
-    "consolidation_ml": Quantity(
-        _private("consolidation-ml", "Infected volume, consolidation (-400 to below 100 HU)"), MILLILITRE
-    ),
-    "infection_mean_hu": Quantity(
-        _private("infected-mean-hu", "Attenuation of the infected voxels"), HOUNSFIELD_UNIT, MEAN
-    ),
-    "mean_hu": Quantity(CodedTerm("112031", "DCM", "Attenuation Coefficient"), HOUNSFIELD_UNIT, MEAN),
+@dataclass(frozen=True)
+class Unit:
+    """A unit as DICOM codes it (UCUM), as pages and tables write it, and in words."""
+
+    code: CodedTerm
+    symbol: str
+    words: str
+
+
+MILLILITRE = Unit(CodedTerm("mL", "UCUM", "mL"), "mL", "mL")
+PERCENT = Unit(CodedTerm("%", "UCUM", "Percent"), "%", "percent")
+HOUNSFIELD_UNIT = Unit(CodedTerm("[hnsf'U]", "UCUM", "Hounsfield unit"), "HU", "Hounsfield units")
+
+# What the input may not allow, and what is withheld then, in words.
+VALID_FOR = {
+    "volume": "volumes",
+    "percent": "infected shares and severity class",
+    "hu_bands": "mean HU, ground glass and consolidation",
 }
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that is given for each region. The report, its schema, CSV, page, SR, `verify` and docs follow this row.
+
+    Attributes
+    ----------
+    name : str
+        In `report.json`, the unit at its end.
+    meaning : str
+        What it is, for the schema and the docs.
+    digits : int
+        Decimals in the report.
+    valid_for : tuple of str
+        Keys of VALID_FOR: null where the input does not allow one of them.
+    least, most : float or None
+        What it may be.
+    both : str
+        How both lungs follow from right and left: "sum", or "between" the two.
+    of_lung, of_infection : CodedTerm or None
+        Its concept name in the SR: in the group of a lung, and in that of an infection segment. None: not given there.
+    derivation : CodedTerm or None
+        How the SR says it was derived.
+    column : str
+        Of `summary.csv`, for both lungs; empty: none.
+    column_ends, column_sides : bool
+        More columns: `_low` and `_high` of its interval, `_right` and `_left` for each lung.
+    label : str
+        On the page; empty: not in its list of figures.
+    interval : bool
+        The report gives an interval with it.
+    in_thirds : bool
+        It is given for the thirds of a region too.
+    """
+
+    name: str
+    meaning: str
+    unit: Unit
+    digits: int
+    valid_for: tuple[str, ...]
+    least: float | None = 0
+    most: float | None = None
+    both: str = "sum"
+    of_lung: CodedTerm | None = None
+    of_infection: CodedTerm | None = None
+    derivation: CodedTerm | None = None
+    column: str = ""
+    column_ends: bool = False
+    column_sides: bool = False
+    label: str = ""
+    interval: bool = False
+    in_thirds: bool = False
+
+
+# In the order of the SR, the CSV and the page. `pipeline/burden.py` measures them.
+FIGURES = (
+    Figure(
+        "volume_ml",
+        "Volume of the region, infection included",
+        MILLILITRE,
+        3,
+        ("volume",),
+        of_lung=CodedTerm("118565006", "SCT", "Volume"),
+        column="lungs_volume_ml",
+        label="lungs",
+        interval=True,
+        in_thirds=True,
+    ),
+    Figure(
+        "infection_ml",
+        "Infected volume in the region",
+        MILLILITRE,
+        3,
+        ("volume",),
+        of_lung=_private("infected-ml", "Infected volume"),
+        of_infection=CodedTerm("118565006", "SCT", "Volume"),
+        column="infection_ml",
+        column_ends=True,
+        label="infection",
+        interval=True,
+        in_thirds=True,
+    ),
+    Figure(
+        "infection_percent",
+        "Infected share of the region's volume; null for an empty region",
+        PERCENT,
+        2,
+        ("percent",),
+        most=100,
+        both="between",
+        of_lung=_private("infected-percent", "Infected share of the lung volume"),
+        of_infection=_private("infected-percent", "Infected share of the lung volume"),
+        column="infection_percent",
+        column_ends=True,
+        column_sides=True,
+        interval=True,
+        in_thirds=True,
+    ),
+    Figure(
+        "ground_glass_ml",
+        "Infected volume in the ground glass band of hu_bands",
+        MILLILITRE,
+        3,
+        ("volume", "hu_bands"),
+        of_lung=_private("ground-glass-ml", "Infected volume, ground glass (-750 to below -400 HU)"),
+        of_infection=_private("ground-glass-ml", "Infected volume, ground glass (-750 to below -400 HU)"),
+        column="ground_glass_ml",
+        label="ground glass",
+    ),
+    Figure(
+        "consolidation_ml",
+        "Infected volume in the consolidation band of hu_bands",
+        MILLILITRE,
+        3,
+        ("volume", "hu_bands"),
+        of_lung=_private("consolidation-ml", "Infected volume, consolidation (-400 to below 100 HU)"),
+        of_infection=_private("consolidation-ml", "Infected volume, consolidation (-400 to below 100 HU)"),
+        column="consolidation_ml",
+        label="consolidation",
+    ),
+    Figure(
+        "infection_mean_hu",
+        "Mean of the infected voxels; null without infection",
+        HOUNSFIELD_UNIT,
+        2,
+        ("hu_bands",),
+        least=-1024,
+        most=3071,
+        both="between",
+        of_lung=_private("infected-mean-hu", "Attenuation of the infected voxels"),
+        of_infection=CodedTerm("112031", "DCM", "Attenuation Coefficient"),
+        derivation=MEAN,
+    ),
+)

@@ -34,30 +34,35 @@ from covct.terms import (
     BILATERAL,
     COMMENT,
     CT_CHEST,
+    FIGURES,
     LABELMAP_SEGMENTS,
     LEFT,
     LUNG,
     PRIVATE_SCHEME,
-    QUANTITIES,
     RIGHT,
     SEGMENTS,
     SEVERITY_CLASSES,
     SEVERITY_NAME,
+    VALID_FOR,
     WARNING,
     WITHHELD,
     CodedTerm,
+    Figure,
     Segment,
 )
 from covct.version import RELEASE
 from covct.voxels.volume import Scan
 
 REGION_OF = {RIGHT: "right_lung", LEFT: "left_lung", BILATERAL: "lungs", None: "lungs"}
-# What of the report's valid_for withholds which figures, in words.
-FIGURES = {
-    "volume": "volumes",
-    "percent": "infected shares and severity class",
-    "hu_bands": "mean HU, ground glass and consolidation",
-}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure of the report under the name that it has in a group; without a value it is left out of the document."""
+
+    figure: Figure
+    name: CodedTerm
+    value: float | None
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,7 @@ class Group:
     category, finding : CodedTerm
     side : CodedTerm or None
         None: of infection wherever it lies, which may be one side only.
-    figures : dict of str to (float or None)
-        By the keys of QUANTITIES; None is left out of the document.
+    measured : tuple of Measured
     segment : int or None
         Its number in the SEG; None where the region is no single segment.
     """
@@ -81,7 +85,7 @@ class Group:
     category: CodedTerm
     finding: CodedTerm
     side: CodedTerm | None
-    figures: dict[str, float | None]
+    measured: tuple[Measured, ...]
     segment: int | None = None
 
 
@@ -149,8 +153,8 @@ def _groups(report: dict[str, Any], outputs: Outputs) -> list[Group]:
 
 
 def _of_lung(label: str, side: CodedTerm | None, region: dict[str, Any], segment: int | None = None) -> Group:
-    figures = {name: region[name] for name in QUANTITIES if name in region}
-    return Group(label, ANATOMICAL_STRUCTURE, LUNG, side, figures, segment)
+    measured = tuple(Measured(one, one.of_lung, region[one.name]) for one in FIGURES if one.of_lung)
+    return Group(label, ANATOMICAL_STRUCTURE, LUNG, side, measured, segment)
 
 
 def _of_segment(segment: Segment, regions: dict[str, Any], split: bool) -> Group:
@@ -159,17 +163,17 @@ def _of_segment(segment: Segment, regions: dict[str, Any], split: bool) -> Group
     if segment.region is None and not split:
         return _of_lung(segment.label, side, region, segment.number)
     if segment.region is None:
-        whole, infected = region["volume_ml"], region["infection_ml"]
-        figures = {"volume_ml": None if whole is None else round(whole - infected, 3)}
+        measured = _outside_infection(region)
     else:
-        figures = {
-            "volume_ml": region["infection_ml"],
-            "infection_percent": region["infection_percent"],
-            "ground_glass_ml": region["ground_glass_ml"],
-            "consolidation_ml": region["consolidation_ml"],
-            "mean_hu": region["infection_mean_hu"],
-        }
-    return Group(segment.label, segment.category, segment.type, side, figures, segment.number)
+        measured = tuple(Measured(one, one.of_infection, region[one.name]) for one in FIGURES if one.of_infection)
+    return Group(segment.label, segment.category, segment.type, side, measured, segment.number)
+
+
+def _outside_infection(region: dict[str, Any]) -> tuple[Measured, ...]:
+    """The volume of a label map's lung segment: what is infected lies in another one."""
+    [(figure, name)] = [(one, one.of_lung) for one in FIGURES if one.name == "volume_ml" and one.of_lung]
+    whole, infected = region["volume_ml"], region["infection_ml"]
+    return (Measured(figure, name, None if whole is None else round(whole - infected, figure.digits)),)
 
 
 def _encoded(group: Group, source: pydicom.Dataset, report: dict[str, Any], key: str, outputs: Outputs, algorithm):
@@ -196,23 +200,23 @@ def _encoded(group: Group, source: pydicom.Dataset, report: dict[str, Any], key:
         finding_type=code(group.finding),
         finding_sites=[hd.sr.FindingSite(code(LUNG), code(group.side) if group.side else None)],
         algorithm_id=algorithm,
-        measurements=[_measurement(name, value) for name, value in group.figures.items() if value is not None],
+        measurements=[_measurement(one) for one in group.measured if one.value is not None],
         **arguments,
     )
-    withheld = [FIGURES[name] for name, valid in report["valid_for"].items() if not valid]
+    withheld = [VALID_FOR[name] for name, valid in report["valid_for"].items() if not valid]
     if withheld:
         text = f"The input does not allow: {'; '.join(withheld)}. What is missing here was withheld, it is not 0."
         encoded[0].ContentSequence.append(_text(WITHHELD, text))
     return encoded
 
 
-def _measurement(name: str, value: float) -> hd.sr.Measurement:
-    quantity = QUANTITIES[name]
+def _measurement(measured: Measured) -> hd.sr.Measurement:
+    derivation = measured.figure.derivation
     return hd.sr.Measurement(
-        name=code(quantity.name),
-        value=float(value),
-        unit=code(quantity.unit),
-        derivation=code(quantity.derivation) if quantity.derivation else None,
+        name=code(measured.name),
+        value=float(measured.value or 0),
+        unit=code(measured.figure.unit.code),
+        derivation=code(derivation) if derivation else None,
     )
 
 

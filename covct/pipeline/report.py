@@ -12,17 +12,16 @@ from covct.dicom.evidence import filled
 from covct.intake.choice import Choice
 from covct.intake.gate_rules import Finding, ValidFor
 from covct.networks.network import Network, Networks
-from covct.pipeline.burden import Lesion, RegionBurden, severity
+from covct.pipeline.burden import Lesion, RegionBurden, ThirdBurden, severity
 from covct.pipeline.postprocess import SPECK_MM3
 from covct.pipeline.uncertainty import Figures, Interval, Uncertainty, classes, doubts, next_class
-from covct.terms import HU_BANDS, SEVERITY_SCALE
+from covct.terms import FIGURES, HU_BANDS, SEVERITY_SCALE, Figure
 from covct.voxels.volume import Scan, voxel_volume_mm3
 
 SCHEMA = "covct-report-1"
 CARD_FIELDS = (
     "name", "sha256", "threshold", "licence", "architecture", "recipe", "field_of_view", "flip", "scores", "limits",
 )  # fmt: skip
-BAND_FIGURES = ("infection_mean_hu", "ground_glass_ml", "consolidation_ml")
 
 
 def load_schema() -> dict[str, Any]:
@@ -122,19 +121,35 @@ def _geometry(scan: Scan) -> dict[str, Any]:
 
 
 def _region(region: RegionBurden, sure: Figures, valid_for: ValidFor) -> dict[str, Any]:
-    figures = asdict(region)
-    thirds = {name: _rounded(third, valid_for) for name, third in figures.pop("thirds").items()}
-    intervals = {
-        "volume_ml_interval": _interval(sure.volume_ml, 3, valid_for.volume),
-        "infection_ml_interval": _interval(sure.infection_ml, 3, valid_for.volume),
-        "infection_percent_interval": _interval(sure.infection_percent, 2, valid_for.percent),
+    thirds = {name: _figures(third, valid_for) for name, third in region.thirds.items()}
+    return {**_figures(region, valid_for), **_intervals(sure, valid_for), "thirds": thirds}
+
+
+def _figures(measured: RegionBurden | ThirdBurden, valid_for: ValidFor) -> dict[str, float | None]:
+    """Rounded; null where the gate does not vouch for it."""
+    return {
+        figure.name: _rounded(getattr(measured, figure.name), figure, valid_for)
+        for figure in FIGURES
+        if figure.in_thirds or isinstance(measured, RegionBurden)
     }
-    return {**_rounded(figures, valid_for), **intervals, "thirds": thirds}
 
 
-def _interval(interval: Interval | None, digits: int, valid: bool) -> list[float] | None:
-    """Rounded like its figure, so that it holds it still."""
-    return [round(end, digits) for end in interval] if interval and valid else None
+def _rounded(value: float | None, figure: Figure, valid_for: ValidFor) -> float | None:
+    return round(value, figure.digits) if value is not None and _holds(figure, valid_for) else None
+
+
+def _intervals(sure: Figures, valid_for: ValidFor) -> dict[str, list[float] | None]:
+    """Each rounded like its figure, so that it holds it still."""
+    intervals: dict[str, list[float] | None] = {}
+    for figure in FIGURES:
+        if figure.interval:
+            interval: Interval | None = getattr(sure, figure.name) if _holds(figure, valid_for) else None
+            intervals[f"{figure.name}_interval"] = [round(end, figure.digits) for end in interval] if interval else None
+    return intervals
+
+
+def _holds(figure: Figure, valid_for: ValidFor) -> bool:
+    return all(getattr(valid_for, kind) for kind in figure.valid_for)
 
 
 def _uncertainty(percent: float | None, sure: Uncertainty, valid_for: ValidFor) -> dict[str, Any]:
@@ -156,20 +171,6 @@ def _uncertainty(percent: float | None, sure: Uncertainty, valid_for: ValidFor) 
         },
         "low_confidence": None if interval is None else bool(doubts(interval, level)),
     }
-
-
-def _rounded(figures: dict[str, Any], valid_for: ValidFor) -> dict[str, Any]:
-    """Round, and withhold what the gate does not vouch for."""
-    out: dict[str, Any] = {}
-    for name, value in figures.items():
-        withheld = (
-            (name.endswith("_ml") and not valid_for.volume)
-            or (name.endswith("_percent") and not valid_for.percent)
-            or (name in BAND_FIGURES and not valid_for.hu_bands)
-        )
-        digits = 3 if name.endswith("_ml") else 2
-        out[name] = None if withheld or value is None else round(value, digits)
-    return out
 
 
 def _network(network: Network) -> dict[str, Any]:

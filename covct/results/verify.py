@@ -34,7 +34,7 @@ from covct.pipeline.uncertainty import classes
 from covct.results.check_dicom import Sources, check_objects, compare_volumes, source_grid
 from covct.results.defects import Defect
 from covct.results.entries import STATUSES
-from covct.terms import LEFT_LUNG, REGIONS, RIGHT_LUNG, SEVERITY
+from covct.terms import FIGURES, LEFT_LUNG, REGIONS, RIGHT_LUNG, SEVERITY, Figure
 
 OUTCOME, REPORT = "outcome.json", "report.json"
 MASKS = ("lungs.nii.gz", "infection.nii.gz")
@@ -292,28 +292,19 @@ def _lacking(report: Any) -> Iterator[str]:
     for name in REGIONS:
         region = report["regions"][name]
         yield from (f"{name} {key} is missing" for key in schema["$defs"]["region"]["required"] if key not in region)
-        for figure, kind in (("volume_ml", "volume"), ("infection_ml", "volume"), ("infection_percent", "percent")):
-            if region[figure] is not None and not report["valid_for"][kind]:
-                yield f"{name} {figure} is given although it does not hold"
+        for figure in FIGURES:
+            if region[figure.name] is not None and not all(report["valid_for"][kind] for kind in figure.valid_for):
+                yield f"{name} {figure.name} is given although it does not hold"
 
 
 def contradictions(report: dict[str, Any]) -> Iterator[str]:
     """What of a report's figures cannot be true together, rounding allowed for."""
     regions, geometry = report["regions"], report["geometry"]
     for name, region in regions.items():
-        for part, figures in ((name, region), *((f"{name} {third}", one) for third, one in region["thirds"].items())):
-            yield from _share(part, figures)
-        for figure in ("volume_ml", "infection_ml"):
-            yield from _sum(
-                f"{name} {figure}, its thirds", [t[figure] for t in region["thirds"].values()], region[figure]
-            )
-        bands = [region["ground_glass_ml"], region["consolidation_ml"]]
-        infection = region["infection_ml"]
-        if None not in (*bands, infection) and sum(bands) > infection + 3 * ROUNDED_ML + 1e-9:
-            yield f"{name}: ground glass and consolidation are more than the infection"
-    for figure in ("volume_ml", "infection_ml", "ground_glass_ml", "consolidation_ml"):
-        sides = [regions[side][figure] for side in ("right_lung", "left_lung")]
-        yield from _sum(f"lungs {figure}, right and left", sides, regions["lungs"][figure])
+        yield from _within(name, region)
+    for figure in FIGURES:
+        parts = [regions[side][figure.name] for side in ("right_lung", "left_lung")]
+        yield from _of_parts(f"lungs {figure.name}, right and left", figure, parts, regions["lungs"][figure.name])
     percent = regions["lungs"]["infection_percent"]
     near = [None] if percent is None else [max(percent - ROUNDED_PERCENT, 0.0), percent + ROUNDED_PERCENT]
     if report["severity"]["class"] not in {severity(one)[0] for one in near}:
@@ -328,10 +319,25 @@ def contradictions(report: dict[str, Any]) -> Iterator[str]:
             yield f"a voxel has {geometry['voxel_volume_mm3']} mm³, its edges make {product:.6f}"
 
 
+def _within(name: str, region: dict[str, Any]) -> Iterator[str]:
+    """The same of one region: its shares, its thirds, its bands."""
+    thirds = region["thirds"]
+    for part, figures in ((name, region), *((f"{name} {third}", one) for third, one in thirds.items())):
+        yield from _share(part, figures)
+    for figure in FIGURES:
+        if figure.in_thirds:
+            parts = [third[figure.name] for third in thirds.values()]
+            yield from _of_parts(f"{name} {figure.name}, its thirds", figure, parts, region[figure.name])
+    bands = [region["ground_glass_ml"], region["consolidation_ml"]]
+    infection = region["infection_ml"]
+    if None not in (*bands, infection) and sum(bands) > infection + 3 * ROUNDED_ML + 1e-9:
+        yield f"{name}: ground glass and consolidation are more than the infection"
+
+
 def _intervals(report: dict[str, Any]) -> Iterator[str]:
     """Every interval holds its figure; the classes are those of its ends."""
     for name, region in report["regions"].items():
-        for figure in ("volume_ml", "infection_ml", "infection_percent"):
+        for figure in (one.name for one in FIGURES if one.interval):
             value, interval = region[figure], region[f"{figure}_interval"]
             if (value is None) != (interval is None):
                 yield f"{name}: {figure} is {value}, its interval {interval}"
@@ -363,12 +369,17 @@ def _share(name: str, figures: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: {infection} of {volume} mL is {100 * infection / volume:.2f} %, the report says {percent}"
 
 
-def _sum(name: str, parts: list[float | None], whole: float | None) -> Iterator[str]:
+def _of_parts(name: str, figure: Figure, parts: list[float | None], whole: float | None) -> Iterator[str]:
+    """Whether a figure follows from those of its parts as its row says; unknown parts contradict nothing."""
     given = [part for part in parts if part is not None]
     if whole is None or len(given) < len(parts):
         return
-    if abs(sum(given) - whole) > (len(given) + 1) * ROUNDED_ML + 1e-9:
-        yield f"{name}: {' + '.join(f'{part:g}' for part in given)} is not {whole:g}"
+    rounded = 0.5 * 10**-figure.digits
+    if figure.both == "sum":
+        if abs(sum(given) - whole) > (len(given) + 1) * rounded + 1e-9:
+            yield f"{name}: {' + '.join(f'{part:g}' for part in given)} is not {whole:g}"
+    elif not min(given) - 2 * rounded - 1e-9 <= whole <= max(given) + 2 * rounded + 1e-9:
+        yield f"{name}: {whole:g} does not lie between {min(given):g} and {max(given):g}"
 
 
 def _lesions(lesions: dict[str, Any], infection_ml: float | None) -> Iterator[str]:
