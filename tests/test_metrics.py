@@ -6,9 +6,10 @@ import re
 import time
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from covct.errors import OutputNotWritable
-from covct.unattended.prometheus import Metrics, end_in_place, measured, read_counters
+from covct.unattended.prometheus import METRICS, Metrics, end_in_place, measured, read_counters
 from support.running import invoke
 
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
@@ -108,6 +109,31 @@ def test_a_file_that_was_spoiled_counts_from_0(tmp_path, content):
     assert read_counters(file) == {}
     Metrics(file).write()
     assert parsed(file.read_text())["covct_up", ""] == 1
+
+
+def test_counters_go_on_from_a_file_of_an_earlier_version(tmp_path):
+    """Which wrote whole numbers without a point; samples under labels that are not ours are left."""
+    file = tmp_path / "covct.prom"
+    file.write_text(
+        '# TYPE covct_series_total counter\ncovct_series_total{outcome="done",reason=""} 7\n'
+        'covct_series_total{reason="x"} 9\nother_total 3\n# TYPE covct_step_seconds summary\n'
+        'covct_step_seconds_count{step="lungs"} 2\ncovct_step_seconds_sum{step="lungs"} 3.5\n'
+        "# TYPE covct_last_success_timestamp_seconds gauge\ncovct_last_success_timestamp_seconds 1764468626.124\n"
+    )
+    found = parsed(Metrics(file).text())
+    assert found["covct_series_total", 'outcome="done",reason=""'] == 7
+    assert found["covct_step_seconds_sum", 'step="lungs"'] == 3.5
+    assert found["covct_last_success_timestamp_seconds", ""] == 1764468626.124
+    assert len([key for key in found if key[0] == "covct_series_total"]) == 1 and ("other_total", "") not in found
+
+
+def test_the_library_parses_every_family_and_adds_none_of_its_own(tmp_path):
+    metrics = Metrics(tmp_path / "covct.prom", lambda: 1764468626.124)
+    fed(metrics, {"event": "step", "step": "lungs", "seconds": 1.5}, {"event": "problem", "slug": "unreadable"})
+    families = list(text_string_to_metric_families(metrics.text()))
+    told = {(one.name + "_total" * (one.type == "counter"), one.type, one.documentation) for one in families}
+    assert told <= {(name, *rest) for name, rest in METRICS.items()} and len(told) == len(families) == 7
+    assert read_counters(tmp_path / "covct.prom") == {}, "nothing was written"
 
 
 def test_gauges_of_the_last_run_are_not_taken_over(tmp_path):

@@ -55,7 +55,7 @@ def health(out):
 
 def metric(file, name):
     lines = file.read_text().splitlines() if file.exists() else []
-    return [line.split()[-1] for line in lines if line.startswith(name)]
+    return [line.split()[-1].removesuffix(".0") for line in lines if line.startswith(name)]
 
 
 @pytest.fixture

@@ -14,11 +14,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from covct import __version__
 from covct.disk.durable import replace_file
 from covct.errors import OutputNotWritable
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry, Metric
 
 # name: type, help
 METRICS = {
@@ -41,10 +44,16 @@ METRICS = {
     "covct_series_seconds": ("summary", "Seconds a series took from its start to its outcome."),
     "covct_step_seconds": ("summary", "Seconds by step of a series."),
 }
-SAMPLE = re.compile(r"(?P<name>[a-z_]+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)")
-LABEL = re.compile(r'([a-z_]+)="([^"\\]*)"')
+LABELS = {
+    "covct_build_info": ("version",),
+    "covct_problems_total": ("reason",),
+    "covct_device_info": ("device",),
+    "covct_series_total": ("outcome", "reason"),
+    "covct_series_seconds": ("outcome",),
+    "covct_step_seconds": ("step",),
+}  # in alphabetical order; the others have none
 WORD = re.compile(r"[a-z0-9_-]{1,40}")
-UP, DOWN = b"\ncovct_up 1\n", b"\ncovct_up 0\n"
+UP, DOWN = b"\ncovct_up 1.0\n", b"\ncovct_up 0.0\n"
 LARGEST_FILE = 1 << 20  # bytes; ours are a few KiB
 WRITE_EVERY_S = 15.0  # while a series is at work; about as often as Prometheus asks
 
@@ -106,8 +115,10 @@ class Metrics:
         self._set("covct_up", 0)
 
     def text(self) -> str:
-        """The exposition format, version 0.0.4."""
-        return "".join(f"{line}\n" for line in self._lines())
+        """The text exposition format."""
+        from prometheus_client import generate_latest
+
+        return generate_latest(self._registry()).decode()
 
     def write(self) -> None:
         """Replace the file. Its temporary name does not end in .prom, so that no collector reads it.
@@ -119,20 +130,29 @@ class Metrics:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         replace_file(self.file, self.text(), to_disk=False)
 
-    def _lines(self) -> Iterator[str]:
+    def collect(self) -> Iterator[Metric]:
+        """The families that have samples, in the order of `METRICS`; prometheus_client asks for them."""
+        from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
+
+        simple = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
         for name, (kind, about) in METRICS.items():
-            names = (f"{name}_sum", f"{name}_count") if kind == "summary" else (name,)
-            found = sorted(key for key in self.samples if key[0] in names)
-            if found:
-                yield f"# HELP {name} {about}"
-                yield f"# TYPE {name} {kind}"
-            for key in found:
-                labels = ",".join(f'{label}="{value}"' for label, value in key[1])
-                yield (
-                    f"{key[0]}{{{labels}}} {_number(self.samples[key])}"
-                    if labels
-                    else (f"{key[0]} {_number(self.samples[key])}")
-                )
+            first, *further = (f"{name}_count", f"{name}_sum") if kind == "summary" else (name,)
+            found = sorted(labels for sample, labels in self.samples if sample == first)
+            if not found:
+                continue
+            family = simple.get(kind, SummaryMetricFamily)(name, about, labels=LABELS.get(name, ()))
+            for labels in found:
+                values = [self.samples[sample, labels] for sample in (first, *further)]
+                family.add_metric([value for _, value in labels], *values)
+            yield family
+
+    def _registry(self) -> CollectorRegistry:
+        """Of these figures alone: the library's own registry holds figures of the Python process too."""
+        from prometheus_client import CollectorRegistry
+
+        registry = CollectorRegistry()
+        registry.register(self)
+        return registry
 
     def _set(self, name: str, value: float, **labels: str) -> None:
         self.samples[name, tuple(sorted(labels.items()))] = float(value)
@@ -203,29 +223,22 @@ def end_in_place(file: Path) -> None:
 
 
 def read_counters(file: Path) -> dict[tuple[str, Labels], float]:
-    """What a file of ours counted so far, and when a success was last; nothing where there is none."""
+    """What a file of ours counted so far, and when a success was last; nothing of a file that is absent or damaged."""
+    from prometheus_client.parser import text_string_to_metric_families
+
     try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
+        families = list(text_string_to_metric_families(file.read_text()))
+    except (OSError, ValueError):
         return {}
-    names = {f"{name}{end}" for name, (kind, _) in METRICS.items() if kind == "summary" for end in ("_sum", "_count")}
-    names |= {name for name, (kind, _) in METRICS.items() if kind == "counter" or "_timestamp_" in name}
     out: dict[tuple[str, Labels], float] = {}
-    for line in lines:
-        sample = SAMPLE.fullmatch(line)
-        if not sample or sample["name"] not in names:
-            continue
-        try:
-            out[sample["name"], tuple(sorted(LABEL.findall(sample["labels"] or "")))] = float(sample["value"])
-        except ValueError:
-            continue
+    for sample in (sample for family in families for sample in family.samples):
+        name = re.sub("_(sum|count)$", "", sample.name)
+        kept = METRICS.get(name, ("", ""))[0] in ("counter", "summary") or "_timestamp_" in name
+        if kept and tuple(sorted(sample.labels)) == LABELS.get(name, ()):
+            out[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
     return out
 
 
 def _word(text: str) -> str:
     """A label's value: one of covct's own words, never what a file says."""
     return text if not text or WORD.fullmatch(text) else "other"
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value.is_integer() else f"{value:.3f}"
