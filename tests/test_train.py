@@ -26,6 +26,7 @@ from covct.training.average import EVERY, RunningAverage  # noqa: E402
 from covct.training.batches import batches, draw_batch, sample_seed  # noqa: E402
 from covct.training.build import arguments_of, build, check, started  # noqa: E402
 from covct.training.cross_validation import FoldFailed, credit, gpus, run_in_parallel, summarise, threshold_of  # noqa: E402
+from covct.training.events import EpochEvents  # noqa: E402
 from covct.training.find_lr import draw_plot, find_learning_rate, suggest  # noqa: E402
 from covct.training.finish import _card  # noqa: E402
 from covct.training.folds import assign_folds, held_out, keep_folds, parse_split  # noqa: E402
@@ -153,6 +154,42 @@ def events_of(folder: Path) -> list[dict[str, float]]:
     assert read[0].file_version == "brain.Event:2"
     assert [event.step for event in read] == list(range(len(read)))
     return [{value.tag: value.simple_value for value in event.summary.value} for event in read[1:]]
+
+
+def test_a_training_that_goes_on_has_no_step_twice_in_its_event_file(data, tmp_path):
+    """Killed after the event of its second epoch and before the checkpoint that knows of it."""
+    out = tmp_path / "out"
+    stopped_after_an_epoch(data, out)
+    stray = EpochEvents(out / "tensorboard" / "lungs", {"loss": [0.5, 0.25]})
+    stray.close()
+    train(SETTINGS, data, out, resume=True)
+    rows = list(csv.DictReader((out / "lungs.csv").read_text().splitlines()))
+    assert [event["val_dice"] for event in events_of(out / "tensorboard" / "lungs")] == [
+        pytest.approx(float(row["val_dice"]), rel=1e-6) for row in rows
+    ]
+    assert len(rows) == SETTINGS.epochs
+
+
+def test_a_full_disk_is_told_when_the_events_of_an_epoch_are_written():
+    """By the call that wrote, not by a thread: /dev/full takes nothing."""
+    events = EpochEvents.__new__(EpochEvents)
+    from tensorboardX import RecordWriter
+
+    events._now, events._file = lambda: 0.0, RecordWriter("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        events.add(1, {"loss": 1.0})
+    events.close()
+
+
+def test_events_need_no_framework(tmp_path):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom covct.training.events import EpochEvents\n"
+        "assert 'tensorboardX' not in sys.modules\n"
+        f"EpochEvents(Path({str(tmp_path)!r}), {{'loss': [1.0]}}).close()\n"
+        "print(sorted({'torch', 'tensorflow', 'keras', 'jax'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
 
 
 def test_a_finished_training_is_resumed_to_the_same_card_and_trained_again_when_asked(data, tmp_path):

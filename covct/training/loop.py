@@ -25,10 +25,11 @@ from covct.disk.signals import unbroken
 from covct.errors import Stopped, UsageError
 from covct.networks.cards import Card, file_sha256, read_card
 from covct.networks.segment import device_in_use, load_network, start_from_backbone
-from covct.training import checkpoints, events, histories
+from covct.training import checkpoints, histories
 from covct.training.average import RunningAverage
 from covct.training.batches import batches, sample_seed
 from covct.training.build import arguments_of, build, check, compiled, started
+from covct.training.events import EpochEvents
 from covct.training.fingerprint import differences, fingerprint
 from covct.training.finish import finish, leak_of
 from covct.training.folds import keep_folds
@@ -261,14 +262,14 @@ class _Run:
             }
         )  # fmt: skip
         with output.output_errors(self.out):
-            events.write_history(self.tensorboard, p.history)
+            told = EpochEvents(self.tensorboard, p.history)
         places = ((e, s) for e, s in product(range(self.settings.epochs), range(steps)) if (e, s) >= (p.epoch, p.step))
         drawn = batches(self.plan.draw, self.settings.batch_size, self.sample_seed, places, workers)
         try:
             while p.epoch < self.settings.epochs and not self._is_enough():
                 while p.step < steps:
                     self._step(*next(drawn))
-                self._end_epoch()
+                self._end_epoch(told)
             p.finished = True
             self._checkpoint()
         except Stopped:
@@ -277,6 +278,7 @@ class _Run:
             raise
         finally:
             drawn.close()
+            told.close()
 
     def _is_enough(self) -> bool:
         return bool(self.settings.patience) and self.progress.waited >= self.settings.patience
@@ -307,7 +309,7 @@ class _Run:
             }
         )  # fmt: skip
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, told: EpochEvents) -> None:
         """Validate, remember what is best, write the logs and a checkpoint."""
         p, settings = self.progress, self.settings
         for variable, total in zip(self.network.metrics_variables, p.sums, strict=True):
@@ -331,7 +333,7 @@ class _Run:
             p.end_epoch(logs, better, score, settings.schedule == "plateau")
             histories.write(self.out, settings.task, p.history)
             with output.output_errors(self.out):
-                events.append_epoch(self.tensorboard, p.epoch, logs)
+                told.add(p.epoch, logs)
             self._checkpoint()
         self.report({"event": "epoch", "epoch": p.epoch, "best_epoch": (p.best_epoch or 0) + 1, **logs})
 
