@@ -23,6 +23,7 @@ html_show_sphinx = False
 
 # Files that stay where they are; the page that includes each. Links to them lead to that page.
 INCLUDED = {
+    "CONTRIBUTING.md": "contributing.md",
     "DESIGN.md": "architecture.md",
     "benchmarks/RESULTS.md": "benchmarks.md",
     "covct/dicom/CONFORMANCE.md": "conformance.md",
