@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 
 from covct.data.noise import noise
-from covct.data.slices import Slices, read_lung_slices
+from covct.data.published import read_lung_slices
+from covct.data.slices import Slices
 from covct.training.samples import augment
 from covct.training.samples.plans import _maybe_diseased
 from covct.training.samples.prepare import preparation, show

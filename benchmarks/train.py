@@ -26,7 +26,8 @@ with quiet_tensorflow():
 
 import numpy as np
 
-from covct.data.slices import SIZE, find_sources
+from covct.data.published import find_sources
+from covct.data.slices import SIZE
 from covct.networks.segment import device_in_use
 from covct.training.batches import batches
 from covct.training.build import build, compiled

@@ -27,7 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
-from covct.data.slices import UNKNOWN, read_lung_volumes, read_ma_slices, read_medseg_slices
+from covct.data.published import read_lung_volumes, read_ma_slices, read_medseg_slices
+from covct.data.slices import UNKNOWN
 from covct.networks.cards import Card, default_weights_folder, write_card
 from covct.networks.network import Networks, field_of_view, probabilities
 from covct.networks.segment import load_keras_networks

@@ -11,45 +11,15 @@ import pytest
 
 from covct.data.cases import CaseError
 from covct.data.layouts import find_cases, search_cases
+from covct.data.model_space import read_slices
+from covct.data.published import find_sources, read_lung_slices, read_ma_slices, read_medseg_slices, read_other_slices
 from covct.data.read_case import read_case
 from covct.data.screen import Likeness, Screen
-from covct.data.slices import (
-    UNKNOWN,
-    find_sources,
-    read_lung_slices,
-    read_ma_slices,
-    read_medseg_slices,
-    read_other_slices,
-    read_slices,
-)
+from covct.data.slices import UNKNOWN
 from covct.errors import UsageError
 from covct.intake.nifti import read_nifti, write_nifti
 from support.checkout import SHARED
-from support.chests import chest, equalised, fake_restore, save, save_pair, save_slices, windowed
-
-
-def published(folder):
-    """The 20-volume set as published: a volume in HU, two of one person in a lung window, another machine's paths."""
-    rows = ["ct_scan,lung_mask,infection_mask,lung_and_infection_mask"]
-    names = {
-        "coronacases_org_001": "coronacases_001",
-        "radiopaedia_org_covid-19-pneumonia-10_85902_1-dcm": "radiopaedia_10_85902_1",
-        "radiopaedia_org_covid-19-pneumonia-10_85902_3-dcm": "radiopaedia_10_85902_3",
-    }
-    for seed, (image, mask) in enumerate(names.items()):
-        hu, lungs, infection = chest(seed)
-        theirs = np.array([0, 2, 1], np.uint8)[lungs]  # 1 is the left lung there
-        files = {
-            "ct_scans": (image, hu if seed == 0 else windowed(hu)),
-            "lung_mask": (mask, theirs),
-            "infection_mask": (mask, infection),
-            "lung_and_infection_mask": (mask, np.where(infection > 0, 3, theirs).astype(np.uint8)),
-        }
-        for place, (name, array) in files.items():
-            save(array, folder / place / f"{name}.nii.gz")
-        rows.append(",".join(f"../input/covid19-ct-scans/{place}/{name}.nii" for place, (name, _) in files.items()))
-    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
-    return folder
+from support.chests import chest, corrected, equalised, fake_restore, published, save, save_pair, save_slices, windowed
 
 
 def test_the_published_table_is_read_with_another_machine_s_paths(tmp_path):
@@ -68,7 +38,7 @@ def test_the_published_table_is_read_with_another_machine_s_paths(tmp_path):
 def test_a_known_window_leads_back_to_hu(tmp_path):
     """Within the 6 HU of a grey level."""
     case = find_cases(published(tmp_path / "set"))[1]
-    from covct.data.slices import to_hounsfield
+    from covct.data.model_space import to_hounsfield
 
     hu, _, _ = chest(1)
     assert np.abs(to_hounsfield(read_case(case)) - np.clip(hu, -1250, 250)).max() <= 6
@@ -129,7 +99,7 @@ def test_masks_without_an_image_and_images_without_a_mask_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "slug", "told"),
     [
-        (lambda f: save(chest()[1][:5], f / "a_lungs.nii.gz"), "other-shape", "(5, 48, 48)"),
+        (lambda f: save(chest()[1][:5], f / "a_lungs.nii.gz"), "other-shape", "5 x 48 x 48 voxels, wanted 6"),
         (lambda f: save(chest()[1], f / "a_lungs.nii.gz", shift_mm=8), "other-geometry", "up to 2.0 voxels"),
         (lambda f: save(chest()[1] * 3, f / "a_lungs.nii.gz"), "unexpected-labels", "wanted 0, 1, 2"),
         (lambda f: save(np.full((6, 48, 48), 7, np.int16), f / "a_ct.nii.gz"), "constant", "every pixel is 7"),
@@ -280,11 +250,11 @@ def test_a_picture_s_mask_of_another_size_is_refused(tmp_path):
     folder = save_medseg(tmp_path)
     mask = cv2.imread(str(folder / "GT" / "1.png"), cv2.IMREAD_GRAYSCALE)
     cv2.imwrite(str(folder / "GT" / "1.png"), mask[:40])
-    with pytest.raises(UsageError, match=r"GT/1.png: shape \(40, 48\), its image \(48, 48\)"):
+    with pytest.raises(UsageError, match=r"GT/1.png: 40 x 48 pixels, its picture has 48 x 48"):
         read_medseg_slices(folder)
 
 
-@pytest.mark.parametrize(("name", "told"), [("upper left.jpg", ""), ("1.tif", "no .jpg pictures")])
+@pytest.mark.parametrize(("name", "told"), [("upper left.jpg", ""), ("1.gif", "no pictures")])
 def test_pictures_of_other_names_than_the_published(name, told, tmp_path):
     folder = save_medseg(tmp_path)
     (folder / "Imgs" / "1.jpg").rename(folder / "Imgs" / name)
@@ -330,17 +300,6 @@ def segmented(phantom, tmp_path):
     return write, masks, tmp_path / "data"
 
 
-def corrected(path, algorithm="SEMIAUTOMATIC"):
-    """As a workstation saves it: its own make, and how the segments were drawn."""
-    dataset = pydicom.dcmread(path)
-    dataset.ManufacturerModelName, dataset.SOPInstanceUID = "Workstation", "1.2.3.4.5"
-    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.5"
-    for segment in dataset.SegmentSequence:
-        segment.SegmentAlgorithmType = algorithm
-    dataset.save_as(path)
-    return dataset
-
-
 def test_covct_s_own_masks_are_no_truth_until_somebody_corrects_them(segmented):
     write, _, data = segmented
     write()
@@ -367,25 +326,31 @@ def test_masks_that_a_radiologist_corrected_come_back_on_their_slices(seg_type, 
 @pytest.mark.parametrize("seg_type", ["binary", "labelmap"])
 def test_evaluation_takes_the_segments_that_training_takes(seg_type, segmented):
     """It took any abnormal structure for infection, a nodule too, and a label map of infection alone for the lungs."""
-    from covct.evaluation.masks import read_seg_mask
+    from covct.dicom.seg_masks import read_segmentation
+    from covct.disk.sources import SourceFile
+    from covct.evaluation.predictions import read_seg_mask
     from covct.intake.discover import discover
     from covct.intake.load_dicom import load_dicom
 
     write, masks, data = segmented
     path = write(seg_type)
     scan = load_dicom(discover([data / "series"]).series[0])
-    np.testing.assert_array_equal(read_seg_mask(path, "infection", {}, scan), masks.infection)
-    np.testing.assert_array_equal(read_seg_mask(path, "lungs", {}, scan), masks.lungs > 0)
+
+    def read(task):
+        return read_seg_mask(read_segmentation(SourceFile(path)), task, {}, scan)
+
+    np.testing.assert_array_equal(read("infection"), masks.infection)
+    np.testing.assert_array_equal(read("lungs"), masks.lungs > 0)
     dataset = pydicom.dcmread(path)
     lungs = [s for s in dataset.SegmentSequence if s.SegmentedPropertyTypeCodeSequence[0].CodeValue == "39607008"]
     for segment in lungs:
         segment.SegmentLabel, segment.SegmentedPropertyTypeCodeSequence[0].CodeValue = "Heart", "80891009"
     dataset.save_as(path)
-    assert read_seg_mask(path, "lungs", {}, scan) is None
+    assert read("lungs") is None
     for segment in dataset.SegmentSequence:
         segment.SegmentLabel, segment.SegmentedPropertyTypeCodeSequence[0].CodeValue = "Lung nodule", "27925004"
     dataset.save_as(path)
-    assert read_seg_mask(path, "infection", {}, scan) is None
+    assert read("infection") is None
 
 
 def test_without_references_the_place_in_space_tells_the_slice(segmented):
@@ -417,7 +382,7 @@ def test_the_newest_of_two_corrections_counts(segmented):
     dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.6"
     dataset.save_as(data / "later.seg.dcm")
     found = search_cases(data)
-    assert found.cases[0].segmentation.path.name == "later.seg.dcm"
+    assert [seg.path.name for seg in found.cases[0].segmentations] == ["later.seg.dcm"]
     assert [one.slug for one in found.left_out] == ["superseded"]
 
 

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from covct.data.slices import UNKNOWN_CLASS, find_sources, read_lung_slices, read_medseg_slices
+from covct.data.published import find_sources, read_lung_slices, read_medseg_slices
+from covct.data.slices import UNKNOWN_CLASS
 from covct.errors import UsageError
 from covct.networks.network import Network, is_of_task, probabilities
 from covct.training.samples import classes

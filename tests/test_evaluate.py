@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from importlib.resources import files
 from itertools import product
+from pathlib import Path
 
 import cv2
 import highdicom as hd
@@ -14,22 +15,27 @@ import pytest
 from typer.testing import CliRunner
 
 from covct import cli
-from covct.data.cases import medseg_patient
+from covct.data.cases import Case, medseg_patient
 from covct.data.dicom_cases import pseudonym
-from covct.data.layouts import search_cases
+from covct.data.labels import parse_labels
+from covct.data.layouts import find_cases, search_cases
 from covct.data.leakage import ancestors_of, learned_patients
-from covct.data.slices import find_sources, read_lung_slices
+from covct.data.published import find_sources, read_lung_slices
+from covct.dicom.seg_masks import find_segmentations, read_segmentation
+from covct.disk.sources import SourceFile
 from covct.errors import UsageError
 from covct.evaluation import agreement, bootstrap, calibration
-from covct.evaluation.cases import Case, find_cases, seen_by
-from covct.evaluation.eligible import find_judges
-from covct.evaluation.masks import find_segs, parse_labels, read_seg_mask
-from covct.evaluation.run import Order, evaluate
+from covct.evaluation.eligible import find_judges, seen_by
+from covct.evaluation.order import Order
+from covct.evaluation.predictions import read_seg_mask
+from covct.evaluation.run import evaluate
 from covct.evaluation.scores import SCORES, Counts, count, scores
 from covct.evaluation.surface import surface_scores
+from covct.evaluation.truth import read_truth
 from covct.intake.discover import discover
 from covct.intake.nifti import write_nifti
 from covct.networks.cards import file_sha256, read_card, write_card
+from support.chests import corrected, published
 from support.thresholds import make_networks, make_weights
 
 # Scores
@@ -225,7 +231,7 @@ def pairs(tmp_path):
     data, calls = tmp_path / "data", tmp_path / "calls"
     data.mkdir(), calls.mkdir()
     for name in ("a", "b"):
-        write_nifti(box().with_array(np.full((4, 10, 12), -500, np.int16)), data / f"{name}_ct.nii.gz")
+        write_nifti(box().with_array(np.where(box().array, -800, 40).astype(np.int16)), data / f"{name}_ct.nii.gz")
         write_nifti(box(), data / f"{name}_lungs.nii.gz")
         write_nifti(box(shift=1).to_patient_orientation("RAS"), calls / f"{name}_lungs.nii.gz")
     return data, calls
@@ -309,7 +315,7 @@ def test_a_mask_beside_its_scan_is_refused(pairs, tmp_path):
     with pytest.raises(UsageError, match=r"b_lungs.nii.gz: the mask lies up to 1.3 voxels beside its scan"):
         judge(data, calls, tmp_path / "out")
     write_nifti(moved, data / "b_lungs.nii.gz")
-    with pytest.raises(UsageError, match=r"b_lungs.nii.gz.*beside its scan.*b_ct.nii.gz"):
+    with pytest.raises(UsageError, match=r"b_lungs.nii.gz .of b_ct.nii.gz.: the mask lies up to 1.3 voxels beside"):
         judge(data, calls, tmp_path / "out")
 
 
@@ -395,7 +401,7 @@ def test_a_table_of_slices_is_read_as_in_training(tmp_path):
         assert old in table
         (tmp_path / "volumes.csv").write_text(table.replace(old, new, 1))
         with pytest.raises(UsageError, match=words):
-            find_cases(tmp_path, {})
+            find_cases(tmp_path)
 
 
 def as_training_has_them(data):
@@ -444,9 +450,9 @@ def test_sources_and_patients_are_called_as_in_training(kind, pairs, tmp_path):
         (data / "cases.csv").write_text("name,patient,infection\nradiopaedia_10_85902_1,someone,unknown\n")
     if kind == "with infection":
         write_nifti(box(), data / "radiopaedia_10_85902_1_infection.nii.gz")
-    found = find_cases(data, {})
-    assert {case.name: (case.source, case.patient) for case in found} == as_training_has_them(data)
-    assert {case.source for case in found} == {"lctsc" if kind == "lungs alone" else "cases"}
+    found = find_cases(data)
+    assert {case.name: (case.known_as, case.patient) for case in found} == as_training_has_them(data)
+    assert {case.known_as for case in found} == {"lctsc" if kind == "lungs alone" else "cases"}
     [group] = judge(data, calls, tmp_path / "out")["groups"]
     assert (group["cases"], group["patients"]) == (2, 2 if "declared" in kind else 1)
 
@@ -456,7 +462,7 @@ def test_patients_of_volumes_restored_by_covct_are_not_new_to_a_network_that_lea
     data, _ = pairs
     (data / "cases.csv").write_text("name,patient,domain,infection\na,a,hu,unknown\nb,b,hu,unknown\n")
     [judge] = find_judges(with_held_out(weights, cases=["a"]))
-    seen = {case.name: judge.seen(case, restored=False) for case in find_cases(data, {})}
+    seen = {case.name: judge.seen(case, restored=False) for case in find_cases(data)}
     assert seen == {"a": [], "b": ["lungs", "infection"]}
 
 
@@ -464,7 +470,7 @@ def test_a_table_called_cases_where_no_case_lies_is_somebody_else_s(pairs):
     data, _ = pairs
     (data / "notes").mkdir()
     (data / "notes" / "cases.csv").write_text("when,what\n")
-    assert len(find_cases(data, {})) == 2
+    assert len(find_cases(data)) == 2
 
 
 def test_volumes_of_one_person_are_never_parted_where_lungs_are_learned(pairs):
@@ -486,10 +492,10 @@ def test_own_results_come_back_as_truth_and_as_calls(series_folder, phantom_seri
         order = batch.Order((phantom_series,), tmp_path / name, weights, Outputs(("seg",), name, False, "key"))
         batch.scan(order, make_networks, lambda event: None)
     [seg] = (tmp_path / "binary").rglob("*.seg.dcm")
-    (series_folder / "truth.dcm").write_bytes(seg.read_bytes())
-    [seg_file] = find_segs(series_folder)
+    corrected(seg, series_folder / "truth.dcm")
+    [found] = find_segmentations(series_folder)
     [series] = discover([phantom_series]).series
-    assert seg_file.series == {series.series_uid}
+    assert found.series_uids == {series.series_uid}
     evaluation = judge(series_folder, tmp_path / "labelmap", tmp_path / "out", tasks=("lungs", "infection"))
     [row] = evaluation["cases"]
     assert [row["tasks"][task]["dice"] for task in ("lungs", "infection")] == [1, 1]
@@ -499,21 +505,86 @@ def test_own_results_come_back_as_truth_and_as_calls(series_folder, phantom_seri
     assert row["tasks"]["infection"]["percent_of_lung"]["truth"] == pytest.approx(report["infection_percent"], abs=0.01)
 
 
+def test_masks_of_covct_are_no_truth(series_folder, phantom_series, tmp_path, weights):
+    """An evaluation of a results tree by its own masks said 1.0."""
+    from covct.outputs import Outputs
+    from covct.unattended import batch
+
+    results, out = tmp_path / "results", tmp_path / "out"
+    order = batch.Order((phantom_series,), results, weights, Outputs(("seg", "nifti"), "binary", False, "key"))
+    batch.scan(order, make_networks, lambda event: None)
+    named = "automatic-mask: .*segmentation.seg.dcm was drawn by covct and corrected by nobody"
+    with pytest.raises(UsageError, match=named):
+        judge(results, results, out)
+    [seg] = results.rglob("*.seg.dcm")
+    (series_folder / "beside.dcm").write_bytes(seg.read_bytes())
+    with pytest.raises(UsageError, match="automatic-mask: beside.dcm was drawn by covct and corrected by nobody"):
+        judge(series_folder, results, out)
+    corrected(seg, series_folder / "corrected.dcm")
+    events = []
+    wishes = {"predictions": results, "patients": "all", "tasks": ("lungs",), "resamples": 100}
+    evaluation = evaluate(Order(series_folder, out, **wishes), no_networks, no_networks, events.append)
+    assert [row["tasks"]["lungs"]["dice"] for row in evaluation["cases"]] == [1]
+    [left] = evaluation["left_out"]
+    assert left["slug"] == "automatic-mask" and "covct" in left["reason"]
+    assert any("beside.dcm was drawn by covct" in event.get("reason", "") for event in events)
+    assert "beside.dcm" not in (out / "evaluation.json").read_text(), "a file's name may be a patient's"
+
+
+@pytest.mark.parametrize("table", [True, False], ids=["metadata.csv", "without it"])
+def test_the_twenty_volumes_are_judged_as_they_are_published(table, tmp_path, weights):
+    """Those in HU as series, those in a lung window as training sees them; one person's two volumes are one patient."""
+    data = published(tmp_path / "set")
+    if not table:
+        (data / "metadata.csv").unlink()
+    calls = tmp_path / "calls"
+    for name in ("coronacases_001", "radiopaedia_10_85902_1", "radiopaedia_10_85902_3"):
+        for task, folder in (("lungs", "lung_mask"), ("infection", "infection_mask")):
+            (calls / task).mkdir(parents=True, exist_ok=True)
+            (calls / task / f"{name}.nii.gz").write_bytes((data / folder / f"{name}.nii.gz").read_bytes())
+    evaluation = judge(data, calls, tmp_path / "out", tasks=("lungs", "infection"), names=True)
+    rows = {row["case"]: row for row in evaluation["cases"]}
+    assert set(rows) == {"coronacases_001", "radiopaedia_10_85902_1", "radiopaedia_10_85902_3"}
+    for row in rows.values():
+        assert [row["tasks"][task]["dice"] for task in ("lungs", "infection")] == [1, 1]
+        assert row["spacing_mm"] == [5.0, 4.0, 4.0]
+    assert evaluation["groups"][0]["patients"] == 2
+    assert evaluation["groups"][0]["source"] == "cases"
+
+
+def test_volumes_in_a_lung_window_are_judged_as_training_sees_them(tmp_path):
+    """Not by the line of a scan, which wants HU: cut to the body, 256 x 256, with their millimetres."""
+    data = published(tmp_path / "set")
+    weights = with_held_out(make_weights(tmp_path / "w"), cases=["radiopaedia_10"])
+    evaluation = evaluate(
+        Order(data, tmp_path / "out", weights=weights, resamples=100), threshold_networks, no_networks
+    )
+    assert [row["case"] for row in evaluation["cases"]] == ["radiopaedia_10_85902_1", "radiopaedia_10_85902_3"]
+    for row in evaluation["cases"]:
+        # The field of view cuts the right lung of so small a chest.
+        assert row["tasks"]["lungs"]["precision"] > 0.95
+        volume = row["tasks"]["lungs"]["volume_ml"]
+        truth = np.count_nonzero(read_truth(find_cases(data)[1]).masks["lungs"]) * 5 * 4 * 4 / 1000
+        assert 0.6 * truth < volume["truth"] < 1.05 * truth
+
+
 def test_dicom_with_nifti_masks_beside_it(phantom, phantom_series, tmp_path):
     """The series in a folder, its true mask as a NIfTI of the folder's name; a mask of fewer slices is refused."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "chest").symlink_to(phantom_series)
     lungs = phantom.volume.with_array((phantom.lungs > 0).astype(np.uint8))
     write_nifti(lungs, tmp_path / "data" / "chest_lungs.nii.gz")
-    [case] = find_cases(tmp_path / "data", {})
-    assert case.source == "cases"
+    [case] = find_cases(tmp_path / "data")
+    assert case.known_as == "cases"
     assert case.patient == pseudonym(case.series), "as training calls the patient of a DICOM series"
-    truth = case.read()
+    truth = read_truth(case)
     assert truth.masks["lungs"].sum() == (phantom.lungs > 0).sum()
     assert truth.hu[truth.masks["lungs"]].mean() < -500, "the mask lies on the lungs"
     write_nifti(lungs[:-2], tmp_path / "data" / "chest_lungs.nii.gz")
-    with pytest.raises(UsageError, match=r"chest_lungs.nii.gz: the mask has 28 x 128 x 128 voxels, wanted 30 x 128"):
-        case.read()
+    with pytest.raises(
+        UsageError, match=r"chest_lungs.nii.gz .of series chest.: the mask has 28 x 128 x 128 voxels, wanted 30 x 128"
+    ):
+        read_truth(case)
 
 
 def test_a_seg_of_other_slices_is_refused(phantom_series, tmp_path, weights):
@@ -523,9 +594,10 @@ def test_a_seg_of_other_slices_is_refused(phantom_series, tmp_path, weights):
 
     order = batch.Order((phantom_series,), tmp_path / "out", weights, Outputs(("seg",), "binary", False, "key"))
     batch.scan(order, make_networks, lambda event: None)
-    [seg] = (tmp_path / "out").rglob("*.seg.dcm")
+    [path] = (tmp_path / "out").rglob("*.seg.dcm")
     [series] = discover([phantom_series]).series
     shorter = load_dicom(replace(series, instances=series.instances[:12]))
+    seg = read_segmentation(SourceFile(path))
     with pytest.raises(UsageError, match=r"seg.dcm: frame \d+ refers to a slice that its scan does not have"):
         read_seg_mask(seg, "lungs", {}, shorter)
     scan = load_dicom(series)
@@ -534,13 +606,16 @@ def test_a_seg_of_other_slices_is_refused(phantom_series, tmp_path, weights):
         read_seg_mask(seg, "lungs", parse_labels(["lungs=1"]), scan).sum() < read_seg_mask(seg, "lungs", {}, scan).sum()
     )
     assert read_seg_mask(seg, "lungs", parse_labels(["lungs=heart"]), scan) is None
-    (tmp_path / "broken.dcm").write_bytes(seg.read_bytes()[:3000])
+    (tmp_path / "broken.dcm").write_bytes(path.read_bytes()[:3000])
     with pytest.raises(UsageError, match="broken.dcm"):
-        find_segs(tmp_path)
-        read_seg_mask(tmp_path / "broken.dcm", "lungs", {}, scan)
+        find_segmentations(tmp_path)
 
 
 # Whom networks have learned from
+
+
+def someone(patient, source, domain="hu"):
+    return Case("x", source, Path(), "nifti", patient, domain=domain, known_as=source)
 
 
 def with_held_out(weights, **held):
@@ -552,10 +627,10 @@ def with_held_out(weights, **held):
 
 def test_who_is_not_held_out_was_learned_from(weights):
     cards = {"lungs": read_card(with_held_out(weights, ma=["p"]) / "lungs.json")}
-    case = Case("p", "p", "ma", "hu", lambda: None)
+    case = someone("p", "ma")
     assert seen_by(case, cards) == []
     assert seen_by(replace(case, patient="q"), cards) == ["lungs"]
-    assert seen_by(replace(case, patient="q", source="elsewhere"), cards) == []
+    assert seen_by(replace(case, patient="q", known_as="elsewhere"), cards) == []
 
 
 def test_whoever_an_ancestor_learned_from_is_not_new(weights):
@@ -563,7 +638,7 @@ def test_whoever_an_ancestor_learned_from_is_not_new(weights):
     first = read_card(with_held_out(weights, ma=["q"]) / "lungs.json")
     later = replace(first, training={"held_out_patients": {"lctsc": ["k"]}, "ancestors": ancestors_of(first)})
     write_card(replace(later, task="restorer", name="restorer"), with_held_out(weights, lctsc=["k"]))
-    case = Case("p", "p", "ma", "clahe-8bit", lambda: None)
+    case = someone("p", "ma", "clahe-8bit")
     assert seen_by(case, {"later": later}) == ["later"]
     assert seen_by(replace(case, patient="q"), {"later": later}) == []
     [judge] = find_judges(weights)
@@ -589,9 +664,9 @@ def test_a_person_is_known_again_in_another_source(weights):
         ("cases", "coronacases_003", True), ("here", "coronacases_003", True), ("cases", "coronacases_001", False),
         ("cases", "patient-0123456789ab", True), ("cases", "patient-ffff56789abc", False), ("cases", "case-003", False),
     ):  # fmt: skip
-        case = Case("x", patient, source, "hu", lambda: None)
+        case = someone(patient, source)
         assert seen_by(case, {"exact": exact}) == ["exact"] * known, (source, patient)
-    assert seen_by(Case("x", "coronacases_003", "cases", "hu", lambda: None), {"old": card}) == ["old"]
+    assert seen_by(someone("coronacases_003", "cases"), {"old": card}) == ["old"]
 
 
 def test_a_folder_of_a_known_layout_may_have_been_among_the_own_cases(weights):
@@ -599,7 +674,7 @@ def test_a_folder_of_a_known_layout_may_have_been_among_the_own_cases(weights):
     held, everyone = {"cases": ["p"]}, {"cases": ["p", "q"]}
     card = read_card(with_held_out(weights, **held) / "lungs.json")
     exact = replace(card, training={"held_out_patients": held, "learned_patients": learned_patients(everyone, held)})
-    cases = [Case(name, name, "ma", "clahe-8bit", lambda: None) for name in "pqr"]
+    cases = [someone(name, "ma", "clahe-8bit") for name in "pqr"]
     assert [bool(seen_by(case, {"old": card})) for case in cases] == [False, True, True]
     assert [bool(seen_by(case, {"exact": exact})) for case in cases] == [False, True, False]
 
@@ -618,10 +693,7 @@ def test_an_ancestor_without_a_list_has_seen_only_whom_the_line_knows(weights):
         },
     )
     for source in ("ma", "here"):
-        seen = [
-            bool(seen_by(Case("x", f"coronacases_00{number}", source, "hu", lambda: None), {"line": line}))
-            for number in (1, 3, 5, 8)
-        ]
+        seen = [bool(seen_by(someone(f"coronacases_00{number}", source), {"line": line})) for number in (1, 3, 5, 8)]
         assert seen == [False, True, True, False], "5 by the ancestor; 8 by nobody"
 
 
@@ -648,7 +720,7 @@ def test_one_person_under_two_names_of_a_card_is_told_and_counts_as_seen(pairs, 
     )
     write_card(card, weights)
     write_card(replace(read_card(weights / "lungs.json"), training={"held_out_patients": held}), weights)
-    cases = [Case("x", medseg_patient(number), "medseg", "window-8bit", lambda: None) for number in ("35", "40", "67")]
+    cases = [someone(medseg_patient(number), "medseg") for number in ("35", "40", "67")]
     assert [bool(seen_by(case, {"infection": card})) for case in cases] == [True, False, True]
     notes = judge(*pairs, tmp_path / "out", weights=weights)["notes"]
     assert any("medseg_35 (as medseg_67)" in note and "behind" not in note for note in notes)
@@ -732,7 +804,7 @@ def test_a_restorer_counts_only_where_it_is_asked(weights, tmp_path):
     write_card(replace(card, name="restorer", task="restorer", training={"held_out_patients": {"ma": [], "lctsc": []}}),
                folder)  # fmt: skip
     [judge] = find_judges(folder)
-    clahe, hu = Case("p", "p", "ma", "clahe-8bit", lambda: None), Case("p", "p", "lctsc", "hu", lambda: None)
+    clahe, hu = someone("p", "ma", "clahe-8bit"), someone("p", "lctsc")
     assert judge.seen(clahe, restored=True) == ["restorer"]
     assert judge.seen(clahe, restored=False) == []
     assert judge.seen(hu, restored=True) == []
@@ -762,8 +834,9 @@ def test_every_network_that_is_loaded_counts(also, pairs, weights, tmp_path):
 
 def test_networks_of_another_input_size_are_judged_on_the_slices_own_pixels():
     """A network that sees 128 pixels of a slice of 256: its mask lies where the 256 pixel network's does."""
-    from covct.evaluation.cases import Truth
+
     from covct.evaluation.judge import look_at_slices
+    from covct.evaluation.truth import Truth
 
     rows, columns = np.mgrid[:256, :256]
     hu = np.where(np.hypot(rows - 100, columns - 90) < 40, -850, 40)[None].astype(np.int16)
@@ -812,8 +885,8 @@ def test_command_line(pairs, tmp_path):
     for wrong in ((), ("--weights", tmp_path / "nowhere"), ("--predictions", calls, "--patients", "held-out"),
                   ("--predictions", calls, "--also-seen", "--patients", "held-out")):  # fmt: skip
         assert isinstance(run(data, "-o", tmp_path / "out", *wrong).exception, UsageError)
-    with pytest.raises(UsageError, match="no case with truth"):
-        find_cases(calls, {})
+    with pytest.raises(UsageError, match="no labelled cases"):
+        find_cases(calls)
 
 
 def test_half_a_page_is_never_left(pairs, tmp_path, monkeypatch):

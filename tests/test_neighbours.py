@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from covct.data.layouts import find_cases
+from covct.data.published import find_sources, read_ma_slices, read_other_slices
 from covct.data.read_case import read_case
-from covct.data.slices import Slices, find_sources, joined, one_volume, read_ma_slices, read_other_slices
+from covct.data.slices import Slices, joined, one_volume
 from covct.networks.network import Network, probabilities
 from covct.training.samples import neighbours
 from covct.training.settings import Settings

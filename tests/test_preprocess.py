@@ -78,7 +78,7 @@ def test_window_and_clahe_stay_in_0_to_1():
 
 def test_clahe_is_the_publishers_recipe(shared):
     """Healthy lung of a scan in HU comes out with the mean and median that the published slices have."""
-    from covct.data.slices import read_lung_volumes
+    from covct.data.published import read_lung_volumes
 
     means = []
     for hu, lungs, _ in read_lung_volumes(shared / "lctsc-256").values():

@@ -4,13 +4,14 @@ import pytest
 
 pytest.importorskip("keras")
 
-from covct.data.slices import find_sources  # noqa: E402
+from covct.data.published import find_sources  # noqa: E402
 from covct.errors import UsageError  # noqa: E402
 from covct.training.samples import reading as module  # noqa: E402
 from covct.training.samples.plans import plan_infection, plan_lungs  # noqa: E402
 from covct.training.samples.reading import Reading, Readings  # noqa: E402
 from covct.training.settings import Settings  # noqa: E402
 from support.chests import (  # noqa: E402
+    equalised,
     fake_restore,  # noqa: E402
     save_slices,
     windowed,
@@ -18,8 +19,8 @@ from support.chests import (  # noqa: E402
 
 
 @pytest.fixture
-def windowed_data(tmp_path):
-    save_slices(tmp_path / "data", ["p1", "p2"], windowed)
+def published_data(tmp_path):
+    save_slices(tmp_path / "data", ["p1", "p2"], equalised)
     return tmp_path / "data"
 
 
@@ -27,18 +28,23 @@ def windowed_data(tmp_path):
 def reads(monkeypatch):
     """How often slices were read, in which look."""
     counted = []
-    read = module.read_ma_slices
+    restored, equalised = module.read_ma_slices, module.read_equalised_ma_slices
 
     def count(folder, restore):
-        counted.append("restored" if restore is fake_restore else "equalised")
-        return read(folder, restore)
+        counted.append("restored")
+        return restored(folder, restore)
+
+    def count_equalised(folder):
+        counted.append("equalised")
+        return equalised(folder)
 
     monkeypatch.setattr(module, "read_ma_slices", count)
+    monkeypatch.setattr(module, "read_equalised_ma_slices", count_equalised)
     return counted
 
 
-def test_folds_and_tasks_read_each_look_once(reads, windowed_data):
-    reading = Reading(find_sources(windowed_data), fake_restore)
+def test_folds_and_tasks_read_each_look_once(reads, published_data):
+    reading = Reading(find_sources(published_data), fake_restore)
     for fold in range(2):
         plan_lungs(reading, Settings("lungs", 1, 8, folds=2, fold=fold))
         held = plan_infection(reading, Settings("infection", 1, 8, folds=2, fold=fold)).held_out["ma"]
@@ -46,10 +52,10 @@ def test_folds_and_tasks_read_each_look_once(reads, windowed_data):
     assert reads == ["restored", "equalised"]
 
 
-def test_another_folder_or_restorer_is_read_anew(tmp_path, windowed_data, monkeypatch):
+def test_another_folder_or_restorer_is_read_anew(tmp_path, published_data, monkeypatch):
     readings = Readings()
-    first = readings.of(windowed_data, None)
-    assert readings.of(windowed_data, None) is first
+    first = readings.of(published_data, None)
+    assert readings.of(published_data, None) is first
     save_slices(tmp_path / "other", ["p3"], windowed)
     other = readings.of(tmp_path / "other", None)
     assert other.sources != first.sources
@@ -57,6 +63,6 @@ def test_another_folder_or_restorer_is_read_anew(tmp_path, windowed_data, monkey
     assert readings.of(tmp_path / "other", tmp_path / "restorer.json").restore is fake_restore
 
 
-def test_slices_in_clahe_want_a_restorer(windowed_data):
+def test_slices_in_clahe_want_a_restorer(published_data):
     with pytest.raises(UsageError, match="need a restorer: --restorer CARD"):
-        Reading(find_sources(windowed_data)).parts(("ma",))
+        Reading(find_sources(published_data)).parts(("ma",))

@@ -9,8 +9,8 @@ import pytest
 
 from covct.architectures import ARCHITECTURES
 from covct.data.layouts import search_cases
-from covct.data.slices import recipe_pixels
-from covct.data.stacks import find_stacks, read_stack
+from covct.data.model_space import recipe_pixels
+from covct.data.restore import find_images, output_name, read_stack
 from covct.errors import UsageError
 from covct.intake.nifti import read_description, read_nifti, write_nifti
 from covct.networks.cards import Card, file_sha256, write_card
@@ -131,7 +131,7 @@ def test_a_volume_is_declared_before_it_is_there(chest, tmp_path, monkeypatch):
     monkeypatch.setattr(restore, "_write_nifti", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     write_pictures(tmp_path / "in", windowed(chest[0]))
     with pytest.raises(KeyboardInterrupt):
-        restore.restore_stack(find_stacks(tmp_path / "in")[0], tmp_path / "out", "window", None)
+        restore.restore_case(find_images(tmp_path / "in").cases[0], tmp_path / "out", "window", None)
     assert "in,,hu,unknown" in (tmp_path / "out" / "cases.csv").read_text()
 
 
@@ -175,9 +175,9 @@ def test_patients_on_their_side_are_turned_and_each_picture_is_one(tmp_path):
     for index, image in enumerate((picture, picture[:30])):
         cv2.imwrite(str(tmp_path / "set" / "Imgs" / f"{index}.png"), image)
         cv2.imwrite(str(tmp_path / "set" / "GT" / f"{index}.png"), image)
-    sources = find_stacks(tmp_path / "set")
-    assert [one.name for one in sources] == ["set-0", "set-1"]
-    stack = read_stack(sources[1])
+    cases = find_images(tmp_path / "set").cases
+    assert [output_name(case) for case in cases] == ["set-0", "set-1"]
+    stack = read_stack(cases[1])
     assert stack.volume.shape == (1, 60, 30)
     assert (stack.volume.array[0, :10] == 200).all() and not stack.volume.array[0, 10:].any()
     np.testing.assert_array_equal(stack.masks["infection"], stack.volume.array > 127)
@@ -189,25 +189,30 @@ def test_masks_that_say_1_for_255_are_read_as_masks(chest, tmp_path):
     write_pictures(tmp_path / "set" / "ct", windowed(hu))
     write_pictures(tmp_path / "set" / "lungs", lungs)
     write_pictures(tmp_path / "set" / "infection", infection)
-    [source] = find_stacks(tmp_path / "set")
-    np.testing.assert_array_equal(read_stack(source).masks["infection"], infection > 0)
-    np.testing.assert_array_equal(read_stack(source).masks["lungs"], lungs > 0)
+    [case] = find_images(tmp_path / "set").cases
+    np.testing.assert_array_equal(read_stack(case).masks["infection"], infection > 0)
+    np.testing.assert_array_equal(read_stack(case).masks["lungs"], lungs > 0)
 
 
 def test_a_table_of_volumes_parts_the_pictures(tmp_path):
     write_pictures(tmp_path / "set" / "ct", np.arange(8, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8))
     (tmp_path / "set" / "volumes.csv").write_text("first,last,patient_group,anterior\n0,4,a,up\n5,7,b,down\n")
-    first, second = find_stacks(tmp_path / "set")
-    assert (first.name, len(first.images), second.name, second.mirrored) == ("a-0000", 5, "b-0005", True)
+    first, second = find_images(tmp_path / "set").cases
+    assert (output_name(first), len(first.images), output_name(second), second.mirrored) == (
+        "a-0000",
+        5,
+        "b-0005",
+        True,
+    )
     assert read_stack(second).volume.array[:, 0, 0].tolist() == [5, 6, 7]
 
 
 def test_pictures_of_two_sizes_are_no_volume(tmp_path):
     write_pictures(tmp_path / "in", [np.zeros((8, 8), np.uint8), np.zeros((8, 9), np.uint8)])
-    [source] = find_stacks(tmp_path / "in")
+    [case] = find_images(tmp_path / "in").cases
     with pytest.raises(UsageError, match=r"1\.png: 8 x 9 pixels, 0\.png has 8 x 8"):
-        read_stack(source)
-    assert len(find_stacks(tmp_path / "in", each=True)) == 2
+        read_stack(case)
+    assert len(find_images(tmp_path / "in", each=True).cases) == 2
 
 
 def test_what_is_there_is_kept_unless_forced(chest, tmp_path):

@@ -477,8 +477,8 @@ def masks_of(phantom):
 def test_pairs_are_learned_from_and_judged_in_whatever_format(image, mask, phantom, tmp_path):
     from covct.data.layouts import find_cases
     from covct.data.read_case import read_case
-    from covct.data.stacks import find_stacks, read_stack
-    from covct.evaluation import cases as judged
+    from covct.data.restore import find_images, read_stack
+    from covct.evaluation.truth import read_truth
 
     def put(volume, name, ending):
         path = tmp_path / f"{name}.{ending.lower()}"
@@ -496,7 +496,6 @@ def test_pairs_are_learned_from_and_judged_in_whatever_format(image, mask, phant
     assert {case.name: sorted(case.masks)} == {"p1": ["infection", "lungs"]}
     read = read_case(case)
     np.testing.assert_array_equal(read.lungs > 0, phantom.lungs > 0)
-    [truth] = judged.find_cases(tmp_path, {})
-    np.testing.assert_array_equal(truth.read().masks["lungs"], phantom.lungs > 0)
-    [stack] = find_stacks(tmp_path)
-    assert read_stack(stack).masks.keys() == {"lungs", "infection"}
+    np.testing.assert_array_equal(read_truth(case).masks["lungs"], phantom.lungs > 0)
+    [image] = find_images(tmp_path).cases
+    assert read_stack(image).masks.keys() == {"lungs", "infection"}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from covct.data.layouts import find_cases
+from covct.data.published import find_sources, read_ma_slices, read_other_slices
 from covct.data.read_case import read_case
-from covct.data.slices import find_sources, read_ma_slices, read_other_slices
 from covct.errors import UsageError
 from covct.networks.network import Network, probabilities
 from covct.training.samples import volumes

@@ -88,8 +88,10 @@ def evaluate_command(
     json_events: Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")] = False,
 ) -> None:
     """Judge networks, or other tools' masks, by the truth: scores, distances, volumes, calibration, intervals."""
-    from covct.evaluation.masks import TASKS, parse_labels
-    from covct.evaluation.run import EVERYONE, HELD_OUT, PAGE, Order, evaluate
+    from covct.data.cases import TASKS
+    from covct.data.labels import parse_labels
+    from covct.evaluation.order import EVERYONE, HELD_OUT, Order
+    from covct.evaluation.run import PAGE, evaluate
 
     if out:
         check_apart(out, [data], "--out")

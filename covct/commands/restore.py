@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,10 +56,7 @@ def restore_command(
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON line a volume on stdout.")] = False,
 ) -> None:
     """Bring 8-bit slices (CLAHE, or a lung window) back to Hounsfield units. Exit 3 if some volumes were not for it."""
-    from dataclasses import asdict
-
-    from covct.data.restore import Restored, restore_stack, write_record
-    from covct.data.stacks import find_stacks
+    from covct.data.restore import find_images
     from covct.networks.cards import default_weights_folder
 
     window_hu, spacing_mm = _numbers("--window", window, 2), _numbers("--spacing", spacing, 3)
@@ -67,25 +65,54 @@ def restore_command(
     if spacing_mm and not all(0 < mm <= 100 for mm in spacing_mm):
         raise UsageError(f"--spacing {spacing}: wanted millimetres above 0 and up to 100")
     check_apart(out, [slices], "--out")
-    sources = find_stacks(slices, anterior.value if anterior else None, each)
-    there = [out / f"{one.name}_ct.nii.gz" for one in sources if (out / f"{one.name}_ct.nii.gz").exists()]
-    if there and not force:
-        raise UsageError(f"{there[0]} is there already; --force replaces it")
+    found = find_images(slices, anterior.value if anterior else None, each)
+    if not force:
+        _nothing_there(found.cases, out)
     way = _Restorer(restorer or default_weights_folder() / "restorer.json")
     if restorer:
         way.check()
-    done: list[Restored] = []
-    refused: list[str] = []
+    refused = [f"{one.case}: {one.message}" for one in found.left_out]
+    for one in refused:
+        _print_refused(one)
+    kind = source_kind.value if source_kind else None
+    done = _restore_all(found.cases, refused, way, json_lines, out=out, kind=kind, window=window_hu, spacing=spacing_mm)
+    if not done:
+        raise UsageError(f"{slices}: none of {len(found.cases)} volumes was restored; the first: {refused[0]}")
+    if refused:
+        raise typer.Exit(3)
+
+
+def _nothing_there(cases: Sequence[Any], out: Path) -> None:
+    from covct.data.restore import output_name
+
+    for case in cases:
+        path = out / f"{output_name(case)}_ct.nii.gz"
+        if path.exists():
+            raise UsageError(f"{path} is there already; --force replaces it")
+
+
+def _print_refused(message: str) -> None:
+    stderr.print(f"[yellow]refused[/]  {plain(message)}", soft_wrap=True)
+
+
+def _restore_all(
+    cases: Sequence[Any], refused: list[str], way: _Restorer, json_lines: bool, *, out: Path, kind, window, spacing
+) -> list[Any]:
+    """Every volume, one after the other; what is refused is noted, and raised where it is the only one."""
+    from dataclasses import asdict
+
+    from covct.data.restore import restore_case, write_record
+
+    done = []
     with stoppable():
-        for source in sources:
-            kind = source_kind.value if source_kind else None
+        for case in cases:
             try:
-                one = restore_stack(source, out, kind, way, window_hu, spacing_mm)
+                one = restore_case(case, out, kind, way, window, spacing)
             except UsageError as error:
-                if len(sources) == 1:
+                if len(cases) == 1:
                     raise
                 refused.append(str(error))
-                stderr.print(f"[yellow]refused[/]  {plain(str(error))}", soft_wrap=True)
+                _print_refused(str(error))
                 continue
             done.append(one)
             if json_lines:
@@ -94,13 +121,10 @@ def restore_command(
             card = way.card
             told = {"name": card.name, "sha256": card.sha256, "licence": card.licence} if card else None
             record = write_record(out, done, told)
-    if not done:
-        raise UsageError(f"{slices}: none of {len(sources)} volumes was restored; the first: {refused[0]}")
-    if not json_lines:
-        _show(done)
-        stderr.print(plain(str(record)), soft_wrap=True)
-    if refused:
-        raise typer.Exit(3)
+            if not json_lines:
+                _show(done)
+                stderr.print(plain(str(record)), soft_wrap=True)
+    return done
 
 
 def _numbers(option: str, text: str | None, count: int) -> Any:

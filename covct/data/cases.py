@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,8 +13,13 @@ import numpy as np
 from covct.disk.sources import SourceFile
 from covct.errors import UsageError
 from covct.intake.discover import Series
+from covct.voxels.volume import Scan
 
-KINDS = ("lungs", "infection")
+TASKS = ("lungs", "infection")
+# What cards of networks call a source: those that training knows by their layout, and whatever else it learns from.
+MA, LCTSC, MEDSEG, OWN = "ma", "lctsc", "medseg", "cases"
+BY_LAYOUT = (MA, LCTSC, MEDSEG)
+OF_PICTURES = ("slices", "medseg", "pictures")  # layouts
 PERSON = re.compile(r"(radiopaedia_\d+|coronacases_\d+)")
 # Patients under names that mean the same in every source: public ones, and hashes of a Patient ID.
 TELLING = re.compile(r"radiopaedia_\d+|coronacases_\d+|patient-[0-9a-f]{10,12}")
@@ -23,7 +29,7 @@ MEDSEG_PEOPLE = (
     ("3", "12", "28"), ("4", "5", "16", "17", "44", "46"), ("10", "43"), ("13", "31"), ("14", "24"), ("19", "58"),
     ("25", "42", "57"), ("26", "27"), ("29", "55"), ("30", "47"), ("33", "37", "53"), ("35", "67"), ("41", "54"),
 )  # fmt: skip
-MEDSEG = re.compile(r"medseg_(\d+)")
+MEDSEG_NAME = re.compile(r"medseg_(\d+)")
 
 
 class CaseError(UsageError):
@@ -55,6 +61,11 @@ class LeftOut:
     message: str
     slices: tuple[int, ...] = ()
 
+    @property
+    def key(self) -> str:
+        """A name that tells nothing: names of files may be names of patients."""
+        return "case-" + _hashed(f"{self.source}/{self.case}")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -72,7 +83,7 @@ class Case:
     patient : str
         The unit of every split: volumes of one patient share it. Of DICOM a hash, never the identifier itself.
     images : tuple of Path
-        One NIfTI file, or the slices from head to feet; empty for DICOM.
+        One volume file, or the slices from head to feet; empty for DICOM.
     masks : dict of str to tuple of Path
         By label: `lungs`, `infection`, `both` (1, 2 lungs, 3 infection) or `classes`.
     domain : str
@@ -80,15 +91,19 @@ class Case:
     window_hu : (float, float) or None
         HU of grey 0 and 255, where the window is known.
     anterior : str
-        Where the front of the patient is in slices without a header: `up`, `down` or `left`.
+        Where the front of the patient is in slices without a header, one of `pictures.ANTERIOR`.
+    mirrored : bool
+        The rows of such slices run the other way, from back to front.
     negative : bool
         A person without COVID-19: aerated lung holds no infection.
     by_index : bool
         The masks fit voxel by voxel, whatever their headers say.
     series : Series or None
         DICOM only.
-    segmentation : SourceFile or None
-        DICOM only: the SEG with the masks.
+    segmentations : tuple of SourceFile
+        DICOM only: the SEG with the masks, the newest first.
+    known_as : str
+        What cards of networks call its source.
     """
 
     name: str
@@ -101,15 +116,49 @@ class Case:
     domain: str = ""
     window_hu: tuple[float, float] | None = None
     anterior: str = "up"
+    mirrored: bool = False
     negative: bool = False
     by_index: bool = False
     series: Series | None = None
-    segmentation: SourceFile | None = None
+    segmentations: tuple[SourceFile, ...] = ()
+    known_as: str = OWN
 
     @property
     def person(self) -> str:
         """The patient under the name that a public set gives in each of its forms."""
         return person_of(self.patient)
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Who it is, in whatever source: the unit of splits and of resamples."""
+        return identity(self.known_as, self.patient)
+
+    @property
+    def key(self) -> str:
+        """A name that tells nothing: names of files may be names of patients."""
+        return "case-" + _hashed(f"{self.known_as}/{self.name}")
+
+    @property
+    def patient_key(self) -> str:
+        """Likewise a name that tells nothing, of the patient."""
+        return _hashed("/".join(self.identity))
+
+    @property
+    def named_by_patient(self) -> bool:
+        """Whether the case's name tells no more than the patient's does."""
+        return self.known_as in BY_LAYOUT or person_of(self.name) == self.person
+
+    @property
+    def of_pictures(self) -> bool:
+        """Slices without a header, whose distance nobody knows."""
+        return self.layout in OF_PICTURES
+
+    @property
+    def where(self) -> str:
+        """The file, or folder, that a message is about."""
+        if self.series:
+            return f"series {self.name}"
+        return str(self.images[0]) if len(self.images) == 1 else f"{self.images[0].parent} ({self.name})"
 
 
 @dataclass(frozen=True)
@@ -137,6 +186,8 @@ class Labelled:
         Between slices, rows, columns.
     orientation : str
         Of the file's axes, as it lay on disk.
+    scan : Scan or None
+        The series or the volume that the pixels are of, with its place in space; None of pictures.
     numbers : (slices,) int or None
         Where some slices are left out, the numbers of those that remain; None: they are all there.
     """
@@ -151,6 +202,7 @@ class Labelled:
     classes: np.ndarray | None
     spacing_mm: tuple[float, float, float] | None
     orientation: str
+    scan: Scan | None = None
     numbers: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -165,7 +217,7 @@ def medseg_patient(stem: str) -> str:
 def aliases(patient: str) -> tuple[str, ...]:
     """All names that cards may have for a person, the given one among them."""
     person = person_of(patient)
-    found = MEDSEG.fullmatch(person)
+    found = MEDSEG_NAME.fullmatch(person)
     people = next((people for people in MEDSEG_PEOPLE if found and found[1] in people), ())
     return tuple(f"medseg_{number}" for number in people) or (person,)
 
@@ -180,3 +232,7 @@ def identity(source: str, patient: str) -> tuple[str, str]:
     """Who a patient of a source is: ("", person) where the name tells it in any source, else (source, patient)."""
     person = person_of(patient)
     return ("", person) if TELLING.fullmatch(person) else (source, patient)
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:10]

@@ -5,17 +5,12 @@ A domain is declared by the layout or told by the intensities, and each has one 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
-
-from covct.errors import UsageError
 
 HU, WINDOW, CLAHE = "hu", "window-8bit", "clahe-8bit"
 DOMAINS = (HU, WINDOW, CLAHE)
 AIR_BELOW_HU = -500  # an image in HU holds air
-MASK_GREY = 127  # above it a picture of a mask is white, whatever its compression did at the edges
 BRIGHT = 150  # grey of soft tissue on 8 bit: above it in any lung window, and after CLAHE
 LEAST_BRIGHT = 0.02  # of the pixels; a min-max of the whole CT range leaves tissue at 90, and nothing here
 TILES, TILE_SIDE = 8, 32
@@ -64,20 +59,6 @@ def as_grey(pixels: np.ndarray) -> np.ndarray:
         return pixels
     scale = 255 if float(np.max(pixels)) <= 1 else 1
     return np.clip(np.rint(np.asarray(pixels, np.float32) * scale), 0, 255).astype(np.uint8)
-
-
-def marked_pixels(picture: np.ndarray, path: Path) -> np.ndarray:
-    """Which pixels a picture of a mask marks, bool: the white ones, or where it holds nothing above 1, those of 1.
-
-    Raises
-    ------
-    UsageError
-        Its highest value is neither: labels that nobody explains.
-    """
-    highest = int(picture.max(initial=0))
-    if 1 < highest <= MASK_GREY:
-        raise UsageError(f"{path}: a mask with values up to {highest}; wanted 0 and 255, or 0 and 1")
-    return picture > (MASK_GREY if highest > 1 else 0)
 
 
 def tile_sharpness(grey: np.ndarray) -> float:

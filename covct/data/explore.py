@@ -13,9 +13,10 @@ import numpy as np
 from covct.data.cases import PERSON, CaseError, Labelled, LeftOut
 from covct.data.domains import CLAHE, HU, as_grey
 from covct.data.layouts import search_cases
+from covct.data.model_space import slices_of, to_hounsfield
 from covct.data.read_case import read_case
 from covct.data.screen import Likeness, Screen, outside_share, touches_border
-from covct.data.slices import UNKNOWN, slices_of, to_hounsfield
+from covct.data.slices import UNKNOWN
 from covct.errors import SeriesError
 from covct.intake import gate_rules
 from covct.intake.gate_geometry import size_findings

@@ -1,43 +1,53 @@
 """Labelled cases in a folder of any known layout: found by their names, nothing guessed.
 
-| layout | how it is told |
+| layout | recognised by |
 |---|---|
 | `metadata` | ``metadata.csv`` with the columns ct_scan, lung_mask, infection_mask, lung_and_infection_mask |
 | `nifti` | ``NAME_ct.nii[.gz]`` beside ``NAME_lungs`` and ``NAME_infection`` |
 | `folders` | ``ct_scans/``, ``lung_mask/``, ``infection_mask/`` with NIfTI files of the same names |
 | `slices` | ``volumes.csv`` (first, last, patient_group, anterior) over ``ct/``, ``lungs/``, ``infection/`` NNNN.png |
 | `medseg` | ``Imgs/`` with ``GT/`` and ``GT-multiclass/`` |
-| `dicom` | CT series and the DICOM SEG that refer to them |
+| `dicom` | CT series and the DICOM SEG that refer to them, or ``NAME/``, ``NAME.zip`` beside ``NAME_lungs`` |
+| `pictures` | restoration only: ``ct/`` or ``images/``, maybe beside ``lungs/``, ``infection/``; or pictures |
 
 Beside NIfTI files a ``cases.csv`` may declare what a file cannot say: columns name, and any of patient, domain,
 infection (`none`, `unknown`) and geometry (`by-index`: masks fit voxel by voxel, whatever their headers say).
+
+Training, evaluation and exploration want labelled cases; restoration takes images with whatever masks they have.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from covct.data.cases import KINDS, Case, LeftOut, medseg_patient, person_of
-from covct.data.dicom_cases import find_dicom
-from covct.data.domains import DOMAINS, WINDOW
+from covct.data.cases import LCTSC, MA, MEDSEG, OWN, TASKS, Case, LeftOut, medseg_patient
+from covct.data.dicom_cases import find_dicom, with_volume_masks
+from covct.data.domains import WINDOW
+from covct.data.labels import PLAIN, Labels
+from covct.data.pictures import sorted_pictures
+from covct.data.tables import declared, patient_of, read_table, read_volume_rows, resolve_foreign
 from covct.errors import UsageError
 from covct.intake.volume_header import format_of, stem_of
 
-DEEPEST = 4  # folders below DATA that are looked into
+DEEPEST = 8  # folders below DATA that are looked into
 # The publishers of the 20 volumes brought the ten from Radiopaedia to this lung window on 0..255.
 RADIOPAEDIA_WINDOW_HU = (-1250.0, 250.0)
-PUBLISHED = {"ct_scan": "ct", "lung_mask": "lungs", "infection_mask": "infection", "lung_and_infection_mask": "both"}
+COLUMNS = {"ct_scan": "ct", "lung_mask": "lungs", "infection_mask": "infection", "lung_and_infection_mask": "both"}
 FOLDERS = {"ct_scans": "ct", "lung_mask": "lungs", "infection_mask": "infection", "lung_and_infection_mask": "both"}
 UNDER_ONE_NAME = re.compile(
     r"_org(?=_)|covid-19-pneumonia-|-dcm$"
 )  # the images' names have more in them than the masks'
-ANTERIOR = ("up", "down")
+RESULT = "outcome.json"  # in each folder of a results tree
+MADE_BY_COVCT = "was drawn by covct and corrected by nobody: no truth"
+WANTED = (
+    "wanted metadata.csv, ct_scans/ with lung_mask/ or infection_mask/, NAME_ct.nii.gz (or DICOM in NAME/ or NAME.zip) "
+    "with NAME_lungs or NAME_infection, volumes.csv with slices, Imgs/ with GT/, or DICOM series with DICOM SEG"
+)
+Layout = Callable[[Path, str, bool], Iterator[Case | LeftOut]]  # folder, source, whether masks are wanted
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class Found:
     left_out: tuple[LeftOut, ...]
 
 
-def find_cases(data: Path) -> list[Case]:
+def find_cases(data: Path, labels: Labels = PLAIN) -> list[Case]:
     """The labelled cases below a folder, in any of the layouts above.
 
     Raises
@@ -56,110 +66,120 @@ def find_cases(data: Path) -> list[Case]:
     UsageError
         The folder is not there, or holds no case; what was found instead.
     """
-    found = search_cases(data)
+    return list(at_least_one(search_cases(data, labels), data).cases)
+
+
+def at_least_one(found: Found, data: Path) -> Found:
+    """What was found, if a case is among it; else UsageError says what is left out and what was wanted."""
     if not found.cases:
-        why = "; ".join(f"{one.case}: {one.message}" for one in found.left_out[:3]) or "nothing of a known layout"
-        raise UsageError(
-            f"{data}: no labelled cases ({why}); wanted metadata.csv, NAME_ct.nii.gz with NAME_lungs or "
-            "NAME_infection, volumes.csv with slices, Imgs/ with GT/, or DICOM series with DICOM SEG"
-        )
-    return list(found.cases)
+        first = sorted(found.left_out, key=lambda one: one.slug != "automatic-mask")[:3]
+        why = "; ".join(f"{one.case}: {one.slug}: {one.message}" for one in first) or "nothing of a known layout"
+        raise UsageError(f"{data}: no labelled cases ({why}); {WANTED}")
+    return found
 
 
-def search_cases(data: Path) -> Found:
-    """The cases below a folder, and what is left out already for what lies where: no mask, no image, missing slices."""
+def search_cases(data: Path, labels: Labels = PLAIN, masked: bool = True) -> Found:
+    """The cases below a folder, and what is left out already for what lies where: no mask, no image, missing slices.
+
+    Parameters
+    ----------
+    labels : dict
+        What segments of a DICOM SEG are, where covct would not know them by their codes or labels.
+    masked : bool
+        A case has to have a mask.
+
+    Raises
+    ------
+    UsageError
+        There is no such folder, or a table in it cannot be read.
+    """
     if not data.is_dir():
         raise UsageError(f"no such directory: {data}")
-    cases: list[Case] = []
-    left_out: list[LeftOut] = []
+    found: list[Case | LeftOut] = []
     loose: list[Path] = []
-    for folder in _folders(data, loose):
+    for folder, read in _folders(data, loose, masked):
         source = folder.relative_to(data).as_posix() if folder != data else folder.resolve().name
-        for one in _layout(folder)(folder, source):
-            (cases if isinstance(one, Case) else left_out).append(one)  # type: ignore[arg-type]
-    for one in find_dicom(loose, data):
-        (cases if isinstance(one, Case) else left_out).append(one)  # type: ignore[arg-type]
-    return Found(tuple(cases), tuple(left_out))
+        found += read(folder, source, masked)
+    return _sorted(found + list(find_dicom(loose, data, labels, masked)))
 
 
-def _folders(folder: Path, loose: list[Path], depth: int = 0) -> Iterator[Path]:
+def search_folder(folder: Path, masked: bool = True) -> Found:
+    """The cases of one folder of a known layout, without what lies below it; UsageError where it has none."""
+    if not (read := _layout(folder, masked)):
+        raise UsageError(f"{folder}: nothing of a known layout; {WANTED}")
+    return _sorted(read(folder, folder.resolve().name, masked))
+
+
+def _sorted(found: Iterable[Case | LeftOut]) -> Found:
+    found = list(found)
+    return Found(
+        tuple(one for one in found if isinstance(one, Case)), tuple(one for one in found if isinstance(one, LeftOut))
+    )
+
+
+def _folders(folder: Path, loose: list[Path], masked: bool, depth: int = 0) -> Iterator[tuple[Path, Layout]]:
     """Folders of a known layout; they are not descended into. Files that may be DICOM are put into `loose`."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    known = _layout(folder)
+    known = _layout(folder, masked)
     if known:
-        yield folder
-    if known in (_published, _slices, _medseg, _three_folders):
+        yield folder, known
+    if known and known is not _volume_pairs:
         return
+    taken = set(_series_beside_masks(folder).values()) if known else set()
     for entry in entries:
+        if entry in taken:
+            continue
         if entry.is_dir() and depth < DEEPEST:
-            yield from _folders(entry, loose, depth + 1)
+            yield from _folders(entry, loose, masked, depth + 1)
         elif entry.is_file() and (entry.suffix.lower() in (".dcm", ".ima", ".zip", "") or entry.suffix[1:].isdigit()):
             loose.append(entry)
 
 
-def _layout(folder: Path):
+def _layout(folder: Path, masked: bool) -> Layout | None:
     """The function that reads a folder's layout; None where it has none."""
     if (folder / "metadata.csv").is_file():
         return _published
     if (folder / "volumes.csv").is_file():
         return _slices
-    if (folder / "Imgs").is_dir() and (folder / "GT").is_dir():
+    if (folder / "Imgs").is_dir() and ((folder / "GT").is_dir() or not masked):
         return _medseg
     if (folder / "ct_scans").is_dir() and any((folder / name).is_dir() for name in FOLDERS if name != "ct_scans"):
         return _three_folders
     if any(format_of(entry.name) for entry in folder.iterdir() if entry.is_file()):
         return _volume_pairs
+    return None if masked or not _pictures_in(folder) else _loose_pictures
+
+
+def published_source(folder: Path) -> str | None:
+    """`ma`, `lungs` or `medseg`, by a folder's layout; None where its cases are source `cases`."""
+    if (folder / "volumes.csv").is_file():
+        return "ma"
+    if any(folder.glob("*_lungs.nii.gz")) and any(folder.glob("*_ct.nii.gz")) and _only_lungs(folder):
+        return "lungs"
+    if (folder / "Imgs").is_dir() and (folder / "GT").is_dir():
+        return "medseg"
     return None
+
+
+def _only_lungs(folder: Path) -> bool:
+    """People without COVID-19, as LCTSC's; nothing is declared that would make a case another."""
+    return not any(folder.glob("*_infection.nii*")) and not (folder / "cases.csv").is_file()
 
 
 def _stem(path: Path | PurePosixPath) -> str:
     return stem_of(path.name) or path.name
 
 
-def read_table(path: Path, wanted: Iterable[str] = ()) -> list[dict[str, str]]:
-    """The rows of a CSV file.
-
-    Raises
-    ------
-    UsageError
-        It cannot be read, or lacks a wanted column; which.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise UsageError(f"{path}: not a readable table ({type(error).__name__})") from error
-    missing = [name for name in wanted if not rows or name not in rows[0]]
-    if missing:
-        got = ", ".join(name or "?" for name in rows[0]) if rows else "no rows"
-        raise UsageError(f"{path}: no column {', '.join(missing)}; got {got}")
-    return [{name: (value or "").strip() for name, value in row.items() if isinstance(name, str)} for row in rows]
-
-
-def resolve_foreign(folder: Path, written: str) -> Path | None:
-    """A path as somebody else wrote it, by the longest trailing part that exists below the folder."""
-    parts = [part for part in PurePosixPath(written.replace("\\", "/")).parts if part not in ("/", ".", "..")]
-    for start in range(len(parts)):
-        path = folder.joinpath(*parts[start:])
-        for candidate in (path, path.with_name(path.name + ".gz")):
-            if candidate.is_file():
-                return candidate
-            nested = candidate / candidate.name  # some archives unpack each file into a folder of its own name
-            if nested.is_file():
-                return nested
-    return None
-
-
-def _published(folder: Path, source: str) -> Iterator[Case | LeftOut]:
+def _published(folder: Path, source: str, masked: bool) -> Iterator[Case | LeftOut]:
     rows = read_table(folder / "metadata.csv", ("ct_scan",))
     for row in rows:
-        paths = {kind: resolve_foreign(folder, row[column]) for column, kind in PUBLISHED.items() if row.get(column)}
+        paths = {kind: resolve_foreign(folder, row[column]) for column, kind in COLUMNS.items() if row.get(column)}
         name = _plain(_stem(PurePosixPath(row["ct_scan"].replace("\\", "/"))))
-        absent = [row[column] for column, kind in PUBLISHED.items() if kind in paths and paths[kind] is None]
+        absent = [row[column] for column, kind in COLUMNS.items() if kind in paths and paths[kind] is None]
         if absent:
             yield LeftOut(source, name, "incomplete", f"metadata.csv names {', '.join(absent)}, which is not there")
             continue
-        yield _volume(folder, source, "metadata", name, {kind: path for kind, path in paths.items() if path})
+        yield _volume(folder, source, "metadata", name, {kind: path for kind, path in paths.items() if path}, masked)
 
 
 def _plain(stem: str) -> str:
@@ -167,7 +187,7 @@ def _plain(stem: str) -> str:
     return UNDER_ONE_NAME.sub("", stem)
 
 
-def _three_folders(folder: Path, source: str) -> Iterator[Case | LeftOut]:
+def _three_folders(folder: Path, source: str, masked: bool) -> Iterator[Case | LeftOut]:
     files: dict[str, dict[str, Path]] = defaultdict(dict)
     for name, kind in FOLDERS.items():
         for path in sorted(path for path in (folder / name).glob("*") if format_of(path.name)):
@@ -176,58 +196,62 @@ def _three_folders(folder: Path, source: str) -> Iterator[Case | LeftOut]:
         if "ct" not in paths:
             yield LeftOut(source, name, "no-image", f"{next(iter(paths.values())).name} has no image in ct_scans/")
         else:
-            yield _volume(folder, source, "folders", name, paths)
+            yield _volume(folder, source, "folders", name, paths, masked)
 
 
-def _volume_pairs(folder: Path, source: str) -> Iterator[Case | LeftOut]:
+def _pairs(folder: Path) -> tuple[dict[str, dict[str, Path]], list[Path]]:
+    """Volume files NAME_KIND of a folder by name and kind, and those of other names."""
     files: dict[str, dict[str, Path]] = defaultdict(dict)
-    for path in sorted(folder.iterdir()):
-        if not format_of(path.name):
-            continue
+    others = []
+    for path in sorted(path for path in folder.iterdir() if format_of(path.name) and path.is_file()):
         name, _, kind = _stem(path).rpartition("_")
-        if kind in ("ct", *KINDS) and name:
+        if kind in ("ct", *TASKS) and name:
             files[name][kind] = path
         else:
-            yield LeftOut(
-                source, _stem(path), "no-mask", f"{path.name} is no NAME_ct, NAME_lungs or NAME_infection: no pair"
-            )
-    said = declared(folder)
+            others.append(path)
+    return files, others
+
+
+def _series_beside_masks(folder: Path) -> dict[str, Path]:
+    """DICOM in NAME/ or NAME.zip of which NAME_lungs or NAME_infection are the masks, by NAME."""
+    places = {
+        name: next((place for place in (folder / f"{name}.zip", folder / name) if place.exists()), None)
+        for name, paths in _pairs(folder)[0].items()
+        if "ct" not in paths
+    }
+    return {name: place for name, place in places.items() if place}
+
+
+def _volume_pairs(folder: Path, source: str, masked: bool) -> Iterator[Case | LeftOut]:
+    files, others = _pairs(folder)
+    if masked:
+        yield from (_no_pair(source, path) for path in others)
+    else:
+        files |= {_stem(path): {"ct": path} for path in others if _stem(path) not in files}
+    said = declared(folder) if files else {}  # a cases.csv where no volume lies is something else
+    beside = _series_beside_masks(folder)
     # Volumes with lung masks alone are people without COVID-19, the negatives of training; cases.csv may say otherwise.
     clean = not any("infection" in paths for paths in files.values())
+    known_as = LCTSC if published_source(folder) == "lungs" else OWN
     for name, paths in sorted(files.items()):
-        if "ct" not in paths:
+        row = said.get(name, {})
+        if "ct" not in paths and name not in beside:
             yield LeftOut(source, name, "no-image", f"{next(iter(paths.values())).name} has no {name}_ct beside it")
+            continue
+        case = _volume(folder, source, "nifti", name, paths, masked, row, clean)
+        if isinstance(case, LeftOut):
+            yield case
+        elif "ct" in paths:
+            yield replace(case, known_as=known_as)
         else:
-            yield _volume(folder, source, "nifti", name, paths, said.get(name, {}), clean)
+            yield with_volume_masks(case, beside[name], row.get("patient", ""))
 
 
-def declared(folder: Path) -> dict[str, dict[str, str]]:
-    """The rows of a folder's cases.csv by the names of their volumes; none where there is no such file.
-
-    Raises
-    ------
-    UsageError
-        It cannot be read, or says what nobody understands.
-    """
-    path = folder / "cases.csv"
-    if not path.is_file():
-        return {}
-    rows = read_table(path, ("name",))
-    allowed = {"domain": ("", *DOMAINS), "infection": ("", "none", "unknown"), "geometry": ("", "by-index")}
-    for row in rows:
-        for column, values in allowed.items():
-            if row.get(column, "") not in values:
-                wanted = ", ".join(value for value in values if value)
-                raise UsageError(f"{path}: {row['name']} has {column} {row[column]!r}; wanted {wanted} or nothing")
-    return {row["name"]: row for row in rows}
-
-
-def patient_of(name: str, said: Mapping[str, str]) -> str:
-    """Whose volume it is: as its row of cases.csv says, else the person that a public set's name tells, else its own.
-
-    The one rule for NIfTI files, of training and of evaluation: under two names a patient would be two.
-    """
-    return said.get("patient") or person_of(name)
+def _no_pair(source: str, path: Path) -> LeftOut:
+    if (path.parent / RESULT).is_file():
+        return LeftOut(source, _stem(path), "automatic-mask", f"{path.name} of a results tree {MADE_BY_COVCT}")
+    message = f"{path.name} is no NAME_ct, NAME_lungs or NAME_infection: no pair"
+    return LeftOut(source, _stem(path), "no-mask", message)
 
 
 def _volume(
@@ -236,13 +260,14 @@ def _volume(
     layout: str,
     name: str,
     paths: dict[str, Path],
-    declared_row: dict[str, str] | None = None,
+    masked: bool,
+    said: dict[str, str] | None = None,
     clean: bool = False,
 ) -> Case | LeftOut:
     masks = {kind: (path,) for kind, path in paths.items() if kind != "ct"}
-    if not masks:
+    if not masks and masked:
         return LeftOut(source, name, "no-mask", f"{paths['ct'].name} has neither lung nor infection mask")
-    said = declared_row or {}
+    said = said or {}
     infection = said.get("infection", "")
     published_window = layout in ("metadata", "folders") and name.startswith("radiopaedia")
     return Case(
@@ -251,7 +276,7 @@ def _volume(
         folder,
         layout,
         patient=patient_of(name, said),
-        images=(paths["ct"],),
+        images=(paths["ct"],) if "ct" in paths else (),
         masks=masks,
         domain=said.get("domain", ""),
         window_hu=RADIOPAEDIA_WINDOW_HU if published_window else None,
@@ -260,72 +285,76 @@ def _volume(
     )
 
 
-def _slices(folder: Path, source: str) -> Iterator[Case | LeftOut]:
-    claimed: set[str] = set()
-    rows = read_volume_rows(folder)
-    repeated = Counter(row["patient_group"] for row in rows)
-    numbers: Counter[str] = Counter()
+def _slices(folder: Path, source: str, masked: bool) -> Iterator[Case | LeftOut]:
+    kinds = ("ct", *(kind for kind in TASKS if masked or (folder / kind).is_dir()))
+    files = {kind: _numbered(folder / kind) for kind in kinds}
+    claimed: set[int] = set()
+    for name, row in _named(read_volume_rows(folder)):
+        wanted = range(int(row["first"]), int(row["last"]) + 1)
+        claimed.update(wanted)
+        # Without masks nothing is learned from what is there, so a part of a volume will do.
+        numbers = [number for number in wanted if masked or number in files["ct"]]
+        absent = [f"{kind}/{number:04d}.png" for number in numbers for kind in kinds if number not in files[kind]]
+        if absent:
+            got = f"{len(absent)} of {len(kinds) * len(numbers)} files are not there, first {absent[0]}"
+            yield LeftOut(source, name, "incomplete", got)
+        elif numbers:
+            chosen = {kind: tuple(files[kind][number] for number in numbers) for kind in kinds}
+            images = chosen.pop("ct")
+            yield Case(
+                name, source, folder, "slices", row["patient_group"], images, chosen, row.get("domain", ""),
+                mirrored=row["anterior"] == "down", known_as=MA,
+            )  # fmt: skip
+    spare = [files["ct"][number] for number in sorted(files["ct"].keys() - claimed)]
+    if spare:
+        message = f"volumes.csv claims none of {len(spare)} slices, first {spare[0].name}"
+        yield LeftOut(source, "ct", "unclaimed", message)
+
+
+def _named(rows: list[dict[str, str]]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Volumes under the names of their patients; two of one patient are numbered."""
+    volumes, numbers = Counter(row["patient_group"] for row in rows), Counter[str]()
     for row in rows:
         patient = row["patient_group"]
         numbers[patient] += 1
-        name = patient if repeated[patient] == 1 else f"{patient}-{numbers[patient]}"
-        files = [f"{index:04d}.png" for index in range(int(row["first"]), int(row["last"]) + 1)]
-        claimed.update(files)
-        absent = [f"{kind}/{file}" for file in files for kind in ("ct", *KINDS) if not (folder / kind / file).is_file()]
-        if absent:
-            yield LeftOut(
-                source, name, "incomplete", f"{len(absent)} of {3 * len(files)} files are not there, first {absent[0]}"
-            )
-            continue
-        yield Case(
-            name,
-            source,
-            folder,
-            "slices",
-            patient,
-            images=tuple(folder / "ct" / file for file in files),
-            masks={kind: tuple(folder / kind / file for file in files) for kind in KINDS},
-            domain=row.get("domain", ""),
-            anterior=row["anterior"],
-        )
-    spare = sorted(path.name for path in (folder / "ct").glob("*.png") if path.name not in claimed)
-    if spare:
-        yield LeftOut(source, "ct", "unclaimed", f"volumes.csv claims none of {len(spare)} slices, first {spare[0]}")
+        yield patient if volumes[patient] == 1 else f"{patient}-{numbers[patient]}", row
 
 
-def read_volume_rows(folder: Path) -> list[dict[str, str]]:
-    """The rows of volumes.csv: first and last are numbers, `anterior` is up or down, the domain if any is known.
-
-    Raises
-    ------
-    UsageError
-        They are not, or two rows claim one slice, which then would be of two patients.
-    """
-    path = folder / "volumes.csv"
-    rows = read_table(path, ("first", "last", "patient_group", "anterior"))
-    for number, row in enumerate(rows, 2):
-        if not (row["first"].isdigit() and row["last"].isdigit() and int(row["first"]) <= int(row["last"])):
-            raise UsageError(f"{path}, line {number}: first {row['first']!r}, last {row['last']!r}; wanted two numbers")
-        if row["anterior"] not in ANTERIOR:
-            raise UsageError(f"{path}, line {number}: anterior is {row['anterior']!r}, wanted {' or '.join(ANTERIOR)}")
-        if row.get("domain", "") not in ("", *DOMAINS):
-            raise UsageError(f"{path}, line {number}: domain is {row['domain']!r}, wanted {', '.join(DOMAINS)}")
-        if not row["patient_group"]:
-            raise UsageError(f"{path}, line {number}: no patient_group; without it patients cannot be kept apart")
-    claimed = sorted((int(row["first"]), int(row["last"])) for row in rows)
-    for (first, last), (again, _) in pairwise(claimed):
-        if again <= last:
-            raise UsageError(f"{path}: two rows claim slice {again:04d}, one {first:04d} to {last:04d}; wanted one row")
-    return rows
+def _numbered(folder: Path) -> dict[int, Path]:
+    """The pictures of a folder by the numbers that are their names."""
+    pictures = sorted_pictures(folder) if folder.is_dir() else ()
+    return {int(path.stem): path for path in pictures if path.stem.isdecimal()}
 
 
-def _medseg(folder: Path, source: str) -> Iterator[Case | LeftOut]:
-    images = [path for path in (folder / "Imgs").iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
-    for path in sorted(images, key=lambda p: (len(p.stem), p.stem)):
+def _medseg(folder: Path, source: str, masked: bool) -> Iterator[Case | LeftOut]:
+    for path in sorted(sorted_pictures(folder / "Imgs"), key=lambda path: (len(path.stem), path.stem)):
         truth, classes = folder / "GT" / f"{path.stem}.png", folder / "GT-multiclass" / f"{path.stem}.png"
         name, patient = f"medseg_{path.stem}", medseg_patient(path.stem)
-        if not truth.is_file():
+        if (masked or truth.parent.is_dir()) and not truth.is_file():
             yield LeftOut(source, name, "no-mask", f"Imgs/{path.name} has no GT/{truth.name}")
             continue
-        masks = {"infection": (truth,), **({"classes": (classes,)} if classes.is_file() else {})}
-        yield Case(name, source, folder, "medseg", patient, (path,), masks, WINDOW, anterior="left")
+        masks = {kind: (one,) for kind, one in (("infection", truth), ("classes", classes)) if one.is_file()}
+        yield Case(
+            name, source, folder, "medseg", patient, (path,), masks, WINDOW if masked else "",
+            anterior="left", known_as=MEDSEG,
+        )  # fmt: skip
+
+
+def _pictures_in(folder: Path) -> tuple[Path, ...]:
+    places = [place for place in (folder / "ct", folder / "images") if place.is_dir()]
+    return sorted_pictures(places[0] if places else folder)
+
+
+def _loose_pictures(folder: Path, source: str, masked: bool) -> Iterator[Case | LeftOut]:
+    """One volume in the order of the names."""
+    images, name = _pictures_in(folder), folder.resolve().name
+    masks: dict[str, tuple[Path, ...]] = {}
+    for kind in TASKS if images[0].parent != folder else ():
+        there = {path.stem: path for path in (sorted_pictures(folder / kind) if (folder / kind).is_dir() else ())}
+        if there and (missing := [image.name for image in images if image.stem not in there]):
+            got = f"{kind}/ has no mask for {missing[0]} and {len(missing) - 1} other pictures"
+            yield LeftOut(source, name, "incomplete", got)
+            return
+        if there:
+            masks[kind] = tuple(there[image.stem] for image in images)
+    yield Case(name, source, folder, "pictures", "", images, masks)

@@ -13,12 +13,10 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from covct.data.cases import PERSON, aliases, identity, person_of
+from covct.data.cases import BY_LAYOUT, OWN, PERSON, aliases, identity, person_of
 from covct.errors import WeightsError
 from covct.networks.cards import Card
 
-OWN = "cases"  # the source of whatever training does not know by its layout
-LAYOUTS = ("ma", "lctsc", "medseg")  # and of what it does: the first folder of each, any other is among its own cases
 Told = Mapping[str, Any]
 
 
@@ -87,7 +85,7 @@ def _earlier(card: Card) -> Iterator[Told]:
 
 def _knows(told: Told, source: str, patient: str, known: Mapping[str, set[str]]) -> bool:
     held, learned = told.get("held_out_patients", {}), told.get("learned_patients")
-    by_layout = [name for name in ((source, OWN) if source in LAYOUTS else (source,)) if name in held]
+    by_layout = [name for name in ((source, OWN) if source in BY_LAYOUT else (source,)) if name in held]
     names = aliases(patient)
     if learned is None:
         if any(name not in known for name in by_layout) or not known:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from covct.data.domains import hu_of_window
-from covct.data.slices import recipe_pixels
+from covct.data.model_space import recipe_pixels
 
 WINDOW = {"low": -1000, "high": 200}  # of the networks, HU
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -13,7 +15,7 @@ from covct.dicom.evidence import LABEL_MAP_STORAGE, MANUFACTURER
 from covct.dicom.read import read_dataset
 from covct.dicom.seg_frames import frame_pixels, frame_places, referenced_slices
 from covct.disk.sources import SourceFile, read_all
-from covct.errors import SourceDefect
+from covct.errors import SourceDefect, UsageError, why
 from covct.terms import INFILTRATE, LEFT, LUNG, RIGHT
 from covct.voxels.volume import Scan
 
@@ -44,6 +46,9 @@ WORDS = (
 OF_A_LUNG = {"lung", "lungs", "left", "right", "l", "r", "both", "whole", "field", "fields", "parenchyma", "mask"}
 INFECTED = (INFECTION_NAME, GROUND_GLASS, CONSOLIDATION)
 ANY_LUNG = (LUNGS_NAME, RIGHT_LUNG_NAME, LEFT_LUNG_NAME)
+OF_TASK = {"lungs": ANY_LUNG, "infection": (*INFECTED, EFFUSION)}
+# What a user says that segments are: by task, their numbers or labels in small letters.
+Labels = Mapping[str, frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Segmentation:
         Referenced Series Instance UIDs.
     instance_uids : frozenset of str
         Referenced SOP Instance UIDs.
+    segments : tuple of (int, str)
+        Their numbers, and their labels in small letters.
     structures : tuple of str
         What its segments show, as far as covct knows it.
     automatic : bool
@@ -68,9 +75,43 @@ class Segmentation:
     file: SourceFile
     series_uids: frozenset[str]
     instance_uids: frozenset[str]
+    segments: tuple[tuple[int, str], ...]
     structures: tuple[str, ...]
     automatic: bool
     moment: str
+
+    def tasks(self, labels: Labels) -> frozenset[str]:
+        """ "lungs", "infection", or both: what it has segments of, by `labels` or else by what they show."""
+        names = {word for number, label in self.segments for word in (str(number), label)}
+        return frozenset(
+            task
+            for task, known in OF_TASK.items()
+            if (names & labels[task] if task in labels else set(known) & set(self.structures))
+        )
+
+
+def find_segmentations(folder: Path) -> list[Segmentation]:
+    """The DICOM Segmentations below a folder, in order of their paths. What is no DICOM file is passed over.
+
+    Raises
+    ------
+    UsageError
+        One cannot be read.
+    """
+    return list(_segmentations(folder))
+
+
+def _segmentations(folder: Path) -> Iterator[Segmentation]:
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        try:
+            with open(path, "rb") as file:
+                if file.read(132)[128:] != b"DICM":
+                    continue
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+            if str(header.get("SOPClassUID")) in SEG_STORAGE:
+                yield read_segmentation(SourceFile(path))
+        except Exception as error:  # a damaged file raises what the damage hits
+            raise UsageError(f"{path}: the DICOM file cannot be read ({why(error)})") from error
 
 
 def read_segmentation(file: SourceFile) -> Segmentation:
@@ -96,14 +137,24 @@ def read_segmentation(file: SourceFile) -> Segmentation:
     automatic = own and all(segment.get("SegmentAlgorithmType") == "AUTOMATIC" for segment in segments)
     moment = f"{dataset.get('ContentDate') or ''}{dataset.get('ContentTime') or ''}"
     return Segmentation(
-        file, frozenset(series), frozenset(instances), tuple(name for name in names if name), automatic, moment
+        file,
+        frozenset(series),
+        frozenset(instances),
+        tuple((int(s.get("SegmentNumber") or 0), _label(s).strip().lower()) for s in segments),
+        tuple(name for name in names if name),
+        automatic,
+        moment,
     )
+
+
+def _label(segment: pydicom.Dataset) -> str:
+    return str(segment.get("SegmentLabel") or "")
 
 
 def structure(segment: pydicom.Dataset) -> str:
     """What a segment shows, by its coded property type, else by its label; empty for anything else."""
     types = segment.get("SegmentedPropertyTypeCodeSequence") or []
-    label = str(segment.get("SegmentLabel") or "")
+    label = _label(segment)
     name = TYPES.get(str(types[0].get("CodeValue", "")), "") if types else ""
     if name == LUNGS_NAME:
         modifiers = types[0].get("SegmentedPropertyTypeModifierCodeSequence") or []
@@ -124,7 +175,7 @@ def _lung_by_label(label: str) -> str:
     return LUNGS_NAME if bool(right) == bool(left) else RIGHT_LUNG_NAME if right else LEFT_LUNG_NAME
 
 
-def read_masks(file: SourceFile, scan: Scan) -> dict[str, np.ndarray]:
+def read_masks(file: SourceFile, scan: Scan, labels: Labels | None = None) -> dict[str, np.ndarray]:
     """The masks of a SEG on the slices of the scan that it refers to.
 
     Parameters
@@ -132,6 +183,8 @@ def read_masks(file: SourceFile, scan: Scan) -> dict[str, np.ndarray]:
     file : SourceFile
     scan : Scan
         The referenced series.
+    labels : dict
+        Of a task in it the segments are those named there, and none else.
 
     Returns
     -------
@@ -149,22 +202,27 @@ def read_masks(file: SourceFile, scan: Scan) -> dict[str, np.ndarray]:
     shape = scan.volume.shape
     if (dataset.Rows, dataset.Columns) != shape[1:]:
         raise SourceDefect(f"the SEG has {dataset.Rows} x {dataset.Columns} pixels, its series {shape[1]} x {shape[2]}")
-    names = {int(segment.SegmentNumber): structure(segment) for segment in dataset.SegmentSequence}
-    masks = {name: np.zeros(shape, bool) for name in names.values() if name}
+    names = {int(segment.SegmentNumber): _names(segment, labels or {}) for segment in dataset.SegmentSequence}
+    masks = {name: np.zeros(shape, bool) for several in names.values() for name in several}
     labelmap = dataset.SOPClassUID == LABEL_MAP_STORAGE
     frames = dataset.PerFrameFunctionalGroupsSequence
     for groups, place, pixels in zip(frames, frame_places(dataset, scan), frame_pixels(dataset), strict=True):
-        if labelmap:
-            for number, name in names.items():
-                if name:
-                    masks[name][place] |= pixels == number
-            continue
-        name = names[int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)]
-        if name:
-            masks[name][place] |= pixels > 0
-    if labelmap and masks.keys() & set(ANY_LUNG):
+        shown = list(names) if labelmap else [int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)]
+        for number in shown:
+            for name in names[number]:
+                masks[name][place] |= pixels == number if labelmap else pixels > 0
+    if labelmap and masks.keys() & set(ANY_LUNG) and "lungs" not in (labels or {}):
         _fill_lungs(masks)
     return masks
+
+
+def _names(segment: pydicom.Dataset, labels: Labels) -> tuple[str, ...]:
+    """The masks that a segment is part of: the tasks that somebody says it is of, else what it shows."""
+    words = {str(segment.SegmentNumber), _label(segment).strip().lower()}
+    told = tuple(task for task, wanted in labels.items() if words & wanted)
+    known = structure(segment)
+    of_told_task = any(known in OF_TASK[task] for task in labels)
+    return (*told, *((known,) if known and not of_told_task else ()))
 
 
 def _fill_lungs(masks: dict[str, np.ndarray]) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from covct.data.cases import TASKS, Case
+from covct.data.domains import CLAHE
+from covct.data.leakage import has_learned_from
 from covct.errors import UsageError
-from covct.evaluation.cases import Case, seen_by
-from covct.evaluation.masks import TASKS
 from covct.networks.cards import Card, ensemble, read_card, tasks_in
 
 RESTORER = "restorer.json"
@@ -42,7 +43,7 @@ class Judge:
     def seen(self, case: Case, restored: bool) -> list[str]:
         """Names of its networks that have learned from the case's patient; the restorer's only if it is asked."""
         asked = self.cards
-        if restored and case.domain == "clahe-8bit":
+        if restored and case.domain == CLAHE:
             asked = asked | {"restorer": self.restorer_card}
         return seen_by(case, asked)
 
@@ -85,3 +86,8 @@ def judge_of(case: Case, judges: Sequence[Judge], restored: bool) -> tuple[Judge
         if not one.seen(case, restored):
             return one, []
     return judges[0], judges[0].seen(case, restored)
+
+
+def seen_by(case: Case, cards: Mapping[str, Card]) -> list[str]:
+    """Names, as `cards` has them, of the networks that have learned from the case's patient."""
+    return [name for name, card in cards.items() if has_learned_from(card, case.known_as, case.patient)]

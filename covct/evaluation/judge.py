@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from covct.data.slices import AERATED_HU, Restore
+from covct.data.cases import Case
+from covct.data.model_space import AERATED_HU
 from covct.errors import UsageError
 from covct.evaluation import calibration
-from covct.evaluation.cases import Case, Truth, grid_of, one_seg_mask, png_predictions, segs_of, volume_prediction
-from covct.evaluation.masks import Labels, SegFile, digest, on_grid, read_png_mask, read_volume_mask
 from covct.evaluation.scores import Counts, count, ratio, scores
 from covct.evaluation.surface import surface_scores
+from covct.evaluation.truth import Truth
 from covct.intake.choice import Choice
+from covct.intake.discover import Series, discover
 from covct.networks.network import Network, Networks, field_of_view, probabilities
 from covct.pipeline.series import Clock, process
 from covct.voxels.fields_of_view import MODEL_PIXEL_MM
@@ -115,8 +116,7 @@ def _probability(network: Network, hu: np.ndarray, lungs: np.ndarray | None = No
 
 def look_at_series(networks: Networks, case: Case) -> Called:
     """Our networks on a whole series: the line as `covct scan` runs it, on the source's own grid."""
-    assert case.series is not None
-    result = process(Choice(case.series, (), ()), lambda: networks, "evaluation", Clock())
+    result = process(Choice(_series(case), (), ()), lambda: networks, "evaluation", Clock())
     masks = result.masks
     shape = masks.lungs.shape[1:]
     return Called(
@@ -128,50 +128,9 @@ def look_at_series(networks: Networks, case: Case) -> Called:
     )
 
 
-def case_for_networks(case: Case, restore: Restore | None) -> Truth:
-    """The truth on the grid that our networks are judged on."""
-    return case.in_model_space(restore) if case.in_model_space else case.read()
-
-
-def read_called(
-    case: Case,
-    truth: Truth,
-    tasks: tuple[str, ...],
-    folder: Path,
-    segs: list[SegFile],
-    labels: Labels,
-    resample: bool = False,
-) -> Called:
-    """Another tool's masks of a case.
-
-    Raises
-    ------
-    UsageError
-        There is none of a task, or it does not fit.
-    """
-    masks = {}
-    grid = grid_of(truth)
-    for task in tasks:
-        mask = None
-        if case.series and case.series.kind == "dicom":
-            assert truth.scan is not None
-            mask = one_seg_mask(segs_of(case.series, segs), task, labels, truth.scan)
-        if mask is None and grid is not None and (path := volume_prediction(folder, case, task)):
-            mask = on_grid(read_volume_mask(path, task, labels), path, grid, resample)
-        if mask is None and (paths := png_predictions(folder, case, task)):
-            mask = np.stack([read_png_mask(path, task, labels, truth.hu.shape[1:]) for path in paths])
-            mask = mask[:, ::-1] if case.upside_down else mask
-        if mask is None:
-            raise UsageError(f"{folder}: no {task} mask of {case.name}; wanted {_wanted(case, task)}")
-        masks[task] = mask
-    return Called(masks)
-
-
-def _wanted(case: Case, task: str) -> str:
-    if case.slice_names:
-        return f"{task}/{case.slice_names[0]} and so on, or {case.slice_names[0]}"
-    nifti = f"{case.name}_{task}.nii.gz, {task}/{case.name}.nii.gz, {case.name}/{task}.nii.gz or {case.name}.nii.gz"
-    return nifti if case.series and case.series.kind != "dicom" else f"a DICOM SEG that refers to it, or {nifti}"
+def _series(case: Case) -> Series:
+    """What the line of a scan wants: of a volume file its contents' hash too."""
+    return case.series or discover([case.images[0]]).series[0]
 
 
 def judge(case: Case, label: str, truth: Truth, called: Called, tasks: tuple[str, ...], tolerance_mm: float):
@@ -241,7 +200,7 @@ def calls_without_truth(truth: Truth, called: Called) -> dict[str, float] | None
     having said so.
     """
     lungs, infection = truth.masks.get("lungs"), called.masks.get("infection")
-    if "infection" in truth.masks or lungs is None or infection is None or not truth.spacing_mm:
+    if "infection" in truth.masks or lungs is None or infection is None or not (truth.spacing_mm and truth.measured):
         return None
     sigma = SMOOTHED_MM / truth.spacing_mm[1]
     smooth = (cv2.GaussianBlur(one.astype(np.float32), (0, 0), sigma) < AERATED_HU for one in truth.hu)
@@ -287,3 +246,11 @@ def _drawn(truth: Truth, called: Called, task: str, index: int, view: FieldOfVie
     row = np.concatenate([panels[0], gap, panels[1], gap, panels[2]], 1)
     _, png = cv2.imencode(".png", row[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
     return png.tobytes()
+
+
+def digest(masks: Iterable[np.ndarray]) -> str:
+    """sha256 of masks, bit by bit, with their shapes."""
+    out = hashlib.sha256()
+    for mask in masks:
+        out.update(str(mask.shape).encode() + np.packbits(mask).tobytes())
+    return out.hexdigest()

@@ -59,8 +59,8 @@ def group_figures(
 ) -> dict[str, Any]:
     """Pooled figures of one task over cases, with intervals by bootstrap over their patients."""
     by_person: dict[tuple[str, str], list[Judged]] = {}
-    for one in sorted(judged, key=lambda one: (one.case.source, one.case.patient)):
-        by_person.setdefault(one.case.person, []).append(one)
+    for one in sorted(judged, key=lambda one: (one.case.known_as, one.case.patient)):
+        by_person.setdefault(one.case.identity, []).append(one)
     of_patient = list(by_person.values())
 
     def figure(sums: Callable[[list[Judged]], np.ndarray], statistic: Callable[[np.ndarray], np.ndarray]):

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import highdicom as hd
 import numpy as np
+import pydicom
 
 from covct.intake.nifti import write_nifti
 
@@ -59,14 +60,18 @@ def save_pair(folder: Path, name: str, seed: int = 0, infected: bool = True, kin
 
 
 def save_slices(folder: Path, patients: list[str], grey, anterior: str = "up") -> None:
-    """The layout with volumes.csv: 5 slices a patient, 64 x 64; `grey` a function HU (rows, columns) -> uint8."""
-    lines = ["first,last,slices,patient_group,anterior,source_intensity"]
+    """The layout with volumes.csv: 5 slices a patient, 64 x 64; `grey` a function HU (rows, columns) -> uint8.
+
+    So few pixels do not tell that they went through CLAHE, so it is declared.
+    """
+    lines = ["first,last,slices,patient_group,anterior,source_intensity,domain"]
+    domain = "clahe-8bit" if grey is equalised else ""
     number = 0
     for kind in ("ct", "lungs", "infection"):
         (folder / kind).mkdir(parents=True)
     for seed, patient in enumerate(patients):
         hu, lungs, infection = (array[1:] for array in chest(seed))
-        lines.append(f"{number:04d},{number + 4:04d},5,{patient},{anterior},HU")
+        lines.append(f"{number:04d},{number + 4:04d},5,{patient},{anterior},HU,{domain}")
         for one, lung, sick in zip(hu, lungs, infection, strict=True):
             pictures = {"ct": grey(one), "lungs": (lung > 0) * np.uint8(255), "infection": sick * np.uint8(255)}
             for kind, picture in pictures.items():
@@ -95,3 +100,38 @@ SMALL = {"slices": 30, "rows": 128, "columns": 128, "slice_spacing_mm": None, "p
 
 def fake_restore(pixels):
     return (pixels.astype(np.int16) * 5 - 1000).astype(np.int16)
+
+
+def published(folder: Path) -> Path:
+    """The 20-volume set as published: a volume in HU, two of one person in a lung window, another machine's paths."""
+    rows = ["ct_scan,lung_mask,infection_mask,lung_and_infection_mask"]
+    names = {
+        "coronacases_org_001": "coronacases_001",
+        "radiopaedia_org_covid-19-pneumonia-10_85902_1-dcm": "radiopaedia_10_85902_1",
+        "radiopaedia_org_covid-19-pneumonia-10_85902_3-dcm": "radiopaedia_10_85902_3",
+    }
+    for seed, (image, mask) in enumerate(names.items()):
+        hu, lungs, infection = chest(seed)
+        theirs = np.array([0, 2, 1], np.uint8)[lungs]  # 1 is the left lung there
+        files = {
+            "ct_scans": (image, hu if seed == 0 else windowed(hu)),
+            "lung_mask": (mask, theirs),
+            "infection_mask": (mask, infection),
+            "lung_and_infection_mask": (mask, np.where(infection > 0, 3, theirs).astype(np.uint8)),
+        }
+        for place, (name, array) in files.items():
+            save(array, folder / place / f"{name}.nii.gz")
+        rows.append(",".join(f"../input/covid19-ct-scans/{place}/{name}.nii" for place, (name, _) in files.items()))
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def corrected(path: Path, to: Path | None = None, algorithm: str = "SEMIAUTOMATIC") -> pydicom.Dataset:
+    """A DICOM SEG as a workstation saves it: its own make, and how the segments were drawn."""
+    dataset = pydicom.dcmread(path)
+    dataset.ManufacturerModelName, dataset.SOPInstanceUID = "Workstation", "1.2.3.4.5"
+    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.5"
+    for segment in dataset.SegmentSequence:
+        segment.SegmentAlgorithmType = algorithm
+    dataset.save_as(to or path)
+    return dataset

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from covct.data.cases import person_of
-from covct.data.slices import SIZE, UNKNOWN, Slices, joined, read_published_size
+from covct.data.published import read_published_size
+from covct.data.slices import SIZE, UNKNOWN, Slices, joined
 from covct.data.views import equalised
 from covct.errors import UsageError
 from covct.training.folds import held_out

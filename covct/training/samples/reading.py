@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
-from covct.data.slices import (
-    Restore,
-    Slices,
+from covct.data.model_space import Restore
+from covct.data.published import (
     find_sources,
+    read_equalised_ma_slices,
     read_lung_slices,
     read_ma_slices,
     read_medseg_slices,
     read_other_slices,
 )
-from covct.data.views import as_hounsfield
+from covct.data.slices import Slices
 from covct.errors import UsageError
 from covct.training.samples.restoration import load_restorer
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,12 @@ class Reading:
     sources: dict[str, Path]
     restore: Restore | None = None
     restorer: Path | None = None
-    _kept: dict[object, Slices] = field(default_factory=dict, repr=False)
+    _kept: dict[object, Any] = field(default_factory=dict, repr=False)
 
     def parts(self, wanted: tuple[str, ...], with_classes: bool = False) -> list[Slices]:
         """The wanted sources, where there are any; UsageError where there are none, or a restorer is missing."""
         readers: dict[str, Callable[[Path], Slices]] = {
-            "ma": self._read_restored,
+            "ma": lambda folder: read_ma_slices(folder, self.restore),
             "lungs": read_lung_slices,
             "medseg": lambda folder: read_medseg_slices(folder, with_classes),
             "cases": lambda folder: read_other_slices(folder, self.sources, self.restore),
@@ -52,25 +55,16 @@ class Reading:
     def other_looks(self) -> list[Slices]:
         """Ma slices in the look of CLAHE, and LCTSC as if it had been restored: "ma-equalised", "lctsc-restored"."""
         looks = []
-        if "ma" in self.sources:
-            looks.append(self._once("ma-equalised", "ma", _read_equalised))
+        if "ma" in self.sources and (equalised := self._once("ma-equalised", "ma", read_equalised_ma_slices)):
+            looks.append(equalised)
         if self.restore and "lungs" in self.sources:
             looks.append(self._once("lctsc-restored", "lungs", lambda folder: read_lung_slices(folder, self.restore)))
         return looks
 
-    def _read_restored(self, folder: Path) -> Slices:
-        if self.restore is None:
-            raise UsageError("the 8-bit CLAHE slices need a restorer: --restorer CARD (covct train restorer)")
-        return read_ma_slices(folder, self.restore)
-
-    def _once(self, key: object, source: str, read: Callable[[Path], Slices]) -> Slices:
+    def _once(self, key: object, source: str, read: Callable[[Path], Read]) -> Read:
         if key not in self._kept:
             self._kept[key] = read(self.sources[source])
         return self._kept[key]
-
-
-def _read_equalised(folder: Path) -> Slices:
-    return replace(read_ma_slices(folder, as_hounsfield), source="ma-equalised")
 
 
 class Readings:

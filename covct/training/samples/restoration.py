@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from covct.data.model_space import recipe_pixels
 from covct.data.noise import noise
-from covct.data.slices import SIZE, recipe_pixels
+from covct.data.slices import SIZE
 from covct.data.views import WINDOW
 from covct.errors import UsageError
 from covct.networks.segment import load_network

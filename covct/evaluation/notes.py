@@ -1,0 +1,85 @@
+"""What a reader must know to read the figures rightly, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from covct.data.cases import MA
+from covct.data.leakage import two_names, untold
+from covct.evaluation.networks import held_out_by
+from covct.evaluation.order import RESTORED, Order
+from covct.evaluation.pooling import ALL
+from covct.networks.cards import Card
+
+FEW_PATIENTS = 10
+
+
+def notes_on(
+    order: Order, cards: dict[str, Card], rows: list[dict[str, Any]], groups: list[dict[str, Any]]
+) -> list[str]:
+    """Sentences, the gravest first."""
+    return [
+        *_on_patients(order, cards, rows),
+        *_on_thresholds(order, cards, rows),
+        *_on_slices(order, rows),
+        *_on_figures(rows, groups),
+    ]
+
+
+def _on_patients(order: Order, cards: dict[str, Card], rows: list[dict[str, Any]]) -> Iterator[str]:
+    if seen := [row for row in rows if row["seen_by"]]:
+        yield (
+            f"SEEN IN TRAINING: networks have learned from {len(seen)} of {len(rows)} cases; "
+            "these figures say nothing about other patients."
+        )
+    if order.predictions and not cards:
+        yield "Masks of another tool: whom it has learned from is not known."
+    for key, card in cards.items():
+        if hashes := ", ".join(sha256[:12] for sha256 in untold(card)):
+            yield f"No card says whom every network behind {key} has learned from: that of sha256 {hashes} is unknown."
+        if twice := two_names(card):
+            told = ", ".join(f"{held} (as {' and '.join(learned)})" for held, learned in twice.items())
+            yield (
+                f"The card of {key} knows people by two names: it holds out {told}, and has learned from the same "
+                "person by the name in brackets. They count as learned from."
+            )
+
+
+def _on_thresholds(order: Order, cards: dict[str, Card], rows: list[dict[str, Any]]) -> Iterator[str]:
+    if order.threshold is not None:
+        yield f"The threshold {order.threshold:g} was given by hand."
+    elif not order.predictions:
+        chosen_on = {source for card in cards.values() for source in held_out_by(card)}
+        if mine := sorted({row["source"] for row in rows if not row["seen_by"] and row["source"] in chosen_on}):
+            yield (
+                f"Thresholds and best epochs were chosen in training on the held-out patients of {', '.join(mine)}, "
+                "the same that these figures are of: a little optimistic. Dice with 'threshold chosen on the other "
+                "patients' is not."
+            )
+
+
+def _on_slices(order: Order, rows: list[dict[str, Any]]) -> Iterator[str]:
+    if unknown := sorted({row["source"] for row in rows if not row["spacing_mm"]}):
+        yield (
+            f"Spacing is not known of {', '.join(unknown)}: no distances in mm and no volumes in mL there; figures of "
+            "a volume are pooled over its slices."
+        )
+    if any(row["source"] == MA for row in rows) and not order.predictions:
+        how = "restored to HU" if order.clahe == RESTORED else "read as they are, their grey linearly as HU,"
+        yield f"Slices of ma are {how} and cropped around their true lungs, as in training."
+
+
+def _on_figures(rows: list[dict[str, Any]], groups: list[dict[str, Any]]) -> Iterator[str]:
+    if any(row["fold"] for row in rows):
+        yield (
+            "Cross-validation: each patient is judged by the fold that held him out; data that no fold knows by the "
+            "first one."
+        )
+    if any(row["calls_without_truth"] for row in rows):
+        yield "Cases without infection truth say only how much is called in them; none of it need be wrong."
+    if few := [group for group in groups if group["patients"] < FEW_PATIENTS]:
+        least = min(group["patients"] for group in few)
+        yield f"Intervals over few patients (here {least} and more) are too narrow: they know no patient but these."
+    if any(group["source"] == ALL for group in groups):
+        yield "Pooled over all sources, those with more voxels a case count more."
