@@ -6,12 +6,15 @@ import codecs
 import os
 import sys
 import traceback
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 from rich.logging import RichHandler
 
 from covct import RESEARCH_USE, __version__
+from covct.commands.config import config_command
+from covct.commands.configured import Configured
 from covct.commands.console import log_time, plain, stamp, stderr
 from covct.commands.convert import convert_command
 from covct.commands.evaluate import evaluate_command
@@ -35,22 +38,23 @@ app = typer.Typer(
     help=f"Segment lungs and COVID-19 infection in chest CT, unattended. {RESEARCH_USE}",
     epilog=EXIT_CODES,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("explore")(explore_command)
-app.command("train")(train_command)
-app.command("evaluate")(evaluate_command)
-app.command("restore", epilog=EXIT_CODES)(restore_command)
-app.command("scan", epilog=EXIT_CODES)(scan_command)
-app.command("watch", epilog=EXIT_CODES)(watch_command)
-app.command("status")(status_command)
-app.command("summary")(summary_command)
-app.command("verify", epilog=EXIT_CODES)(verify_command)
-app.command("health", epilog=EXIT_CODES)(health_command)
-app.command("doctor", epilog=EXIT_CODES)(doctor_command)
-app.command("phantom")(phantom_command)
-app.command("convert", epilog=EXIT_CODES)(convert_command)
+command = partial(app.command, cls=Configured)
+command("explore")(explore_command)
+command("train")(train_command)
+command("evaluate")(evaluate_command)
+command("restore", epilog=EXIT_CODES)(restore_command)
+command("scan", epilog=EXIT_CODES)(scan_command)
+command("watch", epilog=EXIT_CODES)(watch_command)
+command("status")(status_command)
+command("summary")(summary_command)
+command("verify", epilog=EXIT_CODES)(verify_command)
+command("health", epilog=EXIT_CODES)(health_command)
+command("doctor", epilog=EXIT_CODES)(doctor_command)
+command("phantom")(phantom_command)
+command("convert", epilog=EXIT_CODES)(convert_command)
+app.command("config", context_settings={"allow_interspersed_args": False})(config_command)
 
 
 @app.callback(invoke_without_command=True)
