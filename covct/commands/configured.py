@@ -58,10 +58,10 @@ class Configured(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse twice: at first to find the file, then with what stands in it."""
-        if not ctx.resilient_parsing:  # a shell asks what may come next
+        asks_for_help = set(ctx.help_option_names) & set(args)
+        if not asks_for_help and not ctx.resilient_parsing:  # a shell asks what may come next
             opts, *_ = self.make_parser(ctx).parse_args(list(args))
-            if not opts.get("help"):
-                self.configure(ctx, opts)
+            self.configure(ctx, opts)
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
