@@ -9,236 +9,154 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from covct.commands.console import stderr
 from covct.commands.quiet import quiet_tensorflow
+from covct.commands.recipe import write_recipe
+from covct.commands.train_options import Asked, Task, takes
 from covct.disk.signals import stoppable
 from covct.errors import Stopped, UsageError
 from covct.unattended.logs import LogFormat
 
+if TYPE_CHECKING:
+    from covct.training.settings import Settings
+
 QUIET_S = 30.0  # between two lines where there is no terminal to draw on
+Report = Callable[[dict[str, Any]], None]
 
 
-class Task(str, Enum):
-    restorer = "restorer"
-    lungs = "lungs"
-    infection = "infection"
-    empty_slices = "empty-slices"
-
-
-class Optimizer(str, Enum):
-    adam = "adam"
-    adamw = "adamw"
-    sgd = "sgd"
-
-
-class Norm(str, Enum):
-    batch = "batch"
-    group = "group"
-
-
-class Schedule(str, Enum):
-    constant = "constant"
-    exponential = "exponential"
-    cosine = "cosine"
-    cosine_restarts = "cosine-restarts"
-    plateau = "plateau"
-    one_cycle = "one-cycle"
-
-
-class Augment(str, Enum):
-    none = "none"
-    light = "light"
-    real_lesions = "real-lesions"
-    standard = "standard"
-    full = "full"
-
-
-def train_command(
-    task: Annotated[Task, typer.Argument(help="What to train.")],
-    data: Annotated[Path, typer.Argument(help="Folder with the training data.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, card, history and checkpoints.")],
-    architecture: Annotated[
-        str | None,
-        typer.Option(
-            help="The network by its name. Default: unet; of empty-slices slice-classifier.", show_default=False
-        ),
-    ] = None,
-    base_filters: Annotated[
-        int | None, typer.Option(help="Filters of the first level. Default: the network's own.", min=1)
-    ] = None,
-    loss: Annotated[str | None, typer.Option(help="By its name in LOSSES. Default: the task's own.")] = None,
-    optimizer: Annotated[Optimizer, typer.Option()] = Optimizer.adamw,
-    learning_rate: Annotated[float, typer.Option(help="At its highest.", min=0)] = 1e-3,
-    schedule: Annotated[Schedule, typer.Option(help="How the learning rate goes from there.")] = Schedule.cosine,
-    clip_norm: Annotated[
-        float, typer.Option(help="Each variable's gradient is cut to this norm; 0 leaves it.", min=0)
-    ] = 1.0,
-    neighbours: Annotated[
-        int, typer.Option(help="2.5D: see so many slices on either side as channels. 0: one slice.", min=0)
-    ] = 0,
-    patch: Annotated[
-        str | None,
-        typer.Option(help="Of unet3d: slices, rows, columns at once. Default: 80,160,160.", show_default=False),
-    ] = None,
-    spacing: Annotated[
-        str | None,
-        typer.Option(
-            help="Of unet3d: bring volumes to this distance of slices, rows, columns, mm: 2.7,1.58,1.58. "
-            "Default: the slices' own grid.",
-            show_default=False,
-        ),
-    ] = None,
-    classes: Annotated[
-        bool,
-        typer.Option(
-            "--classes", help="Tell classes apart: ground glass, consolidation, effusion; of lungs right and left."
-        ),
-    ] = False,
-    epochs: Annotated[int, typer.Option(min=1)] = 12,
-    samples: Annotated[int, typer.Option(help="Augmented slices (of unet3d patches) an epoch.", min=8)] = 1200,
-    batch_size: Annotated[int | None, typer.Option(help="Default: 8; of unet3d 1.", min=1, show_default=False)] = None,
-    patience: Annotated[
-        int, typer.Option(help="End after so many epochs without a better validation; 0 trains all.", min=0)
-    ] = 0,
-    ema: Annotated[
-        float, typer.Option(help="Keep a running average of the weights, of this decay a step: 0.99. 0: none.", min=0)
-    ] = 0.0,
-    norm: Annotated[
-        Norm | None, typer.Option(help="Normalisation. Default: the network's own.", show_default=False)
-    ] = None,
-    mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="bfloat16 arithmetic.")] = False,
-    augment: Annotated[Augment, typer.Option(help="How much slices are changed on the fly.")] = Augment.standard,
-    recipe: Annotated[
-        str, typer.Option(help="Intensities: hu-window, min-max, z-score or clahe, as NAME:ARGUMENT=NUMBER,...")
-    ] = "hu-window:low=-1000,high=200",
-    field_of_view: Annotated[str, typer.Option(help="body, otsu-body, lung-contours or lung-mask.")] = "body",
-    size: Annotated[int, typer.Option(help="Side of the network's input, pixels.")] = 256,
-    show_augmented: Annotated[
-        int, typer.Option(help="Write a sheet of so many augmented samples to OUT, and train nothing.", min=0, max=240)
-    ] = 0,
-    split: Annotated[
-        str,
-        typer.Option(help="Held out by patient: 90/10, 70/30 or a share; slice or slice:90/10 (leaks); none."),
-    ] = "70/30",
-    folds: Annotated[int, typer.Option(help="Cross-validate by patient, in OUT/fold-0 and on.", min=0)] = 0,
-    fold: Annotated[int | None, typer.Option(help="Only this fold, from 0. Default: all of them.", min=0)] = None,
-    parallel: Annotated[bool, typer.Option("--parallel", help="All folds at once, one process a GPU.")] = False,
-    threshold: Annotated[
-        float | None, typer.Option(help="Of the card. Default: chosen on the held-out patients.", min=0.01, max=0.99)
-    ] = None,
-    leave_out: Annotated[
-        str, typer.Option(help="Patients, with commas: neither trained nor validated on, to be judged afterwards.")
-    ] = "",
-    cross_validated: Annotated[
-        Path | None,
-        typer.Option(help="With --split none: a folder of folds, whose mean threshold and scores go into the card."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, samples and splits.", min=0)] = 0,
-    initial: Annotated[
-        Path | None, typer.Option(help="Card of a network to start from; {fold} in it is the fold's number.")
-    ] = None,
-    backbone: Annotated[
-        Path | None, typer.Option(help="Published ResNet50 weights (.h5) for deeplabv3-plus to start from.")
-    ] = None,
-    restorer: Annotated[
-        Path | None, typer.Option(help="Card of the CLAHE-to-HU restorer (8-bit slices need it); {fold} likewise.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
-    checkpoint_steps: Annotated[
-        int, typer.Option(help="A checkpoint after so many steps, and after each epoch.", min=1)
-    ] = 100,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="One thread of arithmetic: the same weights bit by bit in every run.")
-    ] = False,
-    workers: Annotated[
-        int | None, typer.Option(help="Threads that draw samples. Default: half of the CPUs.", min=1)
-    ] = None,
-    find_lr: Annotated[
-        bool, typer.Option("--find-lr", help="Only look for a learning rate: a range test, its plot in OUT.")
-    ] = False,
-    log_format: Annotated[LogFormat, typer.Option(help="Progress on stderr, as text or JSON lines.")] = LogFormat.text,
-) -> None:
-    """Train the restorer, the lungs, infection or empty-slice network; whole patients are held out."""
-    if not data.is_dir():
-        raise UsageError(f"no such directory: {data}")
-    if fold is not None and not folds:
-        raise UsageError(f"--fold {fold}: of how many? give --folds")
-    if ema >= 1:
-        raise UsageError(f"--ema {ema}: wanted a decay below 1, such as 0.99")
-    if exact:
-        for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-            os.environ[variable] = "1"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
-    if cross_validated and split != "none":
-        raise UsageError("--cross-validated is for weights that are trained on everybody: it goes with --split none")
-    all_folds = bool(folds) and fold is None
-    if all_folds and parallel and not find_lr and _in_parallel(out, task.value, folds):
+@takes(Asked)
+def train_command(asked: Asked) -> None:
+    """Train the restorer, lung, infection or empty-slice network; whole patients are held out."""
+    _check(asked)
+    if asked.exact:
+        _compute_on_one_thread()
+    if _all_folds(asked) and asked.parallel and not asked.find_lr and _in_parallel(asked):
         return
     with quiet_tensorflow():
-        from covct.architectures import architecture_name
-        from covct.training.cross_validation import credit, threshold_of
-        from covct.training.find_lr import find_learning_rate
-        from covct.training.loop import train
-        from covct.training.samples.empty_slices import NETWORK
-        from covct.training.samples.inputs import VOLUMETRIC, parse_patch, parse_three
-        from covct.training.samples.reading import Readings
-        from covct.training.settings import Settings
-
-    if cross_validated and threshold is None:
-        threshold = threshold_of(cross_validated, task.value)
-    usual = NETWORK if task is Task.empty_slices else "unet"
-    name = architecture_name(architecture or usual)
-    settings = Settings(
-        task.value, epochs, samples, batch_size or (1 if name == VOLUMETRIC else 8), learning_rate, base_filters,
-        name, loss,
-        optimizer.value, schedule.value, clip_norm, patience, ema, split, folds, fold or 0, threshold, seed,
-        mixed_precision, augment=augment.value, recipe=recipe, field_of_view=field_of_view, size=size,
-        leave_out=tuple(filter(None, leave_out.split(","))),
-        neighbours=neighbours, patch=parse_patch(patch), spacing_mm=parse_three("--spacing", spacing), classes=classes,
-        norm=norm.value if norm else None,
-    )  # fmt: skip
-    if show_augmented:
-        from covct.training.samples.sheet import write_augmented
-
-        sheet = write_augmented(settings, data, out, _of(restorer, settings.fold), show_augmented)
-        typer.echo(json.dumps({"sheet": str(sheet)}))
+        settings = _settings(asked)
+    if asked.show_augmented:
+        _show_augmented(asked, settings)
         return
-    with _told(log_format, epochs * settings.steps_per_epoch) as report, _resumable():
-        if find_lr:
-            found = find_learning_rate(
-                settings, data, out, _of(initial, settings.fold), _of(restorer, settings.fold), report=report,
-                backbone=backbone,
-            )  # fmt: skip
-            plot = str(out / f"{task.value}-find-lr.svg")
-            typer.echo(json.dumps({"learning_rate": found.suggestion, "plot": plot}))
+    with _told(asked.log_format, settings.epochs * settings.steps_per_epoch) as report, _resumable():
+        if asked.find_lr:
+            _find_learning_rate(asked, settings, report)
             return
-        readings = Readings() if all_folds else None  # what was read is kept for the next fold
-        for number in range(folds) if all_folds else [settings.fold]:
-            this = replace(settings, fold=number)
-            card = train(
-                this, data, out, _of(initial, number), _of(restorer, number), resume, checkpoint_steps, workers, report,
-                readings, backbone,
-            )  # fmt: skip
-            folder = out / f"fold-{number}" if folds else out
-            if cross_validated:
-                card = credit(card, cross_validated, folder)
-            typer.echo(json.dumps({"card": str(folder / f"{card.name}.json"), "scores": card.scores}))
-    if folds:
-        _summarise(out, task.value, folds)
+        _train_folds(asked, settings, report)
+    if asked.folds:
+        _summarise(asked)
+
+
+def _check(asked: Asked) -> None:
+    """Refuse what does not go together, before anything heavy is loaded."""
+    if not asked.data.is_dir():
+        raise UsageError(f"no such directory: {asked.data}")
+    if asked.fold is not None and not asked.folds:
+        raise UsageError(f"--fold {asked.fold}: of how many? give --folds")
+    if asked.ema >= 1:
+        raise UsageError(f"--ema {asked.ema}: wanted a decay below 1, such as 0.99")
+    if asked.cross_validated and asked.split != "none":
+        raise UsageError("--cross-validated is for weights that are trained on everybody: it goes with --split none")
+
+
+def _compute_on_one_thread() -> None:
+    for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ[variable] = "1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+
+
+def _all_folds(asked: Asked) -> bool:
+    return bool(asked.folds) and asked.fold is None
+
+
+def _settings(asked: Asked) -> Settings:
+    """What decides the weights."""
+    from covct.architectures import architecture_name
+    from covct.training.cross_validation import threshold_of
+    from covct.training.samples.empty_slices import NETWORK
+    from covct.training.samples.inputs import VOLUMETRIC, parse_patch, parse_three
+    from covct.training.settings import Settings
+
+    threshold = asked.threshold
+    if asked.cross_validated and threshold is None:
+        threshold = threshold_of(asked.cross_validated, asked.task.value)
+    name = architecture_name(asked.architecture or (NETWORK if asked.task is Task.empty_slices else "unet"))
+    return Settings(
+        task=asked.task.value, epochs=asked.epochs, samples_per_epoch=asked.samples,
+        batch_size=asked.batch_size or (1 if name == VOLUMETRIC else 8), learning_rate=asked.learning_rate,
+        base_filters=asked.base_filters, architecture=name, loss=asked.loss, optimizer=asked.optimizer.value,
+        schedule=asked.schedule.value, clip_norm=asked.clip_norm, patience=asked.patience, ema=asked.ema,
+        split=asked.split, folds=asked.folds, fold=asked.fold or 0, threshold=threshold, seed=asked.seed,
+        mixed_precision=asked.mixed_precision, augment=asked.augment.value, recipe=asked.recipe,
+        field_of_view=asked.field_of_view, size=asked.size, leave_out=tuple(filter(None, asked.leave_out.split(","))),
+        neighbours=asked.neighbours, patch=parse_patch(asked.patch),
+        spacing_mm=parse_three("--spacing", asked.spacing), classes=asked.classes,
+        norm=asked.norm.value if asked.norm else None,
+    )  # fmt: skip
+
+
+def _show_augmented(asked: Asked, settings: Settings) -> None:
+    from covct.training.samples.sheet import write_augmented
+
+    restorer = _of(asked.restorer, settings.fold)
+    sheet = write_augmented(settings, asked.data, asked.out, restorer, asked.show_augmented)
+    typer.echo(json.dumps({"sheet": str(sheet)}))
+
+
+def _find_learning_rate(asked: Asked, settings: Settings, report: Report) -> None:
+    with quiet_tensorflow():
+        from covct.training.find_lr import find_learning_rate
+
+    initial, restorer = _of(asked.initial, settings.fold), _of(asked.restorer, settings.fold)
+    found = find_learning_rate(
+        settings, asked.data, asked.out, initial, restorer, report=report, backbone=asked.backbone
+    )
+    plot = str(asked.out / f"{asked.task.value}-find-lr.svg")
+    typer.echo(json.dumps({"learning_rate": found.suggestion, "plot": plot}))
+
+
+def _train_folds(asked: Asked, settings: Settings, report: Report) -> None:
+    """One network, or one after another where all folds are wanted."""
+    with quiet_tensorflow():
+        from covct.training.cross_validation import credit
+        from covct.training.loop import train
+        from covct.training.samples.reading import Readings
+
+    all_folds = _all_folds(asked)
+    readings = Readings() if all_folds else None  # what was read is kept for the next fold
+    for number in range(asked.folds) if all_folds else [settings.fold]:
+        folder = asked.out / f"fold-{number}" if asked.folds else asked.out
+        card = train(
+            replace(settings, fold=number), asked.data, asked.out, _of(asked.initial, number),
+            _of(asked.restorer, number), asked.resume, asked.checkpoint_steps, asked.workers,
+            _with_recipe(report, asked, asked.out if all_folds else folder), readings, asked.backbone,
+        )  # fmt: skip
+        if asked.cross_validated:
+            card = credit(card, asked.cross_validated, folder)
+        typer.echo(json.dumps({"card": str(folder / f"{card.name}.json"), "scores": card.scores}))
+
+
+def _with_recipe(report: Report, asked: Asked, folder: Path) -> Report:
+    """Also write the recipe, once the training begins: one that is refused must not replace an earlier one's."""
+
+    def reported(event: dict[str, Any]) -> None:
+        if event["event"] == "started":
+            write_recipe(asked, folder)
+        report(event)
+
+    return reported
 
 
 def _of(card: Path | None, fold: int) -> Path | None:
     return Path(str(card).replace("{fold}", str(fold))) if card else None
 
 
-def _in_parallel(out: Path, task: str, folds: int) -> bool:
+def _in_parallel(asked: Asked) -> bool:
     """The same command a fold, on all GPUs; False where there are not two of them."""
     from covct.training.cross_validation import gpus, run_in_parallel
 
@@ -249,18 +167,19 @@ def _in_parallel(out: Path, task: str, folds: int) -> bool:
     arguments = [argument for argument in sys.argv[1:] if argument != "--parallel"]
     commands = {
         number: [sys.executable, "-m", "covct", *arguments, "--fold", str(number), "--log-format", "json"]
-        for number in range(folds)
+        for number in range(asked.folds)
     }
     with _resumable():
         run_in_parallel(commands, devices, lambda event: typer.echo(json.dumps(event), err=True))
-    _summarise(out, task, folds)
+    write_recipe(asked, asked.out)
+    _summarise(asked)
     return True
 
 
-def _summarise(out: Path, task: str, folds: int) -> None:
+def _summarise(asked: Asked) -> None:
     from covct.training.cross_validation import summarise
 
-    typer.echo(json.dumps(summarise(out, task, folds)))
+    typer.echo(json.dumps(summarise(asked.out, asked.task.value, asked.folds)))
 
 
 @contextmanager

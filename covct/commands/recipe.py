@@ -1,0 +1,62 @@
+"""The recipe of a training: a configuration file that repeats it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from covct import __version__
+from covct.commands.train_options import Asked
+from covct.disk.state import output_errors
+
+RECIPE = "recipe.toml"
+HEAD = """\
+# Repeats this training: covct train --config recipe.toml --out ANOTHER_FOLDER
+# Written by covct {version}.
+
+[train]
+"""
+# What does not change the weights: where they go, how a machine gets there, and what is done in place of a training.
+LEFT_OUT = {
+    "out", "resume", "parallel", "workers", "checkpoint_steps", "log_format", "find_lr", "show_augmented",
+}  # fmt: skip
+
+
+def write_recipe(asked: Asked, folder: Path) -> None:
+    """Write `folder`/recipe.toml.
+
+    Raises
+    ------
+    OutputNotWritable
+    """
+    with output_errors(folder):
+        beside = folder / f"{RECIPE}.new"
+        beside.write_text(recipe(asked), encoding="utf-8", errors="surrogateescape")
+        os.replace(beside, folder / RECIPE)
+
+
+def recipe(asked: Asked) -> str:
+    """The training as a configuration file: defaults too, which may be others one day. Paths are absolute."""
+    return HEAD.format(version=__version__) + "".join(f"{line}\n" for line in _lines(asked))
+
+
+def _lines(asked: Asked) -> Iterator[str]:
+    for name, value in asdict(asked).items():
+        if name not in LEFT_OUT and value is not None:
+            yield f"{name.replace('_', '-')} = {_toml(value)}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Enum):
+        return _toml(value.value)
+    if isinstance(value, int | float):
+        return repr(value)
+    text = str(value.absolute() if isinstance(value, Path) else value)
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's escapes are TOML's, but for this
