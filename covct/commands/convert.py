@@ -21,18 +21,18 @@ class Target(str, Enum):
 
 def convert_command(
     sources: Sources,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what is converted, of its own.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder, for converted series only.")],
     to: Annotated[
         Target | None,
-        typer.Option(help="Only to this format. Default: each series to the other one.", show_default=False),
+        typer.Option(help="Convert to this format only. Default: each series to the other one.", show_default=False),
     ] = None,
     strict: Strict = False,
-    force: Annotated[bool, typer.Option("--force", help="Convert again, replace what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Convert again and replace existing files.")] = False,
     json_events: Json = False,
 ) -> None:
-    """Convert DICOM CT series to NIfTI in HU, and volume files to DICOM CT series that are marked as derived.
+    """Convert DICOM CT series to NIfTI in HU, and volume files to DICOM CT series marked as derived.
 
-    Every series that passes the input gate, named by UIDs or a hash. What is there from the same input is kept.
+    Every series that passes the input gate is converted; files from the same input are kept. Names are UIDs or hashes.
     """
     from covct.disk.sources import check_apart
     from covct.unattended.convert import Conversion

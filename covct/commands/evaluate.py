@@ -33,61 +33,65 @@ class Patients(str, Enum):
 
 
 def evaluate_command(
-    data: Annotated[Path, typer.Argument(help="Folder with scans and their true masks.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for evaluation.json and evaluation.html.")],
+    data: Annotated[Path, typer.Argument(help="Folder with scans and their reference masks.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder for evaluation.json and evaluation.html.")],
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of cards, or of folds: judge their networks; with --predictions only whom they held out."
+            help="Folder of cards or folds: evaluate their networks, or with --predictions the patients they held out."
         ),
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(help="Judge masks that lie here: volumes by name, DICOM SEG by reference, PNG slices."),
+        typer.Option(help="Evaluate the masks in this folder: volumes by name, DICOM SEG by reference, or PNG slices."),
     ] = None,
-    task: Annotated[Task | None, typer.Option(help="Only this one.", show_default="both")] = None,
+    task: Annotated[Task | None, typer.Option(help="Evaluate this task only.", show_default="both")] = None,
     patients: Annotated[
         Patients | None,
-        typer.Option(help="Whom the cards held out, or all.", show_default="held-out where there are cards, else all"),
+        typer.Option(
+            help="Evaluate the patients whom the cards held out, or all.",
+            show_default="held-out where there are cards, else all",
+        ),
     ] = None,
     also_seen: Annotated[
-        bool, typer.Option("--also-seen", help="With all, those too that a network has learned from; marked.")
+        bool,
+        typer.Option("--also-seen", help="With --patients all, include patients a network was trained on, marked."),
     ] = False,
     threshold: Annotated[
-        float | None, typer.Option(help="In place of the card's; with --task.", min=0.01, max=0.99)
+        float | None, typer.Option(help="Threshold to use instead of the card's; needs --task.", min=0.01, max=0.99)
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="Labels of a task in masks with several: infection=2, lungs=1,2, infection=GGO."),
+        typer.Option(help="Labels of a task in masks with several labels: infection=2, lungs=1,2, infection=GGO."),
     ] = None,
     resample: Annotated[
-        bool, typer.Option("--resample", help="Bring masks of another grid to the scan's (nearest neighbour).")
+        bool, typer.Option("--resample", help="Resample masks on another grid to the scan's (nearest neighbour).")
     ] = False,
-    tolerance: Annotated[float, typer.Option(help="Of the surface Dice, mm.", min=0)] = 2.0,
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap over patients.", min=100)] = 2000,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
+    tolerance: Annotated[float, typer.Option(help="Tolerance of the surface Dice, in mm.", min=0)] = 2.0,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of the patients.", min=100)] = 2000,
+    seed: Annotated[int, typer.Option(help="Random seed of the bootstrap.", min=0)] = 0,
     source: Annotated[
         str,
         typer.Option(
-            help="Name of the data. Of one that no card knows nobody was learned from, save people of public sets."
+            help="Name of the dataset. If no card names it, only patients of public datasets count as seen in training."
         ),
     ] = "",
     restorer: Annotated[
         Path | None,
         typer.Option(
-            help="Card for 8-bit CLAHE slices; {fold} in it is the fold's number.",
+            help="Card of the restorer, for 8-bit CLAHE slices; {fold} stands for the number of the fold.",
             show_default="restorer.json of --weights",
         ),
     ] = None,
     clahe: Annotated[
-        Clahe, typer.Option(help="Bring 8-bit CLAHE slices to HU by the restorer, or read their grey linearly as HU.")
+        Clahe, typer.Option(help="Restore HU of 8-bit CLAHE slices, or read their grey values as linear HU.")
     ] = Clahe.restored,
     names: Annotated[
-        bool, typer.Option("--names", help="Write the cases' own names, also those that no card publishes.")
+        bool, typer.Option("--names", help="Write the names of all cases, also of those that no card publishes.")
     ] = False,
-    json_events: Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")] = False,
+    json_events: Annotated[bool, typer.Option("--json", help="Print one JSON event per line to stdout.")] = False,
 ) -> None:
-    """Judge networks, or other tools' masks, by the truth: scores, distances, volumes, calibration, intervals."""
+    """Evaluate networks or other tools' masks: overlap, distances, volumes, calibration, confidence intervals."""
     from covct.data.cases import TASKS
     from covct.data.labels import parse_labels
     from covct.evaluation.order import EVERYONE, HELD_OUT, Order

@@ -7,12 +7,11 @@ import re
 from covct.errors import RunError
 
 EXIT_CODES = (
-    "Exit codes: 0 nothing left to do; 1 a bug (traceback); 2 usage; 3 ended, some series failed or (with --strict) "
-    "were rejected, nothing of a source was read, or verify, health or doctor found something; "
+    "Exit codes: 0 nothing left to do; 1 internal error (traceback); 2 usage error; 3 finished, but series failed or "
+    "(with --strict) were rejected, nothing could be read from a source, or verify, health or doctor found a problem; "
     "10 weights missing or altered; 11 output tree locked; 12 output not writable or disk full; "
-    "13 GPU required but absent; 14 a source or a driver does not answer: what hung was ended, or cannot be; "
-    "15 training came to a loss that is not a number; "
-    "130 stopped by a signal, finished series kept."
+    "13 GPU required but absent; 14 a source or driver is not responding, and what hung was killed or cannot be; "
+    "15 training loss is not a number; 130 stopped by a signal, finished series are kept."
 )
 
 

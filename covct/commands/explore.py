@@ -20,16 +20,17 @@ MOST_ROWS = 60  # of a table on a terminal
 
 
 def explore_command(
-    data: Annotated[Path, typer.Argument(help="Folder with training data of any known layout.", show_default=False)],
+    data: Annotated[Path, typer.Argument(help="Folder with training data in any known layout.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for explore.html (plots, examples) and explore.json.")
+        Path | None,
+        typer.Option("--out", "-o", help="Output folder for explore.html (plots, examples) and explore.json."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")] = False,
     restorer: Annotated[
-        Path | None, typer.Option(help="Card of the CLAHE-to-HU restorer: shows 8-bit slices in HU too.")
+        Path | None, typer.Option(help="Card of the restorer, to show 8-bit CLAHE slices in HU too.")
     ] = None,
 ) -> None:
-    """Say what training data holds, in which domain, and what is left out and why."""
+    """Show what training data holds, in which intensity domain, and what is left out and why."""
     if not data.is_dir():
         raise UsageError(f"no such directory: {data}")
     if out:

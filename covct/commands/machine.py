@@ -19,12 +19,16 @@ from covct.visible import json_line
 def health_command(
     out: Annotated[
         Path | None,
-        typer.Argument(help="Output tree. Default: those of every scan and watch here.", show_default=False),
+        typer.Argument(
+            help="Output tree. Default: those of all scans and watches on this machine.", show_default=False
+        ),
     ] = None,
-    max_age: Annotated[float, typer.Option(help="Seconds since the last sign of life.", min=1)] = 1800.0,
-    json_output: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+    max_age: Annotated[
+        float, typer.Option(help="Longest time since the last sign of life, in seconds.", min=1)
+    ] = 1800.0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
-    """Is a scan or watch alive and its source there? Exit 3 if it hangs, was killed, broke or lost its source."""
+    """Check that scans and watches are alive; exit 3 if one hangs, was killed, failed or lost its source."""
     from covct.unattended.running import output_trees
     from covct.unattended.status import life
 
@@ -47,18 +51,18 @@ def health_command(
 
 def doctor_command(
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Output tree to try to write to.", show_default=False)
+        Path | None, typer.Option("--out", "-o", help="Output tree to test by writing to it.", show_default=False)
     ] = None,
     weights: WeightsDir = None,
     networks: Annotated[
-        bool, typer.Option("--networks", help="Load keras and both networks, and look for a GPU; takes seconds.")
+        bool, typer.Option("--networks", help="Also load both networks and look for a GPU; takes some seconds.")
     ] = False,
     require_gpu: Annotated[
-        bool, typer.Option("--require-gpu", help="Exit 13 where there is no GPU; implies --networks.")
+        bool, typer.Option("--require-gpu", help="Exit 13 if there is no GPU; implies --networks.")
     ] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object a check on stdout.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per check to stdout.")] = False,
 ) -> None:
-    """Is this machine fit? Packages, weights, device, memory, disk, locks, decoders; and how to mend what is not."""
+    """Check packages, weights, device, memory, disk, locks and decoders here, with a fix for every problem."""
     from covct.networks.cards import default_weights_folder
     from covct.unattended.doctor import examine, exit_code
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,59 +27,91 @@ class Captures(str, Enum):
     all = "all"
 
 
+_output = partial(typer.Option, rich_help_panel="Results")
+_compute = partial(typer.Option, rich_help_panel="Computing")
+_choice = partial(typer.Option, rich_help_panel="What to process", show_default=False)
+_limits = partial(typer.Option, rich_help_panel="Limits")
+_logs = partial(typer.Option, rich_help_panel="Logs and metrics")
+
 Sources = Annotated[
     list[Path],
     typer.Argument(
-        help="Files or directories: DICOM, NIfTI, MetaImage, NRRD, nested, mixed, zipped.", show_default=False
+        help="Files or directories with DICOM, NIfTI, MetaImage or NRRD; nested, mixed or zipped.", show_default=False
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Output tree: results, outcomes, summary.csv, index.html.")]
-Formats = Annotated[str, typer.Option(help="What to write: seg, sr, sc, ko, nifti, png, joined by commas.")]
-SegTypeOption = Annotated[SegType, typer.Option(help="Overlapping masks, one label a voxel, or probabilities.")]
-AllFrames = Annotated[bool, typer.Option("--all-frames", help="The SEG has a frame for every slice and segment.")]
-CapturesOption = Annotated[Captures, typer.Option(help="Slices of the secondary capture (format sc).")]
-WeightsDir = Annotated[Path | None, typer.Option(help="Folder with weights and cards.", envvar="COVCT_WEIGHTS")]
-DeviceOption = Annotated[str, typer.Option(help="Where the networks run: auto, cpu, gpu or gpu:N.")]
-RequireGpu = Annotated[bool, typer.Option("--require-gpu", help="Exit 13 where there is no GPU.")]
-MemoryLimit = Annotated[
-    float | None, typer.Option(help="GiB a series may need. Default: all of the machine's or container's.", min=0)
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Output tree for results, outcomes, summary.csv and index.html.")
 ]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Warnings refuse a series; exit 3 also when a series or a file was rejected.")
+    bool,
+    typer.Option("--strict", help="Refuse series with warnings, and exit 3 if a series or a file was rejected."),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON event per line to stdout.")]
+
+Formats = Annotated[str, _output(help="Output formats, separated by commas: seg, sr, sc, ko, nifti, png.")]
+SegTypeOption = Annotated[
+    SegType, _output(help="Type of the SEG: overlapping masks, one label per voxel, or probabilities.")
+]
+AllFrames = Annotated[
+    bool, _output("--all-frames", help="Write a SEG frame for every slice and segment, even if it is empty.")
+]
+CapturesOption = Annotated[Captures, _output(help="Slices that the secondary capture (format sc) shows.")]
+MoveDone = Annotated[
+    Path | None, _output(help="Move source files to this directory once their study is done.", show_default=False)
+]
+
 SeriesUids = Annotated[
-    list[str] | None, typer.Option("--series", help="Only this Series Instance UID; may be given again.")
+    list[str] | None, _choice("--series", help="Process only this Series Instance UID; may be repeated.")
 ]
 Select = Annotated[
-    list[str] | None, typer.Option("--select", help="Only series with 'Keyword=regex', e.g. ConvolutionKernel=B[67].")
-]
-Force = Annotated[bool, typer.Option("--force", help="Redo finished series.")]
-RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Redo series that failed unexpectedly.")]
-MoveDone = Annotated[
-    Path | None, typer.Option(help="Move the source files of done studies to this directory.", show_default=False)
+    list[str] | None,
+    _choice(
+        "--select", help="Process only series with 'Keyword=regex', e.g. ConvolutionKernel=B[67]; may be repeated."
+    ),
 ]
 Since = Annotated[
     str | None,
-    typer.Option(help="Only studies with a file modified since: 2026-01-31, 2026-01-31T18:00, or 90m, 24h, 7d ago."),
+    _choice(help="Process only studies modified since 2026-01-31, 2026-01-31T18:00, or 90m, 24h or 7d ago."),
 ]
-Until = Annotated[str | None, typer.Option(help="Start no series after HH:MM, local time, and end.", metavar="HH:MM")]
-Limit = Annotated[int | None, typer.Option(help="At most as many series in this run.", min=1)]
+Force = Annotated[bool, _choice("--force", help="Redo finished series.")]
+RetryFailed = Annotated[bool, _choice("--retry-failed", help="Retry series that failed unexpectedly.")]
+
+WeightsDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder with weights and cards. Default: the shipped ones.", envvar="COVCT_WEIGHTS"),
+]
+Weights = Annotated[
+    Path | None,
+    _compute(
+        help="Folder with weights and cards. Default: the shipped ones.", envvar="COVCT_WEIGHTS", show_default=False
+    ),
+]
+DeviceOption = Annotated[str, _compute(help="Device that runs the networks: auto, cpu, gpu or gpu:N.")]
+RequireGpu = Annotated[bool, _compute("--require-gpu", help="Exit 13 if there is no GPU.")]
+MemoryLimit = Annotated[
+    float | None,
+    _compute(help="Memory for a series, in GiB. Default: all of the machine or container.", min=0, show_default=False),
+]
+
+Limit = Annotated[int | None, _limits(help="Process at most N series.", min=1, show_default=False)]
+Until = Annotated[
+    str | None, _limits(help="Start no series after this local time, and exit.", metavar="HH:MM", show_default=False)
+]
 SeriesTimeout = Annotated[
-    float, typer.Option(help="Seconds after which a series is ended as failed, loading networks aside.", min=1)
+    float, _limits(help="Seconds after which a series has failed, not counting the loading of networks.", min=1)
 ]
+
 LogFormatOption = Annotated[
-    LogFormat, typer.Option("--log-format", help="stderr for people, or one JSON object a line.")
+    LogFormat, _logs("--log-format", help="Format of stderr: text, or one JSON object per line.")
 ]
 HashIdentifiers = Annotated[
     bool,
-    typer.Option(
-        "--hash-identifiers", help="Hash UIDs and paths in logs and events, leave out free text; hash paths in results."
-    ),
+    _logs("--hash-identifiers", help="Hash UIDs and paths in logs and events, omit free text, hash paths in results."),
 ]
 MetricsFile = Annotated[
-    Path | None, typer.Option("--metrics", help="Prometheus text file to write, e.g. covct.prom.", show_default=False)
+    Path | None,
+    _logs("--metrics", help="Prometheus text file to keep up to date, e.g. covct.prom.", show_default=False),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")]
 
 
 def check_there(sources: list[Path]) -> None:

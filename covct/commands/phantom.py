@@ -17,13 +17,13 @@ class Lesions(str, Enum):
 
 
 def phantom_command(
-    folder: Annotated[Path, typer.Argument(help="Directory to write into.", show_default=False)],
-    slices: Annotated[int, typer.Option(help="Axial slices over the whole chest.", min=1)] = 60,
-    lesions: Annotated[Lesions, typer.Option(help="How much infection.")] = Lesions.moderate,
+    folder: Annotated[Path, typer.Argument(help="Directory to write to.", show_default=False)],
+    slices: Annotated[int, typer.Option(help="Number of axial slices over the whole chest.", min=1)] = 60,
+    lesions: Annotated[Lesions, typer.Option(help="Extent of the infection.")] = Lesions.moderate,
     position: Annotated[
         str, typer.Option(help="Patient position: HFS, HFP, FFS, FFP, HFDR, HFDL, FFDR, FFDL.")
     ] = "HFS",
-    seed: Annotated[int, typer.Option(help="Another seed, another patient.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed; each gives another patient.")] = 0,
 ) -> None:
     """Write a synthetic chest CT as a DICOM series, with its true volumes in truth.json."""
     from covct.phantom.chest import make_phantom

@@ -33,29 +33,32 @@ class Anterior(str, Enum):
 
 def restore_command(
     slices: Annotated[
-        Path, typer.Argument(help="Picture, volume file, or folder of them, on 8 bit.", show_default=False)
+        Path, typer.Argument(help="8-bit picture or volume file, or a folder of them.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for NIfTI in HU, masks, sheets and restored.json.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Output folder for NIfTI in HU, masks, sheets and restored.json.")
+    ],
     restorer: Annotated[
-        Path | None, typer.Option(help="Card of a restorer. Default: the shipped one. CLAHE slices go through it.")
+        Path | None, typer.Option(help="Card of the restorer for CLAHE slices. Default: the shipped one.")
     ] = None,
     source_kind: Annotated[
-        SourceKind | None, typer.Option(help="What the slices are. Default: told by their histogram.")
+        SourceKind | None, typer.Option(help="Kind of the slices. Default: recognised by their histogram.")
     ] = None,
     window: Annotated[
-        str | None, typer.Option(help="Ends of a window in HU, e.g. -1250,250. Default: air and tissue tell.")
+        str | None,
+        typer.Option(help="Limits of the window in HU, e.g. -1250,250. Default: found by air and soft tissue."),
     ] = None,
     spacing: Annotated[
-        str | None, typer.Option(help="Of pictures, mm: between slices, rows, columns, e.g. 5,0.8,0.8.")
+        str | None, typer.Option(help="Spacing of pictures in mm: slices, rows, columns, e.g. 5,0.8,0.8.")
     ] = None,
     anterior: Annotated[
-        Anterior | None, typer.Option(help="Where the patient's front is in the pictures. Default: up.")
+        Anterior | None, typer.Option(help="Side of the pictures that shows the front of the patient. Default: up.")
     ] = None,
-    each: Annotated[bool, typer.Option("--each", help="Every picture is a volume of its own.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
-    json_lines: Annotated[bool, typer.Option("--json", help="One JSON line a volume on stdout.")] = False,
+    each: Annotated[bool, typer.Option("--each", help="Treat every picture as a volume of its own.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object per volume to stdout.")] = False,
 ) -> None:
-    """Bring 8-bit slices (CLAHE, or a lung window) back to Hounsfield units. Exit 3 if some volumes were not for it."""
+    """Restore Hounsfield units of 8-bit slices (CLAHE or a lung window); exit 3 if some volumes were refused."""
     from covct.data.restore import find_images
     from covct.networks.cards import default_weights_folder
 

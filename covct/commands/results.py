@@ -23,11 +23,11 @@ from covct.visible import json_line
 def status_command(
     out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)],
     why: Annotated[
-        str | None, typer.Option(help="Why is this study or series not done? A UID or a folder of the tree.")
+        str | None, typer.Option(help="Explain why this study or series (UID, or folder in the tree) is not done.")
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
-    """Is covct alive, what is it at, what waits, what came of the last run? Results counted by outcome and reason."""
+    """Show whether covct is alive, its current work and queue, its last run, and results by outcome and reason."""
     from covct.unattended import status as told_of
 
     _check_tree(out)
@@ -65,7 +65,7 @@ def _show_why(said: list[str], uid: str, json_output: bool) -> None:
 
 
 def summary_command(out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)]) -> None:
-    """Write summary.csv and index.html of an output tree again."""
+    """Rewrite summary.csv and index.html of an output tree."""
     from covct.disk.state import output_errors
     from covct.results.summary import write_summary
 
@@ -76,14 +76,15 @@ def summary_command(out: Annotated[Path, typer.Argument(help="Output tree.", sho
 
 
 def verify_command(
-    out: Annotated[Path, typer.Argument(help="Output tree; only read.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Output tree; it is only read.", show_default=False)],
     sources: Annotated[
-        list[Path] | None, typer.Argument(help="What was segmented, to compare geometry with.", show_default=False)
+        list[Path] | None,
+        typer.Argument(help="Sources of the results, to compare the geometry with.", show_default=False),
     ] = None,
     json_events: Json = False,
-    dciodvfy: Annotated[bool, typer.Option(help="Ask dciodvfy and dcentvfy too, where installed.")] = True,
+    dciodvfy: Annotated[bool, typer.Option(help="Also run dciodvfy and dcentvfy, if installed.")] = True,
 ) -> None:
-    """Read every result back: whole, true to its report, to its references and to its source? Exit 3 if not."""
+    """Check every result against its hashes, its report, its references and its source; exit 3 on any defect."""
     from covct.results.verify import installed_judges, is_output_tree
     from covct.results.verify import verify as verdicts
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +41,7 @@ from covct.commands.options import (
     Sources,
     Strict,
     Until,
-    WeightsDir,
+    Weights,
     check_places,
     check_there,
     mib,
@@ -58,16 +59,20 @@ from covct.unattended.logs import LogFormat
 from covct.unattended.supervisor import LONGEST_SERIES_S, worker
 from covct.visible import json_line
 
+_inbox = partial(typer.Option, rich_help_panel="Inbox")
+
 
 def scan_command(
     sources: Sources,
     out: Out,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and why the rest not.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be processed and what not, and why.")
+    ] = False,
     formats: Formats = "seg,sr,png",
     seg_type: SegTypeOption = SegType.binary,
     all_frames: AllFrames = False,
     captures: CapturesOption = Captures.key,
-    weights: WeightsDir = None,
+    weights: Weights = None,
     device: DeviceOption = "auto",
     require_gpu: RequireGpu = False,
     memory_limit: MemoryLimit = None,
@@ -86,7 +91,7 @@ def scan_command(
     hash_identifiers: HashIdentifiers = False,
     metrics: MetricsFile = None,
 ) -> None:
-    """Find studies, segment each, write DICOM SEG and report; then end. What is finished is not redone."""
+    """Segment every study in the sources and write DICOM SEG and report; finished series are not redone."""
     from covct.unattended import batch
 
     outputs = outputs_of(formats, seg_type, all_frames, captures)
@@ -111,22 +116,22 @@ def scan_command(
 
 
 def watch_command(
-    inbox: Annotated[Path, typer.Argument(help="Directory that studies arrive in.", show_default=False)],
+    inbox: Annotated[Path, typer.Argument(help="Directory in which studies arrive.", show_default=False)],
     out: Out,
-    settle: Annotated[float, typer.Option(help="Seconds without change before a study is taken.", min=0)] = 30.0,
-    interval: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 10.0,
+    settle: Annotated[float, _inbox(help="Process a study once it has not changed for N seconds.", min=0)] = 30.0,
+    interval: Annotated[float, _inbox(help="Poll the inbox every N seconds.", min=0.1)] = 10.0,
     formats: Formats = "seg,sr,png",
     seg_type: SegTypeOption = SegType.binary,
     all_frames: AllFrames = False,
     captures: CapturesOption = Captures.key,
-    weights: WeightsDir = None,
+    weights: Weights = None,
     device: DeviceOption = "auto",
     require_gpu: RequireGpu = False,
     memory_limit: MemoryLimit = None,
     strict: Strict = False,
     select: Select = None,
     retry_failed: RetryFailed = False,
-    marker: Annotated[str, typer.Option(help="Take a study once a file of this name lies in its folder.")] = "",
+    marker: Annotated[str, _inbox(help="Wait for a file of this name in the study's folder.")] = "",
     move_done: MoveDone = None,
     until: Until = None,
     series_timeout: SeriesTimeout = LONGEST_SERIES_S,
@@ -135,7 +140,7 @@ def watch_command(
     hash_identifiers: HashIdentifiers = False,
     metrics: MetricsFile = None,
 ) -> None:
-    """Look at an inbox again and again, and segment what has settled. Ends on SIGTERM or SIGINT with exit code 130."""
+    """Poll an inbox and segment each study once it is complete, until stopped by SIGTERM or SIGINT (exit 130)."""
     from covct.unattended import batch
 
     if not inbox.is_dir():
