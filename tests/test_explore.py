@@ -100,7 +100,7 @@ def test_a_case_whose_every_slice_with_lung_is_another_s(tmp_path):
 def test_a_folder_without_cases_is_an_answer_and_a_missing_one_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     result = invoke("explore", tmp_path / "empty")
-    assert result.exit_code == 0 and "no case can be learned from" in result.stdout
+    assert result.exit_code == 0 and "no usable cases" in result.stdout
     from covct.errors import UsageError
 
     assert isinstance(invoke("explore", tmp_path / "absent").exception, (UsageError, SystemExit))

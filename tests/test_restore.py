@@ -236,7 +236,7 @@ def test_one_bad_volume_does_not_stop_the_others(chest, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--window", "250,-1250"), "lower end first"),
+        (("--window", "250,-1250"), "lower limit first"),
         (("--spacing", "1,1"), "wanted 3 numbers"),
         (("--spacing", "0,1,1"), "above 0"),
     ],

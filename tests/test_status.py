@@ -329,7 +329,7 @@ def test_health_finds_the_trees_of_what_runs_here(tmp_path):
 def test_health_without_a_tree_is_well_where_nothing_runs(monkeypatch):
     monkeypatch.setattr(running, "output_trees", lambda: [])
     result = invoke("health")
-    assert (result.exit_code, "nothing to be ill" in result.stdout) == (0, True)
+    assert (result.exit_code, "no scan or watch is running" in result.stdout) == (0, True)
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def _restorer(card: Path):
 
 def _line(event: dict[str, Any]) -> str:
     if event["event"] == "found":
-        return f"{event['cases']} cases to judge"
+        return f"{event['cases']} cases to evaluate"
     if event["event"] == "left-out":
         return f"[yellow]left out[/]  {plain(event['case'])}: {plain(event['reason'])}"
     dice = "  ".join(f"{task} {_short(d)}" for task, d in event["dice"].items())

@@ -85,7 +85,7 @@ def _print(document: dict[str, Any]) -> None:
         )
         _print_cases(cases)
     if not document["sources"]:
-        stdout.print("no case can be learned from")
+        stdout.print("no usable cases")
     for one in document["alike"]:
         stdout.print(
             f"alike: {plain(' and '.join(one['cases']))}, {one['slices']} pairs of slices, "

@@ -36,13 +36,13 @@ def health_command(
         raise UsageError(f"no such directory: {out}")
     found = [life(tree, max_age) for tree in ([out] if out else output_trees())]
     if not found:
-        typer.echo("no scan or watch runs here: nothing to be ill")
+        typer.echo("no scan or watch is running on this machine")
     for one in found:
         if json_output:
             told = {"healthy": one.healthy, "state": one.state, "age_s": one.age_s, "max_age_s": max_age}
             typer.echo(json.dumps({**told, "state": None if one.beat is None else one.state}))
         elif one.beat is None:
-            typer.echo("no covct has given a sign of life here yet")
+            typer.echo("covct has not given a sign of life here yet")
         else:
             typer.echo(f"{one.state}, {one.age_s:.0f} s ago ({one.beat.time}); wanted {max_age:g} s or less")
     if not all(one.healthy for one in found):

@@ -137,7 +137,7 @@ def outputs_of(formats: str, seg_type: SegType, all_frames: bool, captures: Capt
 
     wanted = tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
     if unknown := set(wanted) - set(FORMATS):
-        raise UsageError(f"unknown format {', '.join(sorted(unknown))}; known are {', '.join(FORMATS)}")
+        raise UsageError(f"unknown format {', '.join(sorted(unknown))}; wanted {', '.join(FORMATS)}")
     return Outputs(wanted, seg_type.value, all_frames, captures.value)
 
 

@@ -64,9 +64,9 @@ def restore_command(
 
     window_hu, spacing_mm = _numbers("--window", window, 2), _numbers("--spacing", spacing, 3)
     if window_hu and window_hu[0] >= window_hu[1]:
-        raise UsageError(f"--window {window}: wanted the lower end first")
+        raise UsageError(f"--window {window}: wanted the lower limit first")
     if spacing_mm and not all(0 < mm <= 100 for mm in spacing_mm):
-        raise UsageError(f"--spacing {spacing}: wanted millimetres above 0 and up to 100")
+        raise UsageError(f"--spacing {spacing}: wanted values above 0 and up to 100 mm")
     check_apart(out, [slices], "--out")
     found = find_images(slices, anterior.value if anterior else None, each)
     if not force:
@@ -91,7 +91,7 @@ def _nothing_there(cases: Sequence[Any], out: Path) -> None:
     for case in cases:
         path = out / f"{output_name(case)}_ct.nii.gz"
         if path.exists():
-            raise UsageError(f"{path} is there already; --force replaces it")
+            raise UsageError(f"{path} already exists; --force replaces it")
 
 
 def _print_refused(message: str) -> None:
@@ -138,7 +138,7 @@ def _numbers(option: str, text: str | None, count: int) -> Any:
     except ValueError:
         found = ()
     if len(found) != count or not all(abs(number) < 1e5 for number in found):
-        raise UsageError(f"{option} {text}: wanted {count} numbers joined by commas")
+        raise UsageError(f"{option} {text}: wanted {count} numbers separated by commas")
     return found
 
 

