@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from enum import Enum
@@ -12,6 +11,7 @@ from typing import Any
 
 from covct import __version__
 from covct.commands.train_options import Asked
+from covct.disk.durable import replace_file
 from covct.disk.state import output_errors
 
 RECIPE = "recipe.toml"
@@ -35,9 +35,7 @@ def write_recipe(asked: Asked, folder: Path) -> None:
     OutputNotWritable
     """
     with output_errors(folder):
-        beside = folder / f"{RECIPE}.new"
-        beside.write_text(recipe(asked), encoding="utf-8", errors="surrogateescape")
-        os.replace(beside, folder / RECIPE)
+        replace_file(folder / RECIPE, recipe(asked).encode(errors="surrogateescape"))
 
 
 def recipe(asked: Asked) -> str:
