@@ -9,13 +9,13 @@ import subprocess
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import pytest
 import typer
 
 import covct
 from covct import cli, errors, terms
+from covct.commands.config_file import annotation
 from covct.commands.exit_codes import EXIT_CODES
 from covct.intake import gate_rules
 from covct.unattended import logs
@@ -26,6 +26,12 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 COMMANDS = typer.main.get_command(cli.app).commands
 CODE = {path: path.read_text() for path in (ROOT / "covct").rglob("*.py")}
+VARIABLES = {  # those that options may come from
+    f"COVCT_{name}_{one.name}".upper()
+    for name, command in COMMANDS.items()
+    for one in command.params
+    if one.opts[0].startswith("-")
+}
 TEXTS = [ROOT / "README.md", *PAGES, *ROOT.glob("examples/*/README.md"), ROOT / "docker/README.md"]
 
 
@@ -63,9 +69,8 @@ def parameters(command):
 
 def choices(command, option):
     """What an option takes, where that is one of several words."""
-    annotation = get_type_hints(COMMANDS[command].callback)[option.name]
-    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Enum)]
-    return [choice.value for kind in kinds for choice in kind]
+    kind = annotation(COMMANDS[command], option)
+    return [choice.value for choice in kind] if isinstance(kind, type) and issubclass(kind, Enum) else []
 
 
 def check_options(table, command, options):
@@ -113,8 +118,8 @@ def test_every_command():
 
 def command_lines(text):
     """Calls of covct in the examples of a page, as lists of words."""
-    for block in re.findall(r"```(?:sh)?\n(.*?)```", text, re.S):
-        for line in block.replace("\\\n", " ").splitlines():
+    for language, block in re.findall(r"```(.*?)\n(.*?)```", text, re.S):
+        for line in [] if language not in ("", "sh") else block.replace("\\\n", " ").splitlines():
             said = re.sub(r"\s# .*", "", line.strip())
             for call in re.findall(r"(?:^|[ ;&|(])covct (?!covct |env )([a-z]+ .*)", said):
                 words = shlex.split(call.replace("...", ""))
@@ -126,7 +131,10 @@ def test_every_example_is_understood(text):
     """Its command is one, and takes its options."""
     for words in command_lines(text.read_text()):
         assert words[0] in COMMANDS, words
-        known = {name for one in COMMANDS[words[0]].params for name in one.opts}
+        if words[0] == "config":  # behind it stands the command line of another command
+            words = words[next((i for i, word in enumerate(words[1:], 1) if word in COMMANDS), 0) :]
+        command = COMMANDS[words[0]]
+        known = {name for one in command.get_params(typer.Context(command)) for name in one.opts}
         for word in words[1:]:
             assert not word.startswith("-") or word.split("=")[0] in known, (words[0], word)
 
@@ -364,7 +372,7 @@ def test_settings_and_targets_that_are_named_exist(text):
     beside = [ROOT / "Makefile", *ROOT.glob("examples/*/*.sh"), *ROOT.glob("docker/*.yaml"), *ROOT.glob("tests/*.py")]
     code = "".join([*CODE.values(), *(path.read_text() for path in beside)])
     for variable in set(re.findall(r"COVCT_[A-Z_]+", text.read_text())):
-        assert variable in code, variable
+        assert variable in code or variable in VARIABLES, variable
     for target in set(re.findall(r"`make ([a-z-]+)|^make ([a-z-]+)", text.read_text(), re.M)):
         assert re.search(rf"^{''.join(target)}:", code, re.M), target
 
