@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from covct import cli
 from covct.commands import scan
 from covct.commands.config_file import lines_of
 from covct.errors import UsageError
+from support.running import invoke
 
 ROOT = Path(cli.__file__).parents[1]
 
@@ -22,10 +22,6 @@ ROOT = Path(cli.__file__).parents[1]
 def no_settings_of_the_machine(monkeypatch):
     for name in [name for name in os.environ if name.startswith("COVCT_") and name != "COVCT_DATA"]:
         monkeypatch.delenv(name)
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
 def held(*arguments):

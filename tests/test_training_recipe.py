@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_training
-from typer.testing import CliRunner
 
 from covct import cli
 from covct.architectures import ARCHITECTURES
@@ -19,9 +17,11 @@ from covct.commands.train_options import Asked, Task
 from covct.networks.cards import read_card
 from covct.networks.segment import load_network
 from covct.training.samples import plans
+from support import tiny_training
+from support.running import invoke
 
 ROOT = Path(cli.__file__).parents[1]
-PROGRAM = "import tiny_training; tiny_training.install(); from covct.cli import main; main()"
+PROGRAM = "from support import tiny_training; tiny_training.install(); from covct.cli import main; main()"
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_training_is_repeated_by_its_recipe(tmp_path, tiny):
 
 def test_each_fold_trained_alone_has_its_recipe_and_all_folds_one(tmp_path, tiny):
     def trained(*more):
-        assert CliRunner().invoke(cli.app, asked_of(tiny, "--folds", "2", *more)).exit_code == 0
+        assert invoke(*asked_of(tiny, "--folds", "2", *more)).exit_code == 0
 
     trained("--out", str(tmp_path / "all"))
     assert [path.name for path in (tmp_path / "all").rglob("recipe.toml")] == ["recipe.toml"]
@@ -72,11 +72,9 @@ def test_each_fold_trained_alone_has_its_recipe_and_all_folds_one(tmp_path, tiny
 
 def test_a_training_that_is_refused_leaves_the_recipe_of_the_one_before(tmp_path, tiny):
     out = ["--out", str(tmp_path / "out")]
-    assert CliRunner().invoke(cli.app, [*asked_of(tiny), *out]).exit_code == 0
+    assert invoke(*asked_of(tiny), *out).exit_code == 0
     before = (tmp_path / "out" / "recipe.toml").read_text()
-    assert "other settings" in str(
-        CliRunner().invoke(cli.app, [*asked_of(tiny, "--seed", "9", "--resume"), *out]).exception
-    )
+    assert "other settings" in str(invoke(*asked_of(tiny, "--seed", "9", "--resume"), *out).exception)
     assert (tmp_path / "out" / "recipe.toml").read_text() == before
 
 
