@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from math import gcd
+from typing import Any
 
+import keras
 from keras import layers
 
 SMALLEST_SIDE, LARGEST_SIDE = 16, 1024
@@ -30,7 +32,9 @@ def divisible(network: str, size: int, by: int) -> None:
         raise ValueError(f"a {network} of side {size}: wanted a multiple of {by}, since it is halved on the way down")
 
 
-def check_levels(network: str, size, channels, outputs, base_filters, depth, deepest: int) -> None:
+def check_levels(
+    network: str, size: int, channels: int, outputs: int, base_filters: int, depth: int, deepest: int
+) -> None:
     """What a network of slices that halves them `depth` times may be asked for. Raises ValueError."""
     within(
         network, size=(size, SMALLEST_SIDE, LARGEST_SIDE), channels=(channels, 1, 16), outputs=(outputs, 1, 16),
@@ -39,7 +43,15 @@ def check_levels(network: str, size, channels, outputs, base_filters, depth, dee
     divisible(network, size, 2**depth)
 
 
-def convolution(x, filters: int, width: int, norm: str, dimensions: int = 2, activate: bool = True, **options):
+def convolution(
+    x: keras.KerasTensor,
+    filters: int,
+    width: int,
+    norm: str,
+    dimensions: int = 2,
+    activate: bool = True,
+    **options: Any,
+) -> keras.KerasTensor:
     """Convolution without bias, normalisation, and relu unless told not to."""
     layer = layers.Conv3D if dimensions == 3 else layers.Conv2D
     options = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"} | options
@@ -47,7 +59,7 @@ def convolution(x, filters: int, width: int, norm: str, dimensions: int = 2, act
     return layers.Activation("relu")(x) if activate else x
 
 
-def normalised(x, norm: str):
+def normalised(x: keras.KerasTensor, norm: str) -> keras.KerasTensor:
     """Batch normalisation, or group normalisation (Wu 2018) with 8 groups: no batch, and no memory of one.
 
     Two intensity domains in one batch make long running averages lag behind: a short memory.
@@ -63,7 +75,9 @@ def check_norm(norm: str) -> None:
         raise ValueError(f"norm is {norm!r}, wanted batch or group")
 
 
-def head(x, outputs: int, activation: str, dimensions: int = 2, name: str = "probability"):
+def head(
+    x: keras.KerasTensor, outputs: int, activation: str, dimensions: int = 2, name: str = "probability"
+) -> keras.KerasTensor:
     """Probabilities by a 1-wide convolution.
 
     activation : "sigmoid", each output by itself; or "softmax", outputs that exclude each other, the first of them

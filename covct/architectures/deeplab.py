@@ -48,7 +48,7 @@ def deeplabv3_plus(
     return keras.Model(inputs, head(x, outputs, activation), name="deeplabv3_plus")
 
 
-def _pyramid(x, filters: int, norm: str):
+def _pyramid(x: keras.KerasTensor, filters: int, norm: str) -> keras.KerasTensor:
     """Atrous spatial pyramid pooling: one pixel, three rates, and the whole image."""
     side = x.shape[1]
     branches = [convolution(x, filters, 1, norm)]
@@ -58,7 +58,7 @@ def _pyramid(x, filters: int, norm: str):
     return convolution(layers.Concatenate()(branches), filters, 1, norm)
 
 
-def resnet50(x, base_filters: int = 64):
+def resnet50(x: keras.KerasTensor, base_filters: int = 64) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """The feature maps after the second and the last level: strides 4 and 16, 4 and 32 times `base_filters`.
 
     Layers are named as in keras.applications. The last level is dilated in place of its stride.
@@ -77,7 +77,7 @@ def resnet50(x, base_filters: int = 64):
     return shallow, x
 
 
-def _bottleneck(x, filters: int, stride: int, dilated: bool, name: str):
+def _bottleneck(x: keras.KerasTensor, filters: int, stride: int, dilated: bool, name: str) -> keras.KerasTensor:
     around = x
     if name.endswith("block1"):
         around = _bn(layers.Conv2D(4 * filters, 1, stride, use_bias=False, name=f"{name}_0_conv")(x), f"{name}_0")
@@ -90,7 +90,7 @@ def _bottleneck(x, filters: int, stride: int, dilated: bool, name: str):
     return layers.Activation("relu", name=f"{name}_out")(layers.Add(name=f"{name}_add")([around, x]))
 
 
-def _bn(x, name: str):
+def _bn(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     return layers.BatchNormalization(momentum=0.9, epsilon=EPSILON, name=f"{name}_bn")(x)
 
 

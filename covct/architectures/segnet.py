@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers, ops
 
@@ -50,7 +52,9 @@ def smallcovid_net(
     return keras.Model(inputs, head(x, outputs, activation), name="smallcovid_net")
 
 
-def _encoder_decoder(x, filters, convolutions, norm: str):
+def _encoder_decoder(
+    x: keras.KerasTensor, filters: Sequence[int], convolutions: Sequence[int], norm: str
+) -> keras.KerasTensor:
     """Down and up again; `filters` and number of `convolutions` by level."""
     places = []
     for count, wanted in zip(convolutions, filters, strict=True):
@@ -67,13 +71,13 @@ def _encoder_decoder(x, filters, convolutions, norm: str):
     return x
 
 
-def _maxima(x, pooled):
+def _maxima(x: keras.KerasTensor, pooled: keras.KerasTensor) -> keras.KerasTensor:
     """Where the maxima were: 1 where a value is the largest of its 2 x 2 window, and above 0; else 0."""
     largest = layers.UpSampling2D()(pooled)
     return ops.cast(ops.logical_and(ops.equal(x, largest), ops.greater(x, 0)), x.dtype)
 
 
-def _unpooled(x, places):
+def _unpooled(x: keras.KerasTensor, places: keras.KerasTensor) -> keras.KerasTensor:
     """Each value back to where the maximum came from, 0 elsewhere.
 
     The equivalent of unpooling by indices without indices, which not every backend gives: it differs where a maximum

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
@@ -60,7 +62,7 @@ def unet(
     return keras.Model(inputs, head(x, outputs, activation), name="unet")
 
 
-def attention_unet(**arguments) -> keras.Model:
+def attention_unet(**arguments: Any) -> keras.Model:
     """`unet` with attention gates and residual blocks; the same arguments."""
     return unet(**{"residual": 1, "attention": 1, **arguments})
 
@@ -101,7 +103,7 @@ def unet_plus_plus(
     return keras.Model(inputs, ops.stack(heads, -1), name="unet_plus_plus")
 
 
-def _two_convolutions(x, filters: int, norm: str, residual: int):
+def _two_convolutions(x: keras.KerasTensor, filters: int, norm: str, residual: int) -> keras.KerasTensor:
     around = x
     x = convolution(x, filters, 3, norm)
     if not residual:
@@ -110,7 +112,7 @@ def _two_convolutions(x, filters: int, norm: str, residual: int):
     return layers.Activation("relu")(layers.Add()([x, convolution(around, filters, 1, norm, activate=False)]))
 
 
-def _gated(skip, wanted):
+def _gated(skip: keras.KerasTensor, wanted: keras.KerasTensor) -> keras.KerasTensor:
     """An additive attention gate: (batch, rows, columns, 1) in 0..1 times the skip connection."""
     filters = max(1, skip.shape[-1] // 2)
     both = layers.Add()([layers.Conv2D(filters, 1, use_bias=False)(skip), layers.Conv2D(filters, 1)(wanted)])

@@ -49,7 +49,7 @@ def unet3d(
     return keras.Model(inputs, head(x, outputs, activation, dimensions=3), name="unet3d")
 
 
-def _two_convolutions(x, filters: int, norm: str, residual: int):
+def _two_convolutions(x: keras.KerasTensor, filters: int, norm: str, residual: int) -> keras.KerasTensor:
     around = x
     x = convolution(x, filters, 3, norm, dimensions=3)
     if not residual:

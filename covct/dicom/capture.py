@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import highdicom as hd
@@ -84,7 +85,7 @@ class Sheet:
     footer: np.ndarray
 
 
-def captures(scan: Scan, masks: Masks, report: dict, key: str, outputs: Outputs) -> Iterator[pydicom.Dataset]:
+def captures(scan: Scan, masks: Masks, report: dict[str, Any], key: str, outputs: Outputs) -> Iterator[pydicom.Dataset]:
     """Secondary captures of a result, one at a time: a series of 1500 slices is never in memory in colour.
 
     Parameters
@@ -126,7 +127,7 @@ def source_slice(scan: Scan, index: int) -> int | None:
     return round(along[0] * index + along[3]) if abs(along[0]) > 0.5 else None
 
 
-def figure_lines(report: dict) -> list[Line]:
+def figure_lines(report: dict[str, Any]) -> list[Line]:
     """The report's figures in words, and what of them is withheld."""
     regions, valid = report["regions"], report["valid_for"]
     lungs = regions["lungs"]
@@ -162,7 +163,7 @@ def _ml(value: float) -> str:
     return f"{value:.0f} mL" if value >= 10 else f"{value:.1f} mL"
 
 
-def _sheet(volume: hd.Volume, report: dict) -> Sheet:
+def _sheet(volume: hd.Volume, report: dict[str, Any]) -> Sheet:
     _, row_mm, column_mm = (float(mm) for mm in volume.spacing)
     rows, columns = drawn_shape((volume.shape[1], volume.shape[2]), (row_mm, column_mm))
     capitals = round(columns / COLUMNS_A_CAPITAL)
@@ -213,7 +214,7 @@ def _slice_label(scan: Scan, index: int, source: int | None) -> str:
     return label if number is None else f"{label}, source image {number}"
 
 
-def _footer(columns: int, capitals: int, report: dict) -> np.ndarray:
+def _footer(columns: int, capitals: int, report: dict[str, Any]) -> np.ndarray:
     """What the colours mean, the figures, the warnings."""
     width, pitch = columns - 2 * capitals, round(1.8 * capitals)
     lines = [(part, colour) for text, colour in figure_lines(report) for part in wrapped(text, capitals, width)]
@@ -258,7 +259,8 @@ def _fitted(one: np.ndarray, sheet: Sheet) -> np.ndarray:
     one = np.ascontiguousarray(one, np.float32)
     if one.shape == (sheet.rows, sheet.columns):
         return one
-    return cv2.resize(one, (sheet.columns, sheet.rows), interpolation=cv2.INTER_LINEAR)
+    resized: np.ndarray = cv2.resize(one, (sheet.columns, sheet.rows), interpolation=cv2.INTER_LINEAR)
+    return resized
 
 
 def _instance(picture: np.ndarray, scan: Scan, key: str, number: int, lossy: bool) -> pydicom.Dataset:

@@ -48,7 +48,8 @@ def object_uids(key: str, kind: str) -> dict[str, str]:
 
 def instance_uid(key: str, kind: str, number: int = 1) -> str:
     """SOP Instance UID of the `number`-th object of a kind; the first is that of `object_uids`."""
-    return generate_uid(entropy_srcs=[key, f"{kind}-instance", *([str(number)] if number > 1 else [])])
+    uid: str = generate_uid(entropy_srcs=[key, f"{kind}-instance", *([str(number)] if number > 1 else [])])
+    return uid
 
 
 def algorithm(task: str, weights: dict[str, str]) -> hd.AlgorithmIdentificationSequence:
@@ -210,7 +211,7 @@ def _has_thickness(dataset: pydicom.Dataset) -> bool:
 
 
 def _is_multi_frame(header: pydicom.Dataset) -> bool:
-    return header.get("SOPClassUID") != CTImageStorage
+    return bool(header.get("SOPClassUID") != CTImageStorage)
 
 
 def filled(headers: tuple[pydicom.Dataset, ...]) -> list[str]:

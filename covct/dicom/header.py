@@ -328,7 +328,7 @@ def _items(group: pydicom.Dataset) -> list[pydicom.Dataset]:
     return [element.value[0] for element in group if element.VR == "SQ" and len(element.value)]
 
 
-def _is_list(value) -> bool:
+def _is_list(value: Any) -> bool:
     return not isinstance(value, (str, bytes)) and hasattr(value, "__getitem__") and hasattr(value, "__len__")
 
 
@@ -382,7 +382,7 @@ def _temporal_position(values: _Attributes, frame: int | None) -> int | None:
     return next((number for number in found if number is not None), None)
 
 
-def _floats(values) -> list[float]:
+def _floats(values: Any) -> list[float]:
     out = []
     for value in values if _is_list(values) else [values]:
         try:

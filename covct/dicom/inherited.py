@@ -136,7 +136,7 @@ def _mend(dataset: pydicom.Dataset, tag: BaseTag, within: str = "") -> list[str]
 
 def _is_sequence(dataset: pydicom.Dataset, tag: BaseTag) -> bool:
     try:
-        return dataset[tag].VR == "SQ"
+        return bool(dataset[tag].VR == "SQ")
     except Exception:  # a damaged one
         return False
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
-def snapped(cosines) -> list[float]:
+def snapped(cosines: Sequence[float]) -> list[float]:
     """Orthogonal unit vectors within rounding of the header's; 1e-6 noise is no orientation of its own."""
     row, column = np.array(cosines[:3], float), np.array(cosines[3:], float)
     row /= np.linalg.norm(row)

@@ -257,7 +257,7 @@ def _decoded(
     return _decompressed(frame, kind, image)
 
 
-def _plain(data: bytes, element, image: Image, index: int, big: bool) -> np.ndarray:
+def _plain(data: bytes, element: pydicom.DataElement, image: Image, index: int, big: bool) -> np.ndarray:
     wanted, bytes_each = image.frame_bytes * image.frames, image.bits_allocated // 8
     if element.is_undefined_length:
         raise SourceDefect("Pixel Data is compressed, the transfer syntax says it is not")

@@ -57,7 +57,7 @@ class BeyondBounds(SourceDefect):
     """More than any header has. More of the file would only add to it."""
 
 
-def _bounded_value(raw: RawDataElement, data: dict, **context: Any) -> None:
+def _bounded_value(raw: RawDataElement, data: dict[str, Any], **context: Any) -> None:
     """Values are parsed when they are asked for: in 60 MiB of `1\\1\\1`, thirty million numbers of 100 bytes."""
     if data["VR"][:2] in MULTIPLE and "OW" not in data["VR"] and len(raw.value or b"") > LONGEST_VALUES:
         raise BeyondBounds(f"values of {len(raw.value)} bytes in one element, wanted at most {LONGEST_VALUES}")
@@ -157,10 +157,10 @@ def _data_set_at(contents: memoryview) -> tuple[int, bool]:
     Before it come the file meta information, a list of explicit little endian elements of group 2 (PS3.10 section
     7.1), and, wrongly, now and then a command set, implicit ones of group 0.
     """
-    position = 132 if contents[128:132] == b"DICM" else 0
+    position = 132 if bytes(contents[128:132]) == b"DICM" else 0
     start, deflated = position, False
     for _ in range(MOST_GROUP_ELEMENTS):
-        group, vr = contents[position : position + 2], bytes(contents[position + 4 : position + 6])
+        group, vr = bytes(contents[position : position + 2]), bytes(contents[position + 4 : position + 6])
         if group not in (b"\x02\x00", b"\0\0"):
             return start, deflated
         explicit = group == b"\x02\x00" and b"AA" <= vr <= b"ZZ"
@@ -169,7 +169,7 @@ def _data_set_at(contents: memoryview) -> tuple[int, bool]:
             length_at, value = 8, 12
         length = int.from_bytes(contents[position + length_at : position + value], "little")
         value += position
-        if contents[position : position + 4] == b"\x02\x00\x10\x00":
+        if bytes(contents[position : position + 4]) == b"\x02\x00\x10\x00":
             deflated = bytes(contents[value : value + length]).rstrip(b"\0 ") == DEFLATED.encode()
         position = value + length
         if group == b"\x02\x00":
@@ -260,7 +260,7 @@ def _items_of(element: RawDataElement, dataset: pydicom.Dataset, left: int) -> t
     return stream.left, list(sequence)
 
 
-def _read_deflated(whole: bytes, start: int, stop_before_pixels: bool, tags: list | None) -> pydicom.Dataset:
+def _read_deflated(whole: bytes, start: int, stop_before_pixels: bool, tags: list[Any] | None) -> pydicom.Dataset:
     meta = pydicom.dcmread(_Metered(whole[:start]), force=True)
     deflated = memoryview(whole)[start:]
     most_frames = min(MOST_FRAMES, len(deflated) // DEFLATED_FRAME)
@@ -274,7 +274,7 @@ def _read_deflated(whole: bytes, start: int, stop_before_pixels: bool, tags: lis
     return dataset
 
 
-def _parsed(inflated: bytes, before_pixels: bool, tags: list | None, most_frames: int) -> pydicom.Dataset:
+def _parsed(inflated: bytes, before_pixels: bool, tags: list[Any] | None, most_frames: int) -> pydicom.Dataset:
     _check_items(inflated)
     stream = _Metered(inflated, most_frames)
     with _bounded(stream):

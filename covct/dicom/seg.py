@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import highdicom as hd
 import numpy as np
@@ -179,7 +180,7 @@ def _append_pixels(path: Path, frames: Iterator[np.ndarray], count: int, syntax:
             _append_bits(file, frames)
 
 
-def _append_bits(file, frames: Iterator[np.ndarray]) -> None:
+def _append_bits(file: BinaryIO, frames: Iterator[np.ndarray]) -> None:
     """One bit a pixel, frame after frame without a gap (PS3.5 8.1.1), padded to an even length."""
     start = file.tell()
     file.write(PIXEL_DATA + b"OB\0\0" + struct.pack("<L", 0))
@@ -195,7 +196,7 @@ def _append_bits(file, frames: Iterator[np.ndarray]) -> None:
     file.write(struct.pack("<L", length))
 
 
-def _append_encapsulated(file, frames: Iterator[np.ndarray], count: int) -> None:
+def _append_encapsulated(file: BinaryIO, frames: Iterator[np.ndarray], count: int) -> None:
     """A fragment a frame (PS3.5 A.4), with a Basic Offset Table."""
     file.write(PIXEL_DATA + b"OB\0\0" + struct.pack("<L", UNDEFINED_LENGTH))
     file.write(ITEM + struct.pack("<L", 4 * count))
@@ -251,7 +252,9 @@ def _fractional(masks: Masks) -> Content:
         inside = lungs > 0 if label is None else lungs == label
         if not inside.any():
             return np.zeros(lungs.shape, np.uint8)
-        return np.around(np.clip(probability.on_slice(index, lungs.shape) * inside, 0, 1) * 255.0).astype(np.uint8)
+        shares = np.clip(probability.on_slice(index, lungs.shape) * inside, 0, 1)
+        fractions: np.ndarray = np.around(shares * 255.0).astype(np.uint8)
+        return fractions
 
     layers = (
         partial(stored, probability=masks.lung_probability, label=RIGHT_LUNG),
@@ -310,4 +313,5 @@ def _description(segment: Segment, key: str, weights: dict[str, str]) -> hd.seg.
 
 def tracking_uid(key: str, label: str) -> str:
     """Tracking UID (0062,0021) of a finding: the same in the SEG and in the SR."""
-    return generate_uid(entropy_srcs=[key, label])
+    uid: str = generate_uid(entropy_srcs=[key, label])
+    return uid

@@ -36,7 +36,7 @@ def open_regular(path: Path) -> BinaryIO:
 def open_archive(stream: BinaryIO) -> zipfile.ZipFile:
     """Open an archive whose directory is not too long: zipfile makes an object of every entry."""
     bounded = _Bounded(stream, LARGEST_DIRECTORY)
-    archive = zipfile.ZipFile(bounded)  # type: ignore[arg-type]
+    archive = zipfile.ZipFile(bounded)
     bounded.most = LARGEST_FILE
     return archive
 

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from covct.errors import Stopped
@@ -24,7 +25,7 @@ class _Stop:
     raised: bool = False
     depth: int = 0
 
-    def came(self, number: int, frame) -> None:
+    def came(self, number: int, frame: FrameType | None) -> None:
         """The handler. Only the first signal is raised: a second must not break the cleaning up after it."""
         self.signal = self.signal or signal.Signals(number).name
         self.raise_when_due()

@@ -151,7 +151,7 @@ def _is_media_directory(path: Path) -> bool:
         return False
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself: no file either, and named as such

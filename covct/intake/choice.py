@@ -161,7 +161,7 @@ def extent_mm(series: Series) -> float:
     return float(np.linalg.norm(places - end, axis=1).max()) + (_first(series, "thickness", None) or 0.0)
 
 
-def _first(series: Series, name: str, default):
+def _first(series: Series, name: str, default: Any) -> Any:
     return getattr(series.instances[0], name) if series.instances else default
 
 
@@ -219,7 +219,7 @@ def _phase_words(series: Series) -> str:
 
 def _from_120_kv(series: Series) -> int:
     """kV between the tube voltage and the usual one; 0 where the header is silent."""
-    return abs((_first(series, "kvp", None) or USUAL_KV) - USUAL_KV)
+    return int(abs((_first(series, "kvp", None) or USUAL_KV) - USUAL_KV))
 
 
 def _energy_words(series: Series) -> str:
@@ -241,7 +241,7 @@ def is_lung_kernel(kernel: str) -> bool:
     return bool((siemens and int(siemens[1]) >= 50) or (toshiba and 50 <= int(toshiba[1]) <= 56))
 
 
-def selected(series: Series, uids: tuple[str, ...], patterns: tuple[tuple[str, re.Pattern], ...]) -> bool:
+def selected(series: Series, uids: tuple[str, ...], patterns: tuple[tuple[str, re.Pattern[str]], ...]) -> bool:
     """Whether the user's own choice takes a series: its UID is among `uids`, and every attribute matches.
 
     Parameters

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from covct.dicom.header import Header, Instance, MediaDirectory, read_header
 from covct.dicom.patient import Patient, merged
@@ -298,7 +298,7 @@ def _dicom_series(headers: list[Header]) -> list[Series]:
     def identity(header: Header) -> tuple[str, str, str]:
         return header.study_uid, header.series_uid, _beside(header, header.instances[0].file)
 
-    def order(header: Header):
+    def order(header: Header) -> tuple[Any, ...]:
         return identity(header), header.instances[0].sop_instance_uid, header.instances[0].file
 
     out: list[Series] = []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def on_one_grid(series: Series) -> Iterator[Finding]:
     row, column = orientations[0][:3], orientations[0][3:]
     off = max(0.01, 2 * cosine_unit(orientations))
     if abs(np.linalg.norm(row) - 1) > off or abs(np.linalg.norm(column) - 1) > off or abs(row @ column) > off:
-        text = _list(series.instances[0].orientation)
+        text = _list(series.instances[0].orientation or ())
         yield refusal("no-geometry", f"ImageOrientationPatient {text} is no pair of perpendicular unit vectors")
 
 
@@ -241,7 +242,7 @@ def _oblique_degrees(axes: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.clip(nearest.min(), 0, 1))))
 
 
-def _list(values) -> str:
+def _list(values: Iterable[Any]) -> str:
     return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
 
 

@@ -5,7 +5,7 @@ Measured on every few slices and pixels, whatever size they are said to have: a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -141,7 +141,8 @@ def body_of(hu_slice: np.ndarray, lungs: np.ndarray) -> np.ndarray:
     body = (labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))).astype(np.uint8)
     framed = cv2.copyMakeBorder(body, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     cv2.floodFill(framed, None, (0, 0), 2)
-    return framed[1:-1, 1:-1] != 2
+    inside: np.ndarray = framed[1:-1, 1:-1] != 2
+    return inside
 
 
 def _box(body: np.ndarray) -> tuple[int, int, int, int]:
@@ -154,7 +155,7 @@ def _median(values: list[float]) -> float:
     return float(np.median(values)) if values else 0.0
 
 
-def _extent_mm(labels: np.ndarray, spacing) -> tuple[float, float, float]:
+def _extent_mm(labels: np.ndarray, spacing: Sequence[float]) -> tuple[float, float, float]:
     out = []
     for axis, mm in enumerate(spacing):
         held = np.flatnonzero(labels.any(tuple(other for other in range(3) if other != axis)))
@@ -187,7 +188,7 @@ def _spine(slices: list[tuple[np.ndarray, np.ndarray, tuple[int, int, int, int]]
     return back / (back + front) if back + front >= BONE_ENOUGH else None
 
 
-def _inner_hu(hu: np.ndarray, labels: np.ndarray, spacing) -> float | None:
+def _inner_hu(hu: np.ndarray, labels: np.ndarray, spacing: Sequence[float]) -> float | None:
     size = [2 * max(1, round(INSIDE_MM / mm)) + 1 for mm in spacing[1:]]
     inside = np.stack([cv2.erode((one > 0).astype(np.uint8), np.ones(size, np.uint8)) for one in labels]) > 0
     return float(np.median(hu[inside])) if inside.any() else None

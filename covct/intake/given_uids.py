@@ -14,7 +14,7 @@ from covct.dicom.header import Instance
 from covct.dicom.read import read_dataset
 from covct.dicom.valid import is_uid
 from covct.disk.archives import LARGEST_FILE
-from covct.disk.sources import read_all
+from covct.disk.sources import SourceFile, read_all
 from covct.errors import SeriesError, why
 from covct.intake.discover import Series
 
@@ -63,7 +63,7 @@ def write_with_uids(series: Series, folder: Path) -> None:
         `unreadable`, naming the file.
     """
     uids = uids_of(series)
-    by_file: dict = {}
+    by_file: dict[SourceFile, Instance] = {}
     for instance in series.instances:  # the frames of one file share it
         by_file.setdefault(instance.file, instance)
     for file, contents in read_all(by_file, largest=LARGEST_FILE):

@@ -68,7 +68,8 @@ class Grid:
         """(n,) mm on the normal, ascending."""
         if self.line:
             return float(self.line.origin @ self.normal) + np.arange(len(self.ordered)) * float(self.step @ self.normal)
-        return self.positions @ self.normal
+        distances: np.ndarray = self.positions @ self.normal
+        return distances
 
     @property
     def tilt_degrees(self) -> float:
@@ -127,7 +128,8 @@ def orientation_of(cosines: np.ndarray) -> np.ndarray | None:
         return None
     if differ > COSINE_TOLERANCE or _are_rounded(cosines):
         return np.array(snapped(cosines.mean(axis=0)))
-    return cosines[0]
+    shared: np.ndarray | None = cosines[0]
+    return shared
 
 
 def _are_rounded(cosines: np.ndarray) -> bool:

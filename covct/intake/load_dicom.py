@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -244,7 +245,7 @@ def _check_twins(series: Series, ordered: list[Instance], array: np.ndarray, dig
                 )
 
 
-def _place(instance: Instance):
+def _place(instance: Instance) -> tuple[Any, ...]:
     return instance.position, instance.orientation, instance.pixel_spacing
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 from covct.dicom.header import Header
 from covct.dicom.patient import PATIENT_TAGS, Kin, Patient
@@ -82,7 +83,7 @@ def _lie_together(files: Files, others: Files) -> bool:
     return all(_places(files[uid]) == _places(others[uid]) for uid in files)
 
 
-def _places(header: Header) -> list[tuple]:
+def _places(header: Header) -> list[tuple[Any, ...]]:
     return [(i.frame, i.position, i.orientation, i.pixel_spacing, i.shape) for i in header.instances]
 
 

@@ -55,7 +55,8 @@ def nifti_size(file: SourceFile) -> tuple[tuple[int, int, int], float]:
 def nifti_affine(file: SourceFile) -> np.ndarray:
     """(4, 4) index to LPS mm by the header alone, its axes perpendicular; errors as `read_nifti`."""
     header, _ = _peek(file)
-    return RAS_OF_LPS @ _affine(header, header.get_best_affine(), (*header.get_data_shape(), 1, 1))[0]
+    affine: np.ndarray = RAS_OF_LPS @ _affine(header, header.get_best_affine(), (*header.get_data_shape(), 1, 1))[0]
+    return affine
 
 
 def _peek(file: SourceFile) -> tuple[nibabel.Nifti1Header, bool]:
@@ -115,7 +116,10 @@ def _image(contents: bytes) -> nibabel.Nifti1Image:
 
 
 def _kind(plain: bytes) -> type[nibabel.Nifti1Image]:
-    return nibabel.Nifti2Image if NIFTI2_HEADER in (plain[:4], plain[3::-1]) else nibabel.Nifti1Image
+    kind: type[nibabel.Nifti1Image] = (
+        nibabel.Nifti2Image if NIFTI2_HEADER in (plain[:4], plain[3::-1]) else nibabel.Nifti1Image
+    )
+    return kind
 
 
 def _header(start: bytes) -> nibabel.Nifti1Header:
@@ -129,7 +133,7 @@ def _declared_bytes(start: bytes) -> int:
     shape = [int(extent) for extent in header.get_data_shape()]
     if min(shape, default=0) < 1:
         raise SourceDefect(f"the NIfTI has shape {shape}")
-    return int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize
+    return int(int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize)
 
 
 def _decompressed(contents: bytes) -> bytes:
@@ -173,7 +177,8 @@ def _voxels(image: nibabel.Nifti1Image) -> np.ndarray:
     """The voxels as `compact` has them, slice by slice: scaled ones are float64 in between, and took 22 bytes each."""
     voxels, shape, further = image.dataobj, image.shape[:3], (0,) * (len(image.shape) - 3)
     if _holds_whole(voxels.dtype, voxels.slope, voxels.inter):
-        return np.asanyarray(voxels).astype(np.int16, copy=False).reshape(shape, order="F")
+        whole: np.ndarray = np.asanyarray(voxels).astype(np.int16, copy=False).reshape(shape, order="F")
+        return whole
     found = np.empty(shape, np.float32, order="F")
     fits = True
     for index in range(shape[2]):
@@ -188,7 +193,9 @@ def _holds_whole(stored: np.dtype, slope: float | None, intercept: float | None)
     return slope in (None, 1) and intercept in (None, 0) and np.can_cast(stored, np.int16)
 
 
-def _affine(header: nibabel.Nifti1Header, affine: np.ndarray, shape: tuple[int, ...]):
+def _affine(
+    header: nibabel.Nifti1Header, affine: np.ndarray, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray | None]:
     """The affine (RAS) as `straight_affine` has it."""
     if not (header["sform_code"] or header["qform_code"]):
         raise SeriesError("no-geometry", "the NIfTI has neither sform nor qform: left and right are unknown")
@@ -316,7 +323,8 @@ def _described(volume: hd.Volume, affine: np.ndarray | None, description: str) -
 def read_description(path: Path) -> str:
     """The header's `descrip`; empty for what is no NIfTI."""
     try:
-        return nibabel.load(path).header["descrip"].item().decode("ascii", "replace")
+        text: str = nibabel.load(path).header["descrip"].item().decode("ascii", "replace")
+        return text
     except Exception:  # a damaged or foreign file raises what the damage hits
         return ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -40,8 +41,8 @@ def unlike(group: list[Header]) -> tuple[str, ...]:
     return tuple(keyword for keyword, name in PER_SLICE.items() if len({getattr(header, name) for header in group}) > 1)
 
 
-def _grouped(alone: list[list[Header]], key: Callable[[Instance], tuple]) -> list[list[list[Header]]]:
-    groups: dict[tuple, list[list[Header]]] = defaultdict(list)
+def _grouped(alone: list[list[Header]], key: Callable[[Instance], tuple[Any, ...]]) -> list[list[list[Header]]]:
+    groups: dict[tuple[Any, ...], list[list[Header]]] = defaultdict(list)
     for files in alone:
         groups[key(files[0].instances[0])].append(files)
     return [g for g in groups.values() if len(g) >= FEWEST and _is_even([files[0].instances[0] for files in g])]
@@ -56,7 +57,7 @@ def _folder(one: Instance) -> str:
     return str(one.file.path) if one.file.member else os.path.dirname(one.file.path)
 
 
-def _kind(one: Instance) -> tuple:
+def _kind(one: Instance) -> tuple[Any, ...]:
     assert one.orientation
     cosines = tuple(round(cosine, 3) for cosine in one.orientation)
     return one.patient, one.modality, one.sop_class_uid, one.image_type, one.shape, cosines

@@ -198,4 +198,4 @@ def _nifti_bytes(start: bytes) -> int:
         raise SourceDefect(f"the NIfTI has shape {list(shape[:axes])}")
     if not 0 <= offset <= LARGEST_FILE:  # nor not a number
         raise SourceDefect("its header declares no place of its voxels")
-    return int(offset) + math.prod(shape[:axes]) * NIFTI_BYTES[code]
+    return int(int(offset) + math.prod(shape[:axes]) * NIFTI_BYTES[code])

@@ -213,7 +213,8 @@ def task_probability(card: Card, outputs: np.ndarray) -> np.ndarray:
         return outputs[..., 0]
     counted = _counted(card)
     together = np.sum if "background" in card.classes else np.max
-    return together(outputs[..., counted], axis=-1)
+    probability: np.ndarray = together(outputs[..., counted], axis=-1)
+    return probability
 
 
 def is_of_task(card: Card, label: np.ndarray) -> np.ndarray:

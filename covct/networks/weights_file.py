@@ -92,7 +92,7 @@ def _arrays(group: h5py.Group, path: str, depth: int, met: set[int]) -> Iterator
 
 def _address(item: h5py.Group | h5py.Dataset | h5py.Datatype) -> int:
     """Where it lies in the file: the same for all its names."""
-    return h5py.h5o.get_info(item.id).addr
+    return int(h5py.h5o.get_info(item.id).addr)
 
 
 def _checked(item: h5py.Dataset | h5py.Datatype, place: str) -> np.ndarray:

@@ -74,7 +74,7 @@ class Conversion:
     strict: bool = False
 
 
-def convert(order: Conversion, emit: Emit) -> Counter:
+def convert(order: Conversion, emit: Emit) -> Counter[str]:
     """Convert every series that passes the input gate, not only the one that a scan of its study would choose.
 
     A series is there whole or not at all. What is there from the same input is kept; what covct made of an earlier
@@ -100,7 +100,7 @@ def _check_apart(order: Conversion) -> None:
         raise UsageError(f"{order.out} holds the results of a scan; wanted a folder of its own for converted series")
 
 
-def _pass(order: Conversion, found: Discovery, emit: Emit) -> Counter:
+def _pass(order: Conversion, found: Discovery, emit: Emit) -> Counter[str]:
     counts = Counter({"unreadable files": len(found.problems)} if found.problems else {})
     if found.not_read:
         counts[SOURCES_NOT_READ] = len(found.not_read)
@@ -326,7 +326,8 @@ def _key(series: Series) -> str:
 def _uid(series: Series, *what: str) -> str:
     """A UID from the file's contents: the same file twice is the same series for a PACS."""
     version = [] if what[0] in ("study", "frame-of-reference") else [str(CONVERSION_VERSION)]
-    return generate_uid(entropy_srcs=["covct convert", *series.content, *version, *what])
+    uid: str = generate_uid(entropy_srcs=["covct convert", *series.content, *version, *what])
+    return uid
 
 
 def _place(order: Conversion, series: Series) -> str:

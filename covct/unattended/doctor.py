@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,6 +30,9 @@ from covct.networks.cards import read_card, tasks_in
 from covct.networks.network import Networks, input_shape
 from covct.pipeline.memory import at_hand_mib
 from covct.unattended.heartbeat import read_beat
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 FOUND = 3  # exit code of what has none of its own
@@ -164,7 +168,7 @@ def check_packages() -> Iterator[Check]:
         yield Check("imports", OK, "all can be imported (keras is left out: --networks)")
 
 
-def _version_problem(requirement) -> str:
+def _version_problem(requirement: Requirement) -> str:
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:

@@ -160,7 +160,8 @@ class Index:
             if row and row[1] == _mark(study, state, row[0]):
                 if row[2] != self._today:
                     self._database.execute("UPDATE finished SET day = ? WHERE study = ?", (self._today, study))
-                return json.loads(row[0])
+                results: list[list[str]] | None = json.loads(row[0])
+                return results
         return None
 
     def sweep(self) -> None:
@@ -245,7 +246,8 @@ class Index:
         if isinstance(encoded, dict):
             return MediaDirectory()
         if not isinstance(encoded, list):
-            return encoded
+            facts: Facts = encoded
+            return facts
         instances, header = [], {}
         for key, *of_a_slice in encoded:
             header = dict(self._shared[key])

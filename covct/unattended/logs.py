@@ -13,12 +13,12 @@ import os
 import secrets
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from covct.disk.durable import fsync
 from covct.errors import UsageError
@@ -186,7 +186,7 @@ def install(handler: logging.Handler) -> None:
 
 
 @contextmanager
-def as_json_lines():
+def as_json_lines() -> Iterator[JsonLines]:
     """Everything on stderr is JSON lines meanwhile, except what Python itself or a C library prints."""
     root = logging.getLogger()
     before, show = root.handlers[:], warnings.showwarning
@@ -199,7 +199,14 @@ def as_json_lines():
         warnings.showwarning = show
 
 
-def _log_warning(message, category, filename, lineno, file=None, line=None) -> None:
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """In place of `warnings.showwarning`, which prints the text: pydicom's quotes the value that it warns of."""
     record = logging.LogRecord(category.__name__, logging.WARNING, filename, lineno, "", (), None)
     logging.getLogger().handle(record)

@@ -25,7 +25,7 @@ class PassResult:
     """How a pass ended, by status; the outcomes of each study that it came to the end of, by folder; and the studies
     that lost a file, which could be listed and not be read."""
 
-    counts: Counter = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
     studies: dict[str, dict[str, state.Outcome]] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
 

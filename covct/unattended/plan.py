@@ -68,7 +68,7 @@ class Order:
     retry_failed: bool = False
     strict: bool = False
     series_uids: tuple[str, ...] = ()
-    select: tuple[tuple[str, re.Pattern], ...] = ()
+    select: tuple[tuple[str, re.Pattern[str]], ...] = ()
     move_done: Path | None = None
     marker: str = ""
     memory_mib: float | None = None
@@ -181,7 +181,9 @@ def card_hashes(weights: Path) -> dict[str, str]:
     return hashes
 
 
-def _job(order: Order, series: Series, choice: Choice, cards: dict[str, str], refusal=None) -> Job:
+def _job(
+    order: Order, series: Series, choice: Choice, cards: dict[str, str], refusal: tuple[str, str] | None = None
+) -> Job:
     key = _key(order, series, cards)
     return Job(series, choice, key, standing(order, series.folder, key), refusal)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from covct.disk.durable import replace_file
 from covct.errors import SeriesError
+from covct.unattended.file_status import Status
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 60.0, 3600.0
 MOST_DEATHS = 2  # of processes, at one file: a third one leaves it
@@ -27,7 +28,7 @@ MARK_BYTES = 16
 
 @dataclass(frozen=True)
 class _Refusal:
-    status: tuple
+    status: Status
     error: SeriesError
     delay: float
     due: float
@@ -61,7 +62,7 @@ class Refusals:
             self._descriptor = None
 
     @contextmanager
-    def watched(self, key: bytes, status: tuple, label: str) -> Iterator[None]:
+    def watched(self, key: bytes, status: Status, label: str) -> Iterator[None]:
         """Read a file in here.
 
         Raises
@@ -87,7 +88,7 @@ class Refusals:
         for gone in self._known.keys() - set(met):
             del self._known[gone]
 
-    def _check(self, key: bytes, status: tuple, mark: bytes, label: str) -> None:
+    def _check(self, key: bytes, status: Status, mark: bytes, label: str) -> None:
         deaths, _ = self._deadly.get(mark.hex(), (0, 0))
         if deaths >= MOST_DEATHS:
             message = f"{deaths} processes were ended while they read it; it is left alone until it changes"
@@ -96,7 +97,7 @@ class Refusals:
         if refusal and refusal.status == status and self._now() < refusal.due:
             raise SeriesError(refusal.error.slug, refusal.error.message, label)
 
-    def _refuse(self, key: bytes, status: tuple, error: SeriesError) -> None:
+    def _refuse(self, key: bytes, status: Status, error: SeriesError) -> None:
         before = self._known.get(key)
         again = before is not None and before.status == status
         delay = min(2 * before.delay, LONGEST_DELAY_S) if before and again else FIRST_DELAY_S

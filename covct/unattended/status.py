@@ -167,7 +167,7 @@ def _run(run: dict[str, Any], alive: Life) -> dict[str, Any]:
     return {**told, **counted, "waiting": run["waiting"], "killed": was_killed, "at_work": at_work or None}
 
 
-def _total(counts: Counter, status: str) -> int:
+def _total(counts: Counter[Any], status: str) -> int:
     return sum(number for (of, _), number in counts.items() if of == status)
 
 

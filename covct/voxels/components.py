@@ -35,7 +35,8 @@ class Components:
         """(rows, columns) int32: the component of each voxel, 0 for background."""
         if len(self.numbers[index]) == 1:
             return np.zeros(self.slice_of(index).shape, np.int32)
-        return self.numbers[index][_pieces(self.slice_of(index))[1]]
+        pieces: np.ndarray = self.numbers[index][_pieces(self.slice_of(index))[1]]
+        return pieces
 
     def holding(self, number: int) -> list[int]:
         """The slices that hold a part of a component."""
@@ -75,7 +76,8 @@ def _touching(before: np.ndarray, here: np.ndarray) -> list[list[int]]:
     both = (before > 0) & (here > 0)
     pairs = before[both].astype(np.int64) << 32 | here[both]
     pairs = np.unique(pairs)
-    return np.stack([(pairs >> 32) - 1, (pairs & 0xFFFFFFFF) - 1], axis=1).tolist()
+    touching: list[list[int]] = np.stack([(pairs >> 32) - 1, (pairs & 0xFFFFFFFF) - 1], axis=1).tolist()
+    return touching
 
 
 def _root(parents: list[int], piece: int) -> int:
@@ -91,7 +93,9 @@ def _join(parents: list[int], one: int, other: int) -> None:
     parents[second] = first
 
 
-def _numbered(slice_of, parents: list[int], sizes: list[int], firsts: list[int]) -> Components:
+def _numbered(
+    slice_of: Callable[[int], np.ndarray], parents: list[int], sizes: list[int], firsts: list[int]
+) -> Components:
     roots = np.array([_root(parents, piece) for piece in range(len(parents))], np.int64)
     whole = np.zeros(len(parents), np.int64)
     np.add.at(whole, roots, np.array(sizes, np.int64))

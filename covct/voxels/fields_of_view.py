@@ -25,7 +25,7 @@ MODEL_PIXEL_MM = 1.6  # about, of a body's square at 256 pixels; only margins ar
 Box = tuple[int, int, int, int]  # top, left, bottom, right: the first beyond
 
 
-def otsu_field_of_view(hu: np.ndarray, pixel_spacing_mm=(1.0, 1.0)) -> FieldOfView:
+def otsu_field_of_view(hu: np.ndarray, pixel_spacing_mm: tuple[float, float] = (1.0, 1.0)) -> FieldOfView:
     """The square around the largest contour above Otsu's threshold (1979): the body, in whatever grey scale.
 
     hu (slices, rows, columns) number. The extents are the 10th and 90th percentile over slices, as in
@@ -39,7 +39,7 @@ def otsu_field_of_view(hu: np.ndarray, pixel_spacing_mm=(1.0, 1.0)) -> FieldOfVi
     return _square_around((top, left, bottom, right), pixel_spacing_mm)
 
 
-def contour_field_of_view(hu: np.ndarray, pixel_spacing_mm=(1.0, 1.0)) -> FieldOfView:
+def contour_field_of_view(hu: np.ndarray, pixel_spacing_mm: tuple[float, float] = (1.0, 1.0)) -> FieldOfView:
     """The square around the two largest contours of air inside the body, over all slices: the lungs, without a network.
 
     hu (slices, rows, columns) number. Consolidation against the chest wall is outside these contours, and a margin of
@@ -76,7 +76,7 @@ FIELDS_OF_VIEW: dict[str, Callable[[np.ndarray, tuple[float, float], Slices | No
 }
 
 
-def enclosed_air_mm2(hu: np.ndarray, pixel_spacing_mm=(1.0, 1.0)) -> np.ndarray:
+def enclosed_air_mm2(hu: np.ndarray, pixel_spacing_mm: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
     """(slices,) area of air inside the body, mm²: where there is next to none, a slice holds no aerated lung.
 
     hu (slices, rows, columns) number. Infinite where the body reaches the border of the slice: there lung may lie at
@@ -125,7 +125,8 @@ def _above_otsu(hu_slice: np.ndarray) -> np.ndarray:
     clipped = np.clip(hu_slice, *OTSU_RANGE_HU).astype(np.float32)
     grey = cv2.normalize(clipped, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
     _, tissue = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    return cv2.morphologyEx(tissue, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
+    body: np.ndarray = cv2.morphologyEx(tissue, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
+    return body
 
 
 def _contours(mask: np.ndarray) -> list[np.ndarray]:
@@ -137,7 +138,8 @@ def _largest(contours: list[np.ndarray]) -> np.ndarray | None:
 
 
 def _filled(contours: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    return cv2.drawContours(np.zeros(shape, np.uint8), contours, -1, 1, cv2.FILLED) > 0
+    inside: np.ndarray = cv2.drawContours(np.zeros(shape, np.uint8), contours, -1, 1, cv2.FILLED) > 0
+    return inside
 
 
 def _box(contours: Iterable[np.ndarray], step: int) -> Box:
@@ -150,10 +152,12 @@ def _spread(hu: np.ndarray) -> np.ndarray:
 
 
 def _step(hu_slice: np.ndarray) -> int:
-    return max(1, max(hu_slice.shape) // COARSE)
+    return int(max(1, max(hu_slice.shape) // COARSE))
 
 
-def _square_around(box, pixel_spacing_mm: tuple[float, float], margin_mm: float = MARGIN_MM) -> FieldOfView:
+def _square_around(
+    box: Iterable[float], pixel_spacing_mm: tuple[float, float], margin_mm: float = MARGIN_MM
+) -> FieldOfView:
     """A square in millimetres around a box (top, left, bottom, right: the first beyond), with a margin on each side."""
     top, left, bottom, right = (float(edge) for edge in box)
     side = max((bottom - top) * pixel_spacing_mm[0], (right - left) * pixel_spacing_mm[1]) + 2 * margin_mm

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 LUNG_BITS, INFECTED = 3, 4
 PLANES = (1, 2, INFECTED)
@@ -71,7 +72,7 @@ class Layer:
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[index] for index in range(len(self)))
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return np.array(list(self), dtype)
 
 

@@ -134,7 +134,8 @@ def paint(hu: np.ndarray, right_lung: np.ndarray, left_lung: np.ndarray, infecte
 
 
 def _cut(one: np.ndarray, view: FieldOfView, side: int) -> np.ndarray:
-    return to_model_space(one[None], view, side)[0]
+    cut: np.ndarray = to_model_space(one[None], view, side)[0]
+    return cut
 
 
 def _outline(image: np.ndarray, mask: np.ndarray, colour: Colour) -> None:
@@ -216,7 +217,7 @@ def put_text(image: np.ndarray, text: str, x: int, baseline: int, height: int, c
 
 
 def text_width(text: str, height: int) -> int:
-    return cv2.getTextSize(text, FONT, cv2.getFontScaleFromHeight(FONT, height), 1)[0][0]
+    return int(cv2.getTextSize(text, FONT, cv2.getFontScaleFromHeight(FONT, height), 1)[0][0])
 
 
 def _shortened(text: str, height: int, width: int) -> str:

@@ -54,7 +54,8 @@ def blend_weights(patch: tuple[int, ...]) -> np.ndarray:
         distance = (np.arange(length) - (length - 1) / 2) / (length / 8)
         shape = [-1 if other == axis else 1 for other in range(len(patch))]
         out = out * np.exp(-(distance**2) / 2).astype(np.float32).reshape(shape)
-    return np.maximum(out / out.max(), SMALLEST_WEIGHT)
+    weights: np.ndarray = np.maximum(out / out.max(), SMALLEST_WEIGHT)
+    return weights
 
 
 def patchwise(

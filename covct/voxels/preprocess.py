@@ -16,6 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 AIR_HU = -1000
 BODY_HU = -400  # between lung and fat: skin and everything inside the chest wall is above it
@@ -40,13 +41,15 @@ class FieldOfView:
     width: float
 
 
-def whole_slice(shape: tuple[int, int], pixel_spacing_mm=(1.0, 1.0)) -> FieldOfView:
+def whole_slice(shape: tuple[int, int], pixel_spacing_mm: tuple[float, float] = (1.0, 1.0)) -> FieldOfView:
     """The square that holds the whole slice."""
     side = max(shape[0] * pixel_spacing_mm[0], shape[1] * pixel_spacing_mm[1])
     return FieldOfView((shape[0] - 1) / 2, (shape[1] - 1) / 2, side / pixel_spacing_mm[0], side / pixel_spacing_mm[1])
 
 
-def body_field_of_view(hu: np.ndarray, pixel_spacing_mm=(1.0, 1.0), margin: float = 1.06) -> FieldOfView:
+def body_field_of_view(
+    hu: np.ndarray, pixel_spacing_mm: tuple[float, float] = (1.0, 1.0), margin: float = 1.06
+) -> FieldOfView:
     """The square around the body, the same for every slice of the series.
 
     Parameters
@@ -94,7 +97,7 @@ def _body_box(hu_slice: np.ndarray) -> tuple[int, int, int, int] | None:
     return top * step, left * step, (top + height) * step, (left + width) * step
 
 
-def to_model_space(hu: np.ndarray, view: FieldOfView, size: int, dtype=np.float32) -> np.ndarray:
+def to_model_space(hu: np.ndarray, view: FieldOfView, size: int, dtype: npt.DTypeLike = np.float32) -> np.ndarray:
     """Cut the field of view out of every slice and bring it to `size` x `size`.
 
     Parameters
@@ -138,7 +141,9 @@ def _window(view: FieldOfView) -> tuple[int, int, int, int]:
     return round(view.row - (height - 1) / 2), round(view.column - (width - 1) / 2), height, width
 
 
-def _overlap(top, left, height, width, shape):
+def _overlap(
+    top: int, left: int, height: int, width: int, shape: tuple[int, ...]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Slices of the window and of the image where the two overlap."""
     first_row, last_row = max(0, top), min(shape[0], top + height)
     first_column, last_column = max(0, left), min(shape[1], left + width)
@@ -150,7 +155,8 @@ def _overlap(top, left, height, width, shape):
 def hu_window(hu: np.ndarray, low: float, high: float) -> np.ndarray:
     """HU clipped to low..high and scaled to 0..1, float32. Works on any shape."""
     _need(low < high, f"window low is {low}, high {high}, wanted low < high")
-    return np.clip((np.asarray(hu, np.float32) - low) / (high - low), 0, 1)
+    windowed: np.ndarray = np.clip((np.asarray(hu, np.float32) - low) / (high - low), 0, 1)
+    return windowed
 
 
 def min_max(hu: np.ndarray, low: float = CT_RANGE_HU[0], high: float = CT_RANGE_HU[1]) -> np.ndarray:
@@ -164,7 +170,8 @@ def min_max(hu: np.ndarray, low: float = CT_RANGE_HU[0], high: float = CT_RANGE_
     clipped = np.clip(np.asarray(hu, np.float32), low, high)
     darkest = clipped.min((1, 2), keepdims=True)
     extent = clipped.max((1, 2), keepdims=True) - darkest
-    return (clipped - darkest) / np.where(extent > 0, extent, 1)
+    stretched: np.ndarray = (clipped - darkest) / np.where(extent > 0, extent, 1)
+    return stretched
 
 
 def z_score(
@@ -183,7 +190,8 @@ def z_score(
     if deviation is not None:
         return (clipped - np.float32(mean)) / np.float32(deviation)
     spread = clipped.std((1, 2), keepdims=True)
-    return (clipped - clipped.mean((1, 2), keepdims=True)) / np.where(spread > 0, spread, 1)
+    standardised: np.ndarray = (clipped - clipped.mean((1, 2), keepdims=True)) / np.where(spread > 0, spread, 1)
+    return standardised
 
 
 def clahe(

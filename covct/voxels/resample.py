@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from covct.voxels.arrays import Floats
 from covct.voxels.preprocess import AIR_HU, FieldOfView
 
 Spacing = tuple[float, float, float]
@@ -34,12 +35,12 @@ class Axis:
     source_spacing_mm: float
     source_centre: float
 
-    def source_index(self, index):
+    def source_index(self, index: Floats) -> Floats:
         """Where on the source's axis voxels of the resampled one lie. Numbers or arrays."""
         from_centre_mm = (index - (self.count - 1) / 2) * self.spacing_mm
         return self.source_centre + from_centre_mm / self.source_spacing_mm
 
-    def index(self, source_index):
+    def index(self, source_index: Floats) -> Floats:
         """The way back of `source_index`."""
         from_centre_mm = (source_index - self.source_centre) * self.source_spacing_mm
         return (self.count - 1) / 2 + from_centre_mm / self.spacing_mm

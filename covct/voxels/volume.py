@@ -61,7 +61,8 @@ class Scan:
     @property
     def working_affine(self) -> np.ndarray:
         """(4, 4): slice, row and column index in working orientation to LPS mm."""
-        return self.affine @ np.linalg.inv(self.volume.affine) @ self.working.affine
+        affine: np.ndarray = self.affine @ np.linalg.inv(self.volume.affine) @ self.working.affine
+        return affine
 
     def reference(self, index: int) -> tuple[str, str, int | None]:
         """SOP Class UID, SOP Instance UID and frame number (multi-frame only) of a slice of the source."""
