@@ -3,92 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from covct.data.cases import PERSON, CaseError, Labelled, LeftOut
+from covct.data.cases import PERSON, Case, CaseError, Labelled, LeftOut
 from covct.data.domains import CLAHE, HU, as_grey
+from covct.data.facts import FEW_SLICES, Facts, doubts, facts_of, rounded
 from covct.data.layouts import search_cases
 from covct.data.model_space import slices_of, to_hounsfield
 from covct.data.read_case import read_case
-from covct.data.screen import Likeness, Screen, outside_share, touches_border
+from covct.data.screen import Likeness, Screen
 from covct.data.slices import UNKNOWN
-from covct.errors import SeriesError
-from covct.intake import gate_rules
-from covct.intake.gate_geometry import size_findings
-from covct.intake.gate_voxels import judge_chest, measure_chest
 
 FORMAT = 1  # of the JSON
 HU_EDGES = np.arange(-1100, 501, 20)
 GREY_EDGES = np.arange(0, 257, 4)
 TISSUES = ("image", "healthy lung", "infected lung")
-CLASS_NAMES = {1: "ground_glass", 2: "consolidation", 3: "effusion"}
 EXAMPLES = 2  # cases of each source that are shown
 EXAMPLE_SLICES = 3
-FEW_SLICES = 30
 RESTORABLE = "only through the restorer (--restorer)"
 HOW_TO_HU = {
     HU: "as they are",
     CLAHE: RESTORABLE,
     "window-8bit": "by their window where it is known, else by air and soft tissue in their histogram",
 }
-
-
-@dataclass(frozen=True)
-class Facts:
-    """One case. Shares are of voxels, None where the mask is missing; intensities in the units of the domain.
-
-    Attributes
-    ----------
-    shape : (int, int, int)
-        Slices, rows, columns.
-    spacing_mm : (float, float, float) or None
-    intensity : (float, float, float, float, float)
-        Lowest, 0.5th percentile, median, 99.5th percentile, highest.
-    orientation : str
-        Of the file's axes towards the patient, or where the front is in slices without a header.
-    labels : tuple of str
-    lung_share : float or None
-        Of the image.
-    infection_share, outside_share : float or None
-        Infection as a share of the lungs; the share of it outside the lungs.
-    class_shares : dict of str to float
-        Of the infection and effusion together.
-    without_lung, without_infection : int or None
-        Slices.
-    cropped : int
-        Slices whose lungs, or without a lung mask whose body, reach the border of the image.
-    healthy, infected : float or None
-        Median intensity of lung outside and inside infection.
-    negative : bool
-        Without COVID-19.
-    """
-
-    name: str
-    source: str
-    layout: str
-    patient: str
-    domain: str
-    told_by: str
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float] | None
-    intensity: tuple[float, float, float, float, float]
-    orientation: str
-    labels: tuple[str, ...]
-    lung_share: float | None
-    infection_share: float | None
-    outside_share: float | None
-    class_shares: dict[str, float]
-    without_lung: int | None
-    without_infection: int | None
-    cropped: int
-    healthy: float | None
-    infected: float | None
-    negative: bool
 
 
 @dataclass(frozen=True)
@@ -192,6 +134,7 @@ def explore(
     found = search_cases(data)
     out = Exploration(left_out=list(found.left_out))
     screen, likeness = Screen(), Likeness()
+    shown = _shown_of_each_source(found.cases)
     for number, case in enumerate(found.cases):
         progress(number, len(found.cases))
         try:
@@ -207,13 +150,16 @@ def explore(
         out.facts.append(facts_of(kept))
         out.doubtful += [{"source": case.source, "case": case.name, "message": one} for one in doubts(labelled)]
         _count(out.histograms, kept, restore)
-        place = [one is case for one in found.cases if one.source == case.source].index(True)
-        wanted = _shown(sum(one.source == case.source for one in found.cases))
-        done = len({one.case for one in out.examples if one.source == case.source})
-        if done < len(wanted) and place >= wanted[done]:
+        if _wanted_as_example(number, case.source, shown, out.examples):
             out.examples += _examples(kept, restore)
     out.left_out += _in_two_sources(out.facts)
-    out.alike = [
+    out.alike = _alike(likeness)
+    progress(len(found.cases), len(found.cases))
+    return out
+
+
+def _alike(likeness: Likeness) -> list[dict[str, Any]]:
+    return [
         {
             "cases": [f"{one.source} {one.name}", f"{other.source} {other.name}"],
             "slices": count,
@@ -221,110 +167,11 @@ def explore(
         }
         for one, other, count, highest in likeness.pairs()
     ]
-    progress(len(found.cases), len(found.cases))
-    return out
-
-
-def doubts(labelled: Labelled) -> list[str]:
-    """What the gate of a scan would say of a volume's size and of how its lungs lie, in words. No age is known."""
-    lungs, spacing = labelled.lungs, labelled.spacing_mm
-    if (
-        labelled.domain != HU
-        or lungs is None
-        or spacing is None
-        or len(lungs) < gate_rules.FEW_SLICES
-        or not lungs.any()
-    ):
-        return []
-    try:
-        found = size_findings(spacing, lungs.shape)
-        chest = measure_chest(labelled.pixels, lungs, spacing)
-        if not labelled.sides:
-            chest = replace(chest, right_ml=chest.volume_ml / 2, left_ml=chest.volume_ml / 2)
-        found += judge_chest(chest, None, other_part=False)
-    except SeriesError as error:
-        return [error.message]
-    return [finding.message for finding in found]
-
-
-def facts_of(labelled: Labelled) -> Facts:
-    """The facts of one case."""
-    case, pixels = labelled.case, labelled.pixels
-    lungs, infection, classes = labelled.lungs, labelled.infection, labelled.classes
-    inside = None if lungs is None else lungs > 0
-    infected = None if infection is None else infection > 0
-    few = slice(None, None, max(1, len(pixels) // FEW_SLICES))  # figures that need no voxel's word for it
-    p_low, middle, p_high = np.percentile(pixels[few], [0.5, 50, 99.5])
-    marked = 0 if classes is None else int(np.count_nonzero(classes))
-    return Facts(
-        name=case.name,
-        source=case.source,
-        layout=case.layout,
-        patient=case.patient,
-        domain=labelled.domain,
-        told_by=labelled.told_by,
-        shape=(int(pixels.shape[0]), int(pixels.shape[1]), int(pixels.shape[2])),
-        spacing_mm=labelled.spacing_mm and tuple(round(mm, 4) for mm in labelled.spacing_mm),  # type: ignore[arg-type]
-        intensity=(float(pixels.min()), float(p_low), float(middle), float(p_high), float(pixels.max())),
-        orientation=labelled.orientation,
-        labels=_labels(labelled),
-        lung_share=None if inside is None else _rounded(inside.mean()),
-        infection_share=_share_of_lungs(inside, infected),
-        outside_share=_rounded(outside_share(labelled)),
-        class_shares={
-            name: float(_rounded(np.count_nonzero(classes == value) / marked))  # type: ignore[arg-type]
-            for value, name in CLASS_NAMES.items()
-            if marked
-        },
-        without_lung=None if inside is None else int(np.count_nonzero(~inside.any((1, 2)))),
-        without_infection=None if infected is None else int(np.count_nonzero(~infected.any((1, 2)))),
-        cropped=_cropped_slices(labelled),
-        healthy=_median(
-            pixels[few], None if inside is None else (inside if infected is None else inside & ~infected)[few]
-        ),
-        infected=_median(pixels[few], None if infected is None else infected[few]),
-        negative=case.negative,
-    )
-
-
-def _labels(labelled: Labelled) -> tuple[str, ...]:
-    out = []
-    if labelled.lungs is not None:
-        out.append("lungs, left and right" if labelled.sides else "lungs")
-    if labelled.infection is not None:
-        out.append("infection")
-    if labelled.classes is not None:
-        out.append("classes")
-    return tuple(out)
-
-
-def _share_of_lungs(inside, infected) -> float | None:
-    if inside is None or infected is None:
-        return None
-    return _rounded(int(np.count_nonzero(infected & inside)) / max(1, int(np.count_nonzero(inside))))
-
-
-def _cropped_slices(labelled: Labelled) -> int:
-    """Without a lung mask: slices where most of the border is brighter than air, as where the body reaches it."""
-    if labelled.lungs is not None:
-        return int(np.count_nonzero(touches_border(labelled.lungs)))
-    middle = -400 if labelled.domain == HU else 100
-    body = (labelled.pixels if labelled.domain == HU else as_grey(labelled.pixels)) > middle
-    sides = [body[:, 0], body[:, -1], body[:, :, 0], body[:, :, -1]]
-    return int(np.count_nonzero(np.mean([side.mean(1) for side in sides], axis=0) > 0.5))
-
-
-def _median(pixels: np.ndarray, mask: np.ndarray | None) -> float | None:
-    return float(np.median(pixels[mask])) if mask is not None and mask.any() else None
-
-
-def _rounded(value) -> float | None:
-    return None if value is None else round(float(value), 5)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return _rounded(np.mean(known)) if known else None
+    return rounded(np.mean(known)) if known else None
 
 
 def _total(values: Iterable[int | None]) -> int | None:
@@ -332,9 +179,21 @@ def _total(values: Iterable[int | None]) -> int | None:
     return sum(known) if known else None
 
 
-def _shown(count: int) -> list[int]:
-    """Which cases of a source are shown: evenly over it, from the first on."""
-    return [round(place) for place in np.linspace(0, count - 1, min(EXAMPLES, count))]
+def _shown_of_each_source(cases: Sequence[Case]) -> dict[str, list[int]]:
+    """Which cases of each source are shown, as places among all: evenly over it, from the first on."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for number, case in enumerate(cases):
+        places[case.source].append(number)
+    return {
+        source: [some[round(place)] for place in np.linspace(0, len(some) - 1, min(EXAMPLES, len(some)))]
+        for source, some in places.items()
+    }
+
+
+def _wanted_as_example(number: int, source: str, shown: dict[str, list[int]], examples: list[Example]) -> bool:
+    """Whether a case is the next of its source to be shown, or follows one that was left out."""
+    done = len({one.case for one in examples if one.source == source})
+    return done < len(shown[source]) and number >= shown[source][done]
 
 
 def _count(histograms: dict[str, Histogram], labelled: Labelled, restore) -> None:

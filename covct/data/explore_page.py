@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from covct import RESEARCH_USE, __version__
-from covct.data.explore import CLASS_NAMES, EXAMPLES, TISSUES, Example, Exploration, Facts, Histogram
+from covct.data.explore import EXAMPLES, TISSUES, Example, Exploration, Histogram
+from covct.data.facts import CLASS_NAMES, Facts
 from covct.data.screen import SAME
 from covct.voxels.overlay import paint
 
