@@ -386,6 +386,48 @@ def test_the_newest_of_two_corrections_counts(segmented):
     assert [one.slug for one in found.left_out] == ["superseded"]
 
 
+def test_lungs_of_one_seg_and_infection_of_another(segmented):
+    """Training took the newer alone, and evaluation both."""
+    write, masks, data = segmented
+    path = write()
+    for name, kept, uid in (("lungs", "39607008", "1.2.3.4.7"), ("infection", "47351003", "1.2.3.4.8")):
+        dataset = corrected(path, data / f"{name}.seg.dcm")
+        for segment in dataset.SegmentSequence:
+            if segment.SegmentedPropertyTypeCodeSequence[0].CodeValue != kept:
+                segment.SegmentLabel, segment.SegmentedPropertyTypeCodeSequence[0].CodeValue = "Heart", "80891009"
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
+        dataset.save_as(data / f"{name}.seg.dcm")
+    path.unlink()
+    found = search_cases(data)
+    assert len(found.cases[0].segmentations) == 2 and not found.left_out
+    read = read_case(found.cases[0])
+    np.testing.assert_array_equal(read.lungs > 0, masks.lungs > 0)
+    np.testing.assert_array_equal(read.infection > 0, masks.infection)
+
+
+def test_volume_masks_beside_a_dicom_series_are_learned_from_too(phantom, tmp_path):
+    """Only evaluation knew them. The series is not told of again as one without a mask."""
+    from covct.phantom.dicom import write_dicom_series
+
+    write_dicom_series(phantom, tmp_path / "chest", orientation="FFP")
+    write_nifti(phantom.volume.with_array((phantom.lungs > 0).astype(np.uint8)), tmp_path / "chest_lungs.nii.gz")
+    found = search_cases(tmp_path)
+    [case] = found.cases
+    assert not found.left_out and case.negative and case.patient.startswith("patient-")
+    assert find_sources(tmp_path) == {"cases": tmp_path}
+    np.testing.assert_array_equal(read_case(case).lungs > 0, phantom.lungs > 0)
+    (tmp_path / "chest_lungs.nii.gz").rename(tmp_path / "other_lungs.nii.gz")
+    assert {one.slug for one in search_cases(tmp_path).left_out} == {"no-image", "no-mask"}
+
+
+def test_slices_in_a_lung_window_need_no_restorer(tmp_path):
+    """They went through it as if they had been CLAHE, while `covct explore` said what they are."""
+    save_slices(tmp_path, ["p1", "p2"], windowed)
+    slices = read_ma_slices(tmp_path, None)
+    healthy = (slices.lungs == 1) & (slices.infection == 0)
+    assert -950 < np.median(slices.hu[healthy]) < -700
+
+
 @pytest.mark.parametrize(
     ("label", "code", "name"),
     [

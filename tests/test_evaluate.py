@@ -566,6 +566,7 @@ def test_volumes_in_a_lung_window_are_judged_as_training_sees_them(tmp_path):
         volume = row["tasks"]["lungs"]["volume_ml"]
         truth = np.count_nonzero(read_truth(find_cases(data)[1]).masks["lungs"]) * 5 * 4 * 4 / 1000
         assert 0.6 * truth < volume["truth"] < 1.05 * truth
+    assert any(note.startswith("2 volumes on 8 bit are judged as networks learn") for note in evaluation["notes"])
 
 
 def test_dicom_with_nifti_masks_beside_it(phantom, phantom_series, tmp_path):

@@ -14,6 +14,8 @@ from covct.data.restore import find_images, output_name, read_stack
 from covct.errors import UsageError
 from covct.intake.nifti import read_description, read_nifti, write_nifti
 from covct.networks.cards import Card, file_sha256, write_card
+from support.chests import chest as small_chest
+from support.chests import published
 from support.running import invoke, read_json
 
 
@@ -205,6 +207,32 @@ def test_a_table_of_volumes_parts_the_pictures(tmp_path):
         True,
     )
     assert read_stack(second).volume.array[:, 0, 0].tolist() == [5, 6, 7]
+
+
+def test_the_twenty_volumes_are_restored_by_their_known_window(tmp_path):
+    """Those in HU are refused by name; those in a window come back to within a step, with masks and patients."""
+    result = invoke("restore", published(tmp_path / "set"), "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 3
+    assert "coronacases_org_001.nii.gz: these are Hounsfield units already" in " ".join(result.stderr.split())
+    assert [json.loads(line)["name"] for line in result.stdout.splitlines()] == [
+        "radiopaedia_10_85902_1", "radiopaedia_10_85902_3",
+    ]  # fmt: skip
+    back = read_nifti(tmp_path / "out" / "radiopaedia_10_85902_1_ct.nii.gz").to_patient_orientation("FPL").array
+    assert np.abs(back - np.clip(small_chest(1)[0], -1250, 250)).max() <= 6
+    cases = search_cases(tmp_path / "out").cases
+    assert [(case.patient, sorted(case.masks)) for case in cases] == 2 * [("radiopaedia_10", ["infection", "lungs"])]
+
+
+def test_dicom_is_in_hounsfield_units_already(phantom_series, tmp_path):
+    result = invoke("restore", phantom_series, "-o", tmp_path / "out")
+    assert "these are Hounsfield units already (DICOM); wanted slices on 8 bit" in str(result.exception)
+
+
+def test_two_volumes_that_would_be_written_under_one_name(chest, tmp_path):
+    for place in ("a", "b"):
+        write_pictures(tmp_path / place / "slices" / "ct", windowed(chest[0]))
+    result = invoke("restore", tmp_path, "-o", tmp_path.parent / "restored")
+    assert "two volumes would be written as slices_ct.nii.gz" in str(result.exception)
 
 
 def test_pictures_of_two_sizes_are_no_volume(tmp_path):

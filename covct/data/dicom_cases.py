@@ -21,6 +21,9 @@ from covct.intake.gate import check_headers
 from covct.intake.load_dicom import load_dicom
 from covct.voxels.volume import WORKING_ORIENTATION, Scan
 
+AUTOMATIC = "automatic-mask"
+MADE_BY_COVCT = "was drawn by covct and corrected by nobody: no truth"
+
 
 def find_dicom(files: list[Path], data: Path, labels: Labels = PLAIN, masked: bool = True) -> Iterator[Case | LeftOut]:
     """The series among the files that a SEG refers to, or with `masked` false all, and what is left out and why."""
@@ -63,7 +66,7 @@ def segs_of(series: Series, segs: list[seg_masks.Segmentation]) -> list[seg_mask
 def _without_series(seg: seg_masks.Segmentation, data: Path) -> LeftOut:
     lacking = "the series that it refers to is not among the data"
     if seg.automatic:
-        return LeftOut("dicom", seg.file.name, "automatic-mask", f"{_by_covct(seg, data)}; {lacking}")
+        return LeftOut("dicom", seg.file.name, AUTOMATIC, f"{_by_covct(seg, data)}; {lacking}")
     return LeftOut("dicom", seg.file.name, "no-image", f"{_path(seg, data)}: {lacking}")
 
 
@@ -72,7 +75,7 @@ def _path(seg: seg_masks.Segmentation, data: Path) -> str:
 
 
 def _by_covct(seg: seg_masks.Segmentation, data: Path) -> str:
-    return f"{_path(seg, data)} was drawn by covct and corrected by nobody: no truth"
+    return f"{_path(seg, data)} {MADE_BY_COVCT}"
 
 
 def _with_masks(
@@ -88,7 +91,7 @@ def _with_masks(
         if not tasks:
             yield LeftOut(source, name, "no-mask", f"{_path(seg, data)} has no segment of lungs or infection")
         elif seg.automatic:
-            yield LeftOut(source, name, "automatic-mask", _by_covct(seg, data))
+            yield LeftOut(source, name, AUTOMATIC, _by_covct(seg, data))
         elif tasks <= shown:
             yield LeftOut(source, name, "superseded", f"{_path(seg, data)} is older than {_path(chosen[0], data)}")
         else:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from covct.data.cases import LCTSC, MA, MEDSEG, OWN, TASKS, Case, LeftOut, medseg_patient
-from covct.data.dicom_cases import find_dicom, with_volume_masks
+from covct.data.dicom_cases import AUTOMATIC, MADE_BY_COVCT, find_dicom, with_volume_masks
 from covct.data.domains import WINDOW
 from covct.data.labels import PLAIN, Labels
 from covct.data.pictures import sorted_pictures
@@ -42,7 +42,6 @@ UNDER_ONE_NAME = re.compile(
     r"_org(?=_)|covid-19-pneumonia-|-dcm$"
 )  # the images' names have more in them than the masks'
 RESULT = "outcome.json"  # in each folder of a results tree
-MADE_BY_COVCT = "was drawn by covct and corrected by nobody: no truth"
 WANTED = (
     "wanted metadata.csv, ct_scans/ with lung_mask/ or infection_mask/, NAME_ct.nii.gz (or DICOM in NAME/ or NAME.zip) "
     "with NAME_lungs or NAME_infection, volumes.csv with slices, Imgs/ with GT/, or DICOM series with DICOM SEG"
@@ -72,9 +71,11 @@ def find_cases(data: Path, labels: Labels = PLAIN) -> list[Case]:
 def at_least_one(found: Found, data: Path) -> Found:
     """What was found, if a case is among it; else UsageError says what is left out and what was wanted."""
     if not found.cases:
-        first = sorted(found.left_out, key=lambda one: one.slug != "automatic-mask")[:3]
-        why = "; ".join(f"{one.case}: {one.slug}: {one.message}" for one in first) or "nothing of a known layout"
-        raise UsageError(f"{data}: no labelled cases ({why}); {WANTED}")
+        first = sorted(found.left_out, key=lambda one: one.slug != AUTOMATIC)[:3]
+        why = "; ".join(f"{one.slug}: {one.message}" for one in first) or "nothing of a known layout"
+        only_ours = bool(first) and all(one.slug in (AUTOMATIC, "no-mask") for one in found.left_out)
+        wanted = "wanted masks that a person drew or corrected" if only_ours and first[0].slug == AUTOMATIC else WANTED
+        raise UsageError(f"{data}: no labelled cases ({why}); {wanted}")
     return found
 
 
@@ -249,7 +250,7 @@ def _volume_pairs(folder: Path, source: str, masked: bool) -> Iterator[Case | Le
 
 def _no_pair(source: str, path: Path) -> LeftOut:
     if (path.parent / RESULT).is_file():
-        return LeftOut(source, _stem(path), "automatic-mask", f"{path.name} of a results tree {MADE_BY_COVCT}")
+        return LeftOut(source, _stem(path), AUTOMATIC, f"{path.name} of a results tree {MADE_BY_COVCT}")
     message = f"{path.name} is no NAME_ct, NAME_lungs or NAME_infection: no pair"
     return LeftOut(source, _stem(path), "no-mask", message)
 

@@ -16,13 +16,13 @@ FEW_PATIENTS = 10
 
 
 def notes_on(
-    order: Order, cards: dict[str, Card], rows: list[dict[str, Any]], groups: list[dict[str, Any]]
+    order: Order, cards: dict[str, Card], rows: list[dict[str, Any]], groups: list[dict[str, Any]], cut_volumes: int = 0
 ) -> list[str]:
     """Sentences, the gravest first."""
     return [
         *_on_patients(order, cards, rows),
         *_on_thresholds(order, cards, rows),
-        *_on_slices(order, rows),
+        *_on_slices(order, rows, cut_volumes),
         *_on_figures(rows, groups),
     ]
 
@@ -59,7 +59,7 @@ def _on_thresholds(order: Order, cards: dict[str, Card], rows: list[dict[str, An
             )
 
 
-def _on_slices(order: Order, rows: list[dict[str, Any]]) -> Iterator[str]:
+def _on_slices(order: Order, rows: list[dict[str, Any]], cut_volumes: int) -> Iterator[str]:
     if unknown := sorted({row["source"] for row in rows if not row["spacing_mm"]}):
         yield (
             f"Spacing is not known of {', '.join(unknown)}: no distances in mm and no volumes in mL there; figures of "
@@ -68,6 +68,11 @@ def _on_slices(order: Order, rows: list[dict[str, Any]]) -> Iterator[str]:
     if any(row["source"] == MA for row in rows) and not order.predictions:
         how = "restored to HU" if order.clahe == RESTORED else "read as they are, their grey linearly as HU,"
         yield f"Slices of ma are {how} and cropped around their true lungs, as in training."
+    if cut_volumes:
+        yield (
+            f"{cut_volumes} volumes on 8 bit are judged as networks learn from them: brought to HU, cut to the body, "
+            "256 x 256 pixels, without what a scan does to the masks afterwards."
+        )
 
 
 def _on_figures(rows: list[dict[str, Any]], groups: list[dict[str, Any]]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from covct import RESEARCH_USE, __version__
 from covct.data.cases import OWN, Case, LeftOut, person_of
+from covct.data.dicom_cases import AUTOMATIC
 from covct.data.domains import CLAHE
 from covct.data.layouts import at_least_one, search_cases
 from covct.data.model_space import Restore
@@ -36,7 +37,7 @@ JSON, PAGE = "evaluation.json", "evaluation.html"
 NO_CASES = ("no-mask", "unclaimed", "superseded")
 # Messages of what is left out name files, which may be patients' names: not in what is published.
 REASONS = {
-    "automatic-mask": "its mask was drawn by covct and corrected by nobody: no truth",
+    AUTOMATIC: "its mask was drawn by covct and corrected by nobody: no truth",
     "incomplete": "files that a table names are not there",
     "no-image": "the image that its mask is of is not among the data",
 }
@@ -62,6 +63,8 @@ class Session:
         By case, who judges it and which of his networks have seen its patient.
     published : set of str
         People whom a card names, and who may be named.
+    cut_volumes : int
+        Volumes on 8 bit, which networks see as training does, not as a scan.
     """
 
     order: Order
@@ -69,6 +72,7 @@ class Session:
     calls: Predictions | None
     chosen: dict[str, tuple[Judge, list[str]]]
     published: set[str]
+    cut_volumes: int = 0
 
     def label(self, case: Case) -> tuple[str, bool]:
         """What the case is called in the results, and whether its patient is named."""
@@ -124,7 +128,8 @@ def evaluate(
     calls = find_predictions(order.predictions, order.labels or {}, order.resample) if order.predictions else None
     emit({"event": "found", "cases": len(cases)})
     cards = cards_of(judges, restored and any(case.domain == CLAHE for case in cases))
-    session = Session(order, Loaded(order, load_networks, load_restorer), calls, chosen, _named_by(cards))
+    cut = 0 if calls else sum(not is_whole(case) and not case.of_pictures for case in cases)
+    session = Session(order, Loaded(order, load_networks, load_restorer), calls, chosen, _named_by(cards), cut)
     done = Evaluated()
     _leave_out_unfit(found.left_out, order, done, emit)
     for case in cases:
@@ -195,7 +200,7 @@ def _document(session: Session, done: Evaluated, cards: dict[str, Card], judges:
         "settings": document.settings(order),
         "judged": document.judged_what(order, cards, judges),
         "also_seen": any(row["seen_by"] for row in done.rows),
-        "notes": notes_on(order, cards, done.rows, groups),
+        "notes": notes_on(order, cards, done.rows, groups, session.cut_volumes),
         "groups": groups,
         "cases": done.rows,
         "left_out": done.left_out,
