@@ -6,6 +6,7 @@ import codecs
 import os
 import sys
 import traceback
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -105,6 +106,7 @@ def _run() -> None:
     install(RichHandler(console=stderr, show_path=False, log_time_format=log_time, omit_repeated_times=False))
     try:
         if sys.argv[1:2] and sys.argv[1] in SUPERVISED:
+            _read_settings(sys.argv[1], sys.argv[2:])
             supervise()
         app()
     except RunError as error:
@@ -121,6 +123,13 @@ def _run() -> None:
         frames = "".join(traceback.format_tb(error.__traceback__))
         stderr.print(f"Traceback (most recent call last):\n{frames}{whereabouts(error)}", markup=False, soft_wrap=True)
         sys.exit(1)
+
+
+def _read_settings(name: str, arguments: list[str]) -> None:
+    """Read the configuration file before the first worker is forked: one that follows it shall find the same."""
+    group: Any = typer.main.get_command(app)
+    with suppress(Exception):  # the worker says what is wrong
+        group.commands[name].read_ahead(arguments, typer.Context(group))
 
 
 def _at() -> str:

@@ -95,6 +95,17 @@ def test_a_scan_takes_sources_and_options_from_its_file(series_folder, tmp_path,
     assert {path.name for path in outcome.parent.iterdir()} == {"outcome.json", "report.json", "segmentation.seg.dcm"}
 
 
+def test_a_worker_that_follows_another_has_its_settings(tmp_path, monkeypatch, capsys):
+    """The file is edited while a watch runs, and spoiled; then a worker crashes."""
+    file = write(tmp_path / "covct.toml", "[watch]\nsettle = 3\n")
+    monkeypatch.setattr(cli, "supervise", lambda: write(file, "[watch]\nsettle = = 3\n"))
+    monkeypatch.setattr(sys, "argv", ["covct", "watch", str(tmp_path / "gone"), "-o", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        cli._run()
+    assert ended.value.code == 2
+    assert "no such directory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

@@ -82,8 +82,9 @@ def find(given: Path | None, out: Path | None) -> Path | None:
         return None
 
 
+@cache
 def read(path: Path) -> ConfigFile:
-    """Read a configuration file.
+    """Read a configuration file; a process reads it once, and those that it forks have what it has.
 
     Raises
     ------

@@ -82,10 +82,14 @@ class Configured(TyperCommand):
 
     def settings(self, arguments: list[str], parent: Any) -> tuple[ConfigFile, list[Setting]]:
         """What would hold with these arguments, and the file that was read; what is missing is no error."""
+        ctx, opts, config = self.read_ahead(arguments, parent)
+        return config, [self._setting(ctx, param, opts, config) for param in self.params]
+
+    def read_ahead(self, arguments: list[str], parent: Any) -> tuple[Any, dict[str, Any], ConfigFile]:
+        """Read the file that these arguments mean, without more; with the context and the options that were given."""
         ctx = typer.Context(self, info_name=self.name, parent=parent, **self.context_settings)
         opts, *_ = self.make_parser(ctx).parse_args(list(arguments))
-        config = self.configure(ctx, opts)
-        return config, [self._setting(ctx, param, opts, config) for param in self.params]
+        return ctx, opts, self.configure(ctx, opts)
 
     def _setting(self, ctx: Any, param: Any, opts: dict[str, Any], config: ConfigFile) -> Setting:
         value, source = param.consume_value(ctx, opts)

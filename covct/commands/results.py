@@ -14,7 +14,7 @@ from rich.table import Table
 
 from covct import RESEARCH_USE
 from covct.commands.console import plain, stderr, stdout
-from covct.commands.options import Json
+from covct.commands.options import Json, check_there
 from covct.disk.signals import stoppable
 from covct.errors import UsageError
 from covct.visible import json_line
@@ -90,9 +90,7 @@ def verify_command(
     from covct.results.verify import installed_judges, is_output_tree
     from covct.results.verify import verify as verdicts
 
-    missing = [str(path) for path in (out, *(sources or [])) if not path.exists()]
-    if missing:
-        raise UsageError(f"no such file or directory: {', '.join(missing)}")
+    check_there([out, *(sources or [])])
     if not is_output_tree(out):
         raise UsageError(f"{out} is not an output tree of covct, or cannot be read")
     _check_tree(out)

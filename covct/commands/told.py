@@ -134,13 +134,7 @@ def _line(event: dict[str, Any]) -> str:
         said = "[yellow]unreadable[/]" if event["slug"] == "unreadable" else f"[red]{event['slug']}[/]"
         return f"{said}  {plain(event['file'])}: {plain(event['message'])}"
     if kind == "done":
-        percent = event["infection_percent"]
-        figure = "no percentage"
-        if percent is not None:
-            within = _within(event.get("infection_percent_interval"))
-            figure = f"{percent:.1f} %{within} infected (class {event['severity_class']})"
-        warned = f"  [yellow]{', '.join(event['warnings'])}[/]" if event["warnings"] else ""
-        return f"[green]done[/]        {series}  {figure}  {event['seconds']:.1f} s{warned}"
+        return f"[green]done[/]        {series}  {_figure(event)}"
     if kind == "converted":
         warned = ", ".join(finding["slug"] for finding in event["findings"])
         named = "  ".join(plain(event[name]) for name in ("source", "path") if event[name])
@@ -164,6 +158,16 @@ def _line(event: dict[str, Any]) -> str:
         counts = ", ".join(f"{number} {name}" for name, number in event.items() if name != "event") or "nothing to do"
         return f"{counts}. {RESEARCH_USE}"
     return ""
+
+
+def _figure(event: dict[str, Any]) -> str:
+    """What came of a series that is done, how long it took, and what was warned of."""
+    percent, figure = event["infection_percent"], "no percentage"
+    if percent is not None:
+        within = _within(event.get("infection_percent_interval"))
+        figure = f"{percent:.1f} %{within} infected (class {event['severity_class']})"
+    warned = f"  [yellow]{', '.join(event['warnings'])}[/]" if event["warnings"] else ""
+    return f"{figure}  {event['seconds']:.1f} s{warned}"
 
 
 def _within(interval: list[float] | None) -> str:
