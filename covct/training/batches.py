@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,9 @@ AHEAD = 2  # batches a thread
 Batch = tuple[np.ndarray, np.ndarray]
 
 
-def draw_batch(draw: Callable[..., Batch], size: int, seed: int, epoch: int, step: int, origins=None) -> Batch:
+def draw_batch(
+    draw: Callable[..., Batch], size: int, seed: int, epoch: int, step: int, origins: list[Any] | None = None
+) -> Batch:
     """One batch, (size, rows, columns, channels) and its truth. `origins`: see `Plan.draw`."""
     rng = np.random.default_rng((seed, epoch, step))
     extra = () if origins is None else (origins,)

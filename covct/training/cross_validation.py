@@ -118,7 +118,9 @@ def gpus(folder: Path = NVIDIA_GPUS) -> list[str]:
     return [str(number) for number in range(len(list(folder.iterdir())))] if folder.is_dir() else []
 
 
-def run_in_parallel(commands: dict[int, list[str]], devices: list[str], report: Callable[[dict[str, Any]], None]):
+def run_in_parallel(
+    commands: dict[int, list[str]], devices: list[str], report: Callable[[dict[str, Any]], None]
+) -> None:
     """Run a command a fold, one at a time on each device.
 
     Raises
@@ -129,7 +131,7 @@ def run_in_parallel(commands: dict[int, list[str]], devices: list[str], report: 
     free: SimpleQueue[str] = SimpleQueue()
     for device in devices:
         free.put(device)
-    running: set[subprocess.Popen] = set()
+    running: set[subprocess.Popen[bytes]] = set()
 
     def run(fold: int, command: list[str]) -> int:
         device = free.get()

@@ -20,7 +20,7 @@ from covct.training.build import arguments_of, build
 from covct.training.folds import is_by_slice
 from covct.training.progress import Progress
 from covct.training.samples.inputs import card_fields, limits_of
-from covct.training.samples.plans import Plan
+from covct.training.samples.plan import Plan
 from covct.training.settings import Settings
 from covct.training.threshold import choose_threshold
 

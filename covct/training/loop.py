@@ -35,7 +35,8 @@ from covct.training.finish import finish, leak_of
 from covct.training.folds import keep_folds
 from covct.training.not_a_number import refuse_what_is_not_a_number
 from covct.training.progress import Pace, Progress
-from covct.training.samples.plans import PLANS, Plan
+from covct.training.samples.plan import Plan
+from covct.training.samples.plans import PLANS
 from covct.training.samples.reading import Readings
 from covct.training.schedules import SCHEDULES
 from covct.training.settings import Settings, with_defaults
@@ -119,7 +120,7 @@ def prepare(
     restorer: Path | None,
     readings: Readings | None = None,
     backbone: Path | None = None,
-):
+) -> tuple[Plan, keras.Model, dict[str, Any]]:
     """Plan, compiled network, and the facts that must be the same for a training to go on."""
     check(settings)
     if backbone:
@@ -182,7 +183,16 @@ def _refuse_a_leak(plan: Plan, earlier: Card, judged: Iterable[str]) -> None:
 class _Run:
     """One training: network, optimizer, running average and progress, which together are a checkpoint."""
 
-    def __init__(self, settings, plan, network, folder, facts, checkpoint_steps, report):
+    def __init__(
+        self,
+        settings: Settings,
+        plan: Plan,
+        network: keras.Model,
+        folder: Path,
+        facts: dict[str, Any],
+        checkpoint_steps: int,
+        report: Report,
+    ):
         self.settings: Settings = settings
         self.plan: Plan = plan
         self.network: keras.Model = network
@@ -242,7 +252,8 @@ class _Run:
 
     def _facts(self) -> dict[str, Any]:
         """As they come back from a checkpoint."""
-        return histories.plain(self.facts)
+        facts: dict[str, Any] = histories.plain(self.facts)
+        return facts
 
     def _variables(self) -> dict[str, Any]:
         """All that a step changes: weights, moving statistics, the state of random layers, and the optimizer's."""

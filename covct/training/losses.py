@@ -15,6 +15,7 @@ nothing between 0.996 and 1, and its logarithm of that is 0 or infinite.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
@@ -24,11 +25,14 @@ MISSED = 0.7
 SMOOTH = 1.0  # pixels; a batch without any disease has an index too
 FOCUS = 0.75  # exponent, 1 / (4/3) as published
 
+# Truth and prediction, as above, to a number: all of them symbolic where a network is compiled.
+Loss = Callable[[keras.KerasTensor, keras.KerasTensor], keras.KerasTensor]
 
-def _each_head(loss: Callable) -> Callable:
+
+def _each_head(loss: Loss) -> Loss:
     """The mean of a loss over the heads of a network with deep supervision; the loss itself for any other."""
 
-    def mean(truth, prediction):
+    def mean(truth: keras.KerasTensor, prediction: keras.KerasTensor) -> keras.KerasTensor:
         truth = ops.cast(truth, "float32")
         prediction = ops.clip(ops.cast(prediction, "float32"), MARGIN, 1 - MARGIN)
         if len(prediction.shape) == len(truth.shape):
@@ -40,12 +44,12 @@ def _each_head(loss: Callable) -> Callable:
     return mean
 
 
-def _is_exclusive(truth, prediction) -> bool:
+def _is_exclusive(truth: keras.KerasTensor, prediction: keras.KerasTensor) -> bool:
     """Whether truth is the number of a class, the first the background: softmax."""
-    return truth.shape[-1] == 2 and prediction.shape[-1] > 1
+    return bool(truth.shape[-1] == 2 and prediction.shape[-1] > 1)
 
 
-def _one_hot(truth, prediction):
+def _one_hot(truth: keras.KerasTensor, prediction: keras.KerasTensor) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """(..., outputs) labels of 0 or 1, and (..., 1) weights."""
     if _is_exclusive(truth, prediction):
         label = ops.one_hot(ops.cast(truth[..., 0], "int32"), prediction.shape[-1], dtype="float32")
@@ -56,14 +60,16 @@ def _one_hot(truth, prediction):
     return label, truth[..., -1:]
 
 
-def _foreground(truth, prediction):
+def _foreground(
+    truth: keras.KerasTensor, prediction: keras.KerasTensor
+) -> tuple[keras.KerasTensor, keras.KerasTensor, keras.KerasTensor]:
     """As `_one_hot`, with the prediction, less the background: it is large, and would drown the overlap of the rest."""
     label, weight = _one_hot(truth, prediction)
     first = 1 if _is_exclusive(truth, prediction) else 0
     return label[..., first:], prediction[..., first:], weight
 
 
-def _entropy(truth, prediction):
+def _entropy(truth: keras.KerasTensor, prediction: keras.KerasTensor) -> keras.KerasTensor:
     label, weight = _one_hot(truth, prediction)
     entropy = -label * ops.log(prediction)
     if not _is_exclusive(truth, prediction):
@@ -71,7 +77,7 @@ def _entropy(truth, prediction):
     return ops.sum(entropy * weight) / (ops.sum(weight) + 1.0)
 
 
-def _index(truth, prediction, missed: float):
+def _index(truth: keras.KerasTensor, prediction: keras.KerasTensor, missed: float) -> keras.KerasTensor:
     """Tversky's index, the mean over the classes; with `missed` 0.5 it is Dice.
 
     Sums go over the batch, not over each slice: a slice without infection has no Dice of its own and would teach the
@@ -86,18 +92,18 @@ def _index(truth, prediction, missed: float):
 
 
 @_each_head
-def cross_entropy(truth, prediction):
+def cross_entropy(truth: keras.KerasTensor, prediction: keras.KerasTensor) -> keras.KerasTensor:
     """Weighted cross-entropy: binary, or over the classes of a softmax."""
     return _entropy(truth, prediction)
 
 
 @_each_head
-def dice(truth, prediction):
+def dice(truth: keras.KerasTensor, prediction: keras.KerasTensor) -> keras.KerasTensor:
     """1 less soft Dice (Milletari 2016)."""
     return 1 - _dice(truth, prediction)
 
 
-def _dice(truth, prediction):
+def _dice(truth: keras.KerasTensor, prediction: keras.KerasTensor) -> keras.KerasTensor:
     label, prediction, weight = _foreground(truth, prediction)
     axes = tuple(range(len(label.shape) - 1))
     overlap = 2 * ops.sum(label * prediction * weight, axes)
@@ -105,12 +111,12 @@ def _dice(truth, prediction):
 
 
 @_each_head
-def dice_plus_cross_entropy(truth, prediction):
+def dice_plus_cross_entropy(truth: keras.KerasTensor, prediction: keras.KerasTensor) -> keras.KerasTensor:
     return 1 - _dice(truth, prediction) + _entropy(truth, prediction)
 
 
 @_each_head
-def tversky(truth, prediction):
+def tversky(truth: keras.KerasTensor, prediction: keras.KerasTensor) -> keras.KerasTensor:
     """1 less Tversky's index (Salehi 2017): a missed pixel weighs 0.7, an invented one 0.3.
 
     Radiologists draw around a lesion, and a network that weighs both alike calls only its core.
@@ -119,12 +125,12 @@ def tversky(truth, prediction):
 
 
 @_each_head
-def tversky_plus_cross_entropy(truth, prediction):
+def tversky_plus_cross_entropy(truth: keras.KerasTensor, prediction: keras.KerasTensor) -> keras.KerasTensor:
     return 1 - _index(truth, prediction, MISSED) + _entropy(truth, prediction)
 
 
 @_each_head
-def focal_tversky(truth, prediction):
+def focal_tversky(truth: keras.KerasTensor, prediction: keras.KerasTensor) -> keras.KerasTensor:
     """Tversky's loss to the power of 3/4 (Abraham 2019): the nearer to the end, the steeper.
 
     The power's slope is infinite at 0; it is cut off where the loss is a hundred-thousandth.
@@ -132,7 +138,7 @@ def focal_tversky(truth, prediction):
     return ops.power(ops.maximum(1 - _index(truth, prediction, MISSED), MARGIN), FOCUS)
 
 
-def absolute_error(truth, prediction):
+def absolute_error(truth: keras.KerasTensor, prediction: keras.KerasTensor) -> keras.KerasTensor:
     """Mean absolute error of a restored slice, weighted by pixel; windows scaled to 0..1."""
     truth, prediction = ops.cast(truth, "float32"), ops.cast(prediction, "float32")
     if len(prediction.shape) > len(truth.shape):
@@ -153,19 +159,21 @@ LOSSES = {
 
 
 @keras.saving.register_keras_serializable(package="covct")
-class WeightedDice(keras.metrics.Metric):
+class WeightedDice(keras.metrics.Metric):  # type: ignore[misc]  # keras says no types
     """Dice of what is called, pooled over every pixel, and every class but the background, since the last reset.
 
     Called is what reaches the threshold; of classes that exclude each other the likeliest.
     """
 
-    def __init__(self, threshold: float = 0.5, name: str = "dice", **kwargs):
+    def __init__(self, threshold: float = 0.5, name: str = "dice", **kwargs: Any):
         super().__init__(name=name, **kwargs)
         self.threshold = threshold
         self.overlap = self.add_weight(name="overlap", initializer="zeros")
         self.sizes = self.add_weight(name="sizes", initializer="zeros")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self, y_true: keras.KerasTensor, y_pred: keras.KerasTensor, sample_weight: keras.KerasTensor | None = None
+    ) -> None:
         truth, prediction = ops.cast(y_true, "float32"), ops.cast(y_pred, "float32")
         if len(prediction.shape) > len(truth.shape):
             prediction = ops.mean(prediction, -1)
@@ -176,5 +184,5 @@ class WeightedDice(keras.metrics.Metric):
         self.overlap.assign_add(2 * ops.sum(label * called * weight))
         self.sizes.assign_add(ops.sum((label + called) * weight))
 
-    def result(self):
+    def result(self) -> keras.KerasTensor:
         return self.overlap / ops.maximum(self.sizes, 1.0)

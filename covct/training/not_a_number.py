@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from covct.errors import NotANumber
-from covct.training.batches import draw_batch
+from covct.training.batches import Batch, draw_batch
 from covct.training.progress import Progress
-from covct.training.samples.plans import Plan
+from covct.training.samples.plan import Origins, Plan
+from covct.training.samples.restoration import Sample
 from covct.training.settings import Settings
 
 
@@ -39,12 +40,12 @@ def refuse_what_is_not_a_number(
     )
 
 
-def _samples(settings: Settings, plan: Plan, progress: Progress, batch, seed: int) -> list[str]:
+def _samples(settings: Settings, plan: Plan, progress: Progress, batch: Batch, seed: int) -> list[str]:
     """The samples of the batch in words: drawn once more, one by one, to learn where they come from."""
     origins: list[Any] = []
     counts = [0]
 
-    def draw(rng, noted):
+    def draw(rng: np.random.Generator, noted: Origins) -> Sample:
         sample = plan.draw(rng, noted)
         counts.append(len(noted))
         return sample

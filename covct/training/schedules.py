@@ -18,7 +18,7 @@ def constant(step: int, steps: int) -> float:
 
 def exponential(step: int, steps: int) -> float:
     """The same factor each step, down to a hundredth at the last."""
-    return COLDEST ** (step / max(1, steps - 1))
+    return float(COLDEST ** (step / max(1, steps - 1)))
 
 
 def cosine(step: int, steps: int) -> float:

@@ -8,6 +8,7 @@ every grey inside a lung back as tissue; and the source of a slice must never pr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
@@ -19,17 +20,17 @@ CLEARLY_VISIBLE_HU = 200.0  # median of a lesion above the median of the lung ar
 
 
 def affine(
-    images,
-    orders,
-    rng,
-    scale=(0.85, 1.2),
-    rotation=12.0,
-    shift=0.06,
-    flip=True,
-    border_hu=-1000.0,
-    elastic_px=0.0,
-    cells=5,
-):
+    images: Sequence[np.ndarray],
+    orders: Sequence[str],
+    rng: np.random.Generator,
+    scale: tuple[float, float] = (0.85, 1.2),
+    rotation: float = 12.0,
+    shift: float = 0.06,
+    flip: bool = True,
+    border_hu: float = -1000.0,
+    elastic_px: float = 0.0,
+    cells: int = 5,
+) -> list[np.ndarray]:
     """The same random similarity, and with `elastic_px` an elastic deformation, for several images: one interpolation.
 
     Parameters
@@ -65,10 +66,14 @@ def affine(
         matrix[0, 2] += columns - 1
     maps = _elastic_maps(matrix, rows, columns, elastic_px, cells, rng) if elastic_px else None
 
-    def move(image, interpolation, border):
+    def move(image: np.ndarray, interpolation: int, border: float) -> np.ndarray:
         if maps is not None:
-            return cv2.remap(image, maps[0], maps[1], interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=border)
-        return cv2.warpAffine(image, matrix, (columns, rows), flags=interpolation, borderValue=border)
+            moved: np.ndarray = cv2.remap(
+                image, maps[0], maps[1], interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=border
+            )
+            return moved
+        turned: np.ndarray = cv2.warpAffine(image, matrix, (columns, rows), flags=interpolation, borderValue=border)
+        return turned
 
     out = []
     for image, order in zip(images, orders, strict=True):
@@ -81,7 +86,9 @@ def affine(
     return out
 
 
-def _elastic_maps(matrix, rows, columns, elastic_px, cells, rng):
+def _elastic_maps(
+    matrix: np.ndarray, rows: int, columns: int, elastic_px: float, cells: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """For each pixel where it comes from, (rows, columns) float32 each: displaced, then back through the similarity."""
     back = cv2.invertAffineTransform(matrix).astype(np.float32)
     coarse = rng.standard_normal((cells + 3, cells + 3, 2), dtype=np.float32) * np.float32(elastic_px)
@@ -100,7 +107,14 @@ def _places(rows: int, columns: int) -> np.ndarray:
     return np.dstack([across, down])
 
 
-def random_patch(images, shape, rng, around=None, share=0.5, border_hu=-1000.0):
+def random_patch(
+    images: Sequence[np.ndarray],
+    shape: tuple[int, ...],
+    rng: np.random.Generator,
+    around: np.ndarray | None = None,
+    share: float = 0.5,
+    border_hu: float = -1000.0,
+) -> list[np.ndarray]:
     """The same random patch of several volumes, for a network of volumes.
 
     Parameters
@@ -135,23 +149,25 @@ def random_patch(images, shape, rng, around=None, share=0.5, border_hu=-1000.0):
     return out
 
 
-def smooth_field(rng, cells: float) -> np.ndarray:
+def smooth_field(rng: np.random.Generator, cells: float) -> np.ndarray:
     """A random field with about `cells` bumps a side, zero mean, unit deviation. (256, 256) float32."""
     coarse = rng.standard_normal((int(cells) + 4, int(cells) + 4), dtype=np.float32)
     field = cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
     mean, deviation = cv2.meanStdDev(field)
-    return (field - np.float32(mean.item())) / np.float32(deviation.item() + 1e-6)
+    standardised: np.ndarray = (field - np.float32(mean.item())) / np.float32(deviation.item() + 1e-6)
+    return standardised
 
 
-def lung_density(hu, lungs, rng):
+def lung_density(hu: np.ndarray, lungs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Scale the air content of the lungs: from deep inspiration with emphysema to expiration."""
     factor = np.float32(rng.uniform(0.6, 1.7))
     target = np.minimum(-1000 + (hu + 1000) * factor, np.maximum(hu, -300))
     inside = cv2.GaussianBlur((lungs > 0).astype(np.float32), (0, 0), 1)
-    return hu + inside * (target - hu) * (hu < -300)
+    changed: np.ndarray = hu + inside * (target - hu) * (hu < -300)
+    return changed
 
 
-def lesion_mask(lungs, rng) -> np.ndarray:
+def lesion_mask(lungs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A soft random mask in the lungs: one to five blobs with ragged edges, mostly peripheral. float32 in 0..1."""
     inside = (lungs > 0).astype(np.uint8)
     if inside.sum() < 200:
@@ -176,10 +192,13 @@ def lesion_mask(lungs, rng) -> np.ndarray:
         np.maximum(level, 1 - np.sqrt(u * u + v * v), out=level)
     level += np.float32(rng.uniform(0.1, 0.5)) * smooth_field(rng, rng.uniform(8, 40))
     softness = np.float32(rng.uniform(0.03, 0.35))
-    return np.clip(level / softness + np.float32(0.5), 0, 1) * inside
+    soft: np.ndarray = np.clip(level / softness + np.float32(0.5), 0, 1) * inside
+    return soft
 
 
-def fill_air(hu, mask, target_hu, rng, texture=0.15):
+def fill_air(
+    hu: np.ndarray, mask: np.ndarray, target_hu: float, rng: np.random.Generator, texture: float = 0.15
+) -> np.ndarray:
     """Fill a share of each pixel's air with tissue, so that the lung's median under `mask` comes to `target_hu`.
 
     Vessels stay visible and noise fades with the air, as in ground glass. Septa (crazy paving) by `texture`.
@@ -195,7 +214,7 @@ def fill_air(hu, mask, target_hu, rng, texture=0.15):
     return np.where(hu < TISSUE_HU, hu + share * (TISSUE_HU - hu), hu)
 
 
-def insert_opacity(hu, lungs, rng):
+def insert_opacity(hu: np.ndarray, lungs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Insert a lesion of random shape and density (-740..20 HU).
 
     Returns (hu, mask): the mask float32 in 0..1, all zero where the lung is too small.
@@ -205,7 +224,7 @@ def insert_opacity(hu, lungs, rng):
     return fill_air(hu, mask, target, rng, texture), mask
 
 
-def consolidate_dependent(hu, lungs, rng):
+def consolidate_dependent(hu: np.ndarray, lungs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Fill the lowest part of the lungs with tissue, one side or both: dense as the chest wall it lies on.
 
     Where it ends is a tilted, wavy line, anywhere from the lower half to the rim. What is lung is told by its shape
@@ -225,13 +244,20 @@ def consolidate_dependent(hu, lungs, rng):
     return fill_air(hu, mask, rng.uniform(-120, TISSUE_HU), rng, rng.uniform(0, 0.2))
 
 
-def random_density(rng) -> tuple[float, float]:
+def random_density(rng: np.random.Generator) -> tuple[float, float]:
     """Median HU and texture of an invented lesion: ground glass three times in four."""
     target = rng.uniform(-740, -300) if rng.random() < 0.75 else rng.uniform(-300, 20)
     return target, rng.uniform(0, 0.35)
 
 
-def transplant_lesion(hu, lungs, donor_hu, donor_lungs, donor_infection, rng):
+def transplant_lesion(
+    hu: np.ndarray,
+    lungs: np.ndarray,
+    donor_hu: np.ndarray,
+    donor_lungs: np.ndarray,
+    donor_infection: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
     """Bring the lesions of one slice into the lungs of another: shape and density of the donor, texture of the host.
 
     Returns (hu, mask) like `insert_opacity`; the mask is what falls inside the host's lungs.
@@ -250,7 +276,9 @@ def transplant_lesion(hu, lungs, donor_hu, donor_lungs, donor_infection, rng):
     return np.where(hu < TISSUE_HU, hu + share * (TISSUE_HU - hu), hu), mask
 
 
-def rescale_lesion(hu, lungs, infection, rng, remove=0.2):
+def rescale_lesion(
+    hu: np.ndarray, lungs: np.ndarray, infection: np.ndarray, rng: np.random.Generator, remove: float = 0.2
+) -> tuple[np.ndarray, np.ndarray]:
     """Give a real lesion another density, 0.8 to 2.5 times as far above the lung as it was; or take it away.
 
     Returns (hu, infection). With probability `remove` a clearly visible lesion fades into the lung and its label
@@ -271,28 +299,35 @@ def rescale_lesion(hu, lungs, infection, rng, remove=0.2):
     return hu + soft * (np.minimum(changed, np.maximum(hu, 60)) - hu), infection
 
 
-def contrast(hu, rng):
+def contrast(hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A calibration a little off: offset and gain around air."""
     return -1000 + (hu + 1000) * rng.uniform(0.93, 1.07) + rng.uniform(-25, 25)
 
 
-def blur(hu, rng, strongest=1.2):
+def blur(hu: np.ndarray, rng: np.random.Generator, strongest: float = 1.2) -> np.ndarray:
     """A softer kernel, or a patient who breathed: Gaussian, up to `strongest` pixels."""
-    return cv2.GaussianBlur(hu, (0, 0), rng.uniform(0.3, strongest))
+    blurred: np.ndarray = cv2.GaussianBlur(hu, (0, 0), rng.uniform(0.3, strongest))
+    return blurred
 
 
-def gamma(hu, rng, strongest=0.3, low=-1000.0, high=200.0):
+def gamma(
+    hu: np.ndarray, rng: np.random.Generator, strongest: float = 0.3, low: float = -1000.0, high: float = 200.0
+) -> np.ndarray:
     """Greys between `low` and `high` HU bent by a power from exp(-strongest) to exp(strongest); both ends stay."""
     scaled = np.clip((hu - low) / (high - low), 0, 1)
     bent = cv2.pow(scaled, float(np.exp(rng.uniform(-strongest, strongest))))
-    return hu + (bent - scaled) * (high - low)
+    bent_hu: np.ndarray = hu + (bent - scaled) * (high - low)
+    return bent_hu
 
 
-def local_contrast(hu, rng, strongest=0.5, low=-1000.0, high=200.0):
+def local_contrast(
+    hu: np.ndarray, rng: np.random.Generator, strongest: float = 0.5, low: float = -1000.0, high: float = 200.0
+) -> np.ndarray:
     """Some way towards its CLAHE (Zuiderveld 1994) of random clip limit and tiles."""
     scaled = np.rint(np.clip((hu - low) * (255 / (high - low)), 0, 255)).astype(np.uint8)
     tiles = int(rng.integers(2, 9))
     equalised = cv2.createCLAHE(float(rng.uniform(1, 4)), (tiles, tiles)).apply(scaled)
     # only the difference is of 8 bits: where there is none the HU stay whole
     difference = cv2.subtract(equalised, scaled, dtype=cv2.CV_32F)
-    return hu + difference * np.float32(rng.uniform(0, strongest) * (high - low) / 255)
+    equalised_hu: np.ndarray = hu + difference * np.float32(rng.uniform(0, strongest) * (high - low) / 255)
+    return equalised_hu

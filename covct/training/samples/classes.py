@@ -8,8 +8,9 @@ Nothing is put into the lungs or changed there: an invented lesion has no class,
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,15 @@ def _labels(part: Slices, task: str) -> np.ndarray:
     return labels
 
 
-def draw(part: Slices, index: int, how: Preparation, task: str, own, equalise: bool, rng: np.random.Generator):
+def draw(
+    part: Slices,
+    index: int,
+    how: Preparation,
+    task: str,
+    own: Mapping[str, Any],
+    equalise: bool,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
     """One slice of a source of `with_classes` as the network sees it; truth is the class's number and a weight.
 
     own : the source's arguments of the geometry. equalise : in the look of CLAHE slices, see `views`. Left and right

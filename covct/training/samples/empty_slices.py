@@ -9,6 +9,8 @@ import numpy as np
 
 from covct.errors import UsageError
 from covct.networks.network import Network, predict
+from covct.training.samples.plan import Plan
+from covct.training.samples.restoration import Sample
 from covct.training.settings import Settings
 
 NETWORK = "slice-classifier"
@@ -30,7 +32,7 @@ def slice_truth(truth: np.ndarray) -> np.ndarray:
     return np.stack([holds, sure], -1).astype(np.float32)
 
 
-def of_slices(plan: Any, settings: Settings) -> Any:
+def of_slices(plan: Plan, settings: Settings) -> Plan:
     """The plan for infection, with slices' truth in place of pixels'.
 
     Raises
@@ -41,7 +43,7 @@ def of_slices(plan: Any, settings: Settings) -> Any:
     if settings.architecture != NETWORK:
         raise UsageError(f"empty-slices is learned by --architecture {NETWORK}, got {settings.architecture}")
 
-    def draw(*arguments, **named):
+    def draw(*arguments: Any, **named: Any) -> Sample:
         x, truth = plan.draw(*arguments, **named)
         return x, slice_truth(truth)
 

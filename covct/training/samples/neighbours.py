@@ -14,7 +14,9 @@ Every function takes single slices (rows, columns) as well and does with them wh
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -59,14 +61,18 @@ def middle(images: np.ndarray) -> np.ndarray:
     return images if images.ndim == 2 else images[len(images) // 2]
 
 
-def show_stack(how: Preparation, hu, label, weight, rng: np.random.Generator | None = None):
+def show_stack(
+    how: Preparation, hu: np.ndarray, label: np.ndarray, weight: np.ndarray, rng: np.random.Generator | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """As `prepare.show`, of a slice or a stack: (size, size, channels), and the truth of the middle slice."""
     seen = see(how, hu, rng)
     channels = seen[..., None] if hu.ndim == 2 else _channels_last(seen)
     return channels, truth_of(how, middle(label), middle(weight))
 
 
-def show_part(how: Preparation, part: Slices, label, weight, step: int) -> tuple[np.ndarray, np.ndarray]:
+def show_part(
+    how: Preparation, part: Slices, label: np.ndarray, weight: np.ndarray, step: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Every so many slices of a source as inference shows them, with their truth; (slices, size, size, channels)."""
     truth = truth_of(how, label[::step], weight[::step])
     if part.pool is None or part.around is None:
@@ -74,12 +80,14 @@ def show_part(how: Preparation, part: Slices, label, weight, step: int) -> tuple
     return with_neighbours(see(how, part.pool.hu), part.around[::step]), truth
 
 
-def lung_density(hu, lungs, rng):
+def lung_density(hu: np.ndarray, lungs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """`augment.lung_density` with one factor."""
     return _together(augment.lung_density, (hu, lungs), rng)
 
 
-def rescale_lesion(hu, lungs, infection, rng):
+def rescale_lesion(
+    hu: np.ndarray, lungs: np.ndarray, infection: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """`augment.rescale_lesion` with one decision, by the medians of the whole stack."""
     if hu.ndim == 2:
         return augment.rescale_lesion(hu, lungs, infection, rng)
@@ -87,14 +95,14 @@ def rescale_lesion(hu, lungs, infection, rng):
     return np.moveaxis(changed, -1, 0), np.moveaxis(label, -1, 0)
 
 
-def consolidate_dependent(hu, lungs, rng):
+def consolidate_dependent(hu: np.ndarray, lungs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """`augment.consolidate_dependent` of every slice with the same draws."""
     if hu.ndim == 2:
         return augment.consolidate_dependent(hu, lungs, rng)
     return np.stack(_each(augment.consolidate_dependent, (hu, lungs), rng))
 
 
-def insert_opacity(hu, lungs, rng):
+def insert_opacity(hu: np.ndarray, lungs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """`augment.insert_opacity` into every slice as far as its own lungs reach; the outline is the middle's."""
     if hu.ndim == 2:
         return augment.insert_opacity(hu, lungs, rng)
@@ -105,7 +113,14 @@ def insert_opacity(hu, lungs, rng):
     return np.stack(changed), masks
 
 
-def transplant_lesion(hu, lungs, donor_hu, donor_lungs, donor_infection, rng):
+def transplant_lesion(
+    hu: np.ndarray,
+    lungs: np.ndarray,
+    donor_hu: np.ndarray,
+    donor_lungs: np.ndarray,
+    donor_infection: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
     """`augment.transplant_lesion` of one slice of the donor, moved alike into every slice."""
     donor = (donor_hu, donor_lungs, donor_infection)
     if hu.ndim == 2:
@@ -115,16 +130,17 @@ def transplant_lesion(hu, lungs, donor_hu, donor_lungs, donor_infection, rng):
     return np.stack(changed), np.stack(masks)
 
 
-def _each(change, stacks, rng) -> list:
+def _each(change: Callable[..., Any], stacks: Sequence[np.ndarray], rng: np.random.Generator) -> list[Any]:
     """A change of every slice by itself, all with the same draws."""
     seed = int(rng.integers(2**32))
     return [change(*slices, np.random.default_rng(seed)) for slices in zip(*stacks, strict=True)]
 
 
-def _together(change, stacks, rng):
+def _together(change: Callable[..., Any], stacks: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """A change of all slices at once: what is written for (rows, columns) takes channels last, too."""
     if stacks[0].ndim == 2:
-        return change(*stacks, rng)
+        changed: np.ndarray = change(*stacks, rng)
+        return changed
     return np.moveaxis(change(*(_channels_last(one) for one in stacks), rng), -1, 0)
 
 

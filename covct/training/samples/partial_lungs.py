@@ -56,7 +56,8 @@ def _aerated(hu: np.ndarray) -> np.ndarray:
     large[0] = False
     if len(rows):
         large[labels[np.ix_((rows[0], rows[-1]), (columns[0], columns[-1]))].ravel()] = False
-    return large[labels]
+    large_ones: np.ndarray = large[labels]
+    return large_ones
 
 
 def _sides(lung: np.ndarray) -> list[np.ndarray]:

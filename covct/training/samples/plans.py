@@ -1,17 +1,15 @@
-"""What each task learns from: how a sample is drawn, whom it is validated on, and what the card says of it."""
+"""The plan of each task: which slices, how they are changed, and on whom it is validated."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from covct.data.cases import person_of
 from covct.data.published import read_published_size
-from covct.data.slices import SIZE, UNKNOWN, Slices, joined
+from covct.data.slices import UNKNOWN, Slices, joined
 from covct.data.views import equalised
 from covct.errors import UsageError
 from covct.training.folds import held_out
@@ -20,6 +18,7 @@ from covct.training.samples.empty_slices import of_slices
 from covct.training.samples.inputs import patch_of
 from covct.training.samples.neighbours import show_part, show_stack, stack, with_context
 from covct.training.samples.partial_lungs import with_partial_lungs
+from covct.training.samples.plan import Origin, Origins, Plan
 from covct.training.samples.prepare import Preparation, crop, preparation
 from covct.training.samples.presets import deform, tint_alike
 from covct.training.samples.reading import Reading
@@ -34,69 +33,12 @@ SOURCES = {
     "medseg": "medicalsegmentation.com COVID-19 CT segmentation slices, non-commercial use only",
     "cases": "labelled cases of the user's own",
 }
-RESTORED = ("ma", "cases")
 # medseg's slices end at the ribs: shrink, and put tissue around; but not where all are cropped to the lungs
 CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}
 CROPPED_LIKE_ALL = {"scale": (0.85, 1.15), "border_hu": 40.0}
 EQUALISED = {"scale": (0.7, 1.2)}  # the publisher's CLAHE saw whole slices, ours are cut around the body
 EQUALISED_SHARE = 0.4
 PARTIAL_SHARE = 0.15  # of the samples for the lungs, where slices with known parts of lungs are among the data
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One task's data: how to draw a sample, what to validate on, and what the card says of it.
-
-    Attributes
-    ----------
-    draw : function (Generator, Origins or None) -> Sample
-        Draws depend on the generator alone. Where a list is given, the slices that a sample is made of are noted there.
-    validation : (x, truth) or None
-        None where all is trained on.
-    held_out, patients : dict of str to list of str
-        By source: who is held out, and all there are.
-    on_both_sides : int
-        Patients that are trained on and held out at once: not 0 only where the split is by slice.
-    size : int
-        Side of a sample, pixels.
-    """
-
-    draw: Callable[..., Sample]
-    validation: tuple[np.ndarray, np.ndarray] | None
-    loss: str
-    recipe: str
-    field_of_view: str
-    held_out: dict[str, list[str]]
-    sources: dict[str, str]
-    slices: dict[str, int]
-    patients: dict[str, list[str]] = field(default_factory=dict)
-    on_both_sides: int = 0
-    size: int = SIZE
-    arguments: dict[str, float] = field(default_factory=dict)  # of the recipe
-    validated: tuple[str, ...] = ()  # the source of each validation sample
-
-    @property
-    def restored(self) -> list[str]:
-        """The sources whose held-out slices may pass the restorer before they are judged."""
-        return [source for source in self.held_out if source in RESTORED]
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a sample comes from: the slice is counted among those of the patient that are trained on.
-
-    The text has the patient only as a hash, since it goes into logs.
-    """
-
-    source: str
-    patient: str
-    slice: int
-
-    def __str__(self) -> str:
-        return f"{self.source} {hashlib.sha256(self.patient.encode()).hexdigest()[:8]} slice {self.slice}"
-
-
-Origins = list[Origin]
 
 
 def plan_restorer(reading: Reading, settings: Settings) -> Plan:
@@ -241,12 +183,19 @@ def _diseased_and_clean(
     return looks, medseg, clean, by_source.get("ma")
 
 
-def _maybe_diseased(hu, lungs, infection, donors, rng, origins):
+def _maybe_diseased(
+    hu: np.ndarray,
+    lungs: np.ndarray,
+    infection: np.ndarray,
+    donors: Slices | None,
+    rng: np.random.Generator,
+    origins: Origins | None,
+) -> tuple[np.ndarray, np.ndarray]:
     kind = rng.random()
     if kind < 0.45:
         return hu, infection
     if kind < 0.75 and donors is not None:
-        donor = rng.integers(len(donors))
+        donor = int(rng.integers(len(donors)))
         _note(origins, donors, donor)
         hu, mask = neighbours.transplant_lesion(
             hu, lungs, donors.hu[donor], donors.lungs[donor], donors.infection[donor], rng
@@ -326,27 +275,36 @@ def _note(origins: Origins | None, part: Slices, index: int) -> None:
         origins.append(Origin(part.source, patient, int(index) - part.patients.index(patient)))
 
 
-def _pick(part: Slices, rng, origins: Origins | None = None):
+def _pick(
+    part: Slices, rng: np.random.Generator, origins: Origins | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """HU, lungs and infection of a slice, or of it and its neighbours."""
     return stack(part, _place(part, rng, origins), rng)
 
 
-def _place(part: Slices, rng, origins: Origins | None = None) -> int:
+def _place(part: Slices, rng: np.random.Generator, origins: Origins | None = None) -> int:
     """A slice: half the time of any patient alike, else any slice alike; patients have 2 to 180 slices."""
-    index = rng.integers(len(part))
+    index = int(rng.integers(len(part)))
     if rng.random() < 0.5:
         patient = part.patients[rng.choice(part.first_of_patients)]
-        index = rng.choice(np.flatnonzero(np.array(part.patients) == patient))
+        index = int(rng.choice(np.flatnonzero(np.array(part.patients) == patient)))
     _note(origins, part, index)
-    return int(index)
+    return index
 
 
-def _stack(how: Preparation, part: Slices, label, weight) -> Sample:
+def _stack(how: Preparation, part: Slices, label: np.ndarray, weight: np.ndarray) -> Sample:
     """Every second slice: neighbours tell little more, and cost as much."""
     return show_part(how, part, label, weight, 2)
 
 
-def _plan(draw, how: Preparation, checks: Mapping[str, Sample], split: Split, sources, loss: str = "dice+ce") -> Plan:
+def _plan(
+    draw: Callable[..., Sample],
+    how: Preparation,
+    checks: Mapping[str, Sample],
+    split: Split,
+    sources: Mapping[str, Path],
+    loss: str = "dice+ce",
+) -> Plan:
     x, y = (np.concatenate(arrays) for arrays in zip(*checks.values(), strict=True))
     counts = {part.source: len(part) for part in split.train_sets}
     return Plan(
@@ -372,7 +330,7 @@ def _used(sources: dict[str, Path], parts: list[Slices]) -> dict[str, Path]:
     return {name: folder for name, folder in sources.items() if name in left}
 
 
-def _cite(sources: dict[str, Path], *names: str) -> dict[str, str]:
+def _cite(sources: Mapping[str, Path], *names: str) -> dict[str, str]:
     return {name: SOURCES[name] for name in names if name in sources}
 
 

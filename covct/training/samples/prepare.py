@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import cv2
@@ -13,7 +13,7 @@ from covct.errors import UsageError
 from covct.training.samples.presets import PRESETS, Preset, with_strength
 from covct.training.settings import Settings
 from covct.voxels.fields_of_view import FIELDS_OF_VIEW, MODEL_PIXEL_MM
-from covct.voxels.preprocess import parse_recipe, to_model_space, with_arguments
+from covct.voxels.preprocess import FieldOfView, parse_recipe, to_model_space, with_arguments
 
 TRAINED_VIEWS = ("body", "otsu-body", "lung-contours", "lung-mask")  # slices are read cut to the body already
 LEAST_SIDE, LARGEST_SIDE = 32, 512
@@ -84,7 +84,7 @@ def crop(part: Slices, field_of_view: str) -> Slices:
     return replace(part, hu=hu, lungs=lungs, infection=infection, spacing_mm=spacing, **cut)
 
 
-def _cut_labels(labels: np.ndarray, view) -> np.ndarray:
+def _cut_labels(labels: np.ndarray, view: FieldOfView) -> np.ndarray:
     """Labels cut like the slices: of each pixel the label that holds most of it; 0 beyond."""
     best = np.zeros((len(labels), SIZE, SIZE), np.uint8)
     most = np.full(best.shape, 0.5, np.float32)
@@ -95,7 +95,9 @@ def _cut_labels(labels: np.ndarray, view) -> np.ndarray:
     return best
 
 
-def show(how: Preparation, hu, label, weight, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
+def show(
+    how: Preparation, hu: np.ndarray, label: np.ndarray, weight: np.ndarray, rng: np.random.Generator | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Slices as the network sees them, with their truth.
 
     hu, label, weight (..., rows, columns) -> (..., size, size, 1) float32 and (..., size, size, 2) float32, label and
@@ -110,7 +112,7 @@ def see(how: Preparation, hu: np.ndarray, rng: np.random.Generator | None = None
     return recipe_of(how, rng)(sized).reshape(*hu.shape[:-2], how.size, how.size)
 
 
-def recipe_of(how: Preparation, rng: np.random.Generator | None = None):
+def recipe_of(how: Preparation, rng: np.random.Generator | None = None) -> Callable[[np.ndarray], np.ndarray]:
     """The recipe, (slices, rows, columns) HU -> float32 of that shape, with `rng` as strong as chance has it."""
     arguments = how.arguments if rng is None else with_strength(how.preset, how.recipe, how.arguments, rng)
     return with_arguments(how.recipe, arguments)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -66,7 +66,9 @@ PRESETS = {
 }
 
 
-def deform(preset: Preset, images, orders, rng: np.random.Generator, **own) -> list[np.ndarray]:
+def deform(
+    preset: Preset, images: Sequence[np.ndarray], orders: Sequence[str], rng: np.random.Generator, **own: Any
+) -> list[np.ndarray]:
     """Move images together, as `augment.affine` with the preset's arguments; `own` are the task's.
 
     The preset's go first, unless `own` holds a `border_hu`: a source cropped at the ribs has to shrink.
@@ -88,7 +90,9 @@ def tint(preset: Preset, hu: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return hu.astype(np.float32, copy=False)
 
 
-def augmented(preset: Preset, hu: np.ndarray, masks, rng: np.random.Generator, **own) -> tuple[np.ndarray, list]:
+def augmented(
+    preset: Preset, hu: np.ndarray, masks: Sequence[np.ndarray], rng: np.random.Generator, **own: Any
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """All but lesions, for one slice or a stack of neighbours. The same generator, the same result.
 
     hu (rows, columns) or (slices, rows, columns), masks likewise -> (hu, masks).
@@ -105,7 +109,9 @@ def tint_alike(preset: Preset, hu: np.ndarray, rng: np.random.Generator) -> np.n
     return np.stack([tint(preset, one, np.random.default_rng(seed)) for one in hu])
 
 
-def with_strength(preset: Preset, recipe: str, arguments: Mapping[str, float], rng) -> dict[str, float]:
+def with_strength(
+    preset: Preset, recipe: str, arguments: Mapping[str, float], rng: np.random.Generator
+) -> dict[str, float]:
     """A recipe's arguments with CLAHE as strong as chance has it; those of other recipes as they are."""
     if recipe != "clahe" or not preset.clip_limit:
         return dict(arguments)

@@ -64,7 +64,8 @@ class Reading:
     def _once(self, key: object, source: str, read: Callable[[Path], Read]) -> Read:
         if key not in self._kept:
             self._kept[key] = read(self.sources[source])
-        return self._kept[key]
+        kept: Read = self._kept[key]
+        return kept
 
 
 class Readings:

@@ -10,7 +10,8 @@ import numpy as np
 from covct import RESEARCH_USE
 from covct.disk.durable import replace_file
 from covct.training.samples.inputs import check_inputs
-from covct.training.samples.plans import PLANS, Plan
+from covct.training.samples.plan import Plan
+from covct.training.samples.plans import PLANS
 from covct.training.samples.reading import Readings
 from covct.training.settings import Settings
 from covct.voxels.overlay import (
@@ -90,7 +91,8 @@ def _scaled(grey: np.ndarray, side: int) -> np.ndarray:
     if grey.min() < 0 or grey.max() > 1:
         grey = (grey - grey.min()) / (grey.max() - grey.min())
     sized = cv2.resize(grey.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
-    return np.rint(np.clip(sized, 0, 1) * 255).astype(np.uint8)
+    drawn: np.ndarray = np.rint(np.clip(sized, 0, 1) * 255).astype(np.uint8)
+    return drawn
 
 
 def _outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> None:

@@ -9,7 +9,7 @@ only then cut, so that neither a border nor the cut changes what a grey means. N
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -55,7 +55,14 @@ class Volume:
     first: int
 
 
-def volumes_of(part: Slices, label: np.ndarray, known: np.ndarray, how: Preparation, settings: Settings, patch):
+def volumes_of(
+    part: Slices,
+    label: np.ndarray,
+    known: np.ndarray,
+    how: Preparation,
+    settings: Settings,
+    patch: tuple[int, ...],
+) -> list[Volume]:
     """The volumes of a source: runs of adjacent slices, in their order.
 
     label, known (slices, 256, 256) bool. With a spacing asked for, volumes of unknown spacing are left out.
@@ -106,7 +113,9 @@ def can_be_volumes(parts: Iterable[Slices], settings: Settings) -> list[Slices]:
     return kept
 
 
-def _resampled(grids, source_mm: tuple[float, ...], spacing_mm: tuple[float, ...]) -> list[np.ndarray]:
+def _resampled(
+    grids: Sequence[np.ndarray], source_mm: tuple[float, ...], spacing_mm: tuple[float, ...]
+) -> list[np.ndarray]:
     """HU, labels and what is known at another spacing; half a voxel decides."""
     hu, *masks = grids
 
@@ -119,14 +128,16 @@ def _resampled(grids, source_mm: tuple[float, ...], spacing_mm: tuple[float, ...
     return [np.rint(brought(hu)).astype(np.int16), *marked]
 
 
-def _padded(grids, patch) -> list[np.ndarray]:
+def _padded(grids: Sequence[np.ndarray], patch: tuple[int, ...]) -> list[np.ndarray]:
     """At least as large as a patch: the last slice, row and column repeated, as `context.patchwise` does it."""
     beyond = [(0, max(0, wanted - have)) for have, wanted in zip(grids[0].shape, patch, strict=True)]
     hu, *masks = grids
     return [np.pad(hu, beyond, "edge"), *(np.pad(mask, beyond) for mask in masks)]
 
 
-def draw_patch(volume: Volume, how: Preparation, patch, rng: np.random.Generator, equalise: bool = False):
+def draw_patch(
+    volume: Volume, how: Preparation, patch: tuple[int, ...], rng: np.random.Generator, equalise: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """A random patch as the network sees it, with its truth: (*patch, 1) and (*patch, 2) float32.
 
     Half of the patches hold some of what is looked for. The slices run either way, see `neighbours.stack`.
@@ -146,7 +157,7 @@ def draw_patch(volume: Volume, how: Preparation, patch, rng: np.random.Generator
 
 
 def validation_patches(
-    volumes: list[Volume], how: Preparation, patch, seed: int, share: int = 1
+    volumes: list[Volume], how: Preparation, patch: tuple[int, ...], seed: int, share: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Patches that cover the volumes, each voxel counted once; of many a sample by the seed, as memory allows.
 
