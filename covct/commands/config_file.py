@@ -199,7 +199,8 @@ def parameters(command: Any) -> dict[str, Any]:
 
 
 def name_of(param: Any) -> str:
-    return max((option.lstrip("-") for option in param.opts), key=len)
+    name: str = max((option.lstrip("-") for option in param.opts), key=len)
+    return name
 
 
 @cache

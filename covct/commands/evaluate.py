@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -15,6 +16,11 @@ from covct.commands.quiet import quiet_tensorflow
 from covct.disk.signals import stoppable
 from covct.disk.sources import check_apart
 from covct.visible import json_line
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from covct.networks.network import Networks
 
 
 class Task(str, Enum):
@@ -125,13 +131,13 @@ def evaluate_command(
         raise typer.Exit(3)
 
 
-def _networks(folder: Path):
+def _networks(folder: Path) -> Networks:
     with quiet_tensorflow():
         from covct.networks.segment import load_keras_networks
     return load_keras_networks(folder)
 
 
-def _restorer(card: Path):
+def _restorer(card: Path) -> Callable[[np.ndarray], np.ndarray]:
     with quiet_tensorflow():
         from covct.training.samples.restoration import load_restorer
     return load_restorer(card)

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from covct.errors import RunError
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from covct.unattended.one_pass import PassResult
 
 EXIT_CODES = (
     "Exit codes: 0 nothing left to do; 1 internal error (traceback); 2 usage error; 3 finished, but series failed or "
@@ -15,7 +21,7 @@ EXIT_CODES = (
 )
 
 
-def ended_badly(tally, strict: bool) -> int:
+def ended_badly(tally: PassResult | Counter[str], strict: bool) -> int:
     """What was rejected or failed before counts too: a rerun shall not turn a 3 into a 0."""
     from covct.intake.unread import SOURCES_NOT_READ
 

@@ -13,7 +13,7 @@ import select
 import signal
 import sys
 import time
-from typing import TextIO
+from typing import Any, TextIO
 
 PATIENCE_S = 60.0
 PIECE = 4096  # bytes; a pipe that is ready takes so many without waiting (PIPE_BUF)
@@ -46,7 +46,7 @@ class Listener(io.RawIOBase):
     def isatty(self) -> bool:
         return os.isatty(self.descriptor)
 
-    def write(self, data) -> int:  # type: ignore[override]
+    def write(self, data: Any) -> int:
         whole = bytes(data)
         self._deliver(b"\n" + whole if self._cut else whole)
         return len(whole)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from covct.errors import UsageError
 from covct.unattended.logs import LogFormat
 from covct.unattended.supervisor import worker
+
+if TYPE_CHECKING:
+    from covct.outputs import Outputs
+    from covct.unattended.plan import Order
 
 
 class SegType(str, Enum):
@@ -121,7 +126,7 @@ def check_there(sources: list[Path]) -> None:
         raise UsageError(f"no such file or directory: {', '.join(missing)}")
 
 
-def check_places(order) -> None:
+def check_places(order: Order) -> None:
     """Nothing is written where sources are looked for, and no source is looked for among results."""
     from covct.disk.sources import check_apart
     from covct.unattended.move_done import check_place
@@ -131,7 +136,7 @@ def check_places(order) -> None:
         check_place(order.move_done, order.sources, order.out)
 
 
-def outputs_of(formats: str, seg_type: SegType, all_frames: bool, captures: Captures):
+def outputs_of(formats: str, seg_type: SegType, all_frames: bool, captures: Captures) -> Outputs:
     """`--formats` and what goes with it, as `Outputs`."""
     from covct.outputs import FORMATS, Outputs
 
@@ -141,7 +146,7 @@ def outputs_of(formats: str, seg_type: SegType, all_frames: bool, captures: Capt
     return Outputs(wanted, seg_type.value, all_frames, captures.value)
 
 
-def patterns_of(select: list[str] | None) -> tuple[tuple[str, re.Pattern], ...]:
+def patterns_of(select: list[str] | None) -> tuple[tuple[str, re.Pattern[str]], ...]:
     """'Keyword=regex' to keyword and pattern; capitals do not matter to the pattern."""
     from pydicom.datadict import tag_for_keyword
 
@@ -184,7 +189,7 @@ def until_of(text: str | None) -> datetime | None:
         raise UsageError(f"--until {text}: wanted a time of day such as 06:30") from None
 
 
-def order_of(sources, out: Path, outputs, weights: Path | None, **wishes):
+def order_of(sources: Iterable[Path], out: Path, outputs: Outputs, weights: Path | None, **wishes: Any) -> Order:
     """What is asked of a scan or watch, as `batch.Order`."""
     from covct.networks.cards import default_weights_folder
     from covct.unattended.plan import Order

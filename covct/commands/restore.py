@@ -99,7 +99,15 @@ def _print_refused(message: str) -> None:
 
 
 def _restore_all(
-    cases: Sequence[Any], refused: list[str], way: _Restorer, json_lines: bool, *, out: Path, kind, window, spacing
+    cases: Sequence[Any],
+    refused: list[str],
+    way: _Restorer,
+    json_lines: bool,
+    *,
+    out: Path,
+    kind: str | None,
+    window: Any,
+    spacing: Any,
 ) -> list[Any]:
     """Every volume, one after the other; what is refused is noted, and raised where it is the only one."""
     from dataclasses import asdict
@@ -169,7 +177,7 @@ class _Restorer:
         return self._way(pixels)
 
 
-def _show(done: list) -> None:
+def _show(done: list[Any]) -> None:
     table = Table("volume", "slices", "domain", "healthy lung", "infected lung", "ground glass", caption=RESEARCH_USE)
     for one in done:
         cells = []

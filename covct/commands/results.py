@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -18,6 +18,9 @@ from covct.commands.options import Json, check_there
 from covct.disk.signals import stoppable
 from covct.errors import UsageError
 from covct.visible import json_line
+
+if TYPE_CHECKING:
+    from covct.results.defects import Defect
 
 
 def status_command(
@@ -118,7 +121,7 @@ def verify_command(
         raise typer.Exit(3)
 
 
-def _show_defect(folder: str, defect, json_events: bool) -> None:
+def _show_defect(folder: str, defect: Defect, json_events: bool) -> None:
     if json_events:
         print(json_line({"event": "defect", "folder": folder, **asdict(defect)}), flush=True)
         return

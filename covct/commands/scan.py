@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -58,6 +58,12 @@ from covct.errors import SeriesError, UsageError
 from covct.unattended.logs import LogFormat
 from covct.unattended.supervisor import LONGEST_SERIES_S, worker
 from covct.visible import json_line
+
+if TYPE_CHECKING:
+    from covct.intake.discover import Series
+    from covct.networks.network import Networks
+    from covct.outputs import Emit
+    from covct.unattended.plan import Order
 
 _inbox = partial(typer.Option, rich_help_panel="Inbox")
 
@@ -168,7 +174,7 @@ def networks_of(weights: Path, device: str, require_gpu: bool) -> Callable[[], A
 
     wish = devices.parse_wish(device)
 
-    def load():
+    def load() -> Networks:
         visible = dict(os.environ)
         devices.select(wish, os.environ)  # before tensorflow looks
         with quiet_tensorflow():
@@ -182,7 +188,9 @@ def networks_of(weights: Path, device: str, require_gpu: bool) -> Callable[[], A
     return load
 
 
-def _looked_after(emit, order, series_timeout: float, log_format: LogFormat, metrics: Path | None):
+def _looked_after(
+    emit: Emit, order: Order, series_timeout: float, log_format: LogFormat, metrics: Path | None
+) -> tuple[Emit, Order]:
     """Events also to the process that looks after this one, and of this run what it had done before."""
     watched = worker()
     if watched is None:
@@ -191,7 +199,7 @@ def _looked_after(emit, order, series_timeout: float, log_format: LogFormat, met
     return emit, replace(order, began=watched.began, already=watched.finished)
 
 
-def _show_plan(order, json_events: bool) -> None:
+def _show_plan(order: Order, json_events: bool) -> None:
     """The dry run: what would be done, what is finished, what is left out and why. Nothing is written."""
     from covct.unattended.batch import look
     from covct.unattended.plan import card_hashes, plan
@@ -228,7 +236,7 @@ def _show_plan(order, json_events: bool) -> None:
         raise typer.Exit(3)
 
 
-def _foreseen(series, reasons: tuple[str, ...], strict: bool) -> dict[str, str]:
+def _foreseen(series: Series, reasons: tuple[str, ...], strict: bool) -> dict[str, str]:
     """The verdict on a series that passed so far, with what its headers will be warned of or refused for."""
     from covct.intake.gate import header_warnings, refuse_warnings
     from covct.intake.gate_rules import WARNED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,12 +15,15 @@ from covct import RESEARCH_USE
 from covct.commands.console import plain, stamp, stderr
 from covct.commands.exit_codes import meaning_of
 from covct.errors import RunError, Stopped, whereabouts
-from covct.unattended.logs import QUIET, LogFormat
+from covct.outputs import Emit
+from covct.unattended.logs import QUIET, JsonLines, LogFormat
 from covct.visible import json_line
 
 
 @contextmanager
-def told(out: Path, json_events: bool, log_format: LogFormat, hash_identifiers: bool, metrics: Path | None):
+def told(
+    out: Path, json_events: bool, log_format: LogFormat, hash_identifiers: bool, metrics: Path | None
+) -> Iterator[Emit]:
     """A function that tells events to stdout, stderr and the metrics; what ends the process is told likewise."""
     from covct.unattended import logs
     from covct.unattended.prometheus import measured
@@ -47,7 +50,7 @@ def told(out: Path, json_events: bool, log_format: LogFormat, hash_identifiers: 
             _end(lines, error, whereabouts(error), 1)
 
 
-def _end(lines, error: BaseException, message: str, exit_code: int) -> NoReturn:
+def _end(lines: JsonLines | None, error: BaseException, message: str, exit_code: int) -> NoReturn:
     if lines:
         event = {"event": "ended", "reason": type(error).__name__, "message": message, "exit_code": exit_code}
         lines.tell(event, "info" if exit_code == 130 else "error")
@@ -75,7 +78,7 @@ def _hiding(out: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 @contextmanager
-def showing(json_events: bool, lines=None):
+def showing(json_events: bool, lines: JsonLines | None = None) -> Iterator[Emit]:
     """A function that shows events: JSON lines on stdout, and on stderr a bar, plain lines or `lines`."""
     with Progress(
         TextColumn("{task.description}", style="progress.description", markup=False),

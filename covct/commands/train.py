@@ -239,7 +239,8 @@ def _seldom(write: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]
 
 def _sentence(event: dict[str, Any]) -> str:
     if event["event"] == "note":
-        return event["text"]
+        text: str = event["text"]
+        return text
     if event["event"] == "started":
         return (
             f"{event['task']}: {event['epochs']} epochs of {event['steps']} steps of {event['batch_size']} samples, "

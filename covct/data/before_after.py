@@ -114,7 +114,7 @@ def _histogram(values: dict[str, np.ndarray], expected_hu: dict[str, tuple[int, 
     left, right, bottom = MARGIN + 30, WIDTH - MARGIN - 30, PLOT_HEIGHT + 10
 
     def across(hu: float) -> int:
-        return round(left + (np.clip(hu, *AXIS_HU) - AXIS_HU[0]) / (AXIS_HU[1] - AXIS_HU[0]) * (right - left))
+        return int(round(left + (np.clip(hu, *AXIS_HU) - AXIS_HU[0]) / (AXIS_HU[1] - AXIS_HU[0]) * (right - left)))
 
     for number, (name, found) in enumerate(values.items()):
         colour, (low, high) = COLOURS[name], expected_hu[name]

@@ -97,4 +97,5 @@ def hu_by_anchors(grey: np.ndarray) -> np.ndarray:
     air = float(np.percentile(grey, 2))
     counts = np.bincount(grey.astype(np.uint8).ravel(), minlength=256)[BRIGHT:]
     tissue = BRIGHT + int(np.argmax(np.convolve(counts, np.ones(9), "same")))
-    return (grey - air) / np.maximum(1.0, tissue - air) * 1000 - 960
+    hu: np.ndarray = (grey - air) / np.maximum(1.0, tissue - air) * 1000 - 960
+    return hu

@@ -45,7 +45,8 @@ def on_grid(mask: hd.Volume, path: Path, grid: hd.Volume, resample: bool = False
         if not resample:
             raise UsageError(f"{path}: {apart} (--resample brings it to that grid)")
         return _resampled(mask, grid)
-    return mask.array
+    marked: np.ndarray = mask.array
+    return marked
 
 
 def _resampled(mask: hd.Volume, grid: hd.Volume) -> np.ndarray:
@@ -53,4 +54,5 @@ def _resampled(mask: hd.Volume, grid: hd.Volume) -> np.ndarray:
     reference = grid.with_array(np.zeros(grid.spatial_shape, np.uint8)).to_simpleitk()
     resampled = sitk.Resample(image, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
     out = hd.Volume.from_simpleitk(resampled, "PATIENT").match_orientation(grid)
-    return out.array > 0
+    near: np.ndarray = out.array > 0
+    return near

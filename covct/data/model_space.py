@@ -83,7 +83,15 @@ def _around_the_body(labelled: Labelled, restore: Restore | None) -> Slices:
     return _part(labelled, hu, lungs, infection, classes, sides, spacing)
 
 
-def _part(labelled: Labelled, hu, lungs, infection, classes, sides, spacing) -> Slices:
+def _part(
+    labelled: Labelled,
+    hu: np.ndarray,
+    lungs: np.ndarray,
+    infection: np.ndarray,
+    classes: np.ndarray | None,
+    sides: np.ndarray | None,
+    spacing: np.ndarray | None,
+) -> Slices:
     case = labelled.case
     places = one_volume(range(len(labelled)) if labelled.numbers is None else labelled.numbers)
     return Slices(hu, lungs, infection, (case.patient,) * len(hu), case.source, classes, sides, places, spacing)
@@ -129,9 +137,10 @@ def nearest(mask: np.ndarray, size: int) -> np.ndarray:
 def _cropped_classes(classes: np.ndarray) -> np.ndarray:
     """As `_cropped_in_model_space`, for labels (rows, columns) -> (1, 256, 256) uint8."""
     empty = np.zeros(classes.shape, np.float32)
-    return np.maximum.reduce(
+    cropped: np.ndarray = np.maximum.reduce(
         [np.uint8(value) * _cropped_in_model_space(empty, classes == value)[1] for value in (1, 2, 3)], dtype=np.uint8
     )
+    return cropped
 
 
 def _clean_where_aerated(hu: np.ndarray, lungs: np.ndarray) -> np.ndarray:
@@ -144,7 +153,8 @@ def _smoothed_inside(hu: np.ndarray, mask: np.ndarray, sigma: float = 4.0) -> np
     """HU smoothed over the mask alone, so that neither a vessel nor the chest wall makes lung look dense."""
     weight = (mask > 0).astype(np.float32)
     total = cv2.GaussianBlur((hu + 1000) * weight, (0, 0), sigma)
-    return total / np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-3) - 1000
+    smooth: np.ndarray = total / np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-3) - 1000
+    return smooth
 
 
 def _cropped_in_model_space(hu: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -160,12 +170,14 @@ def _square(image: np.ndarray, fill: float) -> np.ndarray:
     side = max(image.shape)
     above, left = (side - image.shape[0]) // 2, (side - image.shape[1]) // 2
     below, right = side - image.shape[0] - above, side - image.shape[1] - left
-    return cv2.copyMakeBorder(image, above, below, left, right, cv2.BORDER_CONSTANT, value=fill)
+    framed: np.ndarray = cv2.copyMakeBorder(image, above, below, left, right, cv2.BORDER_CONSTANT, value=fill)
+    return framed
 
 
 def recipe_pixels(hu: np.ndarray) -> np.ndarray:
     """HU slices as the publisher of `ma-slices` would have made them: (slices, 256, 256) uint8."""
-    return np.rint(clahe(hu) * 255).astype(np.uint8)
+    pixels: np.ndarray = np.rint(clahe(hu) * 255).astype(np.uint8)
+    return pixels
 
 
 def _model_spacing(count: int, spacing_mm: tuple[float, float, float], view: FieldOfView) -> np.ndarray:
@@ -184,7 +196,9 @@ def _view_around_lungs(lungs: np.ndarray) -> FieldOfView:
     return FieldOfView((rows[0] + rows[-1]) / 2, (columns[0] + columns[-1]) / 2, side, side)
 
 
-def _model_space(hu, lungs, infection, view: FieldOfView):
+def _model_space(
+    hu: np.ndarray, lungs: np.ndarray, infection: np.ndarray, view: FieldOfView
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     masks = [_model_mask(mask, view) for mask in (lungs, infection)]
     return np.clip(np.rint(to_model_space(hu, view, SIZE)), -1100, 3071).astype(np.int16), *masks
 
@@ -195,4 +209,5 @@ def _model_mask(mask: np.ndarray, view: FieldOfView) -> np.ndarray:
 
 def _model_labels(labels: np.ndarray, view: FieldOfView, values: tuple[int, ...]) -> np.ndarray:
     """As `_model_mask`, of labels; where two meet in one pixel the higher."""
-    return np.maximum.reduce([np.uint8(v) * _model_mask(labels == v, view) for v in values], dtype=np.uint8)
+    cut: np.ndarray = np.maximum.reduce([np.uint8(v) * _model_mask(labels == v, view) for v in values], dtype=np.uint8)
+    return cut

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 
-def noise(hu, rng, strongest=70.0):
+def noise(hu: np.ndarray, rng: np.random.Generator, strongest: float = 70.0) -> np.ndarray:
     """Correlated scanner noise, blur or sharpening by chance: every source gets the same mixture."""
     if rng.random() < 0.25:
         hu = cv2.GaussianBlur(hu, (0, 0), rng.uniform(0.4, 1.1))

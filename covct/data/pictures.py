@@ -66,7 +66,8 @@ def _stored(path: Path) -> np.ndarray:
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise CaseError("unreadable", f"{path}: not a readable picture")
-    return image
+    picture: np.ndarray = image
+    return picture
 
 
 def marked_pixels(picture: np.ndarray, path: Path) -> np.ndarray:

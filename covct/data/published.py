@@ -123,7 +123,9 @@ def read_published_size(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray,
     return out
 
 
-def _published_size(hu: np.ndarray, lungs: np.ndarray, spacing_mm: tuple[float, float, float]):
+def _published_size(
+    hu: np.ndarray, lungs: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
     rows, columns = hu.shape[1:]
     if (rows, columns) == (SIZE, SIZE):
         return hu, lungs, spacing_mm

@@ -139,7 +139,8 @@ def _on_grid(image: hd.Volume, mask: hd.Volume, path: Path, case: Case) -> np.nd
     if case.by_index:
         if mask.shape != image.shape:
             raise CaseError("other-shape", f"{path} (of {name}): {difference(mask, image)}")
-        return image.with_array(mask.array).to_patient_orientation(WORKING_ORIENTATION).array
+        aligned: np.ndarray = image.with_array(mask.array).to_patient_orientation(WORKING_ORIENTATION).array
+        return aligned
     one_order = mask.get_closest_patient_orientation() == image.get_closest_patient_orientation()
     image, mask = (one.to_patient_orientation(WORKING_ORIENTATION) for one in (image, mask))
     if mask.shape != image.shape:
@@ -148,7 +149,8 @@ def _on_grid(image: hd.Volume, mask: hd.Volume, path: Path, case: Case) -> np.nd
         # Not where the voxels lie in another order: by index the mask would be a mirrored one.
         advice = " (cases.csv: geometry by-index, if only the header is wrong)" if one_order else ""
         raise CaseError("other-geometry", f"{path} (of {name}): {apart}{advice}")
-    return mask.array
+    array: np.ndarray = mask.array
+    return array
 
 
 def _read(path: Path) -> hd.Volume:

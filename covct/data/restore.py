@@ -223,7 +223,8 @@ def to_hu(grey: np.ndarray, domain: str, restorer: Way, window: tuple[float, flo
         hu = hu_of_window(grey, window) if window else hu_by_anchors(grey)
     else:
         hu = _through(grey, restorer, SIZE)
-    return np.clip(np.rint(hu), *RANGE_HU).astype(np.int16)
+    restored: np.ndarray = np.clip(np.rint(hu), *RANGE_HU).astype(np.int16)
+    return restored
 
 
 def _through(grey: np.ndarray, restorer: Way, size: int) -> np.ndarray:

@@ -87,7 +87,8 @@ def outside_share(labelled: Labelled) -> float | None:
 def touches_border(mask: np.ndarray) -> np.ndarray:
     """(slices,) bool: whether the mask reaches the border of the slice."""
     edges = [mask[:, 0].any(1), mask[:, -1].any(1), mask[:, :, 0].any(1), mask[:, :, -1].any(1)]
-    return np.logical_or.reduce(edges)
+    reaches: np.ndarray = np.logical_or.reduce(edges)
+    return reaches
 
 
 def _misfit(labelled: Labelled) -> tuple[str, str] | None:

@@ -21,7 +21,8 @@ def as_hounsfield(pixels: np.ndarray) -> np.ndarray:
 
     pixels (slices, rows, columns) uint8 -> (slices, rows, columns) int16 HU. No restoration: CLAHE's look stays.
     """
-    return np.rint(hu_of_window(pixels, (WINDOW["low"], WINDOW["high"]))).astype(np.int16)
+    seen: np.ndarray = np.rint(hu_of_window(pixels, (WINDOW["low"], WINDOW["high"]))).astype(np.int16)
+    return seen
 
 
 def equalised(hu: np.ndarray) -> np.ndarray:

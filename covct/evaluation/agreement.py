@@ -29,7 +29,8 @@ def deviation(sums: np.ndarray) -> np.ndarray:
     """Standard deviation of the differences (n - 1), nan below two cases. (..., 4) -> (...)."""
     number, total, squares = (sums[..., index] for index in range(3))
     spread = np.maximum(squares - ratio(total**2, number), 0)
-    return np.sqrt(ratio(spread, np.where(number > 1, number - 1, 0)))
+    deviation: np.ndarray = np.sqrt(ratio(spread, np.where(number > 1, number - 1, 0)))
+    return deviation
 
 
 def lower_limit(sums: np.ndarray) -> np.ndarray:

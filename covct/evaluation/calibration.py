@@ -5,6 +5,8 @@ Everything is computed from a histogram of the probabilities, so that cases, pat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from covct.evaluation.scores import ratio
@@ -36,7 +38,7 @@ def histogram(probability: np.ndarray, truth: np.ndarray, region: np.ndarray) ->
     return np.concatenate([*parts, [((wide - y) ** 2).sum(), missed]])
 
 
-def _parts(sums: np.ndarray):
+def _parts(sums: np.ndarray) -> Iterator[np.ndarray]:
     return (sums[..., k * BINS : (k + 1) * BINS] for k in range(3))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import cv2
@@ -20,8 +20,8 @@ from covct.intake.choice import Choice
 from covct.intake.discover import Series, discover
 from covct.networks.network import Network, Networks, field_of_view, probabilities
 from covct.pipeline.series import Clock, process
-from covct.voxels.fields_of_view import MODEL_PIXEL_MM
-from covct.voxels.overlay import BACKGROUND, draw_slice, lung_field_of_view
+from covct.voxels.fields_of_view import MODEL_PIXEL_MM, lung_field_of_view
+from covct.voxels.overlay import BACKGROUND, draw_slice
 from covct.voxels.preprocess import FieldOfView, from_model_space, whole_slice
 
 PICTURE_SIDE, GAP = 260, 4
@@ -133,7 +133,9 @@ def _series(case: Case) -> Series:
     return case.series or discover([case.images[0]]).series[0]
 
 
-def judge(case: Case, label: str, truth: Truth, called: Called, tasks: tuple[str, ...], tolerance_mm: float):
+def judge(
+    case: Case, label: str, truth: Truth, called: Called, tasks: tuple[str, ...], tolerance_mm: float
+) -> list[Judged]:
     """Compare what was called with the truth, task by task. Returns a list of Judged.
 
     Parameters
@@ -213,7 +215,7 @@ def calls_without_truth(truth: Truth, called: Called) -> dict[str, float] | None
     }
 
 
-def _pictures(label: str, truth: Truth, called: Called, task: str, slice_counts: np.ndarray):
+def _pictures(label: str, truth: Truth, called: Called, task: str, slice_counts: np.ndarray) -> Iterator[Picture]:
     """The two worst and the two best slices of a case."""
     pixels = slice_counts.sum(1)
     marked = slice_counts[:, :3].sum(1)

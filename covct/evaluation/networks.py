@@ -53,7 +53,8 @@ def cards_of(judges: list[Judge], with_restorer: bool) -> dict[str, Card]:
 
 def held_out_by(card: Card) -> dict[str, list[str]]:
     """By source, whom a card names as held out."""
-    return card.training.get("held_out_patients", {})
+    held_out: dict[str, list[str]] = card.training.get("held_out_patients", {})
+    return held_out
 
 
 class Loaded:

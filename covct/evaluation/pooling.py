@@ -16,6 +16,9 @@ DIGITS = 6
 ALL = "all"
 MEANS = (*SCORES, "hd95_mm", "surface_dice")
 
+# A pooled figure and its interval, of what is summed over cases and what is computed of the sums.
+Figure = Callable[[Callable[[list[Judged]], np.ndarray], Callable[[np.ndarray], Any]], dict[str, Any]]
+
 
 def case_figures(one: Judged) -> dict[str, Any]:
     """What is written of one task of one case. Undefined figures are None."""
@@ -63,7 +66,9 @@ def group_figures(
         by_person.setdefault(one.case.identity, []).append(one)
     of_patient = list(by_person.values())
 
-    def figure(sums: Callable[[list[Judged]], np.ndarray], statistic: Callable[[np.ndarray], np.ndarray]):
+    def figure(
+        sums: Callable[[list[Judged]], np.ndarray], statistic: Callable[[np.ndarray], np.ndarray]
+    ) -> dict[str, Any]:
         stacked = np.stack([sums(cases) for cases in of_patient])
         stacked = stacked[stacked.any(1)]  # the others have nothing that this figure is of
         drawn = bootstrap.draw(max(1, len(stacked)), resamples, seed)
@@ -74,7 +79,8 @@ def group_figures(
         }
 
     def counts(cases: list[Judged]) -> np.ndarray:
-        return np.array([list(one.counts) for one in cases], float).sum(0)
+        total: np.ndarray = np.array([list(one.counts) for one in cases], float).sum(0)
+        return total
 
     return {
         "source": source,
@@ -103,10 +109,8 @@ def by_fold(judged: list[Judged], fold_of: dict[str, str]) -> dict[str, Any] | N
     folds = sorted({fold_of[one.case.key] for one in judged if one.case.key in fold_of})
     if not folds:
         return None
-    dice = [
-        float(scores(sum(np.array(list(one.counts)) for one in judged if fold_of.get(one.case.key) == fold))["dice"])
-        for fold in folds
-    ]
+    of_fold = [[list(one.counts) for one in judged if fold_of.get(one.case.key) == fold] for fold in folds]
+    dice = [float(scores(np.sum(counts, axis=0))["dice"]) for counts in of_fold]
     return {
         "dice": {fold: plain(value) for fold, value in zip(folds, dice, strict=True)},
         "mean": plain(np.mean(dice)),
@@ -118,7 +122,7 @@ def _pooled(name: str, sums: np.ndarray) -> np.ndarray:
     return scores(sums)[name]
 
 
-def _mean(judged: list[Judged], name: str, figure) -> dict[str, Any]:
+def _mean(judged: list[Judged], name: str, figure: Figure) -> dict[str, Any]:
     """Mean over cases in which the figure is defined and finite, how many these are, and in how many it is infinite.
 
     HD95 is where one side marks nothing: a mean without these flatters whoever misses whole cases, so they are counted.
@@ -127,7 +131,8 @@ def _mean(judged: list[Judged], name: str, figure) -> dict[str, Any]:
 
     def defined(cases: list[Judged]) -> np.ndarray:
         values = np.array([_values(one)[name] for one in cases])
-        return values[np.isfinite(values)]
+        values_there: np.ndarray = values[np.isfinite(values)]
+        return values_there
 
     whole = figure(
         lambda cases: np.array([defined(cases).sum(), len(defined(cases))]), lambda s: ratio(s[..., 0], s[..., 1])
@@ -135,7 +140,9 @@ def _mean(judged: list[Judged], name: str, figure) -> dict[str, Any]:
     return {**whole, "cases": int(np.isfinite(values).sum()), "infinite": int(np.isinf(values).sum())}
 
 
-def _agreement(judged: list[Judged], pair: Callable[[Judged], tuple[float, float] | None], figure):
+def _agreement(
+    judged: list[Judged], pair: Callable[[Judged], tuple[float, float] | None], figure: Figure
+) -> dict[str, Any] | None:
     """Bland-Altman over the cases that have such a pair; None where none has."""
     there = [both for one in judged if (both := pair(one))]
     if not there:
@@ -155,7 +162,7 @@ def _agreement(judged: list[Judged], pair: Callable[[Judged], tuple[float, float
     }
 
 
-def _calibration(task: str, of_patient: list[list[Judged]], figure) -> dict[str, Any]:
+def _calibration(task: str, of_patient: list[list[Judged]], figure: Figure) -> dict[str, Any]:
     if any(one.histogram is None for cases in of_patient for one in cases):
         return {"calibration": None, "thresholds": None}
 
@@ -183,7 +190,7 @@ def _calibration(task: str, of_patient: list[list[Judged]], figure) -> dict[str,
     }
 
 
-def plain(value) -> Any:
+def plain(value: Any) -> Any:
     """A number as JSON has it: None for what is undefined or infinite, and no more digits than mean something."""
     if value is None or isinstance(value, int | str):
         return value

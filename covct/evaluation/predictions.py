@@ -181,4 +181,5 @@ def read_seg_mask(seg: Segmentation, task: str, labels: Labels, scan: Scan) -> n
         raise UsageError(f"{path}: the segmentation cannot be read ({why(error)})") from error
     if mask is None:
         return None
-    return scan.volume.with_array(mask > 0).to_patient_orientation(WORKING_ORIENTATION).array
+    found: np.ndarray | None = scan.volume.with_array(mask > 0).to_patient_orientation(WORKING_ORIENTATION).array
+    return found

@@ -11,9 +11,11 @@ Conventions where a ratio has nothing below its line, the same for one case and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 SCORES = ("dice", "iou", "precision", "recall", "f1", "specificity", "accuracy")
 
@@ -33,7 +35,7 @@ class Counts:
     missed: int
     rest: int
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         return iter((self.hit, self.invented, self.missed, self.rest))
 
 
@@ -54,7 +56,7 @@ def count(truth: np.ndarray, called: np.ndarray, known: np.ndarray | None = None
     return Counts(hit, invented, missed, total - hit - invented - missed)
 
 
-def scores(counts) -> dict[str, np.ndarray]:
+def scores(counts: Counts | np.ndarray) -> dict[str, np.ndarray]:
     """Every score of `SCORES`, nan where it is undefined.
 
     Parameters
@@ -80,7 +82,8 @@ def scores(counts) -> dict[str, np.ndarray]:
     }
 
 
-def ratio(above, below) -> np.ndarray:
+def ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> np.ndarray:
     """above / below, nan where below is 0."""
     above, below = np.broadcast_arrays(np.asarray(above, float), np.asarray(below, float))
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
+    shares: np.ndarray = np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
+    return shares

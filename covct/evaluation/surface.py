@@ -52,7 +52,8 @@ def _surface(mask: np.ndarray, whole: tuple[int, ...]) -> np.ndarray:
             continue
         padded = np.pad(mask, [(int(a == axis),) * 2 for a in range(3)])
         inner &= np.take(padded, range(mask.shape[axis]), axis) & np.take(padded, range(2, mask.shape[axis] + 2), axis)
-    return mask & ~inner
+    surface: np.ndarray = mask & ~inner
+    return surface
 
 
 def _distance(surface: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
@@ -60,4 +61,5 @@ def _distance(surface: np.ndarray, spacing_mm: tuple[float, float, float]) -> np
     image = sitk.GetImageFromArray(surface.astype(np.uint8))
     image.SetSpacing([float(mm) for mm in reversed(spacing_mm)])
     signed = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
-    return np.maximum(sitk.GetArrayFromImage(signed), 0)
+    distance: np.ndarray = np.maximum(sitk.GetArrayFromImage(signed), 0)
+    return distance
