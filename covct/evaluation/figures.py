@@ -1,15 +1,14 @@
-"""Plots of an evaluation as inline SVG: coloured by the page's style, light or dark. Standard library only."""
+"""Plots of an evaluation: what is where. `plot` and `box` of templates/plots.html draw them, in the page's colours."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any, ClassVar
 
-WIDTH, HEIGHT = 400, 290
-LEFT, RIGHT, TOP, BOTTOM = 52, 22, 12, 46
-SERIES = ("s0", "s1", "s2", "s3", "s4", "s5")  # classes of the page's style, one a line or source
+SERIES = ("s0", "s1", "s2", "s3", "s4", "s5")  # classes of the stylesheet, one a line or source
+_LIMITS = (("bias", "bias"), ("−1.96 SD", "lower_limit"), ("+1.96 SD", "upper_limit"))
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,76 @@ class Axis:
         """0 at `low`, 1 at `high`; beyond them at the edge."""
         share = (value - self.low) / (self.high - self.low)
         return min(1.0, max(0.0, share))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A straight line between two places, in values of the axes, of class "bias" or "limit"."""
+
+    cls: str
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through points of values."""
+
+    cls: str
+    points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A dot at a place in values, with words to be shown when it is pointed at."""
+
+    cls: str
+    x: float
+    y: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Words:
+    """Text beside a place in values, (dx, dy) pixels from it. `cls`: "start" or "end", the side that is there."""
+
+    cls: str
+    x: float
+    y: float
+    dx: int
+    dy: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Axes, and what lies between them, drawn in this order. Sizes are in pixels; the margins hold the axes' labels."""
+
+    width: ClassVar[int] = 400
+    height: ClassVar[int] = 290
+    left: ClassVar[int] = 52
+    right: ClassVar[int] = 22
+    top: ClassVar[int] = 12
+    bottom: ClassVar[int] = 46
+
+    title: str
+    x: Axis
+    y: Axis
+    rules: Sequence[Rule] = ()
+    words: Sequence[Words] = ()
+    lines: Sequence[Line] = ()
+    dots: Sequence[Dot] = ()
+
+    def across(self, value: float) -> float:
+        """Pixels from the left."""
+        return round(self.left + self.x.place(value) * (self.width - self.left - self.right), 1)
+
+    def up(self, value: float) -> float:
+        """Pixels from the top."""
+        inside = self.height - self.top - self.bottom
+        return round(self.height - self.bottom - self.y.place(value) * inside, 1)
 
 
 def axis(values: Iterable[float], label: str, steps: int = 5) -> Axis:
@@ -46,128 +115,75 @@ def share_axis(label: str) -> Axis:
     return Axis(0, 1, (0, 0.2, 0.4, 0.6, 0.8, 1), label)
 
 
-def plot(x: Axis, y: Axis, draw: Callable[[Callable, Callable], Iterable[str]], title: str) -> str:
-    """Axes, and what `draw` puts between them with its two functions from values to pixels."""
-
-    def across(value: float) -> float:
-        return round(LEFT + x.place(value) * (WIDTH - LEFT - RIGHT), 1)
-
-    def up(value: float) -> float:
-        return round(HEIGHT - BOTTOM - y.place(value) * (HEIGHT - TOP - BOTTOM), 1)
-
-    parts = [f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title, True)}">']
-    for tick in y.ticks:
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(tick)}" y2="{up(tick)}"/>')
-        parts.append(f'<text class="tick end" x="{LEFT - 6}" y="{up(tick) + 4}">{_number(tick)}</text>')
-    for tick in x.ticks:
-        parts.append(f'<text class="tick mid" x="{across(tick)}" y="{HEIGHT - BOTTOM + 17}">{_number(tick)}</text>')
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="name mid" x="{middle}" y="{HEIGHT - 8}">{escape(x.label)}</text>')
-    centre = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(
-        f'<text class="name mid" x="13" y="{centre}" transform="rotate(-90 13 {centre})">{escape(y.label)}</text>'
-    )
-    return "".join([*parts, *draw(across, up), "</svg>"])
-
-
-def line(points: Sequence[tuple[float, float]], across, up, cls: str) -> str:
-    """A line through points of values; class of the page's style."""
-    places = " ".join(f"{across(x)},{up(y)}" for x, y in points)
-    return f'<polyline class="line {cls}" points="{places}"/>'
-
-
-def dot(x: float, y: float, cls: str, words: str = "") -> str:
-    """A dot at a place in pixels, with words to be shown when it is pointed at."""
-    title = f"<title>{escape(words)}</title>" if words else ""
-    return f'<circle class="dot {cls}" cx="{x}" cy="{y}" r="3.5">{title}</circle>'
-
-
-def bland_altman(rows: Sequence[tuple[str, str, float, float]], limits: dict, unit: str, title: str) -> str:
+def bland_altman(
+    rows: Sequence[tuple[str, str, float, float]], limits: Mapping[str, Any], unit: str, title: str
+) -> Plot:
     """Difference against mean (Bland & Altman 1986).
 
     Parameters
     ----------
     rows : sequence of (case, class, truth, called)
-    limits : dict
+    limits : mapping
         bias, lower_limit and upper_limit of the evaluation.
     """
     levels = [(name, limits[key]["value"]) for name, key in _LIMITS if limits[key]["value"] is not None]
     x = axis([(truth + called) / 2 for _, _, truth, called in rows], f"mean of truth and call, {unit}")
     y = axis([*(called - truth for _, _, truth, called in rows), *(v for _, v in levels), 0.0], f"call − truth, {unit}")
-
-    def draw(across, up):
-        for name, value in levels:
-            cls = "bias" if name == "bias" else "limit"
-            yield f'<line class="{cls}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(value)}" y2="{up(value)}"/>'
-            words = f"{name} {value:+.3g}".replace("-", "−")
-            yield f'<text class="tick end" x="{WIDTH - RIGHT}" y="{up(value) - 4}">{words}</text>'
-        for case, cls, truth, called in rows:
-            words = f"{case}: truth {truth:.3g}, called {called:.3g} {unit}"
-            yield dot(across((truth + called) / 2), up(called - truth), cls, words)
-
-    return plot(x, y, draw, title)
-
-
-_LIMITS = (("bias", "bias"), ("−1.96 SD", "lower_limit"), ("+1.96 SD", "upper_limit"))
+    return Plot(
+        title,
+        x,
+        y,
+        rules=[Rule("bias" if name == "bias" else "limit", x.low, value, x.high, value) for name, value in levels],
+        words=[Words("end", x.high, value, 0, -4, f"{name} {minus(f'{value:+.3g}')}") for name, value in levels],
+        dots=[
+            Dot(cls, (truth + called) / 2, called - truth, f"{case}: truth {truth:.3g}, called {called:.3g} {unit}")
+            for case, cls, truth, called in rows
+        ],
+    )
 
 
-def reliability(lines: Sequence[tuple[str, Sequence[dict]]], title: str) -> str:
+def reliability(lines: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title: str) -> Plot:
     """Frequency of the truth against probability, a line a source: (class, bins of the evaluation)."""
+    there = [(cls, [one for one in bins if one["pixels"]]) for cls, bins in lines]
+    return Plot(
+        title,
+        share_axis("probability"),
+        share_axis("share that is true"),
+        rules=[Rule("limit", 0, 0, 1, 1)],
+        lines=[Line(cls, [(one["probability"], one["frequency"]) for one in bins]) for cls, bins in there],
+        dots=[
+            Dot(
+                cls,
+                one["probability"],
+                one["frequency"],
+                f"probability {one['probability']:.2f}, true in {one['frequency']:.2f} of {one['pixels']:,}",
+            )
+            for cls, bins in there
+            for one in bins
+        ],
+    )
 
-    def draw(across, up):
-        yield f'<line class="limit" x1="{across(0)}" y1="{up(0)}" x2="{across(1)}" y2="{up(1)}"/>'
-        for cls, bins in lines:
-            there = [one for one in bins if one["pixels"]]
-            yield line([(one["probability"], one["frequency"]) for one in there], across, up, cls)
-            for one in there:
-                words = f"probability {one['probability']:.2f}, true in {one['frequency']:.2f} of {one['pixels']:,}"
-                yield dot(across(one["probability"]), up(one["frequency"]), cls, words)
 
-    return plot(share_axis("probability"), share_axis("share that is true"), draw, title)
-
-
-def threshold_curve(lines: Sequence[tuple[str, Sequence[dict]]], used: float | None, title: str) -> str:
+def threshold_curve(lines: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], used: float | None, title: str) -> Plot:
     """Pooled Dice against the threshold, and the threshold in use."""
-
-    def draw(across, up):
-        if used is not None:
-            yield f'<line class="bias" x1="{across(used)}" x2="{across(used)}" y1="{up(0)}" y2="{up(1)}"/>'
-            side, cls = (-5, "end") if used > 0.5 else (5, "start")
-            yield f'<text class="tick {cls}" x="{across(used) + side}" y="{up(0) - 6}">in use: {used:g}</text>'
-        for cls, curve in lines:
-            yield line([(p["threshold"], p["dice"]) for p in curve if p["dice"] is not None], across, up, cls)
-
-    return plot(share_axis("threshold"), share_axis("pooled Dice"), draw, title)
+    rules, words = [], []
+    if used is not None:
+        side, cls = (-5, "end") if used > 0.5 else (5, "start")
+        rules = [Rule("bias", used, 0, used, 1)]
+        words = [Words(cls, used, 0, side, -6, f"in use: {used:g}")]
+    drawn = [Line(cls, [(p["threshold"], p["dice"]) for p in curve if p["dice"] is not None]) for cls, curve in lines]
+    return Plot(title, share_axis("threshold"), share_axis("pooled Dice"), rules, words, drawn)
 
 
-def curves(lines: Sequence[tuple[str, Sequence[float]]], label: str, title: str) -> str:
+def curves(lines: Sequence[tuple[str, Sequence[float]]], label: str, title: str) -> Plot:
     """Values by epoch, a line each: (class, values)."""
-    longest = max(len(values) for _, values in lines)
-    x = axis([1, max(2, longest)], "epoch")
-    x = Axis(1, max(2, longest), tuple(t for t in x.ticks if t >= 1 and t == int(t) and t <= max(2, longest)), "epoch")
-    y = axis([v for _, values in lines for v in values if math.isfinite(v)], label)
-
-    def draw(across, up):
-        for cls, values in lines:
-            yield line([(k, v) for k, v in enumerate(values, 1) if math.isfinite(v)], across, up, cls)
-
-    return plot(x, y, draw, title)
+    last = max(2, *(len(values) for _, values in lines))
+    ticks = tuple(t for t in axis([1, last], "").ticks if 1 <= t <= last and t == int(t))
+    finite = [(cls, [(k, v) for k, v in enumerate(values, 1) if math.isfinite(v)]) for cls, values in lines]
+    y = axis([v for _, points in finite for _, v in points], label)
+    return Plot(title, Axis(1, last, ticks, "epoch"), y, lines=[Line(cls, points) for cls, points in finite])
 
 
-def box(quartiles: dict, dice: float | None) -> str:
-    """A box plot of one case's slices from 0 to 1, stretched to its cell, with a mark at the whole case's Dice."""
-    low, q1, median, q3, high = (100 * quartiles[name] for name in ("p5", "q1", "median", "q3", "p95"))
-    parts = ['<svg class="box" viewBox="0 0 100 20" preserveAspectRatio="none" aria-hidden="true">']
-    parts += [f'<line class="grid" x1="{tick}" x2="{tick}" y1="0" y2="20"/>' for tick in (0, 20, 40, 60, 80, 100)]
-    if quartiles["slices"] > 1:
-        parts.append(f'<line class="whisker" x1="{low:.2f}" x2="{high:.2f}" y1="10" y2="10"/>')
-        parts.append(f'<rect class="quartiles" x="{q1:.2f}" y="5" width="{max(0.3, q3 - q1):.2f}" height="10"/>')
-        parts.append(f'<line class="median" x1="{median:.2f}" x2="{median:.2f}" y1="5" y2="15"/>')
-    if dice is not None:
-        parts.append(f'<line class="mark" x1="{100 * dice:.2f}" x2="{100 * dice:.2f}" y1="2" y2="18"/>')
-    return "".join([*parts, "</svg>"])
-
-
-def _number(value: float) -> str:
-    return f"{value:g}".replace("-", "−")
+def minus(text: str) -> str:
+    """With the sign that is as wide as a plus."""
+    return text.replace("-", "−")

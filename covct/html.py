@@ -1,0 +1,69 @@
+"""Pages from the templates in `covct/templates`: each one self-contained file that runs and fetches nothing.
+
+Markup comes from the templates alone: Jinja2 escapes every value, whatever a header, a path or a message says. One
+base template, whose policy lets exactly the one stylesheet in, is under all of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from covct import RESEARCH_USE, __version__
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def render(template: str, *filters: Callable[..., Any], **values: Any) -> str:
+    """A page.
+
+    Parameters
+    ----------
+    template : str
+        A file in `covct/templates`.
+    *filters : function
+        The template's filters, by their names without a leading underscore. They are as fast as functions are; a
+        function among the values is several times slower.
+    **values
+        What the template asks for by name; one that is missing is an error (`jinja2.UndefinedError`).
+    """
+    return _environment(filters).get_template(template).render(**values)
+
+
+def png_address(png: bytes) -> str:
+    """A picture as the address of an image, within the page."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+@cache
+def stylesheet() -> str:
+    """The stylesheet of all pages: light, dark and printed."""
+    return files("covct").joinpath("templates", "pages.css").read_text(encoding="utf-8")
+
+
+@cache
+def _environment(filters: tuple[Callable[..., Any], ...]) -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("covct"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.globals.update(
+        research_use=RESEARCH_USE,
+        version=__version__,
+        style=stylesheet(),
+        style_sha256=base64.b64encode(hashlib.sha256(stylesheet().encode()).digest()).decode(),
+    )
+    environment.filters["thousands"] = "{:,}".format
+    environment.filters.update({one.__name__.lstrip("_"): one for one in filters})
+    return environment
