@@ -383,6 +383,13 @@ def test_settings_and_targets_that_are_named_exist(text):
         assert re.search(rf"^{''.join(target)}:", code, re.M), target
 
 
+def test_files_of_the_walk_exist():
+    """Those that are named below covct/ in the order in which a scan comes by."""
+    walk = section("architecture", "One scan, file by file")
+    files = [name for name in names(walk) if name.endswith(".py")]
+    assert len(files) > 20 and [name for name in files if not (ROOT / "covct" / name).exists()] == []
+
+
 def test_pages_are_short():
     assert {
         path.name: len(path.read_text().splitlines()) for path in PAGES if len(path.read_text().splitlines()) > 250
