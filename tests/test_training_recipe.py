@@ -53,8 +53,12 @@ def test_a_training_is_repeated_by_its_recipe(tmp_path, tiny):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     first = run(*asked_of("data", "--exact", "--seed", "7", "--ema", "0.9"), "--out", "first", cwd=tmp_path)
-    again = run("train", "--config", tmp_path / "first" / "recipe.toml", "--out", tmp_path / "again", cwd=elsewhere)
-    assert (tmp_path / "first" / "recipe.toml").read_text() == (tmp_path / "again" / "recipe.toml").read_text()
+    again = run(
+        "train", "--config", tmp_path / "first" / "lungs-recipe.toml", "--out", tmp_path / "again", cwd=elsewhere
+    )
+    assert (tmp_path / "first" / "lungs-recipe.toml").read_text() == (
+        tmp_path / "again" / "lungs-recipe.toml"
+    ).read_text()
     assert all(np.array_equal(one, other) for one, other in zip(first[0], again[0], strict=True))
     assert first[1] == again[1]
 
@@ -64,18 +68,18 @@ def test_each_fold_trained_alone_has_its_recipe_and_all_folds_one(tmp_path, tiny
         assert invoke(*asked_of(tiny, "--folds", "2", *more)).exit_code == 0
 
     trained("--out", str(tmp_path / "all"))
-    assert [path.name for path in (tmp_path / "all").rglob("recipe.toml")] == ["recipe.toml"]
-    assert "fold" not in tomllib.loads((tmp_path / "all" / "recipe.toml").read_text())["train"]
+    assert [path.name for path in (tmp_path / "all").rglob("lungs-recipe.toml")] == ["lungs-recipe.toml"]
+    assert "fold" not in tomllib.loads((tmp_path / "all" / "lungs-recipe.toml").read_text())["train"]
     trained("--out", str(tmp_path / "one"), "--fold", "1")
-    assert tomllib.loads((tmp_path / "one" / "fold-1" / "recipe.toml").read_text())["train"]["fold"] == 1
+    assert tomllib.loads((tmp_path / "one" / "fold-1" / "lungs-recipe.toml").read_text())["train"]["fold"] == 1
 
 
 def test_a_training_that_is_refused_leaves_the_recipe_of_the_one_before(tmp_path, tiny):
     out = ["--out", str(tmp_path / "out")]
     assert invoke(*asked_of(tiny), *out).exit_code == 0
-    before = (tmp_path / "out" / "recipe.toml").read_text()
+    before = (tmp_path / "out" / "lungs-recipe.toml").read_text()
     assert "other settings" in str(invoke(*asked_of(tiny, "--seed", "9", "--resume"), *out).exception)
-    assert (tmp_path / "out" / "recipe.toml").read_text() == before
+    assert (tmp_path / "out" / "lungs-recipe.toml").read_text() == before
 
 
 def test_a_recipe_holds_what_decides_the_weights_and_nothing_else(tmp_path):

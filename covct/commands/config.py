@@ -17,15 +17,19 @@ from covct.visible import json_line
 def config_command(
     context: typer.Context,
     command: Annotated[
-        str | None, typer.Argument(help="A command of covct. Default: all, without their defaults.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="A command. Default: all, but only what is not a default.", metavar="COMMAND", show_default=False
+        ),
     ] = None,
     arguments: Annotated[
-        list[str] | None, typer.Argument(help="Its options and arguments, as you would give them.", show_default=False)
+        list[str] | None,
+        typer.Argument(help="Options and arguments of the command.", metavar="ARGS", show_default=False),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Configuration file.", envvar=VARIABLE, show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a command on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per command to stdout.")] = False,
 ) -> None:
     """Show the settings of a command, and where each comes from: command line, environment, file or default."""
     root: Any = context.parent

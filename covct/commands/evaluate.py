@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,62 +39,68 @@ class Patients(str, Enum):
     all = "all"
 
 
+_what = partial(typer.Option, rich_help_panel="What to evaluate")
+_reading = partial(typer.Option, rich_help_panel="Masks and slices")
+_scores = partial(typer.Option, rich_help_panel="Scores")
+_naming = partial(typer.Option, rich_help_panel="Names")
+
+
 def evaluate_command(
     data: Annotated[Path, typer.Argument(help="Folder with scans and their reference masks.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder for evaluation.json and evaluation.html.")],
     weights: Annotated[
         Path | None,
-        typer.Option(
+        _what(
             help="Folder of cards or folds: evaluate their networks, or with --predictions the patients they held out."
         ),
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(help="Evaluate the masks in this folder: volumes by name, DICOM SEG by reference, or PNG slices."),
+        _what(help="Evaluate the masks in this folder: volumes by name, DICOM SEG by reference, or PNG slices."),
     ] = None,
-    task: Annotated[Task | None, typer.Option(help="Evaluate this task only.", show_default="both")] = None,
+    task: Annotated[Task | None, _what(help="Evaluate this task only.", show_default="both")] = None,
     patients: Annotated[
         Patients | None,
-        typer.Option(
+        _what(
             help="Evaluate the patients whom the cards held out, or all.",
             show_default="held-out where there are cards, else all",
         ),
     ] = None,
     also_seen: Annotated[
         bool,
-        typer.Option("--also-seen", help="With --patients all, include patients a network was trained on, marked."),
+        _what("--also-seen", help="With --patients all, include patients a network was trained on, marked."),
     ] = False,
     threshold: Annotated[
-        float | None, typer.Option(help="Threshold to use instead of the card's; needs --task.", min=0.01, max=0.99)
+        float | None, _reading(help="Threshold to use instead of the card's; needs --task.", min=0.01, max=0.99)
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="Labels of a task in masks with several labels: infection=2, lungs=1,2, infection=GGO."),
+        _reading(help="Labels of a task in masks with several labels: infection=2, lungs=1,2, infection=GGO."),
     ] = None,
     resample: Annotated[
-        bool, typer.Option("--resample", help="Resample masks on another grid to the scan's (nearest neighbour).")
+        bool, _reading("--resample", help="Resample masks on another grid to the scan's (nearest neighbour).")
     ] = False,
-    tolerance: Annotated[float, typer.Option(help="Tolerance of the surface Dice, in mm.", min=0)] = 2.0,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of the patients.", min=100)] = 2000,
-    seed: Annotated[int, typer.Option(help="Random seed of the bootstrap.", min=0)] = 0,
+    tolerance: Annotated[float, _scores(help="Tolerance of the surface Dice, in mm.", min=0)] = 2.0,
+    resamples: Annotated[int, _scores(help="Bootstrap resamples of the patients.", min=100)] = 2000,
+    seed: Annotated[int, _scores(help="Random seed of the bootstrap.", min=0)] = 0,
     source: Annotated[
         str,
-        typer.Option(
+        _naming(
             help="Name of the dataset. If no card names it, only patients of public datasets count as seen in training."
         ),
     ] = "",
     restorer: Annotated[
         Path | None,
-        typer.Option(
+        _reading(
             help="Card of the restorer, for 8-bit CLAHE slices; {fold} stands for the number of the fold.",
             show_default="restorer.json of --weights",
         ),
     ] = None,
     clahe: Annotated[
-        Clahe, typer.Option(help="Restore HU of 8-bit CLAHE slices, or read their grey values as linear HU.")
+        Clahe, _reading(help="Restore HU of 8-bit CLAHE slices, or read their grey values as linear HU.")
     ] = Clahe.restored,
     names: Annotated[
-        bool, typer.Option("--names", help="Write the names of all cases, also of those that no card publishes.")
+        bool, _naming("--names", help="Write the names of all cases, also of those that no card publishes.")
     ] = False,
     json_events: Annotated[bool, typer.Option("--json", help="Print one JSON event per line to stdout.")] = False,
 ) -> None:

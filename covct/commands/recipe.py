@@ -14,9 +14,9 @@ from covct.commands.train_options import Asked
 from covct.disk.durable import replace_file
 from covct.disk.state import output_errors
 
-RECIPE = "recipe.toml"
+RECIPE = "{task}-recipe.toml"  # a folder of weights holds several tasks
 HEAD = """\
-# Repeats this training: covct train --config recipe.toml --out ANOTHER_FOLDER
+# Repeats this training: covct train --config {name} --out ANOTHER_FOLDER
 # Written by covct {version}.
 
 [train]
@@ -28,19 +28,23 @@ LEFT_OUT = {
 
 
 def write_recipe(asked: Asked, folder: Path) -> None:
-    """Write `folder`/recipe.toml.
+    """Write `folder`/TASK-recipe.toml.
 
     Raises
     ------
     OutputNotWritable
     """
     with output_errors(folder):
-        replace_file(folder / RECIPE, recipe(asked).encode(errors="surrogateescape"))
+        replace_file(folder / name_of(asked), recipe(asked).encode(errors="surrogateescape"))
+
+
+def name_of(asked: Asked) -> str:
+    return RECIPE.format(task=asked.task.value)
 
 
 def recipe(asked: Asked) -> str:
     """The training as a configuration file: defaults too, which may be others one day. Paths are absolute."""
-    return HEAD.format(version=__version__) + "".join(f"{line}\n" for line in _lines(asked))
+    return HEAD.format(name=name_of(asked), version=__version__) + "".join(f"{line}\n" for line in _lines(asked))
 
 
 def _lines(asked: Asked) -> Iterator[str]:
