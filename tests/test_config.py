@@ -64,6 +64,16 @@ def test_config_goes_before_the_variable_before_the_file_beside_the_output_tree(
     assert held("scan", "--out", out, "--config", tmp_path / "asked" / "covct.toml")["limit"] == (1, "file")
 
 
+def test_a_file_of_another_user_beside_the_output_tree_is_not_obeyed(tmp_path, monkeypatch):
+    """Such as /tmp/covct.toml, with --out /tmp/out."""
+    file = write(tmp_path / "covct.toml", "[scan]\nlimit = 1\n")
+    if file.stat().st_uid == 0:
+        os.chown(file, 54321, -1)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert "wanted one of yours or root's" in refused("config", "scan", "--out", tmp_path / "out")
+    assert held("scan", "--out", tmp_path / "out", "--config", file)["limit"] == (1, "file")
+
+
 def test_a_commands_table_goes_before_what_stands_above_all_tables(tmp_path):
     file = write(tmp_path / "covct.toml", 'log-format = "json"\nforce = true\n[scan]\nlog-format = "text"\n')
     assert held("scan", "--config", file)["log-format"] == ("text", "file")

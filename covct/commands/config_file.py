@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -72,14 +73,23 @@ class ConfigFile:
 
 
 def find(given: Path | None, out: Path | None) -> Path | None:
-    """The file that holds: the one asked for, else `covct.toml` beside the output tree, if it is there."""
-    if given:
+    """The file that holds: the one asked for, else `covct.toml` beside the output tree, if it is there.
+
+    Raises
+    ------
+    UsageError
+        The file beside the output tree is another user's: whoever may write there must not say what covct does.
+    """
+    if given or not out:
         return given
-    beside = out.absolute().parent / NAME if out else None
+    beside = out.absolute().parent / NAME
     try:
-        return beside if beside and beside.is_file() else None
-    except PermissionError:  # nor could the output tree be reached
+        owner = beside.stat().st_uid
+    except OSError:  # none there; or none to be reached, and the output tree neither
         return None
+    if owner not in (0, os.getuid()):
+        raise UsageError(f"{beside}: a file of user {owner}, wanted one of yours or root's; --config FILE takes any")
+    return beside
 
 
 @cache
