@@ -26,7 +26,7 @@ from covct.disk.sources import SourceFile
 from covct.errors import UsageError
 from covct.evaluation import agreement, bootstrap, calibration
 from covct.evaluation.eligible import find_judges, seen_by
-from covct.evaluation.order import Order
+from covct.evaluation.order import EvaluationOrder
 from covct.evaluation.predictions import read_seg_mask
 from covct.evaluation.run import evaluate
 from covct.evaluation.scores import SCORES, Counts, count, scores
@@ -238,7 +238,9 @@ def pairs(tmp_path):
 
 
 def judge(data, calls, out, **wishes):
-    order = Order(data, out, predictions=calls, **{"patients": "all", "tasks": ("lungs",), "resamples": 200, **wishes})
+    order = EvaluationOrder(
+        data, out, predictions=calls, **{"patients": "all", "tasks": ("lungs",), "resamples": 200, **wishes}
+    )
     return evaluate(order, no_networks, no_networks)
 
 
@@ -523,7 +525,7 @@ def test_masks_of_covct_are_no_truth(series_folder, phantom_series, tmp_path, we
     corrected(seg, series_folder / "corrected.dcm")
     events = []
     wishes = {"predictions": results, "patients": "all", "tasks": ("lungs",), "resamples": 100}
-    evaluation = evaluate(Order(series_folder, out, **wishes), no_networks, no_networks, events.append)
+    evaluation = evaluate(EvaluationOrder(series_folder, out, **wishes), no_networks, no_networks, events.append)
     assert [row["tasks"]["lungs"]["dice"] for row in evaluation["cases"]] == [1]
     [left] = evaluation["left_out"]
     assert left["slug"] == "automatic-mask" and "covct" in left["reason"]
@@ -557,7 +559,7 @@ def test_volumes_in_a_lung_window_are_judged_as_training_sees_them(tmp_path):
     data = published(tmp_path / "set")
     weights = with_held_out(make_weights(tmp_path / "w"), cases=["radiopaedia_10"])
     evaluation = evaluate(
-        Order(data, tmp_path / "out", weights=weights, resamples=100), threshold_networks, no_networks
+        EvaluationOrder(data, tmp_path / "out", weights=weights, resamples=100), threshold_networks, no_networks
     )
     assert [row["case"] for row in evaluation["cases"]] == ["radiopaedia_10_85902_1", "radiopaedia_10_85902_3"]
     for row in evaluation["cases"]:
@@ -755,7 +757,7 @@ def chests(phantom, tmp_path_factory):
 def test_only_patients_held_out_are_judged(chests, tmp_path):
     """Networks on whole series: the rest of the patients is left alone, refused, or judged and marked."""
     weights = with_held_out(make_weights(tmp_path / "w"), cases=["c0", "c2"])
-    order = Order(chests, tmp_path / "out", weights=weights, resamples=200)
+    order = EvaluationOrder(chests, tmp_path / "out", weights=weights, resamples=200)
     evaluation = evaluate(order, threshold_networks, no_networks)
     assert [row["case"] for row in evaluation["cases"]] == ["c0", "c2"]
     assert not evaluation["also_seen"]
@@ -785,7 +787,7 @@ def test_each_patient_is_judged_by_the_fold_that_held_him_out(chests, tmp_path):
         folder = with_held_out(make_weights(tmp_path / "cv" / f"fold-{fold}"), cases=held)
         card = read_card(folder / "lungs.json")
         write_card(replace(card, threshold=0.5 + fold / 4), folder)
-    order = Order(chests, tmp_path / "out", weights=tmp_path / "cv", resamples=100)
+    order = EvaluationOrder(chests, tmp_path / "out", weights=tmp_path / "cv", resamples=100)
     evaluation = evaluate(order, threshold_networks, no_networks)
     assert [(row["case"], row["fold"]) for row in evaluation["cases"]] == [("c0", "fold-0"), ("c1", "fold-1")]
     assert evaluation["judged"]["cards"]["fold-1/lungs"]["threshold"] == 0.75
@@ -853,7 +855,7 @@ def test_networks_of_another_input_size_are_judged_on_the_slices_own_pixels():
 
 def test_a_threshold_by_hand_is_one_network_s(chests, tmp_path):
     weights = with_held_out(make_weights(tmp_path / "w"), cases=["c0"])
-    order = Order(chests, tmp_path / "out", weights=weights, tasks=("lungs",), threshold=0.25, resamples=100)
+    order = EvaluationOrder(chests, tmp_path / "out", weights=weights, tasks=("lungs",), threshold=0.25, resamples=100)
     evaluation = evaluate(order, threshold_networks, no_networks)
     assert evaluation["judged"]["cards"]["lungs"]["threshold"] == 0.25
     assert any("given by hand" in note for note in evaluation["notes"])
@@ -865,7 +867,7 @@ def test_training_curves_come_from_beside_the_card(chests, tmp_path):
     weights = with_held_out(make_weights(tmp_path / "w"), cases=["c0"])
     history = {"loss": [1.0, 0.5, float("nan")], "val_loss": [1.2, 0.7, 0.6], "val_dice": [0.1, 0.5, 0.6]}
     (weights / "lungs-history.json").write_text(json.dumps(history))
-    evaluate(Order(chests, tmp_path / "out", weights=weights, resamples=100), threshold_networks, no_networks)
+    evaluate(EvaluationOrder(chests, tmp_path / "out", weights=weights, resamples=100), threshold_networks, no_networks)
     page = (tmp_path / "out" / "evaluation.html").read_text()
     assert "lungs: loss" in page
     assert "No history of the training lies beside the card of infection" in page

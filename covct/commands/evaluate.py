@@ -107,12 +107,12 @@ def evaluate_command(
     """Evaluate networks or other tools' masks: overlap, distances, volumes, calibration, confidence intervals."""
     from covct.data.cases import TASKS
     from covct.data.labels import parse_labels
-    from covct.evaluation.order import EVERYONE, HELD_OUT, Order
+    from covct.evaluation.order import EVERYONE, HELD_OUT, EvaluationOrder
     from covct.evaluation.run import PAGE, evaluate
 
     if out:
         check_apart(out, [data], "--out")
-    order = Order(
+    order = EvaluationOrder(
         data, out, weights, predictions, restorer,
         tasks=(task.value,) if task else TASKS,
         patients=patients.value if patients else HELD_OUT if weights else EVERYONE,

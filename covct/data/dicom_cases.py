@@ -11,9 +11,10 @@ import numpy as np
 
 from covct.data.cases import Case, CaseError, LeftOut, person_of
 from covct.data.domains import HU
-from covct.data.labels import PLAIN, Labels, from_structures
+from covct.data.labels import PLAIN, from_structures
 from covct.dicom import seg_masks
 from covct.dicom.header import read_values
+from covct.dicom.seg_masks import LabelNames
 from covct.disk.sources import SourceFile
 from covct.errors import SeriesError, SourceDefect
 from covct.intake.discover import Series, discover
@@ -25,7 +26,9 @@ AUTOMATIC = "automatic-mask"
 MADE_BY_COVCT = "was drawn by covct and corrected by nobody: no truth"
 
 
-def find_dicom(files: list[Path], data: Path, labels: Labels = PLAIN, masked: bool = True) -> Iterator[Case | LeftOut]:
+def find_dicom(
+    files: list[Path], data: Path, labels: LabelNames = PLAIN, masked: bool = True
+) -> Iterator[Case | LeftOut]:
     """The series among the files that a SEG refers to, or with `masked` false all, and what is left out and why."""
     if not files:
         return
@@ -79,7 +82,7 @@ def _by_covct(seg: seg_masks.Segmentation, data: Path) -> str:
 
 
 def _with_masks(
-    series: Series, segs: list[seg_masks.Segmentation], data: Path, labels: Labels, masked: bool
+    series: Series, segs: list[seg_masks.Segmentation], data: Path, labels: LabelNames, masked: bool
 ) -> Iterator[Case | LeftOut]:
     name, source = series.folder.split("/")[-1], _dicom_source(series, data)
     chosen: list[seg_masks.Segmentation] = []
@@ -153,7 +156,7 @@ def read_series(case: Case) -> Scan:
         raise CaseError(error.slug, f"{case.where}: {error.message}") from error
 
 
-def read_segments(case: Case, scan: Scan, labels: Labels = PLAIN) -> dict[str, np.ndarray]:
+def read_segments(case: Case, scan: Scan, labels: LabelNames = PLAIN) -> dict[str, np.ndarray]:
     """The masks of a case's DICOM SEG: `lungs`, `infection`, `classes`, (slices, rows, columns) in working orientation.
 
     What the newest of them shows is taken from it.
@@ -167,7 +170,7 @@ def read_segments(case: Case, scan: Scan, labels: Labels = PLAIN) -> dict[str, n
     return masks
 
 
-def _read_seg(file: SourceFile, scan: Scan, labels: Labels) -> dict[str, np.ndarray]:
+def _read_seg(file: SourceFile, scan: Scan, labels: LabelNames) -> dict[str, np.ndarray]:
     try:
         return seg_masks.read_masks(file, scan, labels)
     except SeriesError as error:

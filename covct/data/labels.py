@@ -9,13 +9,13 @@ import numpy as np
 
 from covct.data.cases import TASKS, CaseError
 from covct.dicom import seg_masks
+from covct.dicom.seg_masks import LabelNames
 from covct.errors import UsageError
 
 CLASSES = {seg_masks.GROUND_GLASS: 1, seg_masks.CONSOLIDATION: 2, seg_masks.EFFUSION: 3}
 ALLOWED = {"lungs": {0, 1, 2}, "infection": {0, 1, 2, 3}, "both": {0, 1, 2, 3}, "classes": {0, 1, 2, 3}}
 
-Labels = Mapping[str, frozenset[str]]
-PLAIN: Labels = {}  # nothing is explained: masks hold what covct expects of them
+PLAIN: LabelNames = {}  # nothing is explained: masks hold what covct expects of them
 
 
 def parse_labels(options: Iterable[str]) -> dict[str, frozenset[str]]:
@@ -33,7 +33,7 @@ def parse_labels(options: Iterable[str]) -> dict[str, frozenset[str]]:
     return {task: frozenset(names) for task, names in out.items()}
 
 
-def explained(array: np.ndarray, path: Path, task: str, labels: Labels) -> np.ndarray:
+def explained(array: np.ndarray, path: Path, task: str, labels: LabelNames) -> np.ndarray:
     """The voxels of a mask that `--label` says are the task's, bool.
 
     Raises
@@ -51,7 +51,7 @@ def explained(array: np.ndarray, path: Path, task: str, labels: Labels) -> np.nd
     return np.isin(array, [int(name) for name in wanted])
 
 
-def masks_in(kind: str, array: np.ndarray, path: Path, labels: Labels = PLAIN) -> dict[str, np.ndarray]:
+def masks_in(kind: str, array: np.ndarray, path: Path, labels: LabelNames = PLAIN) -> dict[str, np.ndarray]:
     """The masks that a stored one holds, uint8, by `lungs`, `infection` and `classes`.
 
     Parameters

@@ -27,9 +27,10 @@ from pathlib import Path, PurePosixPath
 from covct.data.cases import LCTSC, MA, MEDSEG, OWN, TASKS, Case, LeftOut, medseg_patient
 from covct.data.dicom_cases import AUTOMATIC, MADE_BY_COVCT, find_dicom, with_volume_masks
 from covct.data.domains import WINDOW
-from covct.data.labels import PLAIN, Labels
+from covct.data.labels import PLAIN
 from covct.data.pictures import sorted_pictures
 from covct.data.tables import declared, patient_of, read_table, read_volume_rows, resolve_foreign
+from covct.dicom.seg_masks import LabelNames
 from covct.errors import UsageError
 from covct.intake.volume_header import format_of, stem_of
 
@@ -57,7 +58,7 @@ class Found:
     left_out: tuple[LeftOut, ...]
 
 
-def find_cases(data: Path, labels: Labels = PLAIN) -> list[Case]:
+def find_cases(data: Path, labels: LabelNames = PLAIN) -> list[Case]:
     """The labelled cases below a folder, in any of the layouts above.
 
     Raises
@@ -79,7 +80,7 @@ def at_least_one(found: Found, data: Path) -> Found:
     return found
 
 
-def search_cases(data: Path, labels: Labels = PLAIN, masked: bool = True) -> Found:
+def search_cases(data: Path, labels: LabelNames = PLAIN, masked: bool = True) -> Found:
     """The cases below a folder, and what is left out already for what lies where: no mask, no image, missing slices.
 
     Parameters

@@ -14,8 +14,9 @@ from covct.data.cases import Case, CaseError, Labelled
 from covct.data.dicom_cases import read_segments, read_series
 from covct.data.domains import HU, detect_domain
 from covct.data.grids import difference
-from covct.data.labels import PLAIN, Labels, explained, masks_in, sided
+from covct.data.labels import PLAIN, explained, masks_in, sided
 from covct.data.pictures import marked_pixels, read_classes, read_grey, read_stack, upright
+from covct.dicom.seg_masks import LabelNames
 from covct.errors import SeriesError
 from covct.intake.volume_file import read_volume
 from covct.voxels.volume import WORKING_ORIENTATION, Scan, spacing_mm
@@ -23,7 +24,7 @@ from covct.voxels.volume import WORKING_ORIENTATION, Scan, spacing_mm
 Masks = dict[str, np.ndarray]
 
 
-def read_case(case: Case, labels: Labels = PLAIN, any_domain: bool = False) -> Labelled:
+def read_case(case: Case, labels: LabelNames = PLAIN, any_domain: bool = False) -> Labelled:
     """Read a case and its masks, and check that they belong together.
 
     Parameters
@@ -106,7 +107,7 @@ def _domain(case: Case, pixels: np.ndarray, any_domain: bool) -> tuple[str, str]
     return case.domain, "declared"
 
 
-def read_masks(case: Case, shape: tuple[int, ...], scan: Scan | None, labels: Labels = PLAIN) -> Masks:
+def read_masks(case: Case, shape: tuple[int, ...], scan: Scan | None, labels: LabelNames = PLAIN) -> Masks:
     """A case's masks on its pixels: `lungs` as numbered by its publisher, `infection`, `classes`; uint8.
 
     Raises
@@ -117,7 +118,7 @@ def read_masks(case: Case, shape: tuple[int, ...], scan: Scan | None, labels: La
     return _picture_masks(case, shape, labels) if scan is None else _volume_masks(case, scan, labels)
 
 
-def _volume_masks(case: Case, scan: Scan, labels: Labels) -> Masks:
+def _volume_masks(case: Case, scan: Scan, labels: LabelNames) -> Masks:
     """Masks in volume files, or in DICOM SEG, on the voxels of the scan in working orientation."""
     if not case.masks:
         return read_segments(case, scan, labels)
@@ -162,7 +163,7 @@ def _read(path: Path) -> hd.Volume:
         raise CaseError("unreadable", f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _picture_masks(case: Case, shape: tuple[int, ...], labels: Labels) -> Masks:
+def _picture_masks(case: Case, shape: tuple[int, ...], labels: LabelNames) -> Masks:
     masks: Masks = {}
     for kind, paths in case.masks.items():
         read = read_classes if kind == "classes" else partial(_read_mask, kind, labels)

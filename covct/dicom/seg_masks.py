@@ -48,7 +48,7 @@ INFECTED = (INFECTION_NAME, GROUND_GLASS, CONSOLIDATION)
 ANY_LUNG = (LUNGS_NAME, RIGHT_LUNG_NAME, LEFT_LUNG_NAME)
 OF_TASK = {"lungs": ANY_LUNG, "infection": (*INFECTED, EFFUSION)}
 # What a user says that segments are: by task, their numbers or labels in small letters.
-Labels = Mapping[str, frozenset[str]]
+LabelNames = Mapping[str, frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Segmentation:
     automatic: bool
     moment: str
 
-    def tasks(self, labels: Labels) -> frozenset[str]:
+    def tasks(self, labels: LabelNames) -> frozenset[str]:
         """ "lungs", "infection", or both: what it has segments of, by `labels` or else by what they show."""
         names = {word for number, label in self.segments for word in (str(number), label)}
         return frozenset(
@@ -175,7 +175,7 @@ def _lung_by_label(label: str) -> str:
     return LUNGS_NAME if bool(right) == bool(left) else RIGHT_LUNG_NAME if right else LEFT_LUNG_NAME
 
 
-def read_masks(file: SourceFile, scan: Scan, labels: Labels | None = None) -> dict[str, np.ndarray]:
+def read_masks(file: SourceFile, scan: Scan, labels: LabelNames | None = None) -> dict[str, np.ndarray]:
     """The masks of a SEG on the slices of the scan that it refers to.
 
     Parameters
@@ -216,7 +216,7 @@ def read_masks(file: SourceFile, scan: Scan, labels: Labels | None = None) -> di
     return masks
 
 
-def _names(segment: pydicom.Dataset, labels: Labels) -> tuple[str, ...]:
+def _names(segment: pydicom.Dataset, labels: LabelNames) -> tuple[str, ...]:
     """The masks that a segment is part of: the tasks that somebody says it is of, else what it shows."""
     words = {str(segment.SegmentNumber), _label(segment).strip().lower()}
     told = tuple(task for task, wanted in labels.items() if words & wanted)

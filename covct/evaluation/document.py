@@ -12,7 +12,7 @@ from covct.evaluation import bootstrap
 from covct.evaluation.eligible import Judge
 from covct.evaluation.judge import Judged
 from covct.evaluation.networks import held_out_by
-from covct.evaluation.order import Order
+from covct.evaluation.order import EvaluationOrder
 from covct.evaluation.pooling import ALL, by_fold, case_figures, group_figures, plain
 from covct.evaluation.truth import Truth
 from covct.networks.cards import Card, file_sha256
@@ -47,7 +47,7 @@ def row(
     }
 
 
-def groups(judged: list[Judged], order: Order, fold_of: dict[str, str]) -> list[dict[str, Any]]:
+def groups(judged: list[Judged], order: EvaluationOrder, fold_of: dict[str, str]) -> list[dict[str, Any]]:
     """Pooled figures of each task and source, and of all sources; `fold_of` a case's key says which fold judged it."""
     out = []
     for task in order.tasks:
@@ -79,7 +79,7 @@ def _version(name: str) -> str | None:
     return None
 
 
-def settings(order: Order) -> dict[str, Any]:
+def settings(order: EvaluationOrder) -> dict[str, Any]:
     """What was asked for, as far as it decides a figure."""
     return {
         "tasks": list(order.tasks),
@@ -97,7 +97,7 @@ def settings(order: Order) -> dict[str, Any]:
     }
 
 
-def judged_what(order: Order, cards: dict[str, Card], judges: list[Judge]) -> dict[str, Any]:
+def judged_what(order: EvaluationOrder, cards: dict[str, Card], judges: list[Judge]) -> dict[str, Any]:
     """The networks by their cards, or another tool's masks."""
     files = {judge.key(name): judge.folder / f"{name}.json" for judge in judges for name in judge.cards}
     used = {}

@@ -11,13 +11,13 @@ from covct.data.model_space import Restore
 from covct.data.views import as_hounsfield
 from covct.errors import UsageError
 from covct.evaluation.eligible import Judge, judge_of
-from covct.evaluation.order import HELD_OUT, LINEAR, Order
+from covct.evaluation.order import HELD_OUT, LINEAR, EvaluationOrder
 from covct.networks.cards import Card
 from covct.networks.network import Networks
 
 
 def choose(
-    order: Order, cases: list[Case], judges: list[Judge], restored: bool
+    order: EvaluationOrder, cases: list[Case], judges: list[Judge], restored: bool
 ) -> tuple[list[Case], dict[str, tuple[Judge, list[str]]]]:
     """The cases to judge, judge by judge; and by case who judges it and which of his networks have seen its patient.
 
@@ -60,7 +60,9 @@ def held_out_by(card: Card) -> dict[str, list[str]]:
 class Loaded:
     """The networks in memory: those of one judge at a time, as cases come judge by judge."""
 
-    def __init__(self, order: Order, load_networks: Callable[[Path], Networks], load_restorer: Callable[..., Restore]):
+    def __init__(
+        self, order: EvaluationOrder, load_networks: Callable[[Path], Networks], load_restorer: Callable[..., Restore]
+    ):
         self.order, self.load_networks, self.load_restorer = order, load_networks, load_restorer
         self.folder: Path | None = None
         self.last: Networks | None = None
@@ -79,7 +81,7 @@ class Loaded:
         return self.restorers[judge.restorer]
 
 
-def _with_threshold(networks: Networks, order: Order) -> Networks:
+def _with_threshold(networks: Networks, order: EvaluationOrder) -> Networks:
     if order.threshold is None:
         return networks
     [task] = order.tasks

@@ -8,7 +8,7 @@ from typing import Any
 from covct.data.cases import MA
 from covct.data.leakage import two_names, untold
 from covct.evaluation.networks import held_out_by
-from covct.evaluation.order import RESTORED, Order
+from covct.evaluation.order import RESTORED, EvaluationOrder
 from covct.evaluation.pooling import ALL
 from covct.networks.cards import Card
 
@@ -16,7 +16,11 @@ FEW_PATIENTS = 10
 
 
 def notes_on(
-    order: Order, cards: dict[str, Card], rows: list[dict[str, Any]], groups: list[dict[str, Any]], cut_volumes: int = 0
+    order: EvaluationOrder,
+    cards: dict[str, Card],
+    rows: list[dict[str, Any]],
+    groups: list[dict[str, Any]],
+    cut_volumes: int = 0,
 ) -> list[str]:
     """Sentences, the gravest first."""
     return [
@@ -27,7 +31,7 @@ def notes_on(
     ]
 
 
-def _on_patients(order: Order, cards: dict[str, Card], rows: list[dict[str, Any]]) -> Iterator[str]:
+def _on_patients(order: EvaluationOrder, cards: dict[str, Card], rows: list[dict[str, Any]]) -> Iterator[str]:
     if seen := [row for row in rows if row["seen_by"]]:
         yield (
             f"SEEN IN TRAINING: networks have learned from {len(seen)} of {len(rows)} cases; "
@@ -46,7 +50,7 @@ def _on_patients(order: Order, cards: dict[str, Card], rows: list[dict[str, Any]
             )
 
 
-def _on_thresholds(order: Order, cards: dict[str, Card], rows: list[dict[str, Any]]) -> Iterator[str]:
+def _on_thresholds(order: EvaluationOrder, cards: dict[str, Card], rows: list[dict[str, Any]]) -> Iterator[str]:
     if order.threshold is not None:
         yield f"The threshold {order.threshold:g} was given by hand."
     elif not order.predictions:
@@ -59,7 +63,7 @@ def _on_thresholds(order: Order, cards: dict[str, Card], rows: list[dict[str, An
             )
 
 
-def _on_slices(order: Order, rows: list[dict[str, Any]], cut_volumes: int) -> Iterator[str]:
+def _on_slices(order: EvaluationOrder, rows: list[dict[str, Any]], cut_volumes: int) -> Iterator[str]:
     if unknown := sorted({row["source"] for row in rows if not row["spacing_mm"]}):
         yield (
             f"Spacing is not known of {', '.join(unknown)}: no distances in mm and no volumes in mL there; figures of "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from covct.data.cases import TASKS
-from covct.data.labels import Labels
+from covct.dicom.seg_masks import LabelNames
 from covct.errors import UsageError
 from covct.evaluation import bootstrap
 
@@ -15,7 +15,7 @@ RESTORED, LINEAR = "restored", "linear"
 
 
 @dataclass(frozen=True)
-class Order:
+class EvaluationOrder:
     """What `covct evaluate` was asked for.
 
     Attributes
@@ -48,7 +48,7 @@ class Order:
     patients: str = HELD_OUT
     also_seen: bool = False
     threshold: float | None = None
-    labels: Labels | None = None
+    labels: LabelNames | None = None
     resample: bool = False
     tolerance_mm: float = 2.0
     resamples: int = bootstrap.RESAMPLES
@@ -58,7 +58,7 @@ class Order:
     clahe: str = RESTORED
 
 
-def check_order(order: Order) -> None:
+def check_order(order: EvaluationOrder) -> None:
     """Raise UsageError where wishes contradict each other, or say nothing to judge."""
     if not order.weights and not order.predictions:
         raise UsageError("say what to judge: --weights DIR or --predictions DIR")

@@ -12,9 +12,9 @@ import numpy as np
 from covct.data.cases import Case
 from covct.data.dicom_cases import segs_of
 from covct.data.grids import on_grid
-from covct.data.labels import Labels, explained, from_structures
+from covct.data.labels import explained, from_structures
 from covct.data.pictures import read_grey, upright
-from covct.dicom.seg_masks import Segmentation, find_segmentations, read_masks
+from covct.dicom.seg_masks import LabelNames, Segmentation, find_segmentations, read_masks
 from covct.errors import SeriesError, SourceDefect, UsageError, why
 from covct.evaluation.truth import Truth
 from covct.intake.volume_file import read_volume
@@ -31,11 +31,11 @@ class Predictions:
 
     folder: Path
     segs: list[Segmentation]
-    labels: Labels
+    labels: LabelNames
     resample: bool = False
 
 
-def find_predictions(folder: Path, labels: Labels, resample: bool = False) -> Predictions:
+def find_predictions(folder: Path, labels: LabelNames, resample: bool = False) -> Predictions:
     """Raises UsageError for a DICOM file that cannot be read."""
     return Predictions(folder, find_segmentations(folder), labels, resample)
 
@@ -107,7 +107,7 @@ def png_predictions(folder: Path, case: Case, task: str) -> list[Path] | None:
     return None
 
 
-def read_volume_mask(path: Path, task: str, labels: Labels) -> hd.Volume:
+def read_volume_mask(path: Path, task: str, labels: LabelNames) -> hd.Volume:
     """A mask of a volume file in working orientation, bool.
 
     Raises
@@ -122,12 +122,12 @@ def read_volume_mask(path: Path, task: str, labels: Labels) -> hd.Volume:
     return volume.with_array(chosen(volume.array, path, task, labels))
 
 
-def read_png_mask(path: Path, task: str, labels: Labels) -> np.ndarray:
+def read_png_mask(path: Path, task: str, labels: LabelNames) -> np.ndarray:
     """A picture of a mask, (rows, columns) bool."""
     return chosen(read_grey(path), path, task, labels)
 
 
-def chosen(array: np.ndarray, path: Path, task: str, labels: Labels) -> np.ndarray:
+def chosen(array: np.ndarray, path: Path, task: str, labels: LabelNames) -> np.ndarray:
     """The voxels of an array of labels that are the task's, bool.
 
     Stricter than masks of labelled data: of another tool's nobody knows what a 2 is.
@@ -144,7 +144,7 @@ def chosen(array: np.ndarray, path: Path, task: str, labels: Labels) -> np.ndarr
     return array > 0
 
 
-def one_seg_mask(segs: Iterable[Segmentation], task: str, labels: Labels, scan: Scan) -> np.ndarray | None:
+def one_seg_mask(segs: Iterable[Segmentation], task: str, labels: LabelNames, scan: Scan) -> np.ndarray | None:
     """The task's mask, from the only SEG that has one; None where none has.
 
     Raises
@@ -159,7 +159,7 @@ def one_seg_mask(segs: Iterable[Segmentation], task: str, labels: Labels, scan: 
     return found[0][1] if found else None
 
 
-def read_seg_mask(seg: Segmentation, task: str, labels: Labels, scan: Scan) -> np.ndarray | None:
+def read_seg_mask(seg: Segmentation, task: str, labels: LabelNames, scan: Scan) -> np.ndarray | None:
     """The task's segments of a DICOM SEG on the slices that they refer to.
 
     Returns

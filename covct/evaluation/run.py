@@ -23,12 +23,13 @@ from covct.evaluation.eligible import Judge, find_judges
 from covct.evaluation.judge import Called, Judged, calls_without_truth, judge, look_at_series, look_at_slices
 from covct.evaluation.networks import Loaded, cards_of, choose, held_out_by
 from covct.evaluation.notes import notes_on
-from covct.evaluation.order import RESTORED, Order, check_order
+from covct.evaluation.order import RESTORED, EvaluationOrder, check_order
 from covct.evaluation.page import as_html, read_history
 from covct.evaluation.predictions import Predictions, find_predictions, read_predictions
 from covct.evaluation.truth import Truth, is_whole, named, read_truth, truth_for_networks
 from covct.networks.cards import Card
 from covct.networks.network import Networks
+from covct.outputs import Emit
 
 FORMAT = 1
 SCHEMA = "covct-evaluation-1"
@@ -41,7 +42,6 @@ REASONS = {
     "incomplete": "files that a table names are not there",
     "no-image": "the image that its mask is of is not among the data",
 }
-Emit = Callable[[dict[str, Any]], None]
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Session:
         Volumes on 8 bit, which networks see as training does, not as a scan.
     """
 
-    order: Order
+    order: EvaluationOrder
     loaded: Loaded
     calls: Predictions | None
     chosen: dict[str, tuple[Judge, list[str]]]
@@ -96,7 +96,7 @@ class Session:
 
 
 def evaluate(
-    order: Order,
+    order: EvaluationOrder,
     load_networks: Callable[[Path], Networks],
     load_restorer: Callable[[Path], Restore],
     emit: Emit = lambda event: None,
@@ -146,7 +146,7 @@ def _named_by(cards: dict[str, Card]) -> set[str]:
     return {person_of(name) for card in cards.values() for held in held_out_by(card).values() for name in held}
 
 
-def _leave_out_unfit(left_out: Iterable[LeftOut], order: Order, done: Evaluated, emit: Emit) -> None:
+def _leave_out_unfit(left_out: Iterable[LeftOut], order: EvaluationOrder, done: Evaluated, emit: Emit) -> None:
     """What looks like truth and is none, with its reason."""
     for one in left_out:
         if one.slug in NO_CASES:
@@ -207,7 +207,7 @@ def _document(session: Session, done: Evaluated, cards: dict[str, Card], judges:
     }
 
 
-def _write(order: Order, evaluation: dict[str, Any], judges: list[Judge], judged: list[Judged]) -> None:
+def _write(order: EvaluationOrder, evaluation: dict[str, Any], judges: list[Judge], judged: list[Judged]) -> None:
     history = {
         judge.key(task): read_history(judge.folder, task)
         for judge in ([] if order.predictions else judges)

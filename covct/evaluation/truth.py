@@ -10,9 +10,10 @@ import numpy as np
 
 from covct.data.cases import TASKS, Case, Labelled
 from covct.data.domains import HU, WINDOW, as_grey, hu_of_window
-from covct.data.labels import PLAIN, Labels
+from covct.data.labels import PLAIN
 from covct.data.model_space import Restore, slices_of, to_hounsfield
 from covct.data.read_case import read_case, with_domain
+from covct.dicom.seg_masks import LabelNames
 from covct.voxels.overlay import LUNG_WINDOW_HU
 from covct.voxels.volume import Scan
 
@@ -56,7 +57,7 @@ def named(cases: Iterable[Case], source: str, with_domains: bool) -> list[Case]:
     return [with_domain(case) for case in renamed] if with_domains else renamed
 
 
-def read_truth(case: Case, labels: Labels = PLAIN) -> Truth:
+def read_truth(case: Case, labels: LabelNames = PLAIN) -> Truth:
     """The truth on the pixels of its own image, whatever that is in. Raises CaseError, as `read_case`."""
     return _own(read_case(case, labels, any_domain=True))
 
@@ -68,7 +69,7 @@ def _own(labelled: Labelled) -> Truth:
     return Truth(hu, masks, labelled.spacing_mm, labelled.scan, measured)
 
 
-def truth_for_networks(case: Case, labels: Labels = PLAIN, restore: Restore | None = None) -> Truth:
+def truth_for_networks(case: Case, labels: LabelNames = PLAIN, restore: Restore | None = None) -> Truth:
     """The truth where our networks are judged: of what `is_whole` its own grid, of anything else model space.
 
     Parameters
