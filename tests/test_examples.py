@@ -142,8 +142,10 @@ def night(tmp_path):
         (10, 3, "weights are missing or altered"),
         (12, 3, "disk is full"),
         (13, 3, "GPU is required"),
-        (130, 4, "the next night goes on"),
-        (137, 3, "want of memory"),
+        (126, 3, "cannot be started"),
+        (127, 3, "cannot be started"),
+        (130, 4, "the next night continues"),
+        (137, 3, "out of memory"),
         (42, 3, "unknown exit code 42"),
     ],
 )
@@ -186,7 +188,7 @@ def test_nightly_waits_for_a_locked_output_tree(night):
 def test_nightly_gives_a_locked_output_tree_up(night):
     result = night.run(codes=[11] * 9, COVCT_LOCK_TRIES="3")
     assert result.returncode == 11 and len(night.scans()) == 3
-    assert "<3>" in result.stderr and "through 3 tries" in result.stderr
+    assert "<3>" in result.stderr and "for 3 tries" in result.stderr
 
 
 def test_nightly_falls_back_to_the_cpu_only_when_asked(night):

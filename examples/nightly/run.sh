@@ -9,9 +9,9 @@
 #   COVCT_LOGS            folder of the logs                                          COVCT_OUT-logs
 #   COVCT_KEEP_DAYS       age at which this script's own logs are deleted             60
 #   COVCT_TIME_LIMIT      stop after this long (timeout's notation, e.g. 9h)          no limit
-#   COVCT_LOCK_TRIES      how often to try while another covct holds the output tree  4
+#   COVCT_LOCK_TRIES      tries while another covct holds the output tree             4
 #   COVCT_LOCK_WAIT       seconds between these tries                                 900
-#   COVCT_CPU_FALLBACK    1: no GPU tonight? then go on with the CPU                  0
+#   COVCT_CPU_FALLBACK    1: without a GPU, continue on the CPU                        0
 set -euo pipefail
 
 if [ -z "${COVCT_IN:-}" ] || [ -z "${COVCT_OUT:-}" ]; then
@@ -34,7 +34,7 @@ find "$logs" -maxdepth 1 -type f -name 'covct-*' \( -name '*.log' -o -name '*.js
 # <3> error, <4> warning, <6> information: the journal reads these levels; elsewhere they are just a prefix.
 say() { printf '<%s>covct nightly: %s\n' "$1" "$2" | tee -a "$log" >&2; }
 
-# covct runs in the background, since bash would otherwise sit on a stop signal until the whole night is done.
+# covct runs in the background, since bash would otherwise hold back a stop signal until the whole night is done.
 child=
 signalled=0
 trap 'signalled=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' TERM INT
@@ -73,7 +73,7 @@ run_night() {
 status=0
 run_night "$@" || status=$?
 if [ "$status" = 13 ] && [ "${COVCT_CPU_FALLBACK:-0}" = 1 ]; then
-    say 4 "no GPU tonight: going on with the CPU"
+    say 4 "no GPU tonight: continuing on the CPU"
     kept=()
     for option in "$@"; do
         [ "$option" = --require-gpu ] || kept+=("$option")
@@ -91,15 +91,16 @@ case $status in
         covct status "$COVCT_OUT" 2>&1 | tee -a "$log" >&2 || true
         ;;
     10) say 3 "the weights are missing or altered: install covct again. Nothing was processed" ;;
-    11) say 3 "another covct held $COVCT_OUT through $tries tries. Nothing was processed" ;;
+    11) say 3 "another covct held $COVCT_OUT for $tries tries. Nothing was processed" ;;
     12)
         say 3 "$COVCT_OUT cannot be written or its disk is full"
         df -h "$COVCT_OUT" 2>&1 | tee -a "$log" >&2 || true
         ;;
-    13) say 3 "a GPU is required and there is none: see nvidia-smi, or set COVCT_CPU_FALLBACK=1" ;;
-    14) say 3 "a process hangs in a device or a file system and cannot be ended: look at the mounts, or restart" ;;
-    130) say 4 "stopped by a signal or the time limit; finished series are kept, the next night goes on" ;;
-    137) say 3 "killed from outside, most likely for want of memory; finished series are kept" ;;
+    13) say 3 "a GPU is required but there is none: see nvidia-smi, or set COVCT_CPU_FALLBACK=1" ;;
+    14) say 3 "a source or a driver does not answer: check the mounts, or restart the machine" ;;
+    126 | 127) say 3 "covct cannot be started: $(id -un) must find it on PATH ($PATH), and may read it and its Python" ;;
+    130) say 4 "stopped by a signal or the time limit; finished series are kept, the next night continues" ;;
+    137) say 3 "killed from outside, most likely out of memory; finished series are kept" ;;
     *) say 3 "unknown exit code $status; see $log" ;;
 esac
 exit "$status"
