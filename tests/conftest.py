@@ -29,6 +29,14 @@ settings.register_profile("random", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+def pytest_collection_modifyitems(items):
+    """What a test asks for tells what it needs."""
+    for item in items:
+        for fixture, marker in {"shared": "real", "orthanc": "orthanc", "browser": "browser"}.items():
+            if fixture in item.fixturenames:
+                item.add_marker(marker)
+
+
 @pytest.fixture
 def networks() -> Networks:
     return make_networks()

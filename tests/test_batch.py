@@ -14,6 +14,7 @@ from covct.errors import OutputNotWritable, Stopped, WeightsError
 from covct.intake.discover import discover
 from covct.pipeline.report import load_schema
 from covct.unattended import batch, one_pass
+from covct.unattended.plan import card_hashes, plan
 from support.batches import never, run, watched
 from support.running import read_json
 from support.series import change
@@ -95,7 +96,7 @@ def test_altered_weights_stop_the_run_before_any_work(order, networks):
 
 def test_series_that_keeps_killing_the_process_is_given_up(order, networks):
     """A container's restart loop must move on: three attempts without outcome, and the series is poison."""
-    [victim, *_] = batch.plan(order, discover(order.sources), batch.card_hashes(order.weights))
+    [victim, *_] = plan(order, discover(order.sources), card_hashes(order.weights))
     with state.lock(order.out):
         for _ in range(3):
             state.begin_attempt(order.out, victim.series.folder, victim.work_key)
@@ -106,7 +107,7 @@ def test_series_that_keeps_killing_the_process_is_given_up(order, networks):
 
 def test_a_series_that_timed_out_is_recorded_and_retried_on_demand(order, networks):
     """Its process was ended, and another one goes on with the run."""
-    [victim, *_] = batch.plan(order, discover(order.sources), batch.card_hashes(order.weights))
+    [victim, *_] = plan(order, discover(order.sources), card_hashes(order.weights))
     with state.lock(order.out):
         state.begin_attempt(order.out, victim.series.folder, victim.work_key)
         state.note_timeout(order.out, victim.series.folder, 60)

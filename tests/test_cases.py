@@ -18,7 +18,6 @@ from covct.data.screen import Likeness, Screen
 from covct.data.slices import UNKNOWN
 from covct.errors import UsageError
 from covct.intake.nifti import read_nifti, write_nifti
-from support.checkout import SHARED
 from support.chests import chest, corrected, equalised, fake_restore, published, save, save_pair, save_slices, windowed
 
 
@@ -625,20 +624,18 @@ def test_scans_of_any_size_teach_the_restorer(tmp_path):
     assert restored.lungs.any((1, 2)).sum() == 15
 
 
-def test_every_layout_gives_what_its_own_reader_gave(tmp_path):
+def test_every_layout_gives_what_its_own_reader_gave(shared, tmp_path):
     """The sources that the shipped weights come from are read to the same arrays by either way."""
-    if not SHARED.is_dir():
-        pytest.skip(f"no real scans at {SHARED} (set COVCT_DATA)")
-    lines = (SHARED / "ma-slices" / "volumes.csv").read_text().splitlines()
+    lines = (shared / "ma-slices" / "volumes.csv").read_text().splitlines()
     few = [line for line in lines if "first" in line or ",radiopaedia_29," in line]
     (tmp_path / "ma").mkdir()
     (tmp_path / "ma" / "volumes.csv").write_text("\n".join(few))
     for kind in ("ct", "lungs", "infection"):
-        (tmp_path / "ma" / kind).symlink_to(SHARED / "ma-slices" / kind)
+        (tmp_path / "ma" / kind).symlink_to(shared / "ma-slices" / kind)
     (tmp_path / "lctsc").mkdir()
     for kind in ("ct", "lungs"):
         name = f"case-007_{kind}.nii.gz"
-        shutil.copy(SHARED / "lctsc-256" / name, tmp_path / "lctsc" / name)
+        shutil.copy(shared / "lctsc-256" / name, tmp_path / "lctsc" / name)
     olds = {"ma": read_ma_slices(tmp_path / "ma", fake_restore), "lctsc": read_lung_slices(tmp_path / "lctsc")}
     cases = find_cases(tmp_path)
     assert {case.domain or read_case(case).domain for case in cases} == {"clahe-8bit", "hu"}

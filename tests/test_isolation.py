@@ -92,6 +92,7 @@ def test_damaged_files_change_no_honest_result(numbers, bench, tmp_path_factory)
     assert_isolated(bench, folder / "odd", folder / "out")
 
 
+@pytest.mark.real
 @pytest.mark.skipif(not CASES.exists(), reason="the cases are not there")
 def test_cases_of_practice_change_no_honest_result(bench, tmp_path):
     subprocess.run([sys.executable, CASES, "all", tmp_path / "odd"], check=True, capture_output=True)

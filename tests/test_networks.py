@@ -6,8 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from support.checkout import SHARED
-
 keras = pytest.importorskip("keras")
 
 from covct.architectures import ARCHITECTURES  # noqa: E402
@@ -98,10 +96,8 @@ def test_shipped_weights_are_whole_and_say_where_they_come_from(task):
     assert card.scores
 
 
-def test_training_runs_keeps_patients_apart_and_writes_a_card(tmp_path):
+def test_training_runs_keeps_patients_apart_and_writes_a_card(shared, tmp_path):
     """Two steps on a real folder of slices: enough to see the line from data to a card that loads."""
-    if not SHARED.is_dir():
-        pytest.skip(f"no real scans at {SHARED} (set COVCT_DATA)")
     from covct.networks.segment import load_network
     from covct.training.loop import train
     from covct.training.settings import Settings
@@ -109,7 +105,7 @@ def test_training_runs_keeps_patients_apart_and_writes_a_card(tmp_path):
     (tmp_path / "data").mkdir()
     for name in ("case-000", "case-002"):
         for kind in ("ct", "lungs"):
-            (tmp_path / "data" / f"{name}_{kind}.nii.gz").symlink_to(SHARED / "lctsc-256" / f"{name}_{kind}.nii.gz")
+            (tmp_path / "data" / f"{name}_{kind}.nii.gz").symlink_to(shared / "lctsc-256" / f"{name}_{kind}.nii.gz")
     settings = Settings("restorer", epochs=1, samples_per_epoch=4, batch_size=2, base_filters=4)
     card = train(settings, tmp_path / "data", tmp_path / "out")
     assert card.task == "restorer"

@@ -33,7 +33,7 @@ from covct.pipeline.uncertainty import (
     uncertainty,
     widths,
 )
-from covct.unattended import batch
+from covct.unattended.plan import card_hashes
 from covct.voxels.preprocess import FieldOfView
 from support.running import invoke, read_json
 from support.thresholds import call_infection, make_networks, make_weights, threshold_card
@@ -243,12 +243,12 @@ def test_members_are_found_in_the_order_of_their_numbers(tmp_path):
 
 def test_another_fold_is_another_work_key(tmp_path):
     folder = make_weights(tmp_path / "weights")
-    before = batch.card_hashes(folder)
+    before = card_hashes(folder)
     (folder / "infection-fold-1.keras").write_bytes(b"fold")
     sha256 = file_sha256(folder / "infection-fold-1.keras")
     card = replace(threshold_card("infection", sha256), name="infection-fold-1", weights="infection-fold-1.keras")
     write_card(card, folder)
-    assert set(batch.card_hashes(folder)) - set(before) == {"infection-fold-1"}
+    assert set(card_hashes(folder)) - set(before) == {"infection-fold-1"}
 
 
 def test_an_ensemble_of_real_networks_loads_and_a_foreign_member_is_refused(tmp_path):
