@@ -5,6 +5,7 @@ import hashlib
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from html import escape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -146,6 +147,13 @@ def test_page_is_one_file_and_runs_and_fetches_nothing(page):
     assert f"style-src 'sha256-{digest}'" in policy and style == html.stylesheet()
     assert "url(" not in style and "@import" not in style
     assert "prefers-color-scheme: dark" in style and "@media print" in style
+
+
+def test_rows_are_filled_with_texts_and_only_texts():
+    rows = [(HOSTILE, "{0}"), ("&amp;", "\0</td>")]
+    for some in (rows, rows[:1], []):
+        wanted = "".join(f"<td>{escape(one)}</td><td>{escape(other)}</td>" for one, other in some)
+        assert html.filled(some, "<td>{}</td><td>{}</td>") == wanted
 
 
 def test_what_a_template_misses_is_an_error_and_not_a_gap():

@@ -76,12 +76,27 @@ def _shares(entry: Entry) -> tuple[tuple[str, float | None, Interval | None], ..
     )
 
 
-def _volumes(entry: Entry) -> tuple[tuple[str, float | None], ...]:
-    return (
+def _volumes(entry: Entry) -> list[tuple[str, str]]:
+    volumes = (
         ("lungs", entry.lungs_ml),
         ("infection", entry.infection_ml),
         ("ground glass", entry.ground_glass_ml),
         ("consolidation", entry.consolidation_ml),
+    )
+    return [(name, _ml(value)) for name, value in volumes]
+
+
+def _in_brief(entry: Entry) -> tuple[str, ...]:
+    """What a series without a picture shows of itself."""
+    return (
+        _percent(entry.infection_percent),
+        _from_to(entry.percent_interval),
+        _percent(entry.right_percent),
+        _percent(entry.left_percent),
+        str(entry.severity_class or "-"),
+        _ml(entry.lungs_ml),
+        _ml(entry.infection_ml),
+        _name(entry),
     )
 
 
@@ -112,12 +127,12 @@ def _warnings(entry: Entry) -> Iterator[tuple[bool, str]]:
 
 
 def _links(entry: Entry) -> Iterator[tuple[str, str]]:
-    """Label and address, one a kind of file: of the captures, which may be as many as the slices, the first."""
+    """Address and label, one a kind of file: of the captures, which may be as many as the slices, the first."""
     folder = _address(entry)
     for name, label in LINKS.items():
         if name in entry.files:
             captures = f" 1 of {sum(one.endswith('.sc.dcm') for one in entry.files)}" if label == "capture" else ""
-            yield label + captures, f"{folder}/{name}"
+            yield f"{folder}/{name}", label + captures
 
 
 def _address(entry: Entry) -> str:
@@ -162,6 +177,6 @@ def _short(text: str, limit: int = 400) -> str:
 
 
 _FILTERS = (
-    _shares, _volumes, _identity, _name, _warnings, _links, _address,
-    _bar_length, _percent, _from_to, _ml, _time, _short,
+    _shares, _volumes, _in_brief, _identity, _name, _warnings, _links, _address,
+    _bar_length, _percent, _time, _short,
 )  # fmt: skip
