@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test test-random venv lint image image-buildah bench lock sbom audit pin-base clean
+.PHONY: help demo docs schemas test test-random venv lint image image-buildah bench lock sbom audit pin-base clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -49,6 +49,9 @@ lint: $(VENV)/.dev ## ruff, mypy and hadolint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.gpu
+
+schemas: $(VENV)/.dev ## write the JSON Schemas anew from the classes that they describe
+	$(BIN)/python -m covct.commands.schemas
 
 image: ## build the container image (needs a docker engine)
 	docker build -f docker/Dockerfile -t covct:cpu --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) .

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -211,7 +210,7 @@ def covered(rows: list[dict], factor: float, score: str = "score") -> str:
 
 def calibrated(card: Card, factor: float, level: float, looks: int, source: str) -> Card:
     told = {"factor": factor, "level": level, "looks": looks, "source": source}
-    return replace(card, uncertainty=told)
+    return card.replaced(uncertainty=told)
 
 
 def measure(arguments: argparse.Namespace, folder: Path, groups: list[str], rows: list[dict]) -> None:

@@ -118,11 +118,11 @@ def _few(disk: Disk, draw: random.Random, most: int, unordered: bool) -> Iterato
 
 def results(out: Path) -> dict[str, tuple[str, str]]:
     """Work key and text of every result in its place; "half" where one is not whole."""
-    from covct.disk import state
+    from covct.disk.outcome import read_outcome
 
     found = {}
     for folder in out.glob("[!.]*/*"):
-        outcome = state.read_outcome(folder)
+        outcome = read_outcome(folder)
         report = folder / "report.json"
         whole = outcome and report.is_file() and len(list(folder.iterdir())) == 3
         found["/".join(folder.parts[-2:])] = (
@@ -136,11 +136,12 @@ OLD = {"s/t": ("k1", "old"), "s/worse": ("k0", "worse")}
 
 def commit(out: Path, folder: str, key: str, text: str, supersedes: tuple[str, ...] = ()) -> None:
     from covct.disk import state
+    from covct.disk.outcome import Outcome
 
     stage = state.new_stage(out, key)
     (stage / "report.json").write_text(text)
     (stage / "mask.nii.gz").write_bytes(text.encode() * 100)
-    state.commit(out, folder, stage, state.Outcome("done", key), supersedes)
+    state.commit(out, folder, stage, Outcome(status="done", work_key=key), supersedes)
 
 
 def with_old(root: Path) -> None:
@@ -319,7 +320,7 @@ class Night:
         self.tree = outputs_of(root / "out")
 
     def check(self, root: Path, passed: set[str]) -> list[str]:
-        from covct.disk import state
+        from covct.disk.outcome import read_outcome
         from covct.unattended import heartbeat
         from faults import differences
         from faults import tree_of as outputs_of
@@ -332,9 +333,7 @@ class Night:
         said = ["a slice is lost"] if not there >= {*self.slices} else []
         self.run(root)
         said += differences(outputs_of(root / "out"), self.tree)
-        patients = {
-            str(state.read_outcome(path.parent).patient) for path in (root / "out").glob("[!.]*/*/outcome.json")
-        }
+        patients = {str(read_outcome(path.parent).patient) for path in (root / "out").glob("[!.]*/*/outcome.json")}
         if len(patients) != 1:
             said.append("one patient, and two digests: the key was lost")
         if contents(root / "done") != self.slices or contents(root / "in"):

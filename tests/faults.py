@@ -310,9 +310,9 @@ def _fate(outcome: Path | dict[str, Any]) -> tuple[str, str]:
 
 def whole(folder: Path) -> str:
     """The work key of a result whose every file is that of its outcome; empty where it is not."""
-    from covct.disk import state
+    from covct.disk.outcome import read_outcome
 
-    outcome = state.read_outcome(folder)
+    outcome = read_outcome(folder)
     if not outcome or {path.name for path in folder.iterdir()} != {*outcome.files, "outcome.json"}:
         return ""
     there = all(_sha256(folder / name) == digest for name, digest in outcome.files.items())

@@ -226,7 +226,7 @@ def quarters(samples: list[Sample], series: int) -> dict:
 
 def accounted(out: Path, series: int, arrivals: Arrivals, code: int, stderr: str) -> list[str]:
     """What is wrong: a result too few, one too many, one without all of its slices, anything half."""
-    from covct.disk import state
+    from covct.disk.outcome import is_whole, read_outcome
 
     said = [f"the program ended with {code}"] if code != 130 else []
     if "Traceback" in stderr or said:
@@ -236,8 +236,8 @@ def accounted(out: Path, series: int, arrivals: Arrivals, code: int, stderr: str
     said += [f"no result: {name}" for name in sorted(wanted - found)]
     said += [f"nobody's result: {name}" for name in sorted(found - wanted)]
     for name in sorted(found & wanted):
-        outcome = state.read_outcome(out / name)
-        if not outcome or outcome.status != "done" or not state.is_whole(out / name, outcome):
+        outcome = read_outcome(out / name)
+        if not outcome or outcome.status != "done" or not is_whole(out / name, outcome):
             said.append(f"not done: {name}: {outcome and outcome.slug}")
         elif _slices(out / name) != SLICES:
             said.append(f"{_slices(out / name)} of {SLICES} slices: {name}")

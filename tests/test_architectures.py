@@ -199,12 +199,10 @@ def test_names_with_a_plus_are_understood_on_the_command_line():
 )
 def test_card_that_tells_other_shapes_than_its_network_has(name, changes, wanted, tmp_path):
     """Found at loading: in the middle of a night it would be an unexpected error of each series."""
-    from dataclasses import asdict
-
     from covct.networks.cards import read_card
 
     path = save(build(name), tmp_path, name)
-    write_card(Card(**{**asdict(read_card(path)), **changes}), tmp_path)
+    write_card(read_card(path).replaced(**changes), tmp_path)
     with pytest.raises(WeightsError, match=wanted):
         load_network(path)
 

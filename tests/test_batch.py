@@ -10,13 +10,15 @@ import pydicom
 import pytest
 
 from covct.disk import state
+from covct.disk.outcome import read_outcome
 from covct.errors import OutputNotWritable, Stopped, WeightsError
 from covct.intake.discover import discover
+from covct.networks.cards import file_sha256
 from covct.pipeline.report import load_schema
 from covct.unattended import batch, one_pass
 from covct.unattended.plan import card_hashes, plan
 from support.batches import never, run, watched
-from support.running import read_json
+from support.running import change_json, read_json
 from support.series import change
 
 
@@ -80,11 +82,8 @@ def test_a_late_slice_reopens_its_series_only(order, inbox, networks):
 
 def test_other_weights_redo_everything(order, networks):
     run(order, networks)
-    card = read_json(order.weights / "lungs.json")
     (order.weights / "lungs.keras").write_bytes(b"other")
-    from covct.networks.cards import Card, file_sha256, write_card
-
-    write_card(Card(**{**card, "sha256": file_sha256(order.weights / "lungs.keras")}), order.weights)
+    change_json(order.weights / "lungs.json", sha256=file_sha256(order.weights / "lungs.keras"))
     assert run(order, networks)[0]["done"] == 3
 
 
@@ -208,7 +207,7 @@ def test_a_study_where_nothing_qualifies_has_its_reasons(order, inbox, networks)
     change(inbox / "c", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     tally, _ = run(order, networks)
     assert (tally["done"], tally["rejected"]) == (2, 1)
-    outcome = state.read_outcome(order.out / "1.2.3" / "1.2.3.1")
+    outcome = read_outcome(order.out / "1.2.3" / "1.2.3.1")
     assert (outcome.status, outcome.slug) == ("rejected", "localizer")
 
 

@@ -53,11 +53,11 @@ def test_a_network_of_infection_classes_is_trained_and_runs_from_its_card(tmp_pa
     card = train(SETTINGS, tmp_path / "data", tmp_path / "out")
     assert list(card.training["sources"]) == ["medseg"]
     assert card.classes == ["background", "ground-glass", "consolidation", "effusion"]
-    assert card.architecture["arguments"] == {"size": 32, "outputs": 4, "activation": "softmax", "base_filters": 2}
+    assert card.architecture.arguments == {"size": 32, "outputs": 4, "activation": "softmax", "base_filters": 2}
     loaded, network = load_network(tmp_path / "out" / "infection.json")
     hu = chest(5)[0]
     view, seen = body_field_of_view(hu, (4.0, 4.0)), []
-    ours = make_network(replace(loaded, flip=False), network)
+    ours = make_network(loaded.replaced(flip=False), network)
 
     def predict(slices):
         seen.append(slices)
@@ -126,7 +126,7 @@ def test_the_threshold_of_classes_is_chosen_by_what_counts_for_the_task():
     pytest.importorskip("keras")
     from covct.training.threshold import choose_threshold
 
-    card = replace(threshold_card("infection"), classes=list(classes.CLASSES["infection"]))
+    card = threshold_card("infection").replaced(classes=list(classes.CLASSES["infection"]))
     label = np.random.default_rng(0).integers(0, 4, (2, 16, 16))
     assert is_of_task(card, np.arange(4)).tolist() == [False, True, True, False]
     assert is_of_task(threshold_card("infection"), np.array([0, 1.0])).tolist() == [False, True]

@@ -11,6 +11,7 @@ import time
 import pytest
 
 import covct
+from support.batches import well_told
 from support.checkout import ROOT
 from support.running import invoke, run
 
@@ -19,7 +20,7 @@ def test_json_events_are_one_object_a_line_on_stdout(series_folder, tmp_path, we
     result = invoke("scan", series_folder, "--out", tmp_path / "out", "--weights", weights, "--json")
     assert result.exit_code == 0
     events = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [e["event"] for e in events if e["event"] != "step"] == ["found", "started", "done", "finished"]
+    assert [e["event"] for e in well_told(events) if e["event"] != "step"] == ["found", "started", "done", "finished"]
     done = next(e for e in events if e["event"] == "done")
     assert done["infection_percent"] > 0
     assert "Research use only" in done["research_use"]
@@ -142,5 +143,5 @@ def test_a_source_named_twice_or_within_another_is_counted_once(series_folder, t
     slices = len(list((inbox / "study").iterdir()))
     for sources in ([inbox, inbox], [inbox, inbox / "study"], [inbox / "study", inbox / "." / "study"]):
         shown = invoke("scan", *sources, "--out", tmp_path / "out", "--weights", weights, "--dry-run", "--json")
-        [row] = [json.loads(line) for line in shown.stdout.splitlines()]
+        [row] = well_told([json.loads(line) for line in shown.stdout.splitlines()])
         assert (row["verdict"], row["slices"]) == ("segment", slices)

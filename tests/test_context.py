@@ -1,7 +1,5 @@
 """Neighbouring slices and overlapping patches, on arrays that can be checked by eye."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -99,7 +97,7 @@ def hu_of(brightness):
 
 def test_a_network_of_three_slices_is_fed_the_neighbours_of_each_chosen_slice():
     """Also those that are not chosen themselves; 70 slices, so that neighbours lie in another chunk."""
-    card = replace(threshold_card("infection"), size=32, channels=3)
+    card = threshold_card("infection").replaced(size=32, channels=3)
     below_me = Network(card, lambda slices: slices[..., 0])
     brightness = np.linspace(0, 1, 70)
     chosen = np.ones(70, bool)
@@ -111,7 +109,7 @@ def test_a_network_of_three_slices_is_fed_the_neighbours_of_each_chosen_slice():
 
 
 def test_a_mirrored_look_keeps_the_order_of_slices_and_channels():
-    card = replace(threshold_card("infection"), size=32, channels=3, flip=True)
+    card = threshold_card("infection").replaced(size=32, channels=3, flip=True)
     hu = hu_of(np.linspace(0.2, 1, 5))
     hu[:, :, :8] = -1000
     out = probabilities(Network(card, lambda s: s[..., 1]), hu, whole_slice((32, 32), (1, 1)), np.ones(5, bool))
@@ -121,7 +119,7 @@ def test_a_mirrored_look_keeps_the_order_of_slices_and_channels():
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_volumetric_network_sees_patches_and_its_probabilities_come_back_in_place(flip):
-    card = replace(threshold_card("infection"), size=32, patch=[8, 16, 16], flip=flip)
+    card = threshold_card("infection").replaced(size=32, patch=[8, 16, 16], flip=flip)
     shapes = set()
 
     def predict(patches):
@@ -153,14 +151,14 @@ def test_patches_go_one_by_one_and_down_the_ladder_to_the_cpu():
 
 def test_classes_that_exclude_each_other_add_up_and_others_do_not():
     """0.3 ground glass and 0.4 consolidation: 0.7 infection of a softmax; at least 0.4 of two sigmoids."""
-    exclusive = replace(
-        threshold_card("infection"), classes=["background", "ground-glass", "consolidation", "effusion"]
+    exclusive = threshold_card("infection").replaced(
+        classes=["background", "ground-glass", "consolidation", "effusion"]
     )
     outputs = np.array([[0.1, 0.3, 0.4, 0.2]])
     assert task_probability(exclusive, outputs) == pytest.approx([0.7])
-    apart = replace(exclusive, classes=["ground-glass", "consolidation", "effusion"])
+    apart = exclusive.replaced(classes=["ground-glass", "consolidation", "effusion"])
     assert task_probability(apart, outputs[:, 1:]) == pytest.approx([0.4])
-    sides = replace(threshold_card("lungs"), classes=["background", "right-lung", "left-lung"])
+    sides = threshold_card("lungs").replaced(classes=["background", "right-lung", "left-lung"])
     assert task_probability(sides, np.array([[0.2, 0.5, 0.3]])) == pytest.approx([0.8])
     with pytest.raises(ValueError, match="4 classes, its card names 3"):
         task_probability(apart, outputs)

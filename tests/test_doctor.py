@@ -96,6 +96,31 @@ def test_locks_that_keep_nobody_out_are_12(tmp_path, weights, monkeypatch):
     assert (code, checks["output: locks"]["verdict"]) == (12, "fail")
 
 
+def test_a_damaged_outcome_and_a_damaged_run_are_named_with_the_field(tmp_path, weights):
+    out = tmp_path / "out"
+    for number, status in enumerate(("done", "finished")):
+        (out / "1.2" / f"1.2.{number}").mkdir(parents=True)
+        outcome = {"status": status, "work_key": "k", "source": "Planted^Name"}
+        (out / "1.2" / f"1.2.{number}" / "outcome.json").write_text(json.dumps(outcome))
+    _, checks = examined("--out", out, "--weights", weights)
+    assert checks["output: documents"]["message"] == (
+        "1.2/1.2.1/outcome.json: status is \"finished\", wanted 'done', 'rejected' or 'failed'"
+    )
+    (out / "runs").mkdir()
+    (out / "runs" / "20260131T220000.000Z.json").write_text('{"schema": "covct-run-2"}')
+    _, checks = examined("--out", out, "--weights", weights)
+    assert checks["output: documents"]["verdict"] == "warn"
+    assert 'runs/20260131T220000.000Z.json: schema is "covct-run-2"' in checks["output: documents"]["message"]
+
+
+def test_a_tree_of_a_newer_version_is_2(tmp_path, weights):
+    (tmp_path / "out" / ".covct").mkdir(parents=True)
+    (tmp_path / "out" / ".covct" / "format").write_text('{"format": 99, "covct_version": "9.9"}')
+    code, checks = examined("--out", tmp_path / "out", "--weights", weights)
+    assert code == 2
+    assert "was written by covct 9.9, in format 99" in checks["output: format"]["message"]
+
+
 @pytest.mark.parametrize(("free", "verdict", "code"), [(50 * 2**20, "fail", 12), (2**30, "warn", 0), (2**40, "ok", 0)])
 def test_room(tmp_path, weights, monkeypatch, free, verdict, code):
     usage = doctor.shutil.disk_usage(tmp_path)

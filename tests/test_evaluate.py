@@ -624,7 +624,7 @@ def someone(patient, source, domain="hu"):
 def with_held_out(weights, **held):
     for task in ("lungs", "infection"):
         card = read_card(weights / f"{task}.json")
-        write_card(replace(card, training={"held_out_patients": held}), weights)
+        write_card(card.replaced(training={"held_out_patients": held}), weights)
     return weights
 
 
@@ -639,8 +639,8 @@ def test_who_is_not_held_out_was_learned_from(weights):
 def test_whoever_an_ancestor_learned_from_is_not_new(weights):
     """A network that started from one that knew p; as a restorer it counts only where it restores."""
     first = read_card(with_held_out(weights, ma=["q"]) / "lungs.json")
-    later = replace(first, training={"held_out_patients": {"lctsc": ["k"]}, "ancestors": ancestors_of(first)})
-    write_card(replace(later, task="restorer", name="restorer"), with_held_out(weights, lctsc=["k"]))
+    later = first.replaced(training={"held_out_patients": {"lctsc": ["k"]}, "ancestors": ancestors_of(first)})
+    write_card(later.replaced(task="restorer", name="restorer"), with_held_out(weights, lctsc=["k"]))
     case = someone("p", "ma", "clahe-8bit")
     assert seen_by(case, {"later": later}) == ["later"]
     assert seen_by(replace(case, patient="q"), {"later": later}) == []
@@ -650,7 +650,7 @@ def test_whoever_an_ancestor_learned_from_is_not_new(weights):
 
 def test_a_network_of_unknown_ancestors_is_said_to_be_one(pairs, weights, tmp_path):
     card = read_card(with_held_out(weights, lctsc=["a", "b"]) / "infection.json")
-    write_card(replace(card, training={**card.training, "initial": {"task": "infection", "sha256": "7" * 64}}), weights)
+    write_card(card.replaced(training={**card.training, "initial": {"task": "infection", "sha256": "7" * 64}}), weights)
     evaluation = judge(*pairs, tmp_path / "out", weights=weights)
     note = "No card says whom every network behind infection has learned from: that of sha256 777777777777 is unknown."
     assert note in evaluation["notes"]
@@ -662,7 +662,7 @@ def test_a_person_is_known_again_in_another_source(weights):
     card = read_card(with_held_out(weights, ma=["coronacases_001"]) / "lungs.json")
     names = ["coronacases_003", "patient-0123456789ab", "case-003"]
     told = learned_patients({"ma": ["coronacases_001", *names]}, {"ma": ["coronacases_001"]})
-    exact = replace(card, training={**card.training, "learned_patients": told})
+    exact = card.replaced(training={**card.training, "learned_patients": told})
     for source, patient, known in (
         ("cases", "coronacases_003", True), ("here", "coronacases_003", True), ("cases", "coronacases_001", False),
         ("cases", "patient-0123456789ab", True), ("cases", "patient-ffff56789abc", False), ("cases", "case-003", False),
@@ -676,7 +676,7 @@ def test_a_folder_of_a_known_layout_may_have_been_among_the_own_cases(weights):
     """Training knows only the first volumes.csv as "ma"; by its hashes a card tells its own cases from another's."""
     held, everyone = {"cases": ["p"]}, {"cases": ["p", "q"]}
     card = read_card(with_held_out(weights, **held) / "lungs.json")
-    exact = replace(card, training={"held_out_patients": held, "learned_patients": learned_patients(everyone, held)})
+    exact = card.replaced(training={"held_out_patients": held, "learned_patients": learned_patients(everyone, held)})
     cases = [someone(name, "ma", "clahe-8bit") for name in "pqr"]
     assert [bool(seen_by(case, {"old": card})) for case in cases] == [False, True, True]
     assert [bool(seen_by(case, {"exact": exact})) for case in cases] == [False, True, False]
@@ -687,8 +687,7 @@ def test_an_ancestor_without_a_list_has_seen_only_whom_the_line_knows(weights):
     held, everyone = {"ma": ["coronacases_001"]}, {"ma": ["coronacases_001", "coronacases_003", "coronacases_005"]}
     card = read_card(with_held_out(weights, ma=["coronacases_001", "coronacases_005"]) / "lungs.json")
     ancestor = {"task": "lungs", "sha256": "4" * 64, "held_out_patients": held}
-    line = replace(
-        card,
+    line = card.replaced(
         training={
             "held_out_patients": {"ma": ["coronacases_001", "coronacases_005"]},
             "learned_patients": learned_patients(everyone, {"ma": ["coronacases_001", "coronacases_005"]}),
@@ -707,7 +706,7 @@ def test_data_of_a_name_that_no_card_knows_is_unseen(pairs, weights, tmp_path):
     for task in ("lungs", "infection"):
         card = read_card(weights / f"{task}.json")
         told = {"held_out_patients": names, "learned_patients": learned_patients({"lctsc": ["a", "p"]}, names)}
-        write_card(replace(card, training=told), weights)
+        write_card(card.replaced(training=told), weights)
     evaluation = judge(*pairs, tmp_path / "out", weights=weights, patients="all", also_seen=True)
     assert [bool(row["seen_by"]) for row in evaluation["cases"]] == [True, False]
     evaluation = judge(*pairs, tmp_path / "mine", weights=weights, patients="all", also_seen=True, source="mine")
@@ -718,11 +717,11 @@ def test_one_person_under_two_names_of_a_card_is_told_and_counts_as_seen(pairs, 
     """Slices 35 and 67 of medicalsegmentation.com show one person; an older card held out the one and not the other."""
     held = {"medseg": ["medseg_35", "medseg_40"]}
     told = learned_patients({"medseg": ["medseg_35", "medseg_40", "medseg_67"]}, held)
-    card = replace(
-        read_card(weights / "infection.json"), training={"held_out_patients": held, "learned_patients": told}
+    card = read_card(weights / "infection.json").replaced(
+        training={"held_out_patients": held, "learned_patients": told}
     )
     write_card(card, weights)
-    write_card(replace(read_card(weights / "lungs.json"), training={"held_out_patients": held}), weights)
+    write_card(read_card(weights / "lungs.json").replaced(training={"held_out_patients": held}), weights)
     cases = [someone(medseg_patient(number), "medseg") for number in ("35", "40", "67")]
     assert [bool(seen_by(case, {"infection": card})) for case in cases] == [True, False, True]
     notes = judge(*pairs, tmp_path / "out", weights=weights)["notes"]
@@ -786,7 +785,7 @@ def test_each_patient_is_judged_by_the_fold_that_held_him_out(chests, tmp_path):
     for fold, held in enumerate((["c0"], ["c1"])):
         folder = with_held_out(make_weights(tmp_path / "cv" / f"fold-{fold}"), cases=held)
         card = read_card(folder / "lungs.json")
-        write_card(replace(card, threshold=0.5 + fold / 4), folder)
+        write_card(card.replaced(threshold=0.5 + fold / 4), folder)
     order = EvaluationOrder(chests, tmp_path / "out", weights=tmp_path / "cv", resamples=100)
     evaluation = evaluate(order, threshold_networks, no_networks)
     assert [(row["case"], row["fold"]) for row in evaluation["cases"]] == [("c0", "fold-0"), ("c1", "fold-1")]
@@ -804,7 +803,7 @@ def test_a_restorer_counts_only_where_it_is_asked(weights, tmp_path):
     """The people whose HU scans taught the restorer may be judged as they are, and CLAHE that is read linearly too."""
     folder = with_held_out(weights, ma=["p"], lctsc=["p"])
     card = read_card(folder / "lungs.json")
-    write_card(replace(card, name="restorer", task="restorer", training={"held_out_patients": {"ma": [], "lctsc": []}}),
+    write_card(card.replaced(name="restorer", task="restorer", training={"held_out_patients": {"ma": [], "lctsc": []}}),
                folder)  # fmt: skip
     [judge] = find_judges(folder)
     clahe, hu = someone("p", "ma", "clahe-8bit"), someone("p", "lctsc")
@@ -818,9 +817,9 @@ def test_every_network_that_is_loaded_counts(also, pairs, weights, tmp_path):
     """Members of an ensemble, and the network that finds empty slices, have a hand in what is called: a is known."""
     with_held_out(weights, lctsc=["a", "b"])
     (weights / f"{also}.keras").write_bytes(b"another")
-    card = replace(read_card(weights / "lungs.json"), task=also.partition("-fold-")[0], weights=f"{also}.keras")
-    card = replace(card, sha256=file_sha256(weights / card.weights), training={"held_out_patients": {"lctsc": ["b"]}})
-    write_card(replace(card, name=also), weights)
+    card = read_card(weights / "lungs.json").replaced(task=also.partition("-fold-")[0], weights=f"{also}.keras")
+    card = card.replaced(sha256=file_sha256(weights / card.weights), training={"held_out_patients": {"lctsc": ["b"]}})
+    write_card(card.replaced(name=also), weights)
     evaluation = judge(*pairs, tmp_path / "out", weights=weights, patients="held-out")
     assert [row["case"] for row in evaluation["cases"]] == ["b"]
     used = evaluation["judged"]["cards"]
@@ -844,7 +843,7 @@ def test_networks_of_another_input_size_are_judged_on_the_slices_own_pixels():
     rows, columns = np.mgrid[:256, :256]
     hu = np.where(np.hypot(rows - 100, columns - 90) < 40, -850, 40)[None].astype(np.int16)
     fine, made = make_networks(), make_networks()
-    half = {task: replace(getattr(made, task), card=replace(getattr(made, task).card, size=128))
+    half = {task: replace(getattr(made, task), card=getattr(made, task).card.replaced(size=128))
             for task in ("lungs", "infection")}  # fmt: skip
     wanted = look_at_slices(fine, Truth(hu, {}), infection=False)
     called = look_at_slices(replace(made, **half), Truth(hu, {}))

@@ -19,6 +19,7 @@ import pytest
 
 import covct
 from covct.disk import state
+from covct.disk.outcome import read_outcome
 from covct.networks.cards import file_sha256
 from covct.outputs import Outputs
 from covct.phantom.dicom import write_dicom_series
@@ -76,7 +77,7 @@ def some(series_folder):
 def assert_whole(out):
     """One result, each of its files with the hash that the outcome says, and nothing half beside it."""
     [path] = out.glob("*/*/outcome.json")
-    outcome = state.read_outcome(path.parent)
+    outcome = read_outcome(path.parent)
     assert outcome.status == "done"
     assert {p.name for p in path.parent.iterdir()} == {*outcome.files, "outcome.json"}
     assert {name: file_sha256(path.with_name(name)) for name in outcome.files} == outcome.files

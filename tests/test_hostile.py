@@ -19,7 +19,7 @@ from covct.dicom.evidence import encodable, filled, identified
 from covct.dicom.header import read_values
 from covct.dicom.pixels import hounsfield
 from covct.dicom.read import MOST_ELEMENTS, MOST_ITEMS, read_dataset
-from covct.disk import state
+from covct.disk.outcome import read_outcome
 from covct.disk.sources import SourceFile, read_all
 from covct.errors import SeriesError
 from covct.intake import load_dicom as load
@@ -585,4 +585,4 @@ def test_an_image_attribute_of_another_value_representation_is_not_passed_on(ser
 
 def test_an_outcome_of_brackets_without_end_is_no_outcome(tmp_path):
     (tmp_path / "outcome.json").write_text("[" * 100_000)
-    assert state.read_outcome(tmp_path) is None
+    assert read_outcome(tmp_path) is None

@@ -132,7 +132,10 @@ def test_what_is_imported_is_declared(folder, extras):
 @pytest.mark.parametrize(
     ("command", "forbidden"),
     [
-        (["--help"], {"keras", "tensorflow", "highdicom", "pydicom", "SimpleITK", "nibabel", "cv2"} | FOR_WRITING),
+        (
+            ["--help"],
+            {"keras", "tensorflow", "highdicom", "pydicom", "pydantic", "SimpleITK", "nibabel", "cv2"} | FOR_WRITING,
+        ),
         (["scan", "--help"], {"keras", "tensorflow", "highdicom", "SimpleITK", "nibabel"} | FOR_WRITING),
         (["status", "."], {"keras", "tensorflow", "highdicom", "pydicom", "SimpleITK", "nibabel", "cv2"} | FOR_WRITING),
     ],

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from covct.dicom.header import Header, read_header
 from covct.dicom.patient import PATIENT_TAGS, Patient, patient_of
 from covct.disk import state
+from covct.disk.outcome import Outcome, content_key, read_outcome
 from covct.disk.sources import SourceFile
 from covct.intake.discover import Discovery, Sighting, assemble
 from covct.unattended import one_pass
@@ -147,8 +148,9 @@ def night(headers: dict[SourceFile, Header], out: Path) -> int:
         status, slug = ("rejected", job.refusal[0]) if job.refusal else ("done", None)
         source = "+".join(sorted(origins(job.series)))
         whose = record(out, job.series)
-        outcome = state.Outcome(status, job.work_key, slug, study_instance_uid="1.2.1", source=source, patient=whose)
-        outcome = replace(outcome, content=state.content_key(job.series.content))
+        about = {"study_instance_uid": "1.2.1", "source": source, "patient": whose}
+        content = content_key(job.series.content)
+        outcome = Outcome(status=status, work_key=job.work_key, slug=slug, content=content, **about)
         stage = state.new_stage(out, job.work_key)
         state.commit(out, job.series.folder, stage, outcome, superseded(job.choice) if status == "done" else ())
     return len(to_do)
@@ -156,7 +158,7 @@ def night(headers: dict[SourceFile, Header], out: Path) -> int:
 
 def results(out: Path) -> dict[str, str]:
     """By origin the folder of its result."""
-    outcomes = {path.parent: state.read_outcome(path.parent) for path in out.glob("*/*/outcome.json")}
+    outcomes = {path.parent: read_outcome(path.parent) for path in out.glob("*/*/outcome.json")}
     return {o.source: str(folder.relative_to(out)) for folder, o in outcomes.items() if o.status == "done"}
 
 

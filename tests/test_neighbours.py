@@ -20,7 +20,7 @@ SETTINGS = Settings(
     "infection", epochs=1, samples_per_epoch=8, batch_size=4, base_filters=2, split="0.34", size=32, neighbours=1,
     augment="none",
 )  # fmt: skip
-CARD = replace(threshold_card("infection"), size=256, channels=3)
+CARD = threshold_card("infection").replaced(size=256, channels=3)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from covct.disk import state
+from covct.disk.outcome import read_outcome
 from covct.errors import OutputLocked, SeriesError, Stopped
 from covct.unattended import batch, index, one_series
 from support.example_report import example_report
@@ -184,7 +185,7 @@ class Protocol(RuleBasedStateMachine):
 
     def _segment(self, order, job, networks, stage, emit):
         """In the place of the networks."""
-        there = state.read_outcome(order.out / job.series.folder)
+        there = read_outcome(order.out / job.series.folder)
         if there and (there.work_key, there.status) == (job.work_key, "done"):
             self.faults.append(f"done twice: {job.series.folder}")
         contents = {instance.file.path.read_bytes() for instance in job.series.instances}
@@ -344,7 +345,7 @@ class Protocol(RuleBasedStateMachine):
             self.nothing_is_lost()
         for study in range(STUDIES):
             left = [path for path in (self.inbox / str(study)).rglob("*") if path.is_file()]
-            outcome = state.read_outcome(self.out / f"1.2.{study}" / f"1.2.{study}.1")
+            outcome = read_outcome(self.out / f"1.2.{study}" / f"1.2.{study}.1")
             if any((self.inbox / str(study), self.done / str(study))) and any(
                 p.parent.name == str(study) for p in self.sent
             ):

@@ -1,12 +1,10 @@
 """Recipes, fields of view and resampling: what a card asks for is done at inference, from the card alone."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from covct.errors import WeightsError
-from covct.networks.cards import FIELDS_OF_VIEW, Card, read_card, write_card
+from covct.networks.cards import FIELDS_OF_VIEW, read_card, write_card
 from covct.networks.network import Network, field_of_view, probabilities
 from covct.voxels.fields_of_view import FIELDS_OF_VIEW as CROPS
 from covct.voxels.fields_of_view import contour_field_of_view, enclosed_air_mm2, lung_field_of_view, otsu_field_of_view
@@ -24,6 +22,7 @@ from covct.voxels.preprocess import (
 )
 from covct.voxels.resample import from_volume_space, plan_grid, to_volume_space
 from support.chests import SMALL
+from support.running import change_json
 from support.thresholds import threshold_card
 
 PUBLISHED_MM = (2.70, 1.58, 1.58)  # MIScnn's grid
@@ -158,7 +157,7 @@ def test_the_names_of_cards_are_those_of_the_functions():
 
 def test_an_infection_network_looks_at_the_lungs_that_were_found():
     hu, lungs = chest()
-    card = replace(threshold_card("infection"), field_of_view="lung-mask")
+    card = threshold_card("infection").replaced(field_of_view="lung-mask")
     lungs[:, :, :120] = 0
     assert field_of_view(card, hu, (1.0, 1.0), lungs).column == pytest.approx(165, abs=2), "only the left one was found"
     assert field_of_view(card, hu, (1.0, 1.0)) == contour_field_of_view(hu), "nothing found before: by contours"
@@ -166,9 +165,9 @@ def test_an_infection_network_looks_at_the_lungs_that_were_found():
 
 @pytest.mark.parametrize("name", ["lung-mask", "lung-contours"])
 def test_a_lungs_network_cannot_be_shown_the_lungs_only(name, weights):
-    write_card(replace(read_card(weights / "infection.json"), field_of_view=name), weights)
+    write_card(read_card(weights / "infection.json").replaced(field_of_view=name), weights)
     assert read_card(weights / "infection.json").field_of_view == name
-    write_card(replace(read_card(weights / "lungs.json"), field_of_view=name), weights)
+    change_json(weights / "lungs.json", field_of_view=name)
     with pytest.raises(WeightsError, match=r"lungs\.json.*before lungs are known"):
         read_card(weights / "lungs.json")
 
@@ -220,7 +219,7 @@ def test_uninformative_slices_are_not_shown_to_the_network():
         seen.append(len(slices))
         return np.ones(slices.shape[:3], np.float32)
 
-    card = replace(threshold_card("lungs"), size=32, least_air_mm2=1000.0)
+    card = threshold_card("lungs").replaced(size=32, least_air_mm2=1000.0)
     out = probabilities(Network(card, network), hu, whole_slice(hu.shape[1:]), np.ones(6, bool), (3.0, 1.0, 1.0))
     assert seen == [4]
     assert out.any((1, 2)).tolist() == [False, False, True, True, True, True]
@@ -309,12 +308,12 @@ def test_a_network_of_volumes_is_fed_from_the_card_alone(phantom):
         shapes.append(asked.shape)
         return np.stack([(one[..., 0] < 0.5).astype(np.float32) for one in asked])
 
-    slices = replace(threshold_card("lungs"), size=SMALL["rows"])
+    slices = threshold_card("lungs").replaced(size=SMALL["rows"])
     view = field_of_view(slices, hu, spacing[1:])
     chosen = np.ones(len(hu), bool)
     dark = Network(slices, lambda seen: (seen[..., 0] < 0.5).astype(np.float32))
     flat = probabilities(dark, hu, view, chosen, spacing)
-    card = replace(slices, spacing_mm=list(PUBLISHED_MM), patch=[16, 96, 96])
+    card = slices.replaced(spacing_mm=list(PUBLISHED_MM), patch=[16, 96, 96])
     whole = probabilities(Network(card, patches), hu, view, chosen, spacing)
     assert {shape[1:] for shape in shapes} == {(16, 96, 96, 1)}
     side = max(plan_grid(hu.shape, view, spacing, PUBLISHED_MM).shape[1:])
@@ -327,7 +326,7 @@ def test_a_network_of_volumes_is_fed_from_the_card_alone(phantom):
 @pytest.mark.parametrize("size", [224, 256, 100])
 def test_any_size(size):
     hu, _ = chest()
-    card = replace(threshold_card("lungs"), size=size, recipe={"name": "min-max", "arguments": {}})
+    card = threshold_card("lungs").replaced(size=size, recipe={"name": "min-max", "arguments": {}})
     network = Network(card, lambda slices: slices[..., 0])
     assert probabilities(network, hu, whole_slice(hu.shape[1:]), np.ones(6, bool)).shape == (6, size, size)
 
@@ -343,7 +342,7 @@ def test_any_size(size):
     ids=repr,
 )  # fmt: skip
 def test_card_with_a_geometry_that_none_has(changes, weights):
-    write_card(Card(**{**read_card(weights / "infection.json").__dict__, **changes}), weights)
+    change_json(weights / "infection.json", **changes)
     with pytest.raises(WeightsError):
         read_card(weights / "infection.json")
 
@@ -352,6 +351,6 @@ def test_a_card_whose_recipe_does_not_exist_is_refused_before_its_network_is_bui
     pytest.importorskip("keras")
     from covct.networks.segment import load_network
 
-    write_card(replace(read_card(weights / "lungs.json"), recipe={"name": "sharpen", "arguments": {}}), weights)
+    write_card(read_card(weights / "lungs.json").replaced(recipe={"name": "sharpen", "arguments": {}}), weights)
     with pytest.raises(WeightsError, match=r"lungs\.json: no recipe 'sharpen'"):
         load_network(weights / "lungs.json")

@@ -8,8 +8,10 @@ import jsonschema
 import pytest
 
 from covct.disk import state
+from covct.disk.outcome import Outcome
 from covct.errors import OutputNotWritable, Stopped
 from covct.unattended import runs
+from covct.unattended.run_summary import RunSummary
 from covct.unattended.status import tree_status
 from support.running import read_json
 
@@ -44,7 +46,7 @@ NIGHT = [
 
 def test_summary_follows_its_schema_and_counts_by_outcome_and_reason(tmp_path):
     told = record(tmp_path, NIGHT)
-    jsonschema.validate(told, runs.load_schema())
+    jsonschema.validate(told, RunSummary.json_schema())
     assert told["outcomes"] == [
         {"status": "done", "slug": None, "series": 1},
         {"status": "failed", "slug": "crashed-repeatedly", "series": 1},
@@ -72,7 +74,7 @@ def test_messages_which_may_quote_a_file_name_stay_out(tmp_path):
 )
 def test_how_a_run_ended(tmp_path, ends, end, error):
     told = record(tmp_path, NIGHT[:-1], ends=ends)
-    jsonschema.validate(told, runs.load_schema())
+    jsonschema.validate(told, RunSummary.json_schema())
     assert (told["end"], told["error"]) == (end, error)
 
 
@@ -80,7 +82,7 @@ def test_a_run_that_was_killed_has_a_summary_without_an_end(tmp_path):
     run = runs.Run(tmp_path, "watch", BEGAN)
     with runs.recorded(run, lambda event: None):
         told = read_json(run.path)
-    jsonschema.validate(told, runs.load_schema())
+    jsonschema.validate(told, RunSummary.json_schema())
     assert told["end"] is None
 
 
@@ -109,20 +111,20 @@ def test_a_run_whose_clock_was_wrong_does_not_hide_the_next_one(tmp_path, years)
     record(tmp_path, [{"event": "waiting", "series": 1, "why": "limit"}])
     wrong = BEGAN + timedelta(days=365 * years)
     record(tmp_path, [{"event": "waiting", "series": 2, "why": "limit"}], wrong)
-    assert runs.latest(tmp_path)["waiting"] == 2
+    assert runs.latest(tmp_path).waiting == 2
     record(tmp_path, [{"event": "waiting", "series": 3, "why": "limit"}], BEGAN + timedelta(hours=1))
-    assert runs.latest(tmp_path)["waiting"] == 3
+    assert runs.latest(tmp_path).waiting == 3
 
 
 def test_a_run_dated_in_the_future_by_a_version_that_did_not_count_hides_none(tmp_path):
     for moment in (BEGAN + timedelta(days=365 * 70), BEGAN - timedelta(days=1), BEGAN):
         told = record(tmp_path, [], moment)
         told.pop("sequence")
-        jsonschema.validate(told, runs.load_schema())
+        jsonschema.validate(told, RunSummary.json_schema())
         runs.Run(tmp_path, "scan", moment).path.write_text(json.dumps(told))
-    assert runs.latest(tmp_path, BEGAN)["began"] == BEGAN.isoformat(timespec="seconds")
+    assert runs.latest(tmp_path, BEGAN).began == BEGAN.isoformat(timespec="seconds")
     record(tmp_path, NIGHT, BEGAN - timedelta(days=9))
-    assert runs.latest(tmp_path, BEGAN)["waiting"] == 7
+    assert runs.latest(tmp_path, BEGAN).waiting == 7
 
 
 def test_a_run_that_goes_on_in_a_new_process_keeps_its_number(tmp_path):
@@ -135,7 +137,8 @@ def test_status_says_what_the_night_came_to(tmp_path):
         stage = state.new_stage(tmp_path, name)
         (stage / "report.json").write_text(json.dumps({"regions": {"lungs": {}}}))
         finished = f"2026-01-31T23:00:0{len(slug or '') % 10}+00:00"
-        state.commit(tmp_path, f"s/{name}", stage, state.Outcome(status, name, slug, "why", finished=finished))
+        outcome = Outcome(status=status, work_key=name, slug=slug, message="why", finished=finished)
+        state.commit(tmp_path, f"s/{name}", stage, outcome)
     record(tmp_path, NIGHT)
     told = tree_status(tmp_path, datetime.now(UTC) + timedelta(hours=1))
     assert told["series"] == 3
@@ -153,4 +156,4 @@ def test_status_of_a_tree_without_a_run(tmp_path):
 def test_a_damaged_summary_is_passed_over(tmp_path):
     record(tmp_path, NIGHT)
     (tmp_path / "runs" / "29990101T000000.000Z.json").write_text("{")
-    assert runs.latest(tmp_path)["waiting"] == 7
+    assert runs.latest(tmp_path).waiting == 7

@@ -31,7 +31,8 @@ import pytest
 from pydicom.datadict import DicomDictionary
 
 import covct
-from covct.disk import archives, state
+from covct.disk import archives
+from covct.disk.outcome import read_outcome
 from covct.disk.sources import SourceFile, read_all
 from covct.errors import SeriesError, WeightsError
 from covct.intake.discover import discover, safe_name
@@ -438,7 +439,7 @@ def test_outcome_that_lists_hostile_files_is_none(files, tmp_path):
     folder = tmp_path / "1.2" / "1.3"
     folder.mkdir(parents=True)
     (folder / "outcome.json").write_text(json.dumps({"status": "done", "work_key": "k", "files": files}))
-    assert state.read_outcome(folder) is None
+    assert read_outcome(folder) is None
     [verdict] = verify(tmp_path)
     assert [defect.slug for defect in verdict.defects] == ["no-outcome"]
     [entry] = read_tree(tmp_path)
@@ -451,7 +452,7 @@ def test_outcome_that_lists_hostile_files_is_none(files, tmp_path):
 )
 def test_outcome_that_is_none_of_ours(text, tmp_path):
     (tmp_path / "outcome.json").write_text(text)
-    assert state.read_outcome(tmp_path) is None
+    assert read_outcome(tmp_path) is None
 
 
 def test_fifo_among_the_results_does_not_hang_verify(tmp_path):

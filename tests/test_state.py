@@ -9,7 +9,6 @@ import shutil
 import signal
 import threading
 import time
-from dataclasses import asdict
 
 import pytest
 from hypothesis import settings
@@ -17,11 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from covct.disk import lockfile, signals, state
+from covct.disk.outcome import Outcome, read_outcome, work_key
 from covct.errors import OutputLocked, OutputNotWritable, Stopped
 
 
 def outcome(key="k1", status="done", finished=""):
-    return state.Outcome(status=status, work_key=key, finished=finished)
+    return Outcome(status=status, work_key=key, finished=finished)
 
 
 def stage_with(out, key, text):
@@ -31,17 +31,17 @@ def stage_with(out, key, text):
 
 
 def test_work_key_knows_the_input_the_settings_and_the_weights():
-    base = state.work_key(("1.2", "1.3"), {"formats": ["seg"]}, {"lungs": "aa", "infection": "bb"})
-    assert state.work_key(("1.3", "1.2"), {"formats": ["seg"]}, {"infection": "bb", "lungs": "aa"}) == base
-    assert state.work_key(("1.3",), {"formats": ["seg"]}, {"lungs": "aa", "infection": "bb"}) != base
-    assert state.work_key(("1.2", "1.3"), {"formats": ["png"]}, {"lungs": "aa", "infection": "bb"}) != base
-    assert state.work_key(("1.2", "1.3"), {"formats": ["seg"]}, {"lungs": "aa", "infection": "cc"}) != base
-    assert state.work_key(("1.2", "1.3"), {"formats": ["seg"]}, {"lungs": "bb", "infection": "aa"}) != base
+    base = work_key(("1.2", "1.3"), {"formats": ["seg"]}, {"lungs": "aa", "infection": "bb"})
+    assert work_key(("1.3", "1.2"), {"formats": ["seg"]}, {"infection": "bb", "lungs": "aa"}) == base
+    assert work_key(("1.3",), {"formats": ["seg"]}, {"lungs": "aa", "infection": "bb"}) != base
+    assert work_key(("1.2", "1.3"), {"formats": ["png"]}, {"lungs": "aa", "infection": "bb"}) != base
+    assert work_key(("1.2", "1.3"), {"formats": ["seg"]}, {"lungs": "aa", "infection": "cc"}) != base
+    assert work_key(("1.2", "1.3"), {"formats": ["seg"]}, {"lungs": "bb", "infection": "aa"}) != base
 
 
 def test_commit_and_read(tmp_path):
     state.commit(tmp_path, "study/series", stage_with(tmp_path, "k1", "{}"), outcome())
-    assert state.read_outcome(tmp_path / "study/series") == outcome()
+    assert read_outcome(tmp_path / "study/series") == outcome()
 
 
 def test_a_new_result_replaces_the_old_whole(tmp_path):
@@ -62,7 +62,7 @@ def test_a_stage_without_outcome_is_no_result(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "done"}', '{"unknown": 1}'])
 def test_a_damaged_outcome_is_none(tmp_path, content):
     (tmp_path / "outcome.json").write_text(content)
-    assert state.read_outcome(tmp_path) is None
+    assert read_outcome(tmp_path) is None
 
 
 def test_attempts_count_for_one_key_only(tmp_path):
@@ -162,7 +162,7 @@ def test_nan_never_reaches_a_json_file(tmp_path):
 
 
 def test_outcome_is_plain_json(tmp_path):
-    state.write_json(tmp_path / "outcome.json", asdict(outcome()))
+    state.write_json(tmp_path / "outcome.json", outcome().model_dump())
     assert json.loads((tmp_path / "outcome.json").read_text())["status"] == "done"
 
 
@@ -205,7 +205,7 @@ def results(out):
     for folder in out.glob("*/*"):
         if folder.parent.name.startswith("."):
             continue
-        key = state.read_outcome(folder).work_key
+        key = read_outcome(folder).work_key
         found[f"{folder.parent.name}/{folder.name}"] = (key, (folder / "report.json").read_text())
     return found
 

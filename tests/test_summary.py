@@ -133,12 +133,19 @@ def test_done_without_its_report_is_damaged(out):
 def test_report_with_odd_types_is_read_as_far_as_it_goes(out):
     report = example_report(severity={"class": True}, warnings="none", valid_for=[], lesions=3)
     report["regions"]["right_lung"] = "?"
-    put(out, "1.2/1.2.3", report=report, seconds="long", files=())
+    put(out, "1.2/1.2.3", report=report, files=())
     [entry] = read_tree(out)
     assert entry.status == "done"
     assert entry.lungs_ml == 4400.0
-    assert (entry.right_percent, entry.warnings, entry.seconds) == (None, (), None)
+    assert (entry.right_percent, entry.warnings) == (None, ())
     write_summary(out)
+
+
+def test_a_damaged_outcome_is_named_with_the_field(out):
+    put(out, "1.2/1.2.3", seconds="long")
+    [entry] = read_tree(out)
+    assert (entry.status, entry.slug) == ("failed", "damaged-result")
+    assert entry.message == 'the result cannot be read: outcome.json: seconds is "long", wanted a number'
 
 
 def test_folder_without_outcome_and_staging_are_not_results(out):

@@ -470,7 +470,7 @@ def test_all_folds_come_to_a_mean_and_a_spread(data, tmp_path):
     assert card.scores["folds_validation_dice_sd"] == summary["spread"]["validation_dice"]
     assert card.training["cross_validation"]["sha256"] == [one.sha256 for one in cards]
     with pytest.raises(UsageError, match="has size 16, the weights 64: no cross-validation"):
-        credit(replace(card, size=64), tmp_path / "out", tmp_path / "final")
+        credit(card.replaced(size=64), tmp_path / "out", tmp_path / "final")
     with pytest.raises(UsageError, match="0 folds of infection, wanted two or more"):
         threshold_of(tmp_path / "out", "infection")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from covct.disk import state
+from covct.disk.outcome import is_whole, read_outcome
 from covct.errors import UsageError
 from covct.outputs import Outputs
 from covct.phantom.chest import make_phantom
@@ -89,8 +90,8 @@ def test_it_is_superseded_and_nothing_is_counted_twice(tree, inbox, tmp_path):
     assert redone.items() <= before.items(), "the same studies come to the same end in the same folders"
     assert {entry.folder for entry in read_tree(out)} == set(before), "the NIfTI of that night is kept"
     for folder in redone:
-        assert state.read_outcome(out / folder).work_key != ""
-        assert state.is_whole(out / folder, state.read_outcome(out / folder))
+        assert read_outcome(out / folder).work_key != ""
+        assert is_whole(out / folder, read_outcome(out / folder))
     again = scan(inbox, out, tmp_path)
     assert not [event for event in again if event["event"] in ("done", "rejected", "failed")]
 

@@ -185,7 +185,7 @@ def test_a_card_without_factor_or_with_one_for_other_looks_gets_the_default_and_
     card = threshold_card("infection")
     assert calibration(card).factor == DEFAULT_FACTORS["infection"]
     assert "not calibrated" in calibration(card).source
-    told = replace(card, uncertainty=CALIBRATED)
+    told = card.replaced(uncertainty=CALIBRATED)
     assert (calibration(told, 1).factor, calibration(told, 1).source) == (2.0, "eleven patients of a test")
     assert "not calibrated" in calibration(told, 2).source
 
@@ -214,8 +214,8 @@ def halves(value):
 
 
 def test_members_and_mirrors_are_looks_and_their_mean_is_the_probability():
-    card = replace(threshold_card("infection"), size=16)
-    network = Network(replace(card, flip=True), halves(0.8), (Network(card, halves(0.2)),))
+    card = threshold_card("infection").replaced(size=16)
+    network = Network(card.replaced(flip=True), halves(0.8), (Network(card, halves(0.2)),))
     assert network.looks == 3
     slices = np.ones((2, 16, 16, 1), np.float32)
     seen = looks(network, slices)
@@ -246,7 +246,7 @@ def test_another_fold_is_another_work_key(tmp_path):
     before = card_hashes(folder)
     (folder / "infection-fold-1.keras").write_bytes(b"fold")
     sha256 = file_sha256(folder / "infection-fold-1.keras")
-    card = replace(threshold_card("infection", sha256), name="infection-fold-1", weights="infection-fold-1.keras")
+    card = threshold_card("infection", sha256).replaced(name="infection-fold-1", weights="infection-fold-1.keras")
     write_card(card, folder)
     assert set(card_hashes(folder)) - set(before) == {"infection-fold-1"}
 
@@ -270,7 +270,7 @@ def test_an_ensemble_of_real_networks_loads_and_a_foreign_member_is_refused(tmp_
     first, second = looks(networks.infection, slices)
     assert np.abs(first - second).max() > 1e-4, "two networks, not one twice"
     np.testing.assert_allclose(predict(networks.infection, slices), (first + second) / 2, atol=1e-6)
-    write_card(replace(card, recipe={"name": "clahe", "arguments": {}}), tmp_path)
+    write_card(card.replaced(recipe={"name": "clahe", "arguments": {}}), tmp_path)
     with pytest.raises(WeightsError, match=r"infection-fold-1\.json: recipe"):
         load_keras_networks(tmp_path)
 
@@ -286,7 +286,7 @@ def hesitant(slices):
 def doubtful_report(phantom_series, tmp_path, weights, monkeypatch):
     """A scan through the command line: the report, and what the terminal said."""
     made = make_networks()
-    made = replace(made, infection=Network(replace(made.infection.card, uncertainty=CALIBRATED), hesitant))
+    made = replace(made, infection=Network(made.infection.card.replaced(uncertainty=CALIBRATED), hesitant))
     monkeypatch.setattr(scan, "networks_of", lambda *_: lambda: made)
     result = invoke("scan", phantom_series, "--out", tmp_path / "out", "--weights", weights)
     assert result.exit_code == 0, result.output
@@ -320,7 +320,7 @@ def test_doubt_about_the_result_refuses_nothing_even_when_strict(tmp_path, weigh
     write_dicom_series(thin, tmp_path / "thin")
     made = make_networks()
     wide = {**CALIBRATED, "factor": 200.0}
-    made = replace(made, infection=Network(replace(made.infection.card, uncertainty=wide), hesitant))
+    made = replace(made, infection=Network(made.infection.card.replaced(uncertainty=wide), hesitant))
     monkeypatch.setattr(scan, "networks_of", lambda *_: lambda: made)
     result = invoke("scan", tmp_path / "thin", "--out", tmp_path / "out", "--weights", weights, "--strict", "--json")
     assert result.exit_code == 0, result.output
@@ -348,7 +348,7 @@ def test_absent_lung_has_no_interval_of_its_share(networks):
 def test_networks_that_see_no_lung_slice_at_all_still_say_how_often_they_look(networks):
     burden = measure_burden(np.zeros((1, 4, 4)), np.zeros((1, 4, 4), np.uint8), np.zeros((1, 4, 4), bool), 1.0)
     flipping = Networks(
-        networks.lungs, Network(replace(networks.infection.card, flip=True), networks.infection.predict)
+        networks.lungs, Network(networks.infection.card.replaced(flip=True), networks.infection.predict)
     )
     sure = uncertainty(burden, Tally.empty(0.5), Tally.empty(0.5), flipping)
     assert sure.looks == 2

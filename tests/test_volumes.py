@@ -70,7 +70,7 @@ def test_patches_are_what_inference_cuts_from_the_same_scan(data):
     pytest.importorskip("keras")
     settings = replace(SETTINGS, size=256, patch=(16, 256, 256))
     plan, held = validated(data, settings)
-    card = replace(threshold_card("infection"), size=256, patch=[16, 256, 256])
+    card = threshold_card("infection").replaced(size=256, patch=[16, 256, 256])
     scanned, (x, truth) = fed(card, data, held), plan.validation
     assert len(x) == 2, "20 slices, 16 at once"
     np.testing.assert_allclose(x[0, ..., 0], scanned[0], atol=1e-3)
@@ -84,7 +84,7 @@ def test_resampled_patches_are_where_inference_has_them(data):
     pytest.importorskip("keras")
     settings = replace(SETTINGS, patch=(32, 48, 48), spacing_mm=(3.0, 5.0, 5.0))
     plan, held = validated(data, settings)
-    card = replace(threshold_card("infection"), size=48, patch=[32, 48, 48], spacing_mm=[3.0, 5.0, 5.0])
+    card = threshold_card("infection").replaced(size=48, patch=[32, 48, 48], spacing_mm=[3.0, 5.0, 5.0])
     scanned, (x, truth) = fed(card, data, held)[0], plan.validation
     depth = int(np.ceil(20 * SPACING[0] / 3.0))
     rows = int(truth[0, 0, :, 0, 1].sum())
@@ -119,7 +119,7 @@ def test_a_network_of_volumes_is_trained_and_runs_from_its_card(data, tmp_path):
 def test_a_network_of_millimetres_is_not_judged_on_slices_without_any(data):
     from covct.evaluation.judge import _probability
 
-    card = replace(threshold_card("lungs"), patch=list(PATCH), spacing_mm=[5.0, 5.0, 5.0])
+    card = threshold_card("lungs").replaced(patch=list(PATCH), spacing_mm=[5.0, 5.0, 5.0])
     with pytest.raises(UsageError, match="got slices whose distance is not known, wanted whole series"):
         _probability(Network(card, lambda patches: patches[..., 0]), np.zeros((2, 256, 256)))
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pydicom
 import pytest
 
-from covct.disk import state
+from covct.disk.outcome import read_outcome
 from covct.errors import Stopped
 from covct.outputs import Outputs
 from covct.unattended import batch, index, plan
@@ -209,7 +209,7 @@ def test_watch_moves_what_it_has_done(moving, inbox, networks):
     watched(moving, networks, [None] * 5)
     assert names(moving.move_done) == before
     assert names(inbox) == set()
-    assert all(state.read_outcome(path.parent).status == "done" for path in moving.out.glob("*/*/outcome.json"))
+    assert all(read_outcome(path.parent).status == "done" for path in moving.out.glob("*/*/outcome.json"))
 
 
 def test_a_directory_that_cannot_be_moved_to_is_a_problem_and_not_the_end(moving, inbox, networks):

@@ -51,7 +51,8 @@ def status_command(
 
 
 def _check_tree(out: Path) -> None:
-    from covct.disk.tree_format import PRIVATE, check_format
+    from covct.disk.places import PRIVATE
+    from covct.disk.versions import check_format
 
     if not out.is_dir():
         raise UsageError(f"no such directory: {out}")

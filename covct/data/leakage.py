@@ -10,14 +10,12 @@ another keeps what that one learned, its card carries the same of all its ancest
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from covct.data.cases import BY_LAYOUT, OWN, PERSON, aliases, identity, person_of
-from covct.errors import WeightsError
-from covct.networks.cards import Card
-
-Told = Mapping[str, Any]
+from covct.networks.cards import Card, lineage
+from covct.networks.lineage import Lineage
 
 
 def learned_patients(patients: Mapping[str, Sequence[str]], held_out: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -33,24 +31,24 @@ def learned_patients(patients: Mapping[str, Sequence[str]], held_out: Mapping[st
 
 def ancestors_of(card: Card) -> list[dict[str, Any]]:
     """What the card of a network that starts from this one has to say of it, and of whatever it started from itself."""
-    kept = ("held_out_patients", "learned_patients")
-    own = {key: card.training[key] for key in kept if key in card.training}
-    return [{"task": card.task, "sha256": card.sha256, **own}, *(dict(one) for one in _earlier(card))]
+    own = lineage(card)
+    first = Lineage(
+        task=card.task,
+        sha256=card.sha256,
+        held_out_patients=own.held_out_patients,
+        learned_patients=own.learned_patients,
+    )
+    return [one.model_dump(exclude_none=True) for one in (first, *_earlier(own))]
 
 
 def has_learned_from(card: Card, source: str, patient: str) -> bool:
     """Whether the network, or one that it started from, has learned from a patient of a source.
 
     A person whose name tells who he is (`identity`) is known again in any source.
-
-    Raises
-    ------
-    WeightsError
-        The card's ancestors are none.
     """
-    line = (card.training, *_earlier(card))
+    line = _line(card)
     known = _known_people(line)
-    return any(_knows(told, source, patient, known) for told in line)
+    return any(_knows(one, source, patient, known) for one in line)
 
 
 def two_names(card: Card) -> dict[str, list[str]]:
@@ -58,10 +56,11 @@ def two_names(card: Card) -> dict[str, list[str]]:
 
     Only where both names are public: others are kept as hashes.
     """
-    learned = card.training.get("learned_patients", {})
+    told = lineage(card)
+    learned = told.learned_patients or {}
     twice = {
         name: [one for one in aliases(name) if one not in names and _hashed(one) in learned.get(source, ())]
-        for source, names in card.training.get("held_out_patients", {}).items()
+        for source, names in (told.held_out_patients or {}).items()
         for name in names
     }
     return {name: others for name, others in twice.items() if others}
@@ -69,40 +68,42 @@ def two_names(card: Card) -> dict[str, list[str]]:
 
 def untold(card: Card) -> list[str]:
     """The sha256 of each network, of this one and its ancestors, of which no card says whom it has learned from."""
-    chain = ({"sha256": card.sha256, **card.training}, *_earlier(card))
-    return [str(told.get("sha256")) for told in chain if "held_out_patients" not in told]
+    return [str(one.sha256) for one in _line(card) if one.held_out_patients is None]
 
 
-def _earlier(card: Card) -> Iterator[Told]:
+def _line(card: Card) -> list[Lineage]:
+    """The network and those before it."""
+    own = lineage(card).replaced(sha256=card.sha256)
+    return [own, *_earlier(own)]
+
+
+def _earlier(own: Lineage) -> list[Lineage]:
     """Of a card from before there were `ancestors` the network that it started from: only its hash is known."""
-    ancestors = card.training.get("ancestors")
-    if ancestors is None:
-        ancestors = [card.training["initial"]] if card.training.get("initial") else []
-    if not isinstance(ancestors, list) or not all(isinstance(one, dict) for one in ancestors):
-        raise WeightsError(f"card {card.name}: ancestors are {ancestors!r}, wanted a list of objects")
-    yield from ancestors
+    if own.ancestors is None:
+        return [own.initial] if own.initial else []
+    return own.ancestors
 
 
-def _knows(told: Told, source: str, patient: str, known: Mapping[str, set[str]]) -> bool:
-    held, learned = told.get("held_out_patients", {}), told.get("learned_patients")
+def _knows(told: Lineage, source: str, patient: str, known: Mapping[str, set[str]]) -> bool:
+    held, learned = told.held_out_patients or {}, told.learned_patients
     by_layout = [name for name in ((source, OWN) if source in BY_LAYOUT else (source,)) if name in held]
     names = aliases(patient)
     if learned is None:
         if any(name not in known for name in by_layout) or not known:
             return _by_names_alone(held, by_layout, patient)
-        learned = {name: known.get(name, set()) - {_hashed(one) for one in held[name]} for name in held}
+        learned = {name: sorted(known.get(name, set()) - {_hashed(one) for one in held[name]}) for name in held}
     if any(_hashed(one) in learned.get(name, ()) for one in names for name in (*by_layout, *([OWN] * bool(by_layout)))):
         return True
     is_told = not identity(source, patient)[0]
     return is_told and any(_hashed(one) in hashes for one in names for hashes in learned.values())
 
 
-def _known_people(line: Sequence[Told]) -> dict[str, set[str]]:
+def _known_people(line: Sequence[Lineage]) -> dict[str, set[str]]:
     """By source, hashes of everyone of whom the cards of a line that list them tell: held out or learned from."""
     known: dict[str, set[str]] = {}
     for told in line:
-        for source, hashes in told.get("learned_patients", {}).items():
-            held = told.get("held_out_patients", {}).get(source, ())
+        for source, hashes in (told.learned_patients or {}).items():
+            held = (told.held_out_patients or {}).get(source, ())
             known.setdefault(source, set()).update(hashes, map(_hashed, held))
     return known
 

@@ -19,49 +19,26 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 from uuid import uuid4
 
-from covct.disk import lockfile, tree_format
+from covct.disk import lockfile, versions
 from covct.disk.durable import bring_to_disk, make_folder, remove_halves, rename, replace_json, write_json
+from covct.disk.places import OUTCOME, PRIVATE, is_result_folder
 from covct.disk.signals import unbroken
-from covct.disk.tree_format import PRIVATE, check_format
+from covct.disk.versions import check_format
 from covct.errors import OutputLocked, OutputNotWritable
 
-RESULT_VERSION = 6  # raise it when the same input would give another result
+if TYPE_CHECKING:  # pydantic is for those who read outcomes
+    from covct.disk.outcome import Outcome
+
 MOST_ATTEMPTS = 3
 OWNER = "lock.owner"
 NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of a file system that has none
 LOCK_PATIENCE_S = 1.0  # a killed process needs a moment to die and free its lock
 DERIVED = ("summary.csv", "index.html")  # made again from the outcomes; half-written ones may be thrown away
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one series. `status`: done, rejected (input not for us) or failed (unexpected).
-
-    `patient` holds digests that tell whose it is, under the tree's key, and a mark of that key (`whose`); empty
-    where it is not known. `content` is a hash of the input alone, whatever the settings.
-    """
-
-    status: str
-    work_key: str
-    slug: str | None = None
-    message: str | None = None
-    files: dict[str, str] = field(default_factory=dict)
-    covct_version: str = ""
-    finished: str = ""
-    seconds: float = 0.0
-    study_instance_uid: str = ""
-    series_instance_uid: str = ""
-    source: str = ""
-    patient: list[str] = field(default_factory=list)
-    content: str = ""
-
-
-OUTCOME_FIELDS = {one.name for one in fields(Outcome)}
 
 
 @dataclass(frozen=True)
@@ -88,52 +65,6 @@ class Attempt:
     timed_out_s: float | None = None
     commit: str = ""
     supersedes: tuple[str, ...] = ()
-
-
-def work_key(content: tuple[str, ...], settings: dict[str, Any], weights: dict[str, str]) -> str:
-    """sha256 of all that decides a result: the input's identity, settings, both weight cards, RESULT_VERSION.
-
-    `weights` maps the task to the hash of its card, which holds the weights' own hash, the threshold and the recipe.
-    """
-    parts = {
-        "content": sorted(content),
-        "settings": settings,
-        "weights": weights,
-        "result_version": RESULT_VERSION,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def content_key(content: tuple[str, ...]) -> str:
-    """sha256 of the input's identity alone."""
-    return work_key(content, {}, {})
-
-
-def read_outcome(folder: Path) -> Outcome | None:
-    """The outcome of a result folder, or None where there is none that can be read and makes sense."""
-    try:
-        told = json.loads((folder / "outcome.json").read_text())
-        outcome = Outcome(**{name: value for name, value in told.items() if name in OUTCOME_FIELDS})
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        return None
-    return outcome if _makes_sense(outcome) else None
-
-
-def _makes_sense(outcome: Outcome) -> bool:
-    """Texts are texts, and its files lie in its own folder."""
-    texts = (outcome.status, outcome.work_key, outcome.study_instance_uid, outcome.series_instance_uid)
-    return (
-        all(isinstance(text, str) for text in texts)
-        and isinstance(outcome.files, dict)
-        and all(isinstance(v, str) and is_bare_name(k) for k, v in outcome.files.items())
-        and isinstance(outcome.patient, list)
-        and all(isinstance(v, str) for v in outcome.patient)
-    )
-
-
-def is_bare_name(name: str) -> bool:
-    """Whether a text is the name of a file in a folder: no path, on no file system, and nothing that one refuses."""
-    return name.isprintable() and name not in ("", ".", "..") and not set(name) & set("/\\") and len(name) <= 255
 
 
 @contextmanager
@@ -182,7 +113,7 @@ def lock(out: Path) -> Iterator[None]:
                         f"process {os.getpid()}, started by {os.getppid()}, on {socket.gethostname()}\n".encode()
                     )
                 if not check_format(private):
-                    replace_json(private / tree_format.NAME, tree_format.own_format())
+                    replace_json(private / versions.NAME, versions.own_format())
             yield
     finally:
         handle.close()
@@ -280,7 +211,7 @@ def _end_commit(out: Path, note: Path, attempt: Attempt) -> None:
 
 
 def _stands(out: Path, attempt: Attempt) -> bool:
-    return bool(attempt.commit) and _digest(out / attempt.folder / "outcome.json") == attempt.commit
+    return bool(attempt.commit) and _digest(out / attempt.folder / OUTCOME) == attempt.commit
 
 
 def new_stage(out: Path, key: str) -> Path:
@@ -299,11 +230,11 @@ def commit(out: Path, folder: str, stage: Path, outcome: Outcome, supersedes: It
     after a crash `recover` does the rest, or brings back what was there.
     """
     with output_errors(out):
-        write_json(stage / "outcome.json", asdict(outcome))
+        write_json(stage / OUTCOME, outcome.model_dump())
         bring_to_disk(stage)
         note = _attempt_path(out, folder)
         attempt = _read_attempt(note) or Attempt(folder, outcome.work_key, 1)
-        attempt = replace(attempt, commit=_digest(stage / "outcome.json"), supersedes=tuple(supersedes))
+        attempt = replace(attempt, commit=_digest(stage / OUTCOME), supersedes=tuple(supersedes))
         with unbroken():
             lockfile.check(out / PRIVATE / OWNER)
             _write_attempt(note, attempt)
@@ -357,11 +288,6 @@ def _discard(out: Path, path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def is_whole(folder: Path, outcome: Outcome) -> bool:
-    """Whether every file of a result is still there."""
-    return all((folder / name).is_file() for name in outcome.files)
-
-
 def begin_attempt(out: Path, folder: str, key: str) -> Attempt:
     """Note *before* the work that it begins; returns the note, which knows of the attempts before."""
     path = _attempt_path(out, folder)
@@ -405,15 +331,9 @@ def _read_attempt(path: Path) -> Attempt | None:
         noted = json.loads(path.read_text())
         noted = {**noted, "attempts": int(noted["attempts"]), "supersedes": tuple(noted.get("supersedes", ()))}
         attempt = Attempt(**noted)
-        return attempt if all(map(_is_result_folder, (attempt.folder, *attempt.supersedes))) else None
+        return attempt if all(map(is_result_folder, (attempt.folder, *attempt.supersedes))) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-
-
-def _is_result_folder(folder: Any) -> bool:
-    """study/series: whatever a damaged note says, nothing outside the tree's results is ever taken away."""
-    parts = folder.split("/") if isinstance(folder, str) else []
-    return len(parts) == 2 and all(is_bare_name(part) and not part.startswith(".") for part in parts)
 
 
 def _write_attempt(path: Path, attempt: Attempt) -> None:

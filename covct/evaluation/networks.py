@@ -12,7 +12,7 @@ from covct.data.views import as_hounsfield
 from covct.errors import UsageError
 from covct.evaluation.eligible import Judge, judge_of
 from covct.evaluation.order import HELD_OUT, LINEAR, EvaluationOrder
-from covct.networks.cards import Card
+from covct.networks.cards import Card, lineage
 from covct.networks.network import Networks
 
 
@@ -53,8 +53,7 @@ def cards_of(judges: list[Judge], with_restorer: bool) -> dict[str, Card]:
 
 def held_out_by(card: Card) -> dict[str, list[str]]:
     """By source, whom a card names as held out."""
-    held_out: dict[str, list[str]] = card.training.get("held_out_patients", {})
-    return held_out
+    return lineage(card).held_out_patients or {}
 
 
 class Loaded:
@@ -86,4 +85,4 @@ def _with_threshold(networks: Networks, order: EvaluationOrder) -> Networks:
         return networks
     [task] = order.tasks
     network = getattr(networks, task)
-    return replace(networks, **{task: replace(network, card=replace(network.card, threshold=order.threshold))})
+    return replace(networks, **{task: replace(network, card=network.card.replaced(threshold=order.threshold))})

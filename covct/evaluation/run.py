@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from covct.data.layouts import at_least_one, search_cases
 from covct.data.model_space import Restore
 from covct.disk.durable import replace_file
 from covct.disk.state import output_errors
+from covct.disk.versions import EVALUATION, EVALUATION_FORMAT
 from covct.errors import SeriesError, UsageError
 from covct.evaluation import document
 from covct.evaluation.eligible import Judge, find_judges
@@ -26,13 +26,12 @@ from covct.evaluation.notes import notes_on
 from covct.evaluation.order import RESTORED, EvaluationOrder, check_order
 from covct.evaluation.page import as_html, read_history
 from covct.evaluation.predictions import Predictions, find_predictions, read_predictions
+from covct.evaluation.schema import Evaluation
 from covct.evaluation.truth import Truth, is_whole, named, read_truth, truth_for_networks
 from covct.networks.cards import Card
 from covct.networks.network import Networks
 from covct.outputs import Emit
 
-FORMAT = 1
-SCHEMA = "covct-evaluation-1"
 JSON, PAGE = "evaluation.json", "evaluation.html"
 # Left out of the data, and still no fault of it: what has no mask is no case, and an older mask has a newer one.
 NO_CASES = ("no-mask", "unclaimed", "superseded")
@@ -192,8 +191,8 @@ def _document(session: Session, done: Evaluated, cards: dict[str, Card], judges:
     fold_of = {key: by.name for key, (by, _) in session.chosen.items() if by.name}
     groups = document.groups(done.judged, order, fold_of)
     return {
-        "schema": SCHEMA,
-        "format": FORMAT,
+        "schema": EVALUATION,
+        "format": EVALUATION_FORMAT,
         "research_use": RESEARCH_USE,
         "covct_version": __version__,
         "software": document.software(session.loaded.last),
@@ -216,5 +215,5 @@ def _write(order: EvaluationOrder, evaluation: dict[str, Any], judges: list[Judg
     pictures = {task: [p for one in judged if one.task == task for p in one.pictures] for task in order.tasks}
     with output_errors(order.out):
         order.out.mkdir(parents=True, exist_ok=True)
-        replace_file(order.out / JSON, json.dumps(evaluation, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        replace_file(order.out / JSON, Evaluation.model_validate(evaluation).as_json(indent=1))
         replace_file(order.out / PAGE, as_html(evaluation, history, pictures))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from covct.disk import state
+from covct.disk.outcome import Outcome, read_outcome
 from covct.intake.discover import HASH_DIGITS, Series
 
 EARLIER_DIGITS = {"nifti-": 12, "uid-": 24}  # 48 and 96 bits: pairs that collide can be made
@@ -40,7 +40,7 @@ def where_it_lies(out: Path, series: Series, key: Callable[[Series], str]) -> Se
     folder = earlier(series.folder)
     if folder == series.folder or (out / series.folder).exists():
         return series
-    outcome = state.read_outcome(out / folder)
+    outcome = read_outcome(out / folder)
     if outcome is None and ((out / folder).exists() or not _study_lies_in(out / folder.split("/")[0], series)):
         return series
     if outcome is not None and not (outcome.work_key == key(series) or _is_of(outcome, series)):
@@ -49,11 +49,11 @@ def where_it_lies(out: Path, series: Series, key: Callable[[Series], str]) -> Se
 
 
 def _study_lies_in(folder: Path, series: Series) -> bool:
-    outcomes = (state.read_outcome(path.parent) for path in folder.glob("*/outcome.json"))
+    outcomes = (read_outcome(path.parent) for path in folder.glob("*/outcome.json"))
     return series.kind == "dicom" and any(one and one.study_instance_uid == series.study_uid != "" for one in outcomes)
 
 
-def _is_of(outcome: state.Outcome, series: Series) -> bool:
+def _is_of(outcome: Outcome, series: Series) -> bool:
     if series.kind == "dicom":
         uids = outcome.study_instance_uid, outcome.series_instance_uid
         return all(uids) and uids == (series.study_uid, series.series_uid)

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import stat
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+
+from covct.disk import versions
+from covct.disk.documents import DamagedDocument, Document
 from covct.errors import WeightsError
+from covct.networks.lineage import Lineage
 
-CARD_FORMAT = 1
 LARGEST_CARD = 1024**2  # bytes
-TASKS = ("lungs", "infection", "restorer", "empty-slices")
+Task = Literal["lungs", "infection", "restorer", "empty-slices"]
+TASKS = get_args(Task)
 # The classes of a network of several that count for its task; all others are beside it.
 TASK_CLASSES = {
     "lungs": ("lungs", "right-lung", "left-lung"),
@@ -26,78 +36,162 @@ TASK_CLASSES = {
 }
 OTHER_CLASSES = ("background", "effusion")
 MOST_CHANNELS, MOST_VOXELS = 15, 2**22
-FIELDS_OF_VIEW = ("body", "otsu-body", "whole", "lung-contours", "lung-mask")  # functions in crops.py
+ViewName = Literal["body", "otsu-body", "whole", "lung-contours", "lung-mask"]  # functions in `fields_of_view`
+FIELDS_OF_VIEW = get_args(ViewName)
 SPACINGS_MM = (0.3, 20.0)
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 
 
-@dataclass(frozen=True)
-class Card:
-    """How a network is built and fed, and what it was trained on.
+def _name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise ValueError("wanted a bare name of letters, digits, dots and dashes")
+    return text
 
-    Attributes
-    ----------
-    task : str
-        "lungs", "infection", "restorer", or "empty-slices": which slices hold no infection.
-    architecture, recipe : dict
-        ``{"name": ..., "arguments": {...}}``: a key of ARCHITECTURES and one of RECIPES.
-    field_of_view : str
-        "body" or "otsu-body": the square around the body, by fixed HU or by Otsu's threshold; "whole": the whole
-        slice; "lung-contours": the square around the two largest contours of air in the body; "lung-mask": around the
-        lungs found before. Not for every task: whoever looks for the lungs cannot be shown only them.
-    size : int
-        Side of the input, pixels.
-    flip : bool
-        Whether the probability is the mean of the slice's and of its mirror image's: twice the time, steadier.
-    channels : int
-        Adjacent slices that the network sees at once, the middle one the one in question; odd. 1: that alone.
-    patch : list of int
-        Of a volumetric network: slices, rows and columns of what it sees at once. Empty: it sees slices.
-    classes : list of str
-        Names of the network's outputs where it has several, from `TASK_CLASSES` and `OTHER_CLASSES`; "background"
-        first where they exclude each other. How one probability comes of them: `networks.task_probability`.
-    spacing_mm : list of three float, or None
-        Of a volumetric network: distance between slices, rows and columns that it sees. None: slices as they are,
-        resized to `size`.
-    least_air_mm2 : float
-        Slices with less air inside the body tell nothing and are not looked at. 0: all are.
-    threshold : float
-        Probability from which a pixel is called; of the empty-slice network, from which a slice is looked at.
-    sha256 : str
-        Of the weights file; checked before loading.
-    training, scores, limits : dict, dict, str
-        Data and licence, held-out patients and their scores, what the network is known to do badly.
-    uncertainty : dict
-        What the widths of `covct.pipeline.uncertainty` are multiplied by, as `benchmarks/uncertainty.py` measured it:
-        "factor", "level", "looks" at a slice, and "source" in words. Empty: not measured, a default is taken.
-    """
 
-    name: str
-    task: str
-    architecture: dict[str, Any]
-    recipe: dict[str, Any]
-    field_of_view: str
-    size: int
-    threshold: float
-    weights: str
-    sha256: str
+def _argument(value: Any) -> Any:
+    """They go to a function of ours."""
+    if isinstance(value, str):
+        return _name(value)
+    if not isinstance(value, int | float) or not abs(value) < 1e6:  # true for NaN
+        raise ValueError("wanted a name or a number below a million")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})]
+Argument = Annotated[Any, AfterValidator(_argument), WithJsonSchema({"type": ["string", "number", "boolean"]})]
+
+
+class Call(Document):
+    """A function of ours by its name in a table, and its arguments."""
+
+    name: Name
+    arguments: dict[str, Argument]
+
+
+class Calibration(Document):
+    """What the widths of `covct.pipeline.uncertainty` are multiplied by, as measured on patients held out."""
+
+    factor: float = Field(gt=0, lt=1000)
+    level: float = Field(gt=0, lt=1, description="The share of patients whose truth the intervals hold.")
+    looks: int = Field(gt=0, lt=1000, description="At a slice; of another number it does not hold.")
+    source: str = Field(min_length=1, max_length=999, description="Where it was measured, in words.")
+
+
+def _lineage(training: dict[str, Any]) -> dict[str, Any]:
+    Lineage.checked(training)
+    return training
+
+
+NotMeasured = BeforeValidator(lambda value: None if value == {} else value)
+AsObject = PlainSerializer(lambda value: value.model_dump() if value else {})
+Spacing = Annotated[float, Field(ge=SPACINGS_MM[0], le=SPACINGS_MM[1])]
+
+
+class Card(Document):
+    """How a network is built and fed, and what it was trained on: NAME.json beside its weights file."""
+
+    PUBLISHED_AS: ClassVar[str] = versions.CARD
+    TITLE: ClassVar[str] = "covct weight card"
+
+    name: Name
+    task: Task = Field(description="What it finds; empty-slices: which slices hold no infection.")
+    architecture: Call = Field(description="A key of ARCHITECTURES.")
+    recipe: Call = Field(description="A key of RECIPES: from Hounsfield units to what the network sees.")
+    field_of_view: ViewName = Field(
+        description="body, otsu-body: the square around the body, by fixed HU or by Otsu's threshold; whole: the whole "
+        "slice; lung-contours: the square around the two largest contours of air in the body; lung-mask: around the "
+        "lungs found before. Who looks for the lungs cannot be shown only them."
+    )
+    size: int = Field(ge=16, le=1024, description="Side of the input, pixels.")
+    threshold: float = Field(
+        gt=0, lt=1, description="Probability from which a pixel is called; of empty-slices, from which a slice is seen."
+    )
+    weights: Name = Field(description="The weights file beside the card.")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Of the weights file; checked before loading.")
     licence: str
-    training: dict[str, Any] = field(default_factory=dict)
-    scores: dict[str, Any] = field(default_factory=dict)
-    limits: str = ""
-    flip: bool = False
-    uncertainty: dict[str, Any] = field(default_factory=dict)
-    channels: int = 1
-    patch: list[int] = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
-    spacing_mm: list[float] | None = None
-    least_air_mm2: float = 0.0
-    format: int = CARD_FORMAT
+    training: Annotated[dict[str, Any], AfterValidator(_lineage)] = Field(
+        {}, description="Data, settings, and whom the network has learned from."
+    )
+    scores: dict[str, Any] = Field({}, description="On patients held out.")
+    limits: str = Field("", description="What the network is known to do badly.")
+    flip: bool = Field(False, description="The mean of a slice and its mirror image: twice the time, steadier.")
+    uncertainty: Annotated[Calibration | None, NotMeasured, AsObject] = Field(
+        None, description="Empty: not measured, a default is taken."
+    )
+    channels: int = Field(
+        1, ge=1, le=MOST_CHANNELS, description="Adjacent slices seen at once, the middle one in question; odd."
+    )
+    patch: list[int] = Field(
+        [], description="Of a volumetric network: slices, rows and columns seen at once. Empty: it sees slices."
+    )
+    classes: list[str] = Field(
+        [], description="Names of several outputs; background first where they exclude each other."
+    )
+    spacing_mm: list[Spacing] | None = Field(
+        None, min_length=3, max_length=3,
+        description="Of a volumetric network: between slices, rows and columns. null: slices as they are.",
+    )  # fmt: skip
+    least_air_mm2: float = Field(
+        0.0, ge=0, lt=1e5, description="Slices with less air inside the body are not looked at. 0: all are."
+    )
+    format: Literal[1] = versions.CARD_FORMAT
+
+    @field_validator("field_of_view")
+    @classmethod
+    def _is_known_before(cls, view: str, info: ValidationInfo) -> str:
+        if info.data.get("task") in ("lungs", "restorer") and view.startswith("lung-"):
+            raise ValueError(
+                f"wanted body, otsu-body or whole: a {info.data['task']} network works before lungs are known, and a "
+                "crop by them would cut off what is not aerated"
+            )
+        return view
+
+    @field_validator("channels")
+    @classmethod
+    def _has_a_middle(cls, channels: int) -> int:
+        if channels % 2 == 0:
+            raise ValueError(f"wanted an odd number up to {MOST_CHANNELS}")
+        return channels
+
+    @field_validator("patch")
+    @classmethod
+    def _is_a_patch(cls, patch: list[int], info: ValidationInfo) -> list[int]:
+        is_one = len(patch) == 3 and min(patch) > 0 and prod(patch) <= MOST_VOXELS
+        if patch and (not is_one or info.data.get("channels", 1) > 1):
+            raise ValueError(f"wanted slices, rows and columns, {MOST_VOXELS} voxels at most, with 1 channel, or none")
+        return patch
+
+    @field_validator("classes")
+    @classmethod
+    def _are_of_the_task(cls, classes: list[str], info: ValidationInfo) -> list[str]:
+        task = info.data.get("task")
+        if not classes or task is None:
+            return classes
+        if task not in TASK_CLASSES:
+            raise ValueError(f"wanted none, as of any network for {task}")
+        own = TASK_CLASSES[task]
+        if not set(classes) <= {*own, *OTHER_CLASSES}:
+            raise ValueError(f"wanted some of {', '.join((*own, *OTHER_CLASSES))}")
+        if len(set(classes)) < len(classes) or not set(classes) & set(own) or "background" in classes[1:]:
+            raise ValueError(f"wanted each once, one of {', '.join(own)} among them, and the background first")
+        return classes
+
+    @field_validator("spacing_mm")
+    @classmethod
+    def _is_of_a_volume(cls, spacing_mm: list[float] | None, info: ValidationInfo) -> list[float] | None:
+        if spacing_mm is not None and not info.data.get("patch", True):
+            raise ValueError("wanted null where patch is empty: it is for volumetric networks")
+        return spacing_mm
+
+
+def lineage(card: Card) -> Lineage:
+    """Whom its network has learned from, as the card says."""
+    return Lineage.checked(card.training)
 
 
 def write_card(card: Card, folder: Path) -> Path:
     path = folder / f"{card.name}.json"
-    path.write_text(json.dumps(asdict(card), indent=2, ensure_ascii=False) + "\n")
+    path.write_text(card.as_json())
     return path
 
 
@@ -111,18 +205,13 @@ def read_card(path: Path) -> Card:
     """
     try:
         if path.stat().st_size > LARGEST_CARD:
-            raise ValueError(f"it has more than {LARGEST_CARD} bytes")
-        fields = json.loads(path.read_text())
-        if fields.get("format") != CARD_FORMAT:
-            raise WeightsError(f"{path}: card format {fields.get('format')!r}, wanted {CARD_FORMAT}")
-        card = Card(**fields)
+            raise WeightsError(f"{path}: not a weight card: it has more than {LARGEST_CARD} bytes")
+        card = Card.read(path, exact=True)
     except OSError as error:
         raise WeightsError(f"{path}: the weight card cannot be read ({error.strerror}); reinstall covct") from error
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"{path}: not a weight card: {error}") from error
+    except DamagedDocument as error:
+        raise WeightsError(f"{path}: not a weight card: {error.told}") from error
     weights = weights_path(path, card)
-    if unsound := next(_unsound(card), None):
-        raise WeightsError(f"{path}: not a weight card: {unsound}")
     try:
         if not stat.S_ISREG(os.stat(weights).st_mode):
             raise WeightsError(f"{weights}: the weights are no file; reinstall covct")
@@ -134,112 +223,9 @@ def read_card(path: Path) -> Card:
     return card
 
 
-def _unsound(card: Card) -> Iterator[str]:
-    """What of a card is of the wrong type or out of its range."""
-    if not _is_name(card.name):
-        yield f"name is {card.name!r}, wanted letters, digits, dots and dashes"
-    if card.task not in TASKS:
-        yield f"task is {card.task!r}, wanted one of {', '.join(TASKS)}"
-    if card.field_of_view not in FIELDS_OF_VIEW:
-        yield f"field_of_view is {card.field_of_view!r}, wanted one of {', '.join(FIELDS_OF_VIEW)}"
-    elif card.task in ("lungs", "restorer") and str(card.field_of_view).startswith("lung-"):
-        yield (
-            f"field_of_view is {card.field_of_view!r}, wanted 'body', 'otsu-body' or 'whole': a {card.task} network "
-            "works before lungs are known, and a crop by them would cut off what is not aerated"
-        )
-    for field_name in ("architecture", "recipe"):
-        if not _is_call(getattr(card, field_name)):
-            yield f"{field_name} is {getattr(card, field_name)!r}, wanted a name and plain arguments"
-    if type(card.size) is not int or not 16 <= card.size <= 1024:
-        yield f"size is {card.size!r}, wanted 16 to 1024"
-    if card.spacing_mm is not None and not _are_spacings(card.spacing_mm):
-        yield f"spacing_mm is {card.spacing_mm!r}, wanted three distances from {SPACINGS_MM[0]} to {SPACINGS_MM[1]} mm"
-    elif card.spacing_mm is not None and not card.patch:
-        yield "spacing_mm is for volumetric networks, and patch is empty"
-    if type(card.least_air_mm2) not in (int, float) or not 0 <= card.least_air_mm2 < 1e5:  # false for NaN
-        yield f"least_air_mm2 is {card.least_air_mm2!r}, wanted an area from 0 to 100000 mm2"
-    if type(card.threshold) not in (int, float) or not 0 < card.threshold < 1:  # false for NaN
-        yield f"threshold is {card.threshold!r}, wanted a probability between 0 and 1"
-    if not isinstance(card.sha256, str) or not re.fullmatch("[0-9a-f]{64}", card.sha256):
-        yield f"sha256 is {card.sha256!r}, wanted 64 hexadecimal digits"
-    if type(card.flip) is not bool:
-        yield f"flip is {card.flip!r}, wanted true or false"
-    if type(card.channels) is not int or not 1 <= card.channels <= MOST_CHANNELS or card.channels % 2 == 0:
-        yield f"channels is {card.channels!r}, wanted an odd number up to {MOST_CHANNELS}"
-    elif not _is_patch(card.patch) or (card.patch and card.channels > 1):
-        yield f"patch is {card.patch!r}, wanted slices, rows and columns, and 1 channel, or nothing"
-    if fault := _fault_of_classes(card.classes, card.task):
-        yield f"classes are {card.classes!r}, wanted {fault}"
-    if not isinstance(card.training, dict) or not isinstance(card.scores, dict):
-        yield "training and scores are no objects"
-    if not _is_calibration(card.uncertainty):
-        yield f"uncertainty is {card.uncertainty!r}, wanted factor, level, looks and source, or nothing"
-    if not isinstance(card.licence, str) or not isinstance(card.limits, str):
-        yield "licence and limits are no texts"
-
-
-def _are_spacings(value: Any) -> bool:
-    low, high = SPACINGS_MM
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(type(one) in (int, float) and low <= one <= high for one in value)
-    )
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and NAME.fullmatch(value) is not None
-
-
-def _is_patch(patch: Any) -> bool:
-    return patch == [] or (
-        isinstance(patch, list)
-        and len(patch) == 3
-        and all(type(length) is int and length > 0 for length in patch)
-        and prod(patch) <= MOST_VOXELS
-    )
-
-
-def _fault_of_classes(classes: Any, task: Any) -> str | None:
-    """What a card's classes should have been, or None."""
-    if classes == []:
-        return None
-    if task not in TASK_CLASSES:
-        return f"none, as of any network for {task}"
-    own = TASK_CLASSES[task]
-    if not isinstance(classes, list) or not all(name in (*own, *OTHER_CLASSES) for name in classes):
-        return f"some of {', '.join((*own, *OTHER_CLASSES))}"
-    if len(set(classes)) < len(classes) or not set(classes) & set(own) or "background" in classes[1:]:
-        return f"each once, one of {', '.join(own)} among them, and the background first"
-    return None
-
-
-def _is_call(value: Any) -> bool:
-    """A name, and arguments that are names or finite numbers: they go to a function of ours."""
-    return (
-        isinstance(value, dict)
-        and set(value) == {"name", "arguments"}
-        and _is_name(value["name"])
-        and isinstance(value["arguments"], dict)
-        and all(
-            _is_name(one) or (isinstance(one, int | float) and abs(one) < 1e6) for one in value["arguments"].values()
-        )
-    )
-
-
-def _is_calibration(value: Any) -> bool:
-    return value == {} or (
-        isinstance(value, dict)
-        and set(value) == {"factor", "level", "looks", "source"}
-        and type(value["factor"]) in (int, float)
-        and 0 < value["factor"] < 1000
-        and type(value["level"]) in (int, float)
-        and 0 < value["level"] < 1
-        and type(value["looks"]) is int
-        and 0 < value["looks"] < 1000
-        and isinstance(value["source"], str)
-        and 0 < len(value["source"]) < 1000
-    )
+def weights_path(card_path: Path, card: Card) -> Path:
+    """The weights file a card names, beside the card."""
+    return card_path.with_name(card.weights)
 
 
 def ensemble(folder: Path, task: str) -> list[Path]:
@@ -252,13 +238,6 @@ def tasks_in(folder: Path) -> tuple[str, ...]:
     """Tasks of the networks in a weights folder: the two that the pipeline needs, and what it can make use of."""
     optional = ("empty-slices",)
     return ("lungs", "infection", *(task for task in optional if os.path.lexists(folder / f"{task}.json")))
-
-
-def weights_path(card_path: Path, card: Card) -> Path:
-    """The weights file a card names; a bare file name beside the card, never a path."""
-    if not _is_name(card.weights):
-        raise WeightsError(f"{card_path}: weights must be a bare file name, got {card.weights!r}")
-    return card_path.with_name(card.weights)
 
 
 def default_weights_folder() -> Path:

@@ -132,7 +132,7 @@ def _by_patches(
     between, down, across = card.spacing_mm
     held = slice(int(indices[0]), int(indices[-1]) + 1)
     volume, grid = to_volume_space(hu[held], view, spacing_mm, (between, down, across))
-    seen = with_arguments(card.recipe["name"], card.recipe["arguments"])(volume)
+    seen = with_arguments(card.recipe.name, card.recipe.arguments)(volume)
     plane = (grid.shape[1], grid.shape[2])
     said = patchwise(ask, seen.__getitem__, np.ones(len(seen), bool), plane, (depth, rows, columns))
     out = np.zeros((len(hu), card.size, card.size), np.float16)
@@ -163,7 +163,7 @@ def _chunks(
 
 def _seen(card: Card, hu: np.ndarray, view: FieldOfView, indices: np.ndarray) -> np.ndarray:
     """Slices as the card's network sees them. (indices,) -> (slices, size, size) float32."""
-    recipe = with_arguments(card.recipe["name"], card.recipe["arguments"])
+    recipe = with_arguments(card.recipe.name, card.recipe.arguments)
     return recipe(to_model_space(hu[indices], view, card.size))
 
 

@@ -34,12 +34,12 @@ def load_network(card_path: Path) -> tuple[Card, keras.Model]:
     """
     card = read_card(card_path)
     try:
-        bound_recipe(card.recipe["name"], card.recipe["arguments"])
+        bound_recipe(card.recipe.name, card.recipe.arguments)
     except ValueError as error:
         raise WeightsError(f"{card_path}: {error}") from error
     try:
         arrays = read_arrays(weights_path(card_path, card), card.sha256)
-        network = ARCHITECTURES[card.architecture["name"]](**card.architecture["arguments"])
+        network = ARCHITECTURES[card.architecture.name](**card.architecture.arguments)
         _assign(network, arrays)
         _check_shapes(card, network)
     except (KeyError, TypeError, ValueError, OSError) as error:

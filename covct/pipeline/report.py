@@ -176,4 +176,5 @@ def _uncertainty(percent: float | None, sure: Uncertainty, valid_for: ValidFor) 
 def _network(network: Network) -> dict[str, Any]:
     """What of the card a reader of the figures needs; the whole card is known by the weights' hash."""
     members = [{"name": one.card.name, "sha256": one.card.sha256} for one in network.members]
-    return {**{name: getattr(network.card, name) for name in CARD_FIELDS}, "members": members}
+    card = network.card.model_dump()
+    return {**{name: card[name] for name in CARD_FIELDS}, "members": members}

@@ -50,8 +50,8 @@ class Calibration:
 def calibration(card: Card, looks: int | None = None) -> Calibration:
     """The card's factor; the default where it has none, or one for another number of looks."""
     told = card.uncertainty
-    if told and looks in (None, told["looks"]):
-        return Calibration(float(told["factor"]), float(told["level"]), told["source"])
+    if told and looks in (None, told.looks):
+        return Calibration(told.factor, told.level, told.source)
     return Calibration(DEFAULT_FACTORS[card.task], LEVEL, UNCALIBRATED)
 
 

@@ -1,4 +1,4 @@
-"""An output tree read back: one entry a series, whatever state its files are in. Standard library only."""
+"""An output tree read back: one entry a series, whatever state its files are in."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from covct.disk.outcome import Outcome
+from covct.disk.places import OUTCOME
 from covct.errors import logged
 
 STATUSES = ("done", "failed", "rejected")  # in the order of the page
@@ -80,7 +82,7 @@ def read_tree(out: Path) -> list[Entry]:
 
     A file that cannot be read or makes no sense becomes an entry with status "failed" and slug "damaged-result".
     """
-    found = (read_entry(path.parent) for path in sorted(Path(out).glob("*/*/outcome.json")) if _is_result(path))
+    found = (read_entry(path.parent) for path in sorted(Path(out).glob(f"*/*/{OUTCOME}")) if _is_result(path))
     return [entry for entry in found if entry]
 
 
@@ -107,12 +109,10 @@ def read_entry(folder: Path) -> Entry | None:
         "series_instance_uid": one_line(folder.name),
     }
     try:
-        outcome = _read_object(folder / "outcome.json")
-        if outcome.get("status") not in STATUSES:
-            raise ValueError(f"its status is {outcome.get('status')!r}")
+        outcome = Outcome.read(folder / OUTCOME)
         known = _from_outcome(outcome, relative)
-        if outcome["status"] != "done":
-            return Entry(relative, outcome["status"], **known)
+        if outcome.status != "done":
+            return Entry(relative, outcome.status, **known)
         return Entry(relative, "done", **known, **_from_report(_read_object(folder / "report.json")))
     except (ValueError, OSError, RecursionError) as error:
         if not folder.exists():
@@ -143,19 +143,17 @@ def _read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _from_outcome(outcome: dict[str, Any], relative: str) -> dict[str, Any]:
-    files = outcome.get("files")
-    of_volume_file = is_volume_folder(relative)
+def _from_outcome(outcome: Outcome, relative: str) -> dict[str, Any]:
     return {
-        "slug": one_line(outcome.get("slug")),
-        "message": one_line(outcome.get("message")),
-        "study_instance_uid": one_line(outcome.get("study_instance_uid")),
-        "series_instance_uid": one_line(outcome.get("series_instance_uid")),
-        "source": one_line(outcome.get("source")) if of_volume_file else "",
-        "covct_version": one_line(outcome.get("covct_version")),
-        "finished": one_line(outcome.get("finished")),
-        "seconds": _number(outcome.get("seconds")),
-        "files": tuple(sorted(files)) if isinstance(files, dict) else (),
+        "slug": one_line(outcome.slug),
+        "message": one_line(outcome.message),
+        "study_instance_uid": one_line(outcome.study_instance_uid),
+        "series_instance_uid": one_line(outcome.series_instance_uid),
+        "source": one_line(outcome.source) if is_volume_folder(relative) else "",
+        "covct_version": one_line(outcome.covct_version),
+        "finished": one_line(outcome.finished),
+        "seconds": outcome.seconds,
+        "files": tuple(sorted(outcome.files)),
     }
 
 

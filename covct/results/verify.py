@@ -20,8 +20,10 @@ import numpy as np
 import pydicom
 
 from covct.dicom.header import Instance
+from covct.disk.documents import DamagedDocument
+from covct.disk.outcome import Outcome
+from covct.disk.places import OUTCOME, PRIVATE
 from covct.disk.sources import printable
-from covct.disk.state import PRIVATE, Outcome, read_outcome
 from covct.errors import SeriesError, logged
 from covct.intake.discover import Series, discover, safe_name
 from covct.intake.nifti import read_mask
@@ -33,10 +35,9 @@ from covct.pipeline.report import SCHEMA, load_schema
 from covct.pipeline.uncertainty import classes
 from covct.results.check_dicom import Sources, check_objects, compare_volumes, source_grid
 from covct.results.defects import Defect
-from covct.results.entries import STATUSES
 from covct.terms import FIGURES, LEFT_LUNG, REGIONS, RIGHT_LUNG, SEVERITY, Figure
 
-OUTCOME, REPORT = "outcome.json", "report.json"
+REPORT = "report.json"
 MASKS = ("lungs.nii.gz", "infection.nii.gz")
 ROUNDED_ML, ROUNDED_PERCENT = 0.0005, 0.005  # the report's last digit, halved
 SPACING_TOLERANCE_MM, VOXEL_TOLERANCE = 1e-3, 1e-4  # NIfTI holds single precision, the report four digits
@@ -197,9 +198,10 @@ def _identity(folder: Path) -> tuple | None:
 
 
 def _look(folder: Path, known: _Known | None, judges: Judges) -> _Look:
-    outcome = read_outcome(folder)
-    if not outcome or outcome.status not in STATUSES:
-        return _Look(defects=[Defect("no-outcome", "it is missing, or no outcome of covct's", OUTCOME)])
+    try:
+        outcome = Outcome.read(folder / OUTCOME)
+    except (OSError, DamagedDocument) as error:
+        return _Look(defects=[Defect("no-outcome", _why_not(error), OUTCOME)])
     look = _Look(outcome.status, list(_check_files(folder, outcome)))
     report = None
     if outcome.status == "done":
@@ -212,6 +214,13 @@ def _look(folder: Path, known: _Known | None, judges: Judges) -> _Look:
         look.defects += _check_masks(folder, report, known)
     look.defects += _ask(judges, [path for path in paths if path.name in look.objects])
     return look
+
+
+def _why_not(error: OSError | DamagedDocument) -> str:
+    """Why an outcome cannot be read; a missing one is what a folder that is no result has."""
+    if isinstance(error, DamagedDocument):
+        return error.told
+    return "it is missing" if isinstance(error, FileNotFoundError) else f"it cannot be read ({error.strerror})"
 
 
 def _check_files(folder: Path, outcome: Outcome) -> Iterator[Defect]:

@@ -6,7 +6,6 @@ import os
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import mean, stdev
@@ -94,7 +93,7 @@ def credit(card: Card, folder: Path, out: Path) -> Card:
         scores[f"folds_{name}"] = round(mean(values), 4)
         scores[f"folds_{name}_sd"] = round(stdev(values), 4)
     told = {"folds": len(folds), "sha256": [other.sha256 for other in folds]}
-    card = replace(card, scores=scores, training={**card.training, "cross_validation": told})
+    card = card.replaced(scores=scores, training={**card.training, "cross_validation": told})
     with output_errors(out):
         write_card(card, out)
     return card

@@ -14,7 +14,7 @@ from covct.data.leakage import learned_patients
 from covct.disk.durable import bring_to_disk, rename
 from covct.disk.signals import unbroken
 from covct.disk.state import output_errors
-from covct.networks.cards import Card, file_sha256, write_card
+from covct.networks.cards import Call, Card, file_sha256, write_card
 from covct.networks.segment import make_network
 from covct.training.build import arguments_of, build
 from covct.training.folds import is_by_slice
@@ -78,7 +78,7 @@ def finish(
         if plan.validation is not None and settings.task != "restorer":
             threshold, scores = choose_threshold(make_network(card, network), plan.validation, plan.validated)
             chosen = threshold if settings.threshold is None else settings.threshold
-            card = replace(card, threshold=chosen, scores={**card.scores, **scores})
+            card = card.replaced(threshold=chosen, scores={**card.scores, **scores})
         described = write_card(card, staged)
         bring_to_disk(staged)
         with unbroken():
@@ -90,11 +90,11 @@ def finish(
 def _card(settings: Settings, plan: Plan, progress: Progress, name: str, sha256: str, facts: dict[str, Any]) -> Card:
     key = "val_loss" if settings.task == "restorer" else "val_dice"
     scores = {f"best_epoch_{key}": round(progress.best_score, 4)} if progress.best_score is not None else {}
-    return Card(
+    fields = dict(
         name=settings.task,
         task=settings.task,
-        architecture={"name": settings.architecture, "arguments": arguments_of(settings, plan.size)},
-        recipe={"name": plan.recipe, "arguments": plan.arguments},
+        architecture=Call(name=settings.architecture, arguments=arguments_of(settings, plan.size)),
+        recipe=Call(name=plan.recipe, arguments=plan.arguments),
         field_of_view=plan.field_of_view,
         size=plan.size,
         threshold=0.5 if settings.threshold is None else settings.threshold,
@@ -107,6 +107,7 @@ def _card(settings: Settings, plan: Plan, progress: Progress, name: str, sha256:
         scores=scores,
         **card_fields(settings),
     )
+    return Card.model_validate(fields)
 
 
 def _training(settings: Settings, plan: Plan, progress: Progress, facts: dict[str, Any]) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def prepare(
         weights = started(network, trained)
         if weights is None:
             raise UsageError(
-                f"{initial}: a {card.architecture['name']} with {card.architecture['arguments']}, "
+                f"{initial}: a {card.architecture.name} with {card.architecture.arguments}, "
                 f"wanted a {settings.architecture} with {arguments_of(settings, plan.size)}"
             )
         network.set_weights(weights)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import cache
 
 from covct.disk import state
+from covct.disk.outcome import Outcome
 from covct.disk.sources import Problem
 from covct.intake.discover import Discovery, Series, Sighting, assemble, discover
 from covct.intake.older_trees import earlier
@@ -25,6 +26,7 @@ from covct.unattended.movable import movable, move_done
 from covct.unattended.move_done import moved_before, put_back
 from covct.unattended.one_pass import PassResult, closed, one_pass, with_troubles
 from covct.unattended.plan import NEVER_FINAL, Order, card_hashes, settings, standing
+from covct.unattended.run_summary import Command
 from covct.unattended.runs import Run, recorded
 from covct.unattended.since_until import changed_since
 from covct.unattended.troubles import Troubles
@@ -69,7 +71,7 @@ def _since(order: Order, found: Discovery) -> Discovery:
     return changed_since(found, order.since)[0] if order.since else found
 
 
-def _run(order: Order, command: str) -> Run:
+def _run(order: Order, command: Command) -> Run:
     return Run(order.out, command, order.began or datetime.now(UTC), order.already)
 
 
@@ -144,7 +146,7 @@ def _assembled(
     return series, sighting.problems, lost
 
 
-def _is_final(tally: PassResult, outcomes: dict[str, state.Outcome]) -> bool:
+def _is_final(tally: PassResult, outcomes: dict[str, Outcome]) -> bool:
     """Whether a study needs no look before it changes.
 
     Not where a file could not be read; nor where only the slices of other studies show what its own are; nor, in a
@@ -155,7 +157,7 @@ def _is_final(tally: PassResult, outcomes: dict[str, state.Outcome]) -> bool:
     return not tally["waiting"] or any(outcome.status == "done" for outcome in outcomes.values())
 
 
-def _as_before(order: Order, seen: Survey, name: str, wishes: str, index: Index) -> dict[str, state.Outcome] | None:
+def _as_before(order: Order, seen: Survey, name: str, wishes: str, index: Index) -> dict[str, Outcome] | None:
     """The outcomes of a study whose files and wishes are those it got them for, by folder; None if one must look."""
     results = None if order.force or order.since else index.finished(name, seen.studies[name].fingerprint, wishes)
     if results is None:

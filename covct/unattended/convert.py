@@ -21,6 +21,7 @@ from covct.dicom.ct_series import Storage, storage_for, write_ct_series
 from covct.dicom.evidence import MANUFACTURER, contributing_equipment, mark_as_research
 from covct.dicom.inherited import TYPE_2
 from covct.disk import state
+from covct.disk.outcome import work_key
 from covct.disk.sources import printable
 from covct.errors import OutputNotWritable, RunError, SeriesError, UsageError, logged
 from covct.intake.discover import Discovery, Series, discover
@@ -320,7 +321,7 @@ def _derived_header(series: Series, losses: list[Finding]) -> pydicom.Dataset:
 
 def _key(series: Series) -> str:
     """Work key: what of the input decides the files."""
-    return state.work_key(series.content, {"convert": CONVERSION_VERSION}, {})
+    return work_key(series.content, {"convert": CONVERSION_VERSION}, {})
 
 
 def _uid(series: Series, *what: str) -> str:

@@ -24,11 +24,13 @@ import numpy as np
 
 from covct import __file__ as package_file
 from covct import __version__
-from covct.disk.state import PRIVATE
-from covct.errors import DeviceMissing, OutputNotWritable, RunError, WeightsError, whereabouts
+from covct.disk.places import PRIVATE
+from covct.disk.versions import check_format
+from covct.errors import DeviceMissing, OutputNotWritable, RunError, UsageError, WeightsError, whereabouts
 from covct.networks.cards import read_card, tasks_in
 from covct.networks.network import Networks, input_shape
 from covct.pipeline.memory import at_hand_mib
+from covct.unattended.damaged import damage
 from covct.unattended.heartbeat import read_beat
 
 if TYPE_CHECKING:
@@ -328,6 +330,7 @@ def check_output(out: Path) -> Iterator[Check]:
         yield Check("output: writing", FAIL, f"{place} cannot be written: {error.strerror}", fix, code)
         return
     yield from _room(place)
+    yield from _documents(out)
     if last := read_beat(out / PRIVATE):
         yield Check("output: last sign of life", OK, f"{last.state}, {last.time}, process {last.process}")
 
@@ -358,6 +361,22 @@ def _tried(folder: Path) -> Iterator[Check]:
     if abs(skew) > CLOCK_SKEW_S:
         fix = "set both clocks (NTP)"
         yield Check("output: clock", WARN, f"the file server's clock is {skew:+.0f} s off this machine's", fix)
+
+
+def _documents(out: Path) -> Iterator[Check]:
+    """The tree's format, and what of its outcomes and runs cannot be read: which file, which field."""
+    try:
+        check_format(out / PRIVATE)
+    except UsageError as error:
+        yield Check("output: format", FAIL, str(error), "use that version, or another --out", error.exit_code)
+        return
+    told = list(damage(out))
+    if damaged := [sentence for sentence in told if sentence]:
+        fix = "covct scan does a series again whose outcome is damaged; a damaged summary of a run is passed over"
+        more = f"; and {len(damaged) - 3} more" * (len(damaged) > 3)
+        yield Check("output: documents", WARN, "; ".join(damaged[:3]) + more, fix)
+    elif told:
+        yield Check("output: documents", OK, f"{len(told)} outcomes and summaries of runs are whole")
 
 
 def _room(place: Path) -> Iterator[Check]:

@@ -29,7 +29,7 @@ from typing import Any
 from covct import __version__
 from covct.dicom.header import Header, Instance, MediaDirectory
 from covct.disk.sources import Opener, SourceFile
-from covct.disk.state import RESULT_VERSION
+from covct.disk.versions import RESULT_VERSION
 from covct.errors import SeriesError
 from covct.intake.choice import telling_words
 from covct.intake.discover import MEDIA, Facts, read_facts, study_folder

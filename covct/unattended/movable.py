@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from covct.disk import state
+from covct.disk.outcome import Outcome
 from covct.disk.sources import SourceFile, printable
 from covct.intake.discover import place
 from covct.unattended import heartbeat
@@ -35,7 +35,7 @@ def movable(seen: Survey, tally: PassResult, troubles: Troubles) -> dict[str, in
     }
 
 
-def _each_study_done(outcomes: dict[str, state.Outcome]) -> bool:
+def _each_study_done(outcomes: dict[str, Outcome]) -> bool:
     """Whether every patient under a Study Instance UID has a result: one of them stays, all of them do."""
     studies = {folder.split("/")[0] for folder in outcomes}
     return studies == {folder.split("/")[0] for folder, outcome in outcomes.items() if outcome.status == "done"}

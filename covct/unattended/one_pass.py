@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from covct.disk import state
+from covct.disk.outcome import Outcome, read_outcome
 from covct.intake.discover import Discovery
 from covct.networks.network import Networks
 from covct.results.summary import Summary
@@ -26,7 +27,7 @@ class PassResult:
     that lost a file, which could be listed and not be read."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    studies: dict[str, dict[str, state.Outcome]] = field(default_factory=dict)
+    studies: dict[str, dict[str, Outcome]] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
 
     def __getitem__(self, status: str) -> int:
@@ -39,7 +40,7 @@ def one_pass(
     networks: Callable[[], Networks],
     troubles: Troubles,
     cards: dict[str, str],
-    before: dict[str, dict[str, state.Outcome]],
+    before: dict[str, dict[str, Outcome]],
     summary: Summary,
 ) -> PassResult:
     """Bring everything found to an outcome. The caller holds the lock.
@@ -128,11 +129,11 @@ def with_troubles(tally: PassResult, troubles: Troubles) -> PassResult:
 
 def _has_result(order: Order, job: Job) -> bool:
     """Whether a result of whatever state of the series stands, which no failure to plan takes away."""
-    outcome = state.read_outcome(order.out / job.series.folder)
+    outcome = read_outcome(order.out / job.series.folder)
     return outcome is not None and outcome.status == "done"
 
 
-def _counted(order: Order, folder: str, outcome: state.Outcome) -> str:
+def _counted(order: Order, folder: str, outcome: Outcome) -> str:
     """Under which name a finished series counts: what an earlier process of this run did was not there before it."""
     return outcome.status if folder in order.already else f"{outcome.status} before"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from covct import __version__
 from covct.disk import state
 from covct.disk.durable import write_json
+from covct.disk.outcome import Outcome, Status, content_key
 from covct.errors import RunError, SeriesError, Stopped, logged, whereabouts
 from covct.intake.discover import UID_PATTERN, Series
 from covct.networks.cards import file_sha256
@@ -24,56 +25,61 @@ from covct.unattended.plan import Job, Order, superseded
 from covct.unattended.whose import record
 
 
-def do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> state.Outcome:
+@dataclass(frozen=True)
+class _End:
+    """How the work on a series ended; `figures` for the event of one that is done."""
+
+    status: Status = "done"
+    slug: str | None = None
+    message: str | None = None
+    file: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> Outcome:
     """Process one series to its outcome, whatever happens short of a RunError or a stop."""
     start = time.perf_counter()
     folder = job.series.folder
     emit(job_event("started", job, slices=len(job.series.instances) or None))
-    status, slug, message, file = "done", None, None, ""
-    figures: dict[str, Any] = {}
     with _not_an_attempt_when_stopped(order.out, folder):
         attempt = state.begin_attempt(order.out, folder, job.work_key)
         stage = state.new_stage(order.out, job.work_key)
-        try:
-            if job.refusal:
-                raise SeriesError(*job.refusal)
-            if job.trouble:
-                status, slug, message = "failed", "unexpected-error", job.trouble
-            elif attempt.timed_out_s is not None:
-                status, slug = "failed", "timeout"
-                message = f"no result within {attempt.timed_out_s:g} s (--series-timeout)"
-            elif attempt.attempts > state.MOST_ATTEMPTS:
-                status, slug = "failed", "crashed-repeatedly"
-                message = f"{state.MOST_ATTEMPTS} attempts left no outcome"
-            else:
-                figures = _figures(_segment(order, job, networks, stage, emit))
-        except SeriesError as error:
-            status, slug, message, file = "rejected", error.slug, error.message, error.file
-        except MemoryError as error:
-            status, slug, message = "failed", "out-of-memory", f"no memory left: {whereabouts(error)}"
-        except Exception as error:
-            if isinstance(error, (RunError, OSError)):
-                raise
-            # which series: the event that follows says it
-            status, slug, message = "failed", "unexpected-error", logged(error)
-        if status != "done":
+        end = _given_up(job, attempt) or _worked_on(order, job, networks, stage, emit)
+        if end.status != "done":
             stage = state.new_stage(order.out, job.work_key)
-        outcome = replace(
-            _outcome(job, stage, status, slug, message, time.perf_counter() - start),
-            source=_source(order, job),
-            patient=record(order.out, job.series),
-            content=state.content_key(job.series.content),
-        )
-        state.commit(order.out, folder, stage, outcome, superseded(job.choice) if status == "done" else ())
-    details = {
-        "slug": slug,
-        "message": message,
-        "seconds": outcome.seconds,
-        **file_meant(file),
-        **figures,
-    }
-    emit(job_event(status, job, **details))
+        outcome = _outcome(order, job, stage, end, time.perf_counter() - start)
+        state.commit(order.out, folder, stage, outcome, superseded(job.choice) if end.status == "done" else ())
+    told = {"slug": end.slug, "message": end.message, "seconds": outcome.seconds}
+    emit(job_event(end.status, job, **told, **file_meant(end.file), **end.figures))
     return outcome
+
+
+def _given_up(job: Job, attempt: state.Attempt) -> _End | None:
+    """The end of a series that is not worked on: planning it broke, or attempts before this one did."""
+    if job.refusal:
+        return None  # it is recorded by its slug, whatever came before
+    if job.trouble:
+        return _End("failed", "unexpected-error", job.trouble)
+    if attempt.timed_out_s is not None:
+        return _End("failed", "timeout", f"no result within {attempt.timed_out_s:g} s (--series-timeout)")
+    if attempt.attempts > state.MOST_ATTEMPTS:
+        return _End("failed", "crashed-repeatedly", f"{state.MOST_ATTEMPTS} attempts left no outcome")
+    return None
+
+
+def _worked_on(order: Order, job: Job, networks: Callable[[], Networks], stage: Path, emit: Emit) -> _End:
+    try:
+        if job.refusal:
+            raise SeriesError(*job.refusal)
+        return _End(figures=_figures(_segment(order, job, networks, stage, emit)))
+    except SeriesError as error:
+        return _End("rejected", error.slug, error.message, error.file)
+    except MemoryError as error:
+        return _End("failed", "out-of-memory", f"no memory left: {whereabouts(error)}")
+    except Exception as error:
+        if isinstance(error, (RunError, OSError)):
+            raise
+        return _End("failed", "unexpected-error", logged(error))  # which series: the event that follows says it
 
 
 @contextmanager
@@ -152,18 +158,21 @@ def _source(order: Order, job: Job) -> str:
     return hashed(path, order.identifier_key) if path and order.identifier_key else path
 
 
-def _outcome(job: Job, stage: Path, status: str, slug, message, seconds: float) -> state.Outcome:
-    return state.Outcome(
-        status=status,
+def _outcome(order: Order, job: Job, stage: Path, end: _End, seconds: float) -> Outcome:
+    return Outcome(
+        status=end.status,
         work_key=job.work_key,
-        slug=slug,
-        message=message,
+        slug=end.slug,
+        message=end.message,
         files={path.name: file_sha256(path) for path in sorted(stage.iterdir())},
         covct_version=__version__,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
         study_instance_uid=job.series.study_uid,
         series_instance_uid=job.series.series_uid,
+        source=_source(order, job),
+        patient=record(order.out, job.series),
+        content=content_key(job.series.content),
     )
 
 
@@ -182,7 +191,7 @@ def job_event(event: str, job: Job, **details: Any) -> dict[str, Any]:
     }
 
 
-def skipped_event(folder: str, outcome: state.Outcome) -> dict[str, Any]:
+def skipped_event(folder: str, outcome: Outcome) -> dict[str, Any]:
     study, series = folder.split("/")
     return {
         "event": "skipped",

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from covct.disk import state
+from covct.disk.outcome import Outcome, is_whole, read_outcome, work_key
 from covct.errors import RunError, logged
 from covct.intake.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, selected
 from covct.intake.discover import Discovery, Series
@@ -90,7 +90,7 @@ class Job:
     series: Series
     choice: Choice
     work_key: str
-    finished: state.Outcome | None
+    finished: Outcome | None
     refusal: tuple[str, str] | None = None
     trouble: str = ""
 
@@ -140,7 +140,7 @@ def _plan_study(order: Order, candidates: list[Series], cards: dict[str, str]) -
 
 def _troubled(order: Order, series: Series, trouble: str) -> Job:
     """A series of a study that cannot be planned. Its key is no result's: whoever can plan it does it anew."""
-    key = state.work_key(series.content, {"planned": False}, {})
+    key = work_key(series.content, {"planned": False}, {})
     return Job(series, Choice(None, (), ()), key, standing(order, series.folder, key), trouble=trouble)
 
 
@@ -189,29 +189,29 @@ def _job(
 
 
 def _key(order: Order, series: Series, cards: dict[str, str]) -> str:
-    return state.work_key(series.content, settings(order), cards)
+    return work_key(series.content, settings(order), cards)
 
 
 def settings(order: Order) -> dict[str, Any]:
     return {**order.outputs.settings(), "strict": order.strict}
 
 
-def standing(order: Order, folder: str, key: str) -> state.Outcome | None:
+def standing(order: Order, folder: str, key: str) -> Outcome | None:
     """The outcome that a series has, unless it is to be done again."""
-    outcome = state.read_outcome(order.out / folder)
+    outcome = read_outcome(order.out / folder)
     again = folder not in order.already
     if outcome and (
         (order.force and again)
         or outcome.work_key != key
         or outcome.slug in NEVER_FINAL
         or (outcome.status == "failed" and order.retry_failed and again)
-        or not state.is_whole(order.out / folder, outcome)
+        or not is_whole(order.out / folder, outcome)
     ):
         return None
     return outcome
 
 
-def follow(order: Order, job: Job, outcome: state.Outcome | None, cards: dict[str, str]) -> Job | None:
+def follow(order: Order, job: Job, outcome: Outcome | None, cards: dict[str, str]) -> Job | None:
     """The next best series of the study, where the chosen one was rejected for what it holds."""
     if not outcome or outcome.status != "rejected" or job.refusal:
         return None

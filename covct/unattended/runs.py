@@ -1,12 +1,11 @@
 """One small file a run, `runs/<UTC time>.json` below the output tree: what it came to. No patient data.
 
 Written at the beginning, after each series, and at the end; so a run that was killed has one too, without an end.
-The format is `run.schema.json`. The newest `KEPT` stay.
+The format is `run_summary`. The newest `KEPT` stay.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 from collections import Counter
 from collections.abc import Iterator
@@ -14,17 +13,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from covct import RESEARCH_USE, __version__
 from covct.disk import state
-from covct.disk.durable import remove_halves, replace_json
+from covct.disk.documents import DamagedDocument
+from covct.disk.durable import remove_halves, replace_file
+from covct.disk.versions import RUN
 from covct.errors import RunError, Stopped
 from covct.outputs import Emit
+from covct.unattended.run_summary import Command, Count, End, LastError, RunSummary
 
-SCHEMA = "covct-run-1"
 FOLDER = "runs"
 KEPT = 100
 PACKAGES = ("highdicom", "keras", "numpy", "pydicom", "tensorflow")
@@ -46,7 +46,7 @@ class Run:
     """
 
     out: Path
-    command: str
+    command: Command
     began: datetime
     own: frozenset[str] = frozenset()
     outcomes: Counter = field(default_factory=Counter)
@@ -55,8 +55,8 @@ class Run:
     waiting: int = 0
     work_s: float = 0.0
     device: str | None = None
-    last_error: dict[str, str] | None = None
-    end: str | None = None
+    last_error: LastError | None = None
+    end: End | None = None
     error: str | None = None
     sequence: int = 0
 
@@ -72,7 +72,7 @@ class Run:
             self.work_s += event.get("seconds") or 0.0
             self.device = event.get("device") or self.device
             if kind == "failed":
-                self.last_error = {"slug": event["slug"], "folder": event["folder"], "at": _utc(datetime.now(UTC))}
+                self.last_error = LastError(slug=event["slug"], folder=event["folder"], at=_utc(datetime.now(UTC)))
         elif kind == "skipped" and event["folder"] not in self.own:
             self.before[event["status"], event.get("slug") or ""] += 1
         elif kind == "problem":
@@ -80,45 +80,44 @@ class Run:
         elif kind == "waiting":
             self.waiting, self.end = event["series"], event["why"]
 
-    def summary(self, now: datetime) -> dict[str, Any]:
-        """As `run.schema.json` has it."""
+    def summary(self, now: datetime) -> RunSummary:
         seconds = max(0.0, (now - self.began).total_seconds())
         finished = sum(self.outcomes.values())
-        return {
-            "schema": SCHEMA,
-            "research_use": RESEARCH_USE,
-            "covct_version": __version__,
-            "versions": versions(),
-            "sequence": self.sequence,
-            "command": self.command,
-            "began": _utc(self.began),
-            "updated": _utc(now),
-            "seconds": round(seconds, 3),
-            "end": self.end,
-            "error": self.error,
-            "device": self.device,
-            "outcomes": _rows(self.outcomes),
-            "finished_before": _rows(self.before),
-            "waiting": self.waiting,
-            "unreadable_files": self.problems,
-            "work_seconds": round(self.work_s, 3),
-            "series_per_hour": round(3600 * finished / seconds, 1) if finished and seconds else None,
-            "last_error": self.last_error,
-        }
+        return RunSummary(
+            schema_=RUN,
+            research_use=RESEARCH_USE,
+            covct_version=__version__,
+            versions=versions(),
+            sequence=self.sequence,
+            command=self.command,
+            began=_utc(self.began),
+            updated=_utc(now),
+            seconds=round(seconds, 3),
+            end=self.end,
+            error=self.error,
+            device=self.device,
+            outcomes=_rows(self.outcomes),
+            finished_before=_rows(self.before),
+            waiting=self.waiting,
+            unreadable_files=self.problems,
+            work_seconds=round(self.work_s, 3),
+            series_per_hour=round(3600 * finished / seconds, 1) if finished and seconds else None,
+            last_error=self.last_error,
+        )
 
     def save(self) -> None:
         """Replace the file. Not forced to the disk: the outcomes are what a power failure must not take."""
         self.path.parent.mkdir(exist_ok=True)
-        replace_json(self.path, self.summary(datetime.now(UTC)), to_disk=False)
+        replace_file(self.path, self.summary(datetime.now(UTC)).as_json(), to_disk=False)
 
     def resume(self) -> None:
         """Go on with what a process before this one, of the same run, had written; else be the next run of the tree."""
         noted = _read(self.path)
         if noted:
-            self.outcomes.update({(row["status"], row["slug"] or ""): row["series"] for row in noted["outcomes"]})
-            self.device, self.last_error, self.work_s = noted["device"], noted["last_error"], noted["work_seconds"]
-            self.sequence = _sequence(noted)
-        self.sequence = self.sequence or 1 + max(map(_sequence, map(_read, _files(self.out))), default=0)
+            self.outcomes.update({(row.status, row.slug or ""): row.series for row in noted.outcomes})
+            self.device, self.last_error, self.work_s = noted.device, noted.last_error, noted.work_seconds
+            self.sequence = noted.sequence
+        self.sequence = self.sequence or 1 + max(map(_sequence, _files(self.out)), default=0)
 
 
 @contextmanager
@@ -150,13 +149,13 @@ def recorded(run: Run, emit: Emit) -> Iterator[Emit]:
         run.save()
 
 
-def latest(out: Path, now: datetime | None = None) -> dict[str, Any] | None:
+def latest(out: Path, now: datetime | None = None) -> RunSummary | None:
     """The summary of the last run that can be read: by its number, as clocks are wrong at times.
 
     Runs of versions that gave no number come before, and of those the ones dated after `now` first.
     """
     today = _stamp(now or datetime.now(UTC))
-    runs = [(_sequence(run), path.name <= today, path.name, run) for path in _files(out) if (run := _read(path))]
+    runs = [(run.sequence, path.name <= today, path.name, run) for path in _files(out) if (run := _read(path))]
     return max(runs, key=lambda one: one[:3])[3] if runs else None
 
 
@@ -164,18 +163,13 @@ def _files(out: Path) -> list[Path]:
     return sorted((out / FOLDER).glob("*.json"))
 
 
-def _sequence(run: dict[str, Any] | None) -> int:
-    number = (run or {}).get("sequence")
-    return number if isinstance(number, int) and number > 0 else 0
+def _sequence(path: Path) -> int:
+    run = _read(path)
+    return run.sequence if run else 0
 
 
 def _stamp(moment: datetime) -> str:
     return f"{moment.astimezone(UTC).strftime('%Y%m%dT%H%M%S.%f')[:-3]}Z.json"
-
-
-def load_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a run's summary, as published in the package."""
-    return json.loads(files("covct.unattended").joinpath("run.schema.json").read_text())
 
 
 def versions() -> dict[str, str]:
@@ -191,23 +185,20 @@ def _prune(mine: Path) -> None:
     """Keep the newest; this run's own whatever the clock says, and throw away what a killed process half wrote."""
     remove_halves(mine.parent)
     others = [path for path in _files(mine.parent.parent) if path != mine]
-    others.sort(key=lambda path: (_sequence(_read(path)), path.name))
+    others.sort(key=lambda path: (_sequence(path), path.name))
     for path in others[: max(0, len(others) + 1 - KEPT)]:
         path.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> RunSummary | None:
     try:
-        run = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return RunSummary.read(path)
+    except (OSError, DamagedDocument):
         return None
-    return run if isinstance(run, dict) and run.get("schema") == SCHEMA else None
 
 
-def _rows(counts: Counter) -> list[dict[str, Any]]:
-    return [
-        {"status": status, "slug": slug or None, "series": number} for (status, slug), number in sorted(counts.items())
-    ]
+def _rows(counts: Counter) -> list[Count]:
+    return [Count(status=status, slug=slug or None, series=number) for (status, slug), number in sorted(counts.items())]
 
 
 def _utc(moment: datetime) -> str:

@@ -14,6 +14,7 @@ from covct.disk import state
 from covct.results.entries import Entry, read_tree
 from covct.unattended import heartbeat
 from covct.unattended.heartbeat import BROKEN, ENDED, IDLE, Heartbeat, age_s, read_beat, read_waiting, since_boot
+from covct.unattended.run_summary import RunSummary
 from covct.unattended.runs import latest
 
 MAX_AGE_S = 1800.0
@@ -97,12 +98,12 @@ def tree_status(out: Path, now: datetime) -> dict[str, Any]:
         "done": _total(counts, "done"),
         "rejected": _total(counts, "rejected"),
         "failed": _total(counts, "failed"),
-        "waiting": run["waiting"] if run else None,
+        "waiting": run.waiting if run else None,
         "waiting_studies": _waiting(waiting, now),
-        "series_per_hour": run["series_per_hour"] if run else None,
+        "series_per_hour": run.series_per_hour if run else None,
         "last_error": _last_error(failed[-1]) if failed else None,
         "last_run": _run(run, alive) if run else None,
-        "last_run_seconds_ago": _age(run["updated"], now) if run else None,
+        "last_run_seconds_ago": _age(run.updated, now) if run else None,
         "research_use": RESEARCH_USE,
     }
 
@@ -156,15 +157,15 @@ def _waiting(rows: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
     ]
 
 
-def _run(run: dict[str, Any], alive: Life) -> dict[str, Any]:
+def _run(run: RunSummary, alive: Life) -> dict[str, Any]:
     """The last run, and what it may have lost: a killed one has no end, and nothing holds the tree."""
-    told = {name: run[name] for name in ("command", "began", "updated", "end", "error")}
-    counted = {status: sum(row["series"] for row in run["outcomes"] if row["status"] == status) for status in STATUSES}
-    was_killed = run["end"] is None and alive.state in (DEAD, NONE)
+    told = run.model_dump(include={"command", "began", "updated", "end", "error"})
+    counted = {status: sum(row.series for row in run.outcomes if row.status == status) for status in STATUSES}
+    was_killed = run.end is None and alive.state in (DEAD, NONE)
     at_work = alive.beat.doing.folder if alive.state in (DEAD, BROKEN) and alive.beat else ""
-    if run["end"] is None and alive.state == BROKEN and alive.beat:  # a full disk took the beat, but not the run's file
+    if run.end is None and alive.state == BROKEN and alive.beat:  # a full disk took the beat, but not the run's file
         told |= {"end": "error", "error": alive.beat.doing.error or None}
-    return {**told, **counted, "waiting": run["waiting"], "killed": was_killed, "at_work": at_work or None}
+    return {**told, **counted, "waiting": run.waiting, "killed": was_killed, "at_work": at_work or None}
 
 
 def _total(counts: Counter[Any], status: str) -> int:

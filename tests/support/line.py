@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from covct.disk import state
+from covct.disk.outcome import read_outcome
 from covct.networks.network import Networks
 from covct.outputs import Outputs
 from covct.unattended import batch
@@ -51,7 +51,7 @@ class Night:
         """Slug and message of the one rejected series; nothing done, nothing failed, and the ledger agrees."""
         assert not self.said("failed") and not self.said("done"), self.events
         [rejected] = self.said("rejected")
-        outcome = state.read_outcome(self.out / rejected["folder"])
+        outcome = read_outcome(self.out / rejected["folder"])
         assert outcome and (outcome.status, outcome.slug) == ("rejected", rejected["slug"])
         assert list(outcome.files) == [], "a rejected series leaves no figures and no masks"
         return rejected["slug"], rejected["message"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from covct.disk import state
+from covct.disk.outcome import read_outcome
 from covct.unattended import supervisor
 
 VICTIM = "1.2.2/1.2.2.1"
@@ -32,6 +32,4 @@ def child_of(process):
 
 
 def outcomes(out):
-    return {
-        f"{p.parent.parent.name}/{p.parent.name}": state.read_outcome(p.parent) for p in out.glob("*/*/outcome.json")
-    }
+    return {f"{p.parent.parent.name}/{p.parent.name}": read_outcome(p.parent) for p in out.glob("*/*/outcome.json")}

@@ -38,5 +38,10 @@ def tool(name: str) -> str:
     return found
 
 
+def change_json(path: Path, **changes) -> None:
+    """Other values in some fields of a document, valid or not."""
+    path.write_text(json.dumps({**read_json(path), **changes}))
+
+
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text())

@@ -1,0 +1,82 @@
+"""The outcome of a series: the document that makes a folder of the tree a result, and the key that it stands for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from covct.disk import versions
+from covct.disk.documents import DamagedDocument, Document
+from covct.disk.places import OUTCOME, is_bare_name
+
+Status = Literal["done", "rejected", "failed"]
+
+
+def _bare_name(name: str) -> str:
+    if not is_bare_name(name):
+        raise ValueError("wanted the name of a file in the folder")
+    return name
+
+
+class Outcome(Document):
+    """What became of one series: OUT/STUDY/SERIES/outcome.json, written last. Its files lie beside it."""
+
+    PUBLISHED_AS: ClassVar[str] = versions.OUTCOME
+    TITLE: ClassVar[str] = "covct outcome"
+
+    status: Status = Field(description="rejected: the input is not for covct; failed: something unexpected.")
+    work_key: str = Field(
+        description="sha256 of the input's identity, the settings, the weights and the result version: same key, same "
+        "result."
+    )
+    slug: str | None = Field(None, description="Why it was rejected or failed, for machines; null where it is done.")
+    message: str | None = Field(None, description="The same in one sentence.")
+    files: dict[Annotated[str, AfterValidator(_bare_name)], str] = Field(
+        {}, description="Names of the result's files, each with its sha256."
+    )
+    covct_version: str = ""
+    finished: str = Field("", description="UTC, ISO 8601.")
+    seconds: float = Field(0.0, description="What the series took.")
+    study_instance_uid: str = Field("", description="As the source has it; empty for volume files.")
+    series_instance_uid: str = Field("", description="As the source has it; empty for volume files.")
+    source: str = Field("", description="Of a volume file: its path below the source, or a hash of it.")
+    patient: list[str] = Field(
+        [], description="Digests that tell whose it is, under the tree's key, and a mark of that key; empty: not known."
+    )
+    content: str = Field("", description="sha256 of the input's identity alone, whatever the settings.")
+
+
+def work_key(content: tuple[str, ...], settings: dict[str, Any], weights: dict[str, str]) -> str:
+    """sha256 of all that decides a result: the input's identity, settings, both weight cards, RESULT_VERSION.
+
+    `weights` maps the task to the hash of its card, which holds the weights' own hash, the threshold and the recipe.
+    """
+    parts = {
+        "content": sorted(content),
+        "settings": settings,
+        "weights": weights,
+        "result_version": versions.RESULT_VERSION,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def content_key(content: tuple[str, ...]) -> str:
+    """sha256 of the input's identity alone."""
+    return work_key(content, {}, {})
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """The outcome of a result folder, or None where there is none, or a damaged one: then the series is done again."""
+    try:
+        return Outcome.read(folder / OUTCOME)
+    except (OSError, DamagedDocument):
+        return None
+
+
+def is_whole(folder: Path, outcome: Outcome) -> bool:
+    """Whether every file of a result is still there."""
+    return all((folder / name).is_file() for name in outcome.files)

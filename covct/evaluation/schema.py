@@ -1,0 +1,242 @@
+"""The document of an evaluation, `evaluation.json`: what was judged, by what, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from covct.disk.documents import Document
+from covct.disk.versions import EVALUATION, EvaluationSchema
+
+Task = Literal["lungs", "infection"]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Settings(Document):
+    tasks: list[Task] = Field(min_length=1)
+    patients: Literal["held-out", "all"]
+    also_seen: bool
+    threshold: float | None
+    source: str | None
+    labels: dict[str, list[str]]
+    resample: bool
+    surface_tolerance_mm: float = Field(ge=0)
+    resamples: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    level: float
+    clahe: Literal["restored", "linear"] = Field(description="How 8-bit CLAHE slices came to Hounsfield units.")
+
+
+class JudgedCard(Document):
+    name: str
+    sha256: Sha256
+    threshold: float | None
+    held_out_patients: dict[str, Count] = Field(description="How many, by source.")
+    card_sha256: Sha256 | None = Field(None, description="Of the card's file; null or absent for a restorer.")
+
+
+class Judged(Document):
+    what: Literal["networks", "predictions"]
+    cards: dict[str, JudgedCard]
+
+
+class Figure(Document):
+    value: float | None
+    interval: Interval | None
+
+
+class Mean(Figure):
+    cases: Count
+    infinite: int = Field(
+        ge=0, description="Cases that are not in the mean since the distance is infinite: one side marks nothing."
+    )
+
+
+class Pooled(Document):
+    """Of the voxels of all cases together."""
+
+    dice: Figure
+    iou: Figure
+    precision: Figure
+    recall: Figure
+    f1: Figure
+    specificity: Figure
+    accuracy: Figure
+
+
+class Means(Document):
+    """Over the cases in which the score is defined and finite."""
+
+    dice: Mean
+    iou: Mean
+    precision: Mean
+    recall: Mean
+    f1: Mean
+    specificity: Mean
+    accuracy: Mean
+    hd95_mm: Mean
+    surface_dice: Mean
+
+
+class Agreement(Document):
+    """Bland-Altman: call minus truth; limits are bias -1.96 and +1.96 standard deviations."""
+
+    cases: Count
+    bias: Figure
+    mean_absolute_error: Figure
+    standard_deviation: float | None
+    lower_limit: Figure
+    upper_limit: Figure
+
+
+class Bin(Document):
+    from_: float = Field(alias="from")
+    to: float
+    pixels: Count
+    probability: Share | None
+    frequency: Share | None
+
+
+class Calibration(Document):
+    expected_calibration_error: Figure
+    brier_score: Figure
+    bins: list[Bin] = Field(min_length=10, max_length=10)
+
+
+class CurvePoint(Document):
+    threshold: float
+    dice: Share | None
+
+
+class ByOtherPatients(Document):
+    """Pooled Dice with each patient's threshold chosen on all the other patients, and the range of these thresholds."""
+
+    dice: Share | None
+    least: float
+    most: float
+
+
+class Thresholds(Document):
+    curve: list[CurvePoint]
+    by_other_patients: ByOtherPatients | None
+
+
+class Folds(Document):
+    """Pooled Dice of each fold of a cross-validation."""
+
+    dice: dict[str, float | None]
+    mean: float | None
+    standard_deviation: float | None
+
+
+class Group(Document):
+    source: str
+    task: Task
+    patients: Count
+    cases: Count
+    slices: Count
+    cases_both_empty: int = Field(
+        ge=0, description="Cases with neither truth nor call: their Dice is undefined and in no mean."
+    )
+    pooled: Pooled
+    mean: Means
+    volume_ml: Agreement | None
+    volume_error_percent: Agreement | None
+    percent_of_lung: Agreement | None
+    calibration: Calibration | None
+    thresholds: Thresholds | None
+    folds: Folds | None
+
+
+class Counts(Document):
+    hit: Count
+    invented: Count
+    missed: Count
+    rest: Count
+
+
+class Pair(Document):
+    truth: float = Field(ge=0)
+    called: float = Field(ge=0)
+
+
+class SliceDice(Document):
+    slices: int = Field(ge=1)
+    least: Share | None
+    p5: Share | None
+    q1: Share | None
+    median: Share | None
+    q3: Share | None
+    p95: Share | None
+    most: Share | None
+
+
+class CaseTask(Document):
+    counts: Counts
+    dice: Share | None
+    iou: Share | None
+    precision: Share | None
+    recall: Share | None
+    f1: Share | None
+    specificity: Share | None
+    accuracy: Share | None
+    hd95_mm: Annotated[float, Field(ge=0)] | None
+    surface_dice: Share | None
+    hd95_infinite: bool = Field(description="Only one of truth and call is empty.")
+    slice_dice: SliceDice | None
+    volume_ml: Pair | None
+    volume_error_percent: float | None
+    percent_of_lung: Pair | None
+    truth_sha256: Sha256
+    called_sha256: Sha256
+
+
+class CallsWithoutTruth(Document):
+    percent_of_lung: float = Field(ge=0)
+    percent_of_aerated_lung: float = Field(ge=0, le=100)
+
+
+class Case(Document):
+    case: str = Field(description="As a card publishes it, or a hash.")
+    patient: str
+    source: str
+    seen_by: list[str] = Field(description="Networks that have learned from the patient.")
+    fold: str | None = Field(description="The fold of a cross-validation that held the patient out and judged them.")
+    slices: int = Field(ge=1)
+    spacing_mm: Annotated[list[Positive], Field(min_length=3, max_length=3)] | None
+    tasks: dict[Task, CaseTask]
+    calls_without_truth: CallsWithoutTruth | None
+
+
+class LeftOut(Document):
+    case: str
+    source: str
+    slug: str
+    reason: str
+
+
+class Evaluation(Document):
+    """What `covct evaluate` writes. Scores are 0 to 1 and null where undefined; volumes in mL, distances in mm;
+    intervals by bootstrap over patients.
+    """
+
+    PUBLISHED_AS: ClassVar[str] = EVALUATION
+    TITLE: ClassVar[str] = "covct evaluation"
+
+    schema_: EvaluationSchema = Field(alias="schema")
+    format: Literal[1]
+    research_use: str
+    covct_version: str
+    software: dict[str, str | None]
+    settings: Settings
+    judged: Judged
+    also_seen: bool = Field(description="A network has learned from a patient among these cases.")
+    notes: list[str]
+    groups: list[Group]
+    cases: list[Case] = Field(min_length=1)
+    left_out: list[LeftOut]
