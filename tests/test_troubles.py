@@ -12,7 +12,7 @@ from covct.intake import discover
 from covct.results import entries as results
 from covct.results import page, summary, verify
 from covct.results.entries import read_tree
-from covct.unattended import batch, index, one_pass, one_series, plan
+from covct.unattended import batch, index, movable, one_pass, one_series, plan
 from covct.unattended import inbox as inboxes
 from support.batches import Clock, run
 from support.running import invoke, read_json
@@ -52,7 +52,7 @@ STEPS = {
     "finding what was done": (plan, "standing", lambda order, folder, key: folder.startswith(BAD)),
     "noting the attempt": (one_series.state, "begin_attempt", lambda out, folder, key: folder.startswith(BAD)),
     "committing": (one_series.state, "commit", lambda out, folder, *_: folder.startswith(BAD)),
-    "going on with the next best": (batch, "follow", lambda order, job, *_: of_series(job.series)),
+    "going on with the next best": (one_pass, "follow", lambda order, job, *_: of_series(job.series)),
     "reading results": (results, "_from_outcome", lambda outcome, relative: relative.startswith(BAD)),
     "making the table": (summary, "_csv_row", lambda entry: entry.folder.startswith(BAD) and entry.seconds is not None),
     "making the page": (page, "_done_row", lambda entry: entry.folder.startswith(BAD)),
@@ -128,7 +128,7 @@ def test_a_dry_run_tells_of_all_and_ends_with_3(step, order, monkeypatch):
 
 
 def test_moving_done_studies_goes_on_with_the_next(order, networks, monkeypatch, tmp_path):
-    planted(monkeypatch, batch, "move_study", lambda name, *_: name == BAD)
+    planted(monkeypatch, movable, "move_study", lambda name, *_: name == BAD)
     tally, events = run(replace(order, move_done=tmp_path / "moved"), networks)
     assert (tally["done"], tally["troubled"]) == (3, 1)
     assert [one["file"] for one in events if one["event"] == "problem"] == [BAD]
