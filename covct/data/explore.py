@@ -14,7 +14,7 @@ from covct.data.cases import PERSON, Case, CaseError, Labelled, LeftOut
 from covct.data.domains import CLAHE, HU, as_grey
 from covct.data.facts import FEW_SLICES, Facts, doubts, facts_of, rounded
 from covct.data.layouts import search_cases
-from covct.data.model_space import slices_of, to_hounsfield
+from covct.data.model_space import Restore, slices_of, to_hounsfield
 from covct.data.read_case import read_case
 from covct.data.screen import Likeness, Screen
 from covct.data.slices import UNKNOWN
@@ -113,7 +113,7 @@ class Exploration:
 
 def explore(
     data: Path,
-    restore: Callable[[np.ndarray], np.ndarray] | None = None,
+    restore: Restore | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Exploration:
     """Read every case below a folder and say what it is.
@@ -196,7 +196,7 @@ def _wanted_as_example(number: int, source: str, shown: dict[str, list[int]], ex
     return done < len(shown[source]) and number >= shown[source][done]
 
 
-def _count(histograms: dict[str, Histogram], labelled: Labelled, restore) -> None:
+def _count(histograms: dict[str, Histogram], labelled: Labelled, restore: Restore | None) -> None:
     """Add a case to the histograms: in HU where its domain leads there, else in grey."""
     in_grey = labelled.domain == CLAHE and restore is None
     name = labelled.domain if labelled.domain != CLAHE else f"{CLAHE}, {'as stored' if in_grey else 'restored'}"
@@ -219,7 +219,7 @@ def _count(histograms: dict[str, Histogram], labelled: Labelled, restore) -> Non
             histogram.counts[tissue][:] += np.histogram(values[mask], edges)[0]
 
 
-def _examples(labelled: Labelled, restore) -> list[Example]:
+def _examples(labelled: Labelled, restore: Restore | None) -> list[Example]:
     """Slices of a case as the networks see them; of CLAHE without a restorer the greys stand in for HU."""
     chosen = _telling(labelled)
     part = slices_of(_slices_only(labelled, chosen), restore or _grey_as_hu)

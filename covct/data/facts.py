@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import SupportsFloat
 
 import numpy as np
 
@@ -144,7 +145,7 @@ def _labels(labelled: Labelled) -> tuple[str, ...]:
     return tuple(out)
 
 
-def _share_of_lungs(inside, infected) -> float | None:
+def _share_of_lungs(inside: np.ndarray | None, infected: np.ndarray | None) -> float | None:
     if inside is None or infected is None:
         return None
     return rounded(int(np.count_nonzero(infected & inside)) / max(1, int(np.count_nonzero(inside))))
@@ -164,6 +165,6 @@ def _median(pixels: np.ndarray, mask: np.ndarray | None) -> float | None:
     return float(np.median(pixels[mask])) if mask is not None and mask.any() else None
 
 
-def rounded(value) -> float | None:
+def rounded(value: SupportsFloat | None) -> float | None:
     """To five digits; None stays."""
     return None if value is None else round(float(value), 5)
