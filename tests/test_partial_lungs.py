@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from covct.data.slices import TISSUE_HU, UNKNOWN, Slices
+from covct.data.domains import TISSUE_HU
+from covct.data.slices import UNKNOWN, Slices
 from covct.training.samples.partial_lungs import lungs_of_infection, with_partial_lungs
 from covct.training.settings import Settings
 

@@ -30,7 +30,7 @@ def reads(monkeypatch):
     counted = []
     restored, equalised = module.read_ma_slices, module.read_equalised_ma_slices
 
-    def count(folder, restore):
+    def count(folder, restore, in_hu=None):
         counted.append("restored")
         return restored(folder, restore)
 

@@ -19,7 +19,8 @@ TASKS = ("lungs", "infection")
 # What cards of networks call a source: those that training knows by their layout, and whatever else it learns from.
 MA, LCTSC, MEDSEG, OWN = "ma", "lctsc", "medseg", "cases"
 BY_LAYOUT = (MA, LCTSC, MEDSEG)
-OF_PICTURES = ("slices", "medseg", "pictures")  # layouts
+NUMBERED = ("slices", "slices-hu")
+OF_PICTURES = (*NUMBERED, "medseg", "pictures")  # layouts
 PERSON = re.compile(r"(radiopaedia_\d+|coronacases_\d+)")
 # Patients under names that mean the same in every source: public ones, and hashes of a Patient ID.
 TELLING = re.compile(r"radiopaedia_\d+|coronacases_\d+|patient-[0-9a-f]{10,12}")
@@ -154,6 +155,11 @@ class Case:
         return self.layout in OF_PICTURES
 
     @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of slices that are named by number."""
+        return tuple(int(path.stem) for path in self.images) if self.layout in NUMBERED else ()
+
+    @property
     def where(self) -> str:
         """The file, or folder, that a message is about."""
         if self.series:
@@ -190,6 +196,8 @@ class Labelled:
         The series or the volume that the pixels are of, with its place in space; None of pictures.
     numbers : (slices,) int or None
         Where some slices are left out, the numbers of those that remain; None: they are all there.
+    unknown : (slices, rows, columns) bool or None
+        Pixels whose HU nobody knows, filled with soft tissue; None: all are known.
     """
 
     case: Case
@@ -204,6 +212,7 @@ class Labelled:
     orientation: str
     scan: Scan | None = None
     numbers: np.ndarray | None = None
+    unknown: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)

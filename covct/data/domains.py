@@ -10,6 +10,7 @@ import numpy as np
 
 HU, WINDOW, CLAHE = "hu", "window-8bit", "clahe-8bit"
 DOMAINS = (HU, WINDOW, CLAHE)
+TISSUE_HU = 40  # where nobody knows what was there
 AIR_BELOW_HU = -500  # an image in HU holds air
 BRIGHT = 150  # grey of soft tissue on 8 bit: above it in any lung window, and after CLAHE
 LEAST_BRIGHT = 0.02  # of the pixels; a min-max of the whole CT range leaves tissue at 90, and nothing here

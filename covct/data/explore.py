@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from covct.data.cases import PERSON, Case, CaseError, Labelled, LeftOut
+from covct.data.cases import NUMBERED, PERSON, Case, CaseError, Labelled, LeftOut
 from covct.data.domains import CLAHE, HU, as_grey
 from covct.data.facts import FEW_SLICES, Facts, doubts, facts_of, rounded
 from covct.data.layouts import search_cases
@@ -209,7 +209,8 @@ def _count(histograms: dict[str, Histogram], labelled: Labelled, restore: Restor
             "grey" if in_grey else "HU", edges, {tissue: np.zeros(len(edges) - 1, np.int64) for tissue in TISSUES}
         ),
     )
-    masks: list[np.ndarray | None] = [np.ones(values.shape, bool), None, None]
+    known = np.ones(values.shape, bool) if labelled.unknown is None else ~labelled.unknown
+    masks: list[np.ndarray | None] = [known, None, None]
     if labelled.lungs is not None and values.shape == labelled.lungs.shape:
         masks[1] = (labelled.lungs > 0) & (True if labelled.infection is None else labelled.infection == 0)
     if labelled.infection is not None and values.shape == labelled.infection.shape:
@@ -261,6 +262,7 @@ def _slices_only(labelled: Labelled, chosen: list[int]) -> Labelled:
         lungs=of(labelled.lungs),
         infection=of(labelled.infection),
         classes=of(labelled.classes),
+        unknown=of(labelled.unknown),
     )
 
 
@@ -272,6 +274,6 @@ def _in_two_sources(facts: list[Facts]) -> list[LeftOut]:
         found = PERSON.search(one.patient)
         person = found[1] if found else one.patient
         first = seen.setdefault(person, one)
-        if first.source != one.source:
+        if first.source != one.source and {first.layout, one.layout} != set(NUMBERED):  # slices on 8 bit, and in HU
             out.append(LeftOut(one.source, one.name, "patient-elsewhere", f"{person} is in {first.source} too"))
     return out

@@ -101,7 +101,8 @@ def facts_of(labelled: Labelled) -> Facts:
     inside = None if lungs is None else lungs > 0
     infected = None if infection is None else infection > 0
     few = slice(None, None, max(1, len(pixels) // FEW_SLICES))  # figures that need no voxel's word for it
-    p_low, middle, p_high = np.percentile(pixels[few], [0.5, 50, 99.5])
+    seen = pixels[few] if labelled.unknown is None else pixels[few][~labelled.unknown[few]]
+    p_low, middle, p_high = np.percentile(seen, [0.5, 50, 99.5])
     marked = 0 if classes is None else int(np.count_nonzero(classes))
     return Facts(
         name=case.name,

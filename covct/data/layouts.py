@@ -6,6 +6,7 @@
 | `nifti` | ``NAME_ct.nii[.gz]`` beside ``NAME_lungs`` and ``NAME_infection`` |
 | `folders` | ``ct_scans/``, ``lung_mask/``, ``infection_mask/`` with NIfTI files of the same names |
 | `slices` | ``volumes.csv`` (first, last, patient_group, anterior) over ``ct/``, ``lungs/``, ``infection/`` NNNN.png |
+| `slices-hu` | ``slices.csv`` (number, patient_group) over ``ct/`` NNNN.png of 16 bits; see `covct.data.hu_slices` |
 | `medseg` | ``Imgs/`` with ``GT/`` and ``GT-multiclass/`` |
 | `dicom` | CT series and the DICOM SEG that refer to them, or ``NAME/``, ``NAME.zip`` beside ``NAME_lungs`` |
 | `pictures` | restoration only: ``ct/`` or ``images/``, maybe beside ``lungs/``, ``infection/``; or pictures |
@@ -19,7 +20,7 @@ Training, evaluation and exploration want labelled cases; restoration takes imag
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -27,9 +28,10 @@ from pathlib import Path, PurePosixPath
 from covct.data.cases import LCTSC, MA, MEDSEG, OWN, TASKS, Case, LeftOut, medseg_patient
 from covct.data.dicom_cases import AUTOMATIC, MADE_BY_COVCT, find_dicom, with_volume_masks
 from covct.data.domains import WINDOW
+from covct.data.hu_slices import find_hu_slices, is_hu_slices
 from covct.data.labels import PLAIN
-from covct.data.pictures import sorted_pictures
-from covct.data.tables import declared, patient_of, read_table, read_volume_rows, resolve_foreign
+from covct.data.pictures import numbered_pictures, sorted_pictures
+from covct.data.tables import declared, named_volumes, patient_of, read_table, read_volume_rows, resolve_foreign
 from covct.dicom.seg_masks import LabelNames
 from covct.errors import UsageError
 from covct.intake.volume_header import format_of, stem_of
@@ -143,6 +145,8 @@ def _layout(folder: Path, masked: bool) -> Layout | None:
         return _published
     if (folder / "volumes.csv").is_file():
         return _slices
+    if is_hu_slices(folder):
+        return find_hu_slices
     if (folder / "Imgs").is_dir() and ((folder / "GT").is_dir() or not masked):
         return _medseg
     if (folder / "ct_scans").is_dir() and any((folder / name).is_dir() for name in FOLDERS if name != "ct_scans"):
@@ -153,9 +157,11 @@ def _layout(folder: Path, masked: bool) -> Layout | None:
 
 
 def published_source(folder: Path) -> str | None:
-    """`ma`, `lungs` or `medseg`, by a folder's layout; None where its cases are source `cases`."""
+    """`ma`, `ma-hu`, `lungs` or `medseg`, by a folder's layout; None where its cases are source `cases`."""
     if (folder / "volumes.csv").is_file():
         return "ma"
+    if is_hu_slices(folder):
+        return "ma-hu"
     if any(folder.glob("*_lungs.nii.gz")) and any(folder.glob("*_ct.nii.gz")) and _only_lungs(folder):
         return "lungs"
     if (folder / "Imgs").is_dir() and (folder / "GT").is_dir():
@@ -289,9 +295,9 @@ def _volume(
 
 def _slices(folder: Path, source: str, masked: bool) -> Iterator[Case | LeftOut]:
     kinds = ("ct", *(kind for kind in TASKS if masked or (folder / kind).is_dir()))
-    files = {kind: _numbered(folder / kind) for kind in kinds}
+    files = {kind: numbered_pictures(folder / kind) for kind in kinds}
     claimed: set[int] = set()
-    for name, row in _named(read_volume_rows(folder)):
+    for name, row in named_volumes(read_volume_rows(folder)):
         wanted = range(int(row["first"]), int(row["last"]) + 1)
         claimed.update(wanted)
         # Without masks nothing is learned from what is there, so a part of a volume will do.
@@ -311,21 +317,6 @@ def _slices(folder: Path, source: str, masked: bool) -> Iterator[Case | LeftOut]
     if spare:
         message = f"volumes.csv claims none of {len(spare)} slices, first {spare[0].name}"
         yield LeftOut(source, "ct", "unclaimed", message)
-
-
-def _named(rows: list[dict[str, str]]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Volumes under the names of their patients; two of one patient are numbered."""
-    volumes, numbers = Counter(row["patient_group"] for row in rows), Counter[str]()
-    for row in rows:
-        patient = row["patient_group"]
-        numbers[patient] += 1
-        yield patient if volumes[patient] == 1 else f"{patient}-{numbers[patient]}", row
-
-
-def _numbered(folder: Path) -> dict[int, Path]:
-    """The pictures of a folder by the numbers that are their names."""
-    pictures = sorted_pictures(folder) if folder.is_dir() else ()
-    return {int(path.stem): path for path in pictures if path.stem.isdecimal()}
 
 
 def _medseg(folder: Path, source: str, masked: bool) -> Iterator[Case | LeftOut]:

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 
 from covct.data.cases import Case, Labelled
-from covct.data.domains import CLAHE, HU, as_grey, hu_by_anchors, hu_of_window
+from covct.data.domains import CLAHE, HU, TISSUE_HU, as_grey, hu_by_anchors, hu_of_window
 from covct.data.read_case import read_case
-from covct.data.slices import SIZE, TISSUE_HU, UNKNOWN, Slices, one_volume
+from covct.data.slices import SIZE, UNKNOWN, Slices, one_volume
 from covct.errors import UsageError
 from covct.voxels.preprocess import FieldOfView, body_field_of_view, clahe, to_model_space, whole_slice
 
@@ -80,6 +80,9 @@ def _around_the_body(labelled: Labelled, restore: Restore | None) -> Slices:
         pixel = (down * shape[1] / hu.shape[1], across * shape[2] / hu.shape[2])
         spacing = _model_spacing(len(hu), (between, *pixel), view)
     hu, lungs, infection = _model_space(hu, lungs, infection, view)
+    if labelled.unknown is not None:
+        unknown = _model_mask(~labelled.unknown, view) == 0
+        hu[unknown], lungs[unknown], infection[unknown] = TISSUE_HU, UNKNOWN, UNKNOWN
     return _part(labelled, hu, lungs, infection, classes, sides, spacing)
 
 
@@ -122,10 +125,8 @@ def to_hounsfield(labelled: Labelled, restore: Restore | None = None) -> np.ndar
 
 def _hounsfield(labelled: Labelled, lungs: np.ndarray, restore: Restore | None) -> tuple[np.ndarray, FieldOfView]:
     hu = to_hounsfield(labelled, restore)
-    if labelled.domain == CLAHE and lungs.any():
-        return hu, _view_around_lungs(lungs)
-    if labelled.domain == CLAHE:
-        return hu, whole_slice(hu.shape[1:])
+    if labelled.domain == CLAHE or labelled.unknown is not None:  # where the body ends cannot be seen
+        return hu, _view_around_lungs(lungs) if lungs.any() else whole_slice(hu.shape[1:])
     spacing = labelled.spacing_mm[1:] if labelled.spacing_mm else (1.0, 1.0)
     return hu, body_field_of_view(hu, spacing)
 

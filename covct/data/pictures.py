@@ -14,6 +14,7 @@ from covct.data.cases import CaseError
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 ANTERIOR = ("up", "down", "left", "right")
 QUARTER_TURNS = {"up": 0, "down": 2, "left": 3, "right": 1}  # against the clock, until the front is up
+HU_OFFSET, UNKNOWN_HU, HIGHEST_HU = 1024, 65535, 4095  # of pictures of 16 bits
 MASK_GREY = 127  # above it a picture of a mask is white, whatever its compression did at the edges
 CLASS_COLOURS_BGR = {(0, 0, 128): 1, (0, 128, 0): 2, (128, 0, 0): 3}  # of medicalsegmentation.com
 
@@ -34,6 +35,24 @@ def read_grey(path: Path) -> np.ndarray:
         if (image[..., :3] != image[..., :1]).any():
             raise CaseError("unreadable", f"{path}: a coloured picture, wanted grey")
         image = image[..., 0]
+    return image
+
+
+def read_hounsfield(path: Path) -> np.ndarray:
+    """A picture of 16 bits, (rows, columns) uint16: HU + `HU_OFFSET`, or `UNKNOWN_HU`.
+
+    Raises
+    ------
+    CaseError
+        `unreadable`, or `unknown-domain` where it has other bits or values.
+    """
+    image = _stored(path)
+    wanted = f"wanted 16 bits of HU + {HU_OFFSET}, {UNKNOWN_HU} where it is not known"
+    if image.dtype != np.uint16 or image.ndim != 2:
+        raise CaseError("unknown-domain", f"{path}: {8 * image.itemsize} bits a pixel, {image.ndim} axes; {wanted}")
+    known = image[image != UNKNOWN_HU]
+    if known.size and known.max() > HIGHEST_HU + HU_OFFSET:
+        raise CaseError("unknown-domain", f"{path}: values up to {known.max()}; {wanted}")
     return image
 
 
@@ -139,6 +158,12 @@ def sorted_pictures(folder: Path) -> tuple[Path, ...]:
         return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
     return tuple(sorted((path for path in folder.iterdir() if path.is_file() and is_picture(path)), key=key))
+
+
+def numbered_pictures(folder: Path) -> dict[int, Path]:
+    """The pictures of a folder by the numbers that are their names; none where there is no such folder."""
+    pictures = sorted_pictures(folder) if folder.is_dir() else ()
+    return {int(path.stem): path for path in pictures if path.stem.isdecimal()}
 
 
 def is_picture(path: Path) -> bool:

@@ -36,8 +36,9 @@ def find_sources(data: Path) -> dict[str, Path]:
     Returns
     -------
     dict of str to Path
-        With any of the keys `ma`, `lungs`, `medseg`, each the first folder of its layout, and `cases` (DATA itself)
-        where it holds labelled cases beside them: see `other_cases`.
+        With any of the keys `ma`, `lungs`, `medseg`, each the first folder of its layout, `ma-hu` where slices of
+        `ma` are there in HU too, and `cases` (DATA itself) where it holds labelled cases beside them: see
+        `other_cases`.
 
     Raises
     ------
@@ -49,6 +50,8 @@ def find_sources(data: Path) -> dict[str, Path]:
     for folder in folders:
         if known := published_source(folder):
             found.setdefault(known, folder)
+    if "ma" not in found and "ma-hu" in found:
+        found["ma"] = found.pop("ma-hu")
     if other_cases(data, found)[0]:
         found["cases"] = data
     if not found:
@@ -65,13 +68,30 @@ def _cases_of(folder: Path) -> list[Case]:
     return list(found.cases)
 
 
-def read_ma_slices(folder: Path, restore: Restore | None, only: frozenset[str] | None = None) -> Slices:
+def read_ma_slices(
+    folder: Path, restore: Restore | None, only: frozenset[str] | None = None, in_hu: Path | None = None
+) -> Slices:
     """The slices of Ma et al. in Hounsfield units, body-cropped; 8-bit CLAHE by `restore` (slices, 256, 256) -> HU.
 
-    `only`: of these patients.
+    Parameters
+    ----------
+    only : set of str
+        Of these patients.
+    in_hu : Path
+        A folder with some of them in HU (`covct.data.hu_slices`), which take the place of those on 8 bit.
     """
-    chosen = [case for case in _cases_of(folder) if only is None or case.patient in only]
+    exact = _cases_of(in_hu) if in_hu else []
+    there = {(case.patient, number) for case in exact for number in case.numbers}
+    cases = [*exact, *(rest for case in _cases_of(folder) if (rest := _without(case, there)).images)]
+    chosen = [case for case in cases if only is None or case.patient in only]
     return joined([slices_of(_with_lungs(case), restore) for case in chosen], MA)
+
+
+def _without(case: Case, there: set[tuple[str, int]]) -> Case:
+    """The slices of a case that are not there already."""
+    kept = [index for index, number in enumerate(case.numbers) if (case.patient, number) not in there]
+    masks = {kind: tuple(paths[index] for index in kept) for kind, paths in case.masks.items()}
+    return replace(case, images=tuple(case.images[index] for index in kept), masks=masks)
 
 
 def read_equalised_ma_slices(folder: Path) -> Slices | None:
@@ -84,8 +104,8 @@ def read_equalised_ma_slices(folder: Path) -> Slices | None:
 def _with_lungs(case: Case) -> Labelled:
     labelled = read_case(case)
     if labelled.lungs is None or not labelled.lungs.any():
-        first, *_, last = paths = case.masks["lungs"]
-        raise UsageError(f"{paths[0].parent}: {first.name} to {last.name} mark nothing; wanted lungs")
+        paths = case.masks.get("lungs", case.images)
+        raise UsageError(f"{paths[0].parent}: {paths[0].name} to {paths[-1].name} mark nothing; wanted lungs")
     return labelled
 
 

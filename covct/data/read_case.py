@@ -12,10 +12,19 @@ import numpy as np
 
 from covct.data.cases import Case, CaseError, Labelled
 from covct.data.dicom_cases import read_segments, read_series
-from covct.data.domains import HU, detect_domain
+from covct.data.domains import HU, TISSUE_HU, detect_domain
 from covct.data.grids import difference
 from covct.data.labels import PLAIN, explained, masks_in, sided
-from covct.data.pictures import marked_pixels, read_classes, read_grey, read_stack, upright
+from covct.data.pictures import (
+    HU_OFFSET,
+    UNKNOWN_HU,
+    marked_pixels,
+    read_classes,
+    read_grey,
+    read_hounsfield,
+    read_stack,
+    upright,
+)
 from covct.dicom.seg_masks import LabelNames
 from covct.errors import SeriesError
 from covct.intake.volume_file import read_volume
@@ -60,7 +69,22 @@ def read_case(case: Case, labels: LabelNames = PLAIN, any_domain: bool = False) 
         spacing_mm(scan.working) if scan else None,
         orientation,
         scan,
+        _numbers(case),
+        _unknown(case),
     )
+
+
+def _numbers(case: Case) -> np.ndarray | None:
+    """Of slices that are named by number, where there are gaps."""
+    numbers = np.array(case.numbers)
+    return numbers - numbers[0] if (np.diff(numbers) != 1).any() else None
+
+
+def _unknown(case: Case) -> np.ndarray | None:
+    if case.layout != "slices-hu":
+        return None
+    unknown = _turned(case, read_stack(case.images, read_hounsfield)) == UNKNOWN_HU
+    return unknown if unknown.any() else None
 
 
 def with_domain(case: Case) -> Case:
@@ -86,11 +110,17 @@ def read_image(case: Case) -> tuple[np.ndarray, Scan | None, str]:
         `unreadable`, `other-shape`, `unknown-domain` for pictures of 16 bits, or one of the gate's for DICOM.
     """
     if case.of_pictures:
-        pixels = _turned(case, read_stack(case.images))
+        pixels = _turned(case, _read_hu(case.images) if case.layout == "slices-hu" else read_stack(case.images))
         return pixels, None, f"anterior {'down' if case.mirrored else case.anterior}"
     scan = read_series(case) if case.series else Scan(_read(case.images[0]))
     codes = "".join(str(code.value) for code in scan.volume.get_closest_patient_orientation())
     return scan.working.array, scan, codes
+
+
+def _read_hu(paths: tuple[Path, ...]) -> np.ndarray:
+    """HU, int16; soft tissue where nobody knows."""
+    stored = read_stack(paths, read_hounsfield)
+    return np.where(stored == UNKNOWN_HU, TISSUE_HU, stored.astype(np.int32) - HU_OFFSET).astype(np.int16)
 
 
 def _domain(case: Case, pixels: np.ndarray, any_domain: bool) -> tuple[str, str]:

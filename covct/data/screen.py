@@ -140,6 +140,7 @@ def _without(labelled: Labelled, bad: set[int]) -> Labelled | None:
         lungs=None if labelled.lungs is None else labelled.lungs[kept],
         infection=None if labelled.infection is None else labelled.infection[kept],
         classes=None if labelled.classes is None else labelled.classes[kept],
+        unknown=None if labelled.unknown is None else labelled.unknown[kept],
         numbers=np.flatnonzero(kept) if labelled.numbers is None else labelled.numbers[kept],
     )
 

@@ -13,7 +13,6 @@ from covct.errors import UsageError
 SIZE = 256
 UNKNOWN = 2  # infection label of a pixel nobody vouches for; left out of the loss
 UNKNOWN_CLASS = 255
-TISSUE_HU = 40
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Slices:
     ----------
     hu : (slices, 256, 256) int16
     lungs : (slices, 256, 256) uint8
-        1 inside either lung; `UNKNOWN` where the source has no lung mask.
+        1 inside either lung; `UNKNOWN` where the source has no lung mask, or the slice no pixel.
     infection : (slices, 256, 256) uint8
         0, 1 or `UNKNOWN`.
     patients : tuple of str
@@ -68,8 +67,8 @@ class Slices:
         return self.chosen(np.count_nonzero(self.lungs == 1, axis=(1, 2)) >= pixels)
 
     def with_known_lungs(self) -> Slices:
-        """The slices that somebody marked the lungs in."""
-        known = (self.lungs != UNKNOWN).all(axis=(1, 2))
+        """The slices that somebody marked the lungs in, if not in all of the slice."""
+        known = (self.lungs != UNKNOWN).any(axis=(1, 2))
         return self if known.all() else self.chosen(known)
 
     def of(self, patients: frozenset[str], keep: bool = True) -> Slices:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
@@ -101,3 +102,12 @@ def read_volume_rows(folder: Path) -> list[dict[str, str]]:
         if again <= last:
             raise UsageError(f"{path}: two rows claim slice {again:04d}, one {first:04d} to {last:04d}; wanted one row")
     return rows
+
+
+def named_volumes(rows: list[dict[str, str]]) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of volumes.csv under the names of their patients; two volumes of one patient are numbered."""
+    volumes, numbers = Counter(row["patient_group"] for row in rows), Counter[str]()
+    for row in rows:
+        patient = row["patient_group"]
+        numbers[patient] += 1
+        yield patient if volumes[patient] == 1 else f"{patient}-{numbers[patient]}", row

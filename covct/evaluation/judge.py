@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import repeat
 
 import cv2
 import numpy as np
@@ -138,11 +139,16 @@ def judge(
 ) -> list[Judged]:
     """Compare what was called with the truth, task by task. Returns a list of Judged.
 
+    Where nobody knows the truth nothing counts, whatever is called there.
+
     Parameters
     ----------
     label : str
         The case's name as it may be shown.
     """
+    if truth.known is not None:
+        known = truth.known
+        called = replace(called, masks={task: mask & known for task, mask in called.masks.items()})
     return [
         _judge(case, label, truth, called, task, tolerance_mm)
         for task in tasks
@@ -152,7 +158,8 @@ def judge(
 
 def _judge(case: Case, label: str, truth: Truth, called: Called, task: str, tolerance_mm: float) -> Judged:
     true, mine = truth.masks[task], called.masks[task]
-    slice_counts = np.array([list(count(t, c)) for t, c in zip(true, mine, strict=True)])
+    known: Iterable[np.ndarray | None] = repeat(None, len(true)) if truth.known is None else truth.known
+    slice_counts = np.array([list(count(*three)) for three in zip(true, mine, known, strict=True)])
     counts = Counts(*(int(total) for total in slice_counts.sum(0)))
     surface = volume_ml = None
     if truth.spacing_mm:
@@ -191,6 +198,7 @@ def _histogram(truth: Truth, called: Called, task: str) -> np.ndarray:
     total = np.zeros(calibration.LENGTH)
     for index, true in enumerate(truth.masks[task]):
         region = called.masks["lungs"][index] if task == "infection" else np.ones(true.shape, bool)
+        region = region if truth.known is None else region & truth.known[index]
         total += calibration.histogram(called.probability[task](index), true, region)
     return total
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from covct.data.cases import MA
+from covct.data.cases import MA, Case
+from covct.data.domains import CLAHE
 from covct.data.leakage import two_names, untold
 from covct.evaluation.networks import held_out_by
 from covct.evaluation.order import RESTORED, EvaluationOrder
 from covct.evaluation.pooling import ALL
+from covct.evaluation.truth import is_whole
 from covct.networks.cards import Card
 
 FEW_PATIENTS = 10
@@ -20,13 +22,13 @@ def notes_on(
     cards: dict[str, Card],
     rows: list[dict[str, Any]],
     groups: list[dict[str, Any]],
-    cut_volumes: int = 0,
+    cases: Sequence[Case],
 ) -> list[str]:
-    """Sentences, the gravest first."""
+    """Sentences, the gravest first; `cases` are those that were to be judged, with their domains."""
     return [
         *_on_patients(order, cards, rows),
         *_on_thresholds(order, cards, rows),
-        *_on_slices(order, rows, cut_volumes),
+        *_on_slices(rows, [] if order.predictions else cases, order.clahe == RESTORED),
         *_on_figures(rows, groups),
     ]
 
@@ -63,18 +65,23 @@ def _on_thresholds(order: EvaluationOrder, cards: dict[str, Card], rows: list[di
             )
 
 
-def _on_slices(order: EvaluationOrder, rows: list[dict[str, Any]], cut_volumes: int) -> Iterator[str]:
+def _on_slices(rows: list[dict[str, Any]], cases: Sequence[Case], restored: bool) -> Iterator[str]:
     if unknown := sorted({row["source"] for row in rows if not row["spacing_mm"]}):
         yield (
             f"Spacing is not known of {', '.join(unknown)}: no distances in mm and no volumes in mL there; figures of "
             "a volume are pooled over its slices."
         )
-    if any(row["source"] == MA for row in rows) and not order.predictions:
-        how = "restored to HU" if order.clahe == RESTORED else "read as they are, their grey linearly as HU,"
+    if any(case.known_as == MA and case.domain == CLAHE for case in cases):
+        how = "restored to HU" if restored else "read as they are, their grey linearly as HU,"
         yield f"Slices of ma are {how} and cropped around their true lungs, as in training."
-    if cut_volumes:
+    if in_hu := sum(case.layout == "slices-hu" for case in cases):
         yield (
-            f"{cut_volumes} volumes on 8 bit are judged as networks learn from them: brought to HU, cut to the body, "
+            f"Slices of {in_hu} volumes are judged in HU, and not on 8 bit where they are there in both; what nobody "
+            "knows around them is filled with soft tissue and counts for nothing."
+        )
+    if cut := sum(not is_whole(case) and not case.of_pictures for case in cases):
+        yield (
+            f"{cut} volumes on 8 bit are judged as networks learn from them: brought to HU, cut to the body, "
             "256 x 256 pixels, without what a scan does to the masks afterwards."
         )
 

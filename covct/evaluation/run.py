@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from covct.evaluation.order import RESTORED, EvaluationOrder, check_order
 from covct.evaluation.page import as_html, read_history
 from covct.evaluation.predictions import Predictions, find_predictions, read_predictions
 from covct.evaluation.schema import Evaluation
-from covct.evaluation.truth import Truth, is_whole, named, read_truth, truth_for_networks
+from covct.evaluation.truth import Truth, in_hu_rather_than_on_8_bit, is_whole, named, read_truth, truth_for_networks
 from covct.networks.cards import Card
 from covct.networks.network import Networks
 from covct.outputs import Emit
@@ -62,8 +62,6 @@ class Session:
         By case, who judges it and which of his networks have seen its patient.
     published : set of str
         People whom a card names, and who may be named.
-    cut_volumes : int
-        Volumes on 8 bit, which networks see as training does, not as a scan.
     """
 
     order: EvaluationOrder
@@ -71,7 +69,6 @@ class Session:
     calls: Predictions | None
     chosen: dict[str, tuple[Judge, list[str]]]
     published: set[str]
-    cut_volumes: int = 0
 
     def label(self, case: Case) -> tuple[str, bool]:
         """What the case is called in the results, and whether its patient is named."""
@@ -123,12 +120,12 @@ def evaluate(
     judges = find_judges(order.weights, order.restorer) if order.weights else []
     restored = order.clahe == RESTORED and not order.predictions
     found = at_least_one(search_cases(order.data, order.labels or {}), order.data)
-    cases, chosen = choose(order, named(found.cases, order.source, not order.predictions), judges, restored)
+    unlike = in_hu_rather_than_on_8_bit(found.cases)
+    cases, chosen = choose(order, named(unlike, order.source, not order.predictions), judges, restored)
     calls = find_predictions(order.predictions, order.labels or {}, order.resample) if order.predictions else None
     emit({"event": "found", "cases": len(cases)})
     cards = cards_of(judges, restored and any(case.domain == CLAHE for case in cases))
-    cut = 0 if calls else sum(not is_whole(case) and not case.of_pictures for case in cases)
-    session = Session(order, Loaded(order, load_networks, load_restorer), calls, chosen, _named_by(cards), cut)
+    session = Session(order, Loaded(order, load_networks, load_restorer), calls, chosen, _named_by(cards))
     done = Evaluated()
     _leave_out_unfit(found.left_out, order, done, emit)
     for case in cases:
@@ -136,7 +133,7 @@ def evaluate(
     if not done.rows:
         why = done.left_out[0]["reason"]
         raise UsageError(f"{order.data}: none of {len(cases)} cases could be judged; first: {why}")
-    evaluation = _document(session, done, cards, judges)
+    evaluation = _document(session, done, cards, judges, cases)
     _write(order, evaluation, judges, done.judged)
     return evaluation
 
@@ -186,7 +183,9 @@ def _judge_case(session: Session, case: Case, done: Evaluated, emit: Emit) -> No
     emit({"event": "judged", **told})
 
 
-def _document(session: Session, done: Evaluated, cards: dict[str, Card], judges: list[Judge]) -> dict[str, Any]:
+def _document(
+    session: Session, done: Evaluated, cards: dict[str, Card], judges: list[Judge], cases: Sequence[Case]
+) -> dict[str, Any]:
     order = session.order
     fold_of = {key: by.name for key, (by, _) in session.chosen.items() if by.name}
     groups = document.groups(done.judged, order, fold_of)
@@ -199,7 +198,7 @@ def _document(session: Session, done: Evaluated, cards: dict[str, Card], judges:
         "settings": document.settings(order),
         "judged": document.judged_what(order, cards, judges),
         "also_seen": any(row["seen_by"] for row in done.rows),
-        "notes": notes_on(order, cards, done.rows, groups, session.cut_volumes),
+        "notes": notes_on(order, cards, done.rows, groups, cases),
         "groups": groups,
         "cases": done.rows,
         "left_out": done.left_out,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import highdicom as hd
@@ -13,6 +13,7 @@ from covct.data.domains import HU, WINDOW, as_grey, hu_of_window
 from covct.data.labels import PLAIN
 from covct.data.model_space import Restore, slices_of, to_hounsfield
 from covct.data.read_case import read_case, with_domain
+from covct.data.slices import UNKNOWN
 from covct.dicom.seg_masks import LabelNames
 from covct.voxels.overlay import LUNG_WINDOW_HU
 from covct.voxels.volume import Scan
@@ -32,6 +33,8 @@ class Truth:
         Between slices, rows and columns; None where nobody knows.
     scan : Scan or None
         Of a whole series, or a volume.
+    known : bool array or None
+        Pixels whose truth somebody vouches for; None: all.
     """
 
     hu: np.ndarray
@@ -39,6 +42,7 @@ class Truth:
     spacing_mm: tuple[float, float, float] | None = None
     scan: Scan | None = None
     measured: bool = True
+    known: np.ndarray | None = None
 
     @property
     def grid(self) -> hd.Volume | None:
@@ -66,7 +70,8 @@ def _own(labelled: Labelled) -> Truth:
     masks = {task: mask > 0 for task in TASKS if (mask := getattr(labelled, task)) is not None}
     measured = labelled.domain == HU or (labelled.domain == WINDOW and labelled.scan is not None)
     hu = to_hounsfield(labelled) if measured else hu_of_window(as_grey(labelled.pixels), LUNG_WINDOW_HU)
-    return Truth(hu, masks, labelled.spacing_mm, labelled.scan, measured)
+    known = None if labelled.unknown is None else ~labelled.unknown
+    return Truth(hu, masks, labelled.spacing_mm, labelled.scan, measured, known)
 
 
 def truth_for_networks(case: Case, labels: LabelNames = PLAIN, restore: Restore | None = None) -> Truth:
@@ -85,4 +90,11 @@ def truth_for_networks(case: Case, labels: LabelNames = PLAIN, restore: Restore 
     part = slices_of(labelled, restore)
     masks = {task: getattr(part, task) == 1 for task in TASKS if getattr(labelled, task) is not None}
     spacing = None if part.spacing_mm is None else part.spacing_mm[0]
-    return Truth(part.hu, masks, None if spacing is None else (spacing[0], spacing[1], spacing[2]))
+    known = None if labelled.unknown is None else part.lungs != UNKNOWN
+    return Truth(part.hu, masks, None if spacing is None else (spacing[0], spacing[1], spacing[2]), known=known)
+
+
+def in_hu_rather_than_on_8_bit(cases: Sequence[Case]) -> list[Case]:
+    """The cases without the slices on 8 bit of volumes that are there in HU too."""
+    there = {(case.name, case.patient) for case in cases if case.layout == "slices-hu"}
+    return [case for case in cases if case.layout != "slices" or (case.name, case.patient) not in there]

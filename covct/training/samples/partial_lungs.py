@@ -12,7 +12,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from covct.data.slices import TISSUE_HU, UNKNOWN, Slices
+from covct.data.domains import TISSUE_HU
+from covct.data.slices import UNKNOWN, Slices
 
 AERATED_HU = -500
 LEAST_AERATED = 1500  # pixels of 256 x 256: more than trachea and bronchi have, less than a lung

@@ -29,6 +29,7 @@ from covct.training.settings import Settings
 SOURCES = {
     "ma": "COVID-19 CT Lung and Infection Segmentation (Ma et al. 2020, doi 10.5281/zenodo.3757476), "
     "8-bit CLAHE slices; partly CC BY-NC-SA",
+    "ma-hu": "the same slices in HU, from linear 8-bit pictures of the volumes; non-commercial use only",
     "lungs": "LCTSC (The Cancer Imaging Archive), CC BY 3.0",
     "medseg": "medicalsegmentation.com COVID-19 CT segmentation slices, non-commercial use only",
     "cases": "labelled cases of the user's own",
@@ -216,7 +217,7 @@ def _plan_volumes(parts: list[Slices], sources: dict[str, Path], settings: Setti
     def volumes_in(part: Slices) -> list[volumes.Volume]:
         is_lungs = settings.task == "lungs"
         label = part.lungs == 1 if is_lungs else part.infection == 1
-        known = np.ones(label.shape, bool) if is_lungs else part.infection != UNKNOWN
+        known = (part.lungs if is_lungs else part.infection) != UNKNOWN
         return volumes.volumes_of(part, label, known, how, settings, patch)
 
     trained = [volume for part in split.train_sets for volume in volumes_in(part)]
@@ -327,7 +328,7 @@ def _plan(
 def _used(sources: dict[str, Path], parts: list[Slices]) -> dict[str, Path]:
     """The sources that something is left of."""
     left = {{"lctsc": "lungs"}.get(part.source.split("-")[0], part.source.split("-")[0]) for part in parts}
-    return {name: folder for name, folder in sources.items() if name in left}
+    return {name: folder for name, folder in sources.items() if name.split("-")[0] in left}
 
 
 def _cite(sources: Mapping[str, Path], *names: str) -> dict[str, str]:

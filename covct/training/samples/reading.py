@@ -42,7 +42,7 @@ class Reading:
     def parts(self, wanted: tuple[str, ...], with_classes: bool = False) -> list[Slices]:
         """The wanted sources, where there are any; UsageError where there are none, or a restorer is missing."""
         readers: dict[str, Callable[[Path], Slices]] = {
-            "ma": lambda folder: read_ma_slices(folder, self.restore),
+            "ma": lambda folder: read_ma_slices(folder, self.restore, in_hu=self.sources.get("ma-hu")),
             "lungs": read_lung_slices,
             "medseg": lambda folder: read_medseg_slices(folder, with_classes),
             "cases": lambda folder: read_other_slices(folder, self.sources, self.restore),
