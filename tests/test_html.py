@@ -6,7 +6,6 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from html import escape
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from covct.evaluation.judge import Picture
 from covct.evaluation.page import as_html as evaluation_page
 from covct.results.entries import Entry
 from covct.results.page import as_html as night_page
+from support.pages import Elements
 
 HOSTILE = "<script>alert('x')</script>\"&<b>"
 WITHOUT_SCRIPT = {
@@ -29,22 +29,6 @@ WITHOUT_SCRIPT = {
     "strong", "time", "div", "details", "summary", "figure", "figcaption", "img", "svg", "rect", "line", "text",
     "polyline", "circle",
 }  # fmt: skip
-
-
-class Elements(HTMLParser):
-    """The elements that a browser would make of a page, their attributes, and the text."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.names, self.attributes, self.text = set(), [], ""
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.names.add(tag)
-        self.attributes += [(tag, *pair) for pair in attrs]
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def night():

@@ -20,7 +20,6 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
-from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
@@ -46,6 +45,7 @@ from covct.results.summary import write_summary
 from covct.results.verify import verify
 from covct.unattended.batch import Order, scan
 from covct.unattended.convert import Conversion, convert
+from support.pages import Elements
 
 MIB = 1024**2
 PACKAGE = Path(covct.__file__).parent
@@ -477,21 +477,6 @@ HOSTILE_TEXTS = [
 ]  # fmt: skip
 
 
-class Elements(HTMLParser):
-    """Every element and attribute that a browser would make of a page, and its text."""
-
-    def __init__(self):
-        super().__init__()
-        self.names, self.attributes, self.text = set(), [], ""
-
-    def handle_starttag(self, tag, attrs):
-        self.names.add(tag)
-        self.attributes += [(tag, *pair) for pair in attrs]
-
-    def handle_data(self, data):
-        self.text += data
-
-
 @pytest.mark.parametrize("status", ["done", "failed", "rejected"])
 @pytest.mark.parametrize("text", HOSTILE_TEXTS, ids=range(len(HOSTILE_TEXTS)))
 def test_hostile_text_in_every_place_of_a_result_stays_text(text, status, tmp_path):
@@ -510,8 +495,7 @@ def test_hostile_text_in_every_place_of_a_result_stays_text(text, status, tmp_pa
     (folder / "report.json").write_text(json.dumps(report))
     write_summary(tmp_path)
     page = (tmp_path / "index.html").read_text()
-    found = Elements()
-    found.feed(page)
+    found = Elements(page)
     assert not found.names & {"script", "img", "iframe", "object", "embed", "form", "base", "svg:script"}
     assert not [a for a in found.attributes if a[1].startswith("on") or a[1] == "style"]
     links = {value for _, name, value in found.attributes if name in ("href", "src")}
@@ -527,8 +511,7 @@ def test_page_of_folders_with_hostile_names(tmp_path):
         folder.mkdir(parents=True)
         (folder / "outcome.json").write_text('{"status": "rejected", "slug": "no-lungs"}')
     write_summary(tmp_path)
-    found = Elements()
-    found.feed((tmp_path / "index.html").read_text())
+    found = Elements((tmp_path / "index.html").read_text())
     assert "script" not in found.names
     assert found.text.replace("\n", "").isprintable()
 
