@@ -148,6 +148,8 @@ class Figure:
         The report gives an interval with it.
     in_thirds : bool
         It is given for the thirds of a region too.
+    later : bool
+        Reports of the first version lack it.
     """
 
     name: str
@@ -167,6 +169,7 @@ class Figure:
     label: str = ""
     interval: bool = False
     in_thirds: bool = False
+    later: bool = False
 
 
 # In the order of the SR, the CSV and the page. `pipeline/burden.py` measures them.

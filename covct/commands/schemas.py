@@ -6,14 +6,15 @@ import inspect
 import json
 from pathlib import Path
 
-from covct.disk.documents import Published, json_schema
+from covct.disk.documents import Document, Published, json_schema
 from covct.disk.outcome import Outcome
 from covct.evaluation.schema import Evaluation
 from covct.networks.cards import Card
+from covct.pipeline.report_document import Report
 from covct.unattended.event import Event
 from covct.unattended.run_summary import RunSummary
 
-PUBLISHED = (Card, Evaluation, Event, Outcome, RunSummary)
+PUBLISHED = (Card, Evaluation, Event, Outcome, Report, RunSummary)
 
 
 def schema_path(document: type[Published]) -> Path:
@@ -24,7 +25,8 @@ def schema_path(document: type[Published]) -> Path:
 
 def schema_text(document: type[Published]) -> str:
     """The schema as the file holds it."""
-    return json.dumps(json_schema(document), indent=2, ensure_ascii=False) + "\n"
+    made = document.json_schema() if issubclass(document, Document) else json_schema(document)
+    return json.dumps(made, indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,514 @@
+"""The document of one result, `report.json`: its figures by the rows of `terms.FIGURES`, and all that explains them.
+
+Every key is written. A field with a default came later than the first version: earlier reports lack it, and are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, Field, create_model
+
+from covct.disk import versions
+from covct.disk.documents import DamagedDocument, Document
+from covct.disk.versions import ReportSchema
+from covct.terms import FIGURES, THIRDS, VALID_FOR, Figure
+
+Least = Annotated[float, Field(ge=0)]
+
+
+def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("wanted the lower end first")
+    return ends
+
+
+Interval = Annotated[tuple[Least, Least], AfterValidator(_ordered)]
+Text = Annotated[str, Field(min_length=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Slug = Annotated[
+    str,
+    Field(
+        pattern="^[a-z0-9]+(-[a-z0-9]+)*$", description="Stable machine-readable reason; the list stands in the manual."
+    ),
+]
+SeverityClass = Annotated[int, Field(ge=1, le=5)]
+Side = Literal["right_lung", "left_lung"]
+ReadFrom = Literal["dicom", "nifti", "metaimage", "nrrd"]
+FieldOfView = Literal["body", "otsu-body", "whole", "lung-contours", "lung-mask"]
+# Beside the regions' figures: what `valid_for` withholds, "*" for every item.
+WITHHELD = {
+    "volume": (("lesions", "largest", "*", "volume_ml"),),
+    "percent": (
+        ("severity", "class"),
+        ("uncertainty", "lowest_class"),
+        ("uncertainty", "highest_class"),
+        ("uncertainty", "nearest_class"),
+        ("uncertainty", "low_confidence"),
+    ),
+    "hu_bands": (),
+}
+
+
+class Source(Document):
+    """The input."""
+
+    format: ReadFrom = Field(description="What was read.")
+    study_instance_uid: str | None = Field(
+        description="Study Instance UID (0020,000D), as the source has it. Null for volume files."
+    )
+    series_instance_uid: str | None = Field(
+        description="Series Instance UID (0020,000E), as the source has it. Null for volume files."
+    )
+    frame_of_reference_uid: str | None = Field(
+        description="Frame of Reference UID (0020,0052). Null where the source has none."
+    )
+    instances: int = Field(ge=1, description="Number of DICOM instances, or 1 for a volume file.")
+    path: str | None = Field(description="Path of the volume file below its source; null for DICOM.")
+    transfer_syntaxes: list[str] = Field(
+        description="Transfer Syntax UIDs of the instances; empty for volume files.",
+        json_schema_extra={"uniqueItems": True},
+    )
+    lossy: bool = Field(description="Whether any instance was ever compressed with loss (0028,2110).")
+    filled: list[Text] = Field(
+        [],
+        description="Attributes that were missing or not valid, and what the DICOM results carry in their place. None "
+        "of it is taken for the patient's.",
+        json_schema_extra={"uniqueItems": True},
+    )
+
+
+class LeftOut(Document):
+    """A series that was not segmented."""
+
+    series_instance_uid: str | None = Field(description="Series Instance UID (0020,000E).")
+    slug: Slug
+    message: Text = Field(description="Why, in one sentence.")
+
+
+class Selection(Document):
+    """Why this series of its study."""
+
+    reasons: list[Text] = Field(description="What spoke for the series, in words.")
+    left_out: list[LeftOut] = Field(description="The study's other series.")
+
+
+class Geometry(Document):
+    """The source grid."""
+
+    slices: int = Field(ge=1, description="Number of slices.")
+    rows: int = Field(ge=1, description="Rows of a slice, pixels.")
+    columns: int = Field(ge=1, description="Columns of a slice, pixels.")
+    slice_spacing_mm: float | None = Field(
+        gt=0, description="Distance between slice centres, mm. Null where it is unknown, as with a single slice."
+    )
+    row_spacing_mm: float = Field(gt=0, description="Distance between rows, mm.")
+    column_spacing_mm: float = Field(gt=0, description="Distance between columns, mm.")
+    voxel_volume_mm3: float | None = Field(
+        gt=0, description="Volume of a voxel, mm³. Null where the slice spacing is unknown."
+    )
+    patient_orientation: str = Field(
+        pattern="^[LRAPFH]{3}$",
+        description="Where the source's slice, row and column index point in the patient, one letter an axis: L, R, A, "
+        "P, F (feet) or H (head).",
+    )
+    gantry_tilt_degrees: float = Field(
+        0.0,
+        ge=0,
+        description="Angle between the way from slice to slice and the slices' normal; the slice spacing is along the "
+        "normal.",
+    )
+
+
+class ValidFor(Document):
+    """Which figures the input allows; those it does not allow are null."""
+
+    volume: bool = Field(description="Volumes in mL: the lungs are whole and the spacing is known.")
+    percent: bool = Field(description="Infected shares in percent.")
+    hu_bands: bool = Field(
+        description="Hounsfield bands and means: values are calibrated and not compressed with loss."
+    )
+
+
+class Warned(Document):
+    """Something a reader of the figures should know."""
+
+    slug: Slug
+    message: Text = Field(description="One sentence.")
+
+
+class Measured(Document):
+    """Figures by the names of their rows."""
+
+    def figure(self, name: str) -> float | None:
+        """The figure of a row of FIGURES; None where it is withheld, unknown, or of a later version."""
+        value: float | None = getattr(self, name)
+        return value
+
+
+def _field(figure: Figure) -> Any:
+    denied = " or ".join(f"valid_for.{kind}" for kind in figure.valid_for)
+    return (
+        float | None,
+        Field(
+            default=None if figure.later else ...,
+            ge=figure.least,
+            le=figure.most,
+            description=f"{figure.meaning}, {figure.unit.words}. Null where {denied} is false.",
+        ),
+    )
+
+
+def _interval_field(figure: Figure) -> Any:
+    description = f"From and to of {figure.name}, {figure.unit.words}; see uncertainty. Null where there is no figure."
+    return Interval | None, Field(None, description=description)
+
+
+class _Third(Measured):
+    """One third of a region, by height between its highest and lowest slice."""
+
+
+if TYPE_CHECKING:
+    Third = _Third
+else:
+    Third = create_model(
+        "Third",
+        __base__=_Third,
+        __doc__=_Third.__doc__,
+        **{figure.name: _field(figure) for figure in FIGURES if figure.in_thirds},
+    )
+
+
+class Thirds(Document):
+    """The region in three parts from head to feet."""
+
+    upper: Third = Field(description="Next to the head.")
+    middle: Third = Field(description="Between them.")
+    lower: Third = Field(description="Next to the feet.")
+
+    def items(self) -> list[tuple[str, Third]]:
+        """The thirds with their names."""
+        return [(name, getattr(self, name)) for name in THIRDS]
+
+
+class _Region(Measured):
+    """Figures of one region, on the source grid."""
+
+    if TYPE_CHECKING:
+        thirds: Thirds
+
+    def interval(self, name: str) -> Interval | None:
+        """The interval of a figure that has one; None where there is none, as in the first version's reports."""
+        value: Interval | None = getattr(self, f"{name}_interval")
+        return value
+
+
+if TYPE_CHECKING:
+    Region = _Region
+else:
+    Region = create_model(
+        "Region",
+        __base__=_Region,
+        __doc__=_Region.__doc__,
+        **{figure.name: _field(figure) for figure in FIGURES},
+        **{f"{figure.name}_interval": _interval_field(figure) for figure in FIGURES if figure.interval},
+        thirds=(Thirds, Field(description="The region in three parts from head to feet.")),
+    )
+
+
+class Regions(Document):
+    """Figures by region."""
+
+    right_lung: Region = Field(description="The patient's right lung.")
+    left_lung: Region = Field(description="The patient's left lung.")
+    lungs: Region = Field(description="Both lungs together.")
+
+    def items(self) -> list[tuple[str, Region]]:
+        """The regions with their names."""
+        return [("right_lung", self.right_lung), ("left_lung", self.left_lung), ("lungs", self.lungs)]
+
+    def named(self, name: str) -> Region:
+        """A region by its name."""
+        return dict(self.items())[name]
+
+
+class Lesion(Document):
+    """One lesion."""
+
+    volume_ml: float | None = Field(ge=0, description="Volume, mL. Null where valid_for.volume is false.")
+    centroid_lps_mm: tuple[float, float, float] = Field(
+        description="Centroid in the patient: x to the left, y to the back, z to the head, mm."
+    )
+    side: Side = Field(description="The lung that holds most of it.")
+
+
+class Lesions(Document):
+    """Connected infected regions."""
+
+    count: int = Field(ge=0, description="Number of lesions not smaller than smallest_counted_ml.")
+    smallest_counted_ml: float | None = Field(
+        ge=0, description="Smaller regions are not counted, mL. Null for a single slice."
+    )
+    largest: list[Lesion] = Field(description="The largest lesions, largest first.")
+
+
+class Severity(Document):
+    """CT severity score."""
+
+    scale: Text = Field(description="Name of the scale.")
+    class_: SeverityClass | None = Field(
+        alias="class", description="Class by the infected share of both lungs; null where there is no percentage."
+    )
+    label: str = Field(description="The class in words.")
+
+
+class Calibration(Document):
+    """What the widths of intervals were multiplied by."""
+
+    factor: float = Field(gt=0, description="The multiple of the networks' own spread that held the true values.")
+    level: float = Field(
+        gt=0,
+        lt=1,
+        description="Share of patients like those of source whose true value lies inside the interval.",
+    )
+    source: Text = Field(description="Where the factor was measured, or that it is a default.")
+
+
+class Calibrations(Document):
+    """By network."""
+
+    lungs: Calibration = Field(description="For volumes of lung.")
+    infection: Calibration = Field(description="For everything infected.")
+
+
+class NearestClass(Document):
+    """The severity class that takes least to reach."""
+
+    class_: SeverityClass = Field(alias="class", description="Its number.")
+    boundary_percent: float = Field(
+        ge=0, le=100, description="Infected share between it and the severity class of this report."
+    )
+    distance_percent: float = Field(
+        ge=0, le=100, description="How far the infected share is from that, percentage points."
+    )
+
+
+class Uncertainty(Document):
+    """What the intervals of the regions are worth.
+
+    They speak of scans like those that they were measured on, and of how much is marked, not of whether it is COVID-19.
+    """
+
+    looks: int = Field(
+        ge=1, description="How many times a slice was looked at for infection: straight and mirrored, by each network."
+    )
+    calibration: Calibrations = Field(description="By network: what the widths of intervals were multiplied by.")
+    lowest_class: SeverityClass | None = Field(
+        description="Severity class at the lower end of the interval of both lungs; null where there is none."
+    )
+    highest_class: SeverityClass | None = Field(
+        description="Severity class at its upper end; null where there is none."
+    )
+    nearest_class: NearestClass | None = Field(
+        description="The severity class that takes least to reach; null where there is no percentage."
+    )
+    low_confidence: bool | None = Field(
+        description="Whether the interval of both lungs reaches another severity class or is wide; null where there is "
+        "none."
+    )
+
+
+class HuBands(Document):
+    """Bands that split the infected voxels, Hounsfield units, from (included) and to (not included)."""
+
+    ground_glass: tuple[int, int] = Field(description="Ground glass, HU.")
+    consolidation: tuple[int, int] = Field(description="Consolidation, HU.")
+
+
+class Named(Document):
+    """A function of the program, and what it is called with."""
+
+    name: Text = Field(description="Its name.")
+    arguments: dict[str, int | float] = Field(description="Its arguments, by name.")
+
+
+class Member(Document):
+    """One of the networks whose mean is taken."""
+
+    name: Text = Field(description="Name of the weights.")
+    sha256: Sha256 = Field(description="sha256 of the weights file.")
+
+
+class NetworkUsed(Document):
+    """One network, as its weight card describes it."""
+
+    name: Text = Field(description="Name of the weights.")
+    sha256: Sha256 = Field(description="sha256 of the weights file.")
+    threshold: float = Field(ge=0, le=1, description="Probability from which a voxel counts.")
+    licence: Text = Field(description="Licence of the weights.")
+    architecture: Named | None = Field(None, description="Name and arguments of the network's architecture.")
+    recipe: Named | None = Field(None, description="Name and arguments of the intensity preprocessing.")
+    field_of_view: FieldOfView | None = Field(None, description="What the network looks at.")
+    flip: bool | None = Field(None, description="Whether the mirror image is predicted too, and the mean taken.")
+    scores: dict[str, int | float] = Field({}, description="Scores on patients held out from training, by name.")
+    limits: str = Field("", description="What the network is known to do badly.")
+    members: list[Member] = Field(
+        [], description="The same network trained on other folds, where there are any: the mean of all is taken."
+    )
+
+
+class NetworksUsed(Document):
+    """The networks that drew the masks."""
+
+    lungs: NetworkUsed = Field(description="The network that found the lungs.")
+    infection: NetworkUsed = Field(description="The network that found infection.")
+    empty_slices: NetworkUsed | None = Field(
+        None,
+        description="The network that told which slices hold no infection, and spared the infection network these. "
+        "Null where there is none.",
+    )
+    skipped_slices: int = Field(
+        0,
+        ge=0,
+        description="Number of slices with lung in which infection was not looked for, since that network called them "
+        "empty.",
+    )
+
+
+class DeviceUsed(Document):
+    """Where the networks ran."""
+
+    kind: Literal["cpu", "gpu"] = Field(description="Kind of processor.")
+    name: str = Field(description="Name of the processor.")
+    batch: int | None = Field(
+        None,
+        ge=1,
+        description="Slices computed at once, the fewest where there were several numbers. Null where slices are not "
+        "batched.",
+    )
+    fallbacks: list[Text] = Field(
+        [], description="What memory did not suffice for, in the order it was tried: larger batches, the GPU."
+    )
+
+
+class Run(Document):
+    """How the result was computed. Differs from run to run."""
+
+    device: DeviceUsed = Field(description="Where the networks ran.")
+    timings_s: dict[str, Least] = Field(description="Time of each step, seconds.")
+    peak_memory_mib: float | None = Field(ge=0, description="Largest resident memory of the process so far, MiB.")
+
+
+class Report(Document):
+    """Lung and infection figures of one chest CT series. Research use only. Not a medical device.
+
+    Lengths in mm, volumes in mL, densities in Hounsfield units; coordinates are DICOM's LPS. Left and right are the
+    patient's. A figure that cannot be given is null, never 0.
+    """
+
+    PUBLISHED_AS: ClassVar[str] = versions.REPORT
+    TITLE: ClassVar[str] = "covct report"
+
+    schema_: ReportSchema = Field(alias="schema", description="Name and version of this format.")
+    research_use: Literal["Research use only. Not a medical device."] = Field(
+        description="What the figures may be used for."
+    )
+    covct_version: str = Field(
+        pattern=r"^[0-9]+\.[0-9]+\.[0-9]+", description="Version of the program that wrote the report."
+    )
+    work_key: Sha256 = Field(
+        description="sha256 of the input's identity, the settings, the weights and the result version: same key, same "
+        "result."
+    )
+    source: Source = Field(description="The input.")
+    selection: Selection = Field(description="Why this series of its study.")
+    geometry: Geometry = Field(description="The source grid.")
+    valid_for: ValidFor = Field(description="Which figures the input allows; those it does not allow are null.")
+    warnings: list[Warned] = Field(description="What a reader of the figures should know.")
+    regions: Regions = Field(description="Figures by region.")
+    lesions: Lesions = Field(description="Connected infected regions.")
+    severity: Severity = Field(description="CT severity score.")
+    uncertainty: Uncertainty | None = Field(None, description="What the intervals of the regions are worth.")
+    hu_bands: HuBands = Field(description="Bands that split the infected voxels, Hounsfield units.")
+    networks: NetworksUsed = Field(description="The networks that drew the masks.")
+    run: Run = Field(description="How the result was computed. Differs from run to run.")
+
+    @classmethod
+    def parse(cls, content: bytes | str, name: str, *, exact: bool = False) -> Self:
+        """As of any document; what `valid_for` denies has to be null besides."""
+        report = super().parse(content, name, exact=exact)
+        if denied := tuple(report._given_though_denied()):
+            raise DamagedDocument(name, denied)
+        return report
+
+    def _given_though_denied(self) -> Iterator[str]:
+        denied = [kind for kind, holds in self.valid_for if not holds]
+        told = self.model_dump() if denied else {}
+        for kind in denied:
+            for path in withheld(kind):
+                for place, value in _values(told, path):
+                    if value is not None:
+                        yield f"{place} is given, wanted null since valid_for.{kind} is false"
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Of what this version writes: every key, and null for what `valid_for` denies."""
+        made = super().json_schema()
+        _require_all(made)
+        defs = made.pop("$defs")
+        return {**made, "allOf": [_denial(kind) for kind in VALID_FOR], "$defs": defs}
+
+
+def withheld(kind: str) -> list[tuple[str, ...]]:
+    """Paths of all that is null where `valid_for` denies a kind of figure; "*" stands for every item."""
+    paths: list[tuple[str, ...]] = []
+    for figure in FIGURES:
+        if kind in figure.valid_for:
+            paths.append(("regions", "*", figure.name))
+            paths += [("regions", "*", f"{figure.name}_interval")] * figure.interval
+            paths += [("regions", "*", "thirds", "*", figure.name)] * figure.in_thirds
+    return [*paths, *WITHHELD[kind]]
+
+
+def _values(told: Any, path: tuple[str, ...], place: str = "") -> Iterator[tuple[str, Any]]:
+    """What lies at a path, with the place of each."""
+    if not path or told is None:
+        yield place.removeprefix("."), told
+    elif path[0] != "*":
+        yield from _values(told[path[0]], path[1:], f"{place}.{path[0]}")
+    elif isinstance(told, dict):
+        for name, one in told.items():
+            yield from _values(one, path[1:], f"{place}.{name}")
+    else:
+        for index, one in enumerate(told):
+            yield from _values(one, path[1:], f"{place}[{index}]")
+
+
+def _denial(kind: str) -> dict[str, Any]:
+    """If `valid_for` denies it, then null, as JSON Schema says that."""
+    then: dict[str, Any] = {}
+    for path in withheld(kind):
+        here = then
+        for step, key in enumerate(path):
+            if key == "*":
+                here = here.setdefault("items" if path[step - 1] == "largest" else "additionalProperties", {})
+            else:
+                here = here.setdefault("properties", {}).setdefault(key, {})
+        here["type"] = "null"
+    denied = {"properties": {"valid_for": {"properties": {kind: {"const": False}}}}}
+    return {"$comment": "What valid_for denies is null.", "if": denied, "then": then}
+
+
+def _require_all(schema: Any) -> None:
+    """Every key is written: what may be absent is so only from reports of earlier versions."""
+    if isinstance(schema, dict):
+        if "properties" in schema:
+            schema["required"] = list(schema["properties"])
+            for one in schema["properties"].values():
+                one.pop("default", None)
+        for inner in schema.values():
+            _require_all(inner)
+    elif isinstance(schema, list):
+        for inner in schema:
+            _require_all(inner)
