@@ -35,8 +35,9 @@ def night():
     texts = ("slug", "message", "study_instance_uid", "series_instance_uid", "source", "covct_version", "finished",
              "severity_label")  # fmt: skip
     one = Entry(
-        f"1.2/{HOSTILE}", "done", **dict.fromkeys(texts, HOSTILE), infection_percent=12.5, severity_class=3,
-        percent_interval=(9.0, 15.5), files=("overlay.png", HOSTILE), warnings=((HOSTILE, HOSTILE),),
+        f"1.2/{HOSTILE}", "done", **dict.fromkeys(texts, HOSTILE), severity_class=3,
+        figures={("infection_percent", "lungs"): 12.5},
+        intervals={"infection_percent": (9.0, 15.5)}, files=("overlay.png", HOSTILE), warnings=((HOSTILE, HOSTILE),),
     )  # fmt: skip
     return night_page([one, replace(one, status="failed"), replace(one, status="rejected")], datetime.now(UTC))
 

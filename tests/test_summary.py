@@ -58,6 +58,19 @@ def percent(value):
     return example_report(regions__lungs__infection_percent=value)
 
 
+def withhold(report, *figures):
+    for region in report["regions"].values():
+        for part in (region, *region["thirds"].values()):
+            part.update({name: None for name in part if name.removesuffix("_interval") in figures})
+
+
+def shown(percent, right=None, left=None, interval=None, **more):
+    """An entry with these shares."""
+    shares = {"lungs": percent, "right_lung": right, "left_lung": left}
+    figures = {("infection_percent", region): share for region, share in shares.items()}
+    return Entry("a/b", "done", figures=figures, intervals={"infection_percent": interval}, **more)
+
+
 def page(out):
     return (out / "index.html").read_text(encoding="utf-8")
 
@@ -89,7 +102,8 @@ def test_done_series_keeps_its_figures(out):
     put(out, "1.2/1.2.3")
     [entry] = read_tree(out)
     assert (entry.status, entry.folder, entry.series_instance_uid) == ("done", "1.2/1.2.3", "1.2.3")
-    assert (entry.lungs_ml, entry.infection_ml, entry.right_percent) == (4400.0, 540.0, 10.0)
+    assert (entry.figure("volume_ml"), entry.figure("infection_ml")) == (4400.0, 540.0)
+    assert entry.figure("infection_percent", "right_lung") == 10.0
     assert entry.severity_class == 2
     assert entry.warnings[0][0] == "thick-slices"
     assert dict(entry.valid_for) == {"volume": True, "percent": True, "hu_bands": True}
@@ -130,14 +144,22 @@ def test_done_without_its_report_is_damaged(out):
     assert "report.json is missing" in entry.message
 
 
-def test_report_with_odd_types_is_read_as_far_as_it_goes(out):
-    report = example_report(severity={"class": True}, warnings="none", valid_for=[], lesions=3)
-    report["regions"]["right_lung"] = "?"
-    put(out, "1.2/1.2.3", report=report, files=())
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"severity__class": True}, "severity.class is true, wanted a whole number"),
+        ({"warnings": "none"}, 'warnings is "none", wanted a list'),
+        ({"valid_for": []}, "valid_for is a list, wanted an object"),
+        ({"regions__right_lung": "?"}, "regions.right_lung is a text, wanted an object"),
+        ({"regions__lungs__infection_percent": 101}, "regions.lungs.infection_percent is 101, wanted at most 100"),
+        ({"valid_for__percent": False}, "regions.right_lung.infection_percent is given, wanted null since valid_for.p"),
+    ],
+)
+def test_a_damaged_report_is_named_with_the_field(out, changes, said):
+    put(out, "1.2/1.2.3", report=example_report(**changes))
     [entry] = read_tree(out)
-    assert entry.status == "done"
-    assert entry.lungs_ml == 4400.0
-    assert (entry.right_percent, entry.warnings) == (None, ())
+    assert (entry.status, entry.slug) == ("failed", "damaged-result")
+    assert f"report.json: {said}" in entry.message
     write_summary(out)
 
 
@@ -146,6 +168,21 @@ def test_a_damaged_outcome_is_named_with_the_field(out):
     [entry] = read_tree(out)
     assert (entry.status, entry.slug) == ("failed", "damaged-result")
     assert entry.message == 'the result cannot be read: outcome.json: seconds is "long", wanted a number'
+
+
+def test_a_report_of_the_first_version_is_read(out):
+    """It has no intervals, nor what else came later."""
+    report = example_report()
+    for name in ("uncertainty",):
+        del report[name]
+    for region in report["regions"].values():
+        for name in [*region]:
+            if name.endswith("_interval"):
+                del region[name]
+    put(out, "1.2/1.2.3", report=report)
+    [entry] = read_tree(out)
+    assert (entry.status, entry.infection_percent, entry.percent_interval) == ("done", 100 * 540 / 4400, None)
+    assert entry.low_confidence is None
 
 
 def test_folder_without_outcome_and_staging_are_not_results(out):
@@ -209,7 +246,8 @@ def test_csv_of_an_empty_tree_has_its_header(out):
 def test_hostile_texts_stay_texts(out):
     hostile = "<script>alert('x')</script>\"><img src=x onerror=y>\x00\u202e"
     report = example_report(
-        warnings=[{"slug": hostile, "message": hostile}], severity={"class": 2, "scale": "", "label": hostile}
+        warnings=[{"slug": "thick-slices", "message": hostile}],
+        severity={"class": 2, "scale": hostile, "label": hostile},
     )
     put(out, "1.2/1.2.3", report=report, series_instance_uid=hostile, study_instance_uid=hostile, finished=hostile)
     put(out, "1.2/1.2.4", "failed", slug=hostile, message=hostile)
@@ -295,43 +333,44 @@ def test_rejected_are_grouped_by_reason_largest_group_first(out):
 
 def test_figures_that_are_not_valid_are_said_to_be_missing(out):
     report = example_report(valid_for={"volume": False, "percent": False, "hu_bands": True})
-    report["regions"]["lungs"].update(volume_ml=None, infection_ml=None, infection_percent=None)
+    withhold(report, "volume_ml", "infection_ml", "infection_percent", "ground_glass_ml", "consolidation_ml")
     report["severity"] = {"scale": "CT-SS", "class": None, "label": "not determined"}
+    report["uncertainty"].update(lowest_class=None, highest_class=None, nearest_class=None, low_confidence=None)
+    report["lesions"]["largest"] = []
     put(out, "1.2/1.2.3", report=report)
     write_summary(out)
     html = page(out)
-    assert "no volumes, no percentages" in html
+    assert "no volumes, no infected shares and severity class" in html
     assert "no severity class" in html
     assert "None" not in html and "nan" not in html
 
 
 def test_bar_is_as_long_as_the_share():
-    html = as_html([Entry("a/b", "done", infection_percent=37.5, right_percent=0.02, left_percent=100)], NIGHT)
+    html = as_html([shown(37.5, right=0.02, left=100)], NIGHT)
     assert re.findall(r'class="fill" width="([\d.]+)"', html) == ["0.02", "100.00", "37.50"]
     assert "&lt; 0.1 %" in html and "100.0 %" in html
 
 
 def test_interval_stands_below_the_share_and_across_its_bar():
-    sure = Entry("a/b", "done", infection_percent=12.6, percent_interval=(9.8, 15.9), low_confidence=False)
-    html = as_html([sure], NIGHT)
+    html = as_html([shown(12.6, interval=(9.8, 15.9), low_confidence=False)], NIGHT)
     assert ">9.8 to 15.9 %</p>" in html and "low confidence</b>" not in html
     assert html.count('class="reach" x="9.80" y="3" width="6.10"') == 1
-    doubtful = as_html([replace(sure, percent_interval=(3.0, 31.0), low_confidence=True)], NIGHT)
+    doubtful = as_html([shown(12.6, interval=(3.0, 31.0), low_confidence=True)], NIGHT)
     assert "3.0 to 31.0 % · <b>low confidence</b>" in doubtful
-    older = as_html([replace(sure, percent_interval=None, low_confidence=None)], NIGHT)
+    older = as_html([shown(12.6)], NIGHT)
     assert 'class="interval"' not in older and 'class="reach"' not in older
 
 
 @pytest.mark.parametrize("odd", ["9", [1], [2, 1], [None, 3], [-1, 2], [float("nan"), 2], {}])
-def test_an_odd_interval_is_none(out, odd):
+def test_an_odd_interval_is_damage(out, odd):
     put(out, "1.2/1.2.3", report=example_report(regions__lungs__infection_percent_interval=odd))
     [row] = read_tree(out)
-    assert row.percent_interval is None
+    assert "report.json: regions.lungs.infection_percent_interval" in row.message
 
 
 def test_thousands_of_series_show_the_worst_with_pictures_and_the_rest_as_rows():
     entries = worst_first(
-        Entry(f"1.{n}/2", "done", files=DICOM_FILES, infection_percent=n / 100, series_instance_uid=f"2.{n}")
+        replace(shown(n / 100, files=DICOM_FILES, series_instance_uid=f"2.{n}"), folder=f"1.{n}/2")
         for n in range(10_000)
     )
     html = as_html(entries, NIGHT)
@@ -386,7 +425,7 @@ def test_failed_write_leaves_the_old_page_whole(out, monkeypatch):
 
 
 def test_csv_numbers_are_numbers():
-    text = as_csv([Entry("a/b", "done", infection_ml=0.12345, severity_class=1)])
+    text = as_csv([Entry("a/b", "done", figures={("infection_ml", "lungs"): 0.12345}, severity_class=1)])
     [row] = csv.DictReader(text.splitlines())
     assert (row["infection_ml"], row["severity_class"]) == ("0.123", "1")
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from covct.disk.outcome import Outcome
 from covct.disk.places import OUTCOME
 from covct.errors import logged
+from covct.pipeline.report_document import Interval, Regions, Report
+from covct.terms import FIGURES
 
 STATUSES = ("done", "failed", "rejected")  # in the order of the page
 DAMAGED = "damaged-result"
 VOLUME_FOLDERS = ("nifti-", "metaimage-", "nrrd-")
 LONGEST_TEXT = 4096
-REGIONS = ("lungs", "right_lung", "left_lung")
-VALID_FOR = {"volume": "volumes", "percent": "percentages", "hu_bands": "ground glass and consolidation"}
+# What is shown of a report: figures of both lungs, and some of each lung.
+SHOWN = tuple(
+    (figure.name, region)
+    for figure in FIGURES
+    for region in ("lungs", *(("right_lung", "left_lung") if figure.column_sides else ()))
+)
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,10 @@ class Entry:
         Of a volume file only, which has no UIDs: the path below its source. Empty for DICOM.
     files : tuple of str
         Names of its result files.
-    right_percent, left_percent : float or None
-        Infected share of the patient's right and left lung.
-    percent_interval, infection_interval : (float, float) or None
-        Interval of the infected share and of the infected mL.
+    figures : dict of (str, str) to (float or None)
+        By name of a row of FIGURES and region: those of SHOWN.
+    intervals : dict of str to ((float, float) or None)
+        Of both lungs, by name of the figure.
     low_confidence : bool or None
         Whether the share's interval reaches another class or is wide.
     valid_for : tuple of (str, bool)
@@ -61,20 +65,27 @@ class Entry:
     finished: str = ""
     seconds: float | None = None
     files: tuple[str, ...] = ()
-    lungs_ml: float | None = None
-    infection_ml: float | None = None
-    infection_percent: float | None = None
-    right_percent: float | None = None
-    left_percent: float | None = None
-    percent_interval: tuple[float, float] | None = None
-    infection_interval: tuple[float, float] | None = None
+    figures: dict[tuple[str, str], float | None] = field(default_factory=dict)
+    intervals: dict[str, Interval | None] = field(default_factory=dict)
     low_confidence: bool | None = None
-    ground_glass_ml: float | None = None
-    consolidation_ml: float | None = None
     severity_class: int | None = None
     severity_label: str = ""
     valid_for: tuple[tuple[str, bool], ...] = ()
     warnings: tuple[tuple[str, str], ...] = ()
+
+    def figure(self, name: str, region: str = "lungs") -> float | None:
+        """A figure of SHOWN; None where the report has none."""
+        return self.figures.get((name, region))
+
+    @property
+    def infection_percent(self) -> float | None:
+        """Infected share of both lungs."""
+        return self.figure("infection_percent")
+
+    @property
+    def percent_interval(self) -> Interval | None:
+        """Where the infected share of both lungs is put."""
+        return self.intervals.get("infection_percent")
 
 
 def read_tree(out: Path) -> list[Entry]:
@@ -91,7 +102,7 @@ def worst_first(entries: Iterable[Entry]) -> list[Entry]:
 
     def rank(entry: Entry):
         percent = entry.infection_percent
-        badness = (percent is None, -(percent or 0), -(entry.infection_ml or 0))
+        badness = (percent is None, -(percent or 0), -(entry.figure("infection_ml") or 0))
         return STATUSES.index(entry.status), badness, entry.slug, entry.folder
 
     return sorted(entries, key=rank)
@@ -113,7 +124,7 @@ def read_entry(folder: Path) -> Entry | None:
         known = _from_outcome(outcome, relative)
         if outcome.status != "done":
             return Entry(relative, outcome.status, **known)
-        return Entry(relative, "done", **known, **_from_report(_read_object(folder / "report.json")))
+        return Entry(relative, "done", **known, **_from_report(_read_report(folder)))
     except (ValueError, OSError, RecursionError) as error:
         if not folder.exists():
             return None  # replaced by a newer result while we read
@@ -126,21 +137,6 @@ def read_entry(folder: Path) -> Entry | None:
 def damaged(folder: str, error: Exception) -> Entry:
     """In place of a result that breaks reading or showing it."""
     return Entry(folder, "failed", slug=DAMAGED, message=f"the result cannot be shown: {logged(error)}")
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{path.name} holds {constant}, which is not JSON")
-
-    try:
-        content = json.loads(path.read_bytes(), parse_constant=refuse)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path.name} is missing") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path.name} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} does not hold an object")
-    return content
 
 
 def _from_outcome(outcome: Outcome, relative: str) -> dict[str, Any]:
@@ -157,62 +153,28 @@ def _from_outcome(outcome: Outcome, relative: str) -> dict[str, Any]:
     }
 
 
-def _from_report(report: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(_at(report, "regions", "lungs"), dict):
-        raise ValueError("report.json has no figures of the lungs")
-    percents = {name: _number(_at(report, "regions", name, "infection_percent")) for name in REGIONS}
-    for percent in percents.values():
-        if percent is not None and not 0 <= percent <= 100:
-            raise ValueError(f"report.json has a share of {percent:g} %")
-    severity = _number(_at(report, "severity", "class"))
-    valid_for = _at(report, "valid_for")
-    warnings = _at(report, "warnings")
+def _read_report(folder: Path) -> Report:
+    try:
+        return Report.read(folder / "report.json")
+    except FileNotFoundError as error:
+        raise ValueError("report.json is missing") from error
+
+
+def _from_report(report: Report) -> dict[str, Any]:
+    sure = report.uncertainty
     return {
-        "lungs_ml": _number(_at(report, "regions", "lungs", "volume_ml")),
-        "infection_ml": _number(_at(report, "regions", "lungs", "infection_ml")),
-        "infection_percent": percents["lungs"],
-        "right_percent": percents["right_lung"],
-        "left_percent": percents["left_lung"],
-        "percent_interval": _interval(_at(report, "regions", "lungs", "infection_percent_interval")),
-        "infection_interval": _interval(_at(report, "regions", "lungs", "infection_ml_interval")),
-        "low_confidence": _flag(_at(report, "uncertainty", "low_confidence")),
-        "ground_glass_ml": _number(_at(report, "regions", "lungs", "ground_glass_ml")),
-        "consolidation_ml": _number(_at(report, "regions", "lungs", "consolidation_ml")),
-        "severity_class": int(severity) if severity in (1, 2, 3, 4, 5) else None,
-        "severity_label": one_line(_at(report, "severity", "label")),
-        "valid_for": tuple((name, valid_for[name] is True) for name in VALID_FOR if name in valid_for)
-        if isinstance(valid_for, dict)
-        else (),
-        "warnings": tuple(
-            (one_line(one.get("slug")), one_line(one.get("message")))
-            for one in (warnings if isinstance(warnings, list) else ())
-            if isinstance(one, dict)
-        ),
+        "figures": {(name, region): report.regions.named(region).figure(name) for name, region in SHOWN},
+        "intervals": _intervals(report.regions),
+        "low_confidence": sure.low_confidence if sure else None,
+        "severity_class": report.severity.class_,
+        "severity_label": one_line(report.severity.label),
+        "valid_for": tuple(report.valid_for),
+        "warnings": tuple((warned.slug, one_line(warned.message)) for warned in report.warnings),
     }
 
 
-def _at(value: Any, *keys: str) -> Any:
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value
-
-
-def _interval(value: Any) -> tuple[float, float] | None:
-    """None where a report has none, as those of older versions."""
-    if not isinstance(value, list) or len(value) != 2:
-        return None
-    low, high = (_number(end) for end in value)
-    return None if low is None or high is None or not 0 <= low <= high else (low, high)
-
-
-def _flag(value: Any) -> bool | None:
-    return value if isinstance(value, bool) else None
+def _intervals(regions: Regions) -> dict[str, Interval | None]:
+    return {figure.name: regions.lungs.interval(figure.name) for figure in FIGURES if figure.interval}
 
 
 def is_volume_folder(folder: str) -> bool:

@@ -10,7 +10,8 @@ from itertools import groupby
 from urllib.parse import quote
 
 from covct.html import render
-from covct.results.entries import STATUSES, VALID_FOR, Entry, one_line
+from covct.results.entries import STATUSES, Entry, one_line
+from covct.terms import FIGURES, MILLILITRE, VALID_FOR, Unit
 
 WITH_PICTURE = 500  # more thumbnails than that no browser scrolls and nobody looks at
 OPEN_GROUP = 25  # larger groups of rejected series are folded: a night has hundreds of localizers
@@ -70,34 +71,23 @@ def _by_reason(rejected: list[Entry]) -> list[tuple[str, list[Entry]]]:
 
 def _shares(entry: Entry) -> tuple[tuple[str, float | None, Interval | None], ...]:
     return (
-        ("right", entry.right_percent, None),
-        ("left", entry.left_percent, None),
+        ("right", entry.figure("infection_percent", "right_lung"), None),
+        ("left", entry.figure("infection_percent", "left_lung"), None),
         ("both", entry.infection_percent, entry.percent_interval),
     )
 
 
 def _volumes(entry: Entry) -> list[tuple[str, str]]:
-    volumes = (
-        ("lungs", entry.lungs_ml),
-        ("infection", entry.infection_ml),
-        ("ground glass", entry.ground_glass_ml),
-        ("consolidation", entry.consolidation_ml),
-    )
-    return [(name, _ml(value)) for name, value in volumes]
+    """The figures that have a label, in the order of the table."""
+    return [(figure.label, _amount(entry.figure(figure.name), figure.unit)) for figure in FIGURES if figure.label]
 
 
 def _in_brief(entry: Entry) -> tuple[str, ...]:
     """What a series without a picture shows of itself."""
-    return (
-        _percent(entry.infection_percent),
-        _from_to(entry.percent_interval),
-        _percent(entry.right_percent),
-        _percent(entry.left_percent),
-        str(entry.severity_class or "-"),
-        _ml(entry.lungs_ml),
-        _ml(entry.infection_ml),
-        _name(entry),
-    )
+    sides = (entry.figure("infection_percent", side) for side in ("right_lung", "left_lung"))
+    volumes = (_amount(entry.figure(name), MILLILITRE) for name in ("volume_ml", "infection_ml"))
+    share = (_percent(entry.infection_percent), _from_to(entry.percent_interval))
+    return (*share, *map(_percent, sides), str(entry.severity_class or "-"), *volumes, _name(entry))
 
 
 def _identity(entry: Entry) -> list[tuple[str, str]]:
@@ -155,10 +145,11 @@ def _from_to(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval[0]:.1f}–{interval[1]:.1f}"
 
 
-def _ml(value: float | None) -> str:
+def _amount(value: float | None, unit: Unit) -> str:
+    """With as many digits as a segmentation can promise."""
     if value is None:
         return "-"
-    return f"{value:,.0f} mL" if value >= 10 else f"{value:.1f} mL"
+    return f"{value:,.0f} {unit.symbol}" if abs(value) >= 10 else f"{value:.1f} {unit.symbol}"
 
 
 def _time(told: str | datetime) -> str:

@@ -1,4 +1,4 @@
-"""Every outcome of an output tree as summary.csv and index.html. Standard library only."""
+"""Every outcome of an output tree as summary.csv and index.html."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import Any
 
 from covct import RESEARCH_USE
 from covct.disk.durable import replace_file
-from covct.results.entries import VALID_FOR, Entry, damaged, read_entry, read_tree, worst_first
+from covct.results.entries import Entry, damaged, read_entry, read_tree, worst_first
 from covct.results.page import as_html
+from covct.terms import FIGURES, VALID_FOR, Figure
 
 
 def write_summary(out: Path, written: datetime | None = None) -> list[Entry]:
@@ -149,18 +150,8 @@ def _csv_row(entry: Entry) -> dict[str, str | float | None]:
         "status": entry.status,
         "slug": entry.slug,
         "message": entry.message,
-        "lungs_volume_ml": entry.lungs_ml,
-        "infection_ml": entry.infection_ml,
-        "infection_ml_low": _end(entry.infection_interval, 0),
-        "infection_ml_high": _end(entry.infection_interval, 1),
-        "infection_percent": entry.infection_percent,
-        "infection_percent_low": _end(entry.percent_interval, 0),
-        "infection_percent_high": _end(entry.percent_interval, 1),
+        **{name: value for figure in FIGURES if figure.column for name, value in _columns(entry, figure).items()},
         "low_confidence": {True: "yes", False: "no", None: ""}[entry.low_confidence],
-        "infection_percent_right": entry.right_percent,
-        "infection_percent_left": entry.left_percent,
-        "ground_glass_ml": entry.ground_glass_ml,
-        "consolidation_ml": entry.consolidation_ml,
         "severity_class": entry.severity_class,
         **{f"valid_for_{name}": {True: "yes", False: "no", None: ""}[valid_for.get(name)] for name in VALID_FOR},
         "warnings": ";".join(slug for slug, _ in entry.warnings),
@@ -174,8 +165,15 @@ def _csv_row(entry: Entry) -> dict[str, str | float | None]:
     }
 
 
-def _end(interval: tuple[float, float] | None, which: int) -> float | None:
-    return interval[which] if interval else None
+def _columns(entry: Entry, figure: Figure) -> dict[str, float | None]:
+    """The cells of one figure: of both lungs, the ends of its interval, of each lung."""
+    columns = {figure.column: entry.figure(figure.name)}
+    if figure.column_ends:
+        low, high = entry.intervals.get(figure.name) or (None, None)
+        columns |= {f"{figure.column}_low": low, f"{figure.column}_high": high}
+    if figure.column_sides:
+        columns |= {f"{figure.column}_{side}": entry.figure(figure.name, f"{side}_lung") for side in ("right", "left")}
+    return columns
 
 
 def _cell(value: str | float | None) -> str | float | None:
