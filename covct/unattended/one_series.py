@@ -96,7 +96,8 @@ def _not_an_attempt_when_stopped(out: Path, folder: str) -> Iterator[None]:
 
 def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Path, emit: Emit) -> dict[str, Any]:
     """Run the pipeline and write every file of the result into the stage. Returns the report."""
-    from covct.pipeline.series import (  # highdicom and SimpleITK: only when there is work
+    from covct.pipeline.report import finished  # highdicom and SimpleITK: only when there is work
+    from covct.pipeline.series import (
         Clock,
         peak_memory_mib,
         process,
@@ -126,8 +127,7 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
         "timings_s": clock.seconds,
         "peak_memory_mib": peak_memory_mib(),
     }
-    source = {**result.report["source"], "path": _source(order, job) or None}
-    report = {**result.report, "source": source, "run": run}
+    report = finished(result.report, run, _source(order, job) or None).model_dump()
     write_json(stage / REPORT_NAME, report)
     return report
 

@@ -1,0 +1,147 @@
+"""The report of one result: valid, of its outcome, and without figures that cannot be true together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from covct.disk.documents import DamagedDocument
+from covct.disk.outcome import Outcome
+from covct.pipeline.burden import LARGEST_LESIONS, severity
+from covct.pipeline.report_document import (
+    Geometry,
+    Interval,
+    Lesions,
+    Measured,
+    Region,
+    Regions,
+    Report,
+    Uncertainty,
+)
+from covct.pipeline.uncertainty import classes
+from covct.results.defects import Defect
+from covct.terms import FIGURES, HU_BANDS, SEVERITY, Figure
+
+REPORT = "report.json"
+ROUNDED_ML, ROUNDED_PERCENT = 0.0005, 0.005  # the report's last digit, halved
+
+
+def check_report(folder: Path, outcome: Outcome) -> tuple[list[Defect], Report | None]:
+    """Defects, and the report where it is valid enough to compare with."""
+    try:
+        report = Report.read(folder / REPORT, exact=True)
+    except OSError as error:
+        return [Defect("report-invalid", f"it cannot be read ({error.strerror})", REPORT)], None
+    except DamagedDocument as damage:
+        more = f", and {len(damage.faults) - 3} more" * (len(damage.faults) > 3)
+        return [Defect("report-invalid", "; ".join(damage.faults[:3]) + more, REPORT)], None
+    defects = [Defect("report-contradicts-itself", message, REPORT) for message in contradictions(report)]
+    source = report.source
+    told = (report.work_key, source.study_instance_uid or "", source.series_instance_uid or "")
+    if told != (outcome.work_key, outcome.study_instance_uid, outcome.series_instance_uid):
+        defects.append(Defect("wrong-identity", "work key, study or series is not the outcome's", REPORT))
+    return defects, report
+
+
+def contradictions(report: Report) -> Iterator[str]:
+    """What of a report's figures cannot be true together, rounding allowed for."""
+    regions = report.regions
+    for name, region in regions.items():
+        yield from _within(name, region)
+    for figure in FIGURES:
+        parts = [side.figure(figure.name) for side in (regions.right_lung, regions.left_lung)]
+        whole = regions.lungs.figure(figure.name)
+        yield from _of_parts(f"lungs {figure.name}, right and left", figure, parts, whole)
+    percent = regions.lungs.figure("infection_percent")
+    near = [None] if percent is None else [max(percent - ROUNDED_PERCENT, 0.0), percent + ROUNDED_PERCENT]
+    if report.severity.class_ not in {severity(one)[0] for one in near}:
+        yield f"severity class {report.severity.class_} with {percent} % infected"
+    if report.uncertainty is not None:
+        yield from _intervals(regions, report.uncertainty)
+    yield from _lesions(report.lesions, regions.lungs.figure("infection_ml"))
+    yield from _voxel(report.geometry)
+
+
+def _voxel(geometry: Geometry) -> Iterator[str]:
+    edges = (geometry.slice_spacing_mm, geometry.row_spacing_mm, geometry.column_spacing_mm)
+    spacings, volume = [edge for edge in edges if edge is not None], geometry.voxel_volume_mm3
+    if volume is None or len(spacings) < len(edges):
+        return
+    product = math.prod(spacings)
+    rounded = product * sum(5e-5 / spacing for spacing in spacings)
+    if abs(product - volume) > rounded + 1e-6:
+        yield f"a voxel has {volume} mm³, its edges make {product:.6f}"
+
+
+def _within(name: str, region: Region) -> Iterator[str]:
+    """The same of one region: its shares, its thirds, its bands."""
+    thirds = region.thirds.items()
+    parts: list[tuple[str, Measured]] = [(name, region), *((f"{name} {third}", one) for third, one in thirds)]
+    for part, measured in parts:
+        yield from _share(part, measured)
+    for figure in FIGURES:
+        if figure.in_thirds:
+            given = [third.figure(figure.name) for _, third in thirds]
+            yield from _of_parts(f"{name} {figure.name}, its thirds", figure, given, region.figure(figure.name))
+    bands = [value for band in HU_BANDS if (value := region.figure(f"{band}_ml")) is not None]
+    infection = region.figure("infection_ml")
+    if infection is not None and sum(bands) > infection + 3 * ROUNDED_ML + 1e-9:
+        yield f"{name}: ground glass and consolidation are more than the infection"
+
+
+def _intervals(regions: Regions, sure: Uncertainty) -> Iterator[str]:
+    """Every interval holds its figure; the classes are those of its ends."""
+    for name, region in regions.items():
+        for figure in (one.name for one in FIGURES if one.interval):
+            value, interval = region.figure(figure), region.interval(figure)
+            if value is None or interval is None:
+                if value is not None or interval is not None:
+                    yield f"{name}: {figure} is {value}, its interval {interval}"
+            elif not interval[0] - ROUNDED_PERCENT <= value <= interval[1] + ROUNDED_PERCENT:
+                yield f"{name}: {figure} is {value}, outside its interval {interval}"
+    interval = regions.lungs.interval("infection_percent")
+    reached = (None, None) if interval is None else classes(interval)
+    if (sure.lowest_class, sure.highest_class) != reached and not _at_an_edge(interval):
+        yield f"classes {sure.lowest_class} to {sure.highest_class} with an interval of {interval} %"
+
+
+def _at_an_edge(interval: Interval | None) -> bool:
+    """Whether rounding may have moved an end into another class."""
+    starts = [start for _, start, _ in SEVERITY]
+    return interval is not None and any(abs(end - start) <= ROUNDED_PERCENT for end in interval for start in starts)
+
+
+def _share(name: str, measured: Measured) -> Iterator[str]:
+    volume, infection, percent = map(measured.figure, ("volume_ml", "infection_ml", "infection_percent"))
+    if volume is None or infection is None:
+        return
+    if infection > volume + 2 * ROUNDED_ML:
+        yield f"{name}: {infection} mL infected of {volume} mL"
+    elif percent is not None and volume:
+        rounded = 100 * ROUNDED_ML * (1 + infection / volume) / volume + ROUNDED_PERCENT
+        if abs(percent - 100 * infection / volume) > rounded + 1e-9:
+            yield f"{name}: {infection} of {volume} mL is {100 * infection / volume:.2f} %, the report says {percent}"
+
+
+def _of_parts(name: str, figure: Figure, parts: list[float | None], whole: float | None) -> Iterator[str]:
+    """Whether a figure follows from those of its parts as its row says; unknown parts contradict nothing."""
+    given = [part for part in parts if part is not None]
+    if whole is None or len(given) < len(parts):
+        return
+    rounded = 0.5 * 10**-figure.digits
+    if figure.both == "sum":
+        if abs(sum(given) - whole) > (len(given) + 1) * rounded + 1e-9:
+            yield f"{name}: {' + '.join(f'{part:g}' for part in given)} is not {whole:g}"
+    elif not min(given) - 2 * rounded - 1e-9 <= whole <= max(given) + 2 * rounded + 1e-9:
+        yield f"{name}: {whole:g} does not lie between {min(given):g} and {max(given):g}"
+
+
+def _lesions(lesions: Lesions, infection_ml: float | None) -> Iterator[str]:
+    if len(lesions.largest) != min(lesions.count, LARGEST_LESIONS):
+        yield f"{len(lesions.largest)} lesions listed of {lesions.count}"
+    volumes = [lesion.volume_ml for lesion in lesions.largest if lesion.volume_ml is not None]
+    if volumes != sorted(volumes, reverse=True):
+        yield "the largest lesion does not come first"
+    if infection_ml is not None and sum(volumes) > infection_ml + (len(volumes) + 1) * ROUNDED_ML + 1e-9:
+        yield f"lesions have {sum(volumes):g} mL, the infection {infection_ml:g}"
