@@ -2,22 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 Event = dict[str, Any]  # one line of --json: "event" says which
 Emit = Callable[[Event], None]  # told of every event; the caller shows or prints it
 
+
+@dataclass(frozen=True)
+class Format:
+    """A way to write a result. `--formats`, the writers, `verify`, the page and the docs follow this row.
+
+    Attributes
+    ----------
+    what : str
+        For the docs.
+    files : dict of str to str
+        Its files in the folder of a result, each with its name on the page. "*" stands for a number of four digits:
+        as many files as it takes.
+    default : bool
+        Written where nothing else is asked for.
+    needs : tuple of str
+        Formats that are written with it.
+    series_number : int or None
+        Of DICOM objects, which have a series of their own; None: it is no DICOM.
+    stands_in : bool
+        Written in place of DICOM objects where there are no instances to refer to.
+    """
+
+    what: str
+    files: dict[str, str]
+    default: bool = False
+    needs: tuple[str, ...] = ()
+    series_number: int | None = None
+    stands_in: bool = False
+
+    @property
+    def file(self) -> str:
+        """Name of its first file."""
+        return self.name(1)
+
+    def name(self, number: int) -> str:
+        """Name of one of several files, counted from 1."""
+        return next(iter(self.files)).replace("*", f"{number:04d}")
+
+    def among(self, names: Iterable[str]) -> list[str]:
+        """Those of the files of a result that are of this format."""
+        return [name for name in names if any(fnmatchcase(name, pattern) for pattern in self.files)]
+
+
+# In the order in which they are written.
 FORMATS = {
-    "seg": "DICOM SEG: right lung, left lung, infection",
-    "sr": "DICOM SR (TID 1500): the report's figures",
-    "sc": "DICOM secondary capture: the slices with outlines burned in, for a PACS without SEG",
-    "ko": "DICOM key object selection: the source slices with most infection",
-    "nifti": "NIfTI masks",
-    "png": "a montage to look at",
+    "seg": Format(
+        "DICOM SEG: right lung, left lung, infection",
+        {"segmentation.seg.dcm": "DICOM SEG"},
+        default=True,
+        series_number=9200,
+    ),
+    "sr": Format(
+        "DICOM SR (TID 1500): the report's figures",
+        {"measurements.sr.dcm": "DICOM SR"},
+        default=True,
+        needs=("seg",),  # its figures are those of the SEG's segments
+        series_number=9201,
+    ),
+    "sc": Format(
+        "DICOM secondary capture: the slices with outlines burned in, for a PACS without SEG",
+        {"capture-*.sc.dcm": "capture"},
+        series_number=9202,
+    ),
+    "ko": Format(
+        "DICOM key object selection: the source slices with most infection",
+        {"key-slices.ko.dcm": "DICOM KO"},
+        series_number=9203,
+    ),
+    "nifti": Format(
+        "NIfTI masks",
+        {"lungs.nii.gz": "lungs NIfTI", "infection.nii.gz": "infection NIfTI"},
+        stands_in=True,
+    ),
+    "png": Format("a montage to look at", {"overlay.png": "picture"}, default=True),
 }
-DICOM_FORMATS = ("seg", "sr", "sc", "ko")
+DICOM_FORMATS = tuple(name for name, one in FORMATS.items() if one.series_number)
 SEG_TYPES = ("binary", "labelmap", "fractional")
 CAPTURES = ("key", "all")
 
@@ -38,7 +106,7 @@ class Outputs:
         One of CAPTURES: the secondary capture shows key slices or every slice.
     """
 
-    formats: tuple[str, ...] = ("seg", "sr", "png")
+    formats: tuple[str, ...] = tuple(name for name, one in FORMATS.items() if one.default)
     seg_type: str = "binary"
     all_frames: bool = False
     captures: str = "key"
@@ -46,3 +114,15 @@ class Outputs:
     def settings(self) -> dict[str, Any]:
         """What of it decides a result: part of the work key."""
         return {**asdict(self), "formats": sorted(self.formats)}
+
+
+def formats_for(kind: str, wanted: tuple[str, ...], referable: bool = True) -> tuple[str, ...]:
+    """The formats to write, each once and in the order of FORMATS, with those that they need.
+
+    A volume file has no DICOM instances to refer to, and no more has a DICOM series that is not `referable`, as its
+    instances have no valid UIDs: what stands in for DICOM objects is always written then.
+    """
+    formats = {*wanted, *(needed for name in wanted for needed in FORMATS[name].needs)}
+    if kind != "dicom" or not referable:
+        formats = formats - set(DICOM_FORMATS) | {name for name, one in FORMATS.items() if one.stands_in}
+    return tuple(name for name in FORMATS if name in formats)

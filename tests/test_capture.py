@@ -15,12 +15,11 @@ from covct import RESEARCH_USE
 from covct.dicom import capture
 from covct.intake.discover import discover
 from covct.intake.load_dicom import load_dicom
-from covct.outputs import Outputs
+from covct.outputs import Outputs, formats_for
 from covct.phantom.chest import make_phantom
 from covct.phantom.dicom import write_dicom_series
 from covct.results.entries import Entry
 from covct.results.page import as_html
-from covct.results.writers import formats_for
 from covct.unattended import batch
 from covct.voxels.overlay import BACKGROUND, LEFT_LUNG_RGB, NOTICE, RIGHT_LUNG_RGB, TEXT, put_text, text_width
 from covct.voxels.preprocess import whole_slice

@@ -19,9 +19,8 @@ from covct.intake.discover import discover
 from covct.intake.load_dicom import load_dicom
 from covct.networks.cards import file_sha256, write_card
 from covct.networks.network import Device, Network, Networks
-from covct.outputs import SEG_TYPES, Outputs
+from covct.outputs import SEG_TYPES, Outputs, formats_for
 from covct.phantom.dicom import write_dicom_series
-from covct.results.writers import formats_for
 from support import line
 from support.objects import KO, SEG, SR, as_multi_frame, evidence, items, judge, without_infection
 from support.running import read_json, tool

@@ -15,6 +15,7 @@ from covct import RESEARCH_USE, __version__
 from covct.dicom.inherited import TYPE_2, can_be_written, copied, leave_out
 from covct.dicom.orientation import snapped
 from covct.dicom.valid import follows, is_uid
+from covct.outputs import FORMATS
 from covct.terms import ARTIFICIAL_INTELLIGENCE, DEVICE, PROCESSING_EQUIPMENT, CodedTerm
 
 OF_FRAMES = (0x00280008, 0x52009229, 0x52009230)  # what makes the library take an image for a multi-frame one
@@ -22,7 +23,7 @@ MANUFACTURER = "covct"
 # When an object was made; none of it is required.
 OF_THE_MAKING = ("InstanceCreationDate", "InstanceCreationTime", "DateOfSecondaryCapture", "TimeOfSecondaryCapture")
 # Series numbers far above a scanner's, one a kind of object, so that they sort last and together.
-SERIES_NUMBERS = {"seg": 9200, "sr": 9201, "sc": 9202, "ko": 9203}
+SERIES_NUMBERS = {name: one.series_number for name, one in FORMATS.items() if one.series_number}
 
 
 def equipment() -> dict[str, str]:

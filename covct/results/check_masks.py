@@ -11,33 +11,38 @@ from covct.errors import SeriesError
 from covct.intake.discover import Series
 from covct.intake.nifti import read_mask
 from covct.intake.volume_file import load_volume
+from covct.outputs import FORMATS
 from covct.pipeline.report_document import Report
 from covct.results.defects import Defect
 from covct.terms import LEFT_LUNG, RIGHT_LUNG
 
-MASKS = ("lungs.nii.gz", "infection.nii.gz")
+MASKS = tuple(FORMATS["nifti"].files)
 SPACING_TOLERANCE_MM, VOXEL_TOLERANCE = 1e-3, 1e-4  # NIfTI holds single precision, the report four digits
 AXES = {"F": "slice", "H": "slice", "A": "row", "P": "row", "L": "column", "R": "column"}
 SIZES = {"slice": "slices", "row": "rows", "column": "columns"}
 
 
-def check_masks(folder: Path, report: Report, volumes: list[Series] | None) -> Iterator[Defect]:
+def check_masks(folder: Path, names: Sequence[str], report: Report, volumes: list[Series] | None) -> Iterator[Defect]:
     """Volumes and grid of both masks; of a volume file's result also the grid of its source.
 
     Parameters
     ----------
     folder : Path
-        Of the result, with both masks in it.
+        Of the result.
+    names : sequence of str
+        Of its masks; one alone is not looked at.
     volumes : list of Series, or None
         Volume files among the sources that may be this result's; None where no sources were given.
     """
     masks = []
-    for name in MASKS:
+    for name in MASKS if set(MASKS) <= set(names) else ():
         try:
             masks.append(_in_source_order(*read_mask(folder / name), report))
         except SeriesError as error:
             yield Defect("unreadable-nifti", error.message.split(":")[0], name)
             return
+    if not masks:
+        return
     if misplaced := next(_misplaced(masks, report), None):
         yield misplaced
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,21 +11,13 @@ from itertools import groupby
 from urllib.parse import quote
 
 from covct.html import render
+from covct.outputs import FORMATS
 from covct.results.entries import STATUSES, Entry, one_line
 from covct.terms import FIGURES, MILLILITRE, VALID_FOR, Unit
 
 WITH_PICTURE = 500  # more thumbnails than that no browser scrolls and nobody looks at
 OPEN_GROUP = 25  # larger groups of rejected series are folded: a night has hundreds of localizers
-LINKS = {
-    "report.json": "report",
-    "segmentation.seg.dcm": "DICOM SEG",
-    "measurements.sr.dcm": "DICOM SR",
-    "key-slices.ko.dcm": "DICOM KO",
-    "capture-0001.sc.dcm": "capture",
-    "lungs.nii.gz": "lungs NIfTI",
-    "infection.nii.gz": "infection NIfTI",
-    "overlay.png": "picture",
-}
+OVERLAY = FORMATS["png"].file
 Interval = tuple[float, float]
 
 
@@ -53,6 +46,7 @@ def as_html(entries: Iterable[Entry], written: datetime) -> str:
         compact=done[WITH_PICTURE:],
         rejected=_by_reason(by_status["rejected"]),
         open_group=OPEN_GROUP,
+        overlay=OVERLAY,
     )
 
 
@@ -117,12 +111,13 @@ def _warnings(entry: Entry) -> Iterator[tuple[bool, str]]:
 
 
 def _links(entry: Entry) -> Iterator[tuple[str, str]]:
-    """Address and label, one a kind of file: of the captures, which may be as many as the slices, the first."""
-    folder = _address(entry)
-    for name, label in LINKS.items():
-        if name in entry.files:
-            captures = f" 1 of {sum(one.endswith('.sc.dcm') for one in entry.files)}" if label == "capture" else ""
-            yield f"{folder}/{name}", label + captures
+    """Address and label, one a kind of file; the first where there are several: captures may be as many as slices."""
+    folder, labels = _address(entry), {"report.json": "report"}
+    for one in FORMATS.values():
+        labels |= one.files
+    for pattern, label in labels.items():
+        if found := fnmatch.filter(entry.files, pattern):
+            yield f"{folder}/{quote(min(found))}", f"{label} 1 of {len(found)}" if "*" in pattern else label
 
 
 def _address(entry: Entry) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from covct import RESEARCH_USE
 from covct.disk.durable import replace_file
 from covct.results.entries import Entry, damaged, read_entry, read_tree, worst_first
-from covct.results.page import as_html
+from covct.results.page import OVERLAY, as_html
 from covct.terms import FIGURES, VALID_FOR, Figure
 
 
@@ -158,7 +158,7 @@ def _csv_row(entry: Entry) -> dict[str, str | float | None]:
         "seconds": entry.seconds,
         "covct_version": entry.covct_version,
         "finished": entry.finished,
-        "overlay": f"{entry.folder}/overlay.png" if "overlay.png" in entry.files else "",
+        "overlay": f"{entry.folder}/{OVERLAY}" if OVERLAY in entry.files else "",
         "folder": entry.folder,
         "source": entry.source,
         "research_use": RESEARCH_USE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import ChainMap, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,14 +20,19 @@ from covct.errors import logged
 from covct.intake.discover import Series, discover, safe_name
 from covct.intake.older_trees import earlier
 from covct.networks.cards import file_sha256
+from covct.outputs import FORMATS
+from covct.pipeline.report_document import Report
 from covct.results.check_dicom import check_objects
-from covct.results.check_masks import MASKS, check_masks
+from covct.results.check_masks import check_masks
 from covct.results.check_report import check_report
 from covct.results.check_source import Sources
 from covct.results.defects import Defect
 from covct.results.dicom3tools import Judges, ask, installed_judges
 
 __all__ = ["Judges", "Verdict", "installed_judges", "is_output_tree", "verify"]
+# By format: (folder, names of its files, report, volume files that may be the source, or None). DICOM objects are
+# checked all together, since they refer to one another; of what has no checker only the hash is.
+CHECKERS: dict[str, Callable[[Path, list[str], Report, list[Series] | None], Iterable[Defect]]] = {"nifti": check_masks}
 MOST_LOOKS = 3  # at a result that is replaced while it is read
 
 
@@ -175,9 +180,11 @@ def _look(folder: Path, known: _Known | None, judges: Judges) -> _Look:
     paths = [folder / name for name in outcome.files if name.endswith(".dcm") and (folder / name).is_file()]
     found, look.objects = check_objects(paths, report, known.slices_of(outcome.series_instance_uid) if known else None)
     look.defects += found
-    if report and all(name in outcome.files and (folder / name).is_file() for name in MASKS):
+    if report:
         volumes = known.volumes.get(f"{folder.parent.name}/{folder.name}", []) if known else None
-        look.defects += check_masks(folder, report, volumes)
+        there = [name for name in outcome.files if (folder / name).is_file()]
+        for format_, check in CHECKERS.items():
+            look.defects += check(folder, FORMATS[format_].among(there), report, volumes)
     look.defects += ask(judges, [path for path in paths if path.name in look.objects])
     return look
 

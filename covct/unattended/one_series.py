@@ -18,7 +18,7 @@ from covct.errors import RunError, SeriesError, Stopped, logged, whereabouts
 from covct.intake.discover import UID_PATTERN, Series
 from covct.networks.cards import file_sha256
 from covct.networks.network import Network, Networks
-from covct.outputs import Emit
+from covct.outputs import Emit, formats_for
 from covct.results.entries import is_volume_folder
 from covct.unattended.logs import hashed
 from covct.unattended.plan import Job, Order, superseded
@@ -102,7 +102,7 @@ def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Pa
         peak_memory_mib,
         process,
     )
-    from covct.results.writers import REPORT_NAME, WRITERS, formats_for
+    from covct.results.writers import REPORT_NAME, WRITERS
 
     state.ensure_temporary_folder(order.out)
 
