@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -40,6 +42,17 @@ class Lesion:
     side: str
 
 
+def _within(low: float, high: float, hu: np.ndarray) -> np.ndarray:
+    return (hu >= low) & (hu < high)
+
+
+# Of the infected voxels: what of their HU, (voxels,), is summed by lung.
+INFECTED_SUMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "hu": lambda hu: hu,
+    **{name: partial(_within, low, high) for name, (low, high) in HU_BANDS.items()},
+}
+
+
 def measure_burden(
     hu: np.ndarray, lungs: Slices, infection: Slices, voxel_volume_mm3: float
 ) -> dict[str, RegionBurden]:
@@ -61,37 +74,50 @@ def measure_burden(
     dict of str to RegionBurden
         Keys "right_lung", "left_lung", "lungs". Thirds are of each region's own head-to-feet extent.
     """
-    ml = voxel_volume_mm3 / 1000
-    # Counts per slice and lung are all that is needed: no full-size temporary.
-    lung_counts = np.array([[np.count_nonzero(one == label) for label in range(3)] for one in lungs])
-    infected_counts = np.zeros_like(lung_counts)
-    bands = {name: np.zeros(3, np.int64) for name in HU_BANDS}
-    sums = np.zeros(3)
+    counts, ml = _count(hu, lungs, infection), voxel_volume_mm3 / 1000
+    return {region: _region(counts, list(labels), ml) for region, labels in REGIONS.items()}
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Voxels of each slice, (slices, labels), and sums over all infected ones, (labels,): none, right, left lung.
+
+    They are all that is needed: no full-size temporary.
+    """
+
+    lung: np.ndarray
+    infected: np.ndarray
+    sums: dict[str, np.ndarray]
+
+
+def _count(hu: np.ndarray, lungs: Slices, infection: Slices) -> _Counts:
+    lung = np.array([[np.count_nonzero(one == label) for label in range(3)] for one in lungs])
+    counts = _Counts(lung, np.zeros_like(lung), {name: np.zeros(3) for name in INFECTED_SUMS})
     for index, infected in enumerate(infection):
         if not infected.any():
             continue
         here = lungs[index]
         inside = infected & (here > 0)
-        sides, values = here[inside], hu[index][inside]
-        infected_counts[index] = np.bincount(sides, minlength=3)[:3]
-        sums += np.bincount(sides, weights=values.astype(np.float64), minlength=3)[:3]
-        for name, (low, high) in HU_BANDS.items():
-            bands[name] += np.bincount(sides[(values >= low) & (values < high)], minlength=3)[:3]
-    out = {}
-    for region, labels in REGIONS.items():
-        which = list(labels)
-        per_slice, infected = lung_counts[:, which].sum(1), infected_counts[:, which].sum(1)
-        total, sick = int(per_slice.sum()), int(infected.sum())
-        out[region] = RegionBurden(
-            volume_ml=total * ml,
-            infection_ml=sick * ml,
-            infection_percent=_percent(sick, total),
-            infection_mean_hu=float(sums[which].sum() / sick) if sick else None,
-            ground_glass_ml=int(bands["ground_glass"][which].sum()) * ml,
-            consolidation_ml=int(bands["consolidation"][which].sum()) * ml,
-            thirds=_thirds(per_slice, infected, ml),
-        )
-    return out
+        sides, values = here[inside], hu[index][inside].astype(np.float64)
+        counts.infected[index] = np.bincount(sides, minlength=3)[:3]
+        for name, of in INFECTED_SUMS.items():
+            counts.sums[name] += np.bincount(sides, weights=of(values), minlength=3)[:3]
+    return counts
+
+
+def _region(counts: _Counts, labels: list[int], ml: float) -> RegionBurden:
+    per_slice, infected = counts.lung[:, labels].sum(1), counts.infected[:, labels].sum(1)
+    total, sick = int(per_slice.sum()), int(infected.sum())
+    sums = {name: float(of[labels].sum()) for name, of in counts.sums.items()}
+    return RegionBurden(
+        volume_ml=total * ml,
+        infection_ml=sick * ml,
+        infection_percent=_percent(sick, total),
+        infection_mean_hu=sums["hu"] / sick if sick else None,
+        ground_glass_ml=sums["ground_glass"] * ml,
+        consolidation_ml=sums["consolidation"] * ml,
+        thirds=_thirds(per_slice, infected, ml),
+    )
 
 
 def _thirds(lung_per_slice: np.ndarray, infected_per_slice: np.ndarray, ml: float) -> dict[str, ThirdBurden]:
