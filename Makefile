@@ -50,8 +50,9 @@ lint: $(VENV)/.dev ## ruff, mypy and hadolint
 	$(BIN)/mypy
 	$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.gpu
 
-schemas: $(VENV)/.dev ## write the JSON Schemas anew from the classes that they describe
+schemas: $(VENV)/.dev ## write the JSON Schemas, and the manual's rows of figures, anew from what they describe
 	$(BIN)/python -m covct.commands.schemas
+	$(BIN)/python -m covct.commands.figure_rows
 
 image: ## build the container image (needs a docker engine)
 	docker build -f docker/Dockerfile -t covct:cpu --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) .

@@ -130,6 +130,8 @@ class Figure:
         Decimals in the report.
     valid_for : tuple of str
         Keys of VALID_FOR: null where the input does not allow one of them.
+    null : str
+        When else it is null, in words.
     least, most : float or None
         What it may be.
     both : str
@@ -157,6 +159,7 @@ class Figure:
     unit: Unit
     digits: int
     valid_for: tuple[str, ...]
+    null: str = ""
     least: float | None = 0
     most: float | None = None
     both: str = "sum"
@@ -202,10 +205,11 @@ FIGURES = (
     ),
     Figure(
         "infection_percent",
-        "Infected share of the region's volume; null for an empty region",
+        "Infected share of the region's volume",
         PERCENT,
         2,
         ("percent",),
+        null="for an empty region",
         most=100,
         both="between",
         of_lung=_private("infected-percent", "Infected share of the lung volume"),
@@ -218,7 +222,7 @@ FIGURES = (
     ),
     Figure(
         "ground_glass_ml",
-        "Infected volume in the ground glass band of hu_bands",
+        "Infected volume in the ground glass band",
         MILLILITRE,
         3,
         ("volume", "hu_bands"),
@@ -229,7 +233,7 @@ FIGURES = (
     ),
     Figure(
         "consolidation_ml",
-        "Infected volume in the consolidation band of hu_bands",
+        "Infected volume in the consolidation band",
         MILLILITRE,
         3,
         ("volume", "hu_bands"),
@@ -240,10 +244,11 @@ FIGURES = (
     ),
     Figure(
         "infection_mean_hu",
-        "Mean of the infected voxels; null without infection",
+        "Mean of the infected voxels",
         HOUNSFIELD_UNIT,
         2,
         ("hu_bands",),
+        null="without infection",
         least=-1024,
         most=3071,
         both="between",

@@ -17,6 +17,7 @@ import covct
 from covct import cli, errors, terms
 from covct.commands.config_file import annotation
 from covct.commands.exit_codes import EXIT_CODES
+from covct.commands.figure_rows import with_rows
 from covct.intake import gate_rules
 from covct.unattended import logs
 from support.thresholds import make_networks, make_weights
@@ -275,6 +276,11 @@ def test_every_column_of_the_table():
 
     table = rows(section("report", "summary.csv"), "column | meaning")
     assert [name for cells in table for name in names(cells[0])] == as_csv([]).strip().split(",")
+
+
+def test_rows_of_figures_are_those_of_the_table():
+    """After a change: `make schemas`."""
+    assert with_rows(page("report")) == page("report")
 
 
 def test_every_file_of_a_result(phantom_series, tmp_path):

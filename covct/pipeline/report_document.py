@@ -149,13 +149,14 @@ class Measured(Document):
 
 def _field(figure: Figure) -> Any:
     denied = " or ".join(f"valid_for.{kind}" for kind in figure.valid_for)
+    otherwise = f"{figure.null}, or " if figure.null else ""
     return (
         float | None,
         Field(
             default=None if figure.later else ...,
             ge=figure.least,
             le=figure.most,
-            description=f"{figure.meaning}, {figure.unit.words}. Null where {denied} is false.",
+            description=f"{figure.meaning}, {figure.unit.words}. Null {otherwise}where {denied} is false.",
         ),
     )
 
