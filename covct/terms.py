@@ -106,13 +106,14 @@ class Unit:
 
 MILLILITRE = Unit(CodedTerm("mL", "UCUM", "mL"), "mL", "mL")
 PERCENT = Unit(CodedTerm("%", "UCUM", "Percent"), "%", "percent")
+GRAM = Unit(CodedTerm("g", "UCUM", "gram"), "g", "grams")
 HOUNSFIELD_UNIT = Unit(CodedTerm("[hnsf'U]", "UCUM", "Hounsfield unit"), "HU", "Hounsfield units")
 
 # What the input may not allow, and what is withheld then, in words.
 VALID_FOR = {
     "volume": "volumes",
     "percent": "infected shares and severity class",
-    "hu_bands": "mean HU, ground glass and consolidation",
+    "hu_bands": "mass, mean HU, ground glass and consolidation",
 }
 
 
@@ -241,6 +242,18 @@ FIGURES = (
         of_infection=_private("consolidation-ml", "Infected volume, consolidation (-400 to below 100 HU)"),
         column="consolidation_ml",
         label="consolidation",
+    ),
+    Figure(
+        "infection_mass_g",
+        "Mass of the infected voxels, at (HU + 1000) / 1000 g/mL",
+        GRAM,
+        3,
+        ("volume", "hu_bands"),
+        of_lung=_private("infected-mass-g", "Infected mass, at (HU + 1000) / 1000 g/mL"),
+        of_infection=CodedTerm("118538004", "SCT", "Mass"),
+        column="infection_mass_g",
+        label="infection mass",
+        later=True,
     ),
     Figure(
         "infection_mean_hu",

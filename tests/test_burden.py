@@ -45,6 +45,16 @@ def test_ground_glass_and_consolidation_by_hu():
     assert region.infection_percent == pytest.approx(2.5)
 
 
+def test_mass_is_that_of_water_and_air_between_them():
+    """-1000 HU weighs nothing, and no less than nothing below; 0 HU 1 g/mL; a voxel has 2 mL."""
+    hu, lungs, infection = chest()
+    infection[0, 0, 0:4], infection[0, 0, 6] = True, True
+    hu[0, 0, 0:4], hu[0, 0, 6] = (-1000, -1024, 0, 100), -500
+    regions = measure_burden(hu, lungs, infection, 2000.0)
+    masses = [regions[name].infection_mass_g for name in ("right_lung", "left_lung", "lungs")]
+    assert masses == pytest.approx([2 * (1 + 1.1), 2 * 0.5, 2 * 2.6])
+
+
 def test_infection_outside_the_lungs_cannot_make_more_than_100_percent():
     hu, lungs, infection = chest()
     infection[:] = True

@@ -4,6 +4,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from covct import RESEARCH_USE
+from covct.terms import FIGURES
 from support.example_report import SCHEMA, VALIDATOR, example_report
 
 
@@ -153,6 +154,6 @@ def test_volumes_must_go_where_they_are_not_valid():
 def test_bands_must_go_where_hounsfield_units_are_not_valid():
     report = example_report(valid_for__hu_bands=False)
     for region in report["regions"].values():
-        region.update(infection_mean_hu=None, ground_glass_ml=None, consolidation_ml=None)
+        region.update({figure.name: None for figure in FIGURES if "hu_bands" in figure.valid_for})
     assert errors(report) == []
     assert errors(example_report(valid_for__hu_bands=False))

@@ -92,6 +92,7 @@ def expected(report, seg_type):
         "infection_mean_hu": "infected-mean-hu",
         "ground_glass_ml": "ground-glass-ml",
         "consolidation_ml": "consolidation-ml",
+        "infection_mass_g": "infected-mass-g",
     }
     regions = {
         name: {code: region[figure] for figure, code in named.items()} for name, region in report["regions"].items()
@@ -99,7 +100,8 @@ def expected(report, seg_type):
 
     def infection(region):
         part = {code: region[code] for code in ("infected-percent", "ground-glass-ml", "consolidation-ml")}
-        return {"118565006": region["infected-ml"], "112031": region["infected-mean-hu"], **part}
+        own = {"118565006": region["infected-ml"], "118538004": region["infected-mass-g"]}
+        return {**own, "112031": region["infected-mean-hu"], **part}
 
     out = {f"covct {label}": regions[name] for label, name in (
         ("Both lungs", "lungs"), ("Right lung", "right_lung"), ("Left lung", "left_lung"))}  # fmt: skip
@@ -139,7 +141,7 @@ def test_dcmqi_reads_the_figures_of_the_report(result, tmp_path):
     }
     assert found == expected(read_json(folder / "report.json"), seg_type)
     units = {item["units"]["CodeValue"] for group in theirs["Measurements"] for item in group["measurementItems"]}
-    assert units == {"mL", "%", "[hnsf'U]"}
+    assert units == {"mL", "%", "g", "[hnsf'U]"}
     seg = pydicom.dcmread(folder / SEG, stop_before_pixels=True)
     pointing = [group for group in theirs["Measurements"] if "ReferencedSegment" in group]
     assert [group["ReferencedSegment"] for group in pointing] == [s.SegmentNumber for s in segments_of(folder)]
@@ -233,7 +235,7 @@ def test_clean_lung_says_zero(series_folder, tmp_path, weights, networks):
     folder = segment(series_folder, tmp_path / "out", weights, without_infection(networks))
     found = groups(folder)
     assert figures(found["covct COVID-19 infection"]) == {
-        "118565006": 0, "infected-percent": 0, "ground-glass-ml": 0, "consolidation-ml": 0,
+        "118565006": 0, "infected-percent": 0, "ground-glass-ml": 0, "consolidation-ml": 0, "118538004": 0,
     }  # fmt: skip
     assert figures(found["covct Both lungs"])["infected-percent"] == 0
     assert texts(found["covct COVID-19 infection"], "withheld") == [], "that nothing has no mean is not withholding"
@@ -280,7 +282,7 @@ def test_nothing_that_holds(seg_type, series_folder, tmp_path, weights, networks
     assert judge(tmp_path / SR) == (0, [])
     for group in groups(tmp_path).values():
         assert figures(group) == {}
-        assert "mean HU, ground glass and consolidation" in texts(group, "withheld")[0]
+        assert "mass, mean HU, ground glass and consolidation" in texts(group, "withheld")[0]
 
 
 def test_deidentified_series_without_type_2_attributes(series_folder, tmp_path, weights, networks):

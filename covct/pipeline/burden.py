@@ -32,6 +32,7 @@ class RegionBurden:
     infection_mean_hu: float | None
     ground_glass_ml: float
     consolidation_ml: float
+    infection_mass_g: float
     thirds: dict[str, ThirdBurden]
 
 
@@ -46,9 +47,18 @@ def _within(low: float, high: float, hu: np.ndarray) -> np.ndarray:
     return (hu >= low) & (hu < high)
 
 
+def _density_g_ml(hu: np.ndarray) -> np.ndarray:
+    """Physical density, g/mL, by the convention of lung densitometry: air 0 at -1000 HU, water 1 at 0 HU, linear.
+
+    After Mull, AJR 1984;143:1101. No calibration of the scanner at hand; nothing weighs less than nothing.
+    """
+    return np.maximum(hu + 1000, 0) / 1000
+
+
 # Of the infected voxels: what of their HU, (voxels,), is summed by lung.
 INFECTED_SUMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "hu": lambda hu: hu,
+    "mass": _density_g_ml,
     **{name: partial(_within, low, high) for name, (low, high) in HU_BANDS.items()},
 }
 
@@ -116,6 +126,7 @@ def _region(counts: _Counts, labels: list[int], ml: float) -> RegionBurden:
         infection_mean_hu=sums["hu"] / sick if sick else None,
         ground_glass_ml=sums["ground_glass"] * ml,
         consolidation_ml=sums["consolidation"] * ml,
+        infection_mass_g=sums["mass"] * ml,
         thirds=_thirds(per_slice, infected, ml),
     )
 

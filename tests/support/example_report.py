@@ -42,6 +42,7 @@ def _region(volume_ml: float, infection_ml: float) -> dict[str, Any]:
         "infection_mean_hu": -512.5,
         "ground_glass_ml": 0.75 * infection_ml,
         "consolidation_ml": 0.2 * infection_ml,
+        "infection_mass_g": 0.4875 * infection_ml,
         "thirds": {
             third: {
                 "volume_ml": volume_ml / 3,
