@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,7 @@ from covct.pipeline.postprocess import (
 )
 from covct.pipeline.report import Measurements, build_report
 from covct.pipeline.uncertainty import Tally, doubts, sides_in_view, tally_lungs, uncertainty
+from covct.terms import FIGURES
 from covct.voxels.labels import Labels, Layer, per_slice
 from covct.voxels.preprocess import to_model_space
 from covct.voxels.volume import Masks, Probability, Scan, spacing_mm, voxel_volume_mm3
@@ -277,7 +279,7 @@ def _nifti_findings(scan: Scan) -> list[Finding]:
 
 
 def _one_lung(burden: dict[str, RegionBurden]) -> tuple[dict[str, RegionBurden], list[Finding]]:
-    """Withhold the percentages of a lung that is all but gone: they would be those of the last air in it."""
+    """Withhold share and mean of a lung that is all but gone: they would be those of the last air in it."""
     right, left = burden["right_lung"].volume_ml, burden["left_lung"].volume_ml
     if min(right, left) >= ONE_LUNG * max(right, left):
         return burden, []
@@ -285,7 +287,8 @@ def _one_lung(burden: dict[str, RegionBurden]) -> tuple[dict[str, RegionBurden],
     message = f"hardly any {side} lung was found ({min(right, left):.0f} mL): absent or airless, no percentage of it"
     gone = burden[f"{side}_lung"]
     thirds = {name: replace(third, infection_percent=None) for name, third in gone.thirds.items()}
-    gone = replace(gone, infection_percent=None, thirds=thirds)
+    withheld: dict[str, Any] = {figure.name: None for figure in FIGURES if "percent" in figure.valid_for}
+    gone = replace(gone, **withheld, thirds=thirds)
     return {**burden, f"{side}_lung": gone}, [Finding("one-lung", message)]
 
 
