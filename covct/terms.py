@@ -112,7 +112,7 @@ HOUNSFIELD_UNIT = Unit(CodedTerm("[hnsf'U]", "UCUM", "Hounsfield unit"), "HU", "
 # What the input may not allow, and what is withheld then, in words.
 VALID_FOR = {
     "volume": "volumes",
-    "percent": "infected shares and severity class",
+    "percent": "infected shares, severity class and mean HU of whole lungs",
     "hu_bands": "mass, mean HU, ground glass and consolidation",
 }
 
@@ -268,5 +268,22 @@ FIGURES = (
         of_lung=_private("infected-mean-hu", "Attenuation of the infected voxels"),
         of_infection=CodedTerm("112031", "DCM", "Attenuation Coefficient"),
         derivation=MEAN,
+    ),
+    Figure(
+        "mean_hu",
+        "Mean of all voxels of the region, infection included",
+        HOUNSFIELD_UNIT,
+        2,
+        ("percent", "hu_bands"),  # of what a scan shows of a lung it would not be the lung's
+        null="for an empty region",
+        least=-1024,
+        most=3071,
+        both="between",
+        of_lung=CodedTerm("112031", "DCM", "Attenuation Coefficient"),
+        derivation=MEAN,
+        column="lung_mean_hu",
+        column_sides=True,
+        label="lung mean",
+        later=True,
     ),
 )

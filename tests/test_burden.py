@@ -55,6 +55,17 @@ def test_mass_is_that_of_water_and_air_between_them():
     assert masses == pytest.approx([2 * (1 + 1.1), 2 * 0.5, 2 * 2.6])
 
 
+def test_mean_of_a_lung_is_of_all_its_voxels_and_of_no_other():
+    hu, lungs, infection = chest()
+    hu[lungs == 2], hu[lungs == 0] = -700, 1000
+    infection[0, 0, 0] = True
+    hu[0, 0, 0] = 350  # one of the right lung's 120 voxels, 1200 HU above the others
+    regions = measure_burden(hu, lungs, infection, MM3)
+    assert [regions[name].mean_hu for name in ("right_lung", "left_lung", "lungs")] == [-840, -700, -2380 / 3]
+    lungs[lungs == 2] = 0
+    assert measure_burden(hu, lungs, infection, MM3)["left_lung"].mean_hu is None
+
+
 def test_infection_outside_the_lungs_cannot_make_more_than_100_percent():
     hu, lungs, infection = chest()
     infection[:] = True

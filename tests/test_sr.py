@@ -93,6 +93,7 @@ def expected(report, seg_type):
         "ground_glass_ml": "ground-glass-ml",
         "consolidation_ml": "consolidation-ml",
         "infection_mass_g": "infected-mass-g",
+        "mean_hu": "112031",
     }
     regions = {
         name: {code: region[figure] for figure, code in named.items()} for name, region in report["regions"].items()
@@ -258,7 +259,7 @@ def test_cut_lungs_have_no_volumes_and_the_document_says_why(series_folder, tmp_
     }
     for group in found.values():
         [text] = texts(group, "withheld")
-        assert "volumes; infected shares and severity class" in text
+        assert "volumes; infected shares, severity class and mean HU of whole lungs" in text
         assert "ground glass" not in text
     assert [text.split(":")[0] for text in texts(found["covct Both lungs"], "warning")] == [
         "thick-slices",

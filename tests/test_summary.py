@@ -222,6 +222,8 @@ def test_csv_holds_a_row_a_series_with_units_in_its_names(out):
     assert (float(done["infection_ml_low"]), done["low_confidence"]) == (432, "no")
     assert (rejected["infection_percent_low"], rejected["low_confidence"]) == ("", "")
     assert float(done["ground_glass_ml"]) == 405
+    assert float(done["infection_mass_g"]) == pytest.approx(0.4875 * 540)
+    assert {done[f"lung_mean_hu{side}"] for side in ("", "_right", "_left")} == {"-790.5"}
     assert (done["severity_class"], done["valid_for_percent"], done["warnings"]) == ("2", "yes", "thick-slices")
     assert done["overlay"] == "1.2/1.2.3/overlay.png"
     assert rejected["message"] == "2 slices, at least 10 wanted"
@@ -342,7 +344,7 @@ def test_figures_that_are_not_valid_are_said_to_be_missing(out):
     put(out, "1.2/1.2.3", report=report)
     write_summary(out)
     html = page(out)
-    assert "no volumes, no infected shares and severity class" in html
+    assert "no volumes, no infected shares, severity class" in html
     assert "no severity class" in html
     assert "None" not in html and "nan" not in html
 

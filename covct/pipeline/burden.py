@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from covct.terms import HU_BANDS, REGIONS, RIGHT_LUNG, SEVERITY, THIRDS
+from covct.terms import HU_BANDS, LEFT_LUNG, REGIONS, RIGHT_LUNG, SEVERITY, THIRDS
 from covct.voxels.components import components
 from covct.voxels.labels import Slices
 
@@ -33,6 +33,7 @@ class RegionBurden:
     ground_glass_ml: float
     consolidation_ml: float
     infection_mass_g: float
+    mean_hu: float | None
     thirds: dict[str, ThirdBurden]
 
 
@@ -90,19 +91,25 @@ def measure_burden(
 
 @dataclass(frozen=True)
 class _Counts:
-    """Voxels of each slice, (slices, labels), and sums over all infected ones, (labels,): none, right, left lung.
+    """By label (none, right, left lung): voxels of each slice, (slices, labels); sums of HU of all and of the infected.
 
     They are all that is needed: no full-size temporary.
     """
 
     lung: np.ndarray
     infected: np.ndarray
+    lung_hu: np.ndarray
     sums: dict[str, np.ndarray]
 
 
 def _count(hu: np.ndarray, lungs: Slices, infection: Slices) -> _Counts:
-    lung = np.array([[np.count_nonzero(one == label) for label in range(3)] for one in lungs])
-    counts = _Counts(lung, np.zeros_like(lung), {name: np.zeros(3) for name in INFECTED_SUMS})
+    lung, lung_hu = np.zeros((len(hu), 3), np.int64), np.zeros(3)
+    for index, here in enumerate(lungs):
+        for label in (RIGHT_LUNG, LEFT_LUNG):
+            values = hu[index][here == label]
+            lung[index, label] = values.size
+            lung_hu[label] += values.sum(dtype=np.float64)
+    counts = _Counts(lung, np.zeros_like(lung), lung_hu, {name: np.zeros(3) for name in INFECTED_SUMS})
     for index, infected in enumerate(infection):
         if not infected.any():
             continue
@@ -127,6 +134,7 @@ def _region(counts: _Counts, labels: list[int], ml: float) -> RegionBurden:
         ground_glass_ml=sums["ground_glass"] * ml,
         consolidation_ml=sums["consolidation"] * ml,
         infection_mass_g=sums["mass"] * ml,
+        mean_hu=float(counts.lung_hu[labels].sum()) / total if total else None,
         thirds=_thirds(per_slice, infected, ml),
     )
 

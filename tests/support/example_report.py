@@ -43,6 +43,7 @@ def _region(volume_ml: float, infection_ml: float) -> dict[str, Any]:
         "ground_glass_ml": 0.75 * infection_ml,
         "consolidation_ml": 0.2 * infection_ml,
         "infection_mass_g": 0.4875 * infection_ml,
+        "mean_hu": -790.5,
         "thirds": {
             third: {
                 "volume_ml": volume_ml / 3,
