@@ -19,6 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support.example_report import example_report  # noqa: E402
+
 UIDS = {"StudyInstanceUID": "1.2.3.1000000001", "SeriesInstanceUID": "1.2.3.2000000001"}
 SLICE_UID = "1.2.3.3000000001"
 PLACE = "1111.25"
@@ -78,11 +82,7 @@ def finish(order, database: Path) -> None:
     with open_index(database) as index:
         studies = survey(order.sources, order.out, index).studies.values()
         series = assemble((file for study in studies for file in study.files), index.facts_of, Sighting())
-    report = {
-        "regions": {name: {"volume_ml": 4000.0, "infection_ml": 40.0, "infection_percent": 1.0} for name in
-                    ("lungs", "right_lung", "left_lung")},
-        "severity": {"class": 1, "label": "minimal"}, "valid_for": {"volume": True}, "warnings": [],
-    }  # fmt: skip
+    report = example_report()
     for job in batch.plan(order, Discovery(series, (), 0), batch.card_hashes(order.weights)):
         stage = state.new_stage(order.out, job.work_key)
         (stage / "report.json").write_text(json.dumps(report))

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-FIGURES = {"volume_ml": 4000.0, "infection_ml": 400.0, "infection_percent": 10.0, "ground_glass_ml": 300.0}
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support.example_report import example_report  # noqa: E402
 
 
 def write_result(out: Path, number: int) -> str:
-    """A done result as small as the summary needs it. Returns its folder."""
+    """A done result with a whole report. Returns its folder."""
     folder = f"1.2.3.{number}/1.2.3.{number}.1"
     (out / folder).mkdir(parents=True)
-    figures = {**FIGURES, "infection_percent": number % 100 / 1.0, "infection_percent_interval": [0.0, 100.0]}
-    report = {
-        "regions": {name: figures for name in ("lungs", "right_lung", "left_lung")},
-        "severity": {"class": 1 + number % 5, "label": "class"},
-        "valid_for": {"volume": True, "percent": True, "hu_bands": True},
-        "warnings": [{"slug": "thick-slices", "message": "slices of 5 mm"}],
-    }
+    report = example_report(regions__lungs__infection_percent=float(number % 100), severity__class=1 + number % 5)
     study, series = folder.split("/")
     outcome = {
         "status": "done", "work_key": f"{number:064}", "files": {"report.json": "0" * 64, "overlay.png": "0" * 64},
