@@ -17,7 +17,7 @@ import covct
 from covct import cli, errors, terms
 from covct.commands.config_file import annotation
 from covct.commands.exit_codes import EXIT_CODES
-from covct.commands.figure_rows import with_rows
+from covct.commands.figure_rows import STATEMENT, with_codes, with_rows
 from covct.intake import gate_rules
 from covct.unattended import logs
 from support.thresholds import make_networks, make_weights
@@ -281,6 +281,7 @@ def test_every_column_of_the_table():
 def test_rows_of_figures_are_those_of_the_table():
     """After a change: `make schemas`."""
     assert with_rows(page("report")) == page("report")
+    assert with_codes(STATEMENT.read_text()) == STATEMENT.read_text()
 
 
 def test_every_file_of_a_result(phantom_series, tmp_path):

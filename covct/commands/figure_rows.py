@@ -1,13 +1,14 @@
-"""The rows of the manual that tell of figures, written from the table of figures: ``make schemas``."""
+"""The rows of the manual and of the conformance statement that tell of figures: ``make schemas``."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from covct.terms import FIGURES, THIRDS, Figure
+from covct.terms import FIGURES, PRIVATE_SCHEME, THIRDS, CodedTerm, Figure
 
 PAGE = Path(__file__).parents[2] / "docs" / "report.md"  # of a checkout; not in the package
+STATEMENT = Path(__file__).parents[1] / "dicom" / "CONFORMANCE.md"
 
 
 def field_rows() -> list[str]:
@@ -24,22 +25,63 @@ def column_rows() -> list[str]:
     return [f"| {', '.join(_columns(figure))} | {_of_columns(figure)} |" for figure in FIGURES if figure.column]
 
 
+def concept_rows() -> list[str]:
+    """Of the SR's figures: where each stands, under which code."""
+    rows = []
+    for figure in FIGURES:
+        codes = " | ".join(_code(figure, concept) for concept in (figure.of_lung, figure.of_infection))
+        rows.append(f"| `{figure.name}` | {_words(figure)} | {codes} | {figure.unit.code.value} |")
+    return rows
+
+
 def with_rows(page: str) -> str:
-    """The page with the rows of today in place of those that it has."""
+    """The page of the report's fields with the rows of today in place of those that it has."""
     columns = "|".join(re.escape(figure.column) for figure in FIGURES if figure.column)
-    for old, rows in ((r"\| `regions\.\*\.", field_rows()), (rf"\| `({columns})`", column_rows())):
-        lines = page.splitlines(keepends=True)
-        first = next(index for index, line in enumerate(lines) if re.match(old, line))
-        kept = [line for line in lines[first:] if not re.match(old, line)]
-        page = "".join([*lines[:first], *(f"{row}\n" for row in rows), *kept])
-    return page
+    return _replaced(_replaced(page, r"\| `regions\.\*\.", field_rows()), rf"\| `({columns})`", column_rows())
+
+
+def with_codes(statement: str) -> str:
+    """The conformance statement with the rows of today."""
+    return _with_every_code(_replaced(statement, r"\| `[a-z_]+_(ml|percent|g|hu)` \|", concept_rows()))
+
+
+def _replaced(page: str, old: str, rows: list[str]) -> str:
+    """Rows where the first line that is like `old` stands, and no others like it."""
+    lines = page.splitlines(keepends=True)
+    first = next(index for index, line in enumerate(lines) if re.match(old, line))
+    kept = [line for line in lines[first:] if not re.match(old, line)]
+    return "".join([*lines[:first], *(f"{row}\n" for row in rows), *kept])
+
+
+def _with_every_code(statement: str) -> str:
+    """Codes of figures and units among all others, by scheme and value."""
+    head, rule, table = statement.rpartition("|---|---|---|---|\n")
+    told = dict(re.findall(r"^(\| \S+ \| `[^`]+`) (\|.*)$", table, re.M))
+    concepts = [one for figure in FIGURES for one in (figure.of_lung, figure.of_infection, figure.unit.code) if one]
+    for one in concepts:
+        told.setdefault(f"| {one.scheme} | `{one.value}`", f"| {one.meaning} | SR |")
+    rows = sorted(f"{code} {rest}\n" for code, rest in told.items())
+    rest = table[table.rindex("|\n") + 2 :]
+    return head + rule + "".join(rows) + rest
 
 
 def _meaning(figure: Figure) -> str:
     denied = " or ".join(f"`valid_for.{kind}`" for kind in figure.valid_for)
-    words = f"{figure.meaning[0].lower()}{figure.meaning[1:]}"
     otherwise = f"{figure.null}, or " if figure.null else ""
-    return f"{words}, in {figure.unit.words}; null {otherwise}if {denied} is false"
+    return f"{_words(figure)}, in {figure.unit.words}; null {otherwise}if {denied} is false"
+
+
+def _words(figure: Figure) -> str:
+    return f"{figure.meaning[0].lower()}{figure.meaning[1:]}"
+
+
+def _code(figure: Figure, concept: CodedTerm | None) -> str:
+    if concept is None:
+        return "–"
+    private = concept.scheme == PRIVATE_SCHEME
+    code = f"`{concept.value}` {concept.scheme}" if private else f"{concept.value} {concept.scheme} {concept.meaning}"
+    derived = figure.derivation
+    return f"{code}, derivation {derived.value} {derived.scheme} {derived.meaning}" if derived else code
 
 
 def _columns(figure: Figure) -> list[str]:
@@ -61,5 +103,6 @@ def _listed(names: tuple[str, ...] | list[str]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_rows(PAGE.read_text()))
-    print(PAGE)
+    for path, written in ((PAGE, with_rows), (STATEMENT, with_codes)):
+        path.write_text(written(path.read_text()))
+        print(path)
