@@ -67,7 +67,7 @@ def stylesheet() -> str:
 @cache
 def _environment(filters: tuple[Callable[..., Any], ...]) -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from jinja2.runtime import Markup
+    from jinja2.filters import do_mark_safe
 
     environment = Environment(
         loader=PackageLoader("covct"),
@@ -84,6 +84,6 @@ def _environment(filters: tuple[Callable[..., Any], ...]) -> Environment:
         style_sha256=base64.b64encode(hashlib.sha256(stylesheet().encode()).digest()).decode(),
     )
     environment.filters["thousands"] = "{:,}".format
-    environment.filters["filled"] = lambda rows, markup: Markup(filled(rows, markup))
+    environment.filters["filled"] = lambda rows, markup: do_mark_safe(filled(rows, markup))
     environment.filters.update({one.__name__.lstrip("_"): one for one in filters})
     return environment

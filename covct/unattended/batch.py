@@ -12,6 +12,7 @@ from functools import cache
 
 from covct.disk import state
 from covct.disk.outcome import Outcome
+from covct.disk.places import PRIVATE
 from covct.disk.sources import Problem
 from covct.intake.discover import Discovery, Series, Sighting, assemble, discover
 from covct.intake.older_trees import earlier
@@ -78,7 +79,7 @@ def _run(order: Order, command: Command) -> Run:
 @contextmanager
 def _tree(order: Order, emit: Emit, command: str) -> Iterator[tuple[Index, Emit]]:
     """Hold the output tree: its index, and `emit` with a sign of life."""
-    private = order.out / state.PRIVATE
+    private = order.out / PRIVATE
     with ExitStack() as held:
         held.enter_context(state.lock(order.out))
         beating = held.enter_context(heartbeat.kept(private, emit, command))

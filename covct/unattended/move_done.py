@@ -20,8 +20,9 @@ from itertools import count
 from pathlib import Path
 
 from covct.disk.durable import fsync, make_folder, remove_halves, replace_file
+from covct.disk.places import PRIVATE
 from covct.disk.sources import SourceFile, check_apart
-from covct.disk.state import PRIVATE, lock
+from covct.disk.state import lock
 from covct.errors import RunError
 from covct.intake.volume_header import data_file
 from covct.unattended.file_status import Status, status_of

@@ -11,6 +11,7 @@ from typing import Any
 
 from covct.disk import state
 from covct.disk.outcome import Outcome, read_outcome
+from covct.disk.places import PRIVATE
 from covct.intake.discover import Discovery
 from covct.networks.network import Networks
 from covct.results.summary import Summary
@@ -55,7 +56,7 @@ def one_pass(
     for folder, outcome in (item for outcomes in before.values() for item in outcomes.items()):
         tally.counts[_counted(order, folder, outcome)] += 1
         emit(skipped_event(folder, outcome))
-    due = order.out / state.PRIVATE / SUMMARY_DUE
+    due = order.out / PRIVATE / SUMMARY_DUE
     outlived = _outlived(order, jobs)
     if outlived or any(job.to_do for job in jobs):
         with state.output_errors(order.out):

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from covct import __version__
 from covct.disk import state
 from covct.disk.durable import write_json
@@ -136,7 +138,7 @@ def _signs_of_life(networks: Networks, emit: Emit) -> Networks:
     """The same networks, with an event after each of their calls: a long series on a CPU is no dead process."""
 
     def alive(network: Network) -> Network:
-        def predict(slices):
+        def predict(slices: np.ndarray) -> np.ndarray:
             probability = network.predict(slices)
             emit({"event": "alive"})
             return probability

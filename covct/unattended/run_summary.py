@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from covct.disk.documents import Document, Moment
+from covct.disk.outcome import Status
 from covct.disk.versions import RUN, RunSchema
 
-Status = Literal["done", "rejected", "failed"]
 Command = Literal["scan", "watch"]
 End = Literal["finished", "limit", "until", "stopped", "error"]
 

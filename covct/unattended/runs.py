@@ -20,6 +20,7 @@ from covct import RESEARCH_USE, __version__
 from covct.disk import state
 from covct.disk.documents import DamagedDocument
 from covct.disk.durable import remove_halves, replace_file
+from covct.disk.outcome import Status
 from covct.disk.versions import RUN
 from covct.errors import RunError, Stopped
 from covct.outputs import Emit
@@ -49,8 +50,8 @@ class Run:
     command: Command
     began: datetime
     own: frozenset[str] = frozenset()
-    outcomes: Counter = field(default_factory=Counter)
-    before: Counter = field(default_factory=Counter)
+    outcomes: Counter[tuple[Status, str]] = field(default_factory=Counter)
+    before: Counter[tuple[Status, str]] = field(default_factory=Counter)
     problems: int = 0
     waiting: int = 0
     work_s: float = 0.0
@@ -197,7 +198,7 @@ def _read(path: Path) -> RunSummary | None:
         return None
 
 
-def _rows(counts: Counter) -> list[Count]:
+def _rows(counts: Counter[tuple[Status, str]]) -> list[Count]:
     return [Count(status=status, slug=slug or None, series=number) for (status, slug), number in sorted(counts.items())]
 
 

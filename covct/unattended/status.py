@@ -11,6 +11,7 @@ from typing import Any
 
 from covct import RESEARCH_USE
 from covct.disk import state
+from covct.disk.places import PRIVATE
 from covct.results.entries import Entry, read_tree
 from covct.unattended import heartbeat
 from covct.unattended.heartbeat import BROKEN, ENDED, IDLE, Heartbeat, age_s, read_beat, read_waiting, since_boot
@@ -57,7 +58,7 @@ class Life:
 
 def life(out: Path, max_age_s: float = MAX_AGE_S) -> Life:
     """Ask the last beat, and the lock: a process that was killed leaves a beat, but no lock."""
-    last, is_held = read_beat(out / state.PRIVATE), state.is_held(out)
+    last, is_held = read_beat(out / PRIVATE), state.is_held(out)
     holder = state.holder(out) if is_held is not False else ""
     if last is None:
         return Life(NONE, None, None, holder)
@@ -90,7 +91,7 @@ def tree_status(out: Path, now: datetime) -> dict[str, Any]:
     failed = sorted((entry for entry in entries if entry.status == "failed"), key=lambda entry: entry.finished)
     run = latest(out, now)
     alive = life(out)
-    waiting = read_waiting(out / state.PRIVATE)
+    waiting = read_waiting(out / PRIVATE)
     return {
         "now": _now(alive),
         "series": sum(counts.values()),
@@ -289,7 +290,7 @@ def why(out: Path, uid: str, now: datetime) -> list[str]:
     if doing.folder and uid in (doing.folder, *doing.folder.split("/")) and alive.state != ENDED:
         how = "it was at work when covct was killed" if alive.state in (DEAD, BROKEN) else "it is at work"
         said.append(f"{doing.folder}: {how}, {_step_words(doing, alive)}")
-    for row in read_waiting(out / state.PRIVATE):
+    for row in read_waiting(out / PRIVATE):
         if uid in (row["folder"], *row["folder"].split("/")):
             age = span(max(0.0, now.timestamp() - row["since"]))
             said.append(f"{row['folder']}: it waits, {WHY.get(row['why'], row['why'])} (for {age})")

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from covct.disk import signals, state
+from covct.disk.places import PRIVATE
 from covct.errors import NotEnding, OutputLocked, OutputNotWritable, WeightsError
 from covct.outputs import Emit
 from covct.unattended import heartbeat
@@ -306,7 +307,7 @@ def _say_that_it_ended(work: Work, how: str, error: str = "") -> None:
 
     Unless another process has taken the tree meanwhile: what is said there is said of that one.
     """
-    private = work.out / state.PRIVATE if work.out else None
+    private = work.out / PRIVATE if work.out else None
     last = heartbeat.read_beat(private) if private else None
     is_ours = last is not None and last.process in work.children
     if private and is_ours:

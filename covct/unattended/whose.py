@@ -22,8 +22,8 @@ from covct.dicom.header import read_values
 from covct.dicom.patient import PATIENT_TAGS, Kin, Patient, merged, patient_of
 from covct.disk.durable import make_folder, replace_json
 from covct.disk.outcome import Outcome, content_key, read_outcome
+from covct.disk.places import PRIVATE
 from covct.disk.sources import SourceFile
-from covct.disk.state import PRIVATE
 from covct.errors import SeriesError, UsageError
 from covct.intake.discover import Series
 from covct.unattended.logs import KEY_NAME, SHORTEST_KEY, identifier_key
