@@ -110,7 +110,7 @@ def judged(data, tmp_path, called=lambda seen: seen, **wishes):
     weights = make_weights(tmp_path / "weights")
     for task in ("lungs", "infection"):
         card = read_card(weights / f"{task}.json")
-        write_card(replace(card, training={"held_out_patients": {"ma": ["p1", "p2"]}}), weights)
+        write_card(card.replaced(training={"held_out_patients": {"ma": ["p1", "p2"]}}), weights)
     made = make_networks()
     lungs = replace(made.lungs, card=read_card(weights / "lungs.json"), predict=lambda x: called(made.lungs.predict(x)))
     networks = replace(made, lungs=lungs, infection=replace(made.infection, card=read_card(weights / "infection.json")))
@@ -134,7 +134,7 @@ def test_what_is_called_where_nobody_knows_counts_for_nothing(twins, tmp_path):
 
 def test_a_patient_known_on_8_bit_is_the_same_patient(twins, tmp_path):
     card = read_card(make_weights(tmp_path / "weights") / "lungs.json")
-    card = replace(card, training={"held_out_patients": {"ma": ["p2"]}})
+    card = card.replaced(training={"held_out_patients": {"ma": ["p2"]}})
     seen = {case.name: bool(seen_by(case, {"lungs": card})) for case in find_cases(twins / "hu")}
     assert seen == {"p1-1": True, "p2": False, "p1-2": True}
 
