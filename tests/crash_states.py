@@ -150,9 +150,9 @@ def with_old(root: Path) -> None:
 
 
 def redo(out: Path, mark: Callable[[str], None] = lambda mark: None) -> int:
-    from covct.disk import state
+    from covct.disk.attempts import begin_attempt
 
-    attempts = state.begin_attempt(out, "s/t", "k2").attempts
+    attempts = begin_attempt(out, "s/t", "k2").attempts
     mark("noted")
     commit(out, "s/t", "k2", "new", ("s/worse",))
     mark("committed")

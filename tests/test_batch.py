@@ -10,6 +10,7 @@ import pydicom
 import pytest
 
 from covct.disk import state
+from covct.disk.attempts import begin_attempt, note_timeout
 from covct.disk.outcome import read_outcome
 from covct.errors import OutputNotWritable, Stopped, WeightsError
 from covct.intake.discover import discover
@@ -98,7 +99,7 @@ def test_series_that_keeps_killing_the_process_is_given_up(order, networks):
     [victim, *_] = plan(order, discover(order.sources), card_hashes(order.weights))
     with state.lock(order.out):
         for _ in range(3):
-            state.begin_attempt(order.out, victim.series.folder, victim.work_key)
+            begin_attempt(order.out, victim.series.folder, victim.work_key)
     tally, events = run(order, networks)
     assert (tally["done"], tally["failed"]) == (2, 1)
     assert [e["slug"] for e in events if e["event"] == "failed"] == ["crashed-repeatedly"]
@@ -108,8 +109,8 @@ def test_a_series_that_timed_out_is_recorded_and_retried_on_demand(order, networ
     """Its process was ended, and another one goes on with the run."""
     [victim, *_] = plan(order, discover(order.sources), card_hashes(order.weights))
     with state.lock(order.out):
-        state.begin_attempt(order.out, victim.series.folder, victim.work_key)
-        state.note_timeout(order.out, victim.series.folder, 60)
+        begin_attempt(order.out, victim.series.folder, victim.work_key)
+        note_timeout(order.out, victim.series.folder, 60)
     tally, events = run(order, networks)
     assert (tally["done"], tally["failed"]) == (2, 1)
     [failed] = [e for e in events if e["event"] == "failed"]

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from covct.disk import state
+from covct.disk.durable import write_json
 from covct.disk.outcome import read_outcome
 from covct.errors import OutputLocked, SeriesError, Stopped
 from covct.unattended import batch, index, one_series
@@ -193,7 +194,7 @@ class Protocol(RuleBasedStateMachine):
             raise SeriesError("unreadable", "a slice is cut short")
         self.processed |= contents
         report = example_report()
-        state.write_json(stage / "report.json", report)
+        write_json(stage / "report.json", report)
         return report
 
     def _path(self, study, number):

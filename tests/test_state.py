@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from covct.disk import lockfile, signals, state
+from covct.disk.attempts import Attempt, begin_attempt, forgive_attempt, note_timeout
+from covct.disk.durable import write_json
 from covct.disk.outcome import Outcome, read_outcome, work_key
 from covct.errors import OutputLocked, OutputNotWritable, Stopped
 
@@ -66,29 +68,29 @@ def test_a_damaged_outcome_is_none(tmp_path, content):
 
 
 def test_attempts_count_for_one_key_only(tmp_path):
-    assert [state.begin_attempt(tmp_path, "s/t", "k1").attempts for _ in range(3)] == [1, 2, 3]
-    assert state.begin_attempt(tmp_path, "s/t", "k2").attempts == 1
-    state.forgive_attempt(tmp_path, "s/t")
-    assert state.begin_attempt(tmp_path, "s/t", "k2").attempts == 1
+    assert [begin_attempt(tmp_path, "s/t", "k1").attempts for _ in range(3)] == [1, 2, 3]
+    assert begin_attempt(tmp_path, "s/t", "k2").attempts == 1
+    forgive_attempt(tmp_path, "s/t")
+    assert begin_attempt(tmp_path, "s/t", "k2").attempts == 1
 
 
 def test_a_stop_signal_does_not_forgive_the_crashes_before_it(tmp_path):
     """Else a series that kills the process twice a night, with a restart between, would never be given up."""
     for _ in range(3):
-        state.begin_attempt(tmp_path, "s/t", "k1")
-    state.forgive_attempt(tmp_path, "s/t")
-    assert state.begin_attempt(tmp_path, "s/t", "k1").attempts == 3
+        begin_attempt(tmp_path, "s/t", "k1")
+    forgive_attempt(tmp_path, "s/t")
+    assert begin_attempt(tmp_path, "s/t", "k1").attempts == 3
 
 
 def test_a_timeout_is_remembered_until_the_series_has_an_outcome(tmp_path):
-    state.begin_attempt(tmp_path, "s/t", "k1")
-    state.note_timeout(tmp_path, "s/t", 60)
-    assert state.begin_attempt(tmp_path, "s/t", "k1").timed_out_s == 60
-    state.forgive_attempt(tmp_path, "s/t")
-    state.forgive_attempt(tmp_path, "s/t")
-    assert state.begin_attempt(tmp_path, "s/t", "k1").timed_out_s == 60
+    begin_attempt(tmp_path, "s/t", "k1")
+    note_timeout(tmp_path, "s/t", 60)
+    assert begin_attempt(tmp_path, "s/t", "k1").timed_out_s == 60
+    forgive_attempt(tmp_path, "s/t")
+    forgive_attempt(tmp_path, "s/t")
+    assert begin_attempt(tmp_path, "s/t", "k1").timed_out_s == 60
     state.commit(tmp_path, "s/t", stage_with(tmp_path, "k1", "{}"), outcome("k1", "failed"))
-    assert state.begin_attempt(tmp_path, "s/t", "k1") == state.Attempt("s/t", "k1", 1)
+    assert begin_attempt(tmp_path, "s/t", "k1") == Attempt("s/t", "k1", 1)
 
 
 @pytest.mark.parametrize(
@@ -100,11 +102,11 @@ def test_a_timeout_is_remembered_until_the_series_has_an_outcome(tmp_path):
     ],
 )  # fmt: skip
 def test_a_damaged_note_of_an_attempt_counts_from_one(tmp_path, content):
-    state.begin_attempt(tmp_path, "s/t", "k1")
+    begin_attempt(tmp_path, "s/t", "k1")
     [note] = (tmp_path / ".covct" / "attempts").iterdir()
     note.write_text(content)
     state.recover(tmp_path)
-    assert state.begin_attempt(tmp_path, "s/t", "k1").attempts == 1
+    assert begin_attempt(tmp_path, "s/t", "k1").attempts == 1
 
 
 def _hold(out, ready, done):
@@ -158,11 +160,11 @@ def test_a_disk_too_full_for_the_lock_is_said_in_a_sentence(tmp_path):
 
 def test_nan_never_reaches_a_json_file(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
-        state.write_json(tmp_path / "a.json", {"percent": float("nan")})
+        write_json(tmp_path / "a.json", {"percent": float("nan")})
 
 
 def test_outcome_is_plain_json(tmp_path):
-    state.write_json(tmp_path / "outcome.json", outcome().model_dump())
+    write_json(tmp_path / "outcome.json", outcome().model_dump())
     assert json.loads((tmp_path / "outcome.json").read_text())["status"] == "done"
 
 
@@ -215,7 +217,7 @@ def test_killed_at_any_change_of_a_commit_one_result_stands_whole(tmp_path, numb
     """Old or new, never both, never half; and what the new one supersedes stands exactly as long as the old one."""
     state.commit(tmp_path, "s/t", stage_with(tmp_path, "k1", "old"), outcome("k1"))
     state.commit(tmp_path, "s/worse", stage_with(tmp_path, "k0", "worse"), outcome("k0"))
-    state.begin_attempt(tmp_path, "s/t", "k2")
+    begin_attempt(tmp_path, "s/t", "k2")
     stage = stage_with(tmp_path, "k2", "new")
     with killed_at(number) as kill:
         state.commit(tmp_path, "s/t", stage, outcome("k2"), supersedes=["s/worse"])
@@ -227,7 +229,7 @@ def test_killed_at_any_change_of_a_commit_one_result_stands_whole(tmp_path, numb
     assert committed or died
     left = {path.name for path in (tmp_path / ".covct").iterdir()} - {"attempts"}
     assert not left
-    assert state.begin_attempt(tmp_path, "s/t", "k2").attempts == (1 if committed else 2)
+    assert begin_attempt(tmp_path, "s/t", "k2").attempts == (1 if committed else 2)
 
 
 @pytest.mark.parametrize("number", range(12))
@@ -328,7 +330,7 @@ class Ledger(RuleBasedStateMachine):
 
     def work(self, folder, key):
         number = self.expected(folder, key)
-        assert state.begin_attempt(self.out, folder, key).attempts == number
+        assert begin_attempt(self.out, folder, key).attempts == number
         self.attempts[folder] = (key, number)
         self.written += 1
         return stage_with(self.out, key, str(self.written))
@@ -359,7 +361,7 @@ class Ledger(RuleBasedStateMachine):
     @rule(folder=FOLDERS, key=KEYS)
     def stopped(self, folder, key):
         self.work(folder, key)
-        state.forgive_attempt(self.out, folder)
+        forgive_attempt(self.out, folder)
         key, number = self.attempts.pop(folder)
         if number > 1:
             self.attempts[folder] = (key, number - 1)

@@ -11,8 +11,7 @@ from typing import Any
 
 from covct import __version__
 from covct.commands.train_options import Asked
-from covct.disk.durable import replace_file
-from covct.disk.state import output_errors
+from covct.disk.durable import output_errors, replace_file
 
 RECIPE = "{task}-recipe.toml"  # a folder of weights holds several tasks
 HEAD = """\

@@ -72,7 +72,7 @@ def _show_why(said: list[str], uid: str, json_output: bool) -> None:
 
 def summary_command(out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)]) -> None:
     """Rewrite summary.csv and index.html of an output tree."""
-    from covct.disk.state import output_errors
+    from covct.disk.durable import output_errors
     from covct.results.summary import write_summary
 
     _check_tree(out)

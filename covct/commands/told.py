@@ -61,11 +61,11 @@ def _end(lines: JsonLines | None, error: BaseException, message: str, exit_code:
 
 def identifier_key_of(out: Path) -> bytes:
     """The key that this output tree's identifiers are hashed with; made where there is none yet."""
-    from covct.disk import state
+    from covct.disk.durable import output_errors
     from covct.disk.places import PRIVATE
     from covct.unattended import logs
 
-    with state.output_errors(out):
+    with output_errors(out):
         return logs.identifier_key(out / PRIVATE)
 
 

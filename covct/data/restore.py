@@ -24,8 +24,7 @@ from covct.data.pictures import PICTURES, is_picture
 from covct.data.read_case import read_image, read_masks
 from covct.data.slices import SIZE
 from covct.data.tables import read_table
-from covct.disk.durable import replace_file, replacing
-from covct.disk.state import output_errors
+from covct.disk.durable import output_errors, replace_file, replacing
 from covct.errors import UsageError
 from covct.intake.nifti import write_nifti
 from covct.intake.volume_header import format_of, stem_of

@@ -2,7 +2,7 @@
 
 `to_disk` says whether a power failure may take what was written: with it the file is on the disk before the rename, and
 the rename before the call returns. Without it the process may be killed at any moment, and a reader still never meets
-half a file. A bare OSError here is our own disk; callers turn it into a sentence (`state.output_errors`).
+half a file. A bare OSError here is our own disk; callers turn it into a sentence (`output_errors`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from covct.disk.signals import unbroken
+from covct.errors import OutputNotWritable
 
 LONGEST_NAME = 220  # bytes of a name that our temporary ones repeat whole; file systems take 255
 BESIDE = ".{name}.{process}.tmp"
+
+
+@contextmanager
+def output_errors(out: Path) -> Iterator[None]:
+    """A bare OSError here is our own disk: it stops the run."""
+    try:
+        yield
+    except OSError as error:
+        # pydicom repeats an error without its number, and with a traceback in its text
+        reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+        where = f" ({error.filename})" if error.filename else ""
+        raise OutputNotWritable(f"{out}: cannot write results: {reason}{where}") from error
 
 
 @contextmanager

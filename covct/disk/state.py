@@ -1,4 +1,4 @@
-"""The output tree is the ledger: work keys, outcomes, attempts, staging, one writer a tree.
+"""The output tree is the ledger: one writer per tree, staging, commit, and what follows a crash.
 
 Files of a result are staged on the same file system and the folder is renamed in whole, `outcome.json` in it; so a
 result is there with its outcome or not at all. A note of the attempt is written before the work, says before the
@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
-import json
 import os
 import shutil
 import socket
@@ -19,64 +17,34 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from uuid import uuid4
 
 from covct.disk import lockfile, versions
-from covct.disk.durable import bring_to_disk, make_folder, remove_halves, rename, replace_json, write_json
-from covct.disk.places import OUTCOME, PRIVATE, is_result_folder
+from covct.disk.attempts import Attempt, attempt_path, digest, read_attempt, stands, write_attempt
+from covct.disk.durable import (
+    bring_to_disk,
+    make_folder,
+    output_errors,
+    remove_halves,
+    rename,
+    replace_json,
+    write_json,
+)
+from covct.disk.places import OUTCOME, PRIVATE
 from covct.disk.signals import unbroken
 from covct.disk.versions import check_format
-from covct.errors import OutputLocked, OutputNotWritable
+from covct.errors import OutputLocked
 
 if TYPE_CHECKING:  # pydantic is for those who read outcomes
     from covct.disk.outcome import Outcome
 
-MOST_ATTEMPTS = 3
 OWNER = "lock.owner"
 NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of a file system that has none
 LOCK_PATIENCE_S = 1.0  # a killed process needs a moment to die and free its lock
 DERIVED = ("summary.csv", "index.html")  # made again from the outcomes; half-written ones may be thrown away
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What is noted of a series while it is worked on; gone once its outcome stands.
-
-    Attributes
-    ----------
-    folder : str
-        The result's folder below the tree.
-    attempts : int
-        How many began at this key and were neither finished nor stopped from outside, this one included.
-    timed_out_s : float or None
-        An earlier one exceeded this series timeout, and its process was ended.
-    commit : str
-        sha256 of the `outcome.json` that is about to take its place; empty before.
-    supersedes : tuple of str
-        Folders of results that go when the commit stands.
-    """
-
-    folder: str
-    work_key: str
-    attempts: int
-    timed_out_s: float | None = None
-    commit: str = ""
-    supersedes: tuple[str, ...] = ()
-
-
-@contextmanager
-def output_errors(out: Path) -> Iterator[None]:
-    """A bare OSError here is our own disk: it stops the run."""
-    try:
-        yield
-    except OSError as error:
-        # pydicom repeats an error without its number, and with a traceback in its text
-        reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
-        where = f" ({error.filename})" if error.filename else ""
-        raise OutputNotWritable(f"{out}: cannot write results: {reason}{where}") from error
 
 
 @contextmanager
@@ -188,7 +156,7 @@ def recover(out: Path) -> None:
                 make_folder(place.parent)
                 rename(old, place)
         for note in sorted((private / "attempts").glob("*.json")):
-            attempt = _read_attempt(note)
+            attempt = read_attempt(note)
             if attempt:
                 _end_commit(out, note, attempt)
         for rubbish in ("old", "staging", "rubbish"):
@@ -203,15 +171,11 @@ def recover(out: Path) -> None:
 
 def _end_commit(out: Path, note: Path, attempt: Attempt) -> None:
     """If the result that the note announces is in its place: take away what it supersedes, and then the note."""
-    if not _stands(out, attempt):
+    if not stands(out, attempt):
         return
     for folder in attempt.supersedes:
         _discard(out, out / folder)
     note.unlink(missing_ok=True)
-
-
-def _stands(out: Path, attempt: Attempt) -> bool:
-    return bool(attempt.commit) and _digest(out / attempt.folder / OUTCOME) == attempt.commit
 
 
 def new_stage(out: Path, key: str) -> Path:
@@ -232,12 +196,12 @@ def commit(out: Path, folder: str, stage: Path, outcome: Outcome, supersedes: It
     with output_errors(out):
         write_json(stage / OUTCOME, outcome.model_dump())
         bring_to_disk(stage)
-        note = _attempt_path(out, folder)
-        attempt = _read_attempt(note) or Attempt(folder, outcome.work_key, 1)
-        attempt = replace(attempt, commit=_digest(stage / OUTCOME), supersedes=tuple(supersedes))
+        note = attempt_path(out, folder)
+        attempt = read_attempt(note) or Attempt(folder, outcome.work_key, 1)
+        attempt = replace(attempt, commit=digest(stage / OUTCOME), supersedes=tuple(supersedes))
         with unbroken():
             lockfile.check(out / PRIVATE / OWNER)
-            _write_attempt(note, attempt)
+            write_attempt(note, attempt)
             _put_in_place(out, stage, folder)
             _end_commit(out, note, attempt)
 
@@ -286,64 +250,3 @@ def _discard(out: Path, path: Path) -> None:
     aside = rubbish / uuid4().hex
     rename(path, aside)
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def begin_attempt(out: Path, folder: str, key: str) -> Attempt:
-    """Note *before* the work that it begins; returns the note, which knows of the attempts before."""
-    path = _attempt_path(out, folder)
-    before = _read_attempt(path)
-    attempt = Attempt(folder, key, 1)
-    if before and before.work_key == key:
-        attempt = Attempt(folder, key, before.attempts + 1, before.timed_out_s)
-    with output_errors(out), unbroken():
-        _write_attempt(path, attempt)
-    return attempt
-
-
-def forgive_attempt(out: Path, folder: str) -> None:
-    """The attempt was ended from outside: a stop signal, our own full disk. It does not count; crashes before it do."""
-    path = _attempt_path(out, folder)
-    attempt = _read_attempt(path)
-    with output_errors(out), unbroken():
-        if attempt and _stands(out, attempt):
-            return  # our disk failed after the commit: `recover` ends it
-        if attempt and (attempt.attempts > 1 or attempt.timed_out_s is not None):
-            _write_attempt(path, replace(attempt, attempts=attempt.attempts - 1, commit="", supersedes=()))
-        else:
-            path.unlink(missing_ok=True)
-
-
-def note_timeout(out: Path, folder: str, seconds: float) -> None:
-    """The attempt exceeded its time and its process was ended: whoever comes next records it so."""
-    path = _attempt_path(out, folder)
-    attempt = _read_attempt(path)
-    if attempt:
-        with output_errors(out):
-            _write_attempt(path, replace(attempt, timed_out_s=seconds))
-
-
-def _attempt_path(out: Path, folder: str) -> Path:
-    return out / PRIVATE / "attempts" / (folder.replace("/", "_") + ".json")
-
-
-def _read_attempt(path: Path) -> Attempt | None:
-    try:
-        noted = json.loads(path.read_text())
-        noted = {**noted, "attempts": int(noted["attempts"]), "supersedes": tuple(noted.get("supersedes", ()))}
-        attempt = Attempt(**noted)
-        return attempt if all(map(is_result_folder, (attempt.folder, *attempt.supersedes))) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
-def _write_attempt(path: Path, attempt: Attempt) -> None:
-    make_folder(path.parent)
-    replace_json(path, asdict(attempt))
-
-
-def _digest(path: Path) -> str:
-    """sha256 of a small file; empty where there is none."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except FileNotFoundError:
-        return ""

@@ -14,8 +14,7 @@ from covct.data.dicom_cases import AUTOMATIC
 from covct.data.domains import CLAHE
 from covct.data.layouts import at_least_one, search_cases
 from covct.data.model_space import Restore
-from covct.disk.durable import replace_file
-from covct.disk.state import output_errors
+from covct.disk.durable import output_errors, replace_file
 from covct.disk.versions import EVALUATION, EVALUATION_FORMAT
 from covct.errors import SeriesError, UsageError
 from covct.evaluation import document

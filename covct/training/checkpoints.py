@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from covct.disk.durable import remove_halves, replace_file
+from covct.disk.durable import output_errors, remove_halves, replace_file
 from covct.disk.signals import unbroken
-from covct.disk.state import output_errors
 from covct.errors import RunError
 from covct.networks.cards import file_sha256
 

@@ -11,8 +11,7 @@ from queue import SimpleQueue
 from statistics import mean, stdev
 from typing import Any
 
-from covct.disk.durable import replace_json
-from covct.disk.state import output_errors
+from covct.disk.durable import output_errors, replace_json
 from covct.errors import RunError, UsageError, WeightsError
 from covct.networks.cards import Card, read_card, write_card
 from covct.networks.devices import NVIDIA_GPUS

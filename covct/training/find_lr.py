@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from covct.disk.durable import replace_json
-from covct.disk.state import output_errors
+from covct.disk.durable import output_errors, replace_json
 from covct.errors import UsageError
 from covct.training.batches import batches
 from covct.training.loop import prepare

@@ -11,9 +11,8 @@ import keras
 import numpy as np
 
 from covct.data.leakage import learned_patients
-from covct.disk.durable import bring_to_disk, rename
+from covct.disk.durable import bring_to_disk, output_errors, rename
 from covct.disk.signals import unbroken
-from covct.disk.state import output_errors
 from covct.networks.cards import Call, Card, file_sha256, write_card
 from covct.networks.segment import make_network
 from covct.training.build import arguments_of, build

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from covct.data.slices import held_out_patients
-from covct.disk.durable import replace_json
-from covct.disk.state import output_errors
+from covct.disk.durable import output_errors, replace_json
 from covct.errors import UsageError
 from covct.training.settings import Settings
 

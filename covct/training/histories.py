@@ -8,8 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from covct.disk.durable import replace_file
-from covct.disk.state import output_errors
+from covct.disk.durable import output_errors, replace_file
 
 
 def plain(value: Any) -> Any:

@@ -21,6 +21,7 @@ from covct.dicom.ct_series import Storage, storage_for, write_ct_series
 from covct.dicom.evidence import MANUFACTURER, contributing_equipment, mark_as_research
 from covct.dicom.inherited import TYPE_2
 from covct.disk import state
+from covct.disk.durable import output_errors
 from covct.disk.outcome import work_key
 from covct.disk.sources import printable
 from covct.errors import OutputNotWritable, RunError, SeriesError, UsageError, logged
@@ -87,7 +88,7 @@ def convert(order: Conversion, emit: Emit) -> Counter[str]:
         Series by what became of them: "converted", "kept", "rejected", "failed"; and "unreadable files", and of them
         "troubled", at which reading broke unexpectedly.
     """
-    with state.output_errors(order.out):
+    with output_errors(order.out):
         _check_apart(order)
         with state.lock(order.out):
             state.recover(order.out)

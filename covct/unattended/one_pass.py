@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from covct.disk import state
+from covct.disk.durable import output_errors
 from covct.disk.outcome import Outcome, read_outcome
 from covct.disk.places import PRIVATE
 from covct.intake.discover import Discovery
@@ -59,7 +60,7 @@ def one_pass(
     due = order.out / PRIVATE / SUMMARY_DUE
     outlived = _outlived(order, jobs)
     if outlived or any(job.to_do for job in jobs):
-        with state.output_errors(order.out):
+        with output_errors(order.out):
             due.touch()
         state.withdraw(order.out, outlived)
     touched: list[str] = []
@@ -73,7 +74,7 @@ def one_pass(
         with suppress(OSError):  # the page of what was finished, if the disk still takes it
             summary.write(touched)
         raise
-    with state.output_errors(order.out):
+    with output_errors(order.out):
         if due.exists() or not all((order.out / name).exists() for name in ("summary.csv", "index.html")):
             summary.write(touched)
             due.unlink(missing_ok=True)

@@ -14,7 +14,8 @@ import numpy as np
 
 from covct import __version__
 from covct.disk import state
-from covct.disk.durable import write_json
+from covct.disk.attempts import MOST_ATTEMPTS, Attempt, begin_attempt, forgive_attempt
+from covct.disk.durable import output_errors, write_json
 from covct.disk.outcome import Outcome, Status, content_key
 from covct.errors import RunError, SeriesError, Stopped, logged, whereabouts
 from covct.intake.discover import UID_PATTERN, Series
@@ -44,7 +45,7 @@ def do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> 
     folder = job.series.folder
     emit(job_event("started", job, slices=len(job.series.instances) or None))
     with _not_an_attempt_when_stopped(order.out, folder):
-        attempt = state.begin_attempt(order.out, folder, job.work_key)
+        attempt = begin_attempt(order.out, folder, job.work_key)
         stage = state.new_stage(order.out, job.work_key)
         end = _given_up(job, attempt) or _worked_on(order, job, networks, stage, emit)
         if end.status != "done":
@@ -56,7 +57,7 @@ def do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> 
     return outcome
 
 
-def _given_up(job: Job, attempt: state.Attempt) -> _End | None:
+def _given_up(job: Job, attempt: Attempt) -> _End | None:
     """The end of a series that is not worked on: planning it broke, or attempts before this one did."""
     if job.refusal:
         return None  # it is recorded by its slug, whatever came before
@@ -64,8 +65,8 @@ def _given_up(job: Job, attempt: state.Attempt) -> _End | None:
         return _End("failed", "unexpected-error", job.trouble)
     if attempt.timed_out_s is not None:
         return _End("failed", "timeout", f"no result within {attempt.timed_out_s:g} s (--series-timeout)")
-    if attempt.attempts > state.MOST_ATTEMPTS:
-        return _End("failed", "crashed-repeatedly", f"{state.MOST_ATTEMPTS} attempts left no outcome")
+    if attempt.attempts > MOST_ATTEMPTS:
+        return _End("failed", "crashed-repeatedly", f"{MOST_ATTEMPTS} attempts left no outcome")
     return None
 
 
@@ -88,11 +89,11 @@ def _worked_on(order: Order, job: Job, networks: Callable[[], Networks], stage: 
 def _not_an_attempt_when_stopped(out: Path, folder: str) -> Iterator[None]:
     """A stop signal or our own disk is not the series' fault."""
     try:
-        with state.output_errors(out):
+        with output_errors(out):
             yield
     except (Stopped, KeyboardInterrupt, RunError):
         with suppress(RunError):  # the disk may be what failed
-            state.forgive_attempt(out, folder)
+            forgive_attempt(out, folder)
         raise
 
 

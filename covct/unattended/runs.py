@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from covct import RESEARCH_USE, __version__
-from covct.disk import state
 from covct.disk.documents import DamagedDocument
-from covct.disk.durable import remove_halves, replace_file
+from covct.disk.durable import output_errors, remove_halves, replace_file
 from covct.disk.outcome import Status
 from covct.disk.versions import RUN
 from covct.errors import RunError, Stopped
@@ -125,7 +124,7 @@ class Run:
 def recorded(run: Run, emit: Emit) -> Iterator[Emit]:
     """Within, the events go through the run's record, which is on the disk whatever ends the run. The caller holds the
     lock."""
-    with state.output_errors(run.out):
+    with output_errors(run.out):
         run.resume()
         run.save()
         _prune(run.path)
@@ -133,7 +132,7 @@ def recorded(run: Run, emit: Emit) -> Iterator[Emit]:
     def heard(event: dict[str, Any]) -> None:
         run.hear(event)
         if event["event"] in OUTCOMES:  # at once: the process may be ended at the next series, and another goes on
-            with state.output_errors(run.out):
+            with output_errors(run.out):
                 run.save()
         emit(event)
 
@@ -146,7 +145,7 @@ def recorded(run: Run, emit: Emit) -> Iterator[Emit]:
             run.save()
         raise
     run.end = run.end or "finished"
-    with state.output_errors(run.out):
+    with output_errors(run.out):
         run.save()
 
 

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from covct.disk import signals, state
+from covct.disk.attempts import MOST_ATTEMPTS, forgive_attempt, note_timeout
 from covct.disk.places import PRIVATE
 from covct.errors import NotEnding, OutputLocked, OutputNotWritable, WeightsError
 from covct.outputs import Emit
@@ -268,7 +269,7 @@ def _after(code: int, killed: bool, stopped_by: str, work: Work) -> int | None:
     if sys.stderr.isatty():
         sys.stderr.write("\x1b[?25h")  # the progress bar had hidden the cursor
     if stopped_by:
-        _in_tree(work, lambda out: state.forgive_attempt(out, work.folder))
+        _in_tree(work, lambda out: forgive_attempt(out, work.folder))
         _say_that_it_ended(work, heartbeat.ENDED)
         message = f"stopped by {stopped_by}; finished series are kept"
         _say(work, {"event": "ended", "reason": "Stopped", "message": message, "exit_code": 130}, "info")
@@ -277,14 +278,14 @@ def _after(code: int, killed: bool, stopped_by: str, work: Work) -> int | None:
         work.crashes += 1
         message = f"the networks were not loaded within {LONGEST_LOADING_S:g} s: their process was ended"
         _say(work, {"event": "log", "message": message}, "error")
-        _in_tree(work, lambda out: state.forgive_attempt(out, work.folder))
-        if work.crashes > state.MOST_ATTEMPTS:
+        _in_tree(work, lambda out: forgive_attempt(out, work.folder))
+        if work.crashes > MOST_ATTEMPTS:
             _say_that_it_ended(work, heartbeat.BROKEN, "WeightsError")
             return WeightsError.exit_code
     elif killed and work.folder:
         message = f"a series had no result within {work.timeout_s:g} s: its process was ended, another one goes on"
         _say(work, {"event": "log", "message": message}, "error")
-        _in_tree(work, lambda out: state.note_timeout(out, work.folder, work.timeout_s or 0))
+        _in_tree(work, lambda out: note_timeout(out, work.folder, work.timeout_s or 0))
     elif killed:
         _say_that_it_ended(work, heartbeat.BROKEN, "NotEnding")
         message = f"no sign of life for {HUNG_S:g} s between two series: does the source answer?"
@@ -295,7 +296,7 @@ def _after(code: int, killed: bool, stopped_by: str, work: Work) -> int | None:
         where = "at a series" if work.folder else "between two series"
         message = f"the working process was ended by {signal.Signals(-code).name} {where}"
         _say(work, {"event": "log", "message": message}, "error")
-        if work.crashes > (MOST_CRASHES if work.folder else state.MOST_ATTEMPTS):
+        if work.crashes > (MOST_CRASHES if work.folder else MOST_ATTEMPTS):
             _say_that_it_ended(work, heartbeat.BROKEN, signal.Signals(-code).name)
             return 1
     work.folder, work.counting, work.silent_s = "", False, 0.0

@@ -1,0 +1,112 @@
+"""The note of a series while it is worked on: how many attempts there were, and what is about to be committed.
+
+Standard library only, as it is read and written by whoever clears up after a crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from covct.disk.durable import make_folder, output_errors, replace_json
+from covct.disk.places import OUTCOME, PRIVATE, is_result_folder
+from covct.disk.signals import unbroken
+
+MOST_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What is noted of a series while it is worked on; gone once its outcome stands.
+
+    Attributes
+    ----------
+    folder : str
+        The result's folder below the tree.
+    attempts : int
+        How many began at this key and were neither finished nor stopped from outside, this one included.
+    timed_out_s : float or None
+        An earlier one exceeded this series timeout, and its process was ended.
+    commit : str
+        sha256 of the `outcome.json` that is about to take its place; empty before.
+    supersedes : tuple of str
+        Folders of results that go when the commit stands.
+    """
+
+    folder: str
+    work_key: str
+    attempts: int
+    timed_out_s: float | None = None
+    commit: str = ""
+    supersedes: tuple[str, ...] = ()
+
+
+def begin_attempt(out: Path, folder: str, key: str) -> Attempt:
+    """Note *before* the work that it begins; returns the note, which knows of the attempts before."""
+    path = attempt_path(out, folder)
+    before = read_attempt(path)
+    attempt = Attempt(folder, key, 1)
+    if before and before.work_key == key:
+        attempt = Attempt(folder, key, before.attempts + 1, before.timed_out_s)
+    with output_errors(out), unbroken():
+        write_attempt(path, attempt)
+    return attempt
+
+
+def forgive_attempt(out: Path, folder: str) -> None:
+    """The attempt was ended from outside: a stop signal, our own full disk. It does not count; crashes before it do."""
+    path = attempt_path(out, folder)
+    attempt = read_attempt(path)
+    with output_errors(out), unbroken():
+        if attempt and stands(out, attempt):
+            return  # our disk failed after the commit: `recover` ends it
+        if attempt and (attempt.attempts > 1 or attempt.timed_out_s is not None):
+            write_attempt(path, replace(attempt, attempts=attempt.attempts - 1, commit="", supersedes=()))
+        else:
+            path.unlink(missing_ok=True)
+
+
+def note_timeout(out: Path, folder: str, seconds: float) -> None:
+    """The attempt exceeded its time and its process was ended: whoever comes next records it so."""
+    path = attempt_path(out, folder)
+    attempt = read_attempt(path)
+    if attempt:
+        with output_errors(out):
+            write_attempt(path, replace(attempt, timed_out_s=seconds))
+
+
+def stands(out: Path, attempt: Attempt) -> bool:
+    """Whether the result that the note announces is in its place."""
+    return bool(attempt.commit) and digest(out / attempt.folder / OUTCOME) == attempt.commit
+
+
+def attempt_path(out: Path, folder: str) -> Path:
+    """Where the note of a result's folder lies."""
+    return out / PRIVATE / "attempts" / (folder.replace("/", "_") + ".json")
+
+
+def read_attempt(path: Path) -> Attempt | None:
+    """The note, or None where there is none that can be read and names results only."""
+    try:
+        noted = json.loads(path.read_text())
+        noted = {**noted, "attempts": int(noted["attempts"]), "supersedes": tuple(noted.get("supersedes", ()))}
+        attempt = Attempt(**noted)
+        return attempt if all(map(is_result_folder, (attempt.folder, *attempt.supersedes))) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def write_attempt(path: Path, attempt: Attempt) -> None:
+    """Make or replace the note, to the disk."""
+    make_folder(path.parent)
+    replace_json(path, asdict(attempt))
+
+
+def digest(path: Path) -> str:
+    """sha256 of a small file; empty where there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""
