@@ -34,6 +34,8 @@ VARIABLES = {  # those that options may come from
     if one.opts[0].startswith("-")
 }
 TEXTS = [ROOT / "README.md", *PAGES, *ROOT.glob("examples/*/README.md"), ROOT / "docker/README.md"]
+INCLUDED = [ROOT / name for name in ("CONTRIBUTING.md", "DESIGN.md", "benchmarks/RESULTS.md", "weights/README.md")]
+INCLUDED.append(ROOT / "covct/dicom/CONFORMANCE.md")
 
 
 def page(name):
@@ -127,7 +129,7 @@ def command_lines(text):
                 yield words[: next((i for i, word in enumerate(words) if word in {"&&", "|", ">", "<"}), None)]
 
 
-@pytest.mark.parametrize("text", [*TEXTS, ROOT / "weights/README.md"], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("text", [*TEXTS, *INCLUDED], ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_example_is_understood(text):
     """Its command is one, and takes its options."""
     for words in command_lines(text.read_text()):
@@ -374,7 +376,7 @@ def test_speed_and_memory_of_the_readme_are_those_that_were_measured():
 # Pages
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("text", [*TEXTS, *INCLUDED], ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files(text):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text.read_text()):
         assert target.startswith("https://") or (text.parent / target).exists(), target
