@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import lru_cache
 from itertools import groupby
 from urllib.parse import quote
 
@@ -110,14 +111,25 @@ def _warnings(entry: Entry) -> Iterator[tuple[bool, str]]:
     yield from ((False, _short(message or slug)) for slug, message in entry.warnings)
 
 
-def _links(entry: Entry) -> Iterator[tuple[str, str]]:
-    """Address and label, one a kind of file; the first where there are several: captures may be as many as slices."""
-    folder, labels = _address(entry), {"report.json": "report"}
+def _links(entry: Entry) -> list[tuple[str, str]]:
+    """Address and label."""
+    folder = _address(entry)
+    return [(f"{folder}/{name}", label) for name, label in _linked(entry.files)]
+
+
+@lru_cache(maxsize=256)
+def _linked(files: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Quoted name and label, one a kind of file; the first where there are several: captures may be as many as slices.
+
+    Remembered, since most series of a night have files of the same names.
+    """
+    labels, links = {"report.json": "report"}, []
     for one in FORMATS.values():
         labels |= one.files
     for pattern, label in labels.items():
-        if found := fnmatch.filter(entry.files, pattern):
-            yield f"{folder}/{quote(min(found))}", f"{label} 1 of {len(found)}" if "*" in pattern else label
+        if found := fnmatch.filter(files, pattern):
+            links.append((quote(min(found)), f"{label} 1 of {len(found)}" if "*" in pattern else label))
+    return links
 
 
 def _address(entry: Entry) -> str:
