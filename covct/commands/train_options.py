@@ -200,7 +200,7 @@ def takes(options: type[_Options]) -> Callable[[Callable[[_Options], None]], Cal
         def spread(**given: Any) -> None:
             command(options(**given))
 
-        spread.__signature__ = inspect.signature(options, eval_str=True)  # type: ignore[attr-defined]
+        spread.__signature__ = inspect.signature(options, eval_str=True)  # type: ignore[attr-defined]  # typer reads it
         return spread
 
     return decorate

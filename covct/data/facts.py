@@ -96,7 +96,7 @@ def doubts(labelled: Labelled) -> list[str]:
 
 def facts_of(labelled: Labelled) -> Facts:
     """The facts of one case."""
-    case, pixels = labelled.case, labelled.pixels
+    case, pixels, mm = labelled.case, labelled.pixels, labelled.spacing_mm
     lungs, infection, classes = labelled.lungs, labelled.infection, labelled.classes
     inside = None if lungs is None else lungs > 0
     infected = None if infection is None else infection > 0
@@ -112,7 +112,7 @@ def facts_of(labelled: Labelled) -> Facts:
         domain=labelled.domain,
         told_by=labelled.told_by,
         shape=(int(pixels.shape[0]), int(pixels.shape[1]), int(pixels.shape[2])),
-        spacing_mm=labelled.spacing_mm and tuple(round(mm, 4) for mm in labelled.spacing_mm),  # type: ignore[arg-type]
+        spacing_mm=mm and (round(mm[0], 4), round(mm[1], 4), round(mm[2], 4)),
         intensity=(float(pixels.min()), float(p_low), float(middle), float(p_high), float(pixels.max())),
         orientation=labelled.orientation,
         labels=_labels(labelled),
@@ -120,7 +120,7 @@ def facts_of(labelled: Labelled) -> Facts:
         infection_share=_share_of_lungs(inside, infected),
         outside_share=rounded(outside_share(labelled)),
         class_shares={
-            name: float(rounded(np.count_nonzero(classes == value) / marked))  # type: ignore[arg-type]
+            name: round(float(np.count_nonzero(classes == value) / marked), 5)
             for value, name in CLASS_NAMES.items()
             if marked
         },

@@ -176,7 +176,14 @@ def _outside_infection(region: dict[str, Any]) -> tuple[Measured, ...]:
     return (Measured(figure, name, None if whole is None else round(whole - infected, figure.digits)),)
 
 
-def _encoded(group: Group, source: pydicom.Dataset, report: dict[str, Any], key: str, outputs: Outputs, algorithm):
+def _encoded(
+    group: Group,
+    source: pydicom.Dataset,
+    report: dict[str, Any],
+    key: str,
+    outputs: Outputs,
+    algorithm: hd.sr.AlgorithmIdentification,
+) -> hd.sr.MeasurementsAndQualitativeEvaluations:
     """A group as TID 1411 with its segment, or as TID 1501 where it has none."""
     template = hd.sr.MeasurementsAndQualitativeEvaluations
     arguments: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from covct.disk.archives import LARGEST_FILE, entries_of, is_hidden, members_of, open_archive, open_regular, refusal
 from covct.errors import SeriesError, SourceDefect, UsageError, why
@@ -312,7 +312,7 @@ class Opener:
             raise SourceDefect("the archive has no such member any more")
         if reason := refusal(member, self.size):  # the archive is another by now
             raise SourceDefect(reason)
-        return self.archive.open(member), member.file_size  # type: ignore[return-value]
+        return cast(BinaryIO, self.archive.open(member)), member.file_size
 
 
 def _read(stream: BinaryIO, size: int, first_bytes: int, largest: int) -> bytes:

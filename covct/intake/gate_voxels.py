@@ -109,7 +109,7 @@ def measure_chest(hu: np.ndarray, lungs: Slices, spacing_mm: tuple[float, float,
         ),
         end_share=float(max(areas[0], areas[-1]) / max(1, areas.max())),
         at_edge=bool(labels[:, (0, -1)].any() or labels[:, :, (0, -1)].any()),
-        clefts=tuple(_cleft(labels > 0, axis) for axis in range(3)),  # type: ignore[arg-type]
+        clefts=(_cleft(labels > 0, 0), _cleft(labels > 0, 1), _cleft(labels > 0, 2)),
         spine=_spine([(seen[index], bodies[index], box) for index, box in zip(held, boxes, strict=True)]),
         inner_hu=_inner_hu(seen, labels, spacing),
     )

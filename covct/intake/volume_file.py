@@ -78,7 +78,8 @@ def declared_findings(series: Series) -> list[Finding]:
         return []  # said when it is read
     axes = np.abs(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)).argmax(axis=1)[::-1]
     working = affine[:, [*axes, 3]]
-    return [*default_affine(affine), *nifti_geometry(working, tuple(shape[axis] for axis in axes))]  # type: ignore
+    slices, rows, columns = (shape[axis] for axis in axes)
+    return [*default_affine(affine), *nifti_geometry(working, (slices, rows, columns))]
 
 
 def _decode(file: SourceFile) -> tuple[hd.Volume, np.ndarray | None]:

@@ -53,7 +53,8 @@ def _density_g_ml(hu: np.ndarray) -> np.ndarray:
 
     After Mull, AJR 1984;143:1101. No calibration of the scanner at hand; nothing weighs less than nothing.
     """
-    return np.maximum(hu + 1000, 0) / 1000
+    density: np.ndarray = np.maximum(hu + 1000, 0) / 1000
+    return density
 
 
 # Of the infected voxels: what of their HU, (voxels,), is summed by lung.

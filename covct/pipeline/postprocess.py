@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import SimpleITK as sitk
@@ -120,7 +122,8 @@ def _connected_with_border(air: np.ndarray) -> np.ndarray:
     """The air of one slice that is connected with a border of air around the slice."""
     framed = cv2.copyMakeBorder(air.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
     cv2.floodFill(framed, None, (0, 0), 2)
-    return framed[1:-1, 1:-1] == 2
+    outside: np.ndarray = framed[1:-1, 1:-1] == 2
+    return outside
 
 
 def _fill_holes(called: Components) -> np.ndarray:
@@ -156,7 +159,7 @@ def _two_cores(depth: np.ndarray, erosion_mm: float, mask: np.ndarray) -> np.nda
     return np.stack([sides[found.on_slice(index)] for index in range(len(mask))])
 
 
-def _depth_mm(mask: np.ndarray, spacing_mm) -> np.ndarray:
+def _depth_mm(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """In-plane distance to the edge of the mask, mm. Bridges are thin in the plane whatever the slice spacing."""
     scale = np.float32((spacing_mm[1] + spacing_mm[2]) / 2)
     return np.stack([cv2.distanceTransform(one.astype(np.uint8), cv2.DIST_L2, 3) for one in mask]) * scale
@@ -196,7 +199,9 @@ def _by_midline(mask: np.ndarray, middle: float) -> np.ndarray:
     return np.stack([sides[found.on_slice(index)] for index in range(len(mask))])
 
 
-def to_source_lungs(labels: np.ndarray, probability: np.ndarray, threshold: float, view: FieldOfView, shape) -> Labels:
+def to_source_lungs(
+    labels: np.ndarray, probability: np.ndarray, threshold: float, view: FieldOfView, shape: tuple[int, int]
+) -> Labels:
     """Lungs in model space to the source grid, the border following the probability.
 
     labels (slices, size, size) uint8, probability (slices, size, size) -> (slices, rows, columns).

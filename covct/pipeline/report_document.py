@@ -1,6 +1,7 @@
 """The document of one result, `report.json`: its figures by the rows of `terms.FIGURES`, and all that explains them.
 
 Every key is written. A field with a default came later than the first version: earlier reports lack it, and are read.
+Longer than other modules because it is one table: a field a line, with the words of the schema.
 """
 
 from __future__ import annotations

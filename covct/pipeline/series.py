@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,7 +29,8 @@ from covct.intake.gate_rules import NOTED, ONE_LUNG, Finding, ValidFor
 from covct.intake.gate_voxels import judge_chest, measure_chest
 from covct.intake.load_dicom import bytes_beside, hu_type, load_dicom
 from covct.intake.volume_file import declared_size, load_volume
-from covct.networks.network import Device, Network, Networks, field_of_view, holds_infection, probabilities
+from covct.networks.devices import Device
+from covct.networks.network import Network, Networks, field_of_view, holds_infection, probabilities
 from covct.pipeline.burden import Lesion, RegionBurden, find_lesions, measure_burden
 from covct.pipeline.memory import at_hand_mib, needed_mib
 from covct.pipeline.postprocess import (
@@ -44,7 +45,7 @@ from covct.pipeline.report import Measurements, build_report
 from covct.pipeline.uncertainty import Tally, doubts, sides_in_view, tally_lungs, uncertainty
 from covct.terms import FIGURES
 from covct.voxels.labels import Labels, Layer, per_slice
-from covct.voxels.preprocess import to_model_space
+from covct.voxels.preprocess import FieldOfView, to_model_space
 from covct.voxels.volume import Masks, Probability, Scan, spacing_mm, voxel_volume_mm3
 
 
@@ -57,7 +58,7 @@ class Clock:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def step(self, name: str):
+    def step(self, name: str) -> Iterator[None]:
         self.announce(name)
         start = time.perf_counter()
         try:
@@ -75,7 +76,7 @@ class Result:
     series: Series
     scan: Scan
     masks: Masks
-    report: dict
+    report: dict[str, Any]
     work_key: str
     device: Device
 
@@ -202,7 +203,9 @@ def _measure(scan: Scan, labels: Labels) -> tuple[dict[str, RegionBurden], tuple
     return burden, lesions, found
 
 
-def _not_empty(networks: Networks, hu: np.ndarray, spacing, with_lung: np.ndarray, lungs: Layer) -> np.ndarray:
+def _not_empty(
+    networks: Networks, hu: np.ndarray, spacing: tuple[float, float, float], with_lung: np.ndarray, lungs: Layer
+) -> np.ndarray:
     """Slices to look for infection in: those with lung, less those that the empty-slice network calls empty."""
     gate = networks.empty_slices
     if gate is None:
@@ -253,7 +256,7 @@ def _judge(
         raise SeriesError(error.slug, error.message + reasons) from error
 
 
-def _model_spacing(spacing, view, size: int) -> tuple[float, float, float]:
+def _model_spacing(spacing: tuple[float, float, float], view: FieldOfView, size: int) -> tuple[float, float, float]:
     return spacing[0], spacing[1] * view.height / size, spacing[2] * view.width / size
 
 

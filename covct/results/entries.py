@@ -100,7 +100,7 @@ def read_tree(out: Path) -> list[Entry]:
 def worst_first(entries: Iterable[Entry]) -> list[Entry]:
     """Done by infected share, highest first and those without one last; then failed; then rejected."""
 
-    def rank(entry: Entry):
+    def rank(entry: Entry) -> tuple[Any, ...]:
         percent = entry.infection_percent
         badness = (percent is None, -(percent or 0), -(entry.figure("infection_ml") or 0))
         return STATUSES.index(entry.status), badness, entry.slug, entry.folder

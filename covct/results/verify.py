@@ -8,6 +8,7 @@ from collections import ChainMap, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pydicom
 
@@ -154,7 +155,7 @@ def _settled(folder: Path, known: _Known | None, judges: Judges) -> _Look | None
     return look
 
 
-def _identity(folder: Path) -> tuple | None:
+def _identity(folder: Path) -> tuple[Any, ...] | None:
     """What changes when a result is replaced."""
     try:
         here = os.stat(folder)

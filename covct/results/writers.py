@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from covct.dicom.capture import captures
 from covct.dicom.key_object import write_key_object
@@ -64,7 +65,7 @@ def write_png(result: Result, folder: Path, outputs: Outputs) -> None:
     )
 
 
-def _caption(report: dict) -> list[str]:
+def _caption(report: dict[str, Any]) -> list[str]:
     parts = []
     for name, region in (("lungs", "lungs"), ("right", "right_lung"), ("left", "left_lung")):
         percent = report["regions"][region]["infection_percent"]

@@ -20,8 +20,9 @@ import keras
 import numpy as np
 
 from covct.data.leakage import ancestors_of, has_learned_from, untold
-from covct.disk import state as output
+from covct.disk.durable import output_errors
 from covct.disk.signals import unbroken
+from covct.disk.state import lock
 from covct.errors import Stopped, UsageError
 from covct.networks.cards import Card, file_sha256, read_card
 from covct.networks.segment import device_in_use, load_network, start_from_backbone
@@ -95,7 +96,7 @@ def train(
     OutputNotWritable, OutputLocked, CheckpointError
     """
     folder = out / f"fold-{settings.fold}" if settings.folds else out
-    with output.lock(folder):
+    with lock(folder):
         plan, network, facts = prepare(settings, data, out, initial, restorer, readings, backbone)
         if plan.on_both_sides:
             report({"event": "note", "text": leak_of(plan)})
@@ -272,7 +273,7 @@ class _Run:
                 "device": device_in_use().name,
             }
         )  # fmt: skip
-        with output.output_errors(self.out):
+        with output_errors(self.out):
             told = EpochEvents(self.tensorboard, p.history)
         places = ((e, s) for e, s in product(range(self.settings.epochs), range(steps)) if (e, s) >= (p.epoch, p.step))
         drawn = batches(self.plan.draw, self.settings.batch_size, self.sample_seed, places, workers)
@@ -343,7 +344,7 @@ class _Run:
                 p.best_file = checkpoints.write_arrays(self.folder, f"best-{p.epoch:05d}", best, {}).name
             p.end_epoch(logs, better, score, settings.schedule == "plateau")
             histories.write(self.out, settings.task, p.history)
-            with output.output_errors(self.out):
+            with output_errors(self.out):
                 told.add(p.epoch, logs)
             self._checkpoint()
         self.report({"event": "epoch", "epoch": p.epoch, "best_epoch": (p.best_epoch or 0) + 1, **logs})

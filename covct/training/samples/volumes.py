@@ -77,7 +77,8 @@ def volumes_of(
             source_mm = None if part.spacing_mm is None else part.spacing_mm[first]
             if source_mm is None or not np.isfinite(source_mm).all():
                 continue
-            grids = _resampled(grids, tuple(map(float, source_mm)), settings.spacing_mm)
+            between, down, across = map(float, source_mm)
+            grids = _resampled(grids, (between, down, across), settings.spacing_mm)
         elif how.size != SIZE:
             hu = np.rint(to_size(grids[0].astype(np.float32), how.size)).astype(np.int16)
             grids = [hu, *(np.moveaxis(truth_of(how, grids[1], grids[2]), -1, 0) > 0)]
@@ -114,13 +115,15 @@ def can_be_volumes(parts: Iterable[Slices], settings: Settings) -> list[Slices]:
 
 
 def _resampled(
-    grids: Sequence[np.ndarray], source_mm: tuple[float, ...], spacing_mm: tuple[float, ...]
+    grids: Sequence[np.ndarray], source_mm: tuple[float, float, float], spacing_mm: tuple[float, ...]
 ) -> list[np.ndarray]:
     """HU, labels and what is known at another spacing; half a voxel decides."""
     hu, *masks = grids
+    between, down, across = spacing_mm
 
     def brought(array: np.ndarray) -> np.ndarray:
-        out, _ = to_volume_space(array, whole_slice(array.shape[1:]), source_mm, spacing_mm)  # type: ignore[arg-type]
+        _, rows, columns = array.shape
+        out, _ = to_volume_space(array, whole_slice((rows, columns)), source_mm, (between, down, across))
         return out
 
     # masks as HU, for what lies beyond is air: 0 becomes -1000, 1 becomes 0
