@@ -869,7 +869,7 @@ def test_training_curves_come_from_beside_the_card(chests, tmp_path):
     evaluate(EvaluationOrder(chests, tmp_path / "out", weights=weights, resamples=100), threshold_networks, no_networks)
     page = (tmp_path / "out" / "evaluation.html").read_text()
     assert "lungs: loss" in page
-    assert "No history of the training lies beside the card of infection" in page
+    assert "No training history was found beside the card of infection" in page
     assert not re.search(r"points=\"[^\"]*nan", page)
 
 

@@ -113,8 +113,8 @@ def as_html(evaluation: dict[str, Any], history: dict[str, History | None], pict
 
 def _patients_words(evaluation: dict[str, Any]) -> str:
     if evaluation["also_seen"]:
-        return "some of whom networks have learned from"
-    return "held out by the cards" if evaluation["judged"]["cards"] else "whoever lies in the folder"
+        return "some of them seen by the networks in training"
+    return "held out by the cards" if evaluation["judged"]["cards"] else "all in the folder"
 
 
 def _section(evaluation: dict[str, Any], task: str, pictures: list[Picture]) -> Section:
