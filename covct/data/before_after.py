@@ -57,20 +57,27 @@ def draw_sheet(
     side = min(400, (WIDTH - 2 * MARGIN - (per_row - 1) * GAP) // per_row)
     parts = [_title(name, domain, len(grey))]
     for start in range(0, len(chosen), per_row):
-        row = chosen[start : start + per_row]
         for after in (False, True):
-            line = _blank(side + (GAP if after else 2))
-            for place, index in enumerate(row):
-                tile = _tile(hu[index] if after else grey[index], {k: m[index] for k, m in masks.items()}, side, after)
-                label = f"{index + 1}: HU" if after else f"{index + 1}: {domain}"
-                behind = tile[4:24, 4 : 14 + text_width(label, 11)]
-                behind[:] = behind * 0.3  # the chest wall is as white as the letters
-                put_text(tile, label, 9, 19, 11, TEXT)
-                left = MARGIN + place * (side + GAP)
-                line[:side, left : left + side] = tile
-            parts.append(line)
+            label = "HU" if after else domain
+            parts.append(_line(hu if after else grey, masks, chosen[start : start + per_row], side, label, after))
     parts.append(_histogram(values, expected_hu))
     return np.concatenate(parts)
+
+
+def _line(
+    images: np.ndarray, masks: dict[str, np.ndarray], chosen: list[int], side: int, label: str, after: bool
+) -> np.ndarray:
+    """Slices side by side, each under its number."""
+    line = _blank(side + (GAP if after else 2))
+    for place, index in enumerate(chosen):
+        tile = _tile(images[index], {kind: mask[index] for kind, mask in masks.items()}, side, after)
+        words = f"{index + 1}: {label}"
+        behind = tile[4:24, 4 : 14 + text_width(words, 11)]
+        behind[:] = behind * 0.3  # the chest wall is as white as the letters
+        put_text(tile, words, 9, 19, 11, TEXT)
+        left = MARGIN + place * (side + GAP)
+        line[:side, left : left + side] = tile
+    return line
 
 
 def _title(name: str, domain: str, slices: int) -> np.ndarray:

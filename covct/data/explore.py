@@ -137,18 +137,9 @@ def explore(
     shown = _shown_of_each_source(found.cases)
     for number, case in enumerate(found.cases):
         progress(number, len(found.cases))
-        try:
-            labelled = read_case(case)
-        except CaseError as error:
-            out.left_out.append(LeftOut(case.source, case.name, error.slug, str(error)))
-            continue
-        likeness.add(labelled)
-        kept, faults = screen.judge(labelled)
-        out.left_out += faults
+        kept = _explore_case(case, out, screen, likeness)
         if kept is None:
             continue
-        out.facts.append(facts_of(kept))
-        out.doubtful += [{"source": case.source, "case": case.name, "message": one} for one in doubts(labelled)]
         _count(out.histograms, kept, restore)
         if _wanted_as_example(number, case.source, shown, out.examples):
             out.examples += _examples(kept, restore)
@@ -156,6 +147,22 @@ def explore(
     out.alike = _alike(likeness)
     progress(len(found.cases), len(found.cases))
     return out
+
+
+def _explore_case(case: Case, out: Exploration, screen: Screen, likeness: Likeness) -> Labelled | None:
+    """Note the facts of a case; what remains of it to learn from."""
+    try:
+        labelled = read_case(case)
+    except CaseError as error:
+        out.left_out.append(LeftOut(case.source, case.name, error.slug, str(error)))
+        return None
+    likeness.add(labelled)
+    kept, faults = screen.judge(labelled)
+    out.left_out += faults
+    if kept is not None:
+        out.facts.append(facts_of(kept))
+        out.doubtful += [{"source": case.source, "case": case.name, "message": one} for one in doubts(labelled)]
+    return kept
 
 
 def _alike(likeness: Likeness) -> list[dict[str, Any]]:

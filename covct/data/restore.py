@@ -293,19 +293,16 @@ def restore_case(
         _, png = cv2.imencode(".png", sheet[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 6])
         written.append(f"{name}_sheet.png")
         replace_file(out / written[-1], png.tobytes(), to_disk=False)
+    tissues, share = _tissues(values)
+    told = name, domain, told_by, len(grey), grey.shape[1], grey.shape[2], stack.spacing_known
+    return Restored(*told, tissues, share, tuple(written))
+
+
+def _tissues(values: dict[str, np.ndarray]) -> tuple[dict[str, Tissue], float | None]:
+    """The figures of each tissue, and how much of the infection has the density of ground glass, percent."""
     infected = values.get("infected_lung")
-    return Restored(
-        name,
-        domain,
-        told_by,
-        len(grey),
-        grey.shape[1],
-        grey.shape[2],
-        stack.spacing_known,
-        {tissue: _tissue(tissue, one) for tissue, one in values.items()},
-        None if infected is None else _share_between(infected, GROUND_GLASS_HU),
-        tuple(written),
-    )
+    share = None if infected is None else _share_between(infected, GROUND_GLASS_HU)
+    return {tissue: _tissue(tissue, one) for tissue, one in values.items()}, share
 
 
 def _write_volumes(out: Path, name: str, stack: Stack, hu: np.ndarray, domain: str) -> list[str]:
@@ -336,7 +333,7 @@ def _declare(path: Path, name: str, case: Case) -> None:
     A volume without a mask of infection has unknown infection: it must never be learned from as healthy, so this is
     written before the volume is. Volumes of one patient are said to be, lest a split comes between them.
     """
-    patient = "" if case.patient == person_of(name) else case.patient
+    patient = case.patient if case.of_pictures or case.patient != person_of(name) else ""
     infection = "" if case.masks.keys() & {"infection", "both"} else "unknown"
     told = {"name": name, "patient": patient, "domain": HU, "infection": infection}
     rows = [row for row in (read_table(path, ("name",)) if path.is_file() else []) if row["name"] != name]

@@ -78,10 +78,6 @@ def group_figures(
             "interval": None if interval is None else [plain(end) for end in interval],
         }
 
-    def counts(cases: list[Judged]) -> np.ndarray:
-        total: np.ndarray = np.array([list(one.counts) for one in cases], float).sum(0)
-        return total
-
     return {
         "source": source,
         "task": task,
@@ -89,7 +85,7 @@ def group_figures(
         "cases": len(judged),
         "slices": sum(len(one.slice_counts) for one in judged),
         "cases_both_empty": sum(not (one.counts.hit + one.counts.invented + one.counts.missed) for one in judged),
-        "pooled": {name: figure(counts, partial(_pooled, name)) for name in SCORES},
+        "pooled": {name: figure(_counts, partial(_pooled, name)) for name in SCORES},
         "mean": {name: _mean(judged, name, figure) for name in MEANS},
         "volume_ml": _agreement(judged, lambda one: one.volume_ml, figure),
         "volume_error_percent": _agreement(
@@ -98,6 +94,11 @@ def group_figures(
         "percent_of_lung": _agreement(judged, lambda one: one.percent_of_lung, figure),
         **_calibration(task, of_patient, figure),
     }
+
+
+def _counts(cases: list[Judged]) -> np.ndarray:
+    total: np.ndarray = np.array([list(one.counts) for one in cases], float).sum(0)
+    return total
 
 
 def by_fold(judged: list[Judged], fold_of: dict[str, str]) -> dict[str, Any] | None:

@@ -57,6 +57,10 @@ class Session:
 
     Attributes
     ----------
+    cards : dict of str to Card
+        Of all judges, by the names of their files.
+    cases : list of Case
+        Those that are judged, judge by judge.
     chosen : dict of str to (Judge, list of str)
         By case, who judges it and which of his networks have seen its patient.
     published : set of str
@@ -66,6 +70,9 @@ class Session:
     order: EvaluationOrder
     loaded: Loaded
     calls: Predictions | None
+    judges: list[Judge]
+    cards: dict[str, Card]
+    cases: list[Case]
     chosen: dict[str, tuple[Judge, list[str]]]
     published: set[str]
 
@@ -116,25 +123,29 @@ def evaluate(
         Nothing to judge; a patient that was learned from and `also_seen` is not said; a mask that does not fit.
     """
     check_order(order)
-    judges = find_judges(order.weights, order.restorer) if order.weights else []
-    restored = order.clahe == RESTORED and not order.predictions
     found = at_least_one(search_cases(order.data, order.labels or {}), order.data)
-    unlike = in_hu_rather_than_on_8_bit(found.cases)
-    cases, chosen = choose(order, named(unlike, order.source, not order.predictions), judges, restored)
-    calls = find_predictions(order.predictions, order.labels or {}, order.resample) if order.predictions else None
+    session = _session(order, found.cases, Loaded(order, load_networks, load_restorer))
+    cases, done = session.cases, Evaluated()
     emit({"event": "found", "cases": len(cases)})
-    cards = cards_of(judges, restored and any(case.domain == CLAHE for case in cases))
-    session = Session(order, Loaded(order, load_networks, load_restorer), calls, chosen, _named_by(cards))
-    done = Evaluated()
     _leave_out_unfit(found.left_out, order, done, emit)
     for case in cases:
         _judge_case(session, case, done, emit)
     if not done.rows:
         why = done.left_out[0]["reason"]
         raise UsageError(f"{order.data}: none of {len(cases)} cases could be judged; first: {why}")
-    evaluation = _document(session, done, cards, judges, cases)
-    _write(order, evaluation, judges, done.judged)
+    evaluation = _document(session, done)
+    _write(order, evaluation, session.judges, done.judged)
     return evaluation
+
+
+def _session(order: EvaluationOrder, found: Sequence[Case], loaded: Loaded) -> Session:
+    judges = find_judges(order.weights, order.restorer) if order.weights else []
+    restored = order.clahe == RESTORED and not order.predictions
+    all_cases = named(in_hu_rather_than_on_8_bit(found), order.source, not order.predictions)
+    cases, chosen = choose(order, all_cases, judges, restored)
+    calls = find_predictions(order.predictions, order.labels or {}, order.resample) if order.predictions else None
+    cards = cards_of(judges, restored and any(case.domain == CLAHE for case in cases))
+    return Session(order, loaded, calls, judges, cards, cases, chosen, _named_by(cards))
 
 
 def _named_by(cards: dict[str, Card]) -> set[str]:
@@ -182,10 +193,8 @@ def _judge_case(session: Session, case: Case, done: Evaluated, emit: Emit) -> No
     emit({"event": "judged", **told})
 
 
-def _document(
-    session: Session, done: Evaluated, cards: dict[str, Card], judges: list[Judge], cases: Sequence[Case]
-) -> dict[str, Any]:
-    order = session.order
+def _document(session: Session, done: Evaluated) -> dict[str, Any]:
+    order, cards = session.order, session.cards
     fold_of = {key: by.name for key, (by, _) in session.chosen.items() if by.name}
     groups = document.groups(done.judged, order, fold_of)
     return {
@@ -195,9 +204,9 @@ def _document(
         "covct_version": __version__,
         "software": document.software(session.loaded.last),
         "settings": document.settings(order),
-        "judged": document.judged_what(order, cards, judges),
+        "judged": document.judged_what(order, cards, session.judges),
         "also_seen": any(row["seen_by"] for row in done.rows),
-        "notes": notes_on(order, cards, done.rows, groups, cases),
+        "notes": notes_on(order, cards, done.rows, groups, session.cases),
         "groups": groups,
         "cases": done.rows,
         "left_out": done.left_out,
