@@ -31,11 +31,11 @@ from covct.intake.gate_rules import (
     LEAST_AIR_SHARE,
     LEAST_TISSUE_SHARE,
     LOSSY_RATIO_REFUSED,
+    NEAR_WATER_HU,
     NOTED,
     PADDING_HU,
     REFUSED,
     SURELY_HU,
-    TISSUE_HU,
     WARNED,
     Finding,
     ValidFor,
@@ -266,7 +266,7 @@ def check_hounsfield(hu: np.ndarray) -> None:
     if np.mean(sample < AIR_BELOW_HU) < LEAST_AIR_SHARE:
         raise SeriesError("not-hounsfield", f"values run from {low:g} to {high:g} with next to no air; {wanted}")
     dense = sample[sample > AIR_BELOW_HU]
-    tissue = float(np.mean(np.abs(dense) < TISSUE_HU)) if dense.size else 1.0
+    tissue = float(np.mean(np.abs(dense) < NEAR_WATER_HU)) if dense.size else 1.0
     if tissue < LEAST_TISSUE_SHARE:
         raise SeriesError("not-hounsfield", f"only {100 * tissue:.0f} % of what is no air is soft tissue; {wanted}")
 

@@ -42,7 +42,7 @@ LEAST_LUNG_SHARE = 0.08
 GAS_HU, GAS_MOST_ML = -980.0, 1500.0
 OTHER_PART_LEAST_ML, OTHER_PART_LEAST_SHARE, OTHER_PART_CUT = 1000.0, 0.15, 0.5
 ONE_LUNG = 0.1  # of the other
-LEAST_TISSUE_SHARE, TISSUE_HU = 0.3, 250
+LEAST_TISSUE_SHARE, NEAR_WATER_HU = 0.3, 250
 SURELY_HU = {"", "HU"}  # of what is averaged: of an original slice the scanner's word is enough
 HOUNSFIELD_TYPES = {"", "HU", "HU_MOD", "US"}  # US: unspecified, as many archives write
 AIR_BELOW_HU, LEAST_AIR_SHARE = -500, 0.002  # a chest CT holds air; so does nearly every other CT
@@ -151,7 +151,7 @@ GATE = {
     "not-hounsfield": Rule(
         "grey values (0..255, 0..4095, a mask, colours) instead of Hounsfield units",
         f"RescaleType other than HU; no air (below {AIR_BELOW_HU} HU); of what is denser, less than "
-        f"{100 * LEAST_TISSUE_SHARE:.0f} % within {TISSUE_HU} HU of water",
+        f"{100 * LEAST_TISSUE_SHARE:.0f} % within {NEAR_WATER_HU} HU of water",
     ),
     "decimal-comma": Rule(
         "numbers are written with a decimal comma",

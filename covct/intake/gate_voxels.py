@@ -17,7 +17,7 @@ from covct.intake.gate_rules import REFUSED, WARNED, Finding
 from covct.voxels.labels import Slices, per_slice
 
 SEEN = 60, 128, 128  # slices, rows and columns: at least so many are looked at, where there are as many
-TISSUE_HU = -400  # skin and what lies inside the chest wall is denser, lung and air are not
+TISSUE_ABOVE_HU = -400  # skin and what lies inside the chest wall is denser, lung and air are not
 BONE_HU = 200
 BONE_ENOUGH = 60  # voxels seen: fewer are no spine
 MIDLINE = 0.08  # half the strip that the spine is looked for in, as a share of the body's width
@@ -133,7 +133,7 @@ def too_large(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> list[Fi
 
 def body_of(hu_slice: np.ndarray, lungs: np.ndarray) -> np.ndarray:
     """(rows, columns) bool: the largest piece of tissue on a slice, with what it encloses; lungs belong to it."""
-    tissue = ((hu_slice > TISSUE_HU) | (lungs > 0)).astype(np.uint8)
+    tissue = ((hu_slice > TISSUE_ABOVE_HU) | (lungs > 0)).astype(np.uint8)
     opened = cv2.morphologyEx(tissue, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))  # off the table
     count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
     if count < 2:

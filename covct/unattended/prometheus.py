@@ -58,7 +58,7 @@ LARGEST_FILE = 1 << 20  # bytes; ours are a few KiB
 WRITE_EVERY_S = 15.0  # while a series is at work; about as often as Prometheus asks
 
 log = logging.getLogger("covct")
-Labels = tuple[tuple[str, str], ...]
+LabelPairs = tuple[tuple[str, str], ...]
 
 
 class Metrics:
@@ -74,7 +74,7 @@ class Metrics:
 
     def __init__(self, file: Path, now: Callable[[], float] = time.time):
         self.file, self.now = file, now
-        self.samples: dict[tuple[str, Labels], float] = defaultdict(float)
+        self.samples: dict[tuple[str, LabelPairs], float] = defaultdict(float)
         self.samples |= read_counters(file)
         self._set("covct_build_info", 1, version=__version__)
         self._set("covct_up", 1)
@@ -222,7 +222,7 @@ def end_in_place(file: Path) -> None:
             os.close(descriptor)
 
 
-def read_counters(file: Path) -> dict[tuple[str, Labels], float]:
+def read_counters(file: Path) -> dict[tuple[str, LabelPairs], float]:
     """What a file of ours counted so far, and when a success was last; nothing of a file that is absent or damaged."""
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -230,7 +230,7 @@ def read_counters(file: Path) -> dict[tuple[str, Labels], float]:
         families = list(text_string_to_metric_families(file.read_text()))
     except (OSError, ValueError):
         return {}
-    out: dict[tuple[str, Labels], float] = {}
+    out: dict[tuple[str, LabelPairs], float] = {}
     for sample in (sample for family in families for sample in family.samples):
         name = re.sub("_(sum|count)$", "", sample.name)
         kept = METRICS.get(name, ("", ""))[0] in ("counter", "summary") or "_timestamp_" in name

@@ -15,7 +15,7 @@ import numpy as np
 from covct.data.domains import TISSUE_HU
 from covct.data.slices import UNKNOWN, Slices
 
-AERATED_HU = -500
+AIR_BELOW_HU = -500
 LEAST_AERATED = 1500  # pixels of 256 x 256: more than trachea and bronchi have, less than a lung
 MARGIN = 3  # pixels around the lungs of which nothing is said
 
@@ -49,7 +49,7 @@ def _aerated(hu: np.ndarray) -> np.ndarray:
 
     Their border they may reach: some slices are cropped as tight as the lungs.
     """
-    air = (cv2.GaussianBlur(hu.astype(np.float32), (0, 0), 1.0) < AERATED_HU).astype(np.uint8)
+    air = (cv2.GaussianBlur(hu.astype(np.float32), (0, 0), 1.0) < AIR_BELOW_HU).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(air, connectivity=4)
     pictured = hu != TISSUE_HU
     rows, columns = np.flatnonzero(pictured.any(axis=1)), np.flatnonzero(pictured.any(axis=0))
