@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from covct.errors import UsageError
+from covct.outputs import FORMATS, Outputs
 from covct.unattended.logs import LogFormat
 from covct.unattended.supervisor import worker
 
@@ -53,7 +54,8 @@ Strict = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON event per line to stdout.")]
 
-Formats = Annotated[str, _output(help="Output formats, separated by commas: seg, sr, sc, ko, nifti, png.")]
+DEFAULT_FORMATS = ",".join(Outputs().formats)
+Formats = Annotated[str, _output(help=f"Output formats, separated by commas: {', '.join(FORMATS)}.")]
 SegTypeOption = Annotated[
     SegType, _output(help="Type of the SEG: overlapping masks, one label per voxel, or probabilities.")
 ]
@@ -138,8 +140,6 @@ def check_places(order: Order) -> None:
 
 def outputs_of(formats: str, seg_type: SegType, all_frames: bool, captures: Captures) -> Outputs:
     """`--formats` and what goes with it, as `Outputs`."""
-    from covct.outputs import FORMATS, Outputs
-
     wanted = tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
     if unknown := set(wanted) - set(FORMATS):
         raise UsageError(f"unknown format {', '.join(sorted(unknown))}; wanted {', '.join(FORMATS)}")

@@ -16,6 +16,7 @@ from covct import RESEARCH_USE
 from covct.commands.console import plain, stdout
 from covct.commands.exit_codes import ended_badly
 from covct.commands.options import (
+    DEFAULT_FORMATS,
     AllFrames,
     Captures,
     CapturesOption,
@@ -74,7 +75,7 @@ def scan_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be processed and what not, and why.")
     ] = False,
-    formats: Formats = "seg,sr,png",
+    formats: Formats = DEFAULT_FORMATS,
     seg_type: SegTypeOption = SegType.binary,
     all_frames: AllFrames = False,
     captures: CapturesOption = Captures.key,
@@ -126,7 +127,7 @@ def watch_command(
     out: Out,
     settle: Annotated[float, _inbox(help="Process a study once it has not changed for N seconds.", min=0)] = 30.0,
     interval: Annotated[float, _inbox(help="Poll the inbox every N seconds.", min=0.1)] = 10.0,
-    formats: Formats = "seg,sr,png",
+    formats: Formats = DEFAULT_FORMATS,
     seg_type: SegTypeOption = SegType.binary,
     all_frames: AllFrames = False,
     captures: CapturesOption = Captures.key,
