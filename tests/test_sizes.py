@@ -12,7 +12,7 @@ LONGEST_MODULE = 400
 # Lines from the first statement after the docstring to the last: a signature may have a line an option.
 LONGEST_BODY = 40
 # Why each may be longer stands at its head.
-LONG_MODULES = {"pipeline/report_document.py"}
+LONG_MODULES: set[str] = set()
 LONG_FUNCTIONS: set[str] = set()
 
 MODULES = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}

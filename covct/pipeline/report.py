@@ -38,6 +38,11 @@ class Measurements:
     lesions: tuple[int, list[Lesion]]
     valid_for: ValidFor
 
+    def doubts(self) -> list[Finding]:
+        """The warning of an uncertain share, where a share may be given."""
+        interval = self.sure.regions["lungs"].infection_percent if self.valid_for.percent else None
+        return doubts(interval, self.sure.calibrations["infection"].level)
+
 
 def build_report(
     choice: Choice,

@@ -31,7 +31,7 @@ from covct.intake.load_dicom import bytes_beside, hu_type, load_dicom
 from covct.intake.volume_file import declared_size, load_volume
 from covct.networks.devices import Device
 from covct.networks.network import Network, Networks, field_of_view, holds_infection, probabilities
-from covct.pipeline.burden import Lesion, RegionBurden, find_lesions, measure_burden
+from covct.pipeline.burden import RegionBurden, find_lesions, measure_burden
 from covct.pipeline.memory import at_hand_mib, needed_mib
 from covct.pipeline.postprocess import (
     mark_infection,
@@ -42,7 +42,7 @@ from covct.pipeline.postprocess import (
     unmark_specks,
 )
 from covct.pipeline.report import Measurements, build_report
-from covct.pipeline.uncertainty import Tally, doubts, sides_in_view, tally_lungs, uncertainty
+from covct.pipeline.uncertainty import Tally, sides_in_view, tally_lungs, uncertainty
 from covct.terms import FIGURES
 from covct.voxels.labels import Labels, Layer, per_slice
 from covct.voxels.preprocess import FieldOfView, to_model_space
@@ -94,14 +94,9 @@ def process(
     Parameters
     ----------
     strict : bool
-        Warnings refuse the series.
+        Warnings refuse the series: a SeriesError, as for all input that is not for us.
     memory_mib : float, optional
         Memory that may be used; default: all that the machine or the container has.
-
-    Raises
-    ------
-    SeriesError
-        The input is not for us, with its slug and reason.
     """
     series = choice.chosen
     assert series is not None
@@ -113,25 +108,13 @@ def process(
     networks.begin()
     with clock.step("lungs"):
         lungs = _find_lungs(networks.lungs, scan)
-        valid_lungs, found = _judge(scan, lungs.labels.lungs, age, is_other_part(series), findings)
-        findings += found
+        valid_for, findings = _judge(scan, lungs.labels.lungs, age, is_other_part(series), findings)
     with clock.step("infection"):
         infection = _find_infection(networks, scan, lungs.labels.lungs)
     with clock.step("postprocess"):
-        mark_infection(
-            lungs.labels, infection.probability.array, networks.infection.card.threshold, infection.probability.view
-        )
-        unmark_specks(lungs.labels, spacing_mm(scan.working))
+        _mark(lungs.labels, infection.probability, networks.infection.card.threshold, scan)
     with clock.step("measure"):
-        burden, lesions, found = _measure(scan, lungs.labels)
-        findings += found
-        if strict:
-            refuse_warnings(findings)
-        valid_for = valid_lungs & left_valid(findings)
-        sure = uncertainty(burden, lungs.tally, infection.tally, networks)
-        if valid_for.percent:
-            findings += doubts(sure.regions["lungs"].infection_percent, sure.calibrations["infection"].level)
-    measured = Measurements(burden, sure, lesions, valid_for)
+        measured, findings = _measure(scan, lungs, infection, networks, valid_for, findings, strict)
     report = build_report(choice, scan, measured, findings, networks, work_key, infection.skipped)
     masks = Masks(lungs.labels.lungs, lungs.labels.infection, lungs.probability, infection.probability)
     return Result(series, scan, masks, report, work_key, networks.used())
@@ -194,13 +177,30 @@ def _find_infection(networks: Networks, scan: Scan, lungs: Layer) -> _Infection:
     return _Infection(Probability(probability, view), tally, skipped)
 
 
-def _measure(scan: Scan, labels: Labels) -> tuple[dict[str, RegionBurden], tuple[int, list[Lesion]], list[Finding]]:
-    """Burden by region, the lesions, and whether a lung is all but gone."""
-    volume = scan.working
-    burden = measure_burden(volume.array, labels.lungs, labels.infection, voxel_volume_mm3(volume))
+def _mark(labels: Labels, probability: Probability, threshold: float, scan: Scan) -> None:
+    mark_infection(labels, probability.array, threshold, probability.view)
+    unmark_specks(labels, spacing_mm(scan.working))
+
+
+def _measure(
+    scan: Scan,
+    lungs: _Lungs,
+    infection: _Infection,
+    networks: Networks,
+    valid_for: ValidFor,
+    findings: list[Finding],
+    strict: bool,
+) -> tuple[Measurements, list[Finding]]:
+    """What is measured, and all that is to be said of it by now; `strict` refuses what is warned of before that."""
+    volume, labels = scan.working, lungs.labels
+    burden, found = _one_lung(measure_burden(volume.array, labels.lungs, labels.infection, voxel_volume_mm3(volume)))
+    findings = [*findings, *found]
+    if strict:
+        refuse_warnings(findings)
+    sure = uncertainty(burden, lungs.tally, infection.tally, networks)
     lesions = find_lesions(labels.infection, labels.lungs, scan.working_affine)
-    burden, found = _one_lung(burden)
-    return burden, lesions, found
+    measured = Measurements(burden, sure, lesions, valid_for & left_valid(findings))
+    return measured, [*findings, *measured.doubts()]
 
 
 def _not_empty(
@@ -246,11 +246,14 @@ def _extents(series: Series) -> tuple[tuple[int, int, int], float]:
 def _judge(
     scan: Scan, lungs: Layer, age: float | None, other_part: bool, known: list[Finding]
 ) -> tuple[ValidFor, list[Finding]]:
-    """Whether these are whole lungs, and a person's. What is `known` of the affine explains what cannot be."""
+    """Whether these are whole lungs, and a person's; what is found is added to what is `known`.
+
+    What is known of the affine explains what cannot be.
+    """
     hu, spacing = scan.working.array, spacing_mm(scan.working)
     try:
         valid, found = coverage(lungs, spacing, other_part, age)
-        return valid, [*found, *judge_chest(measure_chest(hu, lungs, spacing), age, other_part)]
+        return valid, [*known, *found, *judge_chest(measure_chest(hu, lungs, spacing), age, other_part)]
     except SeriesError as error:
         reasons = "".join(f"; {finding.message}" for finding in known if finding.slug == "default-affine")
         raise SeriesError(error.slug, error.message + reasons) from error

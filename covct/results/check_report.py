@@ -9,16 +9,8 @@ from pathlib import Path
 from covct.disk.documents import DamagedDocument
 from covct.disk.outcome import Outcome
 from covct.pipeline.burden import LARGEST_LESIONS, severity
-from covct.pipeline.report_document import (
-    Geometry,
-    Interval,
-    Lesions,
-    Measured,
-    Region,
-    Regions,
-    Report,
-    Uncertainty,
-)
+from covct.pipeline.report_document import Geometry, Lesions, Report, Uncertainty
+from covct.pipeline.report_figures import Interval, Measured, Region, Regions
 from covct.pipeline.uncertainty import classes
 from covct.results.defects import Defect
 from covct.terms import FIGURES, HU_BANDS, SEVERITY, Figure

@@ -10,7 +10,8 @@ from typing import Any
 from covct.disk.outcome import Outcome
 from covct.disk.places import OUTCOME
 from covct.errors import logged
-from covct.pipeline.report_document import Interval, Regions, Report
+from covct.pipeline.report_document import Report
+from covct.pipeline.report_figures import Interval, Regions
 from covct.terms import FIGURES
 
 STATUSES = ("done", "failed", "rejected")  # in the order of the page
