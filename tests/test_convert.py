@@ -515,7 +515,7 @@ def test_output_inside_the_source_is_not_converted_back(both):
 
 
 def test_output_that_is_the_source_or_a_scan_is_refused(series_folder, weights, networks, tmp_path):
-    with pytest.raises(UsageError, match="source and output at once"):
+    with pytest.raises(UsageError, match="both source and output"):
         converted(series_folder, series_folder)
     batch.scan(batch.Order((series_folder,), tmp_path / "out", weights), lambda: networks, lambda event: None)
     with pytest.raises(UsageError, match="results of a scan"):

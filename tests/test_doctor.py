@@ -220,7 +220,7 @@ def test_a_check_that_breaks_does_not_end_the_others(weights, monkeypatch):
     monkeypatch.setattr(doctor, "check_memory", broken)
     code, checks = examined("--weights", weights)
     assert code == 3
-    assert checks["doctor"]["message"].startswith("a check broke: ZeroDivisionError at test_doctor.py")
+    assert checks["doctor"]["message"].startswith("a check failed unexpectedly: ZeroDivisionError at test_doctor.py")
     assert "clock" in checks
 
 

@@ -99,7 +99,7 @@ def test_a_file_that_repeats_what_was_set_aside_is_no_twin_of_a_slice(series_fol
 def test_a_dry_run_says_what_would_be_set_aside(series_folder, weights, tmp_path):
     add(series_folder, **FOREIGN["RTSTRUCT"])
     said = invoke("scan", series_folder, "--out", tmp_path / "out", "--weights", weights, "--dry-run", "--json")
-    assert "set aside as no slices: 1 RTSTRUCT" in said.stdout
+    assert "set aside, as not slices: 1 RTSTRUCT" in said.stdout
 
 
 def test_without_a_chest_nothing_is_set_aside(series_folder):
@@ -202,7 +202,7 @@ def test_the_original_is_chosen_before_its_average(series_folder, tmp_path):
     assert done.left_out == {"1.1": "not-chosen"}
     assert "reformatted" not in done.warned
     [entry] = done.report["selection"]["left_out"]
-    assert entry["message"].startswith("reformatted; chosen was one with")
+    assert entry["message"].startswith("reformatted; the chosen series")
 
 
 def test_originals_and_averages_are_never_one_stack(series_folder):

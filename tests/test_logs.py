@@ -190,7 +190,7 @@ def test_hashes_of_one_tree_stay_the_same_and_those_of_another_differ(tmp_path):
 def test_a_key_that_hides_nothing_is_refused(tmp_path, key):
     """An editor, a full disk or a copy left the file empty: hashes of UIDs could be tried by anyone."""
     (tmp_path / "identifier-key").write_text(key)
-    with pytest.raises(UsageError, match="wanted 32 or more"):
+    with pytest.raises(UsageError, match="wanted at least 32"):
         logs.identifier_key(tmp_path)
 
 

@@ -225,7 +225,9 @@ def test_a_slice_that_its_sender_replaces_meanwhile_stays_to_be_processed(inbox,
     if moment == "look":
         sender(victim)
     monkeypatch.setattr(os, "rename", overtaken)
-    assert move(inbox, processed) == ["a file was replaced while the study was moved: it is looked at again"]
+    assert move(inbox, processed) == [
+        "a file was replaced while the study was being moved; the study will be read again"
+    ]
     assert struck or moment == "look"
     assert files(inbox)["a/s/1.dcm"] == b"corrected"
     assert b"corrected" not in files(inbox.parent / "done").values(), "it was not processed"
@@ -399,7 +401,9 @@ def test_a_header_that_is_replaced_while_its_voxels_are_moved_keeps_them(pair_in
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", overtaken)
-        assert move_pairs(pair_inbox) == ["a file was replaced while the study was moved: it is looked at again"]
+        assert move_pairs(pair_inbox) == [
+            "a file was replaced while the study was being moved; the study will be read again"
+        ]
     assert files(pair_inbox) == {"v/scan.nhdr": HEADER.format("# corrected\n").encode(), "v/scan.raw": voxels}
     assert not files(pair_inbox.parent / "done")
     assert move_pairs(pair_inbox) == []

@@ -109,7 +109,7 @@ def test_noise_of_1e_6_in_the_cosines_is_no_mixed_orientation(series_folder):
 
 @pytest.mark.parametrize(
     ("low", "high", "word"),
-    [(0, 255, "8-bit"), (0, 4095, "without air"), (-200, 300, "next to no air"), (0, 1, "mask")],
+    [(0, 255, "8-bit"), (0, 4095, "without air"), (-200, 300, "almost no air"), (0, 1, "mask")],
 )
 def test_grey_values_that_are_no_hounsfield_units(low, high, word):
     values = np.linspace(low, high, 20 * 64 * 64).reshape(20, 64, 64)
@@ -205,7 +205,7 @@ def test_fewer_slices_than_the_header_says_were_acquired(series_folder):
     [series] = discover([series_folder]).series
     [_, warning] = header_warnings(series)[1]
     assert warning.slug == "missing-slices"
-    assert "34 images were acquired, 30 are here" in warning.message
+    assert "34 acquired images, but 30 are present" in warning.message
 
 
 def test_two_scans_that_nothing_tells_apart(series_folder):

@@ -91,7 +91,7 @@ def test_a_file_that_ended_two_processes_is_left_to_no_third(tmp_path):
     after = Refusals(tmp_path)
     for key in (b"a", b"b"):
         was_read, said = read(after, key=key)
-        assert not was_read and said.startswith("2 processes were ended while they read it")
+        assert not was_read and said.startswith("2 processes died while reading it")
     assert read(after, key=b"c") == (True, None)
     assert read(after, key=b"a", status=(9, 9, 9, 9)) == (True, None), "another file under its name"
 

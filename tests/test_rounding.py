@@ -182,7 +182,7 @@ def test_positions_rounded_more_coarsely_than_the_slices_lie_are_said_to_be(seri
         dataset.InstanceNumber = 1
     error = verdict(series_folder)
     assert error.slug == "mixed-acquisitions"
-    assert error.message.endswith("rounded to 1 mm, coarser than the slices lie")
+    assert error.message.endswith("rounded to 1 mm, coarser than the slice spacing")
 
 
 def test_cosines_and_spacing_that_each_slice_rounds_its_own_way(series_folder):

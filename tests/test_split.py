@@ -89,16 +89,16 @@ ENERGIES, PHASES = (
 @pytest.mark.parametrize(
     ("apart", "suffixes", "said"),
     [
-        (ENERGIES, ["-e80", "-e140"], "80 kV; chosen was one with: {}; 140 kV"),
+        (ENERGIES, ["-e80", "-e140"], "80 kV; the chosen series: {}; 140 kV"),
         (
             PHASES,
             ["-c40", "-c75"],
-            "phase 40 %; chosen was one with: {}; phase 75 %",
+            "phase 40 %; the chosen series: {}; phase 75 %",
         ),
         (
             ({"TemporalPositionIndex": 1}, {"TemporalPositionIndex": 2}),
             ["-t1", "-t2"],
-            "temporal position 2: the lowest decides; chosen was one with: {}; temporal position 1",
+            "temporal position 2: the lowest decides; the chosen series: {}; temporal position 1",
         ),
     ],
     ids=["energies", "cardiac phases", "temporal positions"],

@@ -80,11 +80,11 @@ def test_working(start, out):
     until_at_work(process)
     until(lambda: "step lungs" in told(out, "working (before)"), "the step")
     text = told(out, "working")
-    assert "alive yes: scan works (process" in text
+    assert "alive yes: scan is working (process" in text
     assert "at work 1.2.2/1.2.2.1: step lungs for" in text
-    assert "progress 1 of 3 series of this pass" in text and "2 to do, which takes about" in text
+    assert "progress 1 of 3 series in this pass" in text and "2 to do, about" in text
     assert "lost nothing so far" in text
-    assert "1.2.2/1.2.2.1: it is at work, step lungs" in invoke("status", out, "--why", "1.2.2.1").stdout
+    assert "1.2.2/1.2.2.1: it is being processed, step lungs" in invoke("status", out, "--why", "1.2.2.1").stdout
     assert health(out) == (0, "working")
     assert json.loads(invoke("status", out, "--json").stdout)["now"]["folder"] == "1.2.2/1.2.2.1"
 
@@ -101,10 +101,10 @@ def test_idle(start, out, figures):
 
 def test_waiting_for_markers(start, out):
     start(*WATCH, "--marker", "end", command="watch")
-    text = until(lambda: (text := told(out, "waiting for markers")) and "no marker" in text and text, "waiting")
-    assert "waiting 3 have no marker yet; the first for" in text
+    text = until(lambda: (text := told(out, "waiting for markers")) and "without a marker" in text and text, "waiting")
+    assert "waiting 3 without a marker yet; the oldest for" in text
     why = invoke("status", out, "--why", "1.2.3")
-    assert "1.2.3: it waits, its marker file has not come (for" in why.stdout
+    assert "1.2.3: waiting, its marker file has not arrived (for" in why.stdout
 
 
 def test_a_hung_series(start, out):
@@ -129,9 +129,9 @@ def test_dead(start, out, figures):
     [last] = metric(figures, "covct_last_event_timestamp_seconds")
     assert abs(time.time() - float(last)) < 60
     text = told(out, "dead")
-    assert "alive no: it was killed while it worked" in text and "Start it again" in text
-    assert "lost it was killed at 1.2.2/1.2.2.1, which is done again" in text
-    assert "was at work when covct was killed" in invoke("status", out, "--why", "1.2.2.1").stdout
+    assert "alive no: it was killed while working" in text and "Restart it" in text
+    assert "lost it was killed at 1.2.2/1.2.2.1, which will be redone" in text
+    assert "was being processed when covct was killed" in invoke("status", out, "--why", "1.2.2.1").stdout
 
 
 def test_a_full_disk(start, out, figures):
@@ -141,7 +141,7 @@ def test_a_full_disk(start, out, figures):
     text = told(out, "full disk")
     assert "alive no: OutputNotWritable ended it" in text
     assert "last run scan" in text and "ended by OutputNotWritable, 1 done" in text
-    assert "lost an error ended it at 1.2.2/1.2.2.1, which is done again" in text
+    assert "lost an error ended it at 1.2.2/1.2.2.1, which will be redone" in text
     assert health(out) == (3, "broken")
 
 
@@ -167,7 +167,7 @@ def test_two_writers(start, out):
     second = start()
     assert ended(second)[0] == 11
     text = told(out, "two writers")
-    assert f"scan works (process {child_of(first)} on" in text
+    assert f"scan is working (process {child_of(first)} on" in text
     assert health(out) == (0, "working")
 
 
@@ -177,18 +177,18 @@ def test_after_a_bad_night(start, out):
     text = told(out, "after a bad night")
     assert "alive no: it has ended" in text
     assert "lost 1 series failed (--retry-failed); 1 series wait for the next run" in text
-    assert "ended by --limit" in text and "waiting 1 left by --limit" in text
+    assert "ended by --limit" in text and "waiting 1 left over by --limit" in text
     assert "last error" in text and "crashed-repeatedly" in text
     assert "crashed-repeatedly" in invoke("status", out, "--why", "1.2.2").stdout
     waits = invoke("status", out, "--why", "1.2.3")
-    assert "it waits, --limit was reached before its turn" in waits.stdout
+    assert "waiting, --limit was reached before its turn" in waits.stdout
 
 
 def test_after_a_good_night(start, out):
     assert ended(start())[0] == 0
     text = told(out, "after a good night")
     assert "alive no: it has ended" in text
-    assert "lost nothing: every series it found has its outcome" in text
+    assert "lost nothing: every series found has an outcome" in text
     assert health(out) == (0, "ended")
 
 
@@ -251,7 +251,7 @@ def test_a_share_that_is_no_longer_mounted_is_told_from_an_empty_inbox(tmp_path,
     assert roots.problems(0.0) == (True, [])
     monkeypatch.setattr(roots, "_devices", {tmp_path: -1})
     is_ok, [problem] = roots.problems(1.0)
-    assert not is_ok and problem.slug == "source-gone" and "on another file system" in problem.message
+    assert not is_ok and problem.slug == "source-gone" and "on a different file system" in problem.message
     assert roots.problems(2.0) == (False, []), "said"
     assert len(roots.problems(700.0)[1]) == 1, "said again"
     (tmp_path / "study").mkdir()

@@ -184,7 +184,7 @@ def test_a_failed_plan_takes_no_result_away(order, inbox, networks, monkeypatch)
     assert (tally["troubled"], tally["failed"]) == (1, 0)
     assert (order.out / BAD / f"{BAD}.1" / "outcome.json").read_bytes() == before
     [told] = [one for one in events if one["event"] == "problem"]
-    assert told["message"].endswith("while planning; its result of before stays")
+    assert told["message"].endswith("while planning; its earlier result stays")
 
 
 def test_what_failed_in_planning_is_done_again_on_demand(order, networks, monkeypatch):

@@ -234,7 +234,7 @@ def test_other_voxels_under_the_same_header_are_another_volume(phantom, inbox, o
 def test_a_dry_run_and_a_conversion(chest, tmp_path, weights, order, networks):
     asked = ["scan", str(chest), "--out", str(tmp_path / "out"), "--weights", str(weights), "--dry-run", "--json"]
     [row] = [json.loads(line) for line in CliRunner().invoke(app, asked).stdout.splitlines()]
-    assert (row["verdict"], row["why"]) == ("segment", "the only volume of the file")
+    assert (row["verdict"], row["why"]) == ("segment", "the only volume in the file")
     counts = convert(Conversion((chest,), tmp_path / "converted"), lambda event: None)
     assert counts["converted"] == 1
     series = only(tmp_path / "converted")

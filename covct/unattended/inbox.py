@@ -76,7 +76,7 @@ class Roots:
             self._devices[root] = device
         if device == self._devices[root]:
             return ""
-        return "the folder is empty, and on another file system than before: wanted the share mounted"
+        return "the folder is empty and on a different file system than before; wanted the share mounted"
 
 
 def device_of(root: Path) -> int | None:

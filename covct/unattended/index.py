@@ -312,7 +312,7 @@ class Index:
             if not _is_damage(error):
                 self._give_up_writes(error)
                 return
-            log.warning("the index of headers is damaged and will be built again: %s", type(error).__name__)
+            log.warning("the index of headers is damaged and will be rebuilt: %s", type(error).__name__)
             with suppress(sqlite3.Error):
                 self._database.close()
             _remove(self._path)

@@ -86,9 +86,10 @@ def _long_enough(path: Path) -> bytes:
     key = path.read_bytes().strip()
     if len(key) < SHORTEST_KEY:
         raise UsageError(
-            f"{path} holds a key of {len(key)} characters; wanted {SHORTEST_KEY} or more. Restore it, or delete it: "
-            "then a new one is made, hashes of earlier nights cannot be joined with new ones, and only the DICOM "
-            "objects of earlier results tell whose they are"
+            f"{path} holds a key of {len(key)} characters; wanted at least {SHORTEST_KEY}. "
+            "Restore it, or delete it for a new one to be made: then hashes of earlier "
+            "nights no longer match new ones, and only the DICOM objects of earlier "
+            "results identify their patients"
         )
     return key
 

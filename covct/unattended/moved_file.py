@@ -26,7 +26,9 @@ class Replaced(OSError):
     """The file is not the one that was processed."""
 
     def __init__(self) -> None:
-        super().__init__(errno.ESTALE, "a file was replaced while the study was moved: it is looked at again")
+        super().__init__(
+            errno.ESTALE, "a file was replaced while the study was being moved; the study will be read again"
+        )
 
 
 def move_file(source: Path, wanted: Path, processed: Status) -> Path:

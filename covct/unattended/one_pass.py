@@ -106,7 +106,7 @@ def _work(
             troubles.emit(job_event("skipped", job, status=job.finished.status, slug=job.finished.slug))
             continue
         if job.trouble and _has_result(order, job):
-            troubles.tell(job.series.study_folder, f"{job.trouble} while planning; its result of before stays")
+            troubles.tell(job.series.study_folder, f"{job.trouble} while planning; its earlier result stays")
             continue
         why = why or closed(order, started)
         if why:

@@ -66,7 +66,7 @@ def _given_up(job: Job, attempt: Attempt) -> _End | None:
     if attempt.timed_out_s is not None:
         return _End("failed", "timeout", f"no result within {attempt.timed_out_s:g} s (--series-timeout)")
     if attempt.attempts > MOST_ATTEMPTS:
-        return _End("failed", "crashed-repeatedly", f"{MOST_ATTEMPTS} attempts left no outcome")
+        return _End("failed", "crashed-repeatedly", f"{MOST_ATTEMPTS} attempts ended without an outcome")
     return None
 
 
@@ -78,7 +78,7 @@ def _worked_on(order: Order, job: Job, networks: Callable[[], Networks], stage: 
     except SeriesError as error:
         return _End("rejected", error.slug, error.message, error.file)
     except MemoryError as error:
-        return _End("failed", "out-of-memory", f"no memory left: {whereabouts(error)}")
+        return _End("failed", "out-of-memory", f"out of memory: {whereabouts(error)}")
     except Exception as error:
         if isinstance(error, (RunError, OSError)):
             raise

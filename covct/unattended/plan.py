@@ -160,7 +160,7 @@ def _with_folders(order: Order, found: Discovery, cards: dict[str, str]) -> list
 
 
 def _not_selected(candidates: list[Series], wanted: list[Series]) -> list[tuple[Series, str, str]]:
-    message = "not among the series asked for by --series or --select"
+    message = "not selected by --series or --select"
     return [(series, NOT_SELECTED, message) for series in candidates if series not in wanted]
 
 

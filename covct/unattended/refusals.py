@@ -91,7 +91,7 @@ class Refusals:
     def _check(self, key: bytes, status: Status, mark: bytes, label: str) -> None:
         deaths, _ = self._deadly.get(mark.hex(), (0, 0))
         if deaths >= MOST_DEATHS:
-            message = f"{deaths} processes were ended while they read it; it is left alone until it changes"
+            message = f"{deaths} processes died while reading it; it is skipped until it changes"
             raise SeriesError("unreadable", message, label)
         refusal = self._known.get(key)
         if refusal and refusal.status == status and self._now() < refusal.due:

@@ -22,9 +22,9 @@ MAX_AGE_S = 1800.0
 STATUSES = ("done", "rejected", "failed")
 NONE, WORKS, IDLES, HUNG, DEAD, SOURCE_GONE = "none", "working", "idle", "hung", "dead", "source-gone"
 WHY = {
-    "settling": "it has not held still long enough",
-    "without marker": "its marker file has not come",
-    "unreadable": "a file of it cannot be read; it is tried again",
+    "settling": "its files changed too recently",
+    "without marker": "its marker file has not arrived",
+    "unreadable": "one of its files cannot be read; covct will try again",
     "until": "--until was reached before its turn",
     "limit": "--limit was reached before its turn",
 }
@@ -190,7 +190,7 @@ def sentences(told: dict[str, Any]) -> list[tuple[str, str]]:
     if told["now"]["step_seconds"] is not None and told["now"]["state"] != IDLES and told["now"]["to_do"]:
         lines.append(("progress", _progress(told["now"])))
     for row in told["waiting_studies"]:
-        lines.append(("waiting", f"{row['studies']} {_reason(row['why'])}; the first for {span(row['oldest_s'])}"))
+        lines.append(("waiting", f"{row['studies']} {_reason(row['why'])}; the oldest for {span(row['oldest_s'])}"))
     if told["last_run"]:
         lines.append(("last run", _last_run(told)))
         lines.append(("lost", _lost(told)))
@@ -203,35 +203,35 @@ def _alive(now: dict[str, Any]) -> str:
     ago = f"last sign of life {span(now['age_s'])} ago" if now["age_s"] is not None else ""
     who = now["holder"] or f"process {now['process']}"
     return {
-        NONE: "no covct has given a sign of life here yet",
-        WORKS: f"yes: {now['command']} works ({who}), {ago}",
-        IDLES: f"yes: {now['command']} is idle and looks again soon ({who}), {ago}",
-        SOURCE_GONE: f"yes, but the source is gone or cannot be read: see that it is mounted ({who}), {ago}",
-        HUNG: f"it hangs: {who} holds the tree, but {ago}; see the step, the driver and the shares",
-        DEAD: f"no: it was killed while it worked, nothing holds the tree; {ago}. Start it again: it goes on",
+        NONE: "covct has not given a sign of life here yet",
+        WORKS: f"yes: {now['command']} is working ({who}), {ago}",
+        IDLES: f"yes: {now['command']} is idle and will look again soon ({who}), {ago}",
+        SOURCE_GONE: f"yes, but the source is gone or cannot be read; check that it is mounted ({who}), {ago}",
+        HUNG: f"it hangs: {who} holds the output tree, but {ago}; check the step, the driver and the network shares",
+        DEAD: f"no: it was killed while working, and nothing holds the output tree; {ago}. Restart it to continue",
         BROKEN: f"no: {now['error'] or 'an error'} ended it (see its log and `covct doctor --out`); {ago}",
         ENDED: f"no: it has ended; {ago}",
     }[now["state"]]
 
 
 def _at_work(now: dict[str, Any]) -> str:
-    step = f"step {now['step']} for {span(now['step_seconds'])}" if now["step"] else "it begins"
-    return f"{now['folder']}: {step}, the series for {span(now['series_seconds'])}"
+    step = f"step {now['step']} for {span(now['step_seconds'])}" if now["step"] else "starting"
+    return f"{now['folder']}: {step}, {span(now['series_seconds'])} for the series so far"
 
 
 def _progress(now: dict[str, Any]) -> str:
-    parts = [f"{now['finished']} of {now['finished'] + now['to_do']} series of this pass"]
+    parts = [f"{now['finished']} of {now['finished'] + now['to_do']} series in this pass"]
     if now["series_per_hour"]:
-        parts.append(f"{now['series_per_hour']:g} an hour")
-    parts += [f"{now['to_do']} to do, which takes about {span(now['ends_in_s'])}"] if now["ends_in_s"] else []
+        parts.append(f"{now['series_per_hour']:g} per hour")
+    parts += [f"{now['to_do']} to do, about {span(now['ends_in_s'])} left"] if now["ends_in_s"] else []
     parts += [f"{now['failed']} failed"] if now["failed"] else []
     parts += [f"{now['problems']} problems"] if now["problems"] else []
     return ", ".join(parts)
 
 
 def _reason(why: str) -> str:
-    words = {"settling": "settle", "without marker": "have no marker yet", "unreadable": "cannot be read"}
-    return words.get(why, f"left by --{why}")
+    words = {"settling": "settle", "without marker": "without a marker yet", "unreadable": "cannot be read"}
+    return words.get(why, f"left over by --{why}")
 
 
 def _last_run(told: dict[str, Any]) -> str:
@@ -241,23 +241,26 @@ def _last_run(told: dict[str, Any]) -> str:
     rate = f", {told['series_per_hour']:g} series/h" if told["series_per_hour"] else ""
     counts = ", ".join(f"{run[status]} {status}" for status in STATUSES if run[status]) or "no series finished"
     ago = span(told["last_run_seconds_ago"])
-    return f"{run['command']} of {run['began']}: {end.get(run['end'], run['end'])}, {counts}{rate}; heard of {ago} ago"
+    return (
+        f"{run['command']} of {run['began']}: {end.get(run['end'], run['end'])}, "
+        f"{counts}{rate}; last heard from {ago} ago"
+    )
 
 
 def _lost(told: dict[str, Any]) -> str:
     """Whether anything of the last run is missing."""
     run, parts = told["last_run"], []
-    at = f" at {run['at_work']}, which is done again" if run["at_work"] else ""
+    at = f" at {run['at_work']}, which will be redone" if run["at_work"] else ""
     if run["killed"]:
-        parts.append(f"it was killed{at}; the next run does what is left")
+        parts.append(f"it was killed{at}; the next run will do the rest")
     if run["end"] == "error":
-        parts.append(f"an error ended it{at}; the next run does what is left")
+        parts.append(f"an error ended it{at}; the next run will do the rest")
     if run["failed"]:
         parts.append(f"{run['failed']} series failed (--retry-failed)")
     if run["waiting"]:
         parts.append(f"{run['waiting']} series wait for the next run")
     if not parts:
-        return "nothing so far" if run["end"] is None else "nothing: every series it found has its outcome"
+        return "nothing so far" if run["end"] is None else "nothing: every series found has an outcome"
     return "; ".join(parts)
 
 
@@ -288,17 +291,19 @@ def why(out: Path, uid: str, now: datetime) -> list[str]:
     alive = life(out)
     doing = alive.beat.doing if alive.beat else heartbeat.Doing()
     if doing.folder and uid in (doing.folder, *doing.folder.split("/")) and alive.state != ENDED:
-        how = "it was at work when covct was killed" if alive.state in (DEAD, BROKEN) else "it is at work"
+        how = (
+            "it was being processed when covct was killed" if alive.state in (DEAD, BROKEN) else "it is being processed"
+        )
         said.append(f"{doing.folder}: {how}, {_step_words(doing, alive)}")
     for row in read_waiting(out / PRIVATE):
         if uid in (row["folder"], *row["folder"].split("/")):
             age = span(max(0.0, now.timestamp() - row["since"]))
-            said.append(f"{row['folder']}: it waits, {WHY.get(row['why'], row['why'])} (for {age})")
+            said.append(f"{row['folder']}: waiting, {WHY.get(row['why'], row['why'])} (for {age})")
     return said
 
 
 def _step_words(doing: heartbeat.Doing, alive: Life) -> str:
-    step = f"step {doing.step}" if doing.step else "at its beginning"
+    step = f"step {doing.step}" if doing.step else "starting"
     return step if alive.state in (DEAD, BROKEN) else f"{step} for {span(_elapsed(doing.since))}"
 
 

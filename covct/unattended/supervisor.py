@@ -254,7 +254,7 @@ def _attend(child: int, from_child: int, ears: int, work: Work) -> int | None:
         if kill_at and now - kill_at > KILL_GRACE_S:
             _say_that_it_ended(work, heartbeat.BROKEN, "NotEnding")
             raise NotEnding(
-                "the working process cannot be ended: a file system or a driver that it waits for does not answer"
+                "the worker is not responding and cannot be killed: it is waiting for a file system or a driver"
             )
         overdue = work.too_long or work.loads_too_long or work.hangs
         if not kill_at and (overdue or (stopped_by and now - stop_at > STOP_GRACE_S)):
@@ -276,25 +276,25 @@ def _after(code: int, killed: bool, stopped_by: str, work: Work) -> int | None:
         return 130
     if killed and work.loads_too_long:
         work.crashes += 1
-        message = f"the networks were not loaded within {LONGEST_LOADING_S:g} s: their process was ended"
+        message = f"the networks did not load within {LONGEST_LOADING_S:g} s; the worker was killed"
         _say(work, {"event": "log", "message": message}, "error")
         _in_tree(work, lambda out: forgive_attempt(out, work.folder))
         if work.crashes > MOST_ATTEMPTS:
             _say_that_it_ended(work, heartbeat.BROKEN, "WeightsError")
             return WeightsError.exit_code
     elif killed and work.folder:
-        message = f"a series had no result within {work.timeout_s:g} s: its process was ended, another one goes on"
+        message = f"a series had no result within {work.timeout_s:g} s; its worker was killed, and a new one continues"
         _say(work, {"event": "log", "message": message}, "error")
         _in_tree(work, lambda out: note_timeout(out, work.folder, work.timeout_s or 0))
     elif killed:
         _say_that_it_ended(work, heartbeat.BROKEN, "NotEnding")
-        message = f"no sign of life for {HUNG_S:g} s between two series: does the source answer?"
+        message = f"no sign of life for {HUNG_S:g} s between two series; is the source responding?"
         _say(work, {"event": "ended", "reason": "NotEnding", "message": message, "exit_code": 14}, "error")
         return NotEnding.exit_code
     else:
         work.crashes += 1
         where = "at a series" if work.folder else "between two series"
-        message = f"the working process was ended by {signal.Signals(-code).name} {where}"
+        message = f"the worker was killed by {signal.Signals(-code).name} {where}"
         _say(work, {"event": "log", "message": message}, "error")
         if work.crashes > (MOST_CRASHES if work.folder else MOST_ATTEMPTS):
             _say_that_it_ended(work, heartbeat.BROKEN, signal.Signals(-code).name)
