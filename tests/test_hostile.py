@@ -568,7 +568,7 @@ def test_a_slice_that_names_its_study_twice_is_unreadable(series_folder):
     dataset = pydicom.dcmread(victim)
     dataset.StudyInstanceUID = ""
     dataset.save_as(victim)
-    with pytest.raises(SeriesError, match="two things of its StudyInstanceUID") as caught:
+    with pytest.raises(SeriesError, match="two values of StudyInstanceUID") as caught:
         load_dicom(series)
     assert caught.value.slug == "unreadable"
 

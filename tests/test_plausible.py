@@ -101,7 +101,7 @@ def test_a_prone_patient_registered_as_supine_would_have_his_sides_exchanged(pha
     voxels, affine = as_nifti(phantom)
     slug, message = night(saved(voxels[::-1, ::-1], affine, tmp_path / "in")).rejection
     assert slug == "turned"
-    assert "back and front seem exchanged" in message
+    assert "back and front seem swapped" in message
 
 
 @pytest.mark.parametrize(

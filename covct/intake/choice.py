@@ -81,7 +81,7 @@ def _rule(longest_mm: float) -> tuple[Criterion, ...]:
         Criterion(_is_reformatted, lambda s: "reformatted" if _is_reformatted(s) else "original slices"),
         Criterion(lambda s: not is_lung_kernel(_first(s, "kernel", "")), _kernel_words),
         Criterion(lambda s: round(_first(s, "thickness", None) or 99.0, 2), _thickness_words),
-        Criterion(lambda s: any(i.lossy for i in s.instances), lambda s: "compressed with loss"),
+        Criterion(lambda s: any(i.lossy for i in s.instances), lambda s: "lossy compression"),
         Criterion(_from_diastole, _phase_words),
         Criterion(_from_120_kv, _energy_words),
         Criterion(lambda s: -len(s.instances), lambda s: _slices(s)),
@@ -128,13 +128,13 @@ def _not_chosen(other: Series, best: Series, rule: tuple[Criterion, ...]) -> tup
     described = _described(best)
     if decided.words in (_phase_words, _energy_words) and decided.words(best) not in described:
         described = (*described, decided.words(best))
-    return other, NOT_CHOSEN, f"{decided.words(other)}; chosen was one with: {'; '.join(described)}"
+    return other, NOT_CHOSEN, f"{decided.words(other)}; the chosen series: {'; '.join(described)}"
 
 
 def _reasons(best: Series, others: list[Series]) -> tuple[str, ...]:
     if best.kind != "dicom":
-        return ("the only volume of the file",)
-    aside = (f"set aside as no slices: {described(best.aside)}",) if best.aside else ()
+        return ("the only volume in the file",)
+    aside = (f"set aside, as not slices: {described(best.aside)}",) if best.aside else ()
     if not others:
         return ("the only series of the study that can be segmented", *aside)
     return (*_described(best), *aside)

@@ -92,7 +92,10 @@ def refuse_warnings(findings: list[Finding]) -> None:
 def inspect_headers(series: Series, any_size: bool = False) -> list[Finding]:
     """The verdict on a series by its headers: what refuses it, or all that is to be told of it."""
     if series.kind != "dicom":
-        message = f"{FORMAT_NAMES[series.kind]} has no DICOM instances to refer to: masks and report, no DICOM SEG"
+        message = (
+            f"{FORMAT_NAMES[series.kind]} has no DICOM instances to refer to: masks and "
+            "report are written, but no DICOM SEG"
+        )
         return [*_twins(series), Finding("no-seg", message, NOTED)]
     found: list[Finding] = []
     for look in (_identity, _kind, on_one_grid, in_space, extents, _contents):
@@ -122,7 +125,7 @@ def _people(series: Series) -> Iterator[Finding]:
         yield uid_per_slice(series, each)
     if series.mixed:
         what = f"{', '.join(series.mixed)} differ{'s' * (len(series.mixed) == 1)} between slices"
-        yield refusal("mixed-patients", f"{what} of one series; whose lungs these are is not known, wanted one patient")
+        yield refusal("mixed-patients", f"{what} of one series, so the patient is unknown; wanted one patient")
 
 
 def _identity(series: Series) -> Iterator[Finding]:
@@ -130,8 +133,8 @@ def _identity(series: Series) -> Iterator[Finding]:
     if not series.study_uid or not series.series_uid:
         yield refusal(
             "no-identifiers",
-            f"{len(series.instances)} slices without StudyInstanceUID or SeriesInstanceUID; wanted both, since a "
-            "result could not be attached to its series",
+            f"{len(series.instances)} slices without StudyInstanceUID or SeriesInstanceUID; "
+            "wanted both, to attach the result to its series",
         )
     elif not series.can_be_referred_to:
         uids = {"StudyInstanceUID": [series.study_uid], "SeriesInstanceUID": [series.series_uid]}
@@ -139,8 +142,9 @@ def _identity(series: Series) -> Iterator[Finding]:
         wrong = [keyword for keyword, values in uids.items() if not all(map(is_uid, values))]
         yield Finding(
             "missing-uids",
-            f"{' and '.join(wrong)} missing or no valid UID: NIfTI masks and report, no DICOM objects, which could not "
-            "refer to the slices; `covct convert --to dicom` gives them UIDs",
+            f"{' and '.join(wrong)} missing or not a valid UID: NIfTI masks and report "
+            "are written, but no DICOM objects, which could not refer to the slices; "
+            "`covct convert --to dicom` assigns UIDs",
         )
 
 
@@ -177,7 +181,9 @@ def _reformatted(series: Series) -> Iterator[Finding]:
         message = f"{len(cut)} reformatted and {len(series.instances) - len(cut)} other slices; wanted one kind"
         yield refusal("reformatted", message)
     if reformats:
-        message = f"image type is {_image_type(reformats[0])}: averaged slices, in which small and faint lesions fade"
+        message = (
+            f"image type is {_image_type(reformats[0])}: averaged slices, in which small or faint lesions may be lost"
+        )
         yield Finding("reformatted", message)
 
 
@@ -188,25 +194,31 @@ def _image_type(instance: Instance) -> str:
 def _contents(series: Series) -> Iterator[Finding]:
     """What the headers say of the pixels, of what lies beside them and of what is not there."""
     if series.aside:
-        message = f"set aside under the same Series Instance UID, as no slices of it: {described(series.aside)}"
+        message = f"set aside under the same Series Instance UID, as not slices of it: {described(series.aside)}"
         yield Finding("foreign-objects", message, NOTED)
     yield from _twins(series)
     doubtful = {told for i in series.instances for told in i.doubtful_commas if told.startswith("Rescale")}
     if doubtful:
-        yield refusal("decimal-comma", f"{min(doubtful)} may have a comma between thousands; wanted a decimal point")
+        yield refusal("decimal-comma", f"the comma in {min(doubtful)} may separate thousands; wanted a decimal point")
     if commas := sorted({keyword for i in series.instances for keyword in i.commas}):
-        yield Finding("decimal-comma", f"{', '.join(commas)} written with a decimal comma; read as a point", NOTED)
+        yield Finding(
+            "decimal-comma", f"{', '.join(commas)} written with a decimal comma; read as a decimal point", NOTED
+        )
     if any(i.rescale is None for i in series.instances):
-        message = "RescaleSlope or RescaleIntercept is missing; 1 and 0 were taken, figures by HU are withheld"
+        message = (
+            "RescaleSlope or RescaleIntercept is missing; 1 and 0 were assumed, and figures based on HU are withheld"
+        )
         yield Finding("no-rescale", message)
     if series.unreadable_beside:
-        message = f"{series.unreadable_beside} files beside it cannot be read: slices may be missing at an end"
+        message = (
+            f"{series.unreadable_beside} files beside the series cannot be read; slices may be missing at either end"
+        )
         yield Finding("unreadable-beside", message)
     if any(i.lossy for i in series.instances):
         ratio = max(i.lossy_ratio for i in series.instances)
         said = f" {ratio:g}:1" if ratio else ""
         level = REFUSED if ratio > LOSSY_RATIO_REFUSED else WARNED
-        yield Finding("lossy", f"the images were compressed with loss{said}; figures by HU are withheld", level)
+        yield Finding("lossy", f"lossy compression{said}; figures based on HU are withheld", level)
     yield from _namings(series)
     yield from _fewer_than_acquired(series)
 
@@ -216,7 +228,7 @@ def _twins(series: Series) -> Iterator[Finding]:
         what = "an instance" if series.kind == "dicom" else "the contents of one"
         message = f"{count} file{'s repeat' if count > 1 else ' repeats'} {what} already there; each is used once"
         if series.copies:
-            message += f" ({series.copies} under another patient's name, or none, are left aside)"
+            message += f" ({series.copies} with another patient name, or none, are set aside)"
         yield Finding("duplicate-files", message, NOTED)
 
 
@@ -230,9 +242,9 @@ def _namings(series: Series) -> Iterator[Finding]:
     said = ", ".join(keyword for keyword in PATIENT_TAGS if keyword in unlike)
     silent = sum(count for naming, count in namings.items() if naming.kin(person) is not Kin.SAME)
     if said:
-        yield Finding("mixed-patients", f"{said} not the same in all slices; the rest says that it is one person")
+        yield Finding("mixed-patients", f"{said} not the same in all slices; everything else indicates one person")
     elif silent:
-        yield Finding("mixed-patients", f"{silent} of {len(series.instances)} slices do not say whose they are")
+        yield Finding("mixed-patients", f"{silent} of {len(series.instances)} slices do not identify a patient")
 
 
 def _fewer_than_acquired(series: Series) -> Iterator[Finding]:
@@ -240,7 +252,7 @@ def _fewer_than_acquired(series: Series) -> Iterator[Finding]:
     counts = Counter((i.acquisition, i.images_in_acquisition) for i in series.instances if not i.frame)
     for (_, declared), count in sorted(counts.items(), key=lambda item: item[0][1]):
         if count < declared < 2 * count:
-            yield Finding("missing-slices", f"the header says {declared} images were acquired, {count} are here")
+            yield Finding("missing-slices", f"the header declares {declared} acquired images, but {count} are present")
 
 
 def check_hounsfield(hu: np.ndarray) -> None:
@@ -258,17 +270,17 @@ def check_hounsfield(hu: np.ndarray) -> None:
     low, high = float(sample.min()), float(sample.max())
     wanted = "wanted Hounsfield units (air -1000, water 0)"
     if low >= 0 and high <= 10:
-        raise SeriesError("not-hounsfield", f"values run from {low:g} to {high:g}, as in a mask; {wanted}")
+        raise SeriesError("not-hounsfield", f"values range from {low:g} to {high:g}, as in a mask; {wanted}")
     if low >= 0 and high <= 255:
-        raise SeriesError("not-hounsfield", f"values run from {low:g} to {high:g}, an 8-bit grey scale; {wanted}")
+        raise SeriesError("not-hounsfield", f"values range from {low:g} to {high:g}, an 8-bit grey scale; {wanted}")
     if low >= -10:
-        raise SeriesError("not-hounsfield", f"values run from {low:g} to {high:g} without air; {wanted}")
+        raise SeriesError("not-hounsfield", f"values range from {low:g} to {high:g} without air; {wanted}")
     if np.mean(sample < AIR_BELOW_HU) < LEAST_AIR_SHARE:
-        raise SeriesError("not-hounsfield", f"values run from {low:g} to {high:g} with next to no air; {wanted}")
+        raise SeriesError("not-hounsfield", f"values range from {low:g} to {high:g} with almost no air; {wanted}")
     dense = sample[sample > AIR_BELOW_HU]
     tissue = float(np.mean(np.abs(dense) < NEAR_WATER_HU)) if dense.size else 1.0
     if tissue < LEAST_TISSUE_SHARE:
-        raise SeriesError("not-hounsfield", f"only {100 * tissue:.0f} % of what is no air is soft tissue; {wanted}")
+        raise SeriesError("not-hounsfield", f"only {100 * tissue:.0f} % of what is not air is soft tissue; {wanted}")
 
 
 def check_region(
@@ -298,7 +310,7 @@ def check_region(
     if volume_ml < least_lung(age)[0]:
         raise SeriesError(
             "head-or-abdomen",
-            f"said to be of another part of the body, with {volume_ml:.0f} mL of air inside; wanted a chest CT",
+            f"labelled as another part of the body, with {volume_ml:.0f} mL of air inside; wanted a chest CT",
         )
 
 
@@ -348,20 +360,21 @@ def coverage(
     if volume_ml < least_ml and volume_ml / (extent_mm / 10) < least_cm2:
         raise SeriesError(
             "head-or-abdomen" if other_part else "no-lungs",
-            f"{volume_ml:.0f} mL of lung found over {extent_mm:.0f} mm; wanted a chest CT ({least_ml:g} mL)",
+            f"only {volume_ml:.0f} mL of lung found over {extent_mm:.0f} mm; wanted a "
+            f"chest CT (at least {least_ml:g} mL)",
         )
     if slices < FEW_SLICES:
-        message = f"{slices} slice{'s' * (slices > 1)}: the figures describe what is shown, not the lungs"
+        message = f"{slices} slice{'s' * (slices > 1)}: the figures describe what is shown, not the whole lungs"
         return ValidFor(volume=False, percent=False), [Finding("too-few-slices", message)]
     found, whole = [], True
     ends = {name: areas[at] / areas.max() for name, at in (("first", 0), ("last", -1)) if areas[at]}
     if ends:
-        message = f"the lungs reach the {' and the '.join(ends)} slice: a part of them was not scanned"
+        message = f"the lungs reach the {' and the '.join(ends)} slice: part of them was not scanned"
         whole = bool(max(ends.values()) < CUT_WARNED)
         found.append(Finding("partial-lungs", message))
     at_edge = np.count_nonzero([one[0].any() or one[-1].any() or one[:, (0, -1)].any() for one in lungs])
     if at_edge:
-        message = f"the lungs reach the edge of the image in {at_edge} slices: a part of them lies outside"
+        message = f"the lungs reach the edge of the image in {at_edge} slices: part of them lies outside"
         whole = whole and bool(at_edge < EDGE_CUT * np.count_nonzero(areas))
         found.append(Finding("partial-lungs", message))
     return ValidFor(volume=whole, percent=whole), found

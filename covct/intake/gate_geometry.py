@@ -69,7 +69,7 @@ def on_one_grid(series: Series) -> Iterator[Finding]:
     if min(map(min, shapes)) < 2:
         yield refusal("no-geometry", f"slices have {_list(shapes[0])} rows and columns")
     if np.abs(np.array([i.position for i in series.instances])).max() > 1e5:
-        yield refusal("no-geometry", "ImagePositionPatient is more than 100 m away")
+        yield refusal("no-geometry", "ImagePositionPatient is more than 100 m from the origin")
     frames = {i.frame_of_reference_uid for i in series.instances}
     if len(frames) == len(series.instances) > 2:
         yield uid_per_slice(series, "a FrameOfReferenceUID")
@@ -83,7 +83,7 @@ def on_one_grid(series: Series) -> Iterator[Finding]:
     off = max(0.01, 2 * cosine_unit(orientations))
     if abs(np.linalg.norm(row) - 1) > off or abs(np.linalg.norm(column) - 1) > off or abs(row @ column) > off:
         text = _list(series.instances[0].orientation or ())
-        yield refusal("no-geometry", f"ImageOrientationPatient {text} is no pair of perpendicular unit vectors")
+        yield refusal("no-geometry", f"ImageOrientationPatient {text} is not a pair of perpendicular unit vectors")
 
 
 def in_space(series: Series) -> Iterator[Finding]:
@@ -96,7 +96,7 @@ def in_space(series: Series) -> Iterator[Finding]:
         if len(series.instances) < FEW_SLICES:
             count = len(series.instances)
             yield refusal("too-few-slices", f"{count} {name} slices; wanted axial ones, or at least {FEW_SLICES}")
-        yield Finding("not-axial", f"acquired in {name} slices; axial ones were put together from them")
+        yield Finding("not-axial", f"acquired in {name} slices and reformatted to axial ones")
     if len(series.instances) < 2:
         return
     along = grid.along
@@ -112,32 +112,34 @@ def in_space(series: Series) -> Iterator[Finding]:
     tilt = grid.tilt_degrees
     spread = f"{steps.min():.2f} to {steps.max():.2f} mm"
     if tilt > TILT_REFUSED_DEGREES:
-        yield refusal("gantry-tilt", f"the slices are sheared by {tilt:.1f}°, more than a gantry tilts")
+        yield refusal("gantry-tilt", f"the slices are sheared by {tilt:.1f}°, more than a gantry can tilt")
     if uneven > UNEVEN_REFUSED:
         also = f"; the gantry was tilted by {tilt:.1f}° too" if tilt > TILT_WARNED_DEGREES else ""
-        yield refusal("uneven-spacing", f"slice steps run from {spread}; wanted one spacing{also}")
+        yield refusal("uneven-spacing", f"slice spacing ranges from {spread}; wanted one spacing{also}")
     elif uneven > UNEVEN_WARNED:
-        yield Finding("uneven-spacing", f"slice steps differ by up to {100 * uneven:.0f} % ({spread})")
+        yield Finding("uneven-spacing", f"slice spacing varies by up to {100 * uneven:.0f} % ({spread})")
     yield from _thick(middle)
     if tilt > TILT_WARNED_DEGREES:
-        message = f"the gantry was tilted by {tilt:.1f}°: the masks lie on the tilted slices, volumes are right"
+        message = f"the gantry was tilted by {tilt:.1f}°: the masks lie on the tilted slices, and volumes are correct"
         yield Finding("gantry-tilt", message)
     shift = 0.0 if grid.line else sideways_mm(grid.positions, along)
     if shift > SHIFT_WARNED_MM:
         level = REFUSED if shift > SHIFT_REFUSED_MM else WARNED
-        yield Finding("mixed-geometry", f"slices are shifted sideways by up to {shift:.1f} mm; wanted one line", level)
+        yield Finding(
+            "mixed-geometry", f"slices are shifted sideways by up to {shift:.1f} mm; wanted aligned slices", level
+        )
 
 
 def _oblique(degrees: float) -> Iterator[Finding]:
     if degrees > OBLIQUE_WARNED_DEGREES:
         level = REFUSED if degrees > OBLIQUE_REFUSED_DEGREES else WARNED
-        yield Finding("oblique", f"the slices are turned by {degrees:.0f}° against the patient's axes", level)
+        yield Finding("oblique", f"the slices are rotated by {degrees:.0f}° from the patient's axes", level)
 
 
 def _thick(step_mm: float) -> Iterator[Finding]:
     if step_mm > STEP_WARNED_MM:
         level = REFUSED if step_mm > STEP_REFUSED_MM else WARNED
-        yield Finding("thick-slices", f"slices lie {step_mm:g} mm apart; lesions between them are not seen", level)
+        yield Finding("thick-slices", f"slices are {step_mm:g} mm apart; lesions between them are missed", level)
 
 
 def nifti_geometry(affine: np.ndarray, shape: tuple[int, int, int]) -> list[Finding]:
@@ -175,7 +177,10 @@ def _size(long_mm: float, *in_plane_mm: float) -> Iterator[Finding]:
         return
     far = small < IN_PLANE_MM_REFUSED[0] or large > IN_PLANE_MM_REFUSED[1] or long_mm > LONG_MM_REFUSED
     across = " x ".join(f"{mm:.0f}" for mm in in_plane_mm)
-    message = f"the image covers {across} mm across the patient and {long_mm:.0f} mm along him: no chest is scanned so"
+    message = (
+        f"the image covers {across} mm across the patient and {long_mm:.0f} mm along "
+        "the patient; no chest scan has this size"
+    )
     yield Finding("implausible-size", message, REFUSED if far else WARNED)
 
 
@@ -200,24 +205,27 @@ def default_affine(affine: np.ndarray) -> list[Finding]:
     """A warning where a file's affine (4, 4) is what libraries write unasked: steps of 1 mm along the axes, from 0."""
     if not np.allclose(np.abs(affine[:3, :3]), np.eye(3), atol=1e-6) or np.abs(affine[:3, 3]).max() > 1e-6:
         return []
-    message = "the affine is the identity, as where nobody set it: neither voxel size nor right and left are known"
+    message = "the affine is the identity, as if never set: voxel size, right and left are unknown"
     return [Finding("default-affine", message)]
 
 
 def _doubled(series: Series, along: np.ndarray, steps: np.ndarray) -> Finding:
     doubled = int(np.count_nonzero(steps < 0.01))
     if doubled >= MOSTLY * (len(along) - doubled):
-        message = f"{doubled} of {len(along)} slices lie where another one does: several scans in one series"
+        message = f"{doubled} of {len(along)} slices share a position with another one: several scans in one series"
         if told := differing(series.instances):
             words = "; ".join(told)
-            return refusal("mixed-acquisitions", f"{message} ({words}), and taken apart by that they are not whole")
-        message += ", and nothing in the headers tells them apart"
+            return refusal("mixed-acquisitions", f"{message} ({words}), and split accordingly they are incomplete")
+        message += ", and nothing in the headers distinguishes them"
         unit = float(units_of(np.array([i.position for i in series.instances])).max())
         if 0.01 < steps.max() <= unit * (1 + 1e-6):
-            message += f"; or positions that are rounded to {unit:g} mm, coarser than the slices lie"
+            message += f"; or positions rounded to {unit:g} mm, coarser than the slice spacing"
         return refusal("mixed-acquisitions", message)
     at = along[np.argmin(steps)]
-    return refusal("duplicate-slices", f"two different slices lie at the same position ({at:.1f} mm); wanted one each")
+    return refusal(
+        "duplicate-slices",
+        f"two different slices lie at the same position ({at:.1f} mm); wanted one slice per position",
+    )
 
 
 def _gaps(grid: Grid, steps: np.ndarray, middle: float) -> Iterator[Finding]:
@@ -249,4 +257,7 @@ def _list(values: Iterable[Any]) -> str:
 def uid_per_slice(series: Series, what: str) -> Finding:
     """What is said of a series in which every slice has `what` of its own."""
     count = len(series.instances)
-    return refusal("uid-per-slice", f"{count} slices of one scan have {what} each, by a faulty anonymiser; wanted one")
+    return refusal(
+        "uid-per-slice",
+        f"each of the {count} slices of one scan has {what} of its own, from a faulty anonymiser; wanted one",
+    )

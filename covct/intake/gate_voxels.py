@@ -230,16 +230,16 @@ def _ask_for_a_chest(chest: Chest, age_years: float | None) -> None:
             (chest.volume_ml < least_ml, f"{chest.volume_ml:.0f} mL of lung, wanted {least_ml:g}"),
             (
                 chest.lung_share < gate_rules.OTHER_PART_LEAST_SHARE,
-                f"lung in {100 * chest.lung_share:.0f} % of the body's cross-section at most",
+                f"lung in at most {100 * chest.lung_share:.0f} % of the body's cross-section",
             ),
             (not chest.has_both or chest.clefts[2] > gate_rules.CLEFT, "no two lungs side by side"),
-            (chest.end_share > gate_rules.OTHER_PART_CUT, "an end of the lungs only"),
+            (chest.end_share > gate_rules.OTHER_PART_CUT, "only one end of the lungs"),
         )
         if lacking
     ]
     if lacks:
         raise SeriesError(
-            "head-or-abdomen", f"said to be of another part of the body, with {'; '.join(lacks)}; wanted a chest CT"
+            "head-or-abdomen", f"labelled as another part of the body, with {'; '.join(lacks)}; wanted a chest CT"
         )
 
 
@@ -250,23 +250,23 @@ def _little_lung(chest: Chest) -> Iterator[Finding]:
         yield Finding("no-lungs", message, REFUSED)
     if chest.lung_share < gate_rules.LEAST_LUNG_SHARE:
         share = f"{100 * chest.lung_share:.0f} %"
-        yield Finding("no-lungs", f"lung fills {share} of the body's cross-section at most: hardly a chest")
+        yield Finding("no-lungs", f"lung fills at most {share} of the body's cross-section: probably not a chest")
 
 
 def _turned(chest: Chest) -> Iterator[Finding]:
     """Two lungs lie side by side, with the spine behind them."""
     if chest.clefts[2] > gate_rules.CLEFT and min(chest.clefts[:2]) < gate_rules.CLEFT_OF_TWO:
         how = "one above the other" if chest.clefts[0] < chest.clefts[1] else "one in front of the other"
-        yield Finding("turned", f"the lungs lie {how}; wanted them at the patient's right and left", REFUSED)
+        yield Finding("turned", f"the lungs lie {how}; wanted one on the patient's right and one on the left", REFUSED)
     elif chest.clefts[2] > gate_rules.CLEFT and chest.has_both:
-        yield Finding("turned", "nothing parts the lungs into a right and a left one")
+        yield Finding("turned", "nothing separates the right lung from the left")
     if (
         chest.spine is not None
         and chest.lungs_mm[0] >= gate_rules.SPINE_LEAST_MM
         and chest.spine < gate_rules.SPINE_WARNED
     ):
         level = REFUSED if chest.spine < gate_rules.SPINE_REFUSED else WARNED
-        message = f"{100 * chest.spine:.0f} % of the midline's bone lies at the back: back and front seem exchanged"
+        message = f"only {100 * chest.spine:.0f} % of the midline's bone lies at the back: back and front seem swapped"
         yield Finding("turned", f"{message}, and so may be right and left", level)
 
 
@@ -296,7 +296,7 @@ def _lungs(chest: Chest, age_years: float | None) -> Iterator[Finding]:
         yield Finding("implausible-lungs", f"{said}: more than {whose}", level)
     adult = age_years is not None and age_years >= gate_rules.ADULT_YEARS
     if adult and not chest.end_share and not chest.at_edge and chest.volume_ml < gate_rules.ADULT_LEAST_LUNGS_ML:
-        yield Finding("implausible-lungs", f"{said}: less than an adult's, though none of them is cut off")
+        yield Finding("implausible-lungs", f"{said}: less than an adult has, although the lungs are not cut off")
 
 
 def _shape(chest: Chest) -> Iterator[Finding]:

@@ -118,7 +118,7 @@ def _read_slices(
         if array is None:
             array = np.empty((len(ordered), *hu.shape), hu_type(ordered))
         if hu.shape != array.shape[1:] or hu.shape != instance.shape:
-            raise _wrong(instance, f"has {hu.shape} pixels, its header said {instance.shape}")
+            raise _wrong(instance, f"has {hu.shape} pixels, but its header declared {instance.shape}")
         if hu.dtype != array.dtype and array.dtype != np.float32:
             array = array.astype(np.float32)
         array[index] = hu
@@ -149,7 +149,7 @@ def _check_identity(header: pydicom.Dataset, first: pydicom.Dataset, instance: I
     """A damaged file may name its study twice: the first name, by which it was found, need not be the last."""
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
         if header.get(keyword) != first.get(keyword):
-            raise _wrong(instance, f"says two things of its {keyword}; wanted one for all slices")
+            raise _wrong(instance, f"has two values of {keyword}; wanted one for all slices")
 
 
 def hu_type(instances: Iterable[Instance]) -> type:
@@ -200,7 +200,7 @@ def _dataset(file: SourceFile, contents: bytes, instance: Instance) -> pydicom.D
     except Exception as error:  # a damaged file raises what the damage hits
         raise _wrong(instance, f"cannot be decoded ({why(error)}); wanted a whole slice", file) from error
     if uid != instance.sop_instance_uid:
-        raise _wrong(instance, "changed while it was read", file)
+        raise _wrong(instance, "changed while it was being read", file)
     return dataset
 
 
@@ -240,7 +240,7 @@ def _check_twins(series: Series, ordered: list[Instance], array: np.ndarray, dig
             if not np.array_equal(hu, array[index]) or _place(instance) != _place(ordered[index]):
                 raise SeriesError(
                     "conflicting-files",
-                    f"two files of instance {quoted_uid(instance.sop_instance_uid)} hold different slices",
+                    f"two files of instance {quoted_uid(instance.sop_instance_uid)} contain different slices",
                     f"{file.label}, {ordered[index].file.label}",
                 )
 

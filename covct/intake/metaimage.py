@@ -38,7 +38,7 @@ def parse(start: bytes) -> VoxelLayout:
     if not 1 <= axes <= 10:
         raise SourceDefect(f"NDims in its header is {axes}")
     if fields.get("BinaryData", "False").lower() != "true":
-        raise SourceDefect("its voxels are written as text; wanted BinaryData = True")
+        raise SourceDefect("its voxels are stored as text; wanted BinaryData = True")
     data = "" if fields[LAST] in ("LOCAL", "Local", "local") else name_beside(fields[LAST])
     skipped = whole(fields.get("HeaderSize", "0"), "HeaderSize")
     if skipped < -1 or (skipped and not data):
@@ -70,10 +70,10 @@ def _fields(start: bytes) -> tuple[dict[str, str], int]:
         key, equals, value = (part.strip() for part in line.decode("latin-1").partition("="))
         if not equals:
             if key:
-                raise SourceDefect("it is no MetaImage: its header has a line that is no field")
+                raise SourceDefect("it is not a MetaImage: its header has a line that is not a field")
             continue
         if key in fields:
-            raise SourceDefect("its header says the same field twice")
+            raise SourceDefect("its header has the same field twice")
         fields[key] = value
         if key == LAST:
             return fields, end

@@ -111,7 +111,7 @@ def _image(contents: bytes) -> nibabel.Nifti1Image:
     plain = _decompressed(contents) if contents[:2] == GZIP_MAGIC else contents
     wanted = _declared_bytes(plain)
     if len(plain) < wanted:
-        raise SourceDefect(f"the file has {len(plain)} bytes, its header declares {wanted}")
+        raise SourceDefect(f"the file has {len(plain)} bytes, but its header declares {wanted}")
     return _kind(plain).from_bytes(plain)
 
 
@@ -142,9 +142,11 @@ def _decompressed(contents: bytes) -> bytes:
         parts = [stream.read(READ_AT_ONCE)]
         wanted, got = _declared_bytes(parts[0]), len(parts[0])
         if wanted > LARGEST_FILE:
-            raise SourceDefect(f"its header declares {wanted} bytes, at most {LARGEST_FILE} are read")
+            raise SourceDefect(f"its header declares {wanted} bytes; wanted at most {LARGEST_FILE}")
         if wanted > GZIP_RATIO * len(contents):
-            raise SourceDefect(f"its header declares {wanted} bytes, {len(contents)} compressed ones cannot hold them")
+            raise SourceDefect(
+                f"its header declares {wanted} bytes, more than {len(contents)} compressed ones can hold"
+            )
         while part := stream.read(READ_AT_ONCE):
             parts.append(part)
             got += len(part)
@@ -159,7 +161,7 @@ def decode_nifti(file: SourceFile) -> tuple[hd.Volume, np.ndarray | None]:
     try:
         image = _image(contents)
         if len(image.shape) < 3 or any(extent != 1 for extent in image.shape[3:]):
-            raise SeriesError("not-3d", f"the NIfTI has shape {image.shape}; one 3D volume is wanted")
+            raise SeriesError("not-3d", f"the NIfTI has shape {image.shape}; wanted one 3D volume")
         if image.get_data_dtype().kind not in "iuf":
             what = "colours" if image.get_data_dtype().fields else "complex numbers"
             raise SeriesError("not-hounsfield", f"the NIfTI holds {what}; wanted Hounsfield units (air -1000, water 0)")
@@ -205,7 +207,7 @@ def _affine(
         apart = np.abs(header.get_sform() @ corners - header.get_qform() @ corners)[:3].max()
         if apart > max(header.get_zooms()[:3]):
             raise SeriesError(
-                "no-geometry", f"sform and qform of the NIfTI disagree by {apart:.0f} mm; wanted one place"
+                "no-geometry", f"sform and qform of the NIfTI disagree by {apart:.0f} mm; wanted one position"
             )
     return straight_affine(affine, "NIfTI")
 
@@ -229,7 +231,7 @@ def straight_affine(affine: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarr
     affine = affine.copy()
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.all(np.isfinite(affine)) or spacing.min() <= 0:
-        raise SeriesError("no-geometry", f"the {what}'s affine is singular: voxels have no size")
+        raise SeriesError("no-geometry", f"the {what}'s affine is singular: its voxels have no size")
     if spacing.min() < PIXEL_MM[0] or spacing.max() > LONGEST_MM:
         sizes = " x ".join(f"{mm:g}" for mm in spacing)
         raise SeriesError(
@@ -257,7 +259,9 @@ def _straightened(affine: np.ndarray, what: str) -> np.ndarray:
         normal /= np.linalg.norm(normal)
         tilt = np.degrees(np.arccos(np.clip(abs(cosines[:, axis] @ normal), 0, 1)))
         if tilt > TILT_REFUSED_DEGREES:
-            raise SeriesError("gantry-tilt", f"the {what}'s affine is sheared by {tilt:.1f}°, more than a gantry tilts")
+            raise SeriesError(
+                "gantry-tilt", f"the {what}'s affine is sheared by {tilt:.1f}°, more than a gantry can tilt"
+            )
         straight = affine.copy()
         straight[:3, axis] = normal * (affine[:3, axis] @ normal)
         return straight

@@ -51,7 +51,7 @@ def parse(start: bytes) -> VoxelLayout:
         raise SourceDefect("type in its header is none of a whole or a floating-point number")
     encoding = fields.get("encoding", "").lower()
     if encoding not in ENCODINGS:
-        raise SourceDefect("its voxels are encoded in another way than raw or gzip")
+        raise SourceDefect("its voxels are encoded neither as raw nor as gzip")
     data = name_beside(fields["datafile"]) if "datafile" in fields else ""
     affine, missing = _affine(fields, axes)
     return VoxelLayout(
@@ -72,7 +72,7 @@ def _fields(start: bytes) -> tuple[dict[str, str], int]:
     fields: dict[str, str] = {}
     lines = start[:LONGEST_HEADER].splitlines(keepends=True)
     if not lines or not re.fullmatch(rb"NRRD000[1-6]", lines[0].strip()):
-        raise SourceDefect("it is no NRRD: it does not begin with NRRD0001 to NRRD0006")
+        raise SourceDefect("it is not an NRRD: it does not begin with NRRD0001 to NRRD0006")
     end = len(lines[0])
     for line in lines[1:]:
         end += len(line)
@@ -84,7 +84,7 @@ def _fields(start: bytes) -> tuple[dict[str, str], int]:
             continue
         key = key.replace(" ", "").lower()
         if not colon or key in fields:
-            raise SourceDefect("its header has a line that is no field, or one twice")
+            raise SourceDefect("its header has a line that is not a field, or a field twice")
         fields[key] = value.strip()
     if len(start) > LONGEST_HEADER or "datafile" not in fields:
         raise SourceDefect("its header does not end with an empty line")

@@ -114,7 +114,7 @@ class Unread:
         for source in sorted(self.sources - self.read_of):
             broken = sum(label == printable(source) or label.startswith(f"{printable(source)}/") for label in labels)
             if broken or not all(_is_dicom(file) for file in self.left[source]):
-                message = f"it holds files, and nothing of it was read; wanted {READ}"
+                message = f"it contains files, but none of them could be read; wanted {READ}"
                 found.append(Problem(printable(source), NOTHING_READ, message))
         return found
 

@@ -91,7 +91,7 @@ def _decode(file: SourceFile) -> tuple[hd.Volume, np.ndarray | None]:
     what = layout.format
     if len(layout.shape) != 3:
         shape = " x ".join(map(str, layout.shape))
-        raise SeriesError("not-3d", f"the {what} has shape {shape}; one 3D volume is wanted")
+        raise SeriesError("not-3d", f"the {what} has shape {shape}; wanted one 3D volume")
     if layout.components != 1:
         message = f"the {what} holds {layout.components} values a voxel; wanted Hounsfield units (air -1000, water 0)"
         raise SeriesError("not-hounsfield", message)
@@ -111,7 +111,7 @@ def _voxels(file: SourceFile, layout: VoxelLayout) -> memoryview:
             return _inflated(memoryview(contents)[layout.offset :], layout.size)
         start = len(contents) - layout.size if layout.offset < 0 else layout.offset
         if start < 0 or len(contents) - start < layout.size:
-            raise SourceDefect(f"the file has {len(contents)} bytes, its header declares more")
+            raise SourceDefect(f"the file has {len(contents)} bytes, but its header declares more")
         return memoryview(contents)[start : start + layout.size]
     except (SourceDefect, zlib.error) as error:
         raise SeriesError("unreadable", f"the {layout.format} cannot be read: {why(error)}", file.label) from error

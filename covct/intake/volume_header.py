@@ -144,7 +144,7 @@ def _beside(file: SourceFile, layout: VoxelLayout) -> SourceFile | None:
         return SourceFile(file.path, posixpath.join(posixpath.dirname(file.member), layout.data))
     path = file.path.with_name(layout.data)
     if not _is_own(path):
-        message = f"the {layout.format} cannot be read: the file with its voxels, which it names, is not beside it"
+        message = f"the {layout.format} cannot be read: the file with its voxels is not beside it"
         raise SeriesError("unreadable", message, file.label)
     return SourceFile(path)
 
@@ -159,11 +159,11 @@ def _is_own(path: Path) -> bool:
 
 def _check_size(wanted: int, offset: int, there: int, compressed: bool) -> None:
     if wanted > LARGEST_FILE:
-        raise SourceDefect(f"its header declares {wanted} bytes, at most {LARGEST_FILE} are read")
+        raise SourceDefect(f"its header declares {wanted} bytes; wanted at most {LARGEST_FILE}")
     if compressed and wanted > DEFLATE_RATIO * max(0, there - offset):
-        raise SourceDefect(f"its header declares {wanted} bytes, {there} compressed ones cannot hold them")
+        raise SourceDefect(f"its header declares {wanted} bytes, more than {there} compressed ones can hold")
     if not compressed and offset + wanted > there:
-        raise SourceDefect(f"the file has {there} bytes, its header declares {offset + wanted}")
+        raise SourceDefect(f"the file has {there} bytes, but its header declares {offset + wanted}")
 
 
 def _check_nifti(file: SourceFile, opener: Opener | None) -> None:
@@ -197,5 +197,5 @@ def _nifti_bytes(start: bytes) -> int:
     if min(shape[:axes]) < 1:
         raise SourceDefect(f"the NIfTI has shape {list(shape[:axes])}")
     if not 0 <= offset <= LARGEST_FILE:  # nor not a number
-        raise SourceDefect("its header declares no place of its voxels")
+        raise SourceDefect("its header declares no position of its voxels")
     return int(int(offset) + math.prod(shape[:axes]) * NIFTI_BYTES[code])

@@ -76,7 +76,7 @@ def whole(text: str, name: str) -> int:
     try:
         return int(text[:20])
     except ValueError:
-        raise SourceDefect(f"{name} in its header is no whole number") from None
+        raise SourceDefect(f"{name} in its header is not a whole number") from None
 
 
 def numbers(text: str, count: int) -> np.ndarray | None:
