@@ -1,10 +1,14 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo docs schemas test test-random venv lint image image-buildah bench lock sbom audit pin-base clean
+.PHONY: help demo docs schemas test test-fast test-random coverage venv lint image image-buildah bench lock sbom audit
+.PHONY: pin-base clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRA ?= cpu
 DEMO ?= demo
+JOBS ?= 2
+# Percent of covct's lines that the tests of `make test-fast` run: tracing the slow ones would cost CI minutes.
+FLOOR := 60
 LOCK := docker/constraints-dev.txt
 UV_COMPILE := uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11
 ON_LINUX := --python-platform x86_64-manylinux_2_28
@@ -36,14 +40,20 @@ demo: $(VENV)/.run ## install, segment a synthetic chest CT with the shipped wei
 docs: $(VENV)/.dev ## build the manual to docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -n -b html -d docs/_build/doctrees docs docs/_build/html
 
-test: $(VENV)/.dev ## install and run the tests, linters included
+test: $(VENV)/.dev ## install and run all tests, linters and the coverage floor included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report= --cov-fail-under=$(FLOOR)
+
+test-fast: $(VENV)/.dev ## install and run the tests that take no time and need nothing from outside
+	$(BIN)/python -m pytest -q -n $(JOBS) -m 'not (slow or real or orthanc or browser)'
+
+coverage: $(VENV)/.dev ## measure what all tests run of the code, the slow ones too, into htmlcov/
+	COVCT_COVERAGE=all $(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report=html
 
 test-random: $(VENV)/.dev ## run the property tests on new examples, other ones each time
-	HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -q -n 2 $$(grep -lE 'import .*given|@given' tests/*.py)
+	HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -q -n $(JOBS) $$(grep -lE 'import .*given|@given' tests/*.py)
 
 lint: $(VENV)/.dev ## ruff, mypy and hadolint
 	$(BIN)/ruff check .
@@ -84,4 +94,4 @@ pin-base: ## pin the images' base by the digest that it has today (docker with b
 	bash docker/pin-base.sh docker/Dockerfile docker/Dockerfile.gpu
 
 clean: ## remove what the targets above made
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) .coverage htmlcov

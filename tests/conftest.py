@@ -30,8 +30,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 def pytest_collection_modifyitems(items):
-    """What a test asks for tells what it needs."""
+    """What a test asks for tells what it needs. Slow tests are not traced for coverage: it would double their time."""
+    everything = os.environ.get("COVCT_COVERAGE") == "all"
     for item in items:
+        if item.get_closest_marker("slow") and not everything:
+            item.add_marker("no_cover")
         for fixture, marker in {"shared": "real", "orthanc": "orthanc", "browser": "browser"}.items():
             if fixture in item.fixturenames:
                 item.add_marker(marker)

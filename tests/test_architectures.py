@@ -12,6 +12,8 @@ from covct.networks.cards import Card, file_sha256, write_card  # noqa: E402
 from covct.networks.network import input_shape  # noqa: E402
 from covct.networks.segment import keras_predictor, load_network, make_network, start_from_backbone  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "unet": {"base_filters": 2},
     "attention-unet": {"base_filters": 2, "norm": "group"},

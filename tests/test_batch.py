@@ -22,6 +22,8 @@ from support.batches import never, run, watched
 from support.running import change_json, read_json
 from support.series import change
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_series_has_a_report_that_follows_the_schema(order, networks):
     tally, _ = run(order, networks)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = [*sorted((ROOT / "benchmarks").glob("*.py")), *(ROOT / "tests" / name for name in ("fuzz.py", "soak.py"))]
 

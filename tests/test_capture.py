@@ -30,6 +30,8 @@ from support.example_report import example_report
 from support.multiframe import write_enhanced, write_legacy_converted
 from support.running import read_json, tool
 
+pytestmark = pytest.mark.slow
+
 KEY = "0" * 64
 CORONAL = [1, 0, 0, 0, 0, -1]
 

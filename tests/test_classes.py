@@ -42,6 +42,7 @@ def save_set(folder, count=3, with_classes=None):
     return folder
 
 
+@pytest.mark.slow
 def test_a_network_of_infection_classes_is_trained_and_runs_from_its_card(tmp_path):
     """No restorer is needed: the 8-bit CLAHE slices tell no classes apart, and are not read."""
     pytest.importorskip("keras")

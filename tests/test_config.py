@@ -96,6 +96,7 @@ def test_a_relative_path_counts_from_the_folder_of_the_file(tmp_path, monkeypatc
     assert found["move-done"][0] == str(file.parent / "../done")
 
 
+@pytest.mark.slow
 def test_a_scan_takes_sources_and_options_from_its_file(series_folder, tmp_path, weights, networks, monkeypatch):
     monkeypatch.setattr(scan, "networks_of", lambda *_: lambda: networks)
     settings = f'weights = "{weights}"\n[scan]\nsources = ["{series_folder}"]\nformats = "seg"\n'

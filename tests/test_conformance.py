@@ -52,6 +52,7 @@ def test_transfer_syntaxes_read():
     ]
 
 
+@pytest.mark.slow
 def test_objects_written(written):
     stated = {
         name: (sop_class, syntax, int(number)) for name, sop_class, _, syntax, number, _ in rows("## What is written")

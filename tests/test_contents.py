@@ -30,6 +30,8 @@ from support.encodings import rewrite
 from support.running import read_json
 from support.thresholds import make_networks, make_weights
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = Outputs(formats=("seg", "sr", "sc", "ko", "nifti", "png"))
 
 

@@ -33,6 +33,8 @@ from support.running import invoke, read_json, run, tool
 from support.series import change, tilt
 from support.volumes import save, sheared
 
+pytestmark = pytest.mark.slow
+
 
 def converted(source, out, **order):
     """Convert, and return what each series became: path or slug, in the order of the events."""

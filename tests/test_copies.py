@@ -19,6 +19,8 @@ from covct.unattended.since_until import parse_since
 from support.batches import never, run, watched
 from support.running import read_json
 
+pytestmark = pytest.mark.slow
+
 
 def copied(path, again):
     again.parent.mkdir(exist_ok=True)

@@ -11,6 +11,8 @@ import pytest
 from crash_states import NAMES, compiled
 from support.disk import Call, Disk, lay
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 

@@ -123,6 +123,7 @@ def test_another_error_is_not_taken_for_memory():
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_what_the_ladder_did_stands_in_the_report(series_folder, tmp_path, weights, networks):
     """Both networks share a device's memory, and so a ladder; a batch goes on after it."""
     ladder = Ladder(Device("gpu", "gpu:0"), 8)
@@ -209,6 +210,7 @@ def test_driver_that_lists_nothing_leaves_the_last_word_to_the_backend(tmp_path)
     assert "GPU 1 was asked for, and keras sees none; the driver lists none" in str(error)
 
 
+@pytest.mark.slow
 def test_unknown_gpu_ends_the_scan_with_13_before_anything_heavy_is_loaded(series_folder, tmp_path, weights):
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "covct", "scan", series_folder, "-o", tmp_path / "out",
@@ -237,6 +239,7 @@ exec setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs --inh-cap
 """
 
 
+@pytest.mark.slow
 def test_runs_with_no_home_any_uid_a_read_only_root_and_no_shared_memory(phantom_series, tmp_path_factory):
     pytest.importorskip("keras")
     if os.geteuid() or not (shutil.which("unshare") and shutil.which("setpriv")):

@@ -124,6 +124,7 @@ def test_entrypoint_is_the_program_and_its_help_the_default(name):
     assert "covct" in PROJECT["scripts"]
 
 
+@pytest.mark.slow
 @each_dockerfile
 def test_healthcheck_is_a_cheap_command_that_exists(name, tmp_path):
     options, command = only(stages(name)[-1], "HEALTHCHECK").split(" CMD ")
@@ -241,6 +242,7 @@ def test_ci_fails_where_its_packages_cannot_be_installed(tmp_path):
     assert "make" not in called.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lock", ["cpu", "gpu"])
 def test_a_bill_of_materials_is_made_from_the_lock(lock, tmp_path):
     cyclonedx = installed("cyclonedx-py")

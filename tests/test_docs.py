@@ -286,6 +286,7 @@ def test_rows_of_figures_are_those_of_the_table():
     assert with_codes(STATEMENT.read_text()) == STATEMENT.read_text()
 
 
+@pytest.mark.slow
 def test_every_file_of_a_result(phantom_series, tmp_path):
     """A scan with every format writes the files that the page shows, and no others."""
     from covct.outputs import FORMATS, Outputs
@@ -418,11 +419,13 @@ def built(tmp_path_factory):
     return folder / "html"
 
 
+@pytest.mark.slow
 def test_pages_are_built_without_a_warning_and_link_to_one_another(built):
     assert {path.stem for path in PAGES} <= {path.stem for path in built.glob("*.html")}
     assert 'href="conformance.html"' in (built / "architecture.html").read_text()
 
 
+@pytest.mark.slow
 def test_nothing_that_a_page_needs_is_elsewhere(built):
     """Scripts, styles, fonts and pictures lie in the folder: the manual is read without a network."""
     for path in built.rglob("*.html"):

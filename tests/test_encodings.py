@@ -17,6 +17,8 @@ from support.encodings import JPEG, rewrite
 from support.line import segment
 from support.running import read_json
 
+pytestmark = pytest.mark.slow
+
 PLAIN = [uid for uid, syntax in SYNTAXES.items() if syntax.codestream is None]
 
 

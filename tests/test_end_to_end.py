@@ -16,6 +16,8 @@ from covct.phantom.dicom import write_dicom_series
 from covct.pipeline.report import load_schema
 from support.running import read_json
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("keras")
 
 

@@ -485,6 +485,7 @@ def test_volumes_of_one_person_are_never_parted_where_lungs_are_learned(pairs):
     assert set(read_lung_slices(data).patients) == {"radiopaedia_10"}
 
 
+@pytest.mark.slow
 def test_own_results_come_back_as_truth_and_as_calls(series_folder, phantom_series, tmp_path, weights):
     """A scan's SEG beside its slices is truth; the same SEG elsewhere, of any type, is a call, slice by slice."""
     from covct.outputs import Outputs
@@ -753,6 +754,7 @@ def chests(phantom, tmp_path_factory):
     return data
 
 
+@pytest.mark.slow
 def test_only_patients_held_out_are_judged(chests, tmp_path):
     """Networks on whole series: the rest of the patients is left alone, refused, or judged and marked."""
     weights = with_held_out(make_weights(tmp_path / "w"), cases=["c0", "c2"])
@@ -779,6 +781,7 @@ def test_only_patients_held_out_are_judged(chests, tmp_path):
     assert len(evaluation["cases"]) == 3, "no card knows this source"
 
 
+@pytest.mark.slow
 def test_each_patient_is_judged_by_the_fold_that_held_him_out(chests, tmp_path):
     """A cross-validation is one evaluation of all patients, none of them by a network that has learned from him."""
     (tmp_path / "cv").mkdir()

@@ -10,6 +10,8 @@ import pytest
 
 from faults import CAMPAIGNS, OF_TEN
 
+pytestmark = pytest.mark.slow
+
 FULL = os.environ.get("COVCT_FAULTS") == "full"
 HERE = Path(__file__).parent
 # Left out of the short form: what is drawn by the clock, not by a seed.

@@ -59,6 +59,7 @@ def test_what_is_no_slice_is_set_aside_with_a_note(what, series_folder):
     assert note.message.endswith(f": 1 {what}")
 
 
+@pytest.mark.slow
 def test_figures_and_files_are_those_of_the_chest_alone(series_folder, phantom_series):
     for name, other in (("a", FOREIGN["RTSTRUCT"]), ("b", FOREIGN["MIP"])):
         path = add(series_folder, **other)
@@ -74,6 +75,7 @@ def test_figures_and_files_are_those_of_the_chest_alone(series_folder, phantom_s
     assert checked.exit_code == 0, checked.output
 
 
+@pytest.mark.slow
 def test_a_dose_page_that_comes_the_next_night_redoes_nothing(series_folder):
     """The input is its slices: nothing of the result would be another."""
     first = night(series_folder)
@@ -83,6 +85,7 @@ def test_a_dose_page_that_comes_the_next_night_redoes_nothing(series_folder):
     assert len(second.said("skipped")) == 1
 
 
+@pytest.mark.slow
 def test_what_was_set_aside_is_moved_with_its_study(series_folder, tmp_path):
     add(series_folder, **FOREIGN["RTSTRUCT"])
     night(series_folder, move_done=tmp_path / "moved")
@@ -90,6 +93,7 @@ def test_what_was_set_aside_is_moved_with_its_study(series_folder, tmp_path):
     assert not list(series_folder.glob("*"))
 
 
+@pytest.mark.slow
 def test_a_file_that_repeats_what_was_set_aside_is_no_twin_of_a_slice(series_folder):
     path = add(series_folder, **FOREIGN["RTSTRUCT"])
     shutil.copy(path, series_folder / "copy.dcm")
@@ -157,6 +161,7 @@ AXIAL_REFORMATS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_type", AXIAL_REFORMATS.values(), ids=AXIAL_REFORMATS)
 def test_axial_averages_in_hu_are_done_with_a_warning(image_type, series_folder):
     change(series_folder, ImageType=image_type)
@@ -187,6 +192,7 @@ def test_what_is_no_axial_average_in_hu_is_refused(attributes, slug, series_fold
     assert verdict(series_folder).slug == slug
 
 
+@pytest.mark.slow
 def test_the_original_is_chosen_before_its_average(series_folder, tmp_path):
     """Also where the average has the sharper kernel and the thinner slices."""
     average = shutil.copytree(series_folder, tmp_path / "average")

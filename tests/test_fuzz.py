@@ -13,6 +13,8 @@ import covct
 import fuzz
 from support import mutators
 
+pytestmark = pytest.mark.slow
+
 CASES = 4000
 FAMILIES = (
     mutators.ANY, mutators.DICOM, mutators.CODESTREAM, mutators.GROUPS, mutators.DEFLATE, mutators.ZIP, mutators.NIFTI,

@@ -11,12 +11,14 @@ import covct
 import fuzz_cost
 from support import bombs
 
-SECONDS = int(os.environ.get("COVCT_FUZZ_S", "60"))
+pytestmark = pytest.mark.slow
+
+SECONDS = int(os.environ.get("COVCT_FUZZ_S", "30"))
 
 
 @pytest.mark.parametrize("how", [[], ["--unguided"]], ids=["by coverage", "at random"])
 def test_no_bytes_cost_more_than_they_are_worth(how, tmp_path):
-    """A minute's campaign: seconds of computing and MiB in proportion to the input, at every look and stage."""
+    """Half a minute's campaign: seconds of computing and MiB in proportion to the input, at every look and stage."""
     if not how:
         pytest.importorskip("atheris", reason="it has no wheel for every Python")
     run = subprocess.run(

@@ -31,6 +31,8 @@ from support.multiframe import write_enhanced, write_legacy_converted
 from support.series import anew, each_slice, hu_of, named, put_hu
 from support.thresholds import make_networks
 
+pytestmark = pytest.mark.slow
+
 SEG, SR, KO = "segmentation.seg.dcm", "measurements.sr.dcm", "key-slices.ko.dcm"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 

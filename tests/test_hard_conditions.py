@@ -30,6 +30,8 @@ from support.running import read_json
 from support.series import anew, each_slice
 from support.thresholds import make_networks, make_weights
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(covct.__file__).parent.parent
 SEG = "segmentation.seg.dcm"
 # The program with networks that are thresholds; `before` is run first.

@@ -25,6 +25,8 @@ from covct.results.writers import WRITERS
 from support.running import tool
 from support.thresholds import make_networks
 
+pytestmark = pytest.mark.slow
+
 OUTPUTS = Outputs(formats=("seg", "sr", "ko", "sc"))
 
 

@@ -18,6 +18,8 @@ from support.checkout import SHARED
 from support.odd import ODD
 from support.thresholds import make_networks, make_weights
 
+pytestmark = pytest.mark.slow
+
 CASES = SHARED.parent / "cases" / "make.py"
 OF_THE_MOMENT = {
     "run",

@@ -18,6 +18,8 @@ from support.line import segment
 from support.objects import KO, as_multi_frame, evidence, items, judge, without_infection
 from support.running import read_json
 
+pytestmark = pytest.mark.slow
+
 
 def references(path):
     """Referenced SOP Instance UIDs and frame numbers of a selection, in its order."""

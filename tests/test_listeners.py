@@ -21,6 +21,8 @@ from support.checkout import PYTHONPATH
 from support.processes import outcomes
 from support.running import read_json
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def scan(inbox, tmp_path, weights):

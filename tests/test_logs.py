@@ -21,6 +21,8 @@ from covct.commands import scan
 from covct.errors import UsageError
 from covct.unattended import logs, one_pass
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(covct.__file__).parent.parent
 SECRETS = ("planted", "19010203", "19450607")
 TEXT, DATES = {"PN", "LO", "SH", "ST", "LT", "UT", "UC", "AE"}, {"DA", "DT"}

@@ -36,6 +36,8 @@ from support.running import read_json
 from support.series import change
 from support.thresholds import make_networks
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = {"lungs": "a" * 64, "infection": "b" * 64}
 CORONAL, SAGITTAL = [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1]
 CUTS = [{}, {"orientation": "FFP"}, {"orientation": "HFDR"}, {"orientation_cosines": CORONAL},

@@ -46,6 +46,7 @@ def parsed(text):
     return samples
 
 
+@pytest.mark.slow
 def test_a_scan_leaves_its_figures(series_folder, tmp_path, weights, threshold_networks):
     bad = series_folder.parent / "in" / "bad"
     bad.parent.mkdir()

@@ -22,6 +22,8 @@ from covct.unattended import one_pass
 from covct.unattended.plan import Order, plan, superseded
 from covct.unattended.whose import record
 
+pytestmark = pytest.mark.slow
+
 SLICES = 14
 
 

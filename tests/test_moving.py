@@ -362,6 +362,7 @@ def test_headers_of_one_name_keep_their_own_voxels(comments, pair_inbox, system)
     assert len(moved_before(pair_inbox.parent / "done", "nrrd-1")) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [False, True])
 def test_killed_at_any_call_a_header_and_its_voxels_come_together(before, pair_inbox, system):
     done, real = pair_inbox.parent / "done", {name: getattr(os, name) for name in CALLS}

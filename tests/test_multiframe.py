@@ -56,6 +56,7 @@ def test_two_stacks_are_two_candidates_and_one_is_chosen(phantom_series, expecte
     np.testing.assert_array_equal(second.volume.array, np.maximum(expected.volume.array + 100, -1024))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_enhanced, write_legacy_converted])
 def test_seg_sr_and_key_object_point_at_the_frames(write, phantom_series, weights, networks, tmp_path):
     path = write(phantom_series, tmp_path / "in" / "e.dcm")

@@ -67,6 +67,7 @@ def test_a_slice_is_validated_and_drawn_with_the_channels_that_inference_feeds(d
     assert ways == {0, 1}
 
 
+@pytest.mark.slow
 def test_a_network_of_three_slices_is_trained_and_runs_from_its_card(data, tmp_path):
     pytest.importorskip("keras")
     from covct.networks.segment import load_network, make_network

@@ -11,6 +11,8 @@ from covct.architectures import ARCHITECTURES  # noqa: E402
 from covct.errors import UsageError, WeightsError  # noqa: E402
 from covct.networks.cards import default_weights_folder, file_sha256, read_card, write_card  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def small_card(folder, **changes):
     network = ARCHITECTURES["unet"](size=32, base_filters=4)

@@ -17,6 +17,8 @@ from support.batches import never, run
 from support.running import read_json
 from support.series import change
 
+pytestmark = pytest.mark.slow
+
 UUID = "0d4ee4a4-9a1e-4b5c-8f3e-6a5b8f0c7d21"  # as whole public collections have them
 
 

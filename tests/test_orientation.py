@@ -18,6 +18,8 @@ from support.chests import SMALL
 from support.cuts import CUTS, POSITIONS, Cut, label_at, points_in_seg, write_cut
 from support.running import read_json, tool
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("position", POSITIONS)
 def test_the_network_sees_the_same_patient(position, phantom, tmp_path):

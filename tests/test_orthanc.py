@@ -21,6 +21,8 @@ from covct.outputs import DICOM_FORMATS
 from covct.results.writers import WRITERS
 from support.line import segmented_tree
 
+pytestmark = pytest.mark.slow
+
 pynetdicom = pytest.importorskip("pynetdicom")
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")

@@ -481,6 +481,7 @@ def test_deflated_data_set_and_its_beginning():
         read_dataset(contents[:1500])
 
 
+@pytest.mark.slow
 def test_deflated_data_set_that_swells_is_refused_before_it_does(monkeypatch):
     monkeypatch.setattr(read, "INFLATED_FREELY", 1024**2)
     honest = part_10(slice_of(u16(1), DeflatedExplicitVRLittleEndian))

@@ -21,6 +21,8 @@ from covct.voxels.volume import spacing_mm
 from support.line import night
 from support.series import change, each_slice, put_hu
 
+pytestmark = pytest.mark.slow
+
 RAS_OF_LPS = np.diag([-1.0, -1, 1, 1])
 
 

@@ -1,5 +1,8 @@
 """Headers that round: one even grid is told from real jitter and from real gaps, on both sides of the line."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pydicom
 import pytest
@@ -127,6 +130,7 @@ def rounded(folder, **digits):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cut", "step_mm", "digits"),
     [
@@ -142,7 +146,7 @@ def rounded(folder, **digits):
 def test_rounded_headers_change_no_volume_and_find_no_gap(cut, step_mm, digits, fine, tmp_path):
     exact = write_cut(fine, tmp_path / "exact", cut, 3.0, step_mm)
     expected = night(exact).report
-    coarse = rounded(write_cut(fine, tmp_path / "coarse", cut, 3.0, step_mm), **digits)
+    coarse = rounded(Path(shutil.copytree(exact, tmp_path / "coarse")), **digits)
     done = night(coarse, formats=("seg", "sr"))
     report = done.report
     for figure, near in (("slice_spacing_mm", 0.01), ("gantry_tilt_degrees", 0.1)):
@@ -154,15 +158,17 @@ def test_rounded_headers_change_no_volume_and_find_no_gap(cut, step_mm, digits, 
     assert checked.exit_code == 0, checked.output
 
 
+@pytest.mark.slow
 def test_the_grid_is_the_one_that_was_rounded(fine, tmp_path):
     exact = write_cut(fine, tmp_path / "exact", Cut(), 3.0, 3.25)
-    coarse = rounded(write_cut(fine, tmp_path / "coarse", Cut(), 3.0, 3.25), ImagePositionPatient=0)
+    coarse = rounded(Path(shutil.copytree(exact, tmp_path / "coarse")), ImagePositionPatient=0)
     affines = [load_dicom(discover([folder]).series[0]).affine for folder in (exact, coarse)]
     places = [affine @ np.array([index, 0, 0, 1]) for affine in affines for index in (0, 80)]
     assert np.abs(places[0] - places[2]).max() <= 0.5
     assert np.abs(places[1] - places[3]).max() <= 0.5
 
 
+@pytest.mark.slow
 def test_a_slice_missing_among_rounded_positions_is_named(fine, tmp_path):
     folder = rounded(write_cut(fine, tmp_path / "in", Cut(), 3.0, 1.25), ImagePositionPatient=0)
     paths = sorted(folder.iterdir())

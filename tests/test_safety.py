@@ -582,6 +582,7 @@ HOSTILE_ARRAYS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", HOSTILE_ARRAYS)
 def test_weights_file_that_leads_elsewhere_or_lies(attack, tmp_path, memory_limit):
     fill, why = HOSTILE_ARRAYS[attack]
@@ -774,6 +775,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_the_shipped_networks_need_neither_sockets_nor_a_home(phantom_series, tmp_path):
     """keras included, in a process of its own. Where the kernel lets us, it has no network to begin with."""
     command = [sys.executable, "-c", NO_SOCKET, "scan", str(phantom_series), "--out", str(tmp_path / "out")]

@@ -26,6 +26,8 @@ from support.objects import KO, SEG, SR, as_multi_frame, evidence, items, judge,
 from support.running import read_json, tool
 from support.thresholds import call_infection, call_lungs, threshold_card
 
+pytestmark = pytest.mark.slow
+
 STATEMENT = (Path(covct.__file__).parent / "dicom" / "CONFORMANCE.md").read_text()
 ALL = ("seg", "sr", "ko")
 segment = partial(line.segment, formats=ALL)

@@ -20,6 +20,8 @@ from covct.unattended.inbox import Roots
 from support.processes import child_of, ended, until_at_work
 from support.running import invoke
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 20  # within which a fault shows, on a slow machine
 WATCH = ("--settle", "0", "--interval", "0.2")
 

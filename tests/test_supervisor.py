@@ -4,10 +4,14 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 import covct
 from covct.unattended import supervisor
 from support.processes import VICTIM, child_of, ended, outcomes, until_at_work
 from support.running import read_json
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(covct.__file__).parent.parent
 

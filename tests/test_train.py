@@ -40,6 +40,8 @@ from support import tiny_training  # noqa: E402
 from support.thresholds import threshold_card  # noqa: E402
 from support.tiny_training import SETTINGS, data_folder, tiny_plan  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 

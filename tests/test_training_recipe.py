@@ -20,6 +20,8 @@ from covct.training.samples import plans
 from support import tiny_training
 from support.running import invoke
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(cli.__file__).parents[1]
 PROGRAM = "from support import tiny_training; tiny_training.install(); from covct.cli import main; main()"
 

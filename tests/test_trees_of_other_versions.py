@@ -27,6 +27,8 @@ from covct.unattended.status import tree_status
 from support.running import invoke, read_json
 from support.thresholds import make_networks, make_weights
 
+pytestmark = pytest.mark.slow
+
 TREES = sorted(Path(__file__).with_name("trees").glob("*.tar.xz"))
 SMALL = {"slices": 20, "rows": 64, "columns": 64, "slice_spacing_mm": None, "pixel_spacing_mm": (6.0, 6.0)}
 each_tree = pytest.mark.parametrize("tree", TREES, ids=lambda path: path.name.removesuffix(".tar.xz"))

@@ -17,6 +17,8 @@ from covct.unattended import inbox as inboxes
 from support.batches import Clock, run
 from support.running import invoke, read_json
 
+pytestmark = pytest.mark.slow
+
 BAD = "1.2.2"  # the study that breaks each step
 
 

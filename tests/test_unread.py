@@ -15,6 +15,8 @@ from covct.intake.nifti import write_nifti
 from covct.unattended import batch
 from support.batches import never, run
 
+pytestmark = pytest.mark.slow
+
 PROBLEMS = ("not-read", "nothing-read")
 
 

@@ -13,6 +13,8 @@ from support.multiframe import write_enhanced, write_legacy_converted
 from support.objects import KO, SEG, SR, judge, without_infection
 from support.running import tool
 
+pytestmark = pytest.mark.slow
+
 NEEDED = {
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "ImageType",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SamplesPerPixel", "PhotometricInterpretation",

@@ -33,6 +33,8 @@ from support.multiframe import write_enhanced
 from support.running import invoke, read_json, run, tool
 from support.series import change
 
+pytestmark = pytest.mark.slow
+
 SEG = "segmentation.seg.dcm"
 
 

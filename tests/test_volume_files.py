@@ -133,6 +133,7 @@ def test_members_of_an_archive(ending, compressed, phantom, tmp_path):
     np.testing.assert_array_equal(load_volume(only(tmp_path / "a.zip")).working.array, phantom.volume.array)
 
 
+@pytest.mark.slow
 def test_a_chest_in_each_format_is_segmented_alike(phantom, inbox, order, networks):
     shutil.rmtree(inbox)
     write_nifti(phantom.volume, inbox.parent / "c.nii.gz")
@@ -152,6 +153,7 @@ def test_a_chest_in_each_format_is_segmented_alike(phantom, inbox, order, networ
     assert all(f"c.{ending}" in shown for ending in ("mhd", "nrrd", "nhdr"))
 
 
+@pytest.mark.slow
 def test_masks_lie_on_the_grid_of_the_source(phantom, inbox, order, networks):
     shutil.rmtree(inbox)
     path = save(phantom.volume.to_patient_orientation("RAH"), inbox / "c.nrrd")
@@ -163,6 +165,7 @@ def test_masks_lie_on_the_grid_of_the_source(phantom, inbox, order, networks):
     np.testing.assert_allclose(written.GetDirection(), image.GetDirection(), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_header_and_voxels_are_moved_together(phantom, inbox, order, networks, tmp_path):
     save(phantom.volume, inbox / "d" / "c.mhd", compressed=True)
     moving = replace(order, move_done=tmp_path / "moved")
@@ -171,6 +174,7 @@ def test_header_and_voxels_are_moved_together(phantom, inbox, order, networks, t
     assert not (inbox / "d").exists()
 
 
+@pytest.mark.slow
 def test_a_scan_of_the_same_name_each_night_keeps_its_voxels_when_moved(phantom, inbox, order, networks, tmp_path):
     shutil.rmtree(inbox)
     moving = replace(order, move_done=tmp_path / "moved")
@@ -183,6 +187,7 @@ def test_a_scan_of_the_same_name_each_night_keeps_its_voxels_when_moved(phantom,
     assert sorted(found) == [volume.array[0, 0, 0] for volume in sent]
 
 
+@pytest.mark.slow
 def test_voxels_that_a_killed_process_left_aside_are_moved_the_next_night(
     phantom, inbox, order, networks, tmp_path, monkeypatch
 ):
@@ -208,6 +213,7 @@ def test_voxels_that_a_killed_process_left_aside_are_moved_the_next_night(
     assert sorted(path.name for path in with_moves.move_done.glob("scan*")) == ["scan.mhd", "scan.raw"]
 
 
+@pytest.mark.slow
 def test_watch_takes_a_header_once_its_voxels_are_there(phantom, inbox, order, networks, tmp_path):
     shutil.rmtree(inbox)
     save(phantom.volume, tmp_path / "aside" / "c.mhd")
@@ -220,6 +226,7 @@ def test_watch_takes_a_header_once_its_voxels_are_there(phantom, inbox, order, n
     assert [what for what, _ in done] == ["done"]
 
 
+@pytest.mark.slow
 def test_other_voxels_under_the_same_header_are_another_volume(phantom, inbox, order, networks):
     shutil.rmtree(inbox)
     path = save(phantom.volume, inbox / "c.mhd")
@@ -231,6 +238,7 @@ def test_other_voxels_under_the_same_header_are_another_volume(phantom, inbox, o
     assert len(list(order.out.glob("metaimage-*"))) == 2
 
 
+@pytest.mark.slow
 def test_a_dry_run_and_a_conversion(chest, tmp_path, weights, order, networks):
     asked = ["scan", str(chest), "--out", str(tmp_path / "out"), "--weights", str(weights), "--dry-run", "--json"]
     [row] = [json.loads(line) for line in CliRunner().invoke(app, asked).stdout.splitlines()]
@@ -392,6 +400,7 @@ def test_what_swells_beyond_its_header_is_cut_off(ending, phantom, tmp_path):
         read_volume(path)
 
 
+@pytest.mark.slow
 def test_hostile_volumes_cost_one_outcome_each(phantom, inbox, order, networks):
     for index, (name, ending) in enumerate([(name, ending) for name in BAD for ending in ("mha", "nhdr")]):
         (inbox / f"{index}.{ending}").write_bytes(BAD[name] + str(index).encode())
@@ -409,6 +418,7 @@ def test_names_of_formats():
 # NIfTI as others write them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "A.NII.GZ", "A.Nii"])
 @pytest.mark.parametrize("length", [20_000, 2_000_000])
 def test_a_long_header_extension_is_read_over(name, length, phantom, tmp_path, weights, networks, order):
@@ -444,6 +454,7 @@ def test_a_sparse_file_is_known_by_its_header_at_once(tmp_path, monkeypatch):
         assert slug(tmp_path / name) == "unreadable"
 
 
+@pytest.mark.slow
 def test_hashing_a_long_file_gives_signs_of_life(tmp_path, phantom, inbox, order, networks, monkeypatch):
     from covct.unattended import heartbeat
 

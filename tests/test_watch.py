@@ -15,6 +15,8 @@ from support.batches import Clock, never, run, watched
 from support.running import read_json
 from support.series import change
 
+pytestmark = pytest.mark.slow
+
 
 def snapshot(root):
     """Names, sizes and times of everything, folders too."""

@@ -20,6 +20,8 @@ from support.line import night
 from support.running import read_json
 from support.series import change, each_slice, named
 
+pytestmark = pytest.mark.slow
+
 JANE = {"PatientID": "4711", "PatientName": "Doe^Jane", "PatientBirthDate": "19500101", "PatientSex": "F"}
 JOHN = {"PatientID": "0815", "PatientName": "Roe^John", "PatientBirthDate": "19660606", "PatientSex": "M"}
 NOBODY = dict.fromkeys(JANE, "")
