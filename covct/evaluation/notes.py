@@ -89,8 +89,8 @@ def _on_slices(rows: list[dict[str, Any]], cases: Sequence[Case], restored: bool
 def _on_figures(rows: list[dict[str, Any]], groups: list[dict[str, Any]]) -> Iterator[str]:
     if any(row["fold"] for row in rows):
         yield (
-            "Cross-validation: each patient is judged by the fold that held him out; data that no fold knows by the "
-            "first one."
+            "Cross-validation: each patient is judged by the fold that held that patient out; data that no fold knows, "
+            "by the first one."
         )
     if any(row["calls_without_truth"] for row in rows):
         yield "Cases without infection truth say only how much is called in them; none of it need be wrong."
