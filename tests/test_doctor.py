@@ -14,7 +14,7 @@ from covct.commands import scan
 from covct.dicom.syntaxes import SYNTAXES
 from covct.dicom.tiny_slice import tiny_slice
 from covct.networks.network import Device
-from covct.unattended import doctor
+from covct.unattended import doctor, installed
 from covct.unattended.doctor import Check, exit_code
 from support.running import invoke
 from support.thresholds import make_networks
@@ -207,7 +207,7 @@ def test_what_an_installed_package_declares_is_what_the_checkout_declares(monkey
     """In an image there is no pyproject.toml: the wheel's metadata say the same in their own words."""
     base, extras = doctor.declared()
     lines = [*base, *(f"{line}; extra == '{name}'" for name, several in extras.items() for line in several)]
-    monkeypatch.setattr(doctor, "package_file", str(tmp_path / "covct" / "__init__.py"))
+    monkeypatch.setattr(installed, "package_file", str(tmp_path / "covct" / "__init__.py"))
     monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: lines)
     assert doctor.declared() == (base, extras)
 

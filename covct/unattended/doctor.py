@@ -8,21 +8,17 @@ import importlib.metadata
 import importlib.util
 import math
 import os
-import re
 import shutil
 import sys
 import tempfile
 import time
-import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from covct import __file__ as package_file
 from covct import __version__
 from covct.disk.places import PRIVATE
 from covct.disk.versions import check_format
@@ -32,9 +28,7 @@ from covct.networks.network import Networks, input_shape
 from covct.pipeline.memory import at_hand_mib
 from covct.unattended.damaged import damage
 from covct.unattended.heartbeat import read_beat
-
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
+from covct.unattended.installed import declared, version_problem
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 FOUND = 3  # exit code of what has none of its own
@@ -47,7 +41,6 @@ CLOCK_SKEW_S = 60.0
 RELEASED = datetime(2025, 1, 1, tzinfo=UTC)  # no machine with covct on it lives before
 IMPORTS = ("pydicom", "highdicom", "imagecodecs", "nibabel", "numpy", "cv2", "SimpleITK", "rich", "typer")
 DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
-EXTRA = re.compile(r"extra == ['\"]([\w-]+)")
 
 
 @dataclass(frozen=True)
@@ -115,44 +108,15 @@ def check_python() -> Iterator[Check]:
     yield Check("python", OK, f"Python {'.'.join(map(str, sys.version_info[:3]))}, covct {__version__}")
 
 
-def declared() -> tuple[list[str], dict[str, list[str]]]:
-    """Requirements, and those of each extra: of a source checkout, else of the installed package."""
-    project = Path(package_file).parent.parent / "pyproject.toml"
-    if project.is_file():
-        fields = tomllib.loads(project.read_text())["project"]
-        several = fields["optional-dependencies"]
-        return _here(fields["dependencies"]), {name: _here(lines) for name, lines in several.items()}
-    lines = importlib.metadata.requires("covct") or []
-    names = dict.fromkeys(found[1] for line in lines if (found := EXTRA.search(line)))
-    base = [line for line in lines if not EXTRA.search(line)]
-    return _here(base), {name: _here((line for line in lines if _is_of(line, name)), name) for name in names}
-
-
-def _is_of(line: str, extra: str) -> bool:
-    found = EXTRA.search(line)
-    return found is not None and found[1] == extra
-
-
-def _here(lines: Iterable[str], extra: str = "") -> list[str]:
-    """Requirements that hold on this platform and Python, without the markers that say so."""
-    from packaging.requirements import Requirement
-
-    found = [Requirement(line) for line in lines]
-    kept = [one for one in found if one.marker is None or one.marker.evaluate({"extra": extra})]
-    for one in kept:
-        one.marker = None
-    return [str(one) for one in kept]
-
-
 def check_packages() -> Iterator[Check]:
     """Versions against what covct declares, then whether they can be imported: a system library may be missing."""
     from packaging.requirements import Requirement
 
     base, extras = declared()
-    wrong = list(filter(None, (_version_problem(Requirement(line)) for line in base)))
+    wrong = list(filter(None, (version_problem(Requirement(line)) for line in base)))
     # tensorflow-cpu and tensorflow[and-cuda] are one package to Python: either will do
     engines = [Requirement(line) for extra in ("cpu", "gpu") for line in extras.get(extra, [])]
-    engine = [requirement for requirement in engines if not _version_problem(requirement)]
+    engine = [requirement for requirement in engines if not version_problem(requirement)]
     if not engine:
         wrong.append(f"no {' or '.join(str(requirement) for requirement in engines)}")
     if wrong:
@@ -170,14 +134,6 @@ def check_packages() -> Iterator[Check]:
         yield Check("imports", FAIL, f"cannot be imported: {', '.join(broken)}", fix)
     else:
         yield Check("imports", OK, "all can be imported (keras is checked with --networks only)")
-
-
-def _version_problem(requirement: Requirement) -> str:
-    try:
-        version = importlib.metadata.version(requirement.name)
-    except importlib.metadata.PackageNotFoundError:
-        return f"{requirement.name} is missing"
-    return "" if requirement.specifier.contains(version, prereleases=True) else f"{requirement} wanted, got {version}"
 
 
 def check_decoders() -> Iterator[Check]:
