@@ -75,15 +75,15 @@ def finish(order, database: Path) -> None:
     """Outcomes and reports as `scan` leaves them, of every series."""
     from covct.disk import state
     from covct.intake.discover import Discovery, Sighting, assemble
-    from covct.unattended import batch
     from covct.unattended.inbox import survey
     from covct.unattended.index import open_index
+    from covct.unattended.plan import card_hashes, plan
 
     with open_index(database) as index:
         studies = survey(order.sources, order.out, index).studies.values()
         series = assemble((file for study in studies for file in study.files), index.facts_of, Sighting())
     report = example_report()
-    for job in batch.plan(order, Discovery(series, (), 0), batch.card_hashes(order.weights)):
+    for job in plan(order, Discovery(series, (), 0), card_hashes(order.weights)):
         stage = state.new_stage(order.out, job.work_key)
         (stage / "report.json").write_text(json.dumps(report))
         stage.joinpath("outcome.json").write_text(

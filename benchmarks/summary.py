@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to work; on the file system to be measured")
     arguments = parser.parse_args()
     from covct.results.summary import Summary, write_summary
+    from covct.unattended.status import tree_status
 
     def timed(what: str, function) -> None:
         start, used = time.perf_counter(), time.process_time()
@@ -52,6 +54,7 @@ def main() -> None:
         for number in range(arguments.results):
             write_result(out, number)
         timed(f"{arguments.results} results, all read", lambda: write_summary(out))
+        timed("covct status", lambda: tree_status(out, datetime.now(UTC)))
         summary = Summary(out)
         timed("first pass of a run: all read", summary.write)
         one = write_result(out, arguments.results)
