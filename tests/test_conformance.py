@@ -63,6 +63,7 @@ def test_objects_written(written):
     assert {number for *_, number in stated.values()} == set(SERIES_NUMBERS.values())
 
 
+@pytest.mark.slow
 def test_every_object_is_marked_as_research_in_dicoms_own_attributes(written):
     for one in written.values():
         assert one.ContentQualification == "RESEARCH"
@@ -76,6 +77,7 @@ def test_every_object_is_marked_as_research_in_dicoms_own_attributes(written):
         assert equipment.ContributionDescription == covct.RESEARCH_USE
 
 
+@pytest.mark.slow
 def test_every_code_written_is_stated_and_every_code_stated_is_used(written):
     stated = {
         (scheme, code.strip("`"), meaning): set(where.split(", "))

@@ -508,6 +508,7 @@ def test_own_results_come_back_as_truth_and_as_calls(series_folder, phantom_seri
     assert row["tasks"]["infection"]["percent_of_lung"]["truth"] == pytest.approx(report["infection_percent"], abs=0.01)
 
 
+@pytest.mark.slow
 def test_masks_of_covct_are_no_truth(series_folder, phantom_series, tmp_path, weights):
     """An evaluation of a results tree by its own masks said 1.0."""
     from covct.outputs import Outputs

@@ -133,6 +133,7 @@ def test_items_of_fewer_bytes_than_any_that_says_something_are_not_parsed(phanto
     assert used.bytes < 4 * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_small_file_costs_little_at_a_look(name, tmp_path):
     """Each took between 430 MiB and 2 GiB, and up to two minutes, at every look."""
@@ -143,6 +144,7 @@ def test_a_small_file_costs_little_at_a_look(name, tmp_path):
     assert found.mib < 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, (suffix, _) in BOMBS.items() if suffix == ".dcm"])
 def test_a_small_file_costs_little_when_it_is_read_whole(name):
     contents = BOMBS[name][1]()

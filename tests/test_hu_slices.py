@@ -118,6 +118,7 @@ def judged(data, tmp_path, called=lambda seen: seen, **wishes):
     return evaluate(order, lambda folder: networks, lambda card: fake_restore)
 
 
+@pytest.mark.slow
 def test_what_is_called_where_nobody_knows_counts_for_nothing(twins, tmp_path):
     evaluation = judged(twins, tmp_path)
     assert [row["case"] for row in evaluation["cases"]] == ["p1-1", "p2", "p1-2"], "in HU, and not on 8 bit again"

@@ -37,6 +37,7 @@ def hu_at(volume, points_lps_mm):
     return volume.array[tuple(index.T)]
 
 
+@pytest.mark.slow
 def test_same_seed_same_voxels(phantom):
     again = make_phantom(30, 128, 128, seed=4)
     np.testing.assert_array_equal(again.volume.array, phantom.volume.array)
@@ -51,6 +52,7 @@ def test_other_seed_other_patient(phantom):
     assert other.volume.frame_of_reference_uid != phantom.volume.frame_of_reference_uid
 
 
+@pytest.mark.slow
 def test_truth_does_not_depend_on_the_grid(phantom):
     """Smaller voxels in plane, half as many slices again, oblong pixels: the same patient."""
     fine = make_phantom(45, 192, 160, seed=4).truth()

@@ -679,6 +679,7 @@ def _texts() -> Iterator[str]:
             yield keyword
 
 
+@pytest.mark.slow
 def test_only_what_dicom_needs_is_copied_into_results(order, series_folder, networks, capfd):
     """A text in every attribute of the source that holds texts: the library copies modules, we what is needed."""
     planted = plant(series_folder)
@@ -698,6 +699,7 @@ def test_only_what_dicom_needs_is_copied_into_results(order, series_folder, netw
     assert [keyword for value, keyword in planted.items() if value in shown] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_modes_of_results_are_the_umasks(mask, order, networks):
     """A temporary file has 0600 and keeps it when it is renamed: results that only covct can read help nobody."""

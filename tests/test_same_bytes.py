@@ -10,6 +10,8 @@ from covct.networks.cards import file_sha256
 from covct.outputs import SEG_TYPES, Outputs
 from covct.unattended import batch
 
+pytestmark = pytest.mark.slow
+
 
 def files(out):
     """sha256 of every result file but those that hold times."""

@@ -13,6 +13,8 @@ from support.line import segment
 from support.running import read_json, tool
 from support.series import change
 
+pytestmark = pytest.mark.slow
+
 
 def test_dciodvfy_finds_no_error(series_folder, tmp_path, weights, networks):
     folder = segment(series_folder, tmp_path / "out", weights, networks)

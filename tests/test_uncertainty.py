@@ -251,6 +251,7 @@ def test_another_fold_is_another_work_key(tmp_path):
     assert set(card_hashes(folder)) - set(before) == {"infection-fold-1"}
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_real_networks_loads_and_a_foreign_member_is_refused(tmp_path):
     from covct.architectures import ARCHITECTURES
     from covct.networks.segment import load_keras_networks
@@ -314,6 +315,7 @@ def test_the_report_puts_intervals_beside_its_figures_and_says_what_they_are_wor
     assert f"{percent:.1f} % ({low:.{digits}f}–{high:.{digits}f}) infected" in terminal
 
 
+@pytest.mark.slow
 def test_doubt_about_the_result_refuses_nothing_even_when_strict(tmp_path, weights, monkeypatch):
     """`--strict` judges the input. Else a patient at 4.9 % would never get a result."""
     thin = make_phantom(60, 96, 96, pixel_spacing_mm=(4.0, 4.0), seed=1)

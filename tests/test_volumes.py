@@ -99,6 +99,7 @@ def test_resampled_patches_are_where_inference_has_them(data):
     assert np.flatnonzero(sick)[0] == pytest.approx(10 * SPACING[0] / 3.0, abs=1.5)
 
 
+@pytest.mark.slow
 def test_a_network_of_volumes_is_trained_and_runs_from_its_card(data, tmp_path):
     pytest.importorskip("keras")
     from covct.networks.segment import load_network, make_network
