@@ -388,7 +388,7 @@ def test_08_file_and_folder_that_may_not_be_read(series_folder):
         assert {Path(problem["file"]).name for problem in got.said("problem")} == {locked.name, "closed"}
         slug, message = got.rejection
         assert slug == "missing-slices"
-        assert "1 slices are missing" in message
+        assert "1 slice is missing" in message
 
 
 ENCODINGS = {

@@ -176,7 +176,7 @@ def test_a_slice_missing_among_rounded_positions_is_named(fine, tmp_path):
     paths[30].unlink()
     error = verdict(folder)
     assert error.slug == "missing-slices"
-    assert error.message.startswith("1 slices are missing between")
+    assert error.message.startswith("1 slice is missing between")
     named = [float(word) for word in error.message.split() if word.lstrip("-").replace(".", "").isdigit()][1:3]
     assert np.abs(np.array(named) - between).max() <= 1.0
 

@@ -234,14 +234,18 @@ def _gaps(grid: Grid, steps: np.ndarray, middle: float) -> Iterator[Finding]:
     if lacking := rounded_gaps(grid):
         where = ", ".join(f"between {along[at]:.1f} and {along[at + 1]:.1f} mm" for at, _ in lacking[:5])
         count = sum(number for _, number in lacking)
-        message = f"{count} slices are missing {where} (positions are rounded in the headers)"
+        message = f"{_are_missing(count)} {where} (positions are rounded in the headers)"
         yield refusal("missing-slices", message)
         return
     gaps = [(a, a + step) for a, step in zip(along, steps, strict=False) if step > GAP_FACTOR * middle]
     if gaps and all(abs((b - a) / middle - round((b - a) / middle)) < UNEVEN_REFUSED for a, b in gaps):
         where = ", ".join(f"between {a:.1f} and {b:.1f} mm" for a, b in gaps[:5])
         count = sum(round((b - a) / middle) - 1 for a, b in gaps)
-        yield refusal("missing-slices", f"{count} slices are missing {where} (slice step {middle:g} mm)")
+        yield refusal("missing-slices", f"{_are_missing(count)} {where} (slice step {middle:g} mm)")
+
+
+def _are_missing(count: int) -> str:
+    return "1 slice is missing" if count == 1 else f"{count} slices are missing"
 
 
 def _oblique_degrees(axes: np.ndarray) -> float:

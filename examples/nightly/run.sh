@@ -11,7 +11,7 @@
 #   COVCT_TIME_LIMIT      stop after this long (timeout's notation, e.g. 9h)          no limit
 #   COVCT_LOCK_TRIES      tries while another covct holds the output tree             4
 #   COVCT_LOCK_WAIT       seconds between these tries                                 900
-#   COVCT_CPU_FALLBACK    1: without a GPU, continue on the CPU                        0
+#   COVCT_CPU_FALLBACK    1: without a GPU, continue on the CPU                       0
 set -euo pipefail
 
 if [ -z "${COVCT_IN:-}" ] || [ -z "${COVCT_OUT:-}" ]; then
