@@ -5,10 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from covct.disk.durable import remove_halves, rename, replace_file, replace_json, replacing, write_json
+from covct.disk.durable import is_a_stream, remove_halves, rename, replace_file, replace_json, replacing, write_json
 from covct.disk.signals import stoppable
 from covct.errors import Stopped
 
@@ -38,6 +39,39 @@ def test_file_is_on_the_disk_before_its_name_and_the_name_before_the_return(call
     assert [name for name, _ in calls] == ["fsync", "replace", "fsync"]
     assert calls[0][1].endswith(".tmp")
     assert calls[1:] == [("replace", str(tmp_path / "a")), ("fsync", str(tmp_path))]
+
+
+def test_a_named_pipe_is_written_to_and_stays(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE)
+    replace_file(tmp_path / "pipe", "whole\n")
+    assert reader.communicate(timeout=20)[0] == b"whole\n"
+    assert (tmp_path / "pipe").is_fifo() and listing(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("into", ["file", "pipe"])
+def test_standard_output_is_written_to_wherever_it_leads(into, tmp_path):
+    code = "replace_file(Path('/proc/self/fd/1'), 'whole')"
+    code = f"from pathlib import Path; from covct.disk.durable import replace_file; {code}"
+    with (tmp_path / "out").open("wb") as file:
+        stdout = file if into == "file" else subprocess.PIPE
+        run = subprocess.run([sys.executable, "-c", code], stdout=stdout, timeout=60, check=True)
+    assert (run.stdout or (tmp_path / "out").read_bytes()) == b"whole"
+    assert all(is_a_stream(Path(place)) for place in ("/dev/stdout", "/dev/fd/1", "/dev/null"))
+
+
+def test_a_device_stays_a_device(calls, tmp_path):
+    (tmp_path / "null").symlink_to("/dev/null")  # not the device itself, which a failure would replace
+    replace_file(tmp_path / "null", "gone")
+    assert (tmp_path / "null").is_char_device() and calls == []
+
+
+@pytest.mark.parametrize("place", ["file", "link to a file", "nothing", "folder"])
+def test_all_else_is_replaced_as_ever(place, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "link to a file").symlink_to("file")
+    assert not is_a_stream(tmp_path / place)
 
 
 def test_what_may_be_made_again_is_not_forced_to_the_disk(calls, tmp_path):

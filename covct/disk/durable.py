@@ -10,6 +10,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +41,9 @@ def output_errors(out: Path) -> Iterator[None]:
 def replacing(path: Path, *, to_disk: bool = True, suffix: str = "") -> Iterator[Path]:
     """A name beside `path` to write to; at the end it takes the place of `path`, after an error it is removed.
 
+    Where `path` is a stream (/dev/stdout, /dev/null, a named pipe) nothing can take its place: what was written goes
+    into it.
+
     Parameters
     ----------
     path : Path
@@ -52,6 +58,10 @@ def replacing(path: Path, *, to_disk: bool = True, suffix: str = "") -> Iterator
     OSError
         Not written or not renamed; what was at `path` is as it was.
     """
+    if is_a_stream(path):
+        with _passed_on(path, suffix) as elsewhere:
+            yield elsewhere
+        return
     name = path.name if len(os.fsencode(path.name)) <= LONGEST_NAME else path.name[: LONGEST_NAME // 4]
     # Of this process alone, as several may write one file. No collector or reader takes the ending for a finished one.
     beside = path.with_name(BESIDE.format(name=name, process=os.getpid()) + suffix)
@@ -65,6 +75,25 @@ def replacing(path: Path, *, to_disk: bool = True, suffix: str = "") -> Iterator
                 fsync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def is_a_stream(path: Path) -> bool:
+    """Whether what is there hands bytes on; so does /dev/stdout, even where that is led into a file."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    folder = os.path.realpath(path.parent)
+    return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or folder == "/dev" or folder.startswith("/proc/")
+
+
+@contextmanager
+def _passed_on(path: Path, suffix: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="covct-") as folder:
+        whole = Path(folder) / f"whole{suffix}"
+        yield whole
+        with whole.open("rb") as source, path.open("wb") as stream:
+            shutil.copyfileobj(source, stream)
 
 
 def replace_file(path: Path, content: str | bytes | memoryview, *, to_disk: bool = True) -> None:
