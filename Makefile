@@ -8,7 +8,7 @@ EXTRA ?= cpu
 DEMO ?= demo
 JOBS ?= 2
 # Percent of covct's lines that the tests of `make test-fast` run: tracing the slow ones would cost CI minutes.
-FLOOR := 60
+FLOOR := 82
 LOCK := docker/constraints-dev.txt
 UV_COMPILE := uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11
 ON_LINUX := --python-platform x86_64-manylinux_2_28

@@ -346,7 +346,7 @@ def test_every_line_of_the_nights_log_has_its_time(start, out):
     process = start(misbehave="crash")
     _, stderr = process.communicate(timeout=60)
     lines = stderr.splitlines()
-    assert any("was ended by SIGSEGV" in line for line in lines) and any("done" in line for line in lines)
+    assert any("was killed by SIGSEGV" in line for line in lines) and any("done" in line for line in lines)
     assert [line for line in lines if not re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", line)] == []
     _, stderr = start(out / "absent").communicate(timeout=60)
     assert re.match(r"\d{4}-\d\d-\d\dT\S+Z  covct: no such file", stderr)

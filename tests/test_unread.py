@@ -184,7 +184,7 @@ def test_a_source_of_which_nothing_is_read_ends_with_3(holding, tmp_path, inbox,
     assert (tally["done"], tally[batch.SOURCES_NOT_READ]) == (3, 1)
     [event] = [event for event in events if event.get("slug") == "nothing-read"]
     assert event["file"] == str(folder)
-    assert event["message"].startswith("it holds ")
+    assert event["message"].startswith("it contains files, but none of them")
     result = scanned([folder, inbox], order, "--json")
     assert result.exit_code == 3
     assert scanned([inbox], order, "--json").exit_code == 0

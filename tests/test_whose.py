@@ -525,7 +525,7 @@ def test_a_uid_of_its_own_for_every_slice_is_said_once(keywords, jane):
     scatter(jane, *keywords)
     done = night(jane)
     slug, message = done.rejection
-    assert slug == "uid-per-slice" and message.startswith("30 slices") and keywords[0] in message
+    assert slug == "uid-per-slice" and message.startswith("each of the 30 slices") and keywords[0] in message
     assert not night(jane, out=done.out).said("started")
 
 
