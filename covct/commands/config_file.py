@@ -118,6 +118,7 @@ def read(path: Path) -> ConfigFile:
         raise UsageError(f"{path}: not TOML: {error}") from error
 
 
+@cache
 def lines_of(text: str) -> dict[tuple[str, str], int]:
     """The line at which each key begins, by (table, key); the table of a key above all tables is "".
 
