@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -114,9 +115,7 @@ def scan_command(
             raise UsageError("--dry-run shows identifiers and writes nothing, not even a key to hash them with")
         _show_plan(order, json_events)
         return
-    with told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
-        emit, order = _looked_after(emit, order, series_timeout, log_format, metrics)
-        order = replace(order, identifier_key=identifier_key_of(out) if hash_identifiers else None)
+    with _under_way(order, series_timeout, json_events, log_format, hash_identifiers, metrics) as (emit, order):
         tally = batch.scan(order, networks_of(order.weights, device, require_gpu), emit)
     if ended_badly(tally, strict):
         raise typer.Exit(3)
@@ -160,9 +159,7 @@ def watch_command(
     check_places(order)
     if os.path.basename(marker) != marker:
         raise UsageError(f"--marker {marker}: wanted the name of a file, not a path")
-    with told(out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
-        emit, order = _looked_after(emit, order, series_timeout, log_format, metrics)
-        order = replace(order, identifier_key=identifier_key_of(out) if hash_identifiers else None)
+    with _under_way(order, series_timeout, json_events, log_format, hash_identifiers, metrics) as (emit, order):
         emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
         tally = batch.watch(order, networks_of(order.weights, device, require_gpu), emit, settle, interval)
     if ended_badly(tally, strict):
@@ -187,6 +184,21 @@ def networks_of(weights: Path, device: str, require_gpu: bool) -> Callable[[], A
         return networks
 
     return load
+
+
+@contextmanager
+def _under_way(
+    order: Order,
+    series_timeout: float,
+    json_events: bool,
+    log_format: LogFormat,
+    hash_identifiers: bool,
+    metrics: Path | None,
+) -> Iterator[tuple[Emit, Order]]:
+    """A run that can be stopped, is told of and looked after: where its events go, and the order as it now stands."""
+    with told(order.out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
+        emit, order = _looked_after(emit, order, series_timeout, log_format, metrics)
+        yield emit, replace(order, identifier_key=identifier_key_of(order.out) if hash_identifiers else None)
 
 
 def _looked_after(
