@@ -108,14 +108,14 @@ def volume(contents: bytes, folder: Path) -> None:
     """As a NIfTI, as an archive, and as a MetaImage or NRRD."""
     from covct.errors import SeriesError
     from covct.intake.discover import discover
-    from covct.intake.nifti import read_nifti
+    from covct.intake.volume_file import read_volume
 
     for name in ("a.nii", "a.zip", "a.mha", "a.nrrd"):
         (folder / name).write_bytes(contents)
         discover([folder / name])
         try:
             if name == "a.nii":
-                read_nifti(folder / name)
+                read_volume(folder / name)
         except SeriesError as error:
             if isinstance(error.__cause__, MemoryError):
                 raise error.__cause__ from error

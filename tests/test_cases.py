@@ -10,15 +10,17 @@ import pydicom
 import pytest
 
 from covct.data.cases import CaseError
-from covct.data.layouts import find_cases, search_cases
+from covct.data.layouts import search_cases
 from covct.data.model_space import read_slices
 from covct.data.published import find_sources, read_lung_slices, read_ma_slices, read_medseg_slices, read_other_slices
 from covct.data.read_case import read_case
 from covct.data.screen import Likeness, Screen
 from covct.data.slices import UNKNOWN
 from covct.errors import UsageError
-from covct.intake.nifti import read_nifti, write_nifti
+from covct.intake.nifti import write_nifti
+from covct.intake.volume_file import read_volume
 from support.chests import chest, corrected, equalised, fake_restore, published, save, save_pair, save_slices, windowed
+from support.labelled import find_cases
 
 
 def test_the_published_table_is_read_with_another_machine_s_paths(tmp_path):
@@ -128,7 +130,7 @@ def test_masks_of_another_order_of_voxels_mark_the_same_points(order, tmp_path):
     plain = read_case(find_cases(tmp_path)[0])
     for name in ("a_lungs", "a_infection"):
         path = tmp_path / f"{name}.nii.gz"
-        write_nifti(read_nifti(path).to_patient_orientation(order), path)
+        write_nifti(read_volume(path).to_patient_orientation(order), path)
     turned = read_case(find_cases(tmp_path)[0])
     np.testing.assert_array_equal(turned.lungs, plain.lungs)
     np.testing.assert_array_equal(turned.infection, plain.infection)
@@ -138,7 +140,7 @@ def test_no_advice_that_would_mirror_a_mask(tmp_path):
     """A mask whose affine points the other way and lies elsewhere: taken by index it would be a mirrored one."""
     save_pair(tmp_path, "a")
     path = tmp_path / "a_lungs.nii.gz"
-    mask = read_nifti(path).to_patient_orientation("RAS")
+    mask = read_volume(path).to_patient_orientation("RAS")
     affine = mask.affine.copy()
     affine[2, 3] += 40
     write_nifti(hd.Volume(mask.array, affine, "PATIENT"), path)

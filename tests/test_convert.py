@@ -20,7 +20,8 @@ from covct.dicom.ct_series import Storage, storage_for, write_ct_series
 from covct.errors import OutputNotWritable, SeriesError, UsageError
 from covct.intake.discover import discover
 from covct.intake.gate import check_headers
-from covct.intake.nifti import read_nifti, write_nifti
+from covct.intake.nifti import write_nifti
+from covct.intake.volume_file import read_volume
 from covct.outputs import Outputs
 from covct.phantom.chest import make_phantom
 from covct.phantom.dicom import write_dicom_series
@@ -599,5 +600,5 @@ def test_real_series_lies_where_its_published_lungs_do(shared, tmp_path):
     np.testing.assert_allclose(image.affine, lungs.affine, atol=1e-3)
     inside = np.asarray(image.dataobj)[np.asarray(lungs.dataobj) > 0]
     assert -900 < np.median(inside) < -700
-    volume = read_nifti(path)
+    volume = read_volume(path)
     assert volume.array.dtype == np.int16

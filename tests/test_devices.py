@@ -17,8 +17,8 @@ from covct.networks import devices
 from covct.networks.devices import Device, Ladder, Wish
 from covct.networks.network import Network
 from covct.outputs import Outputs
-from covct.pipeline.report import load_schema
 from covct.unattended import batch
+from support.example_report import SCHEMA
 from support.running import read_json
 from support.thresholds import call_infection, call_lungs
 
@@ -138,7 +138,7 @@ def test_what_the_ladder_did_stands_in_the_report(series_folder, tmp_path, weigh
         order = batch.Order((series_folder,), out, weights, outputs=Outputs(("seg",)))
         assert batch.scan(order, lambda given=given: given, lambda event: None)["done"] == 1
     [report], [expected] = ([read_json(p) for p in out.glob("*/*/report.json")] for out in (short, plain))
-    jsonschema.validate(report, load_schema())
+    jsonschema.validate(report, SCHEMA)
     assert report["run"]["device"] == {
         "kind": "gpu",
         "name": "gpu:0",

@@ -13,7 +13,7 @@ import pytest
 import covct
 from covct.phantom.chest import make_phantom
 from covct.phantom.dicom import write_dicom_series
-from covct.pipeline.report import load_schema
+from support.example_report import SCHEMA
 from support.running import read_json
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,7 @@ def test_phantom_with_the_shipped_weights_then_nothing_left_to_do(tmp_path):
     events, _ = scan(tmp_path / "in", "--out", tmp_path / "out", cwd=tmp_path)
     [done] = [event for event in events if event["event"] == "done"]
     report = read_json(tmp_path / "out" / done["folder"] / "report.json")
-    jsonschema.validate(report, load_schema())
+    jsonschema.validate(report, SCHEMA)
     truth = made.truth()
     for side in ("right_lung", "left_lung"):
         assert report["regions"][side]["volume_ml"] == pytest.approx(truth[f"{side}_ml"], rel=0.05)

@@ -18,7 +18,7 @@ from covct import cli
 from covct.data.cases import Case, medseg_patient
 from covct.data.dicom_cases import pseudonym
 from covct.data.labels import parse_labels
-from covct.data.layouts import find_cases, search_cases
+from covct.data.layouts import search_cases
 from covct.data.leakage import ancestors_of, learned_patients
 from covct.data.published import find_sources, read_lung_slices
 from covct.dicom.seg_masks import find_segmentations, read_segmentation
@@ -36,6 +36,7 @@ from covct.intake.discover import discover
 from covct.intake.nifti import write_nifti
 from covct.networks.cards import file_sha256, read_card, write_card
 from support.chests import corrected, published
+from support.labelled import find_cases
 from support.thresholds import make_networks, make_weights
 
 # Scores

@@ -26,7 +26,8 @@ from covct.intake import load_dicom as load
 from covct.intake.choice import selected
 from covct.intake.discover import discover
 from covct.intake.load_dicom import load_dicom
-from covct.intake.nifti import read_nifti, write_nifti
+from covct.intake.nifti import write_nifti
+from covct.intake.volume_file import read_volume
 from covct.unattended import batch
 from support.bombs import BOMBS
 from support.cost import cost
@@ -427,7 +428,7 @@ def nifti(phantom, tmp_path) -> Path:
 def test_nifti_of_several_gzip_members_is_read(nifti, tmp_path):
     whole = nifti.read_bytes()
     (tmp_path / "b.nii.gz").write_bytes(gzip.compress(whole[:1000]) + gzip.compress(whole[1000:]))
-    np.testing.assert_array_equal(read_nifti(tmp_path / "b.nii.gz").array, read_nifti(nifti).array)
+    np.testing.assert_array_equal(read_volume(tmp_path / "b.nii.gz").array, read_volume(nifti).array)
 
 
 @pytest.mark.parametrize("members", [1, 2])
@@ -436,7 +437,7 @@ def test_nifti_does_not_swell_beyond_its_header(members, nifti, tmp_path):
     bomb = gzip.compress(whole + zeros) if members == 1 else gzip.compress(whole) + gzip.compress(zeros)
     (tmp_path / "b.nii.gz").write_bytes(bomb)
     with peak() as used, pytest.raises(SeriesError, match="swells"):
-        read_nifti(tmp_path / "b.nii.gz")
+        read_volume(tmp_path / "b.nii.gz")
     assert used.bytes < 8 * MIB
 
 
@@ -447,7 +448,7 @@ def test_nifti_of_enormous_dimensions_asks_for_no_memory(suffix, nifti, tmp_path
     path = tmp_path / f"b{suffix}"
     path.write_bytes(gzip.compress(whole) if suffix.endswith("gz") else whole)
     with peak() as used, pytest.raises(SeriesError, match="declares 54000000000352"):
-        read_nifti(path)
+        read_volume(path)
     assert used.bytes < 8 * MIB
 
 
@@ -455,14 +456,14 @@ def test_nifti_of_enormous_dimensions_asks_for_no_memory(suffix, nifti, tmp_path
 def test_nifti_voxels_of_a_size_no_scanner_makes_are_refused(mm, tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.diag([mm, 1, 1, 1])), tmp_path / "a.nii")
     with pytest.raises(SeriesError, match=r"wanted 0\.1 to 100 mm") as caught:
-        read_nifti(tmp_path / "a.nii")
+        read_volume(tmp_path / "a.nii")
     assert caught.value.slug == "no-geometry"
 
 
 def test_nifti_of_complex_numbers_is_not_hounsfield(tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.complex64), np.eye(4)), tmp_path / "a.nii")
     with pytest.raises(SeriesError, match="complex numbers") as caught:
-        read_nifti(tmp_path / "a.nii")
+        read_volume(tmp_path / "a.nii")
     assert caught.value.slug == "not-hounsfield"
 
 

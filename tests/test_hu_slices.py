@@ -9,7 +9,7 @@ import pytest
 from covct.data.cases import CaseError
 from covct.data.domains import TISSUE_HU
 from covct.data.explore import explore
-from covct.data.layouts import find_cases, search_cases
+from covct.data.layouts import search_cases
 from covct.data.model_space import read_slices
 from covct.data.published import find_sources, other_cases, read_equalised_ma_slices, read_ma_slices
 from covct.data.read_case import read_case
@@ -21,6 +21,7 @@ from covct.evaluation.order import EvaluationOrder
 from covct.evaluation.run import evaluate
 from covct.networks.cards import read_card, write_card
 from support.chests import equalised, fake_restore, save_hu_slices, save_slices
+from support.labelled import find_cases
 from support.thresholds import make_networks, make_weights
 
 

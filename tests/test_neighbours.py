@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from covct.data.layouts import find_cases
 from covct.data.published import find_sources, read_ma_slices, read_other_slices
 from covct.data.read_case import read_case
 from covct.data.slices import Slices, joined, one_volume
@@ -14,6 +13,7 @@ from covct.training.samples import neighbours
 from covct.training.settings import Settings
 from covct.voxels.preprocess import body_field_of_view
 from support.chests import chest, equalised, save_pair, save_slices
+from support.labelled import find_cases
 from support.thresholds import threshold_card
 
 SETTINGS = Settings(

@@ -8,8 +8,8 @@ import pytest
 
 from covct.errors import SeriesError
 from covct.intake.discover import discover
-from covct.intake.nifti import read_nifti, write_nifti
-from covct.intake.volume_file import load_volume
+from covct.intake.nifti import write_nifti
+from covct.intake.volume_file import load_volume, read_volume
 from covct.unattended import batch
 from support.running import read_json
 from support.volumes import save, sheared
@@ -37,7 +37,7 @@ def test_zipped_and_gzipped(phantom, tmp_path):
 def test_time_series_is_refused(tmp_path):
     save(np.zeros((4, 4, 4, 2), np.int16), tmp_path / "a.nii")
     with pytest.raises(SeriesError, match="3D") as caught:
-        read_nifti(tmp_path / "a.nii")
+        read_volume(tmp_path / "a.nii")
     assert caught.value.slug == "not-3d"
 
 
@@ -46,14 +46,14 @@ def test_truncated_gzip_is_unreadable(tmp_path):
     whole = (tmp_path / "a.nii.gz").read_bytes()
     (tmp_path / "a.nii.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SeriesError) as caught:
-        read_nifti(tmp_path / "a.nii.gz")
+        read_volume(tmp_path / "a.nii.gz")
     assert caught.value.slug == "unreadable"
 
 
 def test_no_orientation_is_refused(tmp_path):
     save(np.zeros((4, 4, 4), np.int16), tmp_path / "a.nii", sform=0, qform=0)
     with pytest.raises(SeriesError) as caught:
-        read_nifti(tmp_path / "a.nii")
+        read_volume(tmp_path / "a.nii")
     assert caught.value.slug == "no-geometry"
 
 
@@ -62,7 +62,7 @@ def test_scale_slope_is_applied(tmp_path):
     image.header.set_data_dtype(np.int16)
     image.set_sform(image.affine, code=1)
     nibabel.save(image, tmp_path / "a.nii")
-    assert read_nifti(tmp_path / "a.nii").array.min() == pytest.approx(-512.5, abs=0.1)
+    assert read_volume(tmp_path / "a.nii").array.min() == pytest.approx(-512.5, abs=0.1)
 
 
 def test_masks_and_report_but_no_seg_and_it_says_so(phantom, tmp_path, weights, networks):
@@ -94,7 +94,7 @@ def test_8_bit_nifti_is_rejected_with_what_was_wanted(tmp_path, weights, network
 def test_corrupt_gzip_header(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(b"no nifti at all"))
     with pytest.raises(SeriesError):
-        read_nifti(tmp_path / "a.nii.gz")
+        read_volume(tmp_path / "a.nii.gz")
 
 
 def test_damage_that_leaves_the_length_is_found_by_the_checksum(tmp_path):
@@ -104,7 +104,7 @@ def test_damage_that_leaves_the_length_is_found_by_the_checksum(tmp_path):
     contents[middle : middle + 50] = bytes(50)
     (tmp_path / "a.nii.gz").write_bytes(bytes(contents))
     with pytest.raises(SeriesError) as caught:
-        read_nifti(tmp_path / "a.nii.gz")
+        read_volume(tmp_path / "a.nii.gz")
     assert caught.value.slug == "unreadable"
 
 
@@ -114,7 +114,7 @@ def test_sform_and_qform_that_mirror_each_other_are_refused(tmp_path):
     image.set_qform(np.diag([2.0, -2, 5, 1]), code=1)
     nibabel.save(image, tmp_path / "a.nii")
     with pytest.raises(SeriesError, match="disagree") as caught:
-        read_nifti(tmp_path / "a.nii")
+        read_volume(tmp_path / "a.nii")
     assert caught.value.slug == "no-geometry"
 
 
@@ -123,7 +123,7 @@ def test_an_oblique_affine_rounded_to_three_digits_is_read(tmp_path):
     affine = np.eye(4)
     affine[:2, :2] = np.round([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]], 3)
     save(np.zeros((4, 5, 6), np.int16), tmp_path / "a.nii", affine, qform=0)
-    assert read_nifti(tmp_path / "a.nii").shape == (4, 5, 6)
+    assert read_volume(tmp_path / "a.nii").shape == (4, 5, 6)
 
 
 def nifti_series(path):
@@ -156,7 +156,7 @@ def test_a_tilted_nifti_is_segmented_where_its_slices_lie(phantom, weights, netw
 def test_more_shear_than_any_gantry_tilts_is_refused(tmp_path):
     save(np.zeros((4, 5, 6), np.int16), tmp_path / "a.nii", sheared(35), qform=0)
     with pytest.raises(SeriesError) as caught:
-        read_nifti(tmp_path / "a.nii")
+        read_volume(tmp_path / "a.nii")
     assert caught.value.slug == "gantry-tilt"
 
 
@@ -164,7 +164,7 @@ def test_colours_are_no_hounsfield_units(tmp_path):
     colours = np.zeros((4, 4, 4), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
     save(colours, tmp_path / "a.nii")
     with pytest.raises(SeriesError) as caught:
-        read_nifti(tmp_path / "a.nii")
+        read_volume(tmp_path / "a.nii")
     assert caught.value.slug == "not-hounsfield"
 
 

@@ -15,7 +15,6 @@ from covct.networks.network import Network, Networks, looks, predict, probabilit
 from covct.phantom.chest import make_phantom
 from covct.phantom.dicom import write_dicom_series
 from covct.pipeline.burden import measure_burden, severity
-from covct.pipeline.report import load_schema
 from covct.pipeline.uncertainty import (
     DEFAULT_FACTORS,
     FLOOR_PERCENT,
@@ -35,6 +34,7 @@ from covct.pipeline.uncertainty import (
 )
 from covct.unattended.plan import card_hashes
 from covct.voxels.preprocess import FieldOfView
+from support.example_report import SCHEMA
 from support.running import invoke, read_json
 from support.thresholds import call_infection, make_networks, make_weights, threshold_card
 
@@ -297,7 +297,7 @@ def doubtful_report(phantom_series, tmp_path, weights, monkeypatch):
 
 def test_the_report_puts_intervals_beside_its_figures_and_says_what_they_are_worth(doubtful_report):
     report, terminal = doubtful_report
-    assert not list(Draft202012Validator(load_schema()).iter_errors(report))
+    assert not list(Draft202012Validator(SCHEMA).iter_errors(report))
     for region in report["regions"].values():
         for figure in ("volume_ml", "infection_ml", "infection_percent"):
             low, high = region[f"{figure}_interval"]

@@ -486,10 +486,10 @@ def masks_of(phantom):
 
 @pytest.mark.parametrize(("image", "mask"), [("nrrd", "nrrd"), ("mha", "nii.gz"), ("NII.GZ", "mhd"), ("nhdr", "NII")])
 def test_pairs_are_learned_from_and_judged_in_whatever_format(image, mask, phantom, tmp_path):
-    from covct.data.layouts import find_cases
     from covct.data.read_case import read_case
     from covct.data.restore import find_images, read_stack
     from covct.evaluation.truth import read_truth
+    from support.labelled import find_cases
 
     def put(volume, name, ending):
         path = tmp_path / f"{name}.{ending.lower()}"

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from covct.data.layouts import find_cases
 from covct.data.published import find_sources, read_ma_slices, read_other_slices
 from covct.data.read_case import read_case
 from covct.errors import UsageError
@@ -17,6 +16,7 @@ from covct.training.samples.prepare import preparation
 from covct.training.settings import Settings
 from covct.voxels.preprocess import body_field_of_view
 from support.chests import SPACING, chest, equalised, save, save_slices
+from support.labelled import find_cases
 from support.thresholds import threshold_card
 
 PATCH = (16, 32, 32)

@@ -60,17 +60,6 @@ class Found:
     left_out: tuple[LeftOut, ...]
 
 
-def find_cases(data: Path, labels: LabelNames = PLAIN) -> list[Case]:
-    """The labelled cases below a folder, in any of the layouts above.
-
-    Raises
-    ------
-    UsageError
-        The folder is not there, or holds no case; what was found instead.
-    """
-    return list(at_least_one(search_cases(data, labels), data).cases)
-
-
 def at_least_one(found: Found, data: Path) -> Found:
     """What was found, if a case is among it; else UsageError says what is left out and what was wanted."""
     if not found.cases:

@@ -15,6 +15,8 @@ from typing import BinaryIO
 from covct.errors import SourceDefect
 
 LARGEST_FILE = 2 * 1024**3  # bytes; one CT slice has half a MiB, an enhanced series some hundred
+GZIP_MAGIC = b"\x1f\x8b"
+DEFLATE_RATIO = 1032  # deflate cannot do more
 LARGEST_RATIO = 200  # a CT slice deflates to a half; zeros to a thousandth
 SWOLLEN_FREELY = 10 * 1024**2  # bytes that a member may swell to at any ratio
 LARGEST_DIRECTORY = 32 * 1024**2  # bytes of an archive's directory: a quarter of a million members

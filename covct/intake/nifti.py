@@ -12,7 +12,7 @@ import highdicom as hd
 import nibabel
 import numpy as np
 
-from covct.disk.archives import LARGEST_FILE
+from covct.disk.archives import DEFLATE_RATIO, GZIP_MAGIC, LARGEST_FILE
 from covct.disk.sources import SourceFile, read_all, size_of
 from covct.errors import SeriesError, SourceDefect, why
 from covct.intake.gate_rules import PIXEL_MM, TILT_REFUSED_DEGREES
@@ -20,8 +20,6 @@ from covct.voxels.labels import Slices
 from covct.voxels.volume import Scan
 
 LONGEST_MM = 100.0  # no voxel of a scanner is longer; the gate judges what is shorter
-GZIP_MAGIC = b"\x1f\x8b"
-GZIP_RATIO = 1032  # deflate cannot do more
 READ_AT_ONCE = 1024**2
 BEHIND_VOXELS = 1024**2  # bytes that may follow them
 GZIP_LEVEL = 1  # masks shrink to a hundredth at any level
@@ -53,7 +51,7 @@ def nifti_size(file: SourceFile) -> tuple[tuple[int, int, int], float]:
 
 
 def nifti_affine(file: SourceFile) -> np.ndarray:
-    """(4, 4) index to LPS mm by the header alone, its axes perpendicular; errors as `read_nifti`."""
+    """(4, 4) index to LPS mm by the header alone, its axes perpendicular; errors as `decode_nifti`."""
     header, _ = _peek(file)
     affine: np.ndarray = RAS_OF_LPS @ _affine(header, header.get_best_affine(), (*header.get_data_shape(), 1, 1))[0]
     return affine
@@ -71,23 +69,6 @@ def _peek(file: SourceFile) -> tuple[nibabel.Nifti1Header, bool]:
     except Exception as error:  # a damaged file raises what the damage hits
         raise SeriesError("unreadable", f"the NIfTI cannot be read: {error}") from error
     return header, is_packed
-
-
-def read_nifti(path: Path) -> hd.Volume:
-    """Read a 3D NIfTI as a volume in LPS millimetres, in the file's own axis order.
-
-    Returns
-    -------
-    highdicom.Volume
-        (i, j, k) of the file; int16 where the stored values are whole numbers in that range, else float32.
-
-    Raises
-    ------
-    SeriesError
-        `unreadable` for a truncated, damaged or foreign file, `not-3d` for more than one volume, `no-geometry` where
-        the file says nothing, or two different things, of how the patient lies.
-    """
-    return decode_nifti(SourceFile(path))[0]
 
 
 def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +124,7 @@ def _decompressed(contents: bytes) -> bytes:
         wanted, got = _declared_bytes(parts[0]), len(parts[0])
         if wanted > LARGEST_FILE:
             raise SourceDefect(f"its header declares {wanted} bytes; wanted at most {LARGEST_FILE}")
-        if wanted > GZIP_RATIO * len(contents):
+        if wanted > DEFLATE_RATIO * len(contents):
             raise SourceDefect(
                 f"its header declares {wanted} bytes, more than {len(contents)} compressed ones can hold"
             )
@@ -156,7 +137,20 @@ def _decompressed(contents: bytes) -> bytes:
 
 
 def decode_nifti(file: SourceFile) -> tuple[hd.Volume, np.ndarray | None]:
-    """The volume, and the LPS affine of its tilted slices where the gantry was tilted; errors as `read_nifti`."""
+    """Read a 3D NIfTI in LPS millimetres, in the file's own axis order.
+
+    Returns
+    -------
+    (highdicom.Volume, (4, 4) or None)
+        (i, j, k) of the file; int16 where the stored values are whole numbers in that range, else float32. And the LPS
+        affine of its tilted slices, where the gantry was tilted.
+
+    Raises
+    ------
+    SeriesError
+        `unreadable` for a truncated, damaged or foreign file, `not-3d` for more than one volume, `no-geometry` where
+        the file says nothing, or two different things, of how the patient lies.
+    """
     [(_, contents)] = read_all([file])
     try:
         image = _image(contents)

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from covct.disk.archives import LARGEST_FILE
+from covct.disk.archives import DEFLATE_RATIO, GZIP_MAGIC, LARGEST_FILE
 from covct.disk.sources import Opener, SourceFile, digest, read_all, size_of
 from covct.errors import SeriesError, SourceDefect, why
 from covct.intake import metaimage, nrrd
@@ -25,8 +25,6 @@ SUFFIXES = (".nii.gz", *FORMATS)
 FORMAT_NAMES = {"nifti": "NIfTI", "metaimage": "MetaImage", "nrrd": "NRRD"}
 PARSERS = {"metaimage": metaimage.parse, "nrrd": nrrd.parse}
 DETACHED = (".mhd", ".nhdr")  # a header whose voxels lie in a file beside it
-GZIP_MAGIC = b"\x1f\x8b"
-DEFLATE_RATIO = 1032  # deflate cannot do more
 # NIfTI's codes of what a voxel is, and its bytes.
 NIFTI_BYTES = {
     2: 1, 4: 2, 8: 4, 16: 4, 32: 8, 64: 8, 128: 3, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8, 1536: 16, 1792: 16,

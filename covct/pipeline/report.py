@@ -24,11 +24,6 @@ CARD_FIELDS = (
 )  # fmt: skip
 
 
-def load_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of the report, as published in the package."""
-    return Report.json_schema()
-
-
 @dataclass(frozen=True)
 class Measurements:
     """What was measured of a scan: by region, how sure that is, the lesions (their count, the largest), what holds."""
