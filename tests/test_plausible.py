@@ -293,12 +293,13 @@ def test_contrast_medium_in_the_heart_is_no_spine(phantom):
 
 def test_the_real_scans_pass(shared):
     """What was right before is refused by nothing new: with the masks of people, or the phantom's threshold."""
-    from covct.intake.nifti import read_mask, read_nifti
+    from covct.intake.nifti import read_mask
+    from covct.intake.volume_file import read_volume
 
     for path in sorted((shared / "lctsc-256").glob("*_ct.nii.gz")):
-        volume = read_nifti(path).to_patient_orientation("FPL")
+        volume = read_volume(path).to_patient_orientation("FPL")
         mask, _ = read_mask(path.with_name(path.name.replace("_ct", "_lungs")))
-        lungs = read_nifti(path).with_array(mask).to_patient_orientation("FPL").array.astype(np.uint8)
+        lungs = read_volume(path).with_array(mask).to_patient_orientation("FPL").array.astype(np.uint8)
         lungs[:, :, lungs.shape[2] // 2 :][lungs[:, :, lungs.shape[2] // 2 :] > 0] = 2
         chest = measure_chest(volume.array, lungs, spacing_mm(volume))
         assert judge_chest(chest, 60.0, other_part=True) == [], path.name

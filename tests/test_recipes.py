@@ -173,11 +173,11 @@ def test_a_lungs_network_cannot_be_shown_the_lungs_only(name, weights):
 
 
 def real_lungs(shared, cases):
-    from covct.intake.nifti import read_nifti
+    from covct.intake.volume_file import read_volume
 
     for case in cases:
         ct, lungs = (
-            read_nifti(shared / "lctsc-256" / f"{case}_{kind}.nii.gz").to_patient_orientation("FPL")
+            read_volume(shared / "lctsc-256" / f"{case}_{kind}.nii.gz").to_patient_orientation("FPL")
             for kind in ("ct", "lungs")
         )
         yield ct.array, lungs.array, (float(ct.spacing[1]), float(ct.spacing[2]))

@@ -12,7 +12,8 @@ from covct.data.layouts import search_cases
 from covct.data.model_space import recipe_pixels
 from covct.data.restore import find_images, output_name, read_stack
 from covct.errors import UsageError
-from covct.intake.nifti import read_description, read_nifti, write_nifti
+from covct.intake.nifti import read_description, write_nifti
+from covct.intake.volume_file import read_volume
 from covct.networks.cards import Card, file_sha256, write_card
 from support.chests import chest as small_chest
 from support.chests import published
@@ -74,9 +75,9 @@ def test_clahe_is_told_and_goes_through_the_restorer(chest, restorer, tmp_path):
     record = read_json(tmp_path / "out" / "restored.json")
     assert record["restorer"]["sha256"] == file_sha256(restorer.with_suffix(".keras"))
     assert record["research_use"]
-    back = read_nifti(tmp_path / "out" / "set_ct.nii.gz").to_patient_orientation("HPL").array
+    back = read_volume(tmp_path / "out" / "set_ct.nii.gz").to_patient_orientation("HPL").array
     assert back.min() >= -1000 and back.max() <= 200, "the restorer's window"
-    mask = read_nifti(tmp_path / "out" / "set_lungs.nii.gz").to_patient_orientation("HPL").array
+    mask = read_volume(tmp_path / "out" / "set_lungs.nii.gz").to_patient_orientation("HPL").array
     np.testing.assert_array_equal(mask, lungs)
 
 
@@ -85,7 +86,7 @@ def test_a_known_window_comes_back_to_within_its_step(chest, tmp_path):
     write_pictures(tmp_path / "in", windowed(hu))
     result = invoke("restore", tmp_path / "in", "-o", tmp_path / "out", "--window=-1250,250", "--spacing", "5,0.8,0.7")
     assert result.exit_code == 0, result.output
-    volume = read_nifti(tmp_path / "out" / "in_ct.nii.gz")
+    volume = read_volume(tmp_path / "out" / "in_ct.nii.gz")
     np.testing.assert_allclose(sorted(volume.spacing), [0.7, 0.8, 5], atol=1e-5)
     back = volume.to_patient_orientation("HPL").array
     assert np.abs(back - np.clip(hu, -1250, 250)).max() <= 1500 / 255 + 1
@@ -97,7 +98,7 @@ def test_an_untold_window_is_found_from_air_and_tissue(chest, tmp_path):
     hu, lungs, infection = chest
     write_pictures(tmp_path / "in", windowed(hu, -1300, 200))
     assert invoke("restore", tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
-    back = read_nifti(tmp_path / "out" / "in_ct.nii.gz").to_patient_orientation("HPL").array
+    back = read_volume(tmp_path / "out" / "in_ct.nii.gz").to_patient_orientation("HPL").array
     healthy = (lungs > 0) & (infection == 0)
     assert abs(np.median(back[healthy]) - np.median(hu[healthy])) < 60
     description = read_description(tmp_path / "out" / "in_ct.nii.gz")
@@ -163,7 +164,7 @@ def test_an_8_bit_nifti_keeps_its_place(chest, phantom, restorer, tmp_path):
         "restore", tmp_path / "x_ct.nii.gz", "-o", tmp_path / "out", "--restorer", restorer, "--source-kind", "clahe"
     )
     assert result.exit_code == 0, result.output
-    back = read_nifti(tmp_path / "out" / "x_ct.nii.gz").to_patient_orientation("FPL")
+    back = read_volume(tmp_path / "out" / "x_ct.nii.gz").to_patient_orientation("FPL")
     assert back.shape == grey.shape
     np.testing.assert_allclose(back.affine, grey.affine, atol=1e-3)
 
@@ -217,7 +218,7 @@ def test_the_twenty_volumes_are_restored_by_their_known_window(tmp_path):
     assert [json.loads(line)["name"] for line in result.stdout.splitlines()] == [
         "radiopaedia_10_85902_1", "radiopaedia_10_85902_3",
     ]  # fmt: skip
-    back = read_nifti(tmp_path / "out" / "radiopaedia_10_85902_1_ct.nii.gz").to_patient_orientation("FPL").array
+    back = read_volume(tmp_path / "out" / "radiopaedia_10_85902_1_ct.nii.gz").to_patient_orientation("FPL").array
     assert np.abs(back - np.clip(small_chest(1)[0], -1250, 250)).max() <= 6
     cases = search_cases(tmp_path / "out").cases
     assert [(case.patient, sorted(case.masks)) for case in cases] == 2 * [("radiopaedia_10", ["infection", "lungs"])]

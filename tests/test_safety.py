@@ -35,7 +35,7 @@ from covct.disk.outcome import read_outcome
 from covct.disk.sources import SourceFile, read_all
 from covct.errors import SeriesError, WeightsError
 from covct.intake.discover import discover, safe_name
-from covct.intake.nifti import read_nifti
+from covct.intake.volume_file import read_volume
 from covct.networks.cards import file_sha256, read_card
 from covct.networks.weights_file import read_arrays
 from covct.outputs import Outputs
@@ -239,7 +239,7 @@ def test_gzip_bomb_that_calls_itself_a_nifti(tmp_path, memory_limit):
         for _ in range(16):
             file.write(bytes(16 * MIB))
     with pytest.raises(SeriesError, match="swells beyond"):
-        read_nifti(tmp_path / "bomb.nii.gz")
+        read_volume(tmp_path / "bomb.nii.gz")
 
 
 def test_nifti_that_declares_more_voxels_than_there_are(tmp_path, memory_limit):
@@ -250,7 +250,7 @@ def test_nifti_that_declares_more_voxels_than_there_are(tmp_path, memory_limit):
     (tmp_path / "b.nii.gz").write_bytes(gzip.compress(whole))
     for name in ("a.nii", "b.nii.gz"):
         with pytest.raises(SeriesError) as caught:
-            read_nifti(tmp_path / name)
+            read_volume(tmp_path / name)
         assert caught.value.slug == "unreadable"
 
 
