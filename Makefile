@@ -44,6 +44,7 @@ test: $(VENV)/.dev ## install and run all tests, linters and the coverage floor 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 	$(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report= --cov-fail-under=$(FLOOR)
 
 test-fast: $(VENV)/.dev ## install and run the tests that take no time and need nothing from outside
@@ -58,6 +59,7 @@ test-random: $(VENV)/.dev ## run the property tests on new examples, other ones 
 lint: $(VENV)/.dev ## ruff, mypy and hadolint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 	$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.gpu
 
 schemas: $(VENV)/.dev ## write the JSON Schemas, and the manual's rows of figures, anew from what they describe

@@ -19,7 +19,7 @@ def chest():
 
 
 def test_clean_lung_is_zero_percent():
-    regions = measure_burden(*chest(), MM3)
+    regions = measure_burden(*chest(), voxel_volume_mm3=MM3)
     assert regions["lungs"].infection_percent == 0.0
     assert regions["lungs"].volume_ml == 180.0
     assert regions["right_lung"].volume_ml == 120.0

@@ -25,7 +25,7 @@ def study(series_folder, tmp_path):
         change(made[-1], SeriesInstanceUID=uid, SOPInstanceUID=lambda i: f"{uid}.{i + 1}", **attributes)
         return uid
 
-    add.folders = made
+    add.folders = made  # type: ignore[attr-defined]
     return add
 
 

@@ -14,6 +14,7 @@ import pydicom
 import pytest
 import SimpleITK
 from highdicom.legacy import LegacyConvertedEnhancedCTImage
+from nibabel.affines import apply_affine, voxel_sizes
 
 from covct import RESEARCH_USE
 from covct.dicom.ct_series import Storage, storage_for, write_ct_series
@@ -74,7 +75,7 @@ def read_by_itk(folder):
 def nifti_at(path, points_lps_mm):
     """Values of a NIfTI at points of the patient, which must be centres of voxels; as nibabel reads it."""
     image = nibabel.load(path)
-    index = nibabel.affines.apply_affine(np.linalg.inv(image.affine), points_lps_mm * [-1, -1, 1])
+    index = apply_affine(np.linalg.inv(image.affine), points_lps_mm * [-1, -1, 1])
     assert np.abs(index - np.rint(index)).max() < 1e-3
     return np.asarray(image.dataobj)[tuple(np.rint(index).astype(int).T)]
 
@@ -238,7 +239,7 @@ def test_tilted_scan_has_a_sheared_sform_and_no_qform(series_folder, tmp_path):
     tilt(series_folder, 14)
     image = nibabel.load(one(series_folder, tmp_path / "out"))
     assert (image.header["qform_code"], image.header["sform_code"]) == (0, 1)
-    np.testing.assert_allclose(image.header.get_zooms(), nibabel.affines.voxel_sizes(image.affine), atol=1e-5)
+    np.testing.assert_allclose(image.header.get_zooms(), voxel_sizes(image.affine), atol=1e-5)
     for path in sorted(series_folder.iterdir())[::7]:
         header = pydicom.dcmread(path)
         for row, column in ((0, 0), (20, 90), (127, 3)):
@@ -263,7 +264,7 @@ def test_tilted_nifti_becomes_tilted_slices_and_comes_back(codes, phantom, tmp_p
         )
     again = nibabel.load(one(folder, tmp_path / "back"))
     assert again.header["qform_code"] == 0
-    points = nibabel.affines.apply_affine(again.affine, [[90, 20, 3], [40, 60, 25]]) * [-1, -1, 1]
+    points = apply_affine(again.affine, [[90, 20, 3], [40, 60, 25]]) * [-1, -1, 1]
     np.testing.assert_array_equal(
         nifti_at(tmp_path / "a.nii", points), np.asarray(again.dataobj)[[90, 40], [20, 60], [3, 25]]
     )

@@ -251,7 +251,7 @@ def no_networks(path):
 
 def test_another_tool_s_nifti_masks_are_matched_by_name(pairs, tmp_path):
     """Boxes of 4 x 5 x 2 voxels, one column apart: 32 of 40 overlap, wherever the axes of the file point."""
-    evaluation = judge(*pairs, tmp_path / "out", tolerance_mm=0.5)
+    evaluation = judge(*pairs, out=tmp_path / "out", tolerance_mm=0.5)
     one = evaluation["cases"][0]["tasks"]["lungs"]
     assert one["counts"] == {"hit": 32, "invented": 8, "missed": 8, "rest": 480 - 48}
     assert one["dice"] == pytest.approx(0.8)
@@ -654,7 +654,7 @@ def test_whoever_an_ancestor_learned_from_is_not_new(weights):
 def test_a_network_of_unknown_ancestors_is_said_to_be_one(pairs, weights, tmp_path):
     card = read_card(with_held_out(weights, lctsc=["a", "b"]) / "infection.json")
     write_card(card.replaced(training={**card.training, "initial": {"task": "infection", "sha256": "7" * 64}}), weights)
-    evaluation = judge(*pairs, tmp_path / "out", weights=weights)
+    evaluation = judge(*pairs, out=tmp_path / "out", weights=weights)
     note = "No card says whom every network behind infection has learned from: that of sha256 777777777777 is unknown."
     assert note in evaluation["notes"]
     assert not any("behind lungs" in note for note in evaluation["notes"])
@@ -710,9 +710,9 @@ def test_data_of_a_name_that_no_card_knows_is_unseen(pairs, weights, tmp_path):
         card = read_card(weights / f"{task}.json")
         told = {"held_out_patients": names, "learned_patients": learned_patients({"lctsc": ["a", "p"]}, names)}
         write_card(card.replaced(training=told), weights)
-    evaluation = judge(*pairs, tmp_path / "out", weights=weights, patients="all", also_seen=True)
+    evaluation = judge(*pairs, out=tmp_path / "out", weights=weights, patients="all", also_seen=True)
     assert [bool(row["seen_by"]) for row in evaluation["cases"]] == [True, False]
-    evaluation = judge(*pairs, tmp_path / "mine", weights=weights, patients="all", also_seen=True, source="mine")
+    evaluation = judge(*pairs, out=tmp_path / "mine", weights=weights, patients="all", also_seen=True, source="mine")
     assert [bool(row["seen_by"]) for row in evaluation["cases"]] == [False, False]
 
 
@@ -727,7 +727,7 @@ def test_one_person_under_two_names_of_a_card_is_told_and_counts_as_seen(pairs, 
     write_card(read_card(weights / "lungs.json").replaced(training={"held_out_patients": held}), weights)
     cases = [someone(medseg_patient(number), "medseg") for number in ("35", "40", "67")]
     assert [bool(seen_by(case, {"infection": card})) for case in cases] == [True, False, True]
-    notes = judge(*pairs, tmp_path / "out", weights=weights)["notes"]
+    notes = judge(*pairs, out=tmp_path / "out", weights=weights)["notes"]
     assert any("medseg_35 (as medseg_67)" in note and "behind" not in note for note in notes)
 
 
@@ -825,14 +825,14 @@ def test_every_network_that_is_loaded_counts(also, pairs, weights, tmp_path):
     card = read_card(weights / "lungs.json").replaced(task=also.partition("-fold-")[0], weights=f"{also}.keras")
     card = card.replaced(sha256=file_sha256(weights / card.weights), training={"held_out_patients": {"lctsc": ["b"]}})
     write_card(card.replaced(name=also), weights)
-    evaluation = judge(*pairs, tmp_path / "out", weights=weights, patients="held-out")
+    evaluation = judge(*pairs, out=tmp_path / "out", weights=weights, patients="held-out")
     assert [row["case"] for row in evaluation["cases"]] == ["b"]
     used = evaluation["judged"]["cards"]
     assert set(used) == {"lungs", "infection", also}
     assert used[also]["card_sha256"] == file_sha256(weights / f"{also}.json")
     assert used[also]["threshold"] == (None if "fold" in also else 0.5), "a member's threshold is not used"
     assert also in (tmp_path / "out" / "evaluation.html").read_text()
-    evaluation = judge(*pairs, tmp_path / "out", weights=weights, also_seen=True)
+    evaluation = judge(*pairs, out=tmp_path / "out", weights=weights, also_seen=True)
     assert {row["case"]: row["seen_by"] for row in evaluation["cases"]} == {"a": [also], "b": []}
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads(files("covct.evaluation").joinpath("evaluation.schema.json").read_text())
@@ -899,7 +899,7 @@ def test_command_line(pairs, tmp_path):
 def test_half_a_page_is_never_left(pairs, tmp_path, monkeypatch):
     from covct.errors import OutputNotWritable
 
-    judge(*pairs, tmp_path / "out")
+    judge(*pairs, out=tmp_path / "out")
     before = (tmp_path / "out" / "evaluation.json").read_bytes()
 
     def full(file):
@@ -907,6 +907,6 @@ def test_half_a_page_is_never_left(pairs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputNotWritable, match="No space left"):
-        judge(*pairs, tmp_path / "out", tolerance_mm=9)
+        judge(*pairs, out=tmp_path / "out", tolerance_mm=9)
     assert (tmp_path / "out" / "evaluation.json").read_bytes() == before
     assert len(list((tmp_path / "out").iterdir())) == 2

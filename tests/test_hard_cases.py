@@ -18,6 +18,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from nibabel.affines import apply_affine
 from pydicom import uid
 
 from covct.phantom.chest import make_phantom
@@ -874,7 +875,7 @@ def test_20_oblique_nifti(phantom, plain, tmp_path):
     done = night(tmp_path / "in.nii")
     assert done.report["regions"] == plain["regions"]
     mask = nibabel.load(done.result / "lungs.nii.gz")
-    ras = nibabel.affines.apply_affine(np.linalg.inv(turn) @ mask.affine, np.argwhere(np.asarray(mask.dataobj) == 1))
+    ras = apply_affine(np.linalg.inv(turn) @ mask.affine, np.argwhere(np.asarray(mask.dataobj) == 1))
     assert np.mean(label_at(phantom, ras * [-1, -1, 1]) == 1) > 0.97
 
 
@@ -948,7 +949,7 @@ def test_25_left_is_the_patients_left_in_every_file(position, tmp_path):
 
     infection, lungs = (nibabel.load(done.result / f"{name}.nii.gz") for name in ("infection", "lungs"))
     infected = np.asarray(infection.dataobj) > 0
-    ras = nibabel.affines.apply_affine(infection.affine, np.argwhere(infected))
+    ras = apply_affine(infection.affine, np.argwhere(infected))
     np.testing.assert_allclose(ras.mean(0) * (-1, -1, 1), centre, atol=1)
     assert (np.asarray(lungs.dataobj)[infected] == 2).all()
 

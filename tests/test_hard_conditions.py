@@ -323,7 +323,7 @@ def container(tmp_path):
             pytest.skip(f"no namespaces here: {done.stderr.strip()}")
         return done
 
-    run.out = out
+    run.out = out  # type: ignore[attr-defined]
     return run
 
 

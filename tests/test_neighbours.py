@@ -157,7 +157,7 @@ def test_a_lesion_put_in_goes_through_the_stack_and_stays_in_each_slices_lungs()
     raised = np.stack([(changed - hu)[i][masks[i] > 0.5].mean() for i in range(3)])
     assert raised.min() > 20 and np.ptp(raised) < 0.25 * raised.mean()
     donor = [array[1] for array in big_stack(1)]
-    moved, masks = neighbours.transplant_lesion(hu, lungs, *donor, np.random.default_rng(0))
+    moved, masks = neighbours.transplant_lesion(hu, lungs, *donor, rng=np.random.default_rng(0))
     assert masks[1].any() and (masks[:, common] == masks[1, common]).all()
     assert (moved[masks == 1] - hu[masks == 1]).mean() > 20
 

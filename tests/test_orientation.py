@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from nibabel.affines import apply_affine
 
 from covct.intake.discover import discover
 from covct.intake.load_dicom import load_dicom
@@ -123,7 +124,7 @@ def test_any_cut_marks_the_same_points_in_the_patient(name, fine_phantom, straig
         assert np.mean(labels == 3 - segment) < 0.005, "and not on the other"
         assert report["regions"][region]["volume_ml"] == pytest.approx(straight_ml[region], rel=0.01)
         index = np.argwhere(np.asarray(nifti.dataobj) == segment)
-        ras = nibabel.affines.apply_affine(nifti.affine, index)
+        ras = apply_affine(nifti.affine, index)
         assert_same_points(ras * [-1, -1, 1], points)
         if "tilt" not in name:  # an ITK image has no shear: dcmqi cannot hold tilted slices
             assert_same_points(points_by_dcmqi(seg, segment, tmp_path), points)
@@ -148,7 +149,7 @@ def points_by_dcmqi(seg, segment, folder):
         check=True, capture_output=True,
     )  # fmt: skip
     image = nibabel.load(folder / f"q-{segment}.nii.gz")
-    return nibabel.affines.apply_affine(image.affine, np.argwhere(np.asarray(image.dataobj) > 0)) * [-1, -1, 1]
+    return apply_affine(image.affine, np.argwhere(np.asarray(image.dataobj) > 0)) * [-1, -1, 1]
 
 
 def referenced_slices_hold_the_marked_points(seg_path, source):

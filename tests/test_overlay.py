@@ -155,7 +155,7 @@ def test_montage_is_of_one_width_whatever_it_shows(chest):
 
 
 def test_research_use_is_burnt_in_at_the_bottom(chest):
-    image = montage(*chest, SPACING, [])
+    image = montage(*chest, pixel_spacing_mm=SPACING, caption_lines=[])
     footer = image[-64:]
     assert has_colour(footer[:, WIDTH // 2 :], NOTICE).any()
     assert not has_colour(image[:-64], NOTICE).any()
@@ -164,8 +164,8 @@ def test_research_use_is_burnt_in_at_the_bottom(chest):
 
 
 def test_captions_are_drawn_and_cut_to_the_width(chest):
-    bare = montage(*chest, SPACING, [])
-    image = montage(*chest, SPACING, ["lungs 12.3 % infected " * 30])
+    bare = montage(*chest, pixel_spacing_mm=SPACING, caption_lines=[])
+    image = montage(*chest, pixel_spacing_mm=SPACING, caption_lines=["lungs 12.3 % infected " * 30])
     top = len(image) - len(bare)
     header = ~has_colour(image[:top], BACKGROUND)
     assert header.any()
@@ -174,15 +174,15 @@ def test_captions_are_drawn_and_cut_to_the_width(chest):
 
 def test_inputs_are_not_drawn_upon(chest):
     before = [volume.copy() for volume in chest]
-    montage(*chest, SPACING, ["x"])
+    montage(*chest, pixel_spacing_mm=SPACING, caption_lines=["x"])
     assert all((old == new).all() for old, new in zip(before, chest, strict=True))
 
 
 def test_file_is_a_png_of_the_montage_and_carries_no_text(chest, tmp_path):
     path = tmp_path / "overlay.png"
-    write_overlay(path, *chest, SPACING, ["lungs 1 % infected"])
+    write_overlay(path, *chest, pixel_spacing_mm=SPACING, caption_lines=["lungs 1 % infected"])
     written = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-    assert (written == montage(*chest, SPACING, ["lungs 1 % infected"])).all()
+    assert (written == montage(*chest, pixel_spacing_mm=SPACING, caption_lines=["lungs 1 % infected"])).all()
     contents = path.read_bytes()
     assert contents.startswith(b"\x89PNG")
     assert not any(chunk in contents for chunk in (b"tEXt", b"iTXt", b"eXIf"))

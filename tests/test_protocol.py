@@ -3,6 +3,7 @@
 The code is the real one but for the networks, whose place a few bytes take.
 """
 
+import inspect
 import io
 import os
 import shutil
@@ -160,7 +161,7 @@ class Protocol(RuleBasedStateMachine):
         self.watcher: Watcher | None = None
         self.patch.setattr(one_series, "_segment", self._segment)
         self.patch.setattr(state, "LOCK_PATIENCE_S", 0.0)
-        for known in (index.Index.__init__, index.open_index.__wrapped__):
+        for known in (index.Index.__init__, inspect.unwrap(index.open_index)):
             self.patch.setattr(known, "__defaults__", (self._now_ns,))
         self.world = World().__enter__()
 

@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from nibabel.affines import apply_affine
 
 from covct.terms import SEGMENTS
 from support.line import segment
@@ -37,8 +38,8 @@ def test_dcmqi_reads_the_same_voxels(series_folder, tmp_path, weights, networks)
     for number in (1, 2):
         theirs = nibabel.load(tmp_path / f"q-{number}.nii.gz")
         points = np.argwhere(np.asarray(theirs.dataobj) > 0)
-        world = nibabel.affines.apply_affine(theirs.affine, points)
-        index = np.rint(nibabel.affines.apply_affine(np.linalg.inv(lungs.affine), world)).astype(int)
+        world = apply_affine(theirs.affine, points)
+        index = np.rint(apply_affine(np.linalg.inv(lungs.affine), world)).astype(int)
         ours = np.asarray(lungs.dataobj) == number
         assert len(points) == np.count_nonzero(ours)
         assert ours[tuple(index.T)].all()

@@ -1,5 +1,6 @@
 """An inbox over many looks and runs: nothing read twice, nothing written into it, what is done moved away."""
 
+import inspect
 import os
 import shutil
 from dataclasses import replace
@@ -41,7 +42,7 @@ def test_a_rerun_plans_nothing_again_and_reads_no_header(order, networks, monkey
     run(order, networks)
     aged = os.stat(order.out).st_mtime_ns + 3600 * 10**9
     monkeypatch.setattr(index.Index.__init__, "__defaults__", (lambda: aged,))
-    monkeypatch.setattr(index.open_index.__wrapped__, "__defaults__", (lambda: aged,))
+    monkeypatch.setattr(inspect.unwrap(index.open_index), "__defaults__", (lambda: aged,))
     run(order, networks)
 
     def unexpected(*_):
