@@ -48,7 +48,7 @@ def draw(part: Slices, preset: str, recipe: str, seed: int):
     index = rng.integers(len(part))
     hu, lungs, infection = part.hu[index], part.lungs[index], part.infection[index]
     if how.preset.lesions:
-        hu, infection = _maybe_diseased(hu.astype(np.float32), lungs, infection, part, rng)
+        hu, infection = _maybe_diseased(hu.astype(np.float32), lungs, infection, part, rng, None)
     hu, lungs, infection = deform(how.preset, (hu, lungs, infection), ORDERS, rng, scale=(0.85, 1.3))
     if how.preset.lesions and rng.random() < 0.25:
         hu = augment.lung_density(hu, lungs == 1, rng)
