@@ -105,6 +105,9 @@ class Case:
         DICOM only: the SEG with the masks, the newest first.
     known_as : str
         What cards of networks call its source.
+    slice_labels : tuple of bool or None
+        Whether each slice holds infection, head first, where slices are labelled and not marked; see
+        `covct.data.slice_labels`. None: nobody says so.
     """
 
     name: str
@@ -123,6 +126,7 @@ class Case:
     series: Series | None = None
     segmentations: tuple[SourceFile, ...] = ()
     known_as: str = OWN
+    slice_labels: tuple[bool | None, ...] = ()
 
     @property
     def person(self) -> str:

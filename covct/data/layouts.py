@@ -7,6 +7,7 @@
 | `folders` | ``ct_scans/``, ``lung_mask/``, ``infection_mask/`` with NIfTI files of the same names |
 | `slices` | ``volumes.csv`` (first, last, patient_group, anterior) over ``ct/``, ``lungs/``, ``infection/`` NNNN.png |
 | `slices-hu` | ``slices.csv`` (number, patient_group) over ``ct/`` NNNN.png of 16 bits; see `covct.data.hu_slices` |
+| `slice-labels` | evaluation only: ``slice_labels.csv`` beside volume files; see `covct.data.slice_labels` |
 | `medseg` | ``Imgs/`` with ``GT/`` and ``GT-multiclass/`` |
 | `dicom` | CT series and the DICOM SEG that refer to them, or ``NAME/``, ``NAME.zip`` beside ``NAME_lungs`` |
 | `pictures` | restoration only: ``ct/`` or ``images/``, maybe beside ``lungs/``, ``infection/``; or pictures |
@@ -31,6 +32,7 @@ from covct.data.domains import WINDOW
 from covct.data.hu_slices import find_hu_slices, is_hu_slices
 from covct.data.labels import PLAIN
 from covct.data.pictures import numbered_pictures, sorted_pictures
+from covct.data.slice_labels import find_labelled_by_slice, is_labelled_by_slice
 from covct.data.tables import declared, named_volumes, patient_of, read_table, read_volume_rows, resolve_foreign
 from covct.dicom.seg_masks import LabelNames
 from covct.errors import UsageError
@@ -71,7 +73,7 @@ def at_least_one(found: Found, data: Path) -> Found:
     return found
 
 
-def search_cases(data: Path, labels: LabelNames = PLAIN, masked: bool = True) -> Found:
+def search_cases(data: Path, labels: LabelNames = PLAIN, masked: bool = True, by_slice: bool = False) -> Found:
     """The cases below a folder, and what is left out already for what lies where: no mask, no image, missing slices.
 
     Parameters
@@ -80,6 +82,8 @@ def search_cases(data: Path, labels: LabelNames = PLAIN, masked: bool = True) ->
         What segments of a DICOM SEG are, where covct would not know them by their codes or labels.
     masked : bool
         A case has to have a mask.
+    by_slice : bool
+        Volumes whose slices are labelled, without a mask, are cases too.
 
     Raises
     ------
@@ -90,7 +94,7 @@ def search_cases(data: Path, labels: LabelNames = PLAIN, masked: bool = True) ->
         raise UsageError(f"no such directory: {data}")
     found: list[Case | LeftOut] = []
     loose: list[Path] = []
-    for folder, read in _folders(data, loose, masked):
+    for folder, read in _folders(data, loose, masked, by_slice):
         source = folder.relative_to(data).as_posix() if folder != data else folder.resolve().name
         found += read(folder, source, masked)
     return _sorted(found + list(find_dicom(loose, data, labels, masked)))
@@ -110,10 +114,12 @@ def _sorted(found: Iterable[Case | LeftOut]) -> Found:
     )
 
 
-def _folders(folder: Path, loose: list[Path], masked: bool, depth: int = 0) -> Iterator[tuple[Path, Layout]]:
+def _folders(
+    folder: Path, loose: list[Path], masked: bool, by_slice: bool, depth: int = 0
+) -> Iterator[tuple[Path, Layout]]:
     """Folders of a known layout; they are not descended into. Files that may be DICOM are put into `loose`."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    known = _layout(folder, masked)
+    known = find_labelled_by_slice if by_slice and is_labelled_by_slice(folder) else _layout(folder, masked)
     if known:
         yield folder, known
     if known and known is not _volume_pairs:
@@ -123,7 +129,7 @@ def _folders(folder: Path, loose: list[Path], masked: bool, depth: int = 0) -> I
         if entry in taken:
             continue
         if entry.is_dir() and depth < DEEPEST:
-            yield from _folders(entry, loose, masked, depth + 1)
+            yield from _folders(entry, loose, masked, by_slice, depth + 1)
         elif entry.is_file() and (entry.suffix.lower() in (".dcm", ".ima", ".zip", "") or entry.suffix[1:].isdigit()):
             loose.append(entry)
 

@@ -145,6 +145,8 @@ def read_masks(case: Case, shape: tuple[int, ...], scan: Scan | None, labels: La
     CaseError
         `unreadable`, `other-shape`, `other-geometry`, `unexpected-labels`.
     """
+    if case.slice_labels:
+        return {}
     return _picture_masks(case, shape, labels) if scan is None else _volume_masks(case, scan, labels)
 
 
