@@ -16,7 +16,9 @@ from covct.data.cases import LeftOut
 from covct.data.explore import Example, Exploration, Histogram
 from covct.data.explore_page import as_html as explore_page
 from covct.data.facts import Facts
+from covct.evaluation.anatomy import REGIONS
 from covct.evaluation.judge import Picture
+from covct.evaluation.outline import SCORES as OUTLINE
 from covct.evaluation.page import as_html as evaluation_page
 from covct.results.entries import Entry
 from covct.results.page import as_html as night_page
@@ -58,6 +60,20 @@ def evaluation():
         **dict.fromkeys(("volume_ml", "volume_error_percent", "percent_of_lung"), agreement),
         "calibration": {"expected_calibration_error": value(0.25), "brier_score": value(0.25), "bins": bins},
         "thresholds": {"curve": curve, "by_other_patients": {"dice": 0.75, "least": 0.5, "most": 0.5}},
+        "outline": dict.fromkeys(OUTLINE, value(0.75)), "marked_inside_lungs": value(0.75),
+        "burden": {"patients": 3, "mean_absolute_error": value(2.5),
+                   "classes": [{"truth": 2, "called": 2, "patients": 2}, {"truth": 2, "called": 1, "patients": 1}]},
+    }  # fmt: skip
+    slices = {"labelled": 80, "found": 72, "clear": 59, "called": 17}
+    without = {"percent_of_lung": 1.0, "percent_of_aerated_lung": 2.0, "lungs": "found"}
+    region = {"ml": 1.5, "percent_of_lung": 0.5, "share": 0.125}
+    false = {"ml": 12.0, "percent_of_lung": 0.25, "regions": dict.fromkeys(REGIONS, region)}
+    calls = {
+        "source": HOSTILE, "patients": 1, "cases": 2,
+        "by_slice": {**slices, "sensitivity": value(0.9), "specificity": value(0.75)},
+        "false_calls": {**false, "percent_of_lung": value(0.25),
+                        "regions": dict.fromkeys(REGIONS, {**region, "share": value(0.125)})},
+        "calls_without_truth": {**without, "percent_of_lung": value(1.0), "percent_of_aerated_lung": value(2.0)},
     }  # fmt: skip
     quartiles = {"slices": 9, "p5": 0.1, "q1": 0.2, "median": 0.5, "q3": 0.7, "p95": 0.9}
     pair = {"truth": 12.0, "called": 10.0}
@@ -65,12 +81,13 @@ def evaluation():
                "volume_error_percent": -4.0, "percent_of_lung": pair}  # fmt: skip
     case = {"case": HOSTILE, "patient": HOSTILE, "source": HOSTILE, "slices": 9, "spacing_mm": [5.0, 1.0, 1.0],
             "seen_by": [HOSTILE], "tasks": {"infection": figures},
-            "calls_without_truth": {"percent_of_lung": 1.0, "percent_of_aerated_lung": 2.0}}  # fmt: skip
+            "calls_without_truth": without, "by_slice": slices, "false_calls": false}  # fmt: skip
     return {
         "research_use": HOSTILE, "covct_version": HOSTILE, "software": {HOSTILE: HOSTILE},
         "settings": {"tasks": ["infection"], "resamples": 2000, "surface_tolerance_mm": 2.0},
         "judged": {"what": "networks", "cards": {HOSTILE: {"sha256": HOSTILE, "threshold": 0.5}}},
         "also_seen": True, "notes": [HOSTILE], "groups": [group, {**group, "source": "other"}], "cases": [case],
+        "calls": [calls],
         "left_out": [{"case": HOSTILE, "source": HOSTILE, "reason": HOSTILE}],
     }  # fmt: skip
 

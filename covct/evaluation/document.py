@@ -9,11 +9,13 @@ from typing import Any
 
 from covct.data.cases import Case
 from covct.evaluation import bootstrap
+from covct.evaluation.calls import CaseCalls
 from covct.evaluation.eligible import Judge
 from covct.evaluation.judge import Judged
 from covct.evaluation.networks import held_out_by
 from covct.evaluation.order import EvaluationOrder
-from covct.evaluation.pooling import ALL, by_fold, case_figures, group_figures, plain
+from covct.evaluation.pooled_calls import case_calls, group_calls
+from covct.evaluation.pooling import ALL, by_fold, case_figures, group_figures
 from covct.evaluation.truth import Truth
 from covct.networks.cards import Card, file_sha256
 from covct.networks.network import Networks
@@ -27,7 +29,7 @@ def row(
     shown: bool,
     truth: Truth,
     found: list[Judged],
-    without: dict[str, float] | None,
+    calls: CaseCalls,
     by: Judge | None,
     seen: list[str],
 ) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def row(
         "slices": len(truth.hu),
         "spacing_mm": [round(mm, 4) for mm in spacing] if spacing else None,
         "tasks": {one.task: case_figures(one) for one in found},
-        "calls_without_truth": without and {name: plain(value) for name, value in without.items()},
+        **case_calls(calls),
     }
 
 
@@ -58,6 +60,15 @@ def groups(judged: list[Judged], order: EvaluationOrder, fold_of: dict[str, str]
             figures = group_figures(source, task, mine, order.resamples, order.seed)
             out.append({**figures, "folds": by_fold(mine, fold_of)})
     return out
+
+
+def calls_groups(calls: list[CaseCalls], order: EvaluationOrder) -> list[dict[str, Any]]:
+    """What is called, slice by slice and by anatomy, of each source and of all."""
+    sources = list(dict.fromkeys(one.case.known_as for one in calls))
+    return [
+        group_calls(source, [one for one in calls if source in (ALL, one.case.known_as)], order.resamples, order.seed)
+        for source in [*sources, *([ALL] if len(sources) > 1 else [])]
+    ]
 
 
 def software(networks: Networks | None) -> dict[str, Any]:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from itertools import repeat
 
 import cv2
 import numpy as np
 
 from covct.data.cases import Case
-from covct.data.model_space import AERATED_HU
 from covct.errors import UsageError
 from covct.evaluation import calibration
-from covct.evaluation.scores import Counts, count, ratio, scores
+from covct.evaluation.outline import outline_sums
+from covct.evaluation.scores import Counts, count, scores
 from covct.evaluation.surface import surface_scores
 from covct.evaluation.truth import Truth
 from covct.intake.choice import Choice
 from covct.intake.discover import Series, discover
 from covct.networks.network import Network, Networks, field_of_view, probabilities
+from covct.pipeline.burden import severity
 from covct.pipeline.series import Clock, process
 from covct.voxels.fields_of_view import MODEL_PIXEL_MM, lung_field_of_view
 from covct.voxels.overlay import BACKGROUND, draw_slice
@@ -27,7 +28,6 @@ from covct.voxels.preprocess import FieldOfView, from_model_space, whole_slice
 
 PICTURE_SIDE, GAP = 260, 4
 LEAST_SHOWN = 0.003  # of a slice marked, truth or called: of less the Dice says little and a picture nothing
-SMOOTHED_MM = 4.0
 MODEL_PIXELS_MM = (MODEL_PIXEL_MM, MODEL_PIXEL_MM)
 CUT_ALREADY = ("body", "otsu-body", "whole")  # fields of view that are all of a slice in model space
 
@@ -60,6 +60,31 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Burden:
+    """Infection and lungs on both sides, each in mL, in voxels where the spacing is unknown."""
+
+    true_infection: float
+    true_lung: float
+    infection: float
+    lung: float
+
+    def __add__(self, other: Burden) -> Burden:
+        return Burden(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def percent(self) -> tuple[float, float]:
+        """Infected share of the lungs, true and called; of no lung found 0."""
+        found = 100 * self.infection / self.lung if self.lung else 0.0
+        return 100 * self.true_infection / self.true_lung, found
+
+    @property
+    def severity(self) -> tuple[int, int]:
+        """Severity class, as a report has it, true and called."""
+        true, called = (severity(percent)[0] or 1 for percent in self.percent)
+        return true, called
+
+
+@dataclass(frozen=True)
 class Judged:
     """One task of one case.
 
@@ -71,8 +96,13 @@ class Judged:
         None where the spacing is unknown.
     volume_ml : (truth, called) or None
         None where the spacing is unknown.
-    percent_of_lung : (truth, called) or None
+    outline : (outline.LENGTH,) float
+        As `outline.outline_sums`.
+    burden : Burden or None
         Infection only, and where lungs are known on both sides.
+    marked_inside : (inside, marked) or None
+        Infection only: voxels of marked infection inside the lungs found, and all of them; None where no lungs were
+        called.
     histogram : (calibration.LENGTH,) float or None
     """
 
@@ -82,7 +112,9 @@ class Judged:
     slice_counts: np.ndarray
     surface: tuple[float, float] | None
     volume_ml: tuple[float, float] | None
-    percent_of_lung: tuple[float, float] | None
+    outline: np.ndarray
+    burden: Burden | None
+    marked_inside: tuple[int, int] | None
     histogram: np.ndarray | None
     truth_sha256: str
     called_sha256: str
@@ -173,7 +205,9 @@ def _judge(case: Case, label: str, truth: Truth, called: Called, task: str, tole
         slice_counts,
         surface,
         volume_ml,
-        _percent(truth, called, counts) if task == "infection" else None,
+        outline_sums(true, mine),
+        _burden(truth, called, counts) if task == "infection" else None,
+        _marked_inside(true, called) if task == "infection" else None,
         _histogram(truth, called, task) if task in called.probability else None,
         digest([true]),
         digest([mine]),
@@ -182,15 +216,20 @@ def _judge(case: Case, label: str, truth: Truth, called: Called, task: str, tole
     )
 
 
-def _percent(truth: Truth, called: Called, counts: Counts) -> tuple[float, float] | None:
-    """Infected share of the lungs, each side by its own lungs; a tool that marks no lungs gets the true ones."""
+def _burden(truth: Truth, called: Called, counts: Counts) -> Burden | None:
+    """Each side by its own lungs; a tool that marks no lungs gets the true ones."""
     lungs = truth.masks.get("lungs")
     if lungs is None or not lungs.any():
         return None
-    own = called.masks.get("lungs", lungs)
-    true = 100 * (counts.hit + counts.missed) / int(np.count_nonzero(lungs))
-    found = float(ratio(100 * (counts.hit + counts.invented), np.count_nonzero(own)))
-    return true, 0.0 if np.isnan(found) else found
+    voxel = float(np.prod(truth.spacing_mm)) / 1000 if truth.spacing_mm else 1.0
+    found = (int(np.count_nonzero(one)) for one in (lungs, called.masks.get("lungs", lungs)))
+    true_lung, lung = (voxels * voxel for voxels in found)
+    return Burden((counts.hit + counts.missed) * voxel, true_lung, (counts.hit + counts.invented) * voxel, lung)
+
+
+def _marked_inside(true: np.ndarray, called: Called) -> tuple[int, int] | None:
+    lungs = called.masks.get("lungs")
+    return None if lungs is None else (int(np.count_nonzero(true & lungs)), int(np.count_nonzero(true)))
 
 
 def _histogram(truth: Truth, called: Called, task: str) -> np.ndarray:
@@ -201,26 +240,6 @@ def _histogram(truth: Truth, called: Called, task: str) -> np.ndarray:
         region = region if truth.known is None else region & truth.known[index]
         total += calibration.histogram(called.probability[task](index), true, region)
     return total
-
-
-def calls_without_truth(truth: Truth, called: Called) -> dict[str, float] | None:
-    """Infection called where nobody marked any: percent of the lungs, and of those voxels of them that hold air.
-
-    Lung below `AERATED_HU` after smoothing over 4 mm holds no infection; denser lung may be diseased without anyone
-    having said so.
-    """
-    lungs, infection = truth.masks.get("lungs"), called.masks.get("infection")
-    if "infection" in truth.masks or lungs is None or infection is None or not (truth.spacing_mm and truth.measured):
-        return None
-    sigma = SMOOTHED_MM / truth.spacing_mm[1]
-    smooth = (cv2.GaussianBlur(one.astype(np.float32), (0, 0), sigma) < AERATED_HU for one in truth.hu)
-    aerated = np.stack([one & air for one, air in zip(lungs, smooth, strict=True)])
-    return {
-        "percent_of_lung": 100 * int(np.count_nonzero(infection)) / max(1, int(np.count_nonzero(lungs))),
-        "percent_of_aerated_lung": 100
-        * int(np.count_nonzero(infection & aerated))
-        / max(1, int(np.count_nonzero(aerated))),
-    }
 
 
 def _pictures(label: str, truth: Truth, called: Called, task: str, slice_counts: np.ndarray) -> Iterator[Picture]:

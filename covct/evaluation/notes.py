@@ -93,7 +93,20 @@ def _on_figures(rows: list[dict[str, Any]], groups: list[dict[str, Any]]) -> Ite
             "by the first one."
         )
     if any(row["calls_without_truth"] for row in rows):
-        yield "Cases without infection truth say only how much is called in them; none of it need be wrong."
+        yield (
+            "Cases without infection truth say only how much is called in them; in people with another disease none of "
+            "it need be wrong."
+        )
+    if any(row["by_slice"] and not row["tasks"] and row["by_slice"]["labelled"] for row in rows):
+        yield (
+            "Labels by slice say that there is infection on a slice and not where: a slice counts as found wherever "
+            "on it something is called, and calls on labelled slices are not among the false ones."
+        )
+    if any(row["false_calls"] and row["false_calls"]["ml"] is None for row in rows):
+        yield (
+            "Where the spacing is unknown, false calls are told apart as if slices were 5 mm and pixels 1.6 mm apart, "
+            "and without an apex."
+        )
     if few := [group for group in groups if group["patients"] < FEW_PATIENTS]:
         least = min(group["patients"] for group in few)
         yield f"Intervals over few patients (here {least} and more) are too narrow: they know no patient but these."

@@ -30,6 +30,17 @@ AGREEMENT = {
     "volume_error_percent": "volume error, %",
     "percent_of_lung": "infected share error, points",
 }
+OUTLINE = {
+    "surface_dice_1px": ("surface Dice by slice", "within 1 pixel"),
+    "surface_dice_2px": ("surface Dice by slice", "within 2 pixels"),
+    "dice_within_1px": ("Dice, outlines forgiven", "within 1 pixel"),
+    "dice_within_2px": ("Dice, outlines forgiven", "within 2 pixels"),
+}
+REGIONS = {
+    "outline": "within 2 pixels of marked infection", "dome": "over a dome of the diaphragm",
+    "arch": "under or over soft tissue (arch, hila, ribs)", "vessel": "in or around a thin bright structure",
+    "outside": "outside the marked lungs", "apex": "top 20 mm", "dependent": "dependent 25 mm", "rest": "elsewhere",
+}  # fmt: skip
 CALIBRATION = {"expected_calibration_error": "calibration error", "brier_score": "Brier score"}
 DIGITS = {"hd95_mm": 1, "ml": 1, **dict.fromkeys(CALIBRATION, 4)}  # else 3
 MOST_ROWS = 80
@@ -84,6 +95,23 @@ class Section:
     best: list[Picture]
 
 
+@dataclass(frozen=True)
+class CallsSection:
+    """What is called slice by slice and by anatomy.
+
+    Attributes
+    ----------
+    groups : list of groups of the evaluation's calls, a column each
+    scores : list of (figure, what of, cells), a cell a group
+    cases : list of (case, label, cells), a cell a word of `columns`
+    """
+
+    groups: list[Group]
+    scores: list[tuple[str, str, list[Cell]]]
+    columns: list[str]
+    cases: list[tuple[dict[str, Any], list[str]]]
+
+
 def as_html(evaluation: dict[str, Any], history: dict[str, History | None], pictures: dict[str, list[Picture]]) -> str:
     """The page.
 
@@ -105,6 +133,7 @@ def as_html(evaluation: dict[str, Any], history: dict[str, History | None], pict
         patients=len({identity(row["source"], row["patient"]) for row in evaluation["cases"]}),
         whose=_patients_words(evaluation),
         sections=[_section(evaluation, task, pictures.get(task, [])) for task in tasks],
+        calls=_calls_section(evaluation),
         most_rows=MOST_ROWS,
         training=_training(history) if history else None,
         without_history=[task for task, told in history.items() if not told],
@@ -146,6 +175,18 @@ def _scores(groups: Sequence[Group]) -> Iterator[tuple[str, str, list[Cell]]]:
     in_mm = any(g["mean"]["surface_dice"]["cases"] for g in groups)
     for name, words in {**MEANS, **(MEANS_MM if in_mm else {})}.items():
         yield words, "mean of cases", [_mean(g["mean"][name], name) for g in groups]
+    outlined = [g["outline"] for g in groups]
+    if any(outlined):
+        for name, (words, of) in OUTLINE.items():
+            yield words, of, [_with_interval(one and one[name]) for one in outlined]
+    inside = [g["marked_inside_lungs"] for g in groups]
+    if any(inside):
+        yield "marked infection", "share inside the lungs found", [_with_interval(one) for one in inside]
+    burdens = [g["burden"] for g in groups]
+    if any(burdens):
+        sizes = [_with_interval(one and one["mean_absolute_error"], "ml") for one in burdens]
+        yield "infected share by patient, points", "mean size of the error", sizes
+        yield "severity class by patient", "true → called", [(_class_changes(one), "") for one in burdens]
     for key, words in AGREEMENT.items():
         found = [g[key] for g in groups]
         if any(found):
@@ -157,6 +198,62 @@ def _scores(groups: Sequence[Group]) -> Iterator[tuple[str, str, list[Cell]]]:
         for name, words in CALIBRATION.items():
             yield words, "", [_with_interval(one and one[name], name) for one in calibrated]
         yield "Dice", "threshold chosen on the other patients", [_by_others(g) for g in groups]
+
+
+def _class_changes(burden: dict[str, Any] | None) -> str:
+    """Patients whose class is called another one, by change."""
+    if not burden:
+        return "–"
+    changed = [one for one in burden["classes"] if one["truth"] != one["called"]]
+    same = burden["patients"] - sum(one["patients"] for one in changed)
+    told = [f"{one['truth']} → {one['called']}: {one['patients']}" for one in changed]
+    return ", ".join([f"same: {same}", *told])
+
+
+def _calls_section(evaluation: dict[str, Any]) -> CallsSection | None:
+    groups = evaluation["calls"]
+    if not groups:
+        return None
+    rows = [row for row in evaluation["cases"] if row["by_slice"] or row["false_calls"]]
+    return CallsSection(
+        groups,
+        list(_calls_scores(groups)),
+        ["labelled slices found", "clear slices called", "false mL", "false, % of lungs", *REGIONS],
+        [(row, list(_calls_cells(row))) for row in rows],
+    )
+
+
+def _calls_scores(groups: Sequence[Group]) -> Iterator[tuple[str, str, list[Cell]]]:
+    slices, false, without = ([g[key] for g in groups] for key in ("by_slice", "false_calls", "calls_without_truth"))
+    if any(slices):
+        yield "labelled slices found", "sensitivity", [_of_slices(one, "sensitivity") for one in slices]
+        yield "clear slices called", "specificity", [_of_slices(one, "specificity") for one in slices]
+    if any(without):
+        for name, of in (("percent_of_lung", "% of the lungs"), ("percent_of_aerated_lung", "% of aerated lung")):
+            yield "called where none was marked", of, [_with_interval(one and one[name]) for one in without]
+    if any(false):
+        yield "falsely called", "mL", [(_figure(one and one["ml"], "ml"), "") for one in false]
+        yield "falsely called", "% of the lungs", [_with_interval(one and one["percent_of_lung"]) for one in false]
+        for name, words in REGIONS.items():
+            yield words, "share of it", [_with_interval(one and one["regions"][name]["share"]) for one in false]
+
+
+def _of_slices(one: dict[str, Any] | None, name: str) -> Cell:
+    value, note = _with_interval(one and one[name])
+    if not one:
+        return value, note
+    part, whole = ("found", "labelled") if name == "sensitivity" else ("called", "clear")
+    return f"{one[part]} of {one[whole]}", f"{name} {value} {note}".strip()
+
+
+def _calls_cells(row: dict[str, Any]) -> Iterator[str]:
+    slices, false = row["by_slice"], row["false_calls"]
+    yield f"{slices['found']} of {slices['labelled']}" if slices and slices["labelled"] else "–"
+    yield f"{slices['called']} of {slices['clear']}" if slices and slices["clear"] else "–"
+    yield _figure(false and false["ml"], "ml")
+    yield _figure(false and false["percent_of_lung"])
+    for name in REGIONS:
+        yield _figure(false and false["regions"][name]["percent_of_lung"])
 
 
 def _with_interval(figure: dict[str, Any] | None, name: str = "") -> Cell:

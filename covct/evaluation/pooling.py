@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from covct.evaluation import agreement, bootstrap, calibration
-from covct.evaluation.judge import Judged
+from covct.data.cases import Case
+from covct.evaluation import agreement, bootstrap, calibration, outline
+from covct.evaluation.judge import Burden, Judged
 from covct.evaluation.scores import SCORES, ratio, scores
 
 DIGITS = 6
 ALL = "all"
 MEANS = (*SCORES, "hd95_mm", "surface_dice")
 
-# A pooled figure and its interval, of what is summed over cases and what is computed of the sums.
-Figure = Callable[[Callable[[list[Judged]], np.ndarray], Callable[[np.ndarray], Any]], dict[str, Any]]
+Of = TypeVar("Of")  # what a case comes to
+# A pooled figure and its interval, of what is summed over a patient's cases and what is computed of the sums.
+FigureOf = Callable[[Callable[[list[Of]], np.ndarray], Callable[[np.ndarray], Any]], dict[str, Any]]
+Figure = FigureOf[Judged]
 
 
 def case_figures(one: Judged) -> dict[str, Any]:
     """What is written of one task of one case. Undefined figures are None."""
-    volume, percent = one.volume_ml, one.percent_of_lung
+    volume, inside = one.volume_ml, one.marked_inside
     return {
         "counts": {"hit": one.counts.hit, "invented": one.counts.invented, "missed": one.counts.missed,
                    "rest": one.counts.rest},
         **{name: plain(value) for name, value in _values(one).items()},
         "hd95_infinite": bool(one.surface and np.isinf(one.surface[0])),
         "slice_dice": _quartiles(scores(one.slice_counts)["dice"]),
-        "volume_ml": {"truth": plain(volume[0]), "called": plain(volume[1])} if volume else None,
+        "volume_ml": _pair(volume) if volume else None,
         "volume_error_percent": plain(_relative_error(one)),
-        "percent_of_lung": {"truth": plain(percent[0]), "called": plain(percent[1])} if percent else None,
+        "percent_of_lung": _pair(one.burden.percent) if one.burden else None,
+        "severity": _pair(one.burden.severity) if one.burden else None,
+        "outline": {name: plain(score(one.outline)) for name, score in outline.SCORES.items()},
+        "marked_inside_lungs": plain(ratio(*inside)) if inside else None,
         "truth_sha256": one.truth_sha256,
         "called_sha256": one.called_sha256,
     }  # fmt: skip
+
+
+def _pair(both: tuple[float, float]) -> dict[str, Any]:
+    return {"truth": plain(both[0]), "called": plain(both[1])}
 
 
 def _values(one: Judged) -> dict[str, float]:
@@ -61,23 +72,8 @@ def group_figures(
     source: str, task: str, judged: list[Judged], resamples: int = bootstrap.RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
     """Pooled figures of one task over cases, with intervals by bootstrap over their patients."""
-    by_person: dict[tuple[str, str], list[Judged]] = {}
-    for one in sorted(judged, key=lambda one: (one.case.known_as, one.case.patient)):
-        by_person.setdefault(one.case.identity, []).append(one)
-    of_patient = list(by_person.values())
-
-    def figure(
-        sums: Callable[[list[Judged]], np.ndarray], statistic: Callable[[np.ndarray], np.ndarray]
-    ) -> dict[str, Any]:
-        stacked = np.stack([sums(cases) for cases in of_patient])
-        stacked = stacked[stacked.any(1)]  # the others have nothing that this figure is of
-        drawn = bootstrap.draw(max(1, len(stacked)), resamples, seed)
-        interval = bootstrap.interval(stacked, statistic, drawn)
-        return {
-            "value": plain(statistic(stacked.sum(0))),
-            "interval": None if interval is None else [plain(end) for end in interval],
-        }
-
+    of_patient = by_patient(judged, lambda one: one.case)
+    figure = figure_over(of_patient, resamples, seed)
     return {
         "source": source,
         "task": task,
@@ -91,8 +87,78 @@ def group_figures(
         "volume_error_percent": _agreement(
             judged, lambda one: None if np.isnan(_relative_error(one)) else (0.0, _relative_error(one)), figure
         ),
-        "percent_of_lung": _agreement(judged, lambda one: one.percent_of_lung, figure),
+        "percent_of_lung": _agreement(judged, lambda one: one.burden.percent if one.burden else None, figure),
+        "burden": _burden(of_patient, figure),
+        "outline": {name: figure(_outlines, score) for name, score in outline.SCORES.items()},
+        "marked_inside_lungs": _marked_inside(judged, figure),
         **_calibration(task, of_patient, figure),
+    }
+
+
+def by_patient(found: Iterable[Of], case_of: Callable[[Of], Case]) -> list[list[Of]]:
+    """What cases come to, patient by patient, in the order of source and patient."""
+    by_person: dict[tuple[str, str], list[Of]] = {}
+    for one in sorted(found, key=lambda one: (case_of(one).known_as, case_of(one).patient)):
+        by_person.setdefault(case_of(one).identity, []).append(one)
+    return list(by_person.values())
+
+
+def figure_over(of_patient: list[list[Of]], resamples: int, seed: int) -> FigureOf[Of]:
+    """The function that makes figures over these patients: a value, and its interval by bootstrap over them."""
+
+    def figure(sums: Callable[[list[Of]], np.ndarray], statistic: Callable[[np.ndarray], Any]) -> dict[str, Any]:
+        stacked = np.stack([sums(cases) for cases in of_patient])
+        stacked = stacked[stacked.any(1)]  # the others have nothing that this figure is of
+        drawn = bootstrap.draw(max(1, len(stacked)), resamples, seed)
+        interval = bootstrap.interval(stacked, statistic, drawn)
+        return {
+            "value": plain(statistic(stacked.sum(0))),
+            "interval": None if interval is None else [plain(end) for end in interval],
+        }
+
+    return figure
+
+
+def _outlines(cases: list[Judged]) -> np.ndarray:
+    return sum((one.outline for one in cases), np.zeros(outline.LENGTH))
+
+
+def _marked_inside(judged: list[Judged], figure: Figure) -> dict[str, Any] | None:
+    """The share of marked infection that lies inside the lungs found."""
+    if not any(one.marked_inside for one in judged):
+        return None
+
+    def sums(cases: list[Judged]) -> np.ndarray:
+        there = [one.marked_inside for one in cases if one.marked_inside]
+        total: np.ndarray = np.array(there, float).reshape(-1, 2).sum(0)
+        return total
+
+    return figure(sums, lambda s: ratio(s[..., 0], s[..., 1]))
+
+
+def _burden(of_patient: list[list[Judged]], figure: Figure) -> dict[str, Any] | None:
+    """Error of the infected share by patient, all volumes of a patient together, and how classes change with it."""
+
+    def whole(cases: list[Judged]) -> Burden | None:
+        there = [one.burden for one in cases if one.burden]
+        return sum(there[1:], there[0]) if there else None
+
+    patients = [one for cases in of_patient if (one := whole(cases))]
+    if not patients:
+        return None
+
+    def sums(cases: list[Judged]) -> np.ndarray:
+        one = whole(cases)
+        pairs = [one.percent] if one else []
+        return agreement.difference_sums(*np.array(pairs, float).reshape(-1, 2).T)
+
+    changes = Counter(one.severity for one in patients)
+    return {
+        "patients": len(patients),
+        "bias": figure(sums, agreement.bias),
+        "mean_absolute_error": figure(sums, agreement.mean_size),
+        "worst": plain(max((abs(called - true) for true, called in (one.percent for one in patients)))),
+        "classes": [{**_pair(pair), "patients": count} for pair, count in sorted(changes.items())],
     }
 
 

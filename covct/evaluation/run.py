@@ -18,8 +18,9 @@ from covct.disk.durable import output_errors, replace_file
 from covct.disk.versions import EVALUATION, EVALUATION_FORMAT
 from covct.errors import SeriesError, UsageError
 from covct.evaluation import document
+from covct.evaluation.calls import CaseCalls, look_at_calls
 from covct.evaluation.eligible import Judge, find_judges
-from covct.evaluation.judge import Called, Judged, calls_without_truth, judge, look_at_series, look_at_slices
+from covct.evaluation.judge import Called, Judged, judge, look_at_series, look_at_slices
 from covct.evaluation.networks import Loaded, cards_of, choose, held_out_by
 from covct.evaluation.notes import notes_on
 from covct.evaluation.order import RESTORED, EvaluationOrder, check_order
@@ -47,6 +48,7 @@ class Evaluated:
     """What has been judged so far, and what was left out."""
 
     judged: list[Judged] = field(default_factory=list)
+    calls: list[CaseCalls] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[dict[str, str]] = field(default_factory=list)
 
@@ -87,7 +89,7 @@ class Session:
         labels, tasks = self.order.labels or {}, self.order.tasks
         if self.calls:
             truth = read_truth(case, labels)
-            mine = (task for task in tasks if task in truth.masks)
+            mine = (task for task in tasks if task in truth.masks or case.slice_labels)
             return truth, Called(read_predictions(self.calls, case, truth, mine))
         by = self.chosen[case.key][0]
         truth = truth_for_networks(case, labels, self.loaded.restore(by) if case.domain == CLAHE else None)
@@ -123,7 +125,7 @@ def evaluate(
         Nothing to judge; a patient that was learned from and `also_seen` is not said; a mask that does not fit.
     """
     check_order(order)
-    found = at_least_one(search_cases(order.data, order.labels or {}), order.data)
+    found = at_least_one(search_cases(order.data, order.labels or {}, by_slice=True), order.data)
     session = _session(order, found.cases, Loaded(order, load_networks, load_restorer))
     cases, done = session.cases, Evaluated()
     emit({"event": "found", "cases": len(cases)})
@@ -174,18 +176,19 @@ def _judge_case(session: Session, case: Case, done: Evaluated, emit: Emit) -> No
 
     try:
         truth, called = session.look(case)
+        calls = look_at_calls(case, truth, called.masks if "infection" in order.tasks else {})
     except SeriesError as error:
         leave_out(error.slug, error.message)
         return
     found = judge(case, label, truth, called, order.tasks, order.tolerance_mm)
-    without = calls_without_truth(truth, called) if "infection" in order.tasks else None
-    if not found and not without:
+    if not found and not calls.any:
         got = ", ".join(truth.masks) or "nothing"
         leave_out("no-truth", f"it has truth of {got}, wanted {' or '.join(order.tasks)}")
         return
     by, seen = session.chosen.get(case.key, (None, []))
-    row = document.row(case, label, shown, truth, found, without, by, seen)
+    row = document.row(case, label, shown, truth, found, calls, by, seen)
     done.judged += found
+    done.calls += [calls] if calls.any else []
     done.rows.append(row)
     dice = {one.task: row["tasks"][one.task]["dice"] for one in found}
     seconds = round(time.monotonic() - began, 1)
@@ -208,6 +211,7 @@ def _document(session: Session, done: Evaluated) -> dict[str, Any]:
         "also_seen": any(row["seen_by"] for row in done.rows),
         "notes": notes_on(order, cards, done.rows, groups, session.cases),
         "groups": groups,
+        "calls": document.calls_groups(done.calls, order),
         "cases": done.rows,
         "left_out": done.left_out,
     }

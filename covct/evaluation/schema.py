@@ -10,6 +10,7 @@ from covct.disk.documents import Document
 from covct.disk.versions import EVALUATION, EvaluationSchema
 
 Task = Literal["lungs", "infection"]
+RegionName = Literal["outline", "dome", "arch", "vessel", "outside", "apex", "dependent", "rest"]  # `anatomy.REGIONS`
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -134,6 +135,35 @@ class Folds(Document):
     standard_deviation: float | None
 
 
+class Outline(Document):
+    """Slice by slice, in pixels of the grid that is judged."""
+
+    surface_dice_1px: Figure
+    surface_dice_2px: Figure
+    dice_within_1px: Figure
+    dice_within_2px: Figure = Field(
+        description="Dice once a wrong pixel within 2 pixels of the other mask counts as right."
+    )
+
+
+class ClassChange(Document):
+    """How many patients of a severity class are called which."""
+
+    truth: int = Field(ge=1, le=5)
+    called: int = Field(ge=1, le=5)
+    patients: int = Field(ge=1)
+
+
+class BurdenError(Document):
+    """Infected share of the lungs, call minus truth in points, all volumes of a patient together."""
+
+    patients: int = Field(ge=1)
+    bias: Figure
+    mean_absolute_error: Figure
+    worst: float = Field(ge=0)
+    classes: list[ClassChange]
+
+
 class Group(Document):
     source: str
     task: Task
@@ -151,6 +181,11 @@ class Group(Document):
     calibration: Calibration | None
     thresholds: Thresholds | None
     folds: Folds | None
+    outline: Outline | None = None
+    marked_inside_lungs: Figure | None = Field(
+        None, description="Share of marked infection inside the lungs found; null for lungs."
+    )
+    burden: BurdenError | None = None
 
 
 class Counts(Document):
@@ -176,6 +211,18 @@ class SliceDice(Document):
     most: Share | None
 
 
+class CaseOutline(Document):
+    surface_dice_1px: Share | None
+    surface_dice_2px: Share | None
+    dice_within_1px: Share | None
+    dice_within_2px: Share | None
+
+
+class ClassPair(Document):
+    truth: int = Field(ge=1, le=5)
+    called: int = Field(ge=1, le=5)
+
+
 class CaseTask(Document):
     counts: Counts
     dice: Share | None
@@ -194,11 +241,79 @@ class CaseTask(Document):
     percent_of_lung: Pair | None
     truth_sha256: Sha256
     called_sha256: Sha256
+    outline: CaseOutline | None = None
+    severity: ClassPair | None = Field(None, description="Severity class by infected share, as a report has it.")
+    marked_inside_lungs: Share | None = None
 
 
 class CallsWithoutTruth(Document):
     percent_of_lung: float = Field(ge=0)
     percent_of_aerated_lung: float = Field(ge=0, le=100)
+    lungs: Literal["marked", "found"] = Field("marked", description="Which lungs these are percent of.")
+
+
+class BySlice(Document):
+    """Slices by their label, and those of them with more than 0.10 mL of infection called."""
+
+    labelled: int = Field(ge=0, description="With infection by label.")
+    found: int = Field(ge=0, description="Labelled and called.")
+    clear: int = Field(ge=0, description="With lung, and without infection by label.")
+    called: int = Field(ge=0, description="Clear, and called all the same.")
+
+
+class PooledBySlice(BySlice):
+    sensitivity: Figure
+    specificity: Figure
+
+
+class Region(Document):
+    ml: float | None = Field(ge=0)
+    percent_of_lung: float = Field(ge=0)
+    share: Share | None = Field(description="Of all that is falsely called.")
+
+
+class PooledRegion(Document):
+    ml: float | None = Field(ge=0)
+    percent_of_lung: float = Field(ge=0)
+    share: Figure
+
+
+class FalseCalls(Document):
+    """Infection called where there is none, by rules of anatomy; mL are null where the spacing is unknown."""
+
+    ml: float | None = Field(ge=0)
+    percent_of_lung: float = Field(ge=0)
+    regions: dict[RegionName, Region]
+
+
+class PooledFalseCalls(Document):
+    """The same, of several cases."""
+
+    cases: int = Field(ge=1)
+    ml: float | None = Field(ge=0)
+    percent_of_lung: Figure
+    regions: dict[RegionName, PooledRegion]
+
+
+class PooledWithoutTruth(Document):
+    """Infection called in people of whom nobody marked any."""
+
+    cases: int = Field(ge=1)
+    percent_of_lung: Figure
+    percent_of_aerated_lung: Figure
+    median_percent_of_aerated_lung: float = Field(ge=0, le=100)
+    worst_percent_of_aerated_lung: float = Field(ge=0, le=100)
+
+
+class CallsGroup(Document):
+    """What is called, slice by slice and by anatomy."""
+
+    source: str
+    patients: Count
+    cases: Count
+    by_slice: PooledBySlice | None
+    false_calls: PooledFalseCalls | None
+    calls_without_truth: PooledWithoutTruth | None
 
 
 class Case(Document):
@@ -211,6 +326,8 @@ class Case(Document):
     spacing_mm: Annotated[list[Positive], Field(min_length=3, max_length=3)] | None
     tasks: dict[Task, CaseTask]
     calls_without_truth: CallsWithoutTruth | None
+    by_slice: BySlice | None = None
+    false_calls: FalseCalls | None = None
 
 
 class LeftOut(Document):
@@ -238,5 +355,6 @@ class Evaluation(Document):
     also_seen: bool = Field(description="A network has learned from a patient among these cases.")
     notes: list[str]
     groups: list[Group]
+    calls: list[CallsGroup] = []
     cases: list[Case] = Field(min_length=1)
     left_out: list[LeftOut]
