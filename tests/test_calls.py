@@ -3,6 +3,7 @@
 import json
 from importlib.resources import files
 
+import highdicom as hd
 import numpy as np
 import pytest
 
@@ -11,9 +12,16 @@ from covct.data.layouts import search_cases
 from covct.errors import UsageError
 from covct.evaluation.order import EvaluationOrder
 from covct.evaluation.outline import SCORES, outline_sums
+from covct.evaluation.robustness import thicker, variants
 from covct.evaluation.run import evaluate
 from covct.evaluation.schema import Evaluation
+from covct.intake.choice import Choice
+from covct.intake.discover import discover
+from covct.intake.nifti import write_nifti
+from covct.pipeline.series import Clock, process, segment
+from covct.voxels.volume import Scan
 from support.chests import chest, save, save_pair
+from support.thresholds import make_networks, make_weights
 
 # Outlines
 
@@ -220,3 +228,64 @@ def test_the_document_follows_its_schema_and_an_earlier_one_is_still_read(marked
                 del task["outline"], task["severity"], task["marked_inside_lungs"]
         del written["calls"]
         Evaluation.model_validate_json(json.dumps(written))
+
+
+# Robustness
+
+
+def ramp(slices=9, spacing=(2.0, 1.0, 1.0)):
+    """Each slice has its own HU: 0, 100, 200 ..."""
+    array = np.repeat(100 * np.arange(slices, dtype=np.int16)[:, None, None], 8, 1).repeat(8, 2)
+    return hd.Volume.from_components(
+        array, spacing=spacing, coordinate_system="PATIENT", position=(5, 6, 100), patient_orientation="FPL"
+    )
+
+
+@pytest.mark.parametrize("thickness", [3.0, 4.0, 5.0])
+def test_thicker_slices_are_means_where_they_lie(thickness):
+    """HU of the ramp is a function of height: of the means too, at their own centres, to a tenth of a step."""
+    thin = ramp()
+    thick = thicker(thin, thickness)
+    assert len(thick.array) == int(18 / thickness)
+    assert thick.spacing == (thickness, 1.0, 1.0)
+    z = thick.map_indices_to_reference(np.array([[index, 0, 0] for index in range(len(thick.array))]))[:, 2]
+    np.testing.assert_allclose(thick.array[:, 3, 3], (100 - z) / 2 * 100, atol=10)
+
+
+def test_variants_of_a_scan():
+    """Slices of 2 mm cannot be seen at 1 mm. A step is softer and steeper, and no HU is beyond those of its slice."""
+    step = ramp(6)
+    array = step.array.copy()
+    array[:, :, 4:] = 1000
+    found = dict(variants(step.with_array(array)))
+    assert list(found) == ["smooth", "sharp", "3mm", "5mm"]
+    rise = {name: np.diff(found[name].array[2, 4].astype(int)).max() for name in ("smooth", "sharp")}
+    assert rise["smooth"] < 800 <= rise["sharp"]
+    assert found["sharp"].array[2].min() == 200 and found["sharp"].array[2].max() == 1000
+
+
+def test_what_is_segmented_again_is_what_a_scan_segments(phantom, phantom_series):
+    networks, series = make_networks(), discover([phantom_series]).series[0]
+    masks = process(Choice(series, (), ()), lambda: networks, "key", Clock()).masks
+    found = segment(networks, Scan(phantom.volume))
+    np.testing.assert_array_equal(np.asarray(found.lungs), np.asarray(masks.lungs))
+    np.testing.assert_array_equal(np.asarray(found.infection), np.asarray(masks.infection))
+
+
+def test_robustness_is_asked_for(labelled, tmp_path):
+    data, calls = labelled
+    with pytest.raises(UsageError, match="--robustness segments changed scans"):
+        judge(data, calls, tmp_path / "out", robustness=True)
+
+
+def test_a_whole_series_is_segmented_again_and_told_on_the_page(phantom, tmp_path):
+    data = labels(tmp_path / "whole", [("p", index, 1) for index in range(30)], "series,index_head_first,infection")
+    write_nifti(phantom.volume, data / "p.nii.gz")
+    weights = make_weights(tmp_path / "weights")
+    order = EvaluationOrder(data, tmp_path / "out", weights=weights, resamples=100, robustness=True)
+    evaluation = evaluate(order, lambda folder: make_networks(), None)
+    [row], [group] = evaluation["cases"], evaluation["calls"]
+    assert set(row["robustness"]["points"]) == {"smooth", "sharp"}, "its slices are 10 mm thick"
+    assert group["robustness"]["smooth"]["worst"] == abs(row["robustness"]["points"]["smooth"])
+    assert 0 < row["by_slice"]["found"] < 30
+    assert "softer kernel" in (tmp_path / "out" / "evaluation.html").read_text()

@@ -74,6 +74,7 @@ def evaluation():
         "false_calls": {**false, "percent_of_lung": value(0.25),
                         "regions": dict.fromkeys(REGIONS, {**region, "share": value(0.125)})},
         "calls_without_truth": {**without, "percent_of_lung": value(1.0), "percent_of_aerated_lung": value(2.0)},
+        "robustness": {HOSTILE: {"mean_absolute": value(0.5), "worst": 1.5}},
     }  # fmt: skip
     quartiles = {"slices": 9, "p5": 0.1, "q1": 0.2, "median": 0.5, "q3": 0.7, "p95": 0.9}
     pair = {"truth": 12.0, "called": 10.0}

@@ -81,6 +81,10 @@ def evaluate_command(
         bool, _reading("--resample", help="Resample masks on another grid to the scan's (nearest neighbour).")
     ] = False,
     tolerance: Annotated[float, _scores(help="Tolerance of the surface Dice, in mm.", min=0)] = 2.0,
+    robustness: Annotated[
+        bool,
+        _scores("--robustness", help="Segment whole series again with other kernels and thicknesses, as a check."),
+    ] = False,
     resamples: Annotated[int, _scores(help="Bootstrap resamples of the patients.", min=100)] = 2000,
     seed: Annotated[int, _scores(help="Random seed of the bootstrap.", min=0)] = 0,
     source: Annotated[
@@ -118,7 +122,7 @@ def evaluate_command(
         patients=patients.value if patients else HELD_OUT if weights else EVERYONE,
         also_seen=also_seen, threshold=threshold, labels=parse_labels(label or ()), resample=resample,
         tolerance_mm=tolerance, resamples=resamples, seed=seed, source=source, names=names,
-        clahe=clahe.value,
+        clahe=clahe.value, robustness=robustness,
     )  # fmt: skip
 
     def emit(event: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from covct.data.cases import Case, CaseError
 from covct.data.model_space import AERATED_HU
 from covct.evaluation.anatomy import Chest, count_regions
+from covct.evaluation.robustness import Varied
 from covct.evaluation.truth import Truth
 from covct.voxels.fields_of_view import MODEL_PIXEL_MM
 
@@ -81,16 +82,17 @@ class Everywhere:
 
 @dataclass(frozen=True)
 class CaseCalls:
-    """The calls of one case; a part that its truth does not allow is None."""
+    """The calls of one case; a part that its truth does not allow, or that was not asked for, is None."""
 
     case: Case
     by_slice: BySlice | None
     false: FalseCalls | None
     everywhere: Everywhere | None
+    varied: Varied | None = None
 
     @property
     def any(self) -> bool:
-        return any((self.by_slice, self.false, self.everywhere))
+        return any((self.by_slice, self.false, self.everywhere, self.varied))
 
 
 def look_at_calls(case: Case, truth: Truth, masks: dict[str, np.ndarray]) -> CaseCalls:

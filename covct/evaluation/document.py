@@ -105,6 +105,7 @@ def settings(order: EvaluationOrder) -> dict[str, Any]:
         "seed": order.seed,
         "level": bootstrap.LEVEL,
         "clahe": order.clahe,
+        "robustness": order.robustness,
     }
 
 

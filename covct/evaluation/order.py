@@ -37,6 +37,8 @@ class EvaluationOrder:
     clahe : str
         How 8-bit CLAHE slices come to Hounsfield units: "restored" by the restorer, or "linear", their grey read as HU
         of the networks' window, so that they look as published.
+    robustness : bool
+        Whole series are segmented again, smoothed, sharpened and at other thicknesses.
     """
 
     data: Path
@@ -56,6 +58,7 @@ class EvaluationOrder:
     source: str = ""
     names: bool = False
     clahe: str = RESTORED
+    robustness: bool = False
 
 
 def check_order(order: EvaluationOrder) -> None:
@@ -69,5 +72,7 @@ def check_order(order: EvaluationOrder) -> None:
         raise UsageError("--also-seen goes with --patients all")
     if order.threshold is not None and (order.predictions or len(order.tasks) > 1):
         raise UsageError("--threshold is of one network: it goes with --weights and with --task")
+    if order.robustness and order.predictions:
+        raise UsageError("--robustness segments changed scans: it goes with --weights alone")
     if order.patients == HELD_OUT and not order.weights:
         raise UsageError("only a card says who was held out: --patients held-out goes with --weights")

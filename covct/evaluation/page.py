@@ -41,8 +41,9 @@ REGIONS = {
     "arch": "under or over soft tissue (arch, hila, ribs)", "vessel": "in or around a thin bright structure",
     "outside": "outside the marked lungs", "apex": "top 20 mm", "dependent": "dependent 25 mm", "rest": "elsewhere",
 }  # fmt: skip
+VARIANTS = {"smooth": "softer kernel", "sharp": "sharper kernel"}
 CALIBRATION = {"expected_calibration_error": "calibration error", "brier_score": "Brier score"}
-DIGITS = {"hd95_mm": 1, "ml": 1, **dict.fromkeys(CALIBRATION, 4)}  # else 3
+DIGITS = {"hd95_mm": 1, "ml": 1, "points": 2, **dict.fromkeys(CALIBRATION, 4)}  # else 3
 MOST_ROWS = 80
 MOST_PICTURES = 4  # worst, and as many best
 EPOCH_LINES = {"loss": ("loss", "val_loss"), "Dice": ("dice", "val_dice")}
@@ -236,6 +237,21 @@ def _calls_scores(groups: Sequence[Group]) -> Iterator[tuple[str, str, list[Cell
         yield "falsely called", "% of the lungs", [_with_interval(one and one["percent_of_lung"]) for one in false]
         for name, words in REGIONS.items():
             yield words, "share of it", [_with_interval(one and one["regions"][name]["share"]) for one in false]
+    yield from _robustness_scores(groups)
+
+
+def _robustness_scores(groups: Sequence[Group]) -> Iterator[tuple[str, str, list[Cell]]]:
+    varied = [g["robustness"] or {} for g in groups]
+    for name in dict.fromkeys(name for one in varied for name in one):
+        what = VARIANTS.get(name, f"slices of {name.removesuffix('mm')} mm")
+        yield f"infected share, {what}", "mean change, points", [_variant(one.get(name)) for one in varied]
+
+
+def _variant(one: dict[str, Any] | None) -> Cell:
+    if not one:
+        return "–", ""
+    shown, note = _with_interval(one["mean_absolute"], "points")
+    return shown, f"{note} at most {_figure(one['worst'], 'points')}".strip()
 
 
 def _of_slices(one: dict[str, Any] | None, name: str) -> Cell:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from covct.evaluation import bootstrap
+from covct.evaluation import agreement, bootstrap
 from covct.evaluation.anatomy import REGIONS
 from covct.evaluation.calls import BySlice, CaseCalls, Everywhere, FalseCalls
 from covct.evaluation.pooling import FigureOf, by_patient, figure_over, plain
+from covct.evaluation.robustness import Varied
 from covct.evaluation.scores import ratio
 
 Figure = FigureOf[CaseCalls]
@@ -25,6 +26,7 @@ def case_calls(one: CaseCalls) -> dict[str, Any]:
         "by_slice": slices and _slices(slices),
         "false_calls": false and _false(false),
         "calls_without_truth": everywhere and _without(everywhere),
+        "robustness": one.varied and _varied(one.varied),
     }
 
 
@@ -56,6 +58,13 @@ def _without(one: Everywhere) -> dict[str, Any]:
     }
 
 
+def _varied(one: Varied) -> dict[str, Any]:
+    return {
+        "percent_of_lung": plain(one.percent),
+        "points": {name: plain(points) for name, points in one.points.items()},
+    }
+
+
 def group_calls(
     source: str, calls: list[CaseCalls], resamples: int = bootstrap.RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
@@ -69,6 +78,7 @@ def group_calls(
         "by_slice": _pooled_slices(calls, figure),
         "false_calls": _pooled_false(calls, figure),
         "calls_without_truth": _pooled_without(calls, figure),
+        "robustness": _pooled_varied(calls, figure),
     }
 
 
@@ -145,3 +155,25 @@ def _pooled_without(calls: list[CaseCalls], figure: Figure) -> dict[str, Any] | 
         "median_percent_of_aerated_lung": plain(np.median(aerated)),
         "worst_percent_of_aerated_lung": plain(max(aerated)),
     }
+
+
+def _pooled_varied(calls: list[CaseCalls], figure: Figure) -> dict[str, Any] | None:
+    """How far the infected share moves, in points, by variant."""
+    names = dict.fromkeys(name for one in calls if one.varied for name in one.varied.points)
+
+    def of_variant(name: str) -> dict[str, Any]:
+        def points(cases: list[CaseCalls]) -> list[float]:
+            return [one.varied.points[name] for one in cases if one.varied and name in one.varied.points]
+
+        def sums(cases: list[CaseCalls]) -> np.ndarray:
+            return agreement.difference_sums(np.zeros(len(points(cases))), np.array(points(cases)))
+
+        there = points(calls)
+        return {
+            "cases": len(there),
+            "mean_absolute": figure(sums, agreement.mean_size),
+            "bias": figure(sums, agreement.bias),
+            "worst": plain(max(map(abs, there))),
+        }
+
+    return {name: of_variant(name) for name in names} or None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ from covct.evaluation.notes import notes_on
 from covct.evaluation.order import RESTORED, EvaluationOrder, check_order
 from covct.evaluation.page import as_html, read_history
 from covct.evaluation.predictions import Predictions, find_predictions, read_predictions
+from covct.evaluation.robustness import Varied, vary
 from covct.evaluation.schema import Evaluation
 from covct.evaluation.truth import Truth, in_hu_rather_than_on_8_bit, is_whole, named, read_truth, truth_for_networks
 from covct.networks.cards import Card
 from covct.networks.network import Networks
 from covct.outputs import Emit
+from covct.voxels.volume import Scan
 
 JSON, PAGE = "evaluation.json", "evaluation.html"
 # Left out of the data, and still no fault of it: what has no mask is no case, and an older mask has a newer one.
@@ -97,6 +99,11 @@ class Session:
             return truth, look_at_series(self.loaded.networks(by), case)
         infection = "infection" in tasks and "infection" in truth.masks
         return truth, look_at_slices(self.loaded.networks(by), truth, infection)
+
+    def vary(self, case: Case, scan: Scan, called: Called) -> Varied:
+        """A whole series, called again as other kernels and thicknesses would show it."""
+        networks = self.loaded.networks(self.chosen[case.key][0])
+        return vary(networks, scan, called.masks["lungs"], called.masks["infection"])
 
 
 def evaluate(
@@ -177,6 +184,8 @@ def _judge_case(session: Session, case: Case, done: Evaluated, emit: Emit) -> No
     try:
         truth, called = session.look(case)
         calls = look_at_calls(case, truth, called.masks if "infection" in order.tasks else {})
+        if order.robustness and is_whole(case) and truth.scan:
+            calls = replace(calls, varied=session.vary(case, truth.scan, called))
     except SeriesError as error:
         leave_out(error.slug, error.message)
         return

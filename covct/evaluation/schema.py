@@ -31,6 +31,7 @@ class Settings(Document):
     seed: int = Field(ge=0)
     level: float
     clahe: Literal["restored", "linear"] = Field(description="How 8-bit CLAHE slices came to Hounsfield units.")
+    robustness: bool = False
 
 
 class JudgedCard(Document):
@@ -305,6 +306,25 @@ class PooledWithoutTruth(Document):
     worst_percent_of_aerated_lung: float = Field(ge=0, le=100)
 
 
+class Robustness(Document):
+    """The scan smoothed, sharpened and at other thicknesses: how far the infected share of the lungs moves, in points.
+
+    Keys: smooth, sharp, 1mm, 3mm, 5mm.
+    """
+
+    percent_of_lung: float = Field(ge=0, le=100, description="Of the scan as it is.")
+    points: dict[str, float]
+
+
+class PooledVariant(Document):
+    """Change of the infected share in points."""
+
+    cases: int = Field(ge=1)
+    mean_absolute: Figure
+    bias: Figure
+    worst: float = Field(ge=0)
+
+
 class CallsGroup(Document):
     """What is called, slice by slice and by anatomy."""
 
@@ -314,6 +334,7 @@ class CallsGroup(Document):
     by_slice: PooledBySlice | None
     false_calls: PooledFalseCalls | None
     calls_without_truth: PooledWithoutTruth | None
+    robustness: dict[str, PooledVariant] | None = None
 
 
 class Case(Document):
@@ -328,6 +349,7 @@ class Case(Document):
     calls_without_truth: CallsWithoutTruth | None
     by_slice: BySlice | None = None
     false_calls: FalseCalls | None = None
+    robustness: Robustness | None = None
 
 
 class LeftOut(Document):

@@ -120,6 +120,15 @@ def process(
     return Result(series, scan, masks, report, work_key, networks.used())
 
 
+def segment(networks: Networks, scan: Scan) -> Labels:
+    """The masks of a scan alone: the same steps, without what is checked before and measured after."""
+    networks.begin()
+    labels = _find_lungs(networks.lungs, scan).labels
+    infection = _find_infection(networks, scan, labels.lungs)
+    _mark(labels, infection.probability, networks.infection.card.threshold, scan)
+    return labels
+
+
 def _check(series: Series, scan: Scan) -> tuple[float | None, list[Finding]]:
     """The patient's age, if it is known, and what its voxels and headers warn of; refuses what is no chest in HU."""
     hu = scan.working.array
