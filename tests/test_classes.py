@@ -3,7 +3,6 @@
 import logging
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 
@@ -15,31 +14,12 @@ from covct.training.samples import classes
 from covct.training.samples.inputs import card_fields
 from covct.training.settings import Settings
 from covct.voxels.preprocess import body_field_of_view
-from support.chests import chest, equalised, save_pair, save_slices, windowed
+from support.chests import chest, equalised, save_medseg, save_pair, save_slices
 from support.thresholds import threshold_card
 
-BGR = {1: (0, 0, 128), 2: (0, 128, 0), 3: (128, 0, 0)}
 SETTINGS = Settings(
     "infection", epochs=1, samples_per_epoch=8, batch_size=4, base_filters=2, split="0.34", size=32, classes=True
 )
-
-
-def save_set(folder, count=3, with_classes=None):
-    """medicalsegmentation.com's layout, a slice a patient: ground glass above, consolidation below, an effusion."""
-    for seed in range(count):
-        hu, _, infection = (array[2] for array in chest(seed))
-        label = infection * np.where(np.arange(48) < 30, 1, 2)[:, None]
-        label[40:42, 20:28] = 3
-        pictures = {"Imgs": windowed(hu), "GT": np.isin(label, (1, 2)) * np.uint8(255)}
-        if with_classes is None or seed in with_classes:
-            pictures["GT-multiclass"] = np.zeros((48, 48, 3), np.uint8)
-            for value, colour in BGR.items():
-                pictures["GT-multiclass"][label == value] = colour
-        for place, picture in pictures.items():
-            (folder / place).mkdir(parents=True, exist_ok=True)
-            ending = "jpg" if place == "Imgs" else "png"
-            cv2.imwrite(str(folder / place / f"{seed}.{ending}"), np.ascontiguousarray(np.rot90(picture)))
-    return folder
 
 
 @pytest.mark.slow
@@ -49,7 +29,7 @@ def test_a_network_of_infection_classes_is_trained_and_runs_from_its_card(tmp_pa
     from covct.networks.segment import load_network, make_network
     from covct.training.loop import train
 
-    save_set(tmp_path / "data" / "medseg")
+    save_medseg(tmp_path / "data" / "medseg")
     save_slices(tmp_path / "data" / "ma", ["a", "b"], equalised)
     card = train(SETTINGS, tmp_path / "data", tmp_path / "out")
     assert list(card.training["sources"]) == ["medseg"]
@@ -95,7 +75,7 @@ def test_slices_without_classes_are_left_out_and_said(tmp_path, caplog):
     from covct.training.samples.plans import plan_infection
     from covct.training.samples.reading import Reading
 
-    part = read_medseg_slices(save_set(tmp_path, with_classes=(0, 2)), with_classes=True)
+    part = read_medseg_slices(save_medseg(tmp_path, with_classes=(0, 2)), with_classes=True)
     with caplog.at_level(logging.WARNING):
         [kept] = classes.with_classes([part], "infection")
     assert kept.patients == ("medseg_0", "medseg_2")
@@ -113,7 +93,7 @@ def test_of_people_without_covid_only_aerated_lung_is_known(tmp_path):
     """Their other pixels may be an effusion or a tumour: not in the loss."""
     for seed in range(2):
         save_pair(tmp_path / "clean", f"c{seed}", seed, False, ("lungs",))
-    medseg = read_medseg_slices(save_set(tmp_path / "medseg"), with_classes=True)
+    medseg = read_medseg_slices(save_medseg(tmp_path / "medseg"), with_classes=True)
     clean, _ = classes.with_classes([read_lung_slices(tmp_path / "clean"), medseg], "infection")
     assert not classes.shows_classes(clean)
     label, known = classes.truth_of_classes(clean.classes)

@@ -20,7 +20,9 @@ TASKS = ("lungs", "infection")
 MA, LCTSC, MEDSEG, OWN = "ma", "lctsc", "medseg", "cases"
 BY_LAYOUT = (MA, LCTSC, MEDSEG)
 NUMBERED = ("slices", "slices-hu")
-OF_PICTURES = (*NUMBERED, "medseg", "pictures")  # layouts
+OF_PICTURES = (*NUMBERED, "medseg", "slices-line", "pictures")  # layouts
+# Of layouts that hold the same slices under the same names: which form is left aside where the other is there too.
+IN_PLACE_OF = {"slices-hu": "slices", "slices-line": "medseg"}
 PERSON = re.compile(r"(radiopaedia_\d+|coronacases_\d+)")
 # Patients under names that mean the same in every source: public ones, and hashes of a Patient ID.
 TELLING = re.compile(r"radiopaedia_\d+|coronacases_\d+|patient-[0-9a-f]{10,12}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from covct.data.cases import NUMBERED, PERSON, Case, CaseError, Labelled, LeftOut
+from covct.data.cases import IN_PLACE_OF, PERSON, Case, CaseError, Labelled, LeftOut
 from covct.data.domains import CLAHE, HU, as_grey
 from covct.data.facts import FEW_SLICES, Facts, doubts, facts_of, rounded
 from covct.data.layouts import search_cases
@@ -281,6 +281,11 @@ def _in_two_sources(facts: list[Facts]) -> list[LeftOut]:
         found = PERSON.search(one.patient)
         person = found[1] if found else one.patient
         first = seen.setdefault(person, one)
-        if first.source != one.source and {first.layout, one.layout} != set(NUMBERED):  # slices on 8 bit, and in HU
+        if first.source != one.source and not _two_forms(first.layout, one.layout):
             out.append(LeftOut(one.source, one.name, "patient-elsewhere", f"{person} is in {first.source} too"))
     return out
+
+
+def _two_forms(one: str, other: str) -> bool:
+    """Whether two layouts hold the same slices: on 8 bit and in HU, cropped and in full field."""
+    return other == IN_PLACE_OF.get(one) or one == IN_PLACE_OF.get(other)

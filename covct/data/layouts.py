@@ -7,6 +7,7 @@
 | `folders` | ``ct_scans/``, ``lung_mask/``, ``infection_mask/`` with NIfTI files of the same names |
 | `slices` | ``volumes.csv`` (first, last, patient_group, anterior) over ``ct/``, ``lungs/``, ``infection/`` NNNN.png |
 | `slices-hu` | ``slices.csv`` (number, patient_group) over ``ct/`` NNNN.png of 16 bits; see `covct.data.hu_slices` |
+| `slices-line` | ``slices.csv`` (name, slope, intercept, patient_group) over ``img/``; see `covct.data.line_slices` |
 | `slice-labels` | evaluation only: ``slice_labels.csv`` beside volume files; see `covct.data.slice_labels` |
 | `medseg` | ``Imgs/`` with ``GT/`` and ``GT-multiclass/`` |
 | `dicom` | CT series and the DICOM SEG that refer to them, or ``NAME/``, ``NAME.zip`` beside ``NAME_lungs`` |
@@ -31,6 +32,7 @@ from covct.data.dicom_cases import AUTOMATIC, MADE_BY_COVCT, find_dicom, with_vo
 from covct.data.domains import WINDOW
 from covct.data.hu_slices import find_hu_slices, is_hu_slices
 from covct.data.labels import PLAIN
+from covct.data.line_slices import find_line_slices, is_line_slices, is_of_medseg
 from covct.data.pictures import numbered_pictures, sorted_pictures
 from covct.data.slice_labels import find_labelled_by_slice, is_labelled_by_slice
 from covct.data.tables import declared, named_volumes, patient_of, read_table, read_volume_rows, resolve_foreign
@@ -49,7 +51,8 @@ UNDER_ONE_NAME = re.compile(
 RESULT = "outcome.json"  # in each folder of a results tree
 WANTED = (
     "wanted metadata.csv, ct_scans/ with lung_mask/ or infection_mask/, NAME_ct.nii.gz (or DICOM in NAME/ or NAME.zip) "
-    "with NAME_lungs or NAME_infection, volumes.csv with slices, Imgs/ with GT/, or DICOM series with DICOM SEG"
+    "with NAME_lungs or NAME_infection, volumes.csv or slices.csv with slices, Imgs/ with GT/, or DICOM series with "
+    "DICOM SEG"
 )
 Layout = Callable[[Path, str, bool], Iterator[Case | LeftOut]]  # folder, source, whether masks are wanted
 
@@ -142,6 +145,8 @@ def _layout(folder: Path, masked: bool) -> Layout | None:
         return _slices
     if is_hu_slices(folder):
         return find_hu_slices
+    if is_line_slices(folder):
+        return find_line_slices
     if (folder / "Imgs").is_dir() and ((folder / "GT").is_dir() or not masked):
         return _medseg
     if (folder / "ct_scans").is_dir() and any((folder / name).is_dir() for name in FOLDERS if name != "ct_scans"):
@@ -152,11 +157,13 @@ def _layout(folder: Path, masked: bool) -> Layout | None:
 
 
 def published_source(folder: Path) -> str | None:
-    """`ma`, `ma-hu`, `lungs` or `medseg`, by a folder's layout; None where its cases are source `cases`."""
+    """`ma`, `ma-hu`, `lungs`, `medseg` or `medseg-full`, by a folder's layout; None: its cases are source `cases`."""
     if (folder / "volumes.csv").is_file():
         return "ma"
     if is_hu_slices(folder):
         return "ma-hu"
+    if is_line_slices(folder):
+        return "medseg-full" if is_of_medseg(folder) else None
     if any(folder.glob("*_lungs.nii.gz")) and any(folder.glob("*_ct.nii.gz")) and _only_lungs(folder):
         return "lungs"
     if (folder / "Imgs").is_dir() and (folder / "GT").is_dir():

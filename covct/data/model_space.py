@@ -59,7 +59,8 @@ def _at_the_ribs(labelled: Labelled) -> Slices:
     hu, infection = _cropped_in_model_space(hu_by_anchors(as_grey(labelled.pixels)[0]), labelled.infection[0] > 0)
     classes = None if labelled.classes is None else _cropped_classes(labelled.classes[0])
     lungs = np.zeros(hu.shape, np.uint8)
-    return _part(labelled, hu, lungs, infection, classes, None, None)
+    part = _part(labelled, hu, lungs, infection, classes, None, None)
+    return replace(part, at_the_ribs=np.ones(len(part), bool))
 
 
 def _around_the_body(labelled: Labelled, restore: Restore | None) -> Slices:

@@ -1,15 +1,15 @@
 """Training data below a folder: the published sources that training knows by their layout, and all other cases.
 
 The first folder of each published layout is a source of its own: `ma` (slices of Ma et al. 2020), `lungs` (people
-without COVID-19, such as LCTSC's) and `medseg` (medicalsegmentation.com). Nothing is left out of them: what does not
-fit is an error. Cases of any other folder (`covct.data.layouts`) are read as source "cases", without those that do not
-fit.
+without COVID-19, such as LCTSC's) and `medseg` (medicalsegmentation.com, cropped or in full field). Nothing is left out
+of them but slices that a table calls doubtful: what does not fit is an error. Cases of any other folder
+(`covct.data.layouts`) are read as source "cases", without those that do not fit.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import numpy as np
 from covct.data.cases import LCTSC, MA, MEDSEG, OWN, Case, Labelled, LeftOut
 from covct.data.domains import CLAHE, HU
 from covct.data.layouts import WANTED, published_source, search_cases, search_folder
+from covct.data.line_slices import DOUBTFUL
 from covct.data.model_space import Restore, nearest, recipe_pixels, slices_of
 from covct.data.noise import noise
 from covct.data.read_case import read_case, with_domain
@@ -37,8 +38,8 @@ def find_sources(data: Path) -> dict[str, Path]:
     -------
     dict of str to Path
         With any of the keys `ma`, `lungs`, `medseg`, each the first folder of its layout, `ma-hu` where slices of
-        `ma` are there in HU too, and `cases` (DATA itself) where it holds labelled cases beside them: see
-        `other_cases`.
+        `ma` are there in HU too, `medseg-full` where those of `medseg` are there in full field too, and `cases` (DATA
+        itself) where it holds labelled cases beside them: see `other_cases`.
 
     Raises
     ------
@@ -50,8 +51,9 @@ def find_sources(data: Path) -> dict[str, Path]:
     for folder in folders:
         if known := published_source(folder):
             found.setdefault(known, folder)
-    if "ma" not in found and "ma-hu" in found:
-        found["ma"] = found.pop("ma-hu")
+    for name, better in (("ma", "ma-hu"), ("medseg", "medseg-full")):
+        if name not in found and better in found:
+            found[name] = found.pop(better)
     if other_cases(data, found)[0]:
         found["cases"] = data
     if not found:
@@ -63,8 +65,9 @@ def _cases_of(folder: Path) -> list[Case]:
     """The cases of a published source; UsageError for the first that lacks a file."""
     found = search_folder(folder)
     for one in found.left_out:
-        if one.slug != "unclaimed":
+        if one.slug not in ("unclaimed", DOUBTFUL):
             raise UsageError(f"{folder}: {one.case}: {one.message}")
+    log_left_out(one for one in found.left_out if one.slug == DOUBTFUL)
     return list(found.cases)
 
 
@@ -176,17 +179,31 @@ def _there_and_back(labelled: Labelled, restore: Restore, rng: np.random.Generat
     return replace(labelled, pixels=restore(recipe_pixels(noisy)), lungs=lungs, spacing_mm=spacing)
 
 
-def read_medseg_slices(folder: Path, with_classes: bool = False) -> Slices:
+def read_medseg_slices(folder: Path, with_classes: bool = False, in_full: Path | None = None) -> Slices:
     """The slices of medicalsegmentation.com: lung window, cropped, patient on the side, here upright.
 
-    With `with_classes` also the classes of GT-multiclass/, where it has them.
+    Parameters
+    ----------
+    with_classes : bool
+        Also the classes, where somebody told them apart (GT-multiclass/).
+    in_full : Path
+        A folder with some of them in full field (`covct.data.line_slices`), which take the place of those cropped.
     """
-    cases = _cases_of(folder)
+    full = _cases_of(in_full) if in_full else []
+    there = {case.name for case in full}
+    cases = [*full, *(case for case in _cases_of(folder) if case.name not in there)]
     if not cases:
         raise UsageError(f"{folder / 'Imgs'}: no pictures; wanted them as medicalsegmentation.com has them")
     if not with_classes:
-        cases = [replace(case, masks={"infection": case.masks["infection"]}) for case in cases]
-    return joined([slices_of(read_case(case)) for case in cases], MEDSEG)
+        cases = [replace(case, masks=_one_of(case.masks, "infection", "classes")) for case in cases]
+    slices = joined([slices_of(read_case(case)) for case in cases], MEDSEG)
+    return slices if with_classes else replace(slices, classes=None)
+
+
+def _one_of(masks: Mapping[str, tuple[Path, ...]], *kinds: str) -> dict[str, tuple[Path, ...]]:
+    """The first kind of mask that is there."""
+    kind = next(kind for kind in kinds if kind in masks)
+    return {kind: masks[kind]}
 
 
 def other_cases(data: Path, sources: dict[str, Path]) -> tuple[list[Case], list[LeftOut]]:

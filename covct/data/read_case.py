@@ -200,6 +200,8 @@ def _picture_masks(case: Case, shape: tuple[int, ...], labels: LabelNames) -> Ma
     for kind, paths in case.masks.items():
         read = read_classes if kind == "classes" else partial(_read_mask, kind, labels)
         masks[kind] = _turned(case, read_stack(paths, read, _as_stored(case, shape)))
+    if "classes" in masks and "infection" not in masks:
+        masks = masks_in("infection", masks["classes"], case.masks["classes"][0], labels) | masks
     return masks
 
 

@@ -173,7 +173,8 @@ def read_stack(case: Case, spacing_mm: tuple[float, float, float] | None = None)
     """
     if case.series:
         raise UsageError(f"{case.where}: these are Hounsfield units already (DICOM); wanted slices on 8 bit")
-    case = replace(case, masks={kind: paths for kind, paths in case.masks.items() if kind != "classes"})
+    if "infection" in case.masks:  # which the classes only tell apart
+        case = replace(case, masks={kind: paths for kind, paths in case.masks.items() if kind != "classes"})
     pixels, scan, _ = read_image(case)
     masks = {task: mask > 0 for task, mask in read_masks(case, pixels.shape, scan).items() if task in TASKS}
     if scan:
@@ -334,7 +335,7 @@ def _declare(path: Path, name: str, case: Case) -> None:
     written before the volume is. Volumes of one patient are said to be, lest a split comes between them.
     """
     patient = case.patient if case.of_pictures or case.patient != person_of(name) else ""
-    infection = "" if case.masks.keys() & {"infection", "both"} else "unknown"
+    infection = "" if case.masks.keys() & {"infection", "both", "classes"} else "unknown"
     told = {"name": name, "patient": patient, "domain": HU, "infection": infection}
     rows = [row for row in (read_table(path, ("name",)) if path.is_file() else []) if row["name"] != name]
     table = io.StringIO()

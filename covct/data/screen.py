@@ -94,7 +94,8 @@ def touches_border(mask: np.ndarray) -> np.ndarray:
 def _misfit(labelled: Labelled) -> tuple[str, str] | None:
     if labelled.lungs is not None and not labelled.lungs.any():
         return "empty-mask", "its lung mask marks nothing; wanted lungs"
-    if labelled.lungs is None and labelled.infection is not None and not labelled.infection.any():
+    looked_at = labelled.lungs is not None or labelled.classes is not None
+    if not looked_at and labelled.infection is not None and not labelled.infection.any():
         return "empty-mask", "its infection mask marks nothing, and there is no lung mask to say that it was looked at"
     outside = outside_share(labelled)
     if outside is not None and outside > MOST_OUTSIDE:

@@ -38,6 +38,8 @@ class Slices:
         every slice is by itself.
     spacing_mm : (slices, 3) float or None
         Between slices, rows and columns, of the 256 x 256 pixels; NaN where it is not known.
+    at_the_ribs : (slices,) bool or None
+        Whether a slice ends at the ribs, where its publisher cropped it. None: none does.
     pool, around : Slices and (slices, channels) int, or None
         Each slice's neighbours as indices into the pool, itself in the middle; see `training.neighbours`.
     """
@@ -51,11 +53,15 @@ class Slices:
     sides: np.ndarray | None = None
     places: np.ndarray | None = None
     spacing_mm: np.ndarray | None = None
+    at_the_ribs: np.ndarray | None = None
     pool: Slices | None = None
     around: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.hu)
+
+    def ends_at_the_ribs(self, index: int) -> bool:
+        return self.at_the_ribs is not None and bool(self.at_the_ribs[index])
 
     @property
     def first_of_patients(self) -> list[int]:
@@ -104,6 +110,7 @@ def joined(parts: Iterable[Slices], source: str) -> Slices:
         _labels_joined([part.sides for part in parts], parts),
         _places_joined(parts),
         np.concatenate([np.full((len(p), 3), np.nan) if p.spacing_mm is None else p.spacing_mm for p in parts]),
+        np.concatenate([np.zeros(len(p), bool) if p.at_the_ribs is None else p.at_the_ribs for p in parts]),
     )
 
 

@@ -79,6 +79,11 @@ def _on_slices(rows: list[dict[str, Any]], cases: Sequence[Case], restored: bool
             f"Slices of {in_hu} volumes are judged in HU, and not on 8 bit where they are there in both; what nobody "
             "knows around them is filled with soft tissue and counts for nothing."
         )
+    if in_full := sum(case.layout == "slices-line" for case in cases):
+        yield (
+            f"{in_full} slices are judged in full field, in HU by a line each, and not cropped where they are there in "
+            "both."
+        )
     if cut := sum(not is_whole(case) and not case.of_pictures for case in cases):
         yield (
             f"{cut} volumes on 8 bit are judged as networks learn from them: brought to HU, cut to the body, "

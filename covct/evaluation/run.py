@@ -13,6 +13,7 @@ from covct.data.cases import OWN, Case, LeftOut, person_of
 from covct.data.dicom_cases import AUTOMATIC
 from covct.data.domains import CLAHE
 from covct.data.layouts import at_least_one, search_cases
+from covct.data.line_slices import DOUBTFUL
 from covct.data.model_space import Restore
 from covct.disk.durable import output_errors, replace_file
 from covct.disk.versions import EVALUATION, EVALUATION_FORMAT
@@ -28,15 +29,16 @@ from covct.evaluation.page import as_html, read_history
 from covct.evaluation.predictions import Predictions, find_predictions, read_predictions
 from covct.evaluation.robustness import Varied, vary
 from covct.evaluation.schema import Evaluation
-from covct.evaluation.truth import Truth, in_hu_rather_than_on_8_bit, is_whole, named, read_truth, truth_for_networks
+from covct.evaluation.truth import Truth, each_once, is_whole, named, read_truth, truth_for_networks
 from covct.networks.cards import Card
 from covct.networks.network import Networks
 from covct.outputs import Emit
 from covct.voxels.volume import Scan
 
 JSON, PAGE = "evaluation.json", "evaluation.html"
-# Left out of the data, and still no fault of it: what has no mask is no case, and an older mask has a newer one.
-NO_CASES = ("no-mask", "unclaimed", "superseded")
+# Left out of the data, and still no fault of it: what has no mask is no case, an older mask has a newer one, and a
+# table says itself which slices are doubtful.
+NO_CASES = ("no-mask", "unclaimed", "superseded", DOUBTFUL)
 # Messages of what is left out name files, which may be patients' names: not in what is published.
 REASONS = {
     AUTOMATIC: "its mask was drawn by covct and corrected by nobody: no truth",
@@ -150,7 +152,7 @@ def evaluate(
 def _session(order: EvaluationOrder, found: Sequence[Case], loaded: Loaded) -> Session:
     judges = find_judges(order.weights, order.restorer) if order.weights else []
     restored = order.clahe == RESTORED and not order.predictions
-    all_cases = named(in_hu_rather_than_on_8_bit(found), order.source, not order.predictions)
+    all_cases = named(each_once(found), order.source, not order.predictions)
     cases, chosen = choose(order, all_cases, judges, restored)
     calls = find_predictions(order.predictions, order.labels or {}, order.resample) if order.predictions else None
     cards = cards_of(judges, restored and any(case.domain == CLAHE for case in cases))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import highdicom as hd
 import numpy as np
 
-from covct.data.cases import TASKS, Case, Labelled
+from covct.data.cases import IN_PLACE_OF, TASKS, Case, Labelled
 from covct.data.domains import HU, WINDOW, as_grey, hu_of_window
 from covct.data.labels import PLAIN
 from covct.data.model_space import Restore, slices_of, to_hounsfield
@@ -68,7 +68,8 @@ def read_truth(case: Case, labels: LabelNames = PLAIN) -> Truth:
 
 def _own(labelled: Labelled) -> Truth:
     masks = {task: mask > 0 for task in TASKS if (mask := getattr(labelled, task)) is not None}
-    measured = labelled.domain == HU or (labelled.domain == WINDOW and labelled.scan is not None)
+    in_window = labelled.domain == WINDOW and (labelled.scan is not None or labelled.case.window_hu is not None)
+    measured = labelled.domain == HU or in_window
     hu = to_hounsfield(labelled) if measured else hu_of_window(as_grey(labelled.pixels), LUNG_WINDOW_HU)
     known = None if labelled.unknown is None else ~labelled.unknown
     return Truth(hu, masks, labelled.spacing_mm, labelled.scan, measured, known)
@@ -94,7 +95,7 @@ def truth_for_networks(case: Case, labels: LabelNames = PLAIN, restore: Restore 
     return Truth(part.hu, masks, None if spacing is None else (spacing[0], spacing[1], spacing[2]), known=known)
 
 
-def in_hu_rather_than_on_8_bit(cases: Sequence[Case]) -> list[Case]:
-    """The cases without the slices on 8 bit of volumes that are there in HU too."""
-    there = {(case.name, case.patient) for case in cases if case.layout == "slices-hu"}
-    return [case for case in cases if case.layout != "slices" or (case.name, case.patient) not in there]
+def each_once(cases: Sequence[Case]) -> list[Case]:
+    """The cases without slices on 8 bit that are there in HU too, and those cropped that are there in full field."""
+    there = {(IN_PLACE_OF[case.layout], case.name, case.patient) for case in cases if case.layout in IN_PLACE_OF}
+    return [case for case in cases if (case.layout, case.name, case.patient) not in there]

@@ -154,3 +154,44 @@ def save_hu_slices(folder: Path, twin: Path, unknown: int = 6, skip: tuple[int, 
             cv2.imwrite(str(folder / "ct" / f"{number:04d}.png"), picture[::-1] if anterior == "down" else picture)
             lines.append(f"{number:04d},{patient}")
     (folder / "slices.csv").write_text("\n".join(lines) + "\n")
+
+
+CLASS_BGR = {1: (0, 0, 128), 2: (0, 128, 0), 3: (128, 0, 0)}
+
+
+def classified(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """One slice (48, 48) in HU, and its classes: ground glass above, consolidation below, an effusion."""
+    hu, _, infection = (array[2] for array in chest(seed))
+    label = infection * np.where(np.arange(48) < 30, 1, 2)[:, None]
+    label[40:42, 20:28] = 3
+    return hu, label.astype(np.uint8)
+
+
+def save_medseg(folder: Path, count: int = 3, with_classes: tuple[int, ...] | None = None) -> Path:
+    """medicalsegmentation.com's layout, a slice a patient, on their sides."""
+    for seed in range(count):
+        hu, label = classified(seed)
+        pictures = {"Imgs": windowed(hu), "GT": np.isin(label, (1, 2)) * np.uint8(255)}
+        if with_classes is None or seed in with_classes:
+            pictures["GT-multiclass"] = np.zeros((48, 48, 3), np.uint8)
+            for value, colour in CLASS_BGR.items():
+                pictures["GT-multiclass"][label == value] = colour
+        for place, picture in pictures.items():
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            ending = "jpg" if place == "Imgs" else "png"
+            cv2.imwrite(str(folder / place / f"{seed}.{ending}"), np.ascontiguousarray(np.rot90(picture)))
+    return folder
+
+
+def save_line_slices(folder: Path, rows: dict[str, str], slope: float = 5.0, intercept: float = -1100.0) -> None:
+    """Slices in full field, each with its line to HU; by NAME the rest of its row: training file, quality, patient."""
+    for place in ("img", "mask"):
+        (folder / place).mkdir(parents=True)
+    lines = ["name,slope,intercept,medseg_train_file,quality,patient_group"]
+    for seed, (name, rest) in enumerate(rows.items()):
+        hu, label = classified(seed)
+        grey = np.clip(np.rint((hu - intercept) / slope), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / "img" / f"{name}.png"), grey)
+        cv2.imwrite(str(folder / "mask" / f"{name}.png"), label)
+        lines.append(f"{name},{slope},{intercept},{rest}")
+    (folder / "slices.csv").write_text("\n".join(lines) + "\n")

@@ -61,7 +61,8 @@ def tiny_plan(reading, settings, spoiled: tuple[str, int] | None = None) -> plan
 
     def draw(rng, origins=None):
         noted: list[plans.Origin] = []
-        hu, lungs, _ = plans._pick(part, rng, noted)
+        index = plans._place(part, rng, noted)
+        hu, lungs = part.hu[index], part.lungs[index]
         if origins is not None:
             origins += noted
         x, truth = show(how, hu + rng.normal(0, 30, hu.shape), lungs, np.ones(lungs.shape), rng)

@@ -32,9 +32,10 @@ SOURCES = {
     "ma-hu": "the same slices in HU, from linear 8-bit pictures of the volumes; non-commercial use only",
     "lungs": "LCTSC (The Cancer Imaging Archive), CC BY 3.0",
     "medseg": "medicalsegmentation.com COVID-19 CT segmentation slices, non-commercial use only",
+    "medseg-full": "slices of the same set in full field, in HU by a line each; non-commercial use only",
     "cases": "labelled cases of the user's own",
 }
-# medseg's slices end at the ribs: shrink, and put tissue around; but not where all are cropped to the lungs
+# Slices that end at the ribs: shrink, and put tissue around; but not where all are cropped to the lungs
 CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}
 CROPPED_LIKE_ALL = {"scale": (0.85, 1.15), "border_hu": 40.0}
 EQUALISED = {"scale": (0.7, 1.2)}  # the publisher's CLAHE saw whole slices, ours are cut around the body
@@ -106,7 +107,7 @@ def plan_lungs(reading: Reading, settings: Settings) -> Plan:
         index = int(rng.integers(len(part)))
         _note(origins, part, index)
         hu, lungs, infection = stack(part, index, rng)
-        own = CROPPED if part.source == "medseg" else {"scale": (0.75, 1.25)}
+        own = CROPPED if part.ends_at_the_ribs(index) else {"scale": (0.75, 1.25)}
         hu, lungs, infection = deform(how.preset, (hu, lungs, infection), ("hu", "mask", "mask"), rng, **own)
         inside = (lungs == 1).astype(np.uint8)
         if how.preset.lesions and rng.random() < 0.4:
@@ -142,16 +143,18 @@ def plan_infection(reading: Reading, settings: Settings) -> Plan:
     def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
         if not clean or rng.random() < 0.68:
             part = medseg if medseg and (not looks or rng.random() < 0.2) else looks[rng.integers(len(looks))]
-            hu, lungs, infection = _pick(part, rng, origins)
+            index = _place(part, rng, origins)
+            hu, lungs, infection = stack(part, index, rng)
             if how.preset.lesions and part.source in ("ma", "ma-equalised") and rng.random() < 0.4:
                 hu, infection = neighbours.rescale_lesion(hu.astype(np.float32), lungs, infection, rng)
         else:
             part = clean[rng.integers(len(clean))]
-            hu, lungs, infection = _pick(part, rng, origins)
+            index = _place(part, rng, origins)
+            hu, lungs, infection = stack(part, index, rng)
             if how.preset.lesions:
                 hu, infection = _maybe_diseased(hu.astype(np.float32), lungs, infection, donors, rng, origins)
         equalise = part.source in ("lctsc", "medseg") and rng.random() < EQUALISED_SHARE
-        own = at_the_ribs if part.source == "medseg" else EQUALISED if equalise else {"scale": (0.85, 1.3)}
+        own = at_the_ribs if part.ends_at_the_ribs(index) else EQUALISED if equalise else {"scale": (0.85, 1.3)}
         hu, lungs, infection = deform(how.preset, (hu, lungs, infection), ("hu", "mask", "mask"), rng, **own)
         if equalise:
             hu = equalised(tint_alike(how.preset, hu, rng))
@@ -257,7 +260,7 @@ def _plan_classes(reading: Reading, settings: Settings, how: Preparation, wanted
         part = among[rng.integers(len(among))]
         index = _place(part, rng, origins)
         equalise = part.source in ("lctsc", "medseg") and rng.random() < EQUALISED_SHARE
-        own = CROPPED if part.source == "medseg" else EQUALISED if equalise else {"scale": (0.85, 1.3)}
+        own = CROPPED if part.ends_at_the_ribs(index) else EQUALISED if equalise else {"scale": (0.85, 1.3)}
         return classes.draw(part, index, how, settings.task, own, equalise, rng)
 
     checks = {
@@ -274,13 +277,6 @@ def _note(origins: Origins | None, part: Slices, index: int) -> None:
     if origins is not None:
         patient = part.patients[index]
         origins.append(Origin(part.source, patient, int(index) - part.patients.index(patient)))
-
-
-def _pick(
-    part: Slices, rng: np.random.Generator, origins: Origins | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """HU, lungs and infection of a slice, or of it and its neighbours."""
-    return stack(part, _place(part, rng, origins), rng)
 
 
 def _place(part: Slices, rng: np.random.Generator, origins: Origins | None = None) -> int:

@@ -44,7 +44,7 @@ class Reading:
         readers: dict[str, Callable[[Path], Slices]] = {
             "ma": lambda folder: read_ma_slices(folder, self.restore, in_hu=self.sources.get("ma-hu")),
             "lungs": read_lung_slices,
-            "medseg": lambda folder: read_medseg_slices(folder, with_classes),
+            "medseg": lambda folder: read_medseg_slices(folder, with_classes, self.sources.get("medseg-full")),
             "cases": lambda folder: read_other_slices(folder, self.sources, self.restore),
         }
         found = [name for name in readers if name in wanted and name in self.sources]
