@@ -59,6 +59,32 @@ def test_a_lung_as_large_as_its_slice_is_no_air_around_the_body():
     assert lungs[130, 0] == 1
 
 
+def full_field() -> tuple[np.ndarray, np.ndarray]:
+    """The same chest whole, in air, with a table below it and air between table and border."""
+    hu = np.full((SIZE, SIZE), -1000, np.int16)
+    hu[ellipse(130, 128, 90, 120)] = 60
+    hu[RIGHT | LEFT | TRACHEA] = -850
+    hu[DENSE] = 50
+    hu[225:228] = 100
+    return hu, DENSE.astype(np.uint8)
+
+
+def test_air_beyond_the_body_is_no_lung_in_full_field():
+    """Below the table it holds no corner where the table ends at the lower corners."""
+    hu, infection = full_field()
+    hu[-8:, :8] = hu[-8:, -8:] = 100
+    lungs = lungs_of_infection(hu, infection, at_the_ribs=False)
+    assert not lungs[228:].any()
+    assert (lungs[cv2.erode(LEFT.astype(np.uint8), np.ones((5, 5))) > 0] == 1).all()
+    assert (lungs_of_infection(hu, infection)[230:245] == 1).any(), "as it would be of a slice cropped at the ribs"
+
+
+def test_small_parts_with_air_may_be_lung():
+    hu, infection = cropped_slice()
+    hu[ellipse(215, 128, 12, 12)] = -850
+    assert (lungs_of_infection(hu, infection)[ellipse(215, 128, 9, 9)] == UNKNOWN).all()
+
+
 def test_slices_without_any_mark_tell_nothing_and_are_left_out():
     hu, infection = cropped_slice()
     nothing = np.zeros_like(infection)
