@@ -10,15 +10,18 @@ import pytest
 from covct.commands.schemas import schema_path
 from covct.data.layouts import search_cases
 from covct.errors import UsageError
+from covct.evaluation.judge import look_at_slices
 from covct.evaluation.order import EvaluationOrder
 from covct.evaluation.outline import SCORES, outline_sums
 from covct.evaluation.robustness import thicker, variants
 from covct.evaluation.run import evaluate
 from covct.evaluation.schema import Evaluation
+from covct.evaluation.truth import Truth
 from covct.intake.choice import Choice
 from covct.intake.discover import discover
 from covct.intake.nifti import write_nifti
 from covct.pipeline.series import Clock, process, segment
+from covct.pipeline.uncertainty import DEFAULT_FACTORS, FLOOR_PERCENT
 from covct.voxels.volume import Scan
 from support.chests import chest, save, save_pair
 from support.thresholds import make_networks, make_weights
@@ -221,11 +224,11 @@ def test_the_document_follows_its_schema_and_an_earlier_one_is_still_read(marked
         jsonschema.Draft202012Validator(schema).validate(written)
         Evaluation.model_validate_json(json.dumps(written))
         for one in written["groups"]:
-            del one["outline"], one["marked_inside_lungs"], one["burden"]
+            del one["outline"], one["marked_inside_lungs"], one["burden"], one["intervals"]
         for row in written["cases"]:
             del row["by_slice"], row["false_calls"]
             for task in row["tasks"].values():
-                del task["outline"], task["severity"], task["marked_inside_lungs"]
+                del task["outline"], task["severity"], task["marked_inside_lungs"], task["interval"]
         del written["calls"]
         Evaluation.model_validate_json(json.dumps(written))
 
@@ -289,3 +292,41 @@ def test_a_whole_series_is_segmented_again_and_told_on_the_page(phantom, tmp_pat
     assert group["robustness"]["smooth"]["worst"] == abs(row["robustness"]["points"]["smooth"])
     assert 0 < row["by_slice"]["found"] < 30
     assert "softer kernel" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+# Intervals
+
+
+def test_intervals_hold_the_truth_as_often_as_they_do(phantom, tmp_path):
+    """Beside a whole series' true masks its report's interval is checked."""
+    data = tmp_path / "data"
+    for name, infection in (("a", phantom.infection), ("b", np.zeros_like(phantom.infection))):
+        data.mkdir(exist_ok=True)
+        write_nifti(phantom.volume, data / f"{name}_ct.nii.gz")
+        write_nifti(phantom.volume.with_array((phantom.lungs > 0).astype(np.uint8)), data / f"{name}_lungs.nii.gz")
+        write_nifti(phantom.volume.with_array(infection.astype(np.uint8)), data / f"{name}_infection.nii.gz")
+    weights = make_weights(tmp_path / "weights")
+    order = EvaluationOrder(data, tmp_path / "out", weights=weights, patients="all", names=True, resamples=100,
+                            source="new")  # fmt: skip
+    evaluation = evaluate(order, lambda folder: make_networks(), None)
+    rows = {row["case"]: row["tasks"]["infection"] for row in evaluation["cases"]}
+    for row in rows.values():
+        inside = row["interval"]["low"] <= row["percent_of_lung"]["truth"] <= row["interval"]["high"]
+        assert row["interval"]["holds_truth"] == inside
+    assert not rows["b"]["interval"]["holds_truth"], "nothing is there, and much is called"
+    [group] = [one for one in evaluation["groups"] if one["task"] == "infection"]
+    assert (group["intervals"]["cases"], group["intervals"]["level"]) == (2, 0.9)
+    assert group["intervals"]["held"] == sum(row["interval"]["holds_truth"] for row in rows.values())
+    assert "inside the report&#39;s interval" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+def test_slices_are_promised_what_a_report_would_promise():
+    """A network that is sure of every pixel has the interval of its floor: the factor times 0.1 %."""
+    rows, columns = np.mgrid[:256, :256]
+    hu = np.where(np.hypot(rows - 100, columns - 90) < 40, -850, 40)[None].astype(np.int16)
+    hu[0, 90:100, 80:100] = -550
+    called = look_at_slices(make_networks(), Truth(hu, {}))
+    percent = 100 * np.count_nonzero(called.masks["infection"]) / np.count_nonzero(called.masks["lungs"])
+    floor = DEFAULT_FACTORS["infection"] * FLOOR_PERCENT
+    assert (called.promise.low, called.promise.high) == pytest.approx((percent - floor, percent + floor), abs=1e-6)
+    assert look_at_slices(make_networks(), Truth(np.full_like(hu, 40), {})).promise is None

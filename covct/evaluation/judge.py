@@ -13,6 +13,7 @@ import numpy as np
 from covct.data.cases import Case
 from covct.errors import UsageError
 from covct.evaluation import calibration
+from covct.evaluation.intervals import Promise, counting, promise_of_report, promise_of_tally
 from covct.evaluation.outline import outline_sums
 from covct.evaluation.scores import Counts, count, scores
 from covct.evaluation.surface import surface_scores
@@ -22,6 +23,7 @@ from covct.intake.discover import Series, discover
 from covct.networks.network import Network, Networks, field_of_view, probabilities
 from covct.pipeline.burden import severity
 from covct.pipeline.series import Clock, process
+from covct.pipeline.uncertainty import Tally
 from covct.voxels.fields_of_view import MODEL_PIXEL_MM, lung_field_of_view
 from covct.voxels.overlay import BACKGROUND, draw_slice
 from covct.voxels.preprocess import FieldOfView, from_model_space, whole_slice
@@ -42,10 +44,13 @@ class Called:
         By task.
     probability : dict of str to function (int) -> (rows, columns) float
         Of a slice; empty for other tools.
+    promise : Promise or None
+        Our networks' interval for the infected share of the lungs.
     """
 
     masks: dict[str, np.ndarray]
     probability: dict[str, Callable[[int], np.ndarray]] = field(default_factory=dict)
+    promise: Promise | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,8 @@ class Judged:
     marked_inside : (inside, marked) or None
         Infection only: voxels of marked infection inside the lungs found, and all of them; None where no lungs were
         called.
+    promise : Promise or None
+        Infection only: our networks' interval for its share of the lungs.
     histogram : (calibration.LENGTH,) float or None
     """
 
@@ -115,6 +122,7 @@ class Judged:
     outline: np.ndarray
     burden: Burden | None
     marked_inside: tuple[int, int] | None
+    promise: Promise | None
     histogram: np.ndarray | None
     truth_sha256: str
     called_sha256: str
@@ -126,13 +134,18 @@ def look_at_slices(networks: Networks, truth: Truth, infection: bool = True) -> 
     """Our networks on slices in model space: thresholds only, infection inside the lungs found."""
     probability = {"lungs": _probability(networks.lungs, truth.hu)}
     masks = {"lungs": probability["lungs"] >= networks.lungs.card.threshold}
+    promise = None
     if infection:
-        probability["infection"] = _probability(networks.infection, truth.hu, masks["lungs"])
+        tally = Tally.empty(networks.infection.card.threshold)
+        probability["infection"] = _probability(networks.infection, truth.hu, masks["lungs"], tally)
         masks["infection"] = (probability["infection"] >= networks.infection.card.threshold) & masks["lungs"]
-    return Called(masks, {task: one.__getitem__ for task, one in probability.items()})
+        promise = promise_of_tally(networks.infection, tally, masks["lungs"], masks["infection"])
+    return Called(masks, {task: one.__getitem__ for task, one in probability.items()}, promise)
 
 
-def _probability(network: Network, hu: np.ndarray, lungs: np.ndarray | None = None) -> np.ndarray:
+def _probability(
+    network: Network, hu: np.ndarray, lungs: np.ndarray | None = None, tally: Tally | None = None
+) -> np.ndarray:
     """(slices, rows, columns) float16, on the pixels of the slices; these are cut to the body already."""
     card, shape = network.card, hu.shape[1:]
     if card.spacing_mm:
@@ -141,7 +154,11 @@ def _probability(network: Network, hu: np.ndarray, lungs: np.ndarray | None = No
             "wanted whole series (NIfTI or DICOM)"
         )
     view = whole_slice(shape) if card.field_of_view in CUT_ALREADY else field_of_view(card, hu, MODEL_PIXELS_MM, lungs)
-    seen = probabilities(network, hu, view, np.ones(len(hu), bool))
+    everything = np.ones(len(hu), bool)
+    if lungs is None or tally is None:
+        seen = probabilities(network, hu, view, everything)
+    else:
+        seen = probabilities(network, hu, view, everything, watch=counting(tally, lungs, view, card.size))
     if view == whole_slice(shape) and seen.shape == hu.shape:
         return seen
     return np.stack([from_model_space(one.astype(np.float32), view, shape) for one in seen]).astype(np.float16)
@@ -158,6 +175,7 @@ def look_at_series(networks: Networks, case: Case) -> Called:
             "lungs": lambda index: masks.lung_probability.on_slice(index, shape),
             "infection": lambda index: masks.infection_probability.on_slice(index, shape),
         },
+        promise_of_report(result.report),
     )
 
 
@@ -208,6 +226,7 @@ def _judge(case: Case, label: str, truth: Truth, called: Called, task: str, tole
         outline_sums(true, mine),
         _burden(truth, called, counts) if task == "infection" else None,
         _marked_inside(true, called) if task == "infection" else None,
+        called.promise if task == "infection" else None,
         _histogram(truth, called, task) if task in called.probability else None,
         digest([true]),
         digest([mine]),

@@ -188,6 +188,9 @@ def _scores(groups: Sequence[Group]) -> Iterator[tuple[str, str, list[Cell]]]:
         sizes = [_with_interval(one and one["mean_absolute_error"], "ml") for one in burdens]
         yield "infected share by patient, points", "mean size of the error", sizes
         yield "severity class by patient", "true → called", [(_class_changes(one), "") for one in burdens]
+    promised = [g["intervals"] for g in groups]
+    if any(promised):
+        yield "infected share", "inside the report's interval", [_held(one) for one in promised]
     for key, words in AGREEMENT.items():
         found = [g[key] for g in groups]
         if any(found):
@@ -209,6 +212,13 @@ def _class_changes(burden: dict[str, Any] | None) -> str:
     same = burden["patients"] - sum(one["patients"] for one in changed)
     told = [f"{one['truth']} → {one['called']}: {one['patients']}" for one in changed]
     return ", ".join([f"same: {same}", *told])
+
+
+def _held(one: dict[str, Any] | None) -> Cell:
+    if not one:
+        return "–", ""
+    width = f"{100 * one['level']:.0f} % promised, width {_figure(one['mean_width'], 'ml')} points"
+    return f"{one['held']} of {one['cases']}", width
 
 
 def _calls_section(evaluation: dict[str, Any]) -> CallsSection | None:

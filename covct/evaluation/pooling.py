@@ -39,9 +39,19 @@ def case_figures(one: Judged) -> dict[str, Any]:
         "severity": _pair(one.burden.severity) if one.burden else None,
         "outline": {name: plain(score(one.outline)) for name, score in outline.SCORES.items()},
         "marked_inside_lungs": plain(ratio(*inside)) if inside else None,
+        "interval": _promised(one),
         "truth_sha256": one.truth_sha256,
         "called_sha256": one.called_sha256,
     }  # fmt: skip
+
+
+def _promised(one: Judged) -> dict[str, Any] | None:
+    """The interval for the infected share, and whether it holds the true one."""
+    if not (one.promise and one.burden):
+        return None
+    low, high, level = one.promise.low, one.promise.high, one.promise.level
+    holds = one.promise.holds(one.burden.percent[0])
+    return {"low": plain(low), "high": plain(high), "level": plain(level), "holds_truth": holds}
 
 
 def _pair(both: tuple[float, float]) -> dict[str, Any]:
@@ -89,6 +99,7 @@ def group_figures(
         ),
         "percent_of_lung": _agreement(judged, lambda one: one.burden.percent if one.burden else None, figure),
         "burden": _burden(of_patient, figure),
+        "intervals": _intervals(judged, figure),
         "outline": {name: figure(_outlines, score) for name, score in outline.SCORES.items()},
         "marked_inside_lungs": _marked_inside(judged, figure),
         **_calibration(task, of_patient, figure),
@@ -159,6 +170,25 @@ def _burden(of_patient: list[list[Judged]], figure: Figure) -> dict[str, Any] | 
         "mean_absolute_error": figure(sums, agreement.mean_size),
         "worst": plain(max((abs(called - true) for true, called in (one.percent for one in patients)))),
         "classes": [{**_pair(pair), "patients": count} for pair, count in sorted(changes.items())],
+    }
+
+
+def _intervals(judged: list[Judged], figure: Figure) -> dict[str, Any] | None:
+    """How often intervals hold the true share, and what share of patients they promise to hold."""
+    there = [promised for one in judged if (promised := _promised(one))]
+    if not there:
+        return None
+
+    def sums(cases: list[Judged]) -> np.ndarray:
+        held = [promised["holds_truth"] for one in cases if (promised := _promised(one))]
+        return np.array([sum(held), len(held)], float)
+
+    return {
+        "cases": len(there),
+        "held": sum(one["holds_truth"] for one in there),
+        "share": figure(sums, lambda s: ratio(s[..., 0], s[..., 1])),
+        "level": min(one["level"] for one in there),
+        "mean_width": plain(np.mean([one["high"] - one["low"] for one in there])),
     }
 
 

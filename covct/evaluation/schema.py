@@ -8,13 +8,19 @@ from pydantic import Field
 
 from covct.disk.documents import Document
 from covct.disk.versions import EVALUATION, EvaluationSchema
+from covct.evaluation.schema_calls import (
+    BySlice,
+    CallsGroup,
+    CallsWithoutTruth,
+    Count,
+    FalseCalls,
+    Figure,
+    Robustness,
+    Share,
+)
 
 Task = Literal["lungs", "infection"]
-RegionName = Literal["outline", "dome", "arch", "vessel", "outside", "apex", "dependent", "rest"]  # `anatomy.REGIONS`
-Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -45,11 +51,6 @@ class JudgedCard(Document):
 class Judged(Document):
     what: Literal["networks", "predictions"]
     cards: dict[str, JudgedCard]
-
-
-class Figure(Document):
-    value: float | None
-    interval: Interval | None
 
 
 class Mean(Figure):
@@ -165,6 +166,16 @@ class BurdenError(Document):
     classes: list[ClassChange]
 
 
+class Intervals(Document):
+    """How often the interval that a report gives for the infected share holds the true one."""
+
+    cases: int = Field(ge=1)
+    held: Count
+    share: Figure
+    level: Share = Field(description="What the intervals promise.")
+    mean_width: float = Field(ge=0, description="In points of the infected share.")
+
+
 class Group(Document):
     source: str
     task: Task
@@ -187,6 +198,7 @@ class Group(Document):
         None, description="Share of marked infection inside the lungs found; null for lungs."
     )
     burden: BurdenError | None = None
+    intervals: Intervals | None = None
 
 
 class Counts(Document):
@@ -224,6 +236,15 @@ class ClassPair(Document):
     called: int = Field(ge=1, le=5)
 
 
+class CaseInterval(Document):
+    """Of the infected share of the lungs, percent, as a report gives it."""
+
+    low: float = Field(ge=0, le=100)
+    high: float = Field(ge=0, le=100)
+    level: Share
+    holds_truth: bool
+
+
 class CaseTask(Document):
     counts: Counts
     dice: Share | None
@@ -245,96 +266,7 @@ class CaseTask(Document):
     outline: CaseOutline | None = None
     severity: ClassPair | None = Field(None, description="Severity class by infected share, as a report has it.")
     marked_inside_lungs: Share | None = None
-
-
-class CallsWithoutTruth(Document):
-    percent_of_lung: float = Field(ge=0)
-    percent_of_aerated_lung: float = Field(ge=0, le=100)
-    lungs: Literal["marked", "found"] = Field("marked", description="Which lungs these are percent of.")
-
-
-class BySlice(Document):
-    """Slices by their label, and those of them with more than 0.10 mL of infection called."""
-
-    labelled: int = Field(ge=0, description="With infection by label.")
-    found: int = Field(ge=0, description="Labelled and called.")
-    clear: int = Field(ge=0, description="With lung, and without infection by label.")
-    called: int = Field(ge=0, description="Clear, and called all the same.")
-
-
-class PooledBySlice(BySlice):
-    sensitivity: Figure
-    specificity: Figure
-
-
-class Region(Document):
-    ml: float | None = Field(ge=0)
-    percent_of_lung: float = Field(ge=0)
-    share: Share | None = Field(description="Of all that is falsely called.")
-
-
-class PooledRegion(Document):
-    ml: float | None = Field(ge=0)
-    percent_of_lung: float = Field(ge=0)
-    share: Figure
-
-
-class FalseCalls(Document):
-    """Infection called where there is none, by rules of anatomy; mL are null where the spacing is unknown."""
-
-    ml: float | None = Field(ge=0)
-    percent_of_lung: float = Field(ge=0)
-    regions: dict[RegionName, Region]
-
-
-class PooledFalseCalls(Document):
-    """The same, of several cases."""
-
-    cases: int = Field(ge=1)
-    ml: float | None = Field(ge=0)
-    percent_of_lung: Figure
-    regions: dict[RegionName, PooledRegion]
-
-
-class PooledWithoutTruth(Document):
-    """Infection called in people of whom nobody marked any."""
-
-    cases: int = Field(ge=1)
-    percent_of_lung: Figure
-    percent_of_aerated_lung: Figure
-    median_percent_of_aerated_lung: float = Field(ge=0, le=100)
-    worst_percent_of_aerated_lung: float = Field(ge=0, le=100)
-
-
-class Robustness(Document):
-    """The scan smoothed, sharpened and at other thicknesses: how far the infected share of the lungs moves, in points.
-
-    Keys: smooth, sharp, 1mm, 3mm, 5mm.
-    """
-
-    percent_of_lung: float = Field(ge=0, le=100, description="Of the scan as it is.")
-    points: dict[str, float]
-
-
-class PooledVariant(Document):
-    """Change of the infected share in points."""
-
-    cases: int = Field(ge=1)
-    mean_absolute: Figure
-    bias: Figure
-    worst: float = Field(ge=0)
-
-
-class CallsGroup(Document):
-    """What is called, slice by slice and by anatomy."""
-
-    source: str
-    patients: Count
-    cases: Count
-    by_slice: PooledBySlice | None
-    false_calls: PooledFalseCalls | None
-    calls_without_truth: PooledWithoutTruth | None
-    robustness: dict[str, PooledVariant] | None = None
+    interval: CaseInterval | None = None
 
 
 class Case(Document):
