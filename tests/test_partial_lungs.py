@@ -90,9 +90,19 @@ def test_slices_without_any_mark_tell_nothing_and_are_left_out():
     nothing = np.zeros_like(infection)
     assert (lungs_of_infection(hu, nothing) == UNKNOWN).all()
     unknown = np.full((2, SIZE, SIZE), UNKNOWN, np.uint8)
-    part = Slices(np.stack([hu, hu]), unknown, np.stack([nothing, infection]), ("a", "b"), "medseg")
+    images, marks, ends = np.stack([hu, hu]), np.stack([nothing, infection]), np.ones(2, bool)
+    part = Slices(images, unknown, marks, ("a", "b"), "medseg", at_the_ribs=ends)
     assert with_partial_lungs(part).patients == ("b",)
     assert not len(with_partial_lungs(part.of(frozenset("a"))))
+
+
+def test_healthy_lungs_in_full_field_are_lung_without_any_mark():
+    """Who is in the infection's data must be in the lungs', too, lest each network holds out others."""
+    hu, infection = full_field()
+    lungs = lungs_of_infection(hu, np.zeros_like(infection), at_the_ribs=False)
+    assert (lungs[cv2.erode(LEFT.astype(np.uint8), np.ones((5, 5))) > 0] == 1).all() and not (lungs == 1)[DENSE].any()
+    part = Slices(hu[None], np.full((1, SIZE, SIZE), UNKNOWN, np.uint8), 0 * infection[None], ("a",), "medseg")
+    assert with_partial_lungs(part).patients == ("a",)
 
 
 def test_the_lungs_learn_from_them_what_is_known_alone(tmp_path):

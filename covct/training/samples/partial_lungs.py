@@ -26,14 +26,14 @@ def lungs_of_infection(hu: np.ndarray, infection: np.ndarray, at_the_ribs: bool 
     """Lung labels of one slice: 1 infected or aerated lung, 0 beyond either lung's convex hull but for small parts with
     air, else `UNKNOWN`.
 
-    hu (256, 256), infection (256, 256) with 1 where it is marked -> (256, 256) uint8. Without infection all is unknown.
-    at_the_ribs : the slice ends there, and with it the body.
+    hu (256, 256), infection (256, 256) with 1 where it is marked -> (256, 256) uint8. All is unknown without any lung,
+    or without infection where slice and body end `at_the_ribs`: there air around the body may look like lung.
     """
     infected = infection == 1
-    if not infected.any():
-        return np.full(hu.shape, UNKNOWN, np.uint8)
     large, small = _air_inside(hu, at_the_ribs)
     lung = infected | large
+    if not (infected.any() or (lung.any() and not at_the_ribs)):
+        return np.full(hu.shape, UNKNOWN, np.uint8)
     near = np.zeros(hu.shape, np.uint8)
     for side in _sides(lung):
         points = np.argwhere(side)[:, ::-1].astype(np.int32)
@@ -44,12 +44,10 @@ def lungs_of_infection(hu: np.ndarray, infection: np.ndarray, at_the_ribs: bool 
 
 def with_partial_lungs(part: Slices) -> Slices:
     """A source without lung masks with what its infection masks tell of the lungs, where they tell anything."""
-    marked = part.chosen((part.infection == 1).any(axis=(1, 2)))
-    lungs = [
-        lungs_of_infection(hu, infection, marked.ends_at_the_ribs(index))
-        for index, (hu, infection) in enumerate(zip(marked.hu, marked.infection, strict=True))
-    ]
-    return replace(marked, lungs=np.stack(lungs)) if lungs else marked
+    lungs = np.empty_like(part.infection)
+    for index, (hu, infection) in enumerate(zip(part.hu, part.infection, strict=True)):
+        lungs[index] = lungs_of_infection(hu, infection, part.ends_at_the_ribs(index))
+    return replace(part, lungs=lungs).with_known_lungs()
 
 
 def _air_inside(hu: np.ndarray, at_the_ribs: bool) -> tuple[np.ndarray, np.ndarray]:
