@@ -43,6 +43,17 @@ def test_a_crescent_over_the_dome_is_the_dome_s():
         assert regions_of(chest, mask) == {region: 25}
 
 
+def test_a_dome_s_top_that_was_taken_for_lung_is_the_dome_s():
+    """Lungs found may hold it, and it may itself be called; marked lungs do not."""
+    chest = make_chest()
+    top = int(np.flatnonzero(~chest.lungs[10:55, 50, 50])[0]) + 10
+    found = chest.lungs.copy()
+    found[top : top + 3] |= np.hypot(*np.mgrid[-50:50, -50:50]) < 30
+    mask = np.zeros(SHAPE, bool)
+    mask[top - 1 : top + 2, 48:53, 48:53] = True
+    assert regions_of(replace(chest, lungs=found), mask) == {"dome": 75}
+
+
 def test_lung_beside_a_wall_that_does_not_slope_is_not_over_soft_tissue():
     """In-plane neighbours do not count: haze on a vertical wall is not partial volume of the next slice."""
     chest = make_chest()

@@ -36,6 +36,7 @@ OUTLINE_PIXELS = 2.0
 REACH_MM = 5.0  # and at least the next slice
 SOLID_HU = -300.0  # denser than aerated or hazy lung
 SOLID_MM = 8.0  # narrower than this it is a vessel or a fissure, not a dome, an arch or a rib
+WIDE_MM = 20.0  # wider than this it is none of the lung's vessels, though it was found as lung
 VESSEL_MM = 10.0
 VESSEL_HU = 200.0
 APEX_MM = 20.0
@@ -95,7 +96,7 @@ def regions(chest: Chest, places: np.ndarray) -> dict[int, np.ndarray]:
 
     @lru_cache(maxsize=64)
     def solid(index: int) -> np.ndarray:
-        return _solid(chest, index, places)
+        return _solid(chest, index)
 
     out = {}
     for index in np.flatnonzero(places.any((1, 2))).tolist():
@@ -133,10 +134,15 @@ def _over(solid: Callable[[int], np.ndarray], index: int, step: int, chest: Ches
     return found
 
 
-def _solid(chest: Chest, index: int, places: np.ndarray) -> np.ndarray:
-    """Soft tissue beside the lungs, without what is thin."""
-    dense = (chest.hu[index] > SOLID_HU) & ~chest.lungs[index] & ~places[index]
-    opened: np.ndarray = cv2.morphologyEx(dense.view(np.uint8), cv2.MORPH_OPEN, _disk(SOLID_MM, chest)) > 0
+def _solid(chest: Chest, index: int) -> np.ndarray:
+    """Soft tissue beside the lungs, without what is thin; lungs that were found may hold the top of a dome."""
+    dense = chest.hu[index] > SOLID_HU
+    beside = dense & ~chest.lungs[index]
+    return _opened(beside if chest.outlined else beside | _opened(dense, WIDE_MM, chest), SOLID_MM, chest)
+
+
+def _opened(mask: np.ndarray, diameter_mm: float, chest: Chest) -> np.ndarray:
+    opened: np.ndarray = cv2.morphologyEx(mask.view(np.uint8), cv2.MORPH_OPEN, _disk(diameter_mm, chest)) > 0
     return opened
 
 
