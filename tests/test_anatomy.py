@@ -41,6 +41,9 @@ def test_a_crescent_over_the_dome_is_the_dome_s():
         mask = np.zeros(SHAPE, bool)
         mask[top - above, 48:53, 48:53] = True
         assert regions_of(chest, mask) == {region: 25}
+        upside_down = replace(chest, hu=chest.hu[::-1], lungs=chest.lungs[::-1], whole=False)
+        wanted = {"arch" if region == "dome" else region: 25}
+        assert regions_of(upside_down, mask[::-1]) == wanted, "of loose slices nobody knows which way is up"
 
 
 def test_a_dome_s_top_that_was_taken_for_lung_is_the_dome_s():

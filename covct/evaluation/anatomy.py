@@ -57,7 +57,8 @@ class Chest:
     spacing_mm : (float, float, float)
         Between slices, rows and columns.
     whole : bool
-        The lungs are there from apex to base: only then a slice has a height within them.
+        The lungs are there from apex to base, head first: only then a slice has a height within them. Of a part of
+        them soft tissue above and below are both `arch`, and there is no apex.
     outlined : bool
         The lungs are marked, so that a call may lie outside of them.
     prone : bool
@@ -102,7 +103,7 @@ def regions(chest: Chest, places: np.ndarray) -> dict[int, np.ndarray]:
     for index in np.flatnonzero(places.any((1, 2))).tolist():
         airy = chest.lungs[index] | (chest.hu[index] <= SOLID_HU)  # what is soft tissue itself is not next to it
         below, above = (_over(solid, index, step, chest) & airy for step in (1, -1))
-        lower = index > (top + bottom) / 2
+        lower = chest.whole and index > (top + bottom) / 2
         high = chest.whole and (index - top) * chest.spacing_mm[0] < APEX_MM
         held = (
             _near_marked(chest, index),

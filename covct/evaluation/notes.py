@@ -110,7 +110,7 @@ def _on_figures(rows: list[dict[str, Any]], groups: list[dict[str, Any]]) -> Ite
     if any(row["false_calls"] and row["false_calls"]["ml"] is None for row in rows):
         yield (
             "Where the spacing is unknown, false calls are told apart as if slices were 5 mm and pixels 1.6 mm apart, "
-            "and without an apex."
+            "without an apex, and domes count as `arch`, since nobody knows which way is up."
         )
     if few := [group for group in groups if group["patients"] < FEW_PATIENTS]:
         least = min(group["patients"] for group in few)
