@@ -300,8 +300,8 @@ def test_training_crops_to_the_lungs_as_inference_does(chest):
         ({"field_of_view": "whole"}, "--field-of-view: got 'whole', wanted one of body"),
         ({"size": 100}, "--size: got 100, wanted a multiple of 16"),
         ({"size": 2048}, "--size: got 2048"),
-        ({"task": "lungs", "field_of_view": "lung-mask"}, "before lungs are known"),
-        ({"task": "restorer", "augment": "full"}, "of their own"),
+        ({"task": "lungs", "field_of_view": "lung-mask"}, "before the lungs are known"),
+        ({"task": "restorer", "augment": "full"}, "its own augmentation"),
     ],
     ids=repr,
 )

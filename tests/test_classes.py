@@ -81,9 +81,9 @@ def test_slices_without_classes_are_left_out_and_said(tmp_path, caplog):
     assert kept.patients == ("medseg_0", "medseg_2")
     assert "1 of 3 slices of medseg: no classes" in caplog.text
     assert set(np.unique(kept.classes)) == {0, 1, 2, 3}
-    with pytest.raises(UsageError, match="no slice tells right-lung, left-lung apart"):
+    with pytest.raises(UsageError, match="no slice distinguishes right-lung, left-lung"):
         classes.with_classes([part], "lungs")
-    with pytest.raises(UsageError, match="no slice tells ground-glass, consolidation, effusion apart; wanted masks"):
+    with pytest.raises(UsageError, match="no slice distinguishes ground-glass, consolidation, effusion; wanted masks"):
         plan_infection(Reading({"ma": tmp_path}), SETTINGS)
     with pytest.raises(UsageError, match="GT-multiclass"):
         classes.with_classes([read_medseg_slices(tmp_path)], "infection")

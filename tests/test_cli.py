@@ -64,7 +64,7 @@ def test_dry_run_says_what_and_why_and_writes_nothing(series_folder, tmp_path, w
         (["scan", "{tmp}/in", "--out", "{tmp}/out", "--weights", "{tmp}/none"], 10, "reinstall"),
         (["scan", "{tmp}/in", "--out", "/proc/out"], 12, "cannot write"),
         (["scan", "{tmp}/in"], 2, "--out"),
-        (["scan", "{tmp}/in", "--out", "{tmp}/out", "--move-done", "{tmp}/in/moved"], 2, "neither in it nor around it"),
+        (["scan", "{tmp}/in", "--out", "{tmp}/out", "--move-done", "{tmp}/in/moved"], 2, "nor contains it"),
         (["watch", "{tmp}/in", "--out", "{tmp}/out", "--marker", "a/b"], 2, "not a path"),
     ],
 )
@@ -133,7 +133,7 @@ def test_results_among_sources_are_a_usage_error_before_anything_is_written(
     out = {"equal": inbox, "inside": inbox / "out", "around": tmp_path / "a"}[where]
     before = sorted(tmp_path.rglob("*"))
     ended = run(command, inbox, "--out", out, COVCT_WEIGHTS=str(weights))
-    assert (ended.returncode, "wanted a directory apart from" in ended.stderr) == (2, True)
+    assert (ended.returncode, "wanted a directory that neither lies in" in ended.stderr) == (2, True)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -17,8 +17,8 @@ VOLUMES = replace(PLAIN, architecture="unet3d")
     [
         (replace(PLAIN, neighbours=8), "--neighbours 8: wanted 0 to 7"),
         (replace(VOLUMES, neighbours=1), "--neighbours 1: unet3d sees patches of volumes"),
-        (replace(PLAIN, task="restorer", neighbours=1), "restorer's pairs are single slices"),
-        (replace(VOLUMES, task="restorer"), "restorer's pairs are single slices"),
+        (replace(PLAIN, task="restorer", neighbours=1), "restorer is trained on single slices"),
+        (replace(VOLUMES, task="restorer"), "restorer is trained on single slices"),
         (replace(PLAIN, neighbours=1, split="slice"), "--split slice: .* wanted a split by patient"),
         (replace(VOLUMES, split="slice:90/10"), "--split slice:90/10"),
         (replace(PLAIN, patch=(16, 32, 32)), "--architecture unet3d, got unet"),

@@ -499,7 +499,7 @@ def test_a_directory_where_moved_files_would_be_found_again_is_refused(tmp_path,
     if not wrong:
         check()
         return
-    with pytest.raises(UsageError, match="neither in it nor around it"):
+    with pytest.raises(UsageError, match="nor contains it"):
         check()
 
 

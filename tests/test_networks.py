@@ -126,7 +126,7 @@ def test_a_patient_learned_from_cannot_be_held_out_later(tmp_path):
     plan = Plan(None, (None, None), "l1", "clahe", "whole", {"ma": ["a", "b"], "medseg": ["m"]}, {}, {})
     _refuse_a_leak(plan, read_card(path), plan.held_out)
     _, path = small_card(tmp_path, training={"held_out_patients": {"ma": ["a", "c"]}})
-    with pytest.raises(UsageError, match="has learned from b"):
+    with pytest.raises(UsageError, match="was trained on b"):
         _refuse_a_leak(plan, read_card(path), plan.held_out)
 
 
@@ -149,7 +149,7 @@ def test_a_patient_learned_from_two_networks_ago_is_a_leak(tmp_path):
     for later in (second, third):
         _refuse_a_leak(held_out_here(ma=["a"], lctsc=["k"]), later, ["ma", "lctsc"])
         _refuse_a_leak(held_out_here(ma=["x"]), later, [])
-        with pytest.raises(UsageError, match="has learned from x, or started from a network that has"):
+        with pytest.raises(UsageError, match="was trained on x, or started from a network that was"):
             _refuse_a_leak(held_out_here(ma=["a", "x"]), later, ["ma"])
 
 
@@ -165,10 +165,10 @@ def test_a_person_learned_from_in_one_source_is_not_held_out_in_another(tmp_path
     new = old.replaced(training={"held_out_patients": held, "learned_patients": learned})
     for card in (old, new):
         _refuse_a_leak(held_out_here(cases=["coronacases_001", "case-004"]), card, ["cases"])
-        with pytest.raises(UsageError, match="has learned from radiopaedia_4,"):
+        with pytest.raises(UsageError, match="was trained on radiopaedia_4,"):
             _refuse_a_leak(held_out_here(cases=["radiopaedia_4"]), card, ["cases"])
     _refuse_a_leak(held_out_here(cases=["coronacases_003"]), new, ["cases"])
-    with pytest.raises(UsageError, match="has learned from coronacases_003,"):
+    with pytest.raises(UsageError, match="was trained on coronacases_003,"):
         _refuse_a_leak(held_out_here(cases=["coronacases_003"]), old, ["cases"])
 
 

@@ -168,7 +168,7 @@ def test_a_lungs_network_cannot_be_shown_the_lungs_only(name, weights):
     write_card(read_card(weights / "infection.json").replaced(field_of_view=name), weights)
     assert read_card(weights / "infection.json").field_of_view == name
     change_json(weights / "lungs.json", field_of_view=name)
-    with pytest.raises(WeightsError, match=r"lungs\.json.*before lungs are known"):
+    with pytest.raises(WeightsError, match=r"lungs\.json.*before the lungs are known"):
         read_card(weights / "lungs.json")
 
 

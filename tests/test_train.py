@@ -87,7 +87,7 @@ def test_a_training_that_is_killed_and_resumed_ends_with_the_weights_of_one_that
     assert killed.returncode == -9, killed.stderr
     assert not (tmp_path / "killed" / "lungs.keras").exists()
     resumed = in_a_process(tmp_path / "killed", "--resume", backend=backend)
-    assert "going on at epoch 2, step 2" in resumed.stderr
+    assert "resuming at epoch 2, step 2" in resumed.stderr
     whole = in_a_process(tmp_path / "whole", backend=backend)
     assert (whole.returncode, resumed.stdout) == (0, whole.stdout)
     assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "whole")
@@ -142,7 +142,7 @@ def test_a_checkpoint_of_before_there_were_neighbours_and_patches_is_gone_on_wit
 
 def test_an_unfinished_training_is_not_thrown_away_for_a_new_one(data, tmp_path):
     stopped_after_an_epoch(data, tmp_path / "out")
-    with pytest.raises(UsageError, match="unfinished training of lungs lies here, epoch 2, step 0"):
+    with pytest.raises(UsageError, match="unfinished training of lungs, epoch 2, step 0"):
         train(SETTINGS, data, tmp_path / "out")
 
 
@@ -220,7 +220,7 @@ def test_a_loss_that_is_no_number_names_the_samples_and_keeps_the_last_checkpoin
     steps = sum(event["event"] == "step" for event in seen)
     assert f"epoch {steps // 5 + 1}, step {steps % 5 + 1}: the loss is nan" in message
     hashed = hashlib.sha256(b"c").hexdigest()[:8]
-    assert f"ma {hashed} slice 4 (its image hold values that are no numbers)" in message
+    assert f"ma {hashed} slice 4 (its image contain NaN or infinite values)" in message
     assert message.count("no numbers)") < message.count("slice")
     kept = checkpoints.read_checkpoint(tmp_path / "out" / "checkpoints" / "lungs")
     if steps:
@@ -261,7 +261,7 @@ def test_two_checkpoints_are_kept_and_a_damaged_one_falls_back_on_the_other(tmp_
     found = checkpoints.read_checkpoint(tmp_path)
     assert (found.state["n"], found.arrays["a"].tolist()) == (2, [2, 2, 2])
     paths[1].write_bytes(b"")
-    with pytest.raises(checkpoints.CheckpointError, match="no checkpoint is whole"):
+    with pytest.raises(checkpoints.CheckpointError, match="no checkpoint is intact"):
         checkpoints.read_checkpoint(tmp_path)
 
 
@@ -423,7 +423,7 @@ def test_a_card_says_whom_its_ancestors_learned_from(data, tmp_path):
     assert all(one["held_out_patients"] == card.training["held_out_patients"] for one in chain)
     assert all(len(one["learned_patients"]["ma"]) == 3 for one in (card.training, *chain))
     assert not any("no card says" in one.get("text", "") for one in told)
-    with pytest.raises(UsageError, match="or started from a network that has"):
+    with pytest.raises(UsageError, match="or started from a network that was"):
         train(replace(settings, seed=1), data, tmp_path / "d", initial=start)
 
 
@@ -471,7 +471,7 @@ def test_all_folds_come_to_a_mean_and_a_spread(data, tmp_path):
     assert card.scores["folds_validation_dice"] == summary["mean"]["validation_dice"]
     assert card.scores["folds_validation_dice_sd"] == summary["spread"]["validation_dice"]
     assert card.training["cross_validation"]["sha256"] == [one.sha256 for one in cards]
-    with pytest.raises(UsageError, match="has size 16, the weights 64: no cross-validation"):
+    with pytest.raises(UsageError, match="has size 16, the weights 64: not a cross-validation"):
         credit(card.replaced(size=64), tmp_path / "out", tmp_path / "final")
     with pytest.raises(UsageError, match="0 folds of infection, wanted two or more"):
         threshold_of(tmp_path / "out", "infection")
@@ -513,14 +513,14 @@ def test_find_lr_writes_its_plot_and_trains_nothing(data, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"loss": "mse"}, "no loss is called mse; there are"),
+        ({"loss": "mse"}, "no loss is called mse; choose one of"),
         ({"architecture": "vgg"}, "no architecture is called vgg"),
         ({"optimizer": "lion"}, "no optimizer is called lion"),
         ({"folds": 5, "fold": 5}, "fold 5 of 5"),
         ({"norm": "group"}, "tiny has its own normalisation"),
         ({"samples_per_epoch": 3}, "--samples 3: wanted --batch-size 4 or more"),
-        ({"split": "none"}, "give it with --threshold"),
-        ({"split": "none", "threshold": 0.5, "patience": 3}, "no validation"),
+        ({"split": "none"}, "give --threshold"),
+        ({"split": "none", "threshold": 0.5, "patience": 3}, "holds out no patients: --schedule"),
     ],
 )
 def test_settings_that_do_not_fit(changes, words):
@@ -536,7 +536,7 @@ def test_mixed_precision_trains_and_leaves_float32_weights_and_no_policy_behind(
     assert keras.mixed_precision.dtype_policy().name == "float32"
     assert card.threshold == 0.4
     assert card.scores == {}
-    assert "no score of its own" in card.limits
+    assert "no scores of its own" in card.limits
     weights_of(tmp_path / "out")
 
 
@@ -579,7 +579,7 @@ def test_a_backbone_that_does_not_fit_is_refused_before_anything_is_written(back
         return str(refusal.value)
 
     assert "tiny has no ResNet50; wanted --architecture deeplabv3-plus" in refused(SETTINGS)
-    assert "starts from one of them" in refused(DEEPLAB, initial=tmp_path / "lungs.json")
+    assert "wanted only one of them" in refused(DEEPLAB, initial=tmp_path / "lungs.json")
     assert "wanted (7, 7, 1, 8)" in refused(replace(DEEPLAB, base_filters=8))
     assert "nowhere.h5" in refused(DEEPLAB, backbone=tmp_path / "nowhere.h5")
 

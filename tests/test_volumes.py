@@ -167,7 +167,7 @@ def test_single_slices_and_volumes_of_unknown_spacing_are_left_out_and_said(data
     spaced = replace(SETTINGS, spacing_mm=(5.0, 5.0, 5.0))
     with caplog.at_level(logging.WARNING):
         assert [part.source for part in volumes.can_be_volumes([ma, cases], spaced)] == ["cases"]
-    assert "10 of 10 slices of ma: --spacing, and theirs is not known" in caplog.text
+    assert "10 of 10 slices of ma: --spacing, and theirs is unknown" in caplog.text
     with pytest.raises(UsageError, match="volumes of known spacing"):
         volumes.can_be_volumes([ma], spaced)
 

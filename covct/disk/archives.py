@@ -31,7 +31,7 @@ def open_regular(path: Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise SourceDefect("it is no regular file")
+        raise SourceDefect("it is not a regular file")
     return open(descriptor, "rb")
 
 
@@ -116,5 +116,5 @@ def refusal(member: zipfile.ZipInfo, archive_size: int) -> str | None:
     if member.file_size > LARGEST_FILE:
         return f"the archive member has {member.file_size} bytes, at most {LARGEST_FILE} are read"
     if member.file_size > LARGEST_RATIO * max(1, member.compress_size) and member.file_size > SWOLLEN_FREELY:
-        return f"the archive member would swell {member.file_size // max(1, member.compress_size)}-fold: a zip bomb"
+        return f"the archive member would expand {member.file_size // max(1, member.compress_size)}-fold: a zip bomb"
     return None

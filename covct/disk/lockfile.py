@@ -30,7 +30,7 @@ log = logging.getLogger("covct")
 HEARTBEAT_S = 10.0
 STALE_S = 90.0  # long calls into libraries can hold up the heartbeat for some ten seconds
 BYTES = 1024  # of the file, whatever stands in it
-TAKEN = "{}: another covct took the output tree meanwhile, and writes there now: stopping"
+TAKEN = "{}: another covct has taken over the output tree and writes there now: stopping"
 SETTLE_S = 1.0  # two that took over the same stale file see by then whose file stands
 
 _holding: dict[Path, dict[str, Any]] = {}  # this process's own
@@ -132,13 +132,13 @@ def _taken(path: Path, mine: dict[str, Any], sleep: Callable[[float], None]) -> 
             continue  # given back meanwhile
         here = here and mine["flock"] and _flock_tells(owner, mine)
         if not _is_stale(path, owner, mine, sleep):
-            raise OutputLocked(f"{path.parent.parent}: another covct writes here ({described(owner)})")
+            raise OutputLocked(f"{path.parent.parent}: another covct is writing here ({described(owner)})")
         _take_away(path, owner)
     if not (mine["flock"] and here):
         sleep(SETTLE_S)
     try:
         if (_owner(path) or {}).get("token") != mine["token"]:
-            raise OutputLocked(f"{path.parent.parent}: another covct took the output tree at the same moment")
+            raise OutputLocked(f"{path.parent.parent}: another covct took the output tree at the same time")
     except (OSError, OutputLocked):
         os.close(descriptor)
         raise
@@ -195,7 +195,7 @@ def _is_stale(path: Path, owner: dict[str, Any], mine: dict[str, Any], sleep: Ca
         return True
     patience = STALE_S if owner else HEARTBEAT_S / 2  # nothing in it: whoever made it died, or writes this moment
     if owner:
-        log.warning("the output tree was held by %s: waiting whether it still lives", described(owner))
+        log.warning("the output tree was held by %s: waiting to see whether it is still running", described(owner))
     waited = 0.0
     while waited < patience:
         sleep(HEARTBEAT_S / 2)
@@ -248,7 +248,7 @@ def _make_again(path: Path, descriptor: int, mine: dict[str, Any]) -> None:
     try:
         made = _created(path, mine) if _owner(path) is None else None
     except OSError as error:
-        log.warning("the lock file can be neither read nor made again: %s", error.strerror)
+        log.warning("the lock file can neither be read nor made again: %s", error.strerror)
         return
     if made is not None:
         os.dup2(made, descriptor, inheritable=False)

@@ -73,7 +73,7 @@ def check_apart(path: Path, others: Iterable[Path], name: str) -> None:
     for other in others:
         one, two = path.resolve(), other.resolve()
         if one == two or one in two.parents or two in one.parents:
-            raise UsageError(f"{name} {path}: wanted a directory apart from {other}, neither in it nor around it")
+            raise UsageError(f"{name} {path}: wanted a directory that neither lies in {other} nor contains it")
 
 
 def walk(sources: Iterable[Path], problems: list[Problem], avoid: Path | None = None) -> Iterator[SourceFile]:
@@ -127,7 +127,7 @@ def _files_below(folder: Path, roots: list[str], problems: list[Problem], seen: 
             else:
                 yield Path(entry.path)
         if outside:
-            reason = f"{outside} links lead out of the sources; give their targets as sources too"
+            reason = f"{outside} links lead outside the sources; name their targets as sources too"
             problems.append(Problem(printable(here), "unreadable", reason))
         waiting += reversed(folders)
 
@@ -309,7 +309,7 @@ class Opener:
             self.entries = entries_of(self.archive)
         member = self.entries.get((file.member, file.entry))
         if member is None:
-            raise SourceDefect("the archive has no such member any more")
+            raise SourceDefect("the archive no longer has this member")
         if reason := refusal(member, self.size):  # the archive is another by now
             raise SourceDefect(reason)
         return cast(BinaryIO, self.archive.open(member)), member.file_size

@@ -59,7 +59,7 @@ def lock(out: Path) -> Iterator[None]:
     OutputLocked
         Another process holds it; the message says which. Also at the end, where another one took it meanwhile.
     OutputNotWritable
-        The lock cannot be had for another reason: the disk is full, or the file system's lock service does not answer.
+        Another reason: the disk is full, or the file system's lock service is not responding.
     UsageError
         A newer covct wrote the tree.
     """
@@ -74,7 +74,7 @@ def lock(out: Path) -> Iterator[None]:
                 flocked, broken = _flocked(handle, out)
                 held.enter_context(lockfile.held(private / OWNER, flocked))
                 if broken:  # said only now: where another covct is at work here, that is what counts
-                    raise OSError(broken.errno, f"the file system's locks do not answer ({broken.strerror})")
+                    raise OSError(broken.errno, f"the file system's locks are not responding ({broken.strerror})")
                 if flocked:
                     handle.truncate(0)
                     handle.write(
@@ -136,7 +136,7 @@ def _flocked(handle: IO[bytes], out: Path) -> tuple[bool, OSError | None]:
             if time.monotonic() > deadline:
                 handle.seek(0)
                 holder = handle.read().decode(errors="replace").strip() or "unknown"
-                raise OutputLocked(f"{out}: another covct writes here ({holder})") from error
+                raise OutputLocked(f"{out}: another covct is writing here ({holder})") from error
             time.sleep(0.05)
         except OSError as error:
             return False, None if error.errno in NO_LOCKS else error

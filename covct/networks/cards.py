@@ -72,8 +72,8 @@ class Calibration(Document):
     """What the widths of `covct.pipeline.uncertainty` are multiplied by, as measured on patients held out."""
 
     factor: float = Field(gt=0, lt=1000)
-    level: float = Field(gt=0, lt=1, description="The share of patients whose truth the intervals hold.")
-    looks: int = Field(gt=0, lt=1000, description="At a slice; of another number it does not hold.")
+    level: float = Field(gt=0, lt=1, description="The share of patients whose true value the intervals contain.")
+    looks: int = Field(gt=0, lt=1000, description="Looks at each slice; with another number it does not apply.")
     source: str = Field(min_length=1, max_length=999, description="Where it was measured, in words.")
 
 
@@ -100,23 +100,25 @@ class Card(Document):
     field_of_view: ViewName = Field(
         description="body, otsu-body: the square around the body, by fixed HU or by Otsu's threshold; whole: the whole "
         "slice; lung-contours: the square around the two largest contours of air in the body; lung-mask: around the "
-        "lungs found before. Who looks for the lungs cannot be shown only them."
+        "lungs found before. A network that finds the lungs cannot use the last two."
     )
     size: int = Field(ge=16, le=1024, description="Side of the input, pixels.")
     threshold: float = Field(
-        gt=0, lt=1, description="Probability from which a pixel is called; of empty-slices, from which a slice is seen."
+        gt=0,
+        lt=1,
+        description="Probability from which a pixel is marked; of empty-slices, a slice examined.",
     )
     weights: Name = Field(description="The weights file beside the card.")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Of the weights file; checked before loading.")
     licence: str
     training: Annotated[dict[str, Any], AfterValidator(_lineage)] = Field(
-        {}, description="Data, settings, and whom the network has learned from."
+        {}, description="Data, settings, and the patients the network was trained on."
     )
     scores: dict[str, Any] = Field({}, description="On patients held out.")
-    limits: str = Field("", description="What the network is known to do badly.")
-    flip: bool = Field(False, description="The mean of a slice and its mirror image: twice the time, steadier.")
+    limits: str = Field("", description="Known weaknesses.")
+    flip: bool = Field(False, description="Average a slice and its mirror image: twice the time, steadier.")
     uncertainty: Annotated[Calibration | None, NotMeasured, AsObject] = Field(
-        None, description="Empty: not measured, a default is taken."
+        None, description="Empty: not measured, the default is used."
     )
     channels: int = Field(
         1, ge=1, le=MOST_CHANNELS, description="Adjacent slices seen at once, the middle one in question; odd."
@@ -132,7 +134,7 @@ class Card(Document):
         description="Of a volumetric network: between slices, rows and columns. null: slices as they are.",
     )  # fmt: skip
     least_air_mm2: float = Field(
-        0.0, ge=0, lt=1e5, description="Slices with less air inside the body are not looked at. 0: all are."
+        0.0, ge=0, lt=1e5, description="Slices with less air inside the body are skipped. 0: none are."
     )
     format: Literal[1] = versions.CARD_FORMAT
 
@@ -141,8 +143,8 @@ class Card(Document):
     def _is_known_before(cls, view: str, info: ValidationInfo) -> str:
         if info.data.get("task") in ("lungs", "restorer") and view.startswith("lung-"):
             raise ValueError(
-                f"wanted body, otsu-body or whole: a {info.data['task']} network works before lungs are known, and a "
-                "crop by them would cut off what is not aerated"
+                f"wanted body, otsu-body or whole: a {info.data['task']} network runs before the lungs are known, and "
+                "a crop by them would cut off what is not aerated"
             )
         return view
 
@@ -214,7 +216,7 @@ def read_card(path: Path) -> Card:
     weights = weights_path(path, card)
     try:
         if not stat.S_ISREG(os.stat(weights).st_mode):
-            raise WeightsError(f"{weights}: the weights are no file; reinstall covct")
+            raise WeightsError(f"{weights}: the weights are not a file; reinstall covct")
         actual = file_sha256(weights)
     except OSError as error:
         raise WeightsError(f"{weights}: the weights cannot be read ({error.strerror}); reinstall covct") from error

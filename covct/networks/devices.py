@@ -152,7 +152,7 @@ class Wish:
 def parse_wish(text: str) -> Wish:
     found = re.fullmatch(r"(auto|cpu|gpu)|gpu:(\d{1,4})", text.strip().lower())
     if not found:
-        raise UsageError(f"--device {text}: wanted auto, cpu, gpu or gpu:N, the number of one as nvidia-smi has it")
+        raise UsageError(f"--device {text}: wanted auto, cpu, gpu or gpu:N, with N as nvidia-smi numbers them")
     return Wish(found[1] or "gpu", int(found[2]) if found[2] else None)
 
 

@@ -13,9 +13,9 @@ class Lineage(Document):
     """Of one network. None where its card does not say: cards of earlier versions say less."""
 
     task: str | None = None
-    sha256: str | None = Field(None, description="Of the weights file; of ancestors.")
+    sha256: str | None = Field(None, description="Of an ancestor's weights file.")
     epochs: int | None = None
-    held_out_patients: Names | None = Field(None, description="By source, whom the network has not learned from.")
-    learned_patients: Names | None = Field(None, description="By source, hashes of whom it has learned from.")
-    ancestors: list[Lineage] | None = Field(None, description="The network that it started from, and that one's own.")
-    initial: Lineage | None = Field(None, description="The network that it started from, by its hash.")
+    held_out_patients: Names | None = Field(None, description="By source, the patients held out of training.")
+    learned_patients: Names | None = Field(None, description="By source, hashes of the patients it was trained on.")
+    ancestors: list[Lineage] | None = Field(None, description="The network it started from, and its ancestors.")
+    initial: Lineage | None = Field(None, description="The network it started from, by its hash.")

@@ -74,7 +74,7 @@ def _assign(network: keras.Model, arrays: dict[str, np.ndarray]) -> None:
             variable.assign(arrays[place])
             unused.remove(place)
     if unused:
-        raise ValueError(f"{len(unused)} arrays are no part of the network, first {min(unused)}")
+        raise ValueError(f"{len(unused)} arrays are not part of the network, the first is {min(unused)}")
 
 
 def _check_shapes(card: Card, network: keras.Model) -> None:
@@ -83,7 +83,7 @@ def _check_shapes(card: Card, network: keras.Model) -> None:
     if network.input_shape[1:] != wanted:
         raise ValueError(f"the network takes {network.input_shape[1:]}, the card's size, patch and channels {wanted}")
     if (len(network.output_shape) == 2) != (card.task == "empty-slices"):
-        raise ValueError(f"the task {card.task} has no use for an output of shape {network.output_shape}")
+        raise ValueError(f"an output of shape {network.output_shape} does not fit the task {card.task}")
     heads = len(network.output_shape) > len(network.input_shape)
     outputs = network.output_shape[-2 if heads else -1]
     if outputs != max(1, len(card.classes)):

@@ -29,7 +29,7 @@ def read_arrays(path: Path, sha256: str) -> dict[str, np.ndarray]:
     """
     contents = _read(path)
     if hashlib.sha256(contents).hexdigest() != sha256:
-        raise ValueError("its sha256 is not that of the card any more")
+        raise ValueError("its sha256 is no longer the card's")
     try:
         with zipfile.ZipFile(BytesIO(contents)) as archive:
             member = archive.getinfo(ARRAYS)
@@ -38,7 +38,7 @@ def read_arrays(path: Path, sha256: str) -> dict[str, np.ndarray]:
             with archive.open(member) as stream:
                 inner = stream.read(member.file_size)
     except zipfile.BadZipFile as error:
-        raise ValueError(f"it is no .keras file: {error}") from error
+        raise ValueError(f"it is not a .keras file: {error}") from error
     return _parsed(inner)
 
 
@@ -80,7 +80,7 @@ def _arrays(group: h5py.Group, path: str, depth: int, met: set[int]) -> Iterator
         item = group[name]
         address = _address(item)
         if address in met:
-            raise ValueError(f"{place} is there twice, under two names")
+            raise ValueError(f"{place} appears twice, under two names")
         met.add(address)
         if len(met) > MOST_OBJECTS:
             raise ValueError(f"it holds more than {MOST_OBJECTS} groups and arrays")
@@ -97,7 +97,7 @@ def _address(item: h5py.Group | h5py.Dataset | h5py.Datatype) -> int:
 
 def _checked(item: h5py.Dataset | h5py.Datatype, place: str) -> np.ndarray:
     if not isinstance(item, h5py.Dataset) or item.dtype.kind != "f":  # objects and references are run or followed
-        raise ValueError(f"{place} is no array of floats")
+        raise ValueError(f"{place} is not an array of floats")
     if item.is_virtual or item.external:
         raise ValueError(f"{place} is stored in another file")
     if item.id.get_create_plist().get_nfilters():  # filters may be plug-ins, which are programs

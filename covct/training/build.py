@@ -29,22 +29,20 @@ def check(settings: Settings) -> None:
         ("schedule", settings.schedule, SCHEDULES),
     ):
         if name not in known:
-            raise UsageError(f"no {what} is called {name}; there are {', '.join(filter(None, known))}")
+            raise UsageError(f"no {what} is called {name}; choose one of {', '.join(filter(None, known))}")
     if settings.norm and "norm" not in inspect.signature(ARCHITECTURES[settings.architecture]).parameters:
         raise UsageError(f"--norm {settings.norm}: {settings.architecture} has its own normalisation, as published")
     check_inputs(settings)
     if not settings.steps_per_epoch:
         raise UsageError(f"--samples {settings.samples_per_epoch}: wanted --batch-size {settings.batch_size} or more")
     if settings.folds and not (settings.folds >= 2 and 0 <= settings.fold < settings.folds):
-        raise UsageError(
-            f"fold {settings.fold} of {settings.folds}: wanted 2 folds or more, the first of them called 0"
-        )
+        raise UsageError(f"fold {settings.fold} of {settings.folds}: wanted at least 2 folds, numbered from 0")
     if not settings.folds and parse_split(settings.split).by == "none":
         if settings.schedule == "plateau" or settings.patience:
-            raise UsageError("--split none holds nobody out: there is no validation for --schedule plateau, --patience")
+            raise UsageError("--split none holds out no patients: --schedule plateau and --patience need some")
         if settings.threshold is None and settings.task != "restorer":
             raise UsageError(
-                "--split none holds nobody out to choose a threshold on: give it with --threshold, or --cross-validated"
+                "--split none holds out no patients to choose a threshold on: give --threshold or --cross-validated"
             )
 
 
@@ -69,7 +67,7 @@ def build(settings: Settings, size: int) -> keras.Model:
             raise UsageError(f"--architecture {settings.architecture}: {error}") from error
     if network.input_shape[1:] != input_of(settings, size):
         raise UsageError(
-            f"--architecture {settings.architecture}: it takes {network.input_shape[1:]}, "
+            f"--architecture {settings.architecture}: the network takes {network.input_shape[1:]}, "
             f"a sample is {input_of(settings, size)}"
         )
     return network

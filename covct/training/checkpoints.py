@@ -88,7 +88,7 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         except CheckpointError as error:
             damaged.append(str(error))
     if damaged:
-        raise CheckpointError(f"{folder}: no checkpoint is whole: {'; '.join(damaged)}")
+        raise CheckpointError(f"{folder}: no checkpoint is intact: {'; '.join(damaged)}")
     return None
 
 

@@ -84,7 +84,7 @@ def credit(card: Card, folder: Path, out: Path) -> Card:
             if theirs != own:
                 raise UsageError(
                     f"{folder}: a fold of {card.task} has {name} {theirs}, the weights {own}: "
-                    "no cross-validation of these"
+                    "not a cross-validation of these weights"
                 )
     scores: dict[str, float] = {}
     for name in sorted(set.intersection(*(set(other.scores) for other in folds))):
@@ -152,4 +152,4 @@ def run_in_parallel(
             raise
     if failed := {fold: code for fold, code in codes.items() if code}:
         told = ", ".join(f"fold {fold} with exit code {code}" for fold, code in failed.items())
-        raise FoldFailed(f"not trained to their end: {told}; the others are kept, go on with --resume")
+        raise FoldFailed(f"training failed: {told}; the other folds are kept, continue with --resume")

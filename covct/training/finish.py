@@ -28,16 +28,16 @@ OPTIMISTIC = (
     "The validation score is optimistic: the best epoch was chosen on the same held-out patients, and restored slices "
     "are cropped around their true lungs."
 )
-UNSCORED = "Trained on all patients: it has no score of its own, only the cross-validation before it has."
-LEFT_OUT = "Trained for a fixed number of epochs, nobody was validated on: judged afterwards on the patients left out."
+UNSCORED = "Trained on all patients: it has no scores of its own, only the preceding cross-validation has."
+LEFT_OUT = "Trained for a fixed number of epochs without validation; evaluated afterwards on the patients left out."
 LIMITS = {
     "restorer": "Learned from six lung cancer patients' scans of one archive with invented opacities; faint ground "
     "glass comes back fainter than it was.",
     "lungs": "Few patients, adults only; no large effusions, no pneumonectomy, no pneumothorax in the training data. "
-    "Gas in the stomach is called now and then.",
+    "Gas in the stomach is sometimes marked as lung.",
     "infection": "Trained on restored and JPEG slices of few patients, and on lesions put into lungs without "
-    "COVID-19: any other opacity (atelectasis, tumour, oedema, other pneumonia) may be called.",
-    "empty-slices": "Learned from the same slices as infection: what that network never saw, this one has not seen.",
+    "COVID-19: any other opacity (atelectasis, tumour, oedema, other pneumonia) may be marked.",
+    "empty-slices": "Learned from the same slices as infection: what that network never saw, nor did this one.",
 }
 
 
@@ -46,7 +46,7 @@ def leak_of(plan: Plan) -> str:
     count = len({patient for names in plan.patients.values() for patient in names})
     return (
         f"Split by slice: {plan.on_both_sides} of {count} patients lie on both sides. Slices of one patient are nearly "
-        "alike, so the scores are far too good, and only fit to compare with others made so."
+        "alike, so the scores are far too good; compare them only with scores of such a split."
     )
 
 

@@ -102,7 +102,7 @@ def train(
             report({"event": "note", "text": leak_of(plan)})
         started_from = read_card(initial) if initial else None  # now: the new card may take its place
         if started_from and (hashes := ", ".join(sha256[:12] for sha256 in untold(started_from))):
-            report({"event": "note", "text": f"{initial}: no card says whom these have learned from: {hashes}"})
+            report({"event": "note", "text": f"{initial}: no card says which patients these were trained on: {hashes}"})
         run = _Run(settings, plan, network, folder, facts, checkpoint_steps, report)
         if resume:
             run.go_on()
@@ -161,7 +161,7 @@ def prepare(
 
 def _check_backbone(settings: Settings, initial: Path | None) -> None:
     if initial:
-        raise UsageError("--backbone and --initial: a network starts from one of them")
+        raise UsageError("--backbone and --initial: wanted only one of them")
     if settings.architecture != "deeplabv3-plus":
         raise UsageError(f"--backbone: {settings.architecture} has no ResNet50; wanted --architecture deeplabv3-plus")
 
@@ -176,8 +176,8 @@ def _refuse_a_leak(plan: Plan, earlier: Card, judged: Iterable[str]) -> None:
         seen = {patient for patient in plan.held_out[source] if has_learned_from(earlier, source, patient)}
         if seen:
             raise UsageError(
-                f"{earlier.name} has learned from {', '.join(sorted(seen))}, or started from a network that has, and "
-                "would be judged by them here; use its --seed and --split or --folds"
+                f"{earlier.name} was trained on {', '.join(sorted(seen))}, or started from a network that was, and "
+                "would be validated on them here; use its --seed and --split or --folds"
             )
 
 
@@ -218,8 +218,8 @@ class _Run:
         if before and not before.state["progress"]["finished"]:
             at = before.state["progress"]
             raise UsageError(
-                f"{self.folder}: an unfinished training of {self.settings.task} lies here, epoch {at['epoch'] + 1}, "
-                f"step {at['step']}: go on with --resume, or remove that folder to begin again"
+                f"{self.folder}: an unfinished training of {self.settings.task}, epoch {at['epoch'] + 1}, "
+                f"step {at['step']}: continue with --resume, or remove that folder to start over"
             )
         checkpoints.forget_all(self.folder)
 
@@ -233,7 +233,7 @@ class _Run:
         """
         before = checkpoints.read_checkpoint(self.folder)
         if before is None:
-            self.report({"event": "note", "text": f"no checkpoint in {self.folder}: from the start"})
+            self.report({"event": "note", "text": f"no checkpoint in {self.folder}: starting from the beginning"})
             return
         stored = before.state["facts"]
         stored = {**stored, "settings": histories.plain(with_defaults(stored["settings"]))}
@@ -248,7 +248,7 @@ class _Run:
             self.average.arrays = [before.arrays[f"average/{i}"] for i in range(len(self.average.arrays))]
         self.progress = Progress(**before.state["progress"])
         self.bests.append(self.progress.best_file)
-        text = f"going on at epoch {self.progress.epoch + 1}, step {self.progress.step}, from {before.path.name}"
+        text = f"resuming at epoch {self.progress.epoch + 1}, step {self.progress.step}, from {before.path.name}"
         self.report({"event": "note", "text": "finished before" if self.progress.finished else text})
 
     def _facts(self) -> dict[str, Any]:
@@ -377,6 +377,6 @@ class _Run:
 
     def best_weights(self) -> list[np.ndarray]:
         if self.progress.best_file is None:
-            raise UsageError("no epoch came to a validation that is a number: nothing to keep")
+            raise UsageError("no epoch had a finite validation score: no weights to keep")
         stored = checkpoints.read_arrays(self.folder / self.progress.best_file).arrays
         return [stored[str(i)] for i in range(len(stored))]

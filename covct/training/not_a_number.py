@@ -36,7 +36,7 @@ def refuse_what_is_not_a_number(
     raise NotANumber(
         f"{settings.task}: epoch {progress.epoch + 1}, step {progress.step + 1}: {what}, with the samples "
         f"{'; '.join(_samples(settings, plan, progress, batch, seed))}. The checkpoints before it are kept. "
-        "Try a lower --learning-rate or a lower --clip-norm in another folder, or look at these slices."
+        "Try a lower --learning-rate or --clip-norm in another folder, or look at these slices."
     )
 
 
@@ -59,4 +59,4 @@ def _samples(settings: Settings, plan: Plan, progress: Progress, batch: Batch, s
 
 def _fault(x: np.ndarray, truth: np.ndarray) -> str:
     bad = [name for name, array in (("image", x), ("truth", truth)) if not np.isfinite(array).all()]
-    return f" (its {' and '.join(bad)} hold values that are no numbers)" if bad else ""
+    return f" (its {' and '.join(bad)} contain NaN or infinite values)" if bad else ""

@@ -97,7 +97,7 @@ case $status in
         df -h "$COVCT_OUT" 2>&1 | tee -a "$log" >&2 || true
         ;;
     13) say 3 "a GPU is required but there is none: see nvidia-smi, or set COVCT_CPU_FALLBACK=1" ;;
-    14) say 3 "a source or a driver does not answer: check the mounts, or restart the machine" ;;
+    14) say 3 "a source or a driver is not responding: check the mounts, or restart the machine" ;;
     126 | 127) say 3 "covct cannot be started: $(id -un) must find it on PATH ($PATH), and may read it and its Python" ;;
     130) say 4 "stopped by a signal or the time limit; finished series are kept, the next night continues" ;;
     137) say 3 "killed from outside, most likely out of memory; finished series are kept" ;;

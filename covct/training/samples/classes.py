@@ -49,7 +49,7 @@ def with_classes(parts: Iterable[Slices], task: str) -> list[Slices]:
             "lungs": "NAME_lungs with 1 and 2, or DICOM SEG with right and left lung",
         }
         raise UsageError(
-            f"--classes: no slice tells {', '.join(CLASSES[task][1:])} apart; wanted masks that do ({wanted[task]})"
+            f"--classes: no slice distinguishes {', '.join(CLASSES[task][1:])}; wanted masks that do ({wanted[task]})"
         )
     return kept
 

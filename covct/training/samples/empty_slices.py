@@ -41,7 +41,7 @@ def of_slices(plan: Plan, settings: Settings) -> Plan:
         Another network than the one that gives one probability a slice was asked for.
     """
     if settings.architecture != NETWORK:
-        raise UsageError(f"empty-slices is learned by --architecture {NETWORK}, got {settings.architecture}")
+        raise UsageError(f"empty-slices needs --architecture {NETWORK}, got {settings.architecture}")
 
     def draw(*arguments: Any, **named: Any) -> Sample:
         x, truth = plan.draw(*arguments, **named)

@@ -44,7 +44,7 @@ def check_inputs(settings: Settings) -> None:
     """Raise UsageError where neighbours, patches or classes are asked of what has none, or do not fit each other."""
     volumetric = settings.architecture == VOLUMETRIC
     if settings.task == "restorer" and (settings.neighbours or volumetric):
-        raise UsageError("the restorer's pairs are single slices: no --neighbours and no unet3d for it")
+        raise UsageError("the restorer is trained on single slices: --neighbours and unet3d do not apply")
     if not 0 <= settings.neighbours <= MOST_CHANNELS // 2:
         raise UsageError(f"--neighbours {settings.neighbours}: wanted 0 to {MOST_CHANNELS // 2} on either side")
     if settings.neighbours and volumetric:
@@ -54,7 +54,7 @@ def check_inputs(settings: Settings) -> None:
         )
     if (settings.neighbours or volumetric) and not settings.folds and settings.split.startswith("slice"):
         raise UsageError(
-            f"--split {settings.split}: what is held out would be a neighbour of what is trained on; "
+            f"--split {settings.split}: held-out slices would be neighbours of training slices; "
             "wanted a split by patient, such as 70/30"
         )
     if (settings.patch or settings.spacing_mm) and not volumetric:
@@ -122,13 +122,13 @@ def limits_of(settings: Settings) -> list[str]:
     texts = []
     if settings.neighbours:
         texts.append(
-            "Neighbours are the next slices whatever their distance, and of published slices the next that are there."
+            "Neighbours are the next slices, whatever their distance; of published slices, the next available ones."
         )
     if patch_of(settings) and not settings.spacing_mm:
         texts.append(
-            "It was shown slices whose distance is not known, on their own grid: "
+            "It was trained on slices whose distance is not known, on their own grid: "
             "a series of thicker or thinner slices looks compressed or stretched to it."
         )
     if settings.classes:
-        texts.append("Its classes were learned only from slices on which somebody told them apart.")
+        texts.append("Its classes were learned only from slices on which they were marked separately.")
     return texts

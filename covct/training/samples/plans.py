@@ -225,7 +225,7 @@ def _plan_volumes(parts: list[Slices], sources: dict[str, Path], settings: Setti
 
     trained = [volume for part in split.train_sets for volume in volumes_in(part)]
     if not any(volume.label.any() for volume in trained):
-        raise UsageError(f"{settings.task} needs volumes with masks of it; none of those to be trained on has any")
+        raise UsageError(f"{settings.task} needs volumes with {settings.task} masks; no training volume has one")
 
     def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
         volume = trained[rng.integers(len(trained))]
@@ -253,7 +253,9 @@ def _plan_classes(reading: Reading, settings: Settings, how: Preparation, wanted
     showing = [part for part in train_sets if classes.shows_classes(part)]
     clean = [part for part in train_sets if not classes.shows_classes(part)]
     if not showing:
-        raise UsageError("--classes: every patient whose masks tell them apart is held out; wanted more, or --split")
+        raise UsageError(
+            "--classes: every patient whose masks distinguish them is held out; wanted more such patients, or --split"
+        )
 
     def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
         among = showing if not clean or rng.random() < 0.68 else clean

@@ -50,15 +50,15 @@ def preparation(settings: Settings) -> Preparation:
     if settings.size % 16 or not LEAST_SIDE <= settings.size <= LARGEST_SIDE:
         raise UsageError(f"--size: got {settings.size}, wanted a multiple of 16 from {LEAST_SIDE} to {LARGEST_SIDE}")
     if settings.task == "lungs" and settings.field_of_view.startswith("lung-"):
-        raise UsageError("--field-of-view: a lungs network works before lungs are known; wanted body or otsu-body")
+        raise UsageError("--field-of-view: a lungs network runs before the lungs are known; wanted body or otsu-body")
     chosen = Preparation(PRESETS[settings.augment], recipe, arguments, settings.field_of_view, settings.size)
     plain = Settings(settings.task, 1, 1)
     if settings.task == "restorer" and any(
         getattr(settings, name) != getattr(plain, name) for name in ("augment", "recipe", "field_of_view", "size")
     ):
         raise UsageError(
-            "the restorer's pairs have changes, recipe and size of their own: "
-            "no --augment, --recipe, --field-of-view or --size for it"
+            "the restorer has its own augmentation, recipe and size: "
+            "--augment, --recipe, --field-of-view and --size do not apply"
         )
     return chosen
 

@@ -106,7 +106,7 @@ def _legend(image: np.ndarray, baseline: int, settings: Settings) -> None:
         put_text(image, "left: input, right: target", MARGIN, baseline, 11, DIM_TEXT)
         return
     x = MARGIN
-    for name, colour in ((settings.task, INFECTION_RGB), ("nobody vouches: not counted", UNKNOWN_COLOUR)):
+    for name, colour in ((settings.task, INFECTION_RGB), ("not labelled: not counted", UNKNOWN_COLOUR)):
         cv2.rectangle(image, (x, baseline - 10), (x + 14, baseline), colour, 1)
         put_text(image, name, x + 20, baseline, 11, TEXT)
         x += 20 + text_width(name, 11) + 20

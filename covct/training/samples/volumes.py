@@ -103,14 +103,17 @@ def can_be_volumes(parts: Iterable[Slices], settings: Settings) -> list[Slices]:
         unknown = np.zeros(len(part), bool)
         if settings.spacing_mm:
             unknown = ~alone & (True if part.spacing_mm is None else np.isnan(part.spacing_mm).any(1))
-        for which, why in ((alone, "they are single slices"), (unknown, "--spacing, and theirs is not known")):
+        for which, why in (
+            (alone, "they are single slices"),
+            (unknown, "--spacing, and theirs is unknown"),
+        ):
             if which.any():
                 log.warning("left out: %d of %d slices of %s: %s", which.sum(), len(part), part.source, why)
         if not (alone | unknown).all():
             kept.append(part.chosen(~(alone | unknown)))
     if not kept:
         wanted = "of known spacing (NIfTI or DICOM)" if settings.spacing_mm else "of adjacent slices"
-        raise UsageError(f"a network of volumes learns from volumes {wanted}, and there are none among the data")
+        raise UsageError(f"a network of volumes learns from volumes {wanted}; the data hold none")
     return kept
 
 
