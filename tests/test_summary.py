@@ -18,7 +18,7 @@ from covct.results import page as page_module
 from covct.results import summary
 from covct.results.entries import Entry, read_tree, worst_first
 from covct.results.page import as_html
-from covct.results.summary import Summary, as_csv, write_summary
+from covct.results.summary import Summary, write_summary
 from covct.terms import FIGURES
 from support.example_report import example_report
 
@@ -428,10 +428,11 @@ def test_failed_write_leaves_the_old_page_whole(out, monkeypatch):
     assert sorted(path.name for path in out.iterdir()) == ["1.2", "index.html", "summary.csv"]
 
 
-def test_csv_numbers_are_numbers():
-    text = as_csv([Entry("a/b", "done", figures={("infection_ml", "lungs"): 0.12345}, severity_class=1)])
-    [row] = csv.DictReader(text.splitlines())
-    assert (row["infection_ml"], row["severity_class"]) == ("0.123", "1")
+def test_csv_numbers_are_numbers(out):
+    put(out, "1.2/1.2.3", report=example_report(regions__lungs__infection_ml=0.12345))
+    write_summary(out)
+    [row] = rows(out)
+    assert (row["infection_ml"], row["severity_class"]) == ("0.123", "2")
 
 
 def test_import_is_light():

@@ -126,11 +126,6 @@ def _fit(shown: _Shown, written: datetime) -> _Shown:
         return _show(damaged(shown.entry.folder, error), shown.mark)
 
 
-def as_csv(entries: Iterable[Entry]) -> str:
-    """One row a series, a header row first; an empty cell where there is no figure."""
-    return _header() + _lines(map(_csv_row, entries))
-
-
 def _header() -> str:
     names = list(_csv_row(Entry("", "done")))
     return _lines([dict(zip(names, names, strict=True))])

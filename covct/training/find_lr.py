@@ -12,6 +12,7 @@ import numpy as np
 
 from covct.disk.durable import output_errors, replace_json
 from covct.errors import UsageError
+from covct.html import render
 from covct.training.batches import batches
 from covct.training.loop import prepare
 from covct.training.settings import Settings
@@ -21,6 +22,8 @@ STEPS = 100
 SMOOTHING = 0.9
 TOO_MUCH = 4.0  # times the least loss: there is nothing more to see
 EDGE = 5  # steps whose slope is not looked at: the smoothed loss settles
+WIDTH, HEIGHT = 640, 360  # of the plot; its axes lie within
+LEFT, RIGHT, TOP, BOTTOM = 60, 620, 30, 310
 
 
 @dataclass(frozen=True)
@@ -81,34 +84,23 @@ def suggest(rates: list[float], losses: list[float]) -> float:
     return float(f"{rates[first + int(np.argmin(slopes[first:]))]:.2g}")
 
 
-def draw_plot(found: RangeTest, width: int = 640, height: int = 360) -> str:
+def draw_plot(found: RangeTest) -> str:
     """Loss over rate, the rate in decades, as an SVG text."""
-    left, right, top, bottom = 60, 20, 30, 50
     low, high = math.log10(LOWEST), math.log10(HIGHEST)
     least, most = min(found.losses), max(found.losses)
-    room = (most - least) or 1.0
 
-    def place(rate: float, loss: float) -> tuple[float, float]:
-        x = left + (math.log10(rate) - low) / (high - low) * (width - left - right)
-        return x, top + (most - loss) / room * (height - top - bottom)
+    def across(rate: float) -> float:
+        return LEFT + (math.log10(rate) - low) / (high - low) * (RIGHT - LEFT)
 
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, found.rates, found.losses))
-    marks = []
-    for decade in range(round(low), round(high) + 1):
-        x, _ = place(10.0**decade, least)
-        marks.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - bottom}" class="grid"/>')
-        marks.append(f'<text x="{x:.1f}" y="{height - bottom + 18}" text-anchor="middle">1e{decade}</text>')
-    for loss in (least, most):
-        _, y = place(LOWEST, loss)
-        marks.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{loss:.3g}</text>')
-    x, _ = place(found.suggestion, least)
-    chosen = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - bottom}" class="chosen"/>'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
-        "<style>text{font:12px sans-serif;fill:#333}.grid{stroke:#ddd}.chosen{stroke:#c33;stroke-dasharray:4}"
-        "polyline{fill:none;stroke:#236;stroke-width:2}</style>"
-        f'<rect width="{width}" height="{height}" fill="#fff"/>{"".join(marks)}{chosen}<polyline points="{line}"/>'
-        f'<text x="{x + 6:.1f}" y="{top - 10}">suggestion {found.suggestion:g}</text>'
-        f'<text x="{(left + width - right) / 2}" y="{height - 12}" text-anchor="middle">learning rate</text>'
-        f'<text x="{left}" y="{top - 10}" text-anchor="middle">loss</text></svg>\n'
-    )
+    def up(loss: float) -> float:
+        return TOP + (most - loss) / ((most - least) or 1.0) * (BOTTOM - TOP)
+
+    return render(
+        "find-lr.svg",
+        width=WIDTH, height=HEIGHT, left=LEFT, right=RIGHT, top=TOP, bottom=BOTTOM,
+        decades=[(across(10.0**decade), decade) for decade in range(round(low), round(high) + 1)],
+        levels=[(up(loss), loss) for loss in (least, most)],
+        line=[(across(rate), up(loss)) for rate, loss in zip(found.rates, found.losses, strict=True)],
+        chosen=across(found.suggestion),
+        suggestion=found.suggestion,
+    )  # fmt: skip
