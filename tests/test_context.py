@@ -5,32 +5,62 @@ import pytest
 
 from covct.networks.devices import Device, Ladder
 from covct.networks.network import Network, input_shape, probabilities, task_probability
-from covct.voxels.patches import blend_weights, neighbours, patchwise, starts, with_neighbours
+from covct.voxels.around import adjacent, at_distances, channels_last, mixed
+from covct.voxels.patches import blend_weights, patchwise, starts
 from covct.voxels.preprocess import whole_slice
 from support.thresholds import threshold_card
 
 
+def indices(around):
+    """Of channels that are one slice each."""
+    assert (around.shares == (1, 0)).all()
+    return around.indices[..., 0].tolist()
+
+
 def test_edge_slices_are_repeated():
-    assert neighbours(4, 3).tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]
-    assert neighbours(1, 5).tolist() == [[0, 0, 0, 0, 0]]
-    assert neighbours(3, 1).tolist() == [[0], [1], [2]]
+    assert indices(adjacent(4, 3)) == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]
+    assert indices(adjacent(1, 5)) == [[0, 0, 0, 0, 0]]
+    assert indices(adjacent(3, 1)) == [[0], [1], [2]]
 
 
 def test_slices_on_both_sides_of_a_gap_are_no_neighbours():
-    assert neighbours(4, 3, first_of_runs=(2,)).tolist() == [[0, 0, 1], [0, 1, 1], [2, 2, 3], [2, 3, 3]]
+    assert indices(adjacent(4, 3, first_of_runs=(2,))) == [[0, 0, 1], [0, 1, 1], [2, 2, 3], [2, 3, 3]]
 
 
 def test_an_even_number_of_channels_has_no_middle():
     with pytest.raises(ValueError, match="odd"):
-        neighbours(4, 2)
+        adjacent(4, 2)
+
+
+def heights(count, slice_mm):
+    """Slices whose pixels say how high they lie, mm."""
+    return (slice_mm * np.arange(count, dtype=np.float32))[:, None, None] * np.ones((1, 2, 2), np.float32)
 
 
 def test_neighbours_become_channels_with_the_slice_itself_in_the_middle():
-    slices = np.arange(4, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
-    seen = with_neighbours(slices, neighbours(4, 3))
+    seen = channels_last(mixed(heights(4, 1.0), adjacent(4, 3)))
     assert seen.shape == (4, 2, 2, 3)
     assert seen[1, 0, 0].tolist() == [0, 1, 2]
     assert seen.flags["C_CONTIGUOUS"]
+
+
+@pytest.mark.parametrize("slice_mm", [0.6, 1.0, 2.5, 3.0000001, 5.0, 7.5])
+def test_a_channel_is_what_lies_at_its_distance_whatever_the_slices(slice_mm):
+    around = at_distances(40, (3, 6), slice_mm)
+    seen = mixed(heights(40, slice_mm), around)[..., 0, 0]
+    offsets = np.array([-6, -3, 0, 3, 6])
+    height = slice_mm * np.arange(40)[:, None] + offsets
+    inside = (height > -1e-3) & (height < 39 * slice_mm + 1e-3)
+    np.testing.assert_allclose(seen, np.where(inside, height, 0), atol=2e-3)
+    assert (around.there == inside).all()
+
+
+def test_nothing_lies_beyond_a_gap_or_where_the_distance_is_not_known():
+    around = at_distances(6, (3,), np.array([3, 3, 3, 1.5, 1.5, np.nan]), first_of_runs=(3, 5))
+    assert around.there.tolist() == [
+        [False, True, True], [True, True, True], [True, True, False],
+        [False, True, False], [False, True, False], [False, True, False],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("length", [5, 8, 9, 12, 31, 100])
@@ -106,6 +136,21 @@ def test_a_network_of_three_slices_is_fed_the_neighbours_of_each_chosen_slice():
     expected = np.concatenate([brightness[:1], brightness[:-1]])
     expected[10] = 0
     np.testing.assert_allclose(out[:, 16, 16], expected, atol=2e-3)
+
+
+def test_a_network_of_distances_is_fed_what_lies_there_and_nothing_beyond_the_ends():
+    """Slices of 2 mm: 3 mm lie between the first and the second; seen as a thicker slice would have it, in HU."""
+    card = threshold_card("infection").replaced(size=32, channels=3, neighbours_mm=[3.0])
+    seen = []
+    network = Network(card, lambda slices: seen.append(slices) or slices[..., 1])
+    brightness = np.linspace(0.2, 2.0, 40)  # the window ends at 1
+    view = whole_slice((32, 32), (1, 1))
+    probabilities(network, hu_of(brightness), view, np.ones(40, bool), (2.0, 1.0, 1.0))
+    fed = np.concatenate(seen)[:, 16, 16]
+    above = np.clip(np.interp(np.arange(40) - 1.5, np.arange(40), brightness), 0, 1)
+    np.testing.assert_allclose(fed[2:, 0], above[2:], atol=2e-3)
+    np.testing.assert_allclose(fed[:, 1], np.clip(brightness, 0, 1), atol=2e-3)
+    assert (fed[:2, 0] == 0).all() and (fed[-2:, 2] == 0).all() and (fed[:-2, 2] > 0).all()
 
 
 def test_a_mirrored_look_keeps_the_order_of_slices_and_channels():

@@ -16,6 +16,12 @@ VOLUMES = replace(PLAIN, architecture="unet3d")
     ("settings", "words"),
     [
         (replace(PLAIN, neighbours=8), "--neighbours 8: wanted 0 to 7"),
+        (replace(PLAIN, neighbours=1, neighbours_mm=(3.0,)), "wanted one of them"),
+        (replace(PLAIN, neighbours_mm=(6.0, 3.0)), "--neighbours-mm 6,3: wanted up to 7 distances, ascending"),
+        (replace(PLAIN, neighbours_mm=(0.1,)), "--neighbours-mm 0.1: wanted .* 0.5 to 30 mm"),
+        (replace(VOLUMES, neighbours_mm=(3.0,)), "--neighbours-mm: unet3d sees patches of volumes"),
+        (replace(PLAIN, task="restorer", neighbours_mm=(3.0,)), "restorer is trained on single slices"),
+        (replace(PLAIN, neighbours_mm=(3.0,), split="slice"), "--split slice: .* wanted a split by patient"),
         (replace(VOLUMES, neighbours=1), "--neighbours 1: unet3d sees patches of volumes"),
         (replace(PLAIN, task="restorer", neighbours=1), "restorer is trained on single slices"),
         (replace(VOLUMES, task="restorer"), "restorer is trained on single slices"),
@@ -51,7 +57,7 @@ def test_what_was_always_trained_is_built_with_the_arguments_it_always_had():
     check_inputs(PLAIN)
     assert arguments_for(PLAIN, 256) == {"size": 256}
     assert input_of(PLAIN, 256) == (256, 256, 1)
-    assert card_fields(PLAIN) == {"channels": 1, "patch": [], "classes": [], "spacing_mm": None}
+    assert card_fields(PLAIN) == {"channels": 1, "neighbours_mm": [], "patch": [], "classes": [], "spacing_mm": None}
 
 
 def test_volumes_have_the_published_patch_unless_another_is_asked_for():
@@ -64,7 +70,7 @@ def test_settings_of_before_are_read_with_what_they_meant():
     from dataclasses import asdict
 
     stored = asdict(PLAIN)
-    for name in ("neighbours", "patch", "spacing_mm", "classes"):
+    for name in ("neighbours", "neighbours_mm", "patch", "spacing_mm", "classes"):
         del stored[name]
     assert with_defaults(stored) == asdict(PLAIN)
 

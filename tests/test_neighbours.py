@@ -20,6 +20,7 @@ SETTINGS = Settings(
     "infection", epochs=1, samples_per_epoch=8, batch_size=4, base_filters=2, split="0.34", size=32, neighbours=1,
     augment="none",
 )  # fmt: skip
+DISTANCES = replace(SETTINGS, neighbours=0, neighbours_mm=(3.0, 6.0))
 CARD = threshold_card("infection").replaced(size=256, channels=3)
 
 
@@ -44,22 +45,26 @@ def fed(card, data, patient):
     return np.concatenate(seen)
 
 
-def test_a_slice_is_validated_and_drawn_with_the_channels_that_inference_feeds(data):
+@pytest.mark.parametrize("settings", [SETTINGS, DISTANCES], ids=["adjacent", "distances"])
+def test_a_slice_is_validated_and_drawn_with_the_channels_that_inference_feeds(data, settings):
     """To the rounding of HU. In draws the stack may be turned around: which end is the head is not always told."""
     pytest.importorskip("keras")
     from covct.training.samples.plans import plan_infection
     from covct.training.samples.reading import Reading
 
-    plan = plan_infection(Reading(find_sources(data)), replace(SETTINGS, size=256))
+    plan = plan_infection(Reading(find_sources(data)), replace(settings, size=256))
     [held] = plan.held_out["cases"]
-    scanned = fed(CARD, data, held)
+    card = CARD.replaced(channels=settings.channels, neighbours_mm=list(settings.neighbours_mm))
+    scanned = fed(card, data, held)
     np.testing.assert_allclose(plan.validation[0], scanned[::2], atol=1e-3)
     assert np.abs(scanned[2:4, ..., 0] - scanned[2:4, ..., 2]).max() > 0.02, "neighbours differ, or nothing is tested"
 
-    trained = np.concatenate([fed(CARD, data, patient) for patient in plan.patients["cases"] if patient != held])
+    trained = np.concatenate([fed(card, data, patient) for patient in plan.patients["cases"] if patient != held])
     ways = set()
     for seed in range(12):
         x, truth = plan.draw(np.random.default_rng(seed))
+        if settings.neighbours_mm and not np.delete(x, 2, -1).any():
+            continue  # shown without neighbours
         gaps = [np.abs(trained[..., ::way] - x).max((1, 2, 3)) for way in (1, -1)]
         assert min(gap.min() for gap in gaps) < 1e-3
         ways.add(int(gaps[1].min() < gaps[0].min()))
@@ -91,16 +96,19 @@ def test_no_neighbour_comes_from_another_volume_or_from_beyond_a_gap(data, tmp_p
     """Two volumes of one patient; a slice that the gate left out; slices that were published by themselves."""
     save_slices(tmp_path / "ma", ["a", "a"], equalised)
     two = read_ma_slices(tmp_path / "ma", lambda pixels: pixels.astype(np.int16) * 5 - 1000)
-    seen = neighbours.with_context(two, 1).around
+    seen = neighbours.with_context(two, SETTINGS).context.around.indices[..., 0]
     assert seen[4].tolist() == [3, 4, 4]
     assert seen[5].tolist() == [5, 5, 6]
 
     image = np.zeros((1, 256, 256), np.int16)
     single = [Slices(image, image, image, ("m",), "medseg") for _ in range(3)]
-    assert neighbours.with_context(joined(single, "medseg"), 2).around.tolist() == [[i] * 5 for i in range(3)]
+    alone = neighbours.with_context(joined(single, "medseg"), replace(SETTINGS, neighbours=2)).context.around
+    assert alone.indices[..., 0].tolist() == [[i] * 5 for i in range(3)]
+    alone = neighbours.with_context(joined(single, "medseg"), DISTANCES).context.around
+    assert alone.there.tolist() == [[False, False, True, False, False]] * 3
 
     gap = replace(two, places=one_volume([0, 1, 2, 3, 5, 6, 7, 8, 9, 10]))
-    assert neighbours.first_of_runs(gap) == (4,)
+    assert gap.first_of_runs == (4,)
 
 
 def test_a_slice_left_out_of_a_case_is_a_gap(data):
@@ -113,16 +121,58 @@ def test_a_slice_left_out_of_a_case_is_a_gap(data):
     part = read_other_slices(data, find_sources(data))
     mine = np.array(part.patients) == "p0"
     assert part.places[mine, 1].tolist() == [0, 1, 3, 4, 5]
-    assert neighbours.first_of_runs(part)[0] == 2
+    assert part.first_of_runs[0] == 2
 
 
 def test_slices_left_out_of_the_drawing_are_still_seen_as_neighbours(data):
     """Slices without lung are not drawn; at inference they are fed all the same."""
-    part = neighbours.with_context(read_other_slices(data, find_sources(data)), 1)
+    part = neighbours.with_context(read_other_slices(data, find_sources(data)), SETTINGS)
     drawn = part.with_lung()
     assert len(part) - len(drawn) == 3, "the slice above the lungs of each"
     hu, *_ = neighbours.stack(drawn, 0, np.random.default_rng(0))
     assert {hu[0].sum(), hu[2].sum()} == {part.hu[0].sum(), part.hu[2].sum()}
+
+
+def ramp(count, slice_mm):
+    """A volume whose HU say how high a slice lies, 10 a mm; the upper half is infected."""
+    heights = slice_mm * np.arange(count)
+    hu = np.rint(10 * heights).astype(np.int16)[:, None, None] * np.ones((1, 4, 4), np.int16)
+    label = np.repeat((np.arange(count) >= count // 2).astype(np.uint8), 16).reshape(-1, 4, 4)
+    spacing = np.tile((slice_mm, 1.0, 1.0), (count, 1))
+    whole = Slices(
+        hu, np.ones_like(label), label, ("p",) * count, "cases", None, None, one_volume(range(count)), spacing
+    )
+    return neighbours.with_context(whole, DISTANCES)
+
+
+@pytest.mark.parametrize("slice_mm", [0.7, 2.0, 5.0])
+def test_slices_made_thicker_show_what_lies_where_they_are(slice_mm):
+    """The mean over any thickness of what grows evenly is what lies in the middle."""
+    part, offsets = ramp(60, slice_mm), np.array([-6, -3, 0, 3, 6])
+    for seed in range(60):
+        hu, _, infection, there = neighbours.stack(part, 30, np.random.default_rng(seed), 10.0)
+        way = 1 if hu[-1].max() >= hu[0].max() or not there[0] else -1
+        expected = 10 * (30 * slice_mm + way * offsets)
+        np.testing.assert_allclose(hu[there][:, 0, 0], expected[there], atol=3.0)  # 0.3 mm: slices are steps
+        assert infection[2].max() == 1
+    assert neighbours.stack(part, 25, np.random.default_rng(0), 0.0).infection[2].max() == 0
+
+
+def test_a_thick_slice_is_infected_where_most_of_it_is_and_ends_where_the_series_ends():
+    part = ramp(60, 1.0)
+    indices, shares = neighbours._thick(part.context, 28, 9.0)
+    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-5)
+    assert indices.min() >= 0 and (shares[2] > 0.01).sum() == 9
+    assert neighbours._mixture(part.context.pool, indices, shares).infection[2].max() == 0
+    assert neighbours._mixture(part.context.pool, *neighbours._thick(part.context, 31, 9.0)).infection[2].max() == 1
+    _, shares = neighbours._thick(part.context, 1, 9.0)
+    assert shares.any(1).tolist() == [False, False, True, False, False]
+
+
+def test_a_slice_is_now_and_then_shown_without_neighbours():
+    part = ramp(20, 2.0)
+    alone = [neighbours.stack(part, 10, np.random.default_rng(seed)).there.sum() == 1 for seed in range(200)]
+    assert 0.08 < np.mean(alone) < 0.25
 
 
 def test_with_nobody_held_out_there_is_nothing_to_validate(data):

@@ -119,10 +119,11 @@ def test_a_network_of_volumes_is_trained_and_runs_from_its_card(data, tmp_path):
 
 def test_a_network_of_millimetres_is_not_judged_on_slices_without_any(data):
     from covct.evaluation.judge import _probability
+    from covct.evaluation.truth import Truth
 
     card = threshold_card("lungs").replaced(patch=list(PATCH), spacing_mm=[5.0, 5.0, 5.0])
     with pytest.raises(UsageError, match="got slices whose distance is not known, wanted whole series"):
-        _probability(Network(card, lambda patches: patches[..., 0]), np.zeros((2, 256, 256)))
+        _probability(Network(card, lambda patches: patches[..., 0]), Truth(np.zeros((2, 256, 256)), {}))
 
 
 def test_a_network_of_slices_of_unknown_distance_says_so():

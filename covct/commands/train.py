@@ -79,7 +79,7 @@ def _settings(asked: Asked) -> Settings:
     from covct.architectures import architecture_name
     from covct.training.cross_validation import threshold_of
     from covct.training.samples.empty_slices import NETWORK
-    from covct.training.samples.inputs import VOLUMETRIC, parse_patch, parse_three
+    from covct.training.samples.inputs import VOLUMETRIC, parse_distances, parse_patch, parse_three
     from covct.training.settings import Settings
 
     threshold = asked.threshold
@@ -94,7 +94,7 @@ def _settings(asked: Asked) -> Settings:
         split=asked.split, folds=asked.folds, fold=asked.fold or 0, threshold=threshold, seed=asked.seed,
         mixed_precision=asked.mixed_precision, augment=asked.augment.value, recipe=asked.recipe,
         field_of_view=asked.field_of_view, size=asked.size, leave_out=tuple(filter(None, asked.leave_out.split(","))),
-        neighbours=asked.neighbours, patch=parse_patch(asked.patch),
+        neighbours=asked.neighbours, neighbours_mm=parse_distances(asked.neighbours_mm), patch=parse_patch(asked.patch),
         spacing_mm=parse_three("--spacing", asked.spacing), classes=asked.classes,
         norm=asked.norm.value if asked.norm else None,
     )  # fmt: skip

@@ -48,6 +48,7 @@ class Augment(str, Enum):
     none = "none"
     light = "light"
     real_lesions = "real-lesions"
+    clinical = "clinical"
     standard = "standard"
     full = "full"
 
@@ -77,6 +78,13 @@ class Asked:
     neighbours: Annotated[
         int, _network(help="2.5D: feed N adjacent slices on either side as extra channels. Default: 0.", min=0)
     ] = 0
+    neighbours_mm: Annotated[
+        str | None,
+        _network(
+            help="2.5D: feed what lies at these distances in mm on either side as extra channels, e.g. 3,6, "
+            "interpolated between slices."
+        ),
+    ] = None
     patch: Annotated[str | None, _network(help="Patch size of unet3d: slices, rows, columns. Default: 80,160,160.")] = (
         None
     )

@@ -14,13 +14,13 @@ import numpy as np
 
 from covct.data.cases import Case, Labelled
 from covct.data.domains import CLAHE, HU, TISSUE_HU, as_grey, hu_by_anchors, hu_of_window
+from covct.data.not_disease import labels_without_disease
 from covct.data.read_case import read_case
 from covct.data.slices import SIZE, UNKNOWN, Slices, one_volume
 from covct.errors import UsageError
 from covct.voxels.preprocess import FieldOfView, body_field_of_view, clahe, to_model_space, whole_slice
 
 AERATED_HU = -640  # smoothed lung below this holds no infection; above it a cancer patient's lung may
-TRUSTED_HU = -700  # darker still: only so far is a cancer patient's lung taken as a negative in training
 Restore = Callable[[np.ndarray], np.ndarray]
 
 
@@ -47,7 +47,8 @@ def slices_of(labelled: Labelled, restore: Restore | None = None) -> Slices:
     """A case that was read, in model space; see `read_slices`."""
     part = _at_the_ribs(labelled) if labelled.case.layout == "medseg" else _around_the_body(labelled, restore)
     if labelled.case.negative:
-        part = replace(part, infection=_clean_where_aerated(part.hu, part.lungs))
+        spacing = None if part.spacing_mm is None else tuple(part.spacing_mm[0].tolist())
+        part = replace(part, infection=labels_without_disease(part.hu, part.lungs, spacing))
     elif labelled.infection is None:
         part = replace(part, infection=np.where(part.lungs > 0, UNKNOWN, 0).astype(np.uint8))
     return part if labelled.lungs is not None else replace(part, lungs=np.full(part.hu.shape, UNKNOWN, np.uint8))
@@ -143,20 +144,6 @@ def _cropped_classes(classes: np.ndarray) -> np.ndarray:
         [np.uint8(value) * _cropped_in_model_space(empty, classes == value)[1] for value in (1, 2, 3)], dtype=np.uint8
     )
     return cropped
-
-
-def _clean_where_aerated(hu: np.ndarray, lungs: np.ndarray) -> np.ndarray:
-    """Infection labels of a person without COVID-19: 0, and `UNKNOWN` in dense lung, which may be another disease."""
-    dense = np.stack([_smoothed_inside(one, mask) > TRUSTED_HU for one, mask in zip(hu, lungs, strict=True)])
-    return np.where((lungs > 0) & dense, UNKNOWN, 0).astype(np.uint8)
-
-
-def _smoothed_inside(hu: np.ndarray, mask: np.ndarray, sigma: float = 4.0) -> np.ndarray:
-    """HU smoothed over the mask alone, so that neither a vessel nor the chest wall makes lung look dense."""
-    weight = (mask > 0).astype(np.float32)
-    total = cv2.GaussianBlur((hu + 1000) * weight, (0, 0), sigma)
-    smooth: np.ndarray = total / np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-3) - 1000
-    return smooth
 
 
 def _cropped_in_model_space(hu: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -81,11 +81,17 @@ def read_ma_slices(
     only : set of str
         Of these patients.
     in_hu : Path
-        A folder with some of them in HU (`covct.data.hu_slices`), which take the place of those on 8 bit.
+        A folder with some of them in HU (`covct.data.hu_slices`), which take the place of those on 8 bit. Without a
+        restorer these are all.
     """
     exact = _cases_of(in_hu) if in_hu else []
     there = {(case.patient, number) for case in exact for number in case.numbers}
-    cases = [*exact, *(rest for case in _cases_of(folder) if (rest := _without(case, there)).images)]
+    rest = [one for case in _cases_of(folder) if (one := _without(case, there)).images]
+    if exact and restore is None:
+        count = sum(len(case.images) for case in rest)
+        log.warning("left out: %d slices of %s on 8 bit: no --restorer to bring them to HU", count, folder.name)
+        rest = []
+    cases = [*exact, *rest]
     chosen = [case for case in cases if only is None or case.patient in only]
     return joined([slices_of(_with_lungs(case), restore) for case in chosen], MA)
 

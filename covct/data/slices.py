@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from covct.errors import UsageError
+from covct.voxels.around import Around
 
 SIZE = 256
 UNKNOWN = 2  # infection label of a pixel nobody vouches for; left out of the loss
@@ -40,8 +41,8 @@ class Slices:
         Between slices, rows and columns, of the 256 x 256 pixels; NaN where it is not known.
     at_the_ribs : (slices,) bool or None
         Whether a slice ends at the ribs, where its publisher cropped it. None: none does.
-    pool, around : Slices and (slices, channels) int, or None
-        Each slice's neighbours as indices into the pool, itself in the middle; see `training.neighbours`.
+    context : Context or None
+        What lies around each slice, where it is seen with that.
     """
 
     hu: np.ndarray
@@ -54,8 +55,7 @@ class Slices:
     places: np.ndarray | None = None
     spacing_mm: np.ndarray | None = None
     at_the_ribs: np.ndarray | None = None
-    pool: Slices | None = None
-    around: np.ndarray | None = None
+    context: Context | None = None
 
     def __len__(self) -> int:
         return len(self.hu)
@@ -67,6 +67,13 @@ class Slices:
     def first_of_patients(self) -> list[int]:
         """Index of each patient's first slice."""
         return sorted({patient: index for index, patient in reversed(list(enumerate(self.patients)))}.values())
+
+    @property
+    def first_of_runs(self) -> tuple[int, ...]:
+        """Indices of slices that do not follow the one before: another volume, or a gap. As `voxels.around` wants."""
+        if self.places is None:
+            return tuple(range(1, len(self)))
+        return tuple((np.flatnonzero((np.diff(self.places, axis=0) != (0, 1)).any(1)) + 1).tolist())
 
     def with_lung(self, pixels: int = 200) -> Slices:
         """The slices with at least so much lung."""
@@ -85,7 +92,37 @@ class Slices:
         """Some of the slices. chosen (slices,) bool."""
         arrays = {name: value[chosen] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         kept = tuple(patient for patient, c in zip(self.patients, chosen, strict=True) if c)
-        return replace(self, **arrays, patients=kept)
+        context = self.context and self.context.chosen(chosen)
+        return replace(self, **arrays, patients=kept, context=context)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What lies around the slices of a source, those included that have been left out of it.
+
+    Attributes
+    ----------
+    pool : Slices
+        All slices of the source.
+    around : Around
+        Indices into the pool.
+    runs : (slices, 2) int
+        Of each slice's run of adjacent ones the first in the pool, and the first beyond.
+    distances_mm : tuple of float
+        As of `voxels.around.at_distances`; empty: of the adjacent slices.
+    slice_mm : (slices,) float
+        From slice to slice; NaN where it is not known.
+    """
+
+    pool: Slices
+    around: Around
+    runs: np.ndarray
+    distances_mm: tuple[float, ...]
+    slice_mm: np.ndarray
+
+    def chosen(self, chosen: np.ndarray) -> Context:
+        """Of some of the slices. chosen (slices,) bool."""
+        return replace(self, around=self.around.chosen(chosen), runs=self.runs[chosen], slice_mm=self.slice_mm[chosen])
 
 
 def held_out_patients(patients: list[str], share: float, seed: int) -> frozenset[str]:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from covct.data.cases import Case
+from covct.data.slice_distance import estimated_distance_mm
 from covct.errors import UsageError
 from covct.evaluation import calibration
 from covct.evaluation.intervals import Promise, counting, promise_of_report, promise_of_tally
@@ -20,10 +21,12 @@ from covct.evaluation.surface import surface_scores
 from covct.evaluation.truth import Truth
 from covct.intake.choice import Choice
 from covct.intake.discover import Series, discover
-from covct.networks.network import Network, Networks, field_of_view, probabilities
+from covct.networks.cards import Card
+from covct.networks.network import Network, Networks, field_of_view, probabilities, surroundings
 from covct.pipeline.burden import severity
 from covct.pipeline.series import Clock, process
 from covct.pipeline.uncertainty import Tally
+from covct.voxels.around import Around
 from covct.voxels.fields_of_view import MODEL_PIXEL_MM, lung_field_of_view
 from covct.voxels.overlay import BACKGROUND, draw_slice
 from covct.voxels.preprocess import FieldOfView, from_model_space, whole_slice
@@ -132,36 +135,49 @@ class Judged:
 
 def look_at_slices(networks: Networks, truth: Truth, infection: bool = True) -> Called:
     """Our networks on slices in model space: thresholds only, infection inside the lungs found."""
-    probability = {"lungs": _probability(networks.lungs, truth.hu)}
+    probability = {"lungs": _probability(networks.lungs, truth)}
     masks = {"lungs": probability["lungs"] >= networks.lungs.card.threshold}
     promise = None
     if infection:
         tally = Tally.empty(networks.infection.card.threshold)
-        probability["infection"] = _probability(networks.infection, truth.hu, masks["lungs"], tally)
+        probability["infection"] = _probability(networks.infection, truth, masks["lungs"], tally)
         masks["infection"] = (probability["infection"] >= networks.infection.card.threshold) & masks["lungs"]
         promise = promise_of_tally(networks.infection, tally, masks["lungs"], masks["infection"])
     return Called(masks, {task: one.__getitem__ for task, one in probability.items()}, promise)
 
 
 def _probability(
-    network: Network, hu: np.ndarray, lungs: np.ndarray | None = None, tally: Tally | None = None
+    network: Network, truth: Truth, lungs: np.ndarray | None = None, tally: Tally | None = None
 ) -> np.ndarray:
     """(slices, rows, columns) float16, on the pixels of the slices; these are cut to the body already."""
-    card, shape = network.card, hu.shape[1:]
+    card, hu, shape = network.card, truth.hu, truth.hu.shape[1:]
     if card.spacing_mm:
         raise UsageError(
             f"{card.name} is a network of volumes at {card.spacing_mm} mm: got slices whose distance is not known, "
             "wanted whole series (NIfTI or DICOM)"
         )
     view = whole_slice(shape) if card.field_of_view in CUT_ALREADY else field_of_view(card, hu, MODEL_PIXELS_MM, lungs)
-    everything = np.ones(len(hu), bool)
+    everything, around = np.ones(len(hu), bool), _around(card, truth)
     if lungs is None or tally is None:
-        seen = probabilities(network, hu, view, everything)
+        seen = probabilities(network, hu, view, everything, around=around)
     else:
-        seen = probabilities(network, hu, view, everything, watch=counting(tally, lungs, view, card.size))
+        counted = counting(tally, lungs, view, card.size)
+        seen = probabilities(network, hu, view, everything, watch=counted, around=around)
     if view == whole_slice(shape) and seen.shape == hu.shape:
         return seen
     return np.stack([from_model_space(one.astype(np.float32), view, shape) for one in seen]).astype(np.float16)
+
+
+def _around(card: Card, truth: Truth) -> Around:
+    """What lies around each slice: those of pictures have gaps, and mostly a distance that only they tell."""
+    numbers = np.arange(len(truth.hu)) if truth.numbers is None else truth.numbers
+    gaps = tuple((np.flatnonzero(np.diff(numbers) != 1) + 1).tolist())
+    if not card.neighbours_mm:
+        return surroundings(card, len(numbers), first_of_runs=gaps)
+    slice_mm = truth.spacing_mm[0] if truth.spacing_mm else np.nan
+    if np.isnan(slice_mm):
+        slice_mm = estimated_distance_mm(truth.hu, numbers)
+    return surroundings(card, len(numbers), slice_mm, gaps)
 
 
 def look_at_series(networks: Networks, case: Case) -> Called:

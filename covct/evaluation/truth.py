@@ -35,6 +35,8 @@ class Truth:
         Of a whole series, or a volume.
     known : bool array or None
         Pixels whose truth somebody vouches for; None: all.
+    numbers : (slices,) int or None
+        Of the slices in their volume, of pictures; None: they follow one another.
     """
 
     hu: np.ndarray
@@ -43,6 +45,7 @@ class Truth:
     scan: Scan | None = None
     measured: bool = True
     known: np.ndarray | None = None
+    numbers: np.ndarray | None = None
 
     @property
     def grid(self) -> hd.Volume | None:
@@ -92,7 +95,8 @@ def truth_for_networks(case: Case, labels: LabelNames = PLAIN, restore: Restore 
     masks = {task: getattr(part, task) == 1 for task in TASKS if getattr(labelled, task) is not None}
     spacing = None if part.spacing_mm is None else part.spacing_mm[0]
     known = None if labelled.unknown is None else part.lungs != UNKNOWN
-    return Truth(part.hu, masks, None if spacing is None else (spacing[0], spacing[1], spacing[2]), known=known)
+    spacing_mm = None if spacing is None else (spacing[0], spacing[1], spacing[2])
+    return Truth(part.hu, masks, spacing_mm, known=known, numbers=None if part.places is None else part.places[:, 1])
 
 
 def each_once(cases: Sequence[Case]) -> list[Case]:

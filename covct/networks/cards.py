@@ -39,6 +39,7 @@ MOST_CHANNELS, MOST_VOXELS = 15, 2**22
 ViewName = Literal["body", "otsu-body", "whole", "lung-contours", "lung-mask"]  # functions in `fields_of_view`
 FIELDS_OF_VIEW = get_args(ViewName)
 SPACINGS_MM = (0.3, 20.0)
+NEIGHBOURS_MM = (0.5, 30.0)
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 
 
@@ -84,6 +85,7 @@ def _lineage(training: dict[str, Any]) -> dict[str, Any]:
 
 NotMeasured = BeforeValidator(lambda value: None if value == {} else value)
 AsObject = PlainSerializer(lambda value: value.model_dump() if value else {})
+NeighbourMm = Annotated[float, Field(ge=NEIGHBOURS_MM[0], le=NEIGHBOURS_MM[1])]
 Spacing = Annotated[float, Field(ge=SPACINGS_MM[0], le=SPACINGS_MM[1])]
 
 
@@ -121,7 +123,12 @@ class Card(Document):
         None, description="Empty: not measured, the default is used."
     )
     channels: int = Field(
-        1, ge=1, le=MOST_CHANNELS, description="Adjacent slices seen at once, the middle one in question; odd."
+        1, ge=1, le=MOST_CHANNELS, description="Slices seen at once, the middle one in question; odd."
+    )
+    neighbours_mm: list[NeighbourMm] = Field(
+        [],
+        description="Distances at which slices are seen on either side, mm, ascending. "
+        "Empty: the adjacent slices, whatever their distance.",
     )
     patch: list[int] = Field(
         [], description="Of a volumetric network: slices, rows and columns seen at once. Empty: it sees slices."
@@ -154,6 +161,14 @@ class Card(Document):
         if channels % 2 == 0:
             raise ValueError(f"wanted an odd number up to {MOST_CHANNELS}")
         return channels
+
+    @field_validator("neighbours_mm")
+    @classmethod
+    def _are_its_channels(cls, distances: list[float], info: ValidationInfo) -> list[float]:
+        channels = info.data.get("channels", 1)
+        if distances and (len(distances) != channels // 2 or distances != sorted(set(distances))):
+            raise ValueError(f"wanted none, or for {channels} channels {channels // 2}, ascending")
+        return distances
 
     @field_validator("patch")
     @classmethod

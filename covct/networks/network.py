@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from covct.networks.cards import TASK_CLASSES, Card
 from covct.networks.devices import Device, Ladder
+from covct.voxels.around import Around, adjacent, at_distances, channels_last, mixed
 from covct.voxels.fields_of_view import FIELDS_OF_VIEW, enclosed_air_mm2
 from covct.voxels.labels import Slices
-from covct.voxels.patches import neighbours, patchwise, with_neighbours
+from covct.voxels.patches import patchwise
 from covct.voxels.preprocess import FieldOfView, to_model_space, with_arguments
 from covct.voxels.resample import from_volume_space, to_volume_space
 
@@ -84,6 +85,7 @@ def probabilities(
     chosen: np.ndarray,
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
     watch: Callable[[np.ndarray, list[np.ndarray]], None] = lambda indices, looks: None,
+    around: Around | None = None,
 ) -> np.ndarray:
     """Run a network over the chosen slices.
 
@@ -97,6 +99,8 @@ def probabilities(
         Between slices, rows and columns of `hu`.
     watch : function (indices, looks), optional
         Told of every chunk its slices' indices and what each look made of them, before the mean is taken.
+    around : Around, optional
+        What lies around each slice, where they are no series of `spacing_mm` without gaps.
 
     Returns
     -------
@@ -113,7 +117,7 @@ def probabilities(
             watch(part, [out[part].astype(np.float32)])
         return out
     out = np.zeros((len(hu), card.size, card.size), np.float16)
-    for part, slices in _chunks(card, hu, view, chosen):
+    for part, slices in _chunks(card, hu, view, chosen, around or surroundings(card, len(hu), spacing_mm[0])):
         all_looks = looks(network, slices)
         watch(part, all_looks)
         out[part] = _mean(all_looks)
@@ -141,24 +145,54 @@ def _by_patches(
     return out
 
 
-def holds_infection(network: Network, hu: np.ndarray, view: FieldOfView, chosen: np.ndarray) -> np.ndarray:
+def holds_infection(
+    network: Network,
+    hu: np.ndarray,
+    view: FieldOfView,
+    chosen: np.ndarray,
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> np.ndarray:
     """Which of the chosen slices the empty-slice network does not call empty. As `probabilities`; (slices,) bool."""
     out = np.zeros(len(hu), bool)
-    for part, slices in _chunks(network.card, hu, view, chosen):
+    for part, slices in _chunks(network.card, hu, view, chosen, surroundings(network.card, len(hu), spacing_mm[0])):
         out[part] = predict(network, slices) >= network.card.threshold
     return out
 
 
+def surroundings(
+    card: Card, count: int, slice_mm: float | np.ndarray = np.nan, first_of_runs: Sequence[int] = ()
+) -> Around:
+    """What the card's network sees with each of `count` slices; see `voxels.around`."""
+    if card.neighbours_mm:
+        return at_distances(count, card.neighbours_mm, slice_mm, first_of_runs)
+    return adjacent(count, card.channels, first_of_runs)
+
+
 def _chunks(
-    card: Card, hu: np.ndarray, view: FieldOfView, chosen: np.ndarray
+    card: Card, hu: np.ndarray, view: FieldOfView, chosen: np.ndarray, around: Around
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Indices of some chosen slices, and these with their neighbours: (slices, size, size, channels) float32."""
-    indices, around = np.flatnonzero(chosen), neighbours(len(hu), card.channels)
+    indices = np.flatnonzero(chosen)
     for start in range(0, len(indices), CHUNK):
         part = indices[start : start + CHUNK]
-        needed, places = np.unique(around[part], return_inverse=True)
-        slices = _seen(card, hu, view, needed)
-        yield part, with_neighbours(slices, places.reshape(len(part), card.channels))
+        here = around.chosen(part)
+        needed, places = np.unique(here.indices, return_inverse=True)
+        slices = to_model_space(hu[needed], view, card.size)
+        yield part, seen_around(card, slices, Around(places.reshape(here.indices.shape), here.shares))
+
+
+def seen_around(card: Card, hu: np.ndarray, around: Around) -> np.ndarray:
+    """Slices with what lies around them as the card's network sees them.
+
+    hu (slices, size, size) in model space -> (n, size, size, channels) float32.
+    """
+    recipe = with_arguments(card.recipe.name, card.recipe.arguments)
+    if not card.neighbours_mm:
+        return channels_last(mixed(recipe(hu), around))
+    stacks = mixed(hu, around)
+    seen = recipe(stacks.reshape(-1, *hu.shape[1:])).reshape(stacks.shape)
+    seen[~around.there] = 0
+    return channels_last(seen)
 
 
 def _seen(card: Card, hu: np.ndarray, view: FieldOfView, indices: np.ndarray) -> np.ndarray:

@@ -171,7 +171,7 @@ def _loaded(path: Path, task: str, ladder: Ladder) -> Network:
 
 def _check_member(folder: Path, first: Card, other: Card) -> None:
     """All networks of an ensemble see the same slices; the threshold is that of the first."""
-    for name in ("task", "size", "recipe", "field_of_view", "channels", "patch", "spacing_mm"):
+    for name in ("task", "size", "recipe", "field_of_view", "channels", "neighbours_mm", "patch", "spacing_mm"):
         got, wanted = getattr(other, name), getattr(first, name)
         if got != wanted:
             raise WeightsError(f"{folder / other.name}.json: {name} is {got!r}, {first.name}.json has {wanted!r}")

@@ -219,7 +219,7 @@ def _not_empty(
     gate = networks.empty_slices
     if gate is None:
         return with_lung
-    return holds_infection(gate, hu, field_of_view(gate.card, hu, spacing[1:], lungs), with_lung)
+    return holds_infection(gate, hu, field_of_view(gate.card, hu, spacing[1:], lungs), with_lung, spacing)
 
 
 def read(series: Series, memory_mib: float) -> Scan:

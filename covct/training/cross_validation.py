@@ -53,7 +53,10 @@ def summarise(out: Path, task: str, folds: int) -> dict[str, Any]:
     return summary
 
 
-ALIKE = ("task", "architecture", "recipe", "field_of_view", "size", "channels", "patch", "spacing_mm", "classes")
+ALIKE = (
+    "task", "architecture", "recipe", "field_of_view", "size", "channels", "neighbours_mm", "patch", "spacing_mm",
+    "classes",
+)  # fmt: skip
 
 
 def threshold_of(folder: Path, task: str) -> float:

@@ -37,6 +37,8 @@ class Settings:
         Patients that are neither trained nor validated on, to be judged afterwards; the card lists them as held out.
     neighbours : int
         2.5D: so many slices on either side are seen with a slice.
+    neighbours_mm : tuple of float
+        2.5D: what lies at these distances on either side is seen with a slice.
     patch : tuple of int
         Of a network of volumes: slices, rows and columns that it sees at once; empty: 80, 160, 160.
     spacing_mm : tuple of float
@@ -74,6 +76,12 @@ class Settings:
     spacing_mm: tuple[float, ...] = ()
     classes: bool = False
     norm: str | None = None
+    neighbours_mm: tuple[float, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """What is seen at once of a slice and around it."""
+        return 2 * (self.neighbours or len(self.neighbours_mm)) + 1
 
     @property
     def steps_per_epoch(self) -> int:

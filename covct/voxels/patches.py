@@ -1,4 +1,4 @@
-"""What lies around a slice: its neighbours as channels (2.5D), or the overlapping patches of a volume (3D)."""
+"""The overlapping patches that a volumetric network (3D) sees a volume in."""
 
 from __future__ import annotations
 
@@ -8,32 +8,6 @@ from itertools import product
 import numpy as np
 
 SMALLEST_WEIGHT = 1e-3  # of a patch's corner: above 0 in float32, and next to nothing
-
-
-def neighbours(count: int, channels: int, first_of_runs: tuple[int, ...] = ()) -> np.ndarray:
-    """Indices of each slice's neighbours, itself in the middle. (count, channels) int.
-
-    Parameters
-    ----------
-    count : int
-        Slices in all.
-    channels : int
-        Odd: (channels - 1) / 2 neighbours on each side. Where there is none, the last slice is repeated.
-    first_of_runs : tuple of int
-        Where slices stop being adjacent (another volume, a gap): the index of the first slice of each run but slice 0.
-    """
-    if channels % 2 == 0:
-        raise ValueError(f"{channels} channels have no middle: wanted an odd number")
-    bounds = sorted({0, *first_of_runs, count})
-    out = np.arange(count)[:, None] + np.arange(channels) - channels // 2
-    for first, end in zip(bounds, bounds[1:], strict=False):
-        out[first:end] = out[first:end].clip(first, end - 1)
-    return out
-
-
-def with_neighbours(slices: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """(slices, rows, columns), (n, channels) indices -> (n, rows, columns, channels), one memory block."""
-    return np.ascontiguousarray(np.moveaxis(slices[indices], 1, -1))
 
 
 def starts(length: int, patch: int) -> list[int]:

@@ -82,11 +82,11 @@ def draw(
     are exchanged for the infection only.
     """
     assert part.classes is not None
-    hu, *_ = stack(part, index, rng)
+    hu, _, _, there = stack(part, index, rng)
     geometry = {**own, "flip": False} if task == "lungs" else own
     hu, classes = deform(how.preset, (hu, part.classes[index]), ("hu", "mask"), rng, **geometry)
     hu = tint_alike(how.preset, hu, rng)
-    return show_stack(how, equalised(hu) if equalise else hu, *truth_of_classes(classes), rng)
+    return show_stack(how, equalised(hu) if equalise else hu, *truth_of_classes(classes), rng, there)
 
 
 def truth_of_classes(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

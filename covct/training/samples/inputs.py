@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from covct.errors import UsageError
-from covct.networks.cards import MOST_CHANNELS, MOST_VOXELS, SPACINGS_MM
+from covct.networks.cards import MOST_CHANNELS, MOST_VOXELS, NEIGHBOURS_MM, SPACINGS_MM
 from covct.training.settings import Settings
 
 VOLUMETRIC = "unet3d"
@@ -43,16 +43,17 @@ def parse_patch(text: str | None) -> tuple[int, ...]:
 def check_inputs(settings: Settings) -> None:
     """Raise UsageError where neighbours, patches or classes are asked of what has none, or do not fit each other."""
     volumetric = settings.architecture == VOLUMETRIC
-    if settings.task == "restorer" and (settings.neighbours or volumetric):
+    if settings.task == "restorer" and (settings.channels > 1 or volumetric):
         raise UsageError("the restorer is trained on single slices: --neighbours and unet3d do not apply")
+    _check_distances(settings)
     if not 0 <= settings.neighbours <= MOST_CHANNELS // 2:
         raise UsageError(f"--neighbours {settings.neighbours}: wanted 0 to {MOST_CHANNELS // 2} on either side")
-    if settings.neighbours and volumetric:
+    if settings.channels > 1 and volumetric:
+        asked = f"--neighbours {settings.neighbours}" if settings.neighbours else "--neighbours-mm"
         raise UsageError(
-            f"--neighbours {settings.neighbours}: {VOLUMETRIC} sees patches of volumes; wanted --patch, or a network "
-            "of slices such as unet"
+            f"{asked}: {VOLUMETRIC} sees patches of volumes; wanted --patch, or a network of slices such as unet"
         )
-    if (settings.neighbours or volumetric) and not settings.folds and settings.split.startswith("slice"):
+    if (settings.channels > 1 or volumetric) and not settings.folds and settings.split.startswith("slice"):
         raise UsageError(
             f"--split {settings.split}: held-out slices would be neighbours of training slices; "
             "wanted a split by patient, such as 70/30"
@@ -80,6 +81,26 @@ def _check_patch(settings: Settings) -> None:
         raise UsageError(f"{got}: slices have {settings.size} rows, wanted no more (or --size, or --spacing)")
 
 
+def parse_distances(text: str | None) -> tuple[float, ...]:
+    """Distances as on a command line, "3,6", in mm; nothing where there is no text."""
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise UsageError(f"--neighbours-mm: got {text!r}, wanted distances in mm with commas, such as 3,6") from None
+
+
+def _check_distances(settings: Settings) -> None:
+    distances, (low, high) = settings.neighbours_mm, NEIGHBOURS_MM
+    if distances and settings.neighbours:
+        raise UsageError("--neighbours and --neighbours-mm: wanted one of them, the adjacent slices or distances")
+    ascending = list(distances) == sorted(set(distances))
+    if not ascending or not all(low <= one <= high for one in distances) or len(distances) > MOST_CHANNELS // 2:
+        got = ",".join(f"{one:g}" for one in distances)
+        raise UsageError(
+            f"--neighbours-mm {got}: wanted up to {MOST_CHANNELS // 2} distances, ascending, {low:g} to {high:g} mm"
+        )
+
+
 def patch_of(settings: Settings) -> tuple[int, ...]:
     """Slices, rows and columns of what a network of volumes sees at once; nothing of any other."""
     return (settings.patch or PATCH) if settings.architecture == VOLUMETRIC else ()
@@ -92,7 +113,7 @@ def classes_of(settings: Settings) -> tuple[str, ...]:
 def input_of(settings: Settings, size: int) -> tuple[int, ...]:
     """The shape of one sample."""
     patch = patch_of(settings)
-    return (*patch, 1) if patch else (size, size, 2 * settings.neighbours + 1)
+    return (*patch, 1) if patch else (size, size, settings.channels)
 
 
 def arguments_for(settings: Settings, size: int) -> dict[str, Any]:
@@ -100,8 +121,8 @@ def arguments_for(settings: Settings, size: int) -> dict[str, Any]:
     arguments: dict[str, Any] = {"size": size}
     if patch := patch_of(settings):
         arguments |= {"size": patch[1], "slices": patch[0]}
-    if settings.neighbours:
-        arguments["channels"] = 2 * settings.neighbours + 1
+    if settings.channels > 1:
+        arguments["channels"] = settings.channels
     if classes := classes_of(settings):
         arguments |= {"outputs": len(classes), "activation": "softmax"}
     return arguments
@@ -110,7 +131,8 @@ def arguments_for(settings: Settings, size: int) -> dict[str, Any]:
 def card_fields(settings: Settings) -> dict[str, Any]:
     """The same in the card, for inference."""
     return {
-        "channels": 2 * settings.neighbours + 1,
+        "channels": settings.channels,
+        "neighbours_mm": list(settings.neighbours_mm),
         "patch": list(patch_of(settings)),
         "classes": list(classes_of(settings)),
         "spacing_mm": list(settings.spacing_mm) or None,
@@ -123,6 +145,11 @@ def limits_of(settings: Settings) -> list[str]:
     if settings.neighbours:
         texts.append(
             "Neighbours are the next slices, whatever their distance; of published slices, the next available ones."
+        )
+    if settings.neighbours_mm:
+        texts.append(
+            "Where published slices do not say how far apart they lie, it was estimated from the texture of the lungs, "
+            "to within about a fifth."
         )
     if patch_of(settings) and not settings.spacing_mm:
         texts.append(

@@ -94,9 +94,9 @@ def plan_lungs(reading: Reading, settings: Settings) -> Plan:
     if not parts:
         raise UsageError("lungs need slices with lung masks; none of the cases has one")
     if patch_of(settings):
-        return _plan_volumes(parts, reading.sources, settings, how)
+        return _plan_volumes(parts, reading, settings, how)
     split = split_sources(parts, settings)
-    train_sets = [with_context(part, settings.neighbours) for part in split.train_sets]
+    train_sets = [with_context(part, settings) for part in split.train_sets]
 
     partial = [part for part in train_sets if part.source == "medseg"]
     whole = [part for part in train_sets if part.source != "medseg"]
@@ -106,7 +106,7 @@ def plan_lungs(reading: Reading, settings: Settings) -> Plan:
         part = among[rng.integers(len(among))]
         index = int(rng.integers(len(part)))
         _note(origins, part, index)
-        hu, lungs, infection = stack(part, index, rng)
+        hu, lungs, infection, there = stack(part, index, rng, how.preset.thickest_mm)
         own = CROPPED if part.ends_at_the_ribs(index) else {"scale": (0.75, 1.25)}
         hu, lungs, infection = deform(how.preset, (hu, lungs, infection), ("hu", "mask", "mask"), rng, **own)
         inside = (lungs == 1).astype(np.uint8)
@@ -116,9 +116,9 @@ def plan_lungs(reading: Reading, settings: Settings) -> Plan:
             hu, _ = neighbours.insert_opacity(hu, inside, rng)
         if how.preset.lesions and part.source != "medseg" and rng.random() < 0.2:
             hu = neighbours.consolidate_dependent(hu, inside, rng)
-        return show_stack(how, tint_alike(how.preset, hu, rng), inside, lungs != UNKNOWN, rng)
+        return show_stack(how, tint_alike(how.preset, hu, rng), inside, lungs != UNKNOWN, rng, there)
 
-    check_sets = [with_context(part, settings.neighbours) for part in split.check_sets]
+    check_sets = [with_context(part, settings) for part in split.check_sets]
     checks = {part.source: _stack(how, part, part.lungs == 1, part.lungs != UNKNOWN) for part in check_sets}
     return _plan(draw, how, checks, split, reading.sources)
 
@@ -135,7 +135,7 @@ def plan_infection(reading: Reading, settings: Settings) -> Plan:
     read = reading.parts(("ma", "lungs", "medseg", "cases")) + reading.other_looks()
     parts = [crop(part, how.field_of_view) for part in read]
     if patch_of(settings):
-        return _plan_volumes(parts, reading.sources, settings, how)
+        return _plan_volumes(parts, reading, settings, how)
     split = split_sources(parts, settings)
     looks, medseg, clean, donors = _diseased_and_clean(split, settings)
     at_the_ribs = CROPPED_LIKE_ALL if how.field_of_view.startswith("lung-") else CROPPED
@@ -144,25 +144,27 @@ def plan_infection(reading: Reading, settings: Settings) -> Plan:
         if not clean or rng.random() < 0.68:
             part = medseg if medseg and (not looks or rng.random() < 0.2) else looks[rng.integers(len(looks))]
             index = _place(part, rng, origins)
-            hu, lungs, infection = stack(part, index, rng)
+            hu, lungs, infection, there = stack(part, index, rng, how.preset.thickest_mm)
             if how.preset.lesions and part.source in ("ma", "ma-equalised") and rng.random() < 0.4:
                 hu, infection = neighbours.rescale_lesion(hu.astype(np.float32), lungs, infection, rng)
         else:
             part = clean[rng.integers(len(clean))]
             index = _place(part, rng, origins)
-            hu, lungs, infection = stack(part, index, rng)
+            hu, lungs, infection, there = stack(part, index, rng, how.preset.thickest_mm)
             if how.preset.lesions:
                 hu, infection = _maybe_diseased(hu.astype(np.float32), lungs, infection, donors, rng, origins)
-        equalise = part.source in ("lctsc", "medseg") and rng.random() < EQUALISED_SHARE
+            elif how.preset.transplants and rng.random() < how.preset.transplants and donors is not None:
+                hu, infection = _transplanted(hu.astype(np.float32), lungs, infection, donors, rng, origins)
+        equalise = not reading.only_hu and part.source in ("lctsc", "medseg") and rng.random() < EQUALISED_SHARE
         own = at_the_ribs if part.ends_at_the_ribs(index) else EQUALISED if equalise else {"scale": (0.85, 1.3)}
         hu, lungs, infection = deform(how.preset, (hu, lungs, infection), ("hu", "mask", "mask"), rng, **own)
         if equalise:
             hu = equalised(tint_alike(how.preset, hu, rng))
         elif how.preset.lesions and rng.random() < 0.25:
             hu = neighbours.lung_density(hu, lungs == 1, rng)
-        return show_stack(how, tint_alike(how.preset, hu, rng), infection == 1, infection != UNKNOWN, rng)
+        return show_stack(how, tint_alike(how.preset, hu, rng), infection == 1, infection != UNKNOWN, rng, there)
 
-    judged = [(part, with_context(part, settings.neighbours)) for part in split.judged]
+    judged = [(part, with_context(part, settings)) for part in split.judged]
     checks = {part.source: _stack(how, whole, part.infection == 1, part.infection != UNKNOWN) for part, whole in judged}
     return _plan(draw, how, checks, split, reading.sources, "tversky+ce")
 
@@ -176,7 +178,7 @@ def _diseased_and_clean(
     if "cases" in by_source and (by_source["cases"].infection == 1).any():
         # in HU, or brought there: learned from like the Ma slices
         by_source["ma"] = joined([by_source[name] for name in ("ma", "cases") if name in by_source], "ma")
-    by_source = {name: with_context(part, settings.neighbours) for name, part in by_source.items()}
+    by_source = {name: with_context(part, settings) for name, part in by_source.items()}
     looks = [by_source[name] for name in ("ma", "ma-equalised") if name in by_source]
     medseg = by_source.get("medseg")
     clean = [by_source[name] for name in ("lctsc", "lctsc-restored") if name in by_source]
@@ -199,22 +201,32 @@ def _maybe_diseased(
     if kind < 0.45:
         return hu, infection
     if kind < 0.75 and donors is not None:
-        donor = int(rng.integers(len(donors)))
-        _note(origins, donors, donor)
-        hu, mask = neighbours.transplant_lesion(
-            hu, lungs, donors.hu[donor], donors.lungs[donor], donors.infection[donor], rng
-        )
-    else:
-        before = hu
-        hu, mask = neighbours.insert_opacity(hu, lungs, rng)
-        mask = mask * (hu - before > 40)
+        return _transplanted(hu, lungs, infection, donors, rng, origins)
+    before = hu
+    hu, mask = neighbours.insert_opacity(hu, lungs, rng)
+    mask = mask * (hu - before > 40)
     return hu, np.where(mask > 0.5, 1, infection).astype(np.uint8)
 
 
-def _plan_volumes(parts: list[Slices], sources: dict[str, Path], settings: Settings, how: Preparation) -> Plan:
+def _transplanted(
+    hu: np.ndarray,
+    lungs: np.ndarray,
+    infection: np.ndarray,
+    donors: Slices,
+    rng: np.random.Generator,
+    origins: Origins | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    donor = int(rng.integers(len(donors)))
+    _note(origins, donors, donor)
+    of_donor = donors.hu[donor], donors.lungs[donor], donors.infection[donor]
+    hu, mask = neighbours.transplant_lesion(hu, lungs, *of_donor, rng)
+    return hu, np.where(mask > 0.5, 1, infection).astype(np.uint8)
+
+
+def _plan_volumes(parts: list[Slices], reading: Reading, settings: Settings, how: Preparation) -> Plan:
     """Lungs or infection in patches of whole volumes, every volume alike."""
     parts = volumes.can_be_volumes(parts, settings)
-    sources = _used(sources, parts)
+    sources = _used(reading.sources, parts)
     split, patch = split_sources(parts, settings), patch_of(settings)
 
     def volumes_in(part: Slices) -> list[volumes.Volume]:
@@ -231,7 +243,7 @@ def _plan_volumes(parts: list[Slices], sources: dict[str, Path], settings: Setti
         volume = trained[rng.integers(len(trained))]
         if origins is not None:
             origins.append(Origin(volume.source, volume.patient, volume.first))
-        equalise = volume.source == "lctsc" and rng.random() < EQUALISED_SHARE
+        equalise = not reading.only_hu and volume.source == "lctsc" and rng.random() < EQUALISED_SHARE
         return volumes.draw_patch(volume, how, patch, rng, equalise)
 
     judged = split.judged
@@ -249,7 +261,7 @@ def _plan_classes(reading: Reading, settings: Settings, how: Preparation, wanted
     parts = classes.with_classes(parts, settings.task)
     sources = _used(reading.sources, parts)
     split = split_sources(parts, settings)
-    train_sets = [with_context(part, settings.neighbours) for part in split.train_sets]
+    train_sets = [with_context(part, settings) for part in split.train_sets]
     showing = [part for part in train_sets if classes.shows_classes(part)]
     clean = [part for part in train_sets if not classes.shows_classes(part)]
     if not showing:
@@ -261,14 +273,12 @@ def _plan_classes(reading: Reading, settings: Settings, how: Preparation, wanted
         among = showing if not clean or rng.random() < 0.68 else clean
         part = among[rng.integers(len(among))]
         index = _place(part, rng, origins)
-        equalise = part.source in ("lctsc", "medseg") and rng.random() < EQUALISED_SHARE
+        equalise = not reading.only_hu and part.source in ("lctsc", "medseg") and rng.random() < EQUALISED_SHARE
         own = CROPPED if part.ends_at_the_ribs(index) else EQUALISED if equalise else {"scale": (0.85, 1.3)}
         return classes.draw(part, index, how, settings.task, own, equalise, rng)
 
     checks = {
-        part.source: show_part(
-            how, with_context(part, settings.neighbours), *classes.truth_of_classes(part.classes), step=1
-        )
+        part.source: show_part(how, with_context(part, settings), *classes.truth_of_classes(part.classes), step=1)
         for part in split.check_sets
         if part.classes is not None
     }

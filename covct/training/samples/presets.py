@@ -31,6 +31,11 @@ class Preset:
         Chance and change (hu, rng) -> hu, one after the other.
     clip_limit : float
         Where slices are seen through CLAHE: its clip limit times exp(-clip_limit) to exp(clip_limit).
+    thickest_mm : float
+        With neighbours at distances, half of the slices are averaged to a thickness of 1 mm up to this.
+    transplants : float
+        Chance that a person without disease receives somebody's lesions, as dense as they are; for where `lesions` is
+        not set.
     """
 
     geometry: Mapping[str, Any] | None = None
@@ -38,6 +43,8 @@ class Preset:
     lesions: bool = False
     intensities: tuple[tuple[float, Change], ...] = field(default_factory=tuple)
     clip_limit: float = 0.0
+    thickest_mm: float = 0.0
+    transplants: float = 0.0
 
 
 PRESETS = {
@@ -48,7 +55,8 @@ PRESETS = {
     ),
     # as standard, and every lesion is where and as dense as radiologists marked it
     "real-lesions": Preset({}, intensities=((1.0, noise), (1.0, augment.contrast))),
-    # what the shipped weights were trained with
+    # as real-lesions, in slices of every thickness, and real lesions in people who have none
+    "clinical": Preset({}, intensities=((1.0, noise), (1.0, augment.contrast)), thickest_mm=10.0, transplants=0.35),
     "standard": Preset({}, lesions=True, intensities=((1.0, noise), (1.0, augment.contrast))),
     "full": Preset(
         {"rotation": 20.0, "shift": 0.08, "elastic_px": 2.5, "cells": 4},  # at 5 px chests look lobed

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from covct.data.layouts import published_source
 from covct.data.model_space import Restore
 from covct.data.published import (
     find_sources,
@@ -39,6 +40,13 @@ class Reading:
     restorer: Path | None = None
     _kept: dict[object, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def only_hu(self) -> bool:
+        """Whether the slices of Ma et al. are there in HU, and those on 8 bit are not brought there."""
+        return self.restore is None and (
+            "ma-hu" in self.sources or ("ma" in self.sources and published_source(self.sources["ma"]) == "ma-hu")
+        )
+
     def parts(self, wanted: tuple[str, ...], with_classes: bool = False) -> list[Slices]:
         """The wanted sources, where there are any; UsageError where there are none, or a restorer is missing."""
         readers: dict[str, Callable[[Path], Slices]] = {
@@ -53,8 +61,13 @@ class Reading:
         return [self._once((name, with_classes and name == "medseg"), name, readers[name]) for name in found]
 
     def other_looks(self) -> list[Slices]:
-        """Ma slices in the look of CLAHE, and LCTSC as if it had been restored: "ma-equalised", "lctsc-restored"."""
-        looks = []
+        """Ma slices in the look of CLAHE, and LCTSC as if it had been restored: "ma-equalised", "lctsc-restored".
+
+        None where nothing is restored since the slices are there in HU: scans never look so.
+        """
+        looks: list[Slices] = []
+        if self.only_hu:
+            return looks
         if "ma" in self.sources and (equalised := self._once("ma-equalised", "ma", read_equalised_ma_slices)):
             looks.append(equalised)
         if self.restore and "lungs" in self.sources:

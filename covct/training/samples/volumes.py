@@ -19,7 +19,6 @@ from covct.data.slices import SIZE, Slices
 from covct.data.views import equalised
 from covct.errors import UsageError
 from covct.training.samples import augment
-from covct.training.samples.neighbours import first_of_runs
 from covct.training.samples.prepare import Preparation, recipe_of, to_size, truth_of
 from covct.training.samples.presets import augmented
 from covct.training.settings import Settings
@@ -67,7 +66,7 @@ def volumes_of(
 
     label, known (slices, 256, 256) bool. With a spacing asked for, volumes of unknown spacing are left out.
     """
-    bounds = [0, *first_of_runs(part), len(part)] if len(part) else []
+    bounds = [0, *part.first_of_runs, len(part)] if len(part) else []
     out = []
     for first, end in zip(bounds, bounds[1:], strict=False):
         if end - first < 2:
@@ -98,7 +97,7 @@ def can_be_volumes(parts: Iterable[Slices], settings: Settings) -> list[Slices]:
     """
     kept = []
     for part in parts:
-        bounds = np.array([0, *first_of_runs(part), len(part)])
+        bounds = np.array([0, *part.first_of_runs, len(part)])
         alone = np.repeat(np.diff(bounds) < 2, np.diff(bounds))
         unknown = np.zeros(len(part), bool)
         if settings.spacing_mm:
