@@ -11,6 +11,7 @@ import time
 import pytest
 
 import covct
+from covct.errors import UsageError
 from support.batches import well_told
 from support.checkout import ROOT
 from support.running import invoke, run
@@ -125,15 +126,16 @@ def test_version():
 @pytest.mark.parametrize("command", ["scan", "watch", "convert"])
 @pytest.mark.parametrize("where", ["equal", "inside", "around"])
 def test_results_among_sources_are_a_usage_error_before_anything_is_written(
-    series_folder, tmp_path, weights, command, where
+    series_folder, tmp_path, weights, command, where, monkeypatch
 ):
     """Results would be found as sources the next night, or sources among the results."""
     inbox = tmp_path / "a" / "inbox"
     shutil.copytree(series_folder, inbox)
     out = {"equal": inbox, "inside": inbox / "out", "around": tmp_path / "a"}[where]
     before = sorted(tmp_path.rglob("*"))
-    ended = run(command, inbox, "--out", out, COVCT_WEIGHTS=str(weights))
-    assert (ended.returncode, "wanted a directory that neither lies in" in ended.stderr) == (2, True)
+    monkeypatch.setenv("COVCT_WEIGHTS", str(weights))
+    refused = invoke(command, inbox, "--out", out).exception
+    assert isinstance(refused, UsageError) and "wanted a directory that neither lies in" in str(refused)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -31,6 +31,7 @@ def aged(private, seconds, **changes):
     (private / heartbeat.NAME).write_text(json.dumps(asdict(replace(older, **changes))))
 
 
+@pytest.mark.slow
 def test_a_scan_leaves_a_sign_of_life(series_folder, tmp_path, weights, threshold_networks):
     assert invoke("scan", series_folder, "-o", tmp_path / "out", "--weights", weights).exit_code == 0
     code, told = health(tmp_path / "out")
@@ -136,6 +137,7 @@ def test_a_disk_that_takes_no_sign_does_not_stop_the_work(tmp_path):
     heartbeat.beat(tmp_path / "absent", heartbeat.WORKING)
 
 
+@pytest.mark.slow
 def test_a_long_step_gives_signs_between_its_calls_of_the_network(series_folder, tmp_path, weights, networks):
     from covct.unattended import batch
 

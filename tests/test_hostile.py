@@ -160,6 +160,7 @@ def test_a_small_file_costs_little_when_it_is_read_whole(name):
     assert cost(whole, limit_mib=512).mib < 120
 
 
+@pytest.mark.slow
 def test_a_header_of_many_honest_frames_is_read(phantom_series, tmp_path):
     """Its functional groups have more elements than any header of one slice."""
     path = write_enhanced(phantom_series, tmp_path / "e.dcm")
@@ -470,6 +471,7 @@ def test_nifti_of_complex_numbers_is_not_hounsfield(tmp_path):
 # Headers that results are made of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("charset", ["ISO 2022 IR 58\\\\\\", "rot13", "ISO_IR 999"])
 def test_a_name_in_an_unknown_character_set_does_not_fail_the_series(
     charset, series_folder, tmp_path, weights, networks
@@ -514,6 +516,7 @@ def test_an_attribute_that_cannot_be_written_is_not_passed_on(series_folder):
     assert good.StudyDescription == "kept"
 
 
+@pytest.mark.slow
 def test_a_single_slice_with_functional_groups_is_a_single_slice(series_folder, tmp_path, weights, networks):
     for path in series_folder.iterdir():
         dataset = pydicom.dcmread(path)
