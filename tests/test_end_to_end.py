@@ -4,6 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import jsonschema
 import nibabel
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 
 import covct
-from covct.phantom.chest import make_phantom
+from covct.phantom.chest import Phantom, make_phantom
 from covct.phantom.dicom import write_dicom_series
 from support.example_report import SCHEMA
 from support.running import read_json
@@ -33,31 +36,47 @@ def scan(*arguments, cwd):
     return [json.loads(line) for line in run.stdout.splitlines()], run.stderr
 
 
-def test_phantom_with_the_shipped_weights_then_nothing_left_to_do(tmp_path):
-    made = make_phantom(slices=60, rows=256, columns=256, lesions="moderate", seed=0)
-    write_dicom_series(made, tmp_path / "in")
-    events, _ = scan(tmp_path / "in", "--out", tmp_path / "out", cwd=tmp_path)
-    [done] = [event for event in events if event["event"] == "done"]
-    report = read_json(tmp_path / "out" / done["folder"] / "report.json")
+@dataclass(frozen=True)
+class Night:
+    """One run over a chest with lesions and one without: loading the networks takes longer than either."""
+
+    folder: Path
+    sick: Phantom
+    events: dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("night")
+    sick = make_phantom(slices=40, rows=256, columns=256, lesions="moderate", seed=0)
+    clean = make_phantom(slices=30, rows=256, columns=256, lesions="none", seed=3)
+    write_dicom_series(sick, folder / "in" / "sick", study_uid="1.2.1")
+    write_dicom_series(clean, folder / "in" / "clean", study_uid="1.2.2")
+    events, _ = scan(folder / "in", "--out", folder / "out", cwd=folder)
+    done = {event["study"]: event for event in events if event["event"] == "done"}
+    return Night(folder, sick, {"sick": done["1.2.1"], "clean": done["1.2.2"]})
+
+
+def test_phantom_with_the_shipped_weights(night):
+    report = read_json(night.folder / "out" / night.events["sick"]["folder"] / "report.json")
     jsonschema.validate(report, SCHEMA)
-    truth = made.truth()
+    truth = night.sick.truth()
     for side in ("right_lung", "left_lung"):
         assert report["regions"][side]["volume_ml"] == pytest.approx(truth[f"{side}_ml"], rel=0.05)
     assert report["regions"]["lungs"]["infection_ml"] == pytest.approx(truth["infection_ml"], rel=0.4)
     assert report["run"]["device"]["kind"] == "cpu"
 
-    events, imports = scan(tmp_path / "in", "--out", tmp_path / "out", cwd=tmp_path)
-    assert [event["event"] for event in events] == ["found", "skipped", "finished"]
+
+def test_then_nothing_is_left_to_do_and_nothing_heavy_is_loaded(night):
+    events, imports = scan(night.folder / "in", "--out", night.folder / "out", cwd=night.folder)
+    assert [event["event"] for event in events] == ["found", "skipped", "skipped", "finished"]
     for heavy in ("keras", "tensorflow", "highdicom", "SimpleITK"):
         assert f" {heavy}\n" not in imports, f"{heavy} was imported although there was nothing to do"
 
 
-def test_clean_phantom_is_nearly_clean(tmp_path):
-    write_dicom_series(make_phantom(slices=40, rows=256, columns=256, lesions="none", seed=3), tmp_path / "in")
-    events, _ = scan(tmp_path / "in", "--out", tmp_path / "out", cwd=tmp_path)
-    [done] = [event for event in events if event["event"] == "done"]
-    assert done["infection_percent"] < 3
-    assert done["severity_class"] == 1
+def test_clean_phantom_is_nearly_clean(night):
+    assert night.events["clean"]["infection_percent"] < 3
+    assert night.events["clean"]["severity_class"] == 1
 
 
 def test_real_series_from_a_zip_matches_the_radiotherapists_lungs(shared, tmp_path):
