@@ -3,7 +3,7 @@
 import gzip
 import tracemalloc
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import highdicom as hd
 import nibabel
@@ -11,6 +11,8 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import RLELossless
 
 from covct.dicom.evidence import encodable, equipment, identified, object_uids
 from covct.dicom.seg import _description, write_seg
@@ -59,10 +61,18 @@ def masks_of(phantom, size=32):
     return Masks(labels.lungs, labels.infection, probability, probability)
 
 
+@pytest.fixture(scope="module")
+def coarse():
+    """A chest of few pixels, as a coronal or sagittal cut has a file for each row or column; all lengths differ."""
+    return make_phantom(
+        slices=24, rows=36, columns=44, slice_spacing_mm=None, pixel_spacing_mm=(10.5, 9.0), lesions="severe", seed=1
+    )
+
+
 @pytest.fixture(scope="module", params=CUTS, ids=str)
-def scan(request, phantom, tmp_path_factory):
+def scan(request, coarse, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cut")
-    write_dicom_series(phantom, folder, **request.param)
+    write_dicom_series(coarse, folder, **request.param)
     return load_dicom(discover([folder]).series[0])
 
 
@@ -98,12 +108,12 @@ def test_components_are_those_of_a_labelled_volume(share):
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-def test_planes_are_those_of_the_mask_turned_at_once(scan, phantom, backwards, monkeypatch):
+def test_planes_are_those_of_the_mask_turned_at_once(scan, coarse, backwards, monkeypatch):
     """In blocks of few planes, so that several are needed."""
-    monkeypatch.setattr("covct.voxels.volume.BLOCK_BYTES", 100_000)
-    whole = scan.to_source(phantom.lungs).array
+    monkeypatch.setattr("covct.voxels.volume.BLOCK_BYTES", 8_000)
+    whole = scan.to_source(coarse.lungs).array
     for axis in range(3):
-        planes = np.stack(list(scan.planes_of_source(phantom.lungs.__getitem__, axis=axis, backwards=backwards)))
+        planes = np.stack(list(scan.planes_of_source(coarse.lungs.__getitem__, axis=axis, backwards=backwards)))
         expected = np.moveaxis(whole, axis, 0)
         np.testing.assert_array_equal(planes, expected[::-1] if backwards else expected)
 
@@ -137,8 +147,8 @@ def as_highdicom_would(scan, masks, outputs):
 
 @pytest.mark.parametrize("seg_type", ["binary", "labelmap", "fractional"])
 @pytest.mark.parametrize("all_frames", [False, True])
-def test_seg_written_frame_by_frame_is_the_one_written_at_once(scan, phantom, seg_type, all_frames, tmp_path):
-    masks, outputs = masks_of(phantom), Outputs(seg_type=seg_type, all_frames=all_frames)
+def test_seg_written_frame_by_frame_is_the_one_written_at_once(scan, coarse, seg_type, all_frames, tmp_path):
+    masks, outputs = masks_of(coarse), Outputs(seg_type=seg_type, all_frames=all_frames)
     write_seg(tmp_path / "seg.dcm", scan, masks, "key", WEIGHTS, outputs)
     as_highdicom_would(scan, masks, outputs).save_as(tmp_path / "theirs.dcm")
     ours, theirs = (pydicom.dcmread(tmp_path / name) for name in ("seg.dcm", "theirs.dcm"))
@@ -188,10 +198,10 @@ def test_slices_shifted_sideways_keep_their_own_frames(phantom, series_folder, t
 
 
 @pytest.mark.parametrize("dicom_grid", [False, True])
-def test_nifti_mask_written_plane_by_plane_is_the_one_written_at_once(scan, phantom, dicom_grid, tmp_path):
+def test_nifti_mask_written_plane_by_plane_is_the_one_written_at_once(scan, coarse, dicom_grid, tmp_path):
     order = [2, 1, 0] if dicom_grid else [0, 1, 2]
-    write_mask(scan, masks_of(phantom).lungs, tmp_path / "a.nii.gz", dicom_grid)
-    volume = scan.to_source(phantom.lungs).permute_spatial_axes(order)
+    write_mask(scan, masks_of(coarse).lungs, tmp_path / "a.nii.gz", dicom_grid)
+    volume = scan.to_source(coarse.lungs).permute_spatial_axes(order)
     write_nifti(volume, tmp_path / "b.nii", scan.affine[:, [*order, 3]])
     assert gzip.decompress((tmp_path / "a.nii.gz").read_bytes()) == (tmp_path / "b.nii").read_bytes()
 
@@ -260,11 +270,28 @@ def large(tmp_path_factory):
     return folder
 
 
-def as_slices(large, path, uid=None, padding=0):
+@cache
+def in_rle(path):
+    """A slice as RLE, which pydicom makes in a quarter of a second: enough for all frames."""
+    dataset = pydicom.dcmread(path)
+    dataset.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+    [frame] = generate_frames(dataset.PixelData, number_of_frames=1)
+    return frame
+
+
+def put_rle(dataset, large, frames=1):
+    """The middle slice in place of each: it is about bytes, not about what they show."""
+    middle = sorted(large.iterdir())[LARGE["slices"] // 2]
+    dataset.PixelData = encapsulate([in_rle(middle)] * frames)
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+    dataset.file_meta.TransferSyntaxUID = RLELossless
+
+
+def as_slices(large, path, rle=False, padding=0):
     for source in large.iterdir():
         dataset = pydicom.dcmread(source)
-        if uid:
-            dataset.compress(uid, encoding_plugin="pydicom", generate_instance_uid=False)
+        if rle:
+            put_rle(dataset, large)
         if padding:
             dataset.add_new("DataSetTrailingPadding", "OB", bytes(padding))
         dataset.save_as(path / source.name)
@@ -275,10 +302,10 @@ def as_deflated(large, path):
         (path / source.name).write_bytes(deflated(source))
 
 
-def as_multi_frame(large, path, padding=0, uid=None):
+def as_multi_frame(large, path, padding=0, rle=False):
     dataset = pydicom.dcmread(write_enhanced(large, path / "e.dcm"))
-    if uid:
-        dataset.compress(uid, encoding_plugin="pydicom", generate_instance_uid=False)
+    if rle:
+        put_rle(dataset, large, int(dataset.NumberOfFrames))
     if padding:
         dataset.add_new("DataSetTrailingPadding", "OB", bytes(padding))
     dataset.save_as(path / "e.dcm")
@@ -296,11 +323,11 @@ def as_nifti(large, path, dtype="<i2", slope=1.0, suffix=".nii", dimensions=3):
 
 KINDS = {
     "slices": as_slices,
-    "slices, RLE": partial(as_slices, uid="1.2.840.10008.1.2.5"),
+    "slices, RLE": partial(as_slices, rle=True),
     "slices, deflated": as_deflated,
     "slices with much behind their pixels": partial(as_slices, padding=2 * 2**20),
     "multi-frame": as_multi_frame,
-    "multi-frame, RLE": partial(as_multi_frame, uid="1.2.840.10008.1.2.5"),
+    "multi-frame, RLE": partial(as_multi_frame, rle=True),
     "multi-frame with much behind its pixels": partial(as_multi_frame, padding=100 * 2**20),
     "nifti": as_nifti,
     "nifti, gzip": partial(as_nifti, suffix=".nii.gz"),
