@@ -416,6 +416,19 @@ def test_the_source_files_of_a_study_stay_until_each_of_its_patients_has_a_resul
     assert not (tmp_path / "moved").exists() or not list((tmp_path / "moved").rglob("*.dcm"))
 
 
+def test_a_patient_whose_turn_did_not_come_is_not_forgotten(jane, tmp_path):
+    """The other one under that study UID was done; his files stay, and he is done by the next run."""
+    john = another(jane, JOHN, "john")
+    inbox, moved = tmp_path / "inbox", tmp_path / "moved"
+    inbox.mkdir()
+    for folder in (jane, john):
+        shutil.move(folder, inbox)
+    first = night(inbox, move_done=moved, limit=1)
+    assert first.said("waiting") and not list(moved.rglob("*.dcm"))
+    assert len(night(inbox, out=first.out, move_done=moved).said("done")) == 1
+    assert not list(inbox.rglob("*.dcm"))
+
+
 # Converted to another format
 
 

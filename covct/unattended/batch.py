@@ -125,9 +125,9 @@ def _studies(
     found = _since(order, Discovery(series, (*seen.problems, *problems), seen.ignored))
     tally = one_pass(order, found, networks, troubles, cards, before, summary)
     tally.lost = lost
-    for name in tally.studies.keys() - before.keys() - troubles.studies:
+    for name in tally.studies.keys() - before.keys() - troubles.studies - tally.left:
         outcomes = tally.studies[name]
-        if _is_final(tally, outcomes):
+        if _is_final(outcomes):
             results = [[folder, outcome.work_key] for folder, outcome in outcomes.items()]
             with troubles.of(name, "noting that it is finished"):
                 index.finish(name, seen.studies[name].fingerprint, wishes, results)
@@ -147,15 +147,10 @@ def _assembled(
     return series, sighting.problems, lost
 
 
-def _is_final(tally: PassResult, outcomes: dict[str, Outcome]) -> bool:
-    """Whether a study needs no look before it changes.
-
-    Not where a file could not be read; nor where only the slices of other studies show what its own are; nor, in a
-    pass that left series `waiting`, where only the rejected ones of the study may have had their turn.
-    """
-    if any(outcome.slug in (*NEVER_FINAL, "uid-per-slice") for outcome in outcomes.values()):
-        return False
-    return not tally["waiting"] or any(outcome.status == "done" for outcome in outcomes.values())
+def _is_final(outcomes: dict[str, Outcome]) -> bool:
+    """Whether a study needs no look before it changes: not where a file could not be read, nor where only the slices of
+    other studies show what its own are."""
+    return not any(outcome.slug in (*NEVER_FINAL, "uid-per-slice") for outcome in outcomes.values())
 
 
 def _as_before(order: Order, seen: Survey, name: str, wishes: str, index: Index) -> dict[str, Outcome] | None:

@@ -27,7 +27,7 @@ def movable(seen: Survey, tally: PassResult, troubles: Troubles) -> dict[str, in
     return {
         name: seen.studies[name].fingerprint
         for name, outcomes in tally.studies.items()
-        if name not in troubles.studies
+        if name not in troubles.studies | tally.left
         and outcomes
         and _each_study_done(outcomes)
         and not any(outcome.status == "failed" or outcome.slug in NEVER_FINAL for outcome in outcomes.values())

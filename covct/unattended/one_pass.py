@@ -25,12 +25,13 @@ SUMMARY_DUE = "summary-due"  # in the output tree's private folder
 
 @dataclass
 class PassResult:
-    """How a pass ended, by status; the outcomes of each study that it came to the end of, by folder; and the studies
-    that lost a file, which could be listed and not be read."""
+    """How a pass ended, by status; the outcomes of each study that it came to the end of, by folder; the studies that
+    lost a file, which could be listed and not be read; and those of which a series was left for the next run."""
 
     counts: Counter[str] = field(default_factory=Counter)
     studies: dict[str, dict[str, Outcome]] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
+    left: set[str] = field(default_factory=set)
 
     def __getitem__(self, status: str) -> int:
         return self.counts[status]
@@ -111,6 +112,7 @@ def _work(
         why = why or closed(order, started)
         if why:
             left.append(job.series.folder)
+            tally.left.add(job.series.study_folder)
             continue
         started += 1
         with troubles.of(job.series.study_folder, "working on a series"):
