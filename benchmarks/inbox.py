@@ -90,6 +90,7 @@ def finish(order, database: Path) -> None:
             json.dumps({
                 "status": "done", "work_key": job.work_key, "files": {"report.json": "0" * 64}, "covct_version": "0",
                 "study_instance_uid": job.series.study_uid, "series_instance_uid": job.series.series_uid,
+                "slices": "0" * 64, "first_slices": "0" * 64, "signatures": [job.signature],
             })
         )  # fmt: skip
         (order.out / job.series.folder).parent.mkdir(parents=True, exist_ok=True)

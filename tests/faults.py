@@ -347,7 +347,8 @@ def again(bench: Bench, scenario: Scenario, standing: set[str]) -> tuple[list[st
     """Run once more, undisturbed: what is wrong with the tree then."""
     ended = bench.run(scenario)
     said = [f"the rerun ended with {ended.code}: {ended.stderr[-300:]}"] if ended.code != DONE else []
-    redone = {event["folder"] for event in ended.events if event["event"] == "started"} & standing
+    folders = {kind: {e["folder"] for e in ended.events if e["event"] == kind} for kind in ("started", "unchanged")}
+    redone = (folders["started"] - folders["unchanged"]) & standing  # files that grew are looked at
     said += [f"done twice: {_short(folder)}" for folder in sorted(redone)]
     return said + differences(tree_of(bench.out, scenario.selection), scenario.tree), ended
 

@@ -197,12 +197,6 @@ def test_04_a_corrected_slice_beside_the_wrong_one(series_folder):
     assert "corrected.dcm" in done.file
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="what is finished is known by its SOP Instance UIDs, and pixels of finished series are not read again: "
-    "a slice that is overwritten under its old UID (which DICOM forbids) does not reopen its series; --force does",
-)
 def test_04_a_corrected_slice_in_place_of_the_wrong_one(series_folder):
     """Case 4: the file is overwritten between two passes."""
     first = night(series_folder)

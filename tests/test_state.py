@@ -232,6 +232,23 @@ def test_killed_at_any_change_of_a_commit_one_result_stands_whole(tmp_path, numb
     assert begin_attempt(tmp_path, "s/t", "k2").attempts == (1 if committed else 2)
 
 
+@pytest.mark.parametrize("number", range(8))
+def test_killed_while_a_result_is_kept_it_stands_with_one_outcome_or_the_other(tmp_path, number):
+    state.commit(tmp_path, "s/t", stage_with(tmp_path, "k1", "old"), outcome("k1"))
+    begin_attempt(tmp_path, "s/t", "k1")
+    stage = state.new_stage(tmp_path, "k1")
+    with killed_at(number) as kill:
+        state.keep(tmp_path, "s/t", stage, outcome("k1").model_copy(update={"signatures": ["new"]}))
+    state.recover(tmp_path)
+    assert results(tmp_path) == {"s/t": ("k1", "old")}
+    assert read_outcome(tmp_path / "s/t").signatures in ([], ["new"])
+    assert not list((tmp_path / ".covct").glob("staging/*"))
+    assert sorted(path.name for path in (tmp_path / "s/t").iterdir()) == ["outcome.json", "report.json"]
+    if kill.left:
+        assert read_outcome(tmp_path / "s/t").signatures == ["new"]
+        assert begin_attempt(tmp_path, "s/t", "k1").attempts == 1
+
+
 @pytest.mark.parametrize("number", range(12))
 def test_killed_while_recovering_recovers_the_next_time(tmp_path, number):
     state.commit(tmp_path, "s/t", stage_with(tmp_path, "k1", "old"), outcome("k1"))

@@ -121,3 +121,14 @@ def test_a_series_time_runs_while_its_steps_do():
     work.hear({"event": "done", "folder": "s/t"})
     assert not work.too_long
     assert work.finished == {"s/t"}
+
+
+def test_a_series_whose_result_stays_is_at_work_no_longer():
+    """Its time stands still; and it is not finished by this run, as whoever forces or retries asks."""
+    work = supervisor.Work(began=None, timeout_s=10)
+    work.hear({"event": "started", "folder": "s/t"})
+    work.hear({"event": "step", "folder": "s/t", "step": "load"})
+    work.hear({"event": "unchanged", "folder": "s/t"})
+    work.pass_time(3600)
+    assert not work.too_long and not work.counting
+    assert not work.finished

@@ -224,6 +224,9 @@ def _show_plan(order: Order, json_events: bool) -> None:
         verdict = {"series": series.series_uid or series.folder, "slices": len(series.instances) or None}
         if job.finished:
             rows.append({**verdict, "verdict": "finished", "why": job.finished.slug or job.finished.status})
+        elif job.doubtful and job.before:
+            why = "its files have changed; processed again if its slices have"
+            rows.append({**verdict, "verdict": "compare", "why": why})
         elif job.trouble:
             rows.append({**verdict, "verdict": "fail", "why": f"unexpected-error: {job.trouble}"})
         elif job.refusal:

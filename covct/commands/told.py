@@ -107,6 +107,8 @@ def showing(json_events: bool, lines: JsonLines | None = None) -> Iterator[Emit]
                 progress.update(bar, total=event["to_do"], completed=0)
             elif kind == "step":
                 progress.update(bar, description=f"{short(event.get('series', ''))} {event['step']}")
+            elif kind == "unchanged":
+                progress.advance(bar)
             elif kind in ("done", "converted", "rejected", "failed"):
                 progress.advance(bar)
                 finished = progress.tasks[0].completed
@@ -150,6 +152,8 @@ def _line(event: dict[str, Any]) -> str:
         return f"[yellow]rejected[/]    {series}  {event['slug']}: {plain(event['message'])}{file}"
     if kind == "failed":
         return f"[red]failed[/]      {series}  {event['slug']}: {plain(event['message'])}"
+    if kind == "unchanged":
+        return f"unchanged   {series}  its files have changed; its result stays"
     if kind == "waiting":
         why = {"limit": "--limit was reached", "until": "--until has passed"}[event["why"]]
         return f"[yellow]waiting[/]     {event['series']} series left for the next run: {why}"

@@ -48,6 +48,25 @@ class Outcome(Document):
         [], description="Digests that tell whose it is, under the tree's key, and a mark of that key; empty: not known."
     )
     content: str = Field("", description="sha256 of the input's identity alone, whatever the settings.")
+    slices: str = Field(
+        "",
+        description="sha256 of the slices that were read, their Hounsfield units and places; empty where none were "
+        "read, and for volume files, whose identity is their content.",
+    )
+    first_slices: str = Field(
+        "",
+        description="The same for the first result of these SOP Instance UIDs. Where `slices` differs, slices were "
+        "replaced under their UIDs, and `slices` is part of the work key.",
+    )
+    signatures: list[str] = Field(
+        [],
+        description="sha256 of sizes and times (in archives: of sizes and checksums) of files that hold these slices, "
+        "newest first.",
+    )
+
+    def is_of(self, key: str) -> bool:
+        """Whether it has this work key, or the one that the key becomes for slices that were replaced."""
+        return self.work_key == key or bool(self.slices and self.work_key == key_of_replaced(key, self.slices))
 
 
 def work_key(content: tuple[str, ...], settings: dict[str, Any], weights: dict[str, str]) -> str:
@@ -62,6 +81,11 @@ def work_key(content: tuple[str, ...], settings: dict[str, Any], weights: dict[s
         "result_version": versions.RESULT_VERSION,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def key_of_replaced(key: str, slices: str) -> str:
+    """The work key of slices that are not those which this key's result was made of, though they have their UIDs."""
+    return hashlib.sha256(f"{key} {slices}".encode()).hexdigest()
 
 
 def content_key(content: tuple[str, ...]) -> str:

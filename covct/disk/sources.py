@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -301,6 +302,21 @@ class Opener:
         if not file.member:
             stream = open_regular(file.path)
             return stream, os.fstat(stream.fileno()).st_size
+        member = self._member(file)
+        if reason := refusal(member, self.size):  # the archive is another by now
+            raise SourceDefect(reason)
+        return cast(BinaryIO, self.archive.open(member)), member.file_size
+
+    def stamp(self, file: SourceFile) -> tuple[int, int]:
+        """What tells that a file is another, without reading it: size and modification time in ns; of a member of an
+        archive size and CRC-32."""
+        if file.member:
+            member = self._member(file)
+            return member.file_size, member.CRC
+        found = os.stat(file.path)
+        return found.st_size, found.st_mtime_ns
+
+    def _member(self, file: SourceFile) -> zipfile.ZipInfo:
         if self.path != file.path:
             self.close()
             stream = self.stack.enter_context(open_regular(file.path))
@@ -310,9 +326,7 @@ class Opener:
         member = self.entries.get((file.member, file.entry))
         if member is None:
             raise SourceDefect("the archive no longer has this member")
-        if reason := refusal(member, self.size):  # the archive is another by now
-            raise SourceDefect(reason)
-        return cast(BinaryIO, self.archive.open(member)), member.file_size
+        return member
 
 
 def _read(stream: BinaryIO, size: int, first_bytes: int, largest: int) -> bytes:

@@ -206,6 +206,20 @@ def commit(out: Path, folder: str, stage: Path, outcome: Outcome, supersedes: It
             _end_commit(out, note, attempt)
 
 
+def keep(out: Path, folder: str, stage: Path, outcome: Outcome | None = None) -> None:
+    """End an attempt that leaves the result as it is. With an outcome, that takes the place of the one before: it says
+    the same of the same files. May be killed and done again."""
+    with output_errors(out):
+        if outcome:
+            write_json(stage / OUTCOME, outcome.model_dump())
+        with unbroken():
+            lockfile.check(out / PRIVATE / OWNER)
+            if outcome:
+                rename(stage / OUTCOME, out / folder / OUTCOME)
+            attempt_path(out, folder).unlink(missing_ok=True)
+        shutil.rmtree(stage, ignore_errors=True)
+
+
 def withdraw(out: Path, folders: Iterable[str]) -> None:
     """Take results away that no longer count. May be killed and done again."""
     with output_errors(out), unbroken():

@@ -89,19 +89,45 @@ def process(
     strict: bool = False,
     memory_mib: float | None = None,
 ) -> Result:
-    """Segment and measure the chosen series. The networks are asked for only once its slices are read and checked.
+    """Read, segment and measure the chosen series: `load`, then `process_scan`."""
+    return process_scan(choice, load(choice, clock, memory_mib), load_networks, work_key, clock, strict)
+
+
+def load(choice: Choice, clock: Clock, memory_mib: float | None = None) -> Scan:
+    """Read the chosen series.
+
+    Parameters
+    ----------
+    memory_mib : float, optional
+        Memory that may be used; default: all that the machine or the container has.
+
+    Raises
+    ------
+    SeriesError
+        As `read`.
+    """
+    assert choice.chosen is not None
+    with clock.step("load"):
+        return read(choice.chosen, at_hand_mib() if memory_mib is None else memory_mib)
+
+
+def process_scan(
+    choice: Choice,
+    scan: Scan,
+    load_networks: Callable[[], Networks],
+    work_key: str,
+    clock: Clock,
+    strict: bool = False,
+) -> Result:
+    """Segment and measure the chosen series, which was read. The networks are asked for once its slices are checked.
 
     Parameters
     ----------
     strict : bool
         Warnings refuse the series: a SeriesError, as for all input that is not for us.
-    memory_mib : float, optional
-        Memory that may be used; default: all that the machine or the container has.
     """
     series = choice.chosen
     assert series is not None
-    with clock.step("load"):
-        scan = read(series, at_hand_mib() if memory_mib is None else memory_mib)
     with clock.step("check"):
         age, findings = _check(series, scan)
     networks = load_networks()

@@ -124,7 +124,7 @@ def _studies(
     series, problems, lost = _assembled(seen, new, index, troubles)
     found = _since(order, Discovery(series, (*seen.problems, *problems), seen.ignored))
     tally = one_pass(order, found, networks, troubles, cards, before, summary)
-    tally.lost = lost
+    tally.lost |= lost
     for name in tally.studies.keys() - before.keys() - troubles.studies - tally.left:
         outcomes = tally.studies[name]
         if _is_final(outcomes):

@@ -65,6 +65,15 @@ class Skipped(OfSeries):
     slug: str | None
 
 
+class Unchanged(OfSeries):
+    """A series whose files have changed, and whose result stays: its slices are the same, or, as a problem says, cannot
+    be read."""
+
+    event: Literal["unchanged"]
+    status: Status
+    slug: str | None
+
+
 class Started(OfSeries):
     """A series begins."""
 
@@ -137,7 +146,7 @@ class Plan(Told):
     event: Literal["plan"]
     series: str
     slices: int | None
-    verdict: Literal["segment", "finished", "reject", "leave out", "unreadable", "fail"]
+    verdict: Literal["segment", "finished", "reject", "leave out", "unreadable", "fail", "compare"]
     why: str
     warned: str | None = None
 
@@ -166,7 +175,21 @@ class Ended(Told):
     exit_code: Count
 
 
-OfStdout = Watching | Found | Problem | Skipped | Started | Step | Done | NotDone | NotMoved | Waiting | Finished | Plan
+OfStdout = (
+    Watching
+    | Found
+    | Problem
+    | Skipped
+    | Unchanged
+    | Started
+    | Step
+    | Done
+    | NotDone
+    | NotMoved
+    | Waiting
+    | Finished
+    | Plan
+)
 OfStderr = Log | LibraryWarning | Ended
 
 

@@ -84,6 +84,8 @@ class Doing:
         if kind in ("done", "rejected", "failed"):
             left, failed = max(0, self.to_do - 1), self.failed + (kind == "failed")
             return replace(self, folder="", step="", since=now, to_do=left, finished=self.finished + 1, failed=failed)
+        if kind == "unchanged":
+            return replace(self, folder="", step="", since=now, to_do=max(0, self.to_do - 1))
         if kind == "look":
             seen = {name: event[name] for name in ("studies", "waiting", "without_marker", "source_ok")}
             return replace(self, **seen, step=IDLE, since=now if self.step != IDLE else self.since)

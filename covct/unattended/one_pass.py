@@ -16,7 +16,7 @@ from covct.disk.places import PRIVATE
 from covct.intake.discover import Discovery
 from covct.networks.network import Networks
 from covct.results.summary import Summary
-from covct.unattended.one_series import do, job_event, skipped_event
+from covct.unattended.one_series import Kept, do, job_event, skipped_event
 from covct.unattended.plan import Job, Order, follow, plan, superseded
 from covct.unattended.troubles import Troubles
 
@@ -117,12 +117,28 @@ def _work(
         started += 1
         with troubles.of(job.series.study_folder, "working on a series"):
             outcome = do(order, job, networks, troubles.emit)
-            touched.append(job.series.folder)
-            tally.counts[outcome.status] += 1
+            if isinstance(outcome, Kept):
+                started -= 1
+                outcome = _kept(order, job, outcome, troubles, tally)
+            else:
+                touched.append(job.series.folder)
+                tally.counts[outcome.status] += 1
             tally.studies[job.series.study_folder][job.series.folder] = outcome
             if next_best := follow(order, job, outcome, cards):
                 jobs.insert(0, next_best)
     return left, why
+
+
+def _kept(order: Order, job: Job, kept: Kept, troubles: Troubles, tally: PassResult) -> Outcome:
+    """Count a series whose result stays. One that could not be compared is a trouble, and its study is tried again."""
+    study, folder = job.series.study_folder, job.series.folder
+    tally.counts[_counted(order, folder, kept.outcome)] += 1
+    if kept.slug:
+        tally.lost.add(study)
+        troubles.tell(study, f"{kept.message}; its earlier result stays", kept.slug)
+    else:
+        state.withdraw(order.out, superseded(job.choice))
+    return kept.outcome
 
 
 def with_troubles(tally: PassResult, troubles: Troubles) -> PassResult:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from covct import __version__
 from covct.disk import state
 from covct.disk.attempts import MOST_ATTEMPTS, Attempt, begin_attempt, forgive_attempt
 from covct.disk.durable import output_errors, write_json
-from covct.disk.outcome import Outcome, Status, content_key
+from covct.disk.outcome import Outcome, Status, content_key, key_of_replaced
 from covct.errors import RunError, SeriesError, Stopped, logged, whereabouts
 from covct.intake.discover import UID_PATTERN, Series
 from covct.networks.cards import file_sha256
@@ -24,8 +24,13 @@ from covct.networks.network import Network, Networks
 from covct.outputs import Emit, formats_for
 from covct.results.entries import is_volume_folder
 from covct.unattended.logs import hashed
-from covct.unattended.plan import Job, Order, superseded
+from covct.unattended.plan import NEVER_FINAL, Job, Order, superseded
+from covct.unattended.replaced import slices_digest, still_of
 from covct.unattended.whose import record
+
+if TYPE_CHECKING:  # highdicom and SimpleITK are for those who have work
+    from covct.pipeline.series import Clock
+    from covct.voxels.volume import Scan
 
 
 @dataclass(frozen=True)
@@ -39,18 +44,47 @@ class _End:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-def do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> Outcome:
-    """Process one series to its outcome, whatever happens short of a RunError or a stop."""
+@dataclass(frozen=True)
+class Kept:
+    """A series whose result stays: it holds the same slices, or could not be compared, for a reason told by `slug`."""
+
+    outcome: Outcome
+    slug: str = ""
+    message: str = ""
+
+
+@dataclass
+class _Read:
+    """What was read of a series: a digest of its slices, and the work key that they make."""
+
+    work_key: str
+    slices: str = ""
+
+    def take(self, job: Job, scan: Scan) -> bool:
+        """Note its slices. Returns whether they are those of a result that stands if they are."""
+        self.slices = slices_digest(job.series, scan)
+        first = job.before.first_slices if job.before else ""
+        if first and first != self.slices:
+            self.work_key = key_of_replaced(job.work_key, self.slices)
+        return bool(job.doubtful and job.before and job.before.slices == self.slices)
+
+
+def do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> Outcome | Kept:
+    """Process one series to its outcome, whatever happens short of a RunError or a stop; or find that it has one."""
     start = time.perf_counter()
-    folder = job.series.folder
+    folder, read = job.series.folder, _Read(job.work_key)
     emit(job_event("started", job, slices=len(job.series.instances) or None))
     with _not_an_attempt_when_stopped(order.out, folder):
         attempt = begin_attempt(order.out, folder, job.work_key)
         stage = state.new_stage(order.out, job.work_key)
-        end = _given_up(job, attempt) or _worked_on(order, job, networks, stage, emit)
+        end = _given_up(job, attempt) or _worked_on(order, job, read, networks, stage, emit)
+        if isinstance(end, Kept):
+            state.keep(order.out, folder, stage, None if end.slug else end.outcome)
+            emit(job_event("unchanged", job, status=end.outcome.status, slug=end.outcome.slug))
+            return end
         if end.status != "done":
             stage = state.new_stage(order.out, job.work_key)
-        outcome = _outcome(order, job, stage, end, time.perf_counter() - start)
+        outcome = _outcome(order, job, read, stage, end, time.perf_counter() - start)
         state.commit(order.out, folder, stage, outcome, superseded(job.choice) if end.status == "done" else ())
     told = {"slug": end.slug, "message": end.message, "seconds": outcome.seconds}
     emit(job_event(end.status, job, **told, **file_meant(end.file), **end.figures))
@@ -70,11 +104,28 @@ def _given_up(job: Job, attempt: Attempt) -> _End | None:
     return None
 
 
-def _worked_on(order: Order, job: Job, networks: Callable[[], Networks], stage: Path, emit: Emit) -> _End:
+def _worked_on(
+    order: Order, job: Job, read: _Read, networks: Callable[[], Networks], stage: Path, emit: Emit
+) -> _End | Kept:
+    end = _tried(order, job, read, networks, stage, emit)
+    if not (job.doubtful and job.before) or isinstance(end, Kept) or read.slices:
+        return end
+    if end.status == "failed" or end.slug in NEVER_FINAL:  # nothing says yet that its slices are others
+        return Kept(job.before, end.slug or "", end.message or "")
+    return end
+
+
+def _tried(
+    order: Order, job: Job, read: _Read, networks: Callable[[], Networks], stage: Path, emit: Emit
+) -> _End | Kept:
     try:
         if job.refusal:
             raise SeriesError(*job.refusal)
-        return _End(figures=_figures(_segment(order, job, networks, stage, emit)))
+        clock = _clock(job, emit)
+        scan = _load(order, job, clock)
+        if read.take(job, scan) and job.before:
+            return Kept(still_of(job.before, job.signature))
+        return _End(figures=_figures(_segment(order, job, scan, read.work_key, networks, stage, clock, emit)))
     except SeriesError as error:
         return _End("rejected", error.slug, error.message, error.file)
     except MemoryError as error:
@@ -97,31 +148,46 @@ def _not_an_attempt_when_stopped(out: Path, folder: str) -> Iterator[None]:
         raise
 
 
-def _segment(order: Order, job: Job, networks: Callable[[], Networks], stage: Path, emit: Emit) -> dict[str, Any]:
-    """Run the pipeline and write every file of the result into the stage. Returns the report."""
-    from covct.pipeline.report import finished  # highdicom and SimpleITK: only when there is work
-    from covct.pipeline.series import (
-        Clock,
-        peak_memory_mib,
-        process,
-    )
-    from covct.results.writers import REPORT_NAME, WRITERS
-
-    state.ensure_temporary_folder(order.out)
+def _clock(job: Job, emit: Emit) -> Clock:
+    """Tells of each step of a series."""
+    from covct.pipeline.series import Clock  # highdicom and SimpleITK: only when there is work
 
     def told(step: str, seconds: float | None = None) -> None:
         emit(job_event("step", job, step=step, **({} if seconds is None else {"seconds": seconds})))
 
-    clock = Clock(told, told)
+    return Clock(told, told)
+
+
+def _load(order: Order, job: Job, clock: Clock) -> Scan:
+    from covct.pipeline.series import load
+
+    state.ensure_temporary_folder(order.out)
+    return load(job.choice, clock, order.memory_mib)
+
+
+def _segment(
+    order: Order,
+    job: Job,
+    scan: Scan,
+    work_key: str,
+    networks: Callable[[], Networks],
+    stage: Path,
+    clock: Clock,
+    emit: Emit,
+) -> dict[str, Any]:
+    """Run the pipeline and write every file of the result into the stage. Returns the report."""
+    from covct.pipeline.report import finished
+    from covct.pipeline.series import peak_memory_mib, process_scan
+    from covct.results.writers import REPORT_NAME, WRITERS
 
     def asked() -> Networks:
-        told("networks")
+        clock.announce("networks")
         start = time.perf_counter()
         loaded = networks()
-        told("networks", round(time.perf_counter() - start, 3))
+        clock.ended("networks", round(time.perf_counter() - start, 3))
         return _signs_of_life(loaded, emit)
 
-    result = process(job.choice, asked, job.work_key, clock, order.strict, order.memory_mib)
+    result = process_scan(job.choice, scan, asked, work_key, clock, order.strict)
     with clock.step("write"):
         for name in formats_for(job.series.kind, order.outputs.formats, job.series.can_be_referred_to):
             WRITERS[name](result, stage, order.outputs)
@@ -161,10 +227,10 @@ def _source(order: Order, job: Job) -> str:
     return hashed(path, order.identifier_key) if path and order.identifier_key else path
 
 
-def _outcome(order: Order, job: Job, stage: Path, end: _End, seconds: float) -> Outcome:
+def _outcome(order: Order, job: Job, read: _Read, stage: Path, end: _End, seconds: float) -> Outcome:
     return Outcome(
         status=end.status,
-        work_key=job.work_key,
+        work_key=read.work_key,
         slug=end.slug,
         message=end.message,
         files={path.name: file_sha256(path) for path in sorted(stage.iterdir())},
@@ -176,6 +242,9 @@ def _outcome(order: Order, job: Job, stage: Path, end: _End, seconds: float) -> 
         source=_source(order, job),
         patient=record(order.out, job.series),
         content=content_key(job.series.content),
+        slices=read.slices,
+        first_slices=(job.before.first_slices if job.before else "") or (read.slices if end.status == "done" else ""),
+        signatures=[job.signature] if job.signature else [],
     )
 
 

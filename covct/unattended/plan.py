@@ -11,7 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from covct.disk.outcome import Outcome, is_whole, read_outcome, work_key
+from covct.disk.outcome import Outcome, content_key, is_whole, read_outcome, work_key
+from covct.disk.sources import Opener
 from covct.errors import RunError, logged
 from covct.intake.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, selected
 from covct.intake.discover import Discovery, Series
@@ -19,6 +20,7 @@ from covct.intake.gate import check_headers
 from covct.intake.older_trees import where_it_lies
 from covct.networks.cards import ensemble, file_sha256, read_card, tasks_in
 from covct.outputs import Outputs
+from covct.unattended.replaced import may_be_replaced, signature
 from covct.unattended.whose import further_patients, told_apart
 
 # A file that was still being copied has the same identity when it is whole; and memory is not the series' own.
@@ -84,7 +86,20 @@ class Order:
 class Job:
     """One series with its study's choice, or one that is rejected by its headers (`refusal`).
 
-    `trouble`: its study broke the planning, by this kind of error at this place.
+    Attributes
+    ----------
+    work_key : str
+        Of its instances. Slices that replace those of an earlier result under their UIDs get another, once read.
+    finished : Outcome or None
+        The outcome that stands. None where there is something to do.
+    trouble : str
+        Its study broke the planning, by this kind of error at this place.
+    before : Outcome or None
+        The outcome in its folder, if it is of the same instances.
+    doubtful : bool
+        `before` stands if the series still holds the slices that it was made of: files have changed since.
+    signature : str
+        Of the files, as `replaced.signature` has it.
     """
 
     series: Series
@@ -93,6 +108,9 @@ class Job:
     finished: Outcome | None
     refusal: tuple[str, str] | None = None
     trouble: str = ""
+    before: Outcome | None = None
+    doubtful: bool = False
+    signature: str = ""
 
     @property
     def to_do(self) -> bool:
@@ -106,19 +124,20 @@ def plan(order: Order, found: Discovery, cards: dict[str, str]) -> list[Job]:
     """
     jobs = []
     further = further_patients(order.out)
-    for _, candidates in _by_study(_with_folders(order, found, cards)):
-        try:
-            studies = told_apart(order.out, candidates, further)
-            jobs += [job for study in studies for job in _plan_study(order, study, cards)]
-        except (RunError, OSError):
-            raise
-        except Exception as error:
-            trouble = logged(error)
-            jobs += [_troubled(order, series, trouble) for series in candidates]
+    with Opener() as opener:
+        for _, candidates in _by_study(_with_folders(order, found, cards)):
+            try:
+                studies = told_apart(order.out, candidates, further)
+                jobs += [job for study in studies for job in _plan_study(order, study, cards, opener)]
+            except (RunError, OSError):
+                raise
+            except Exception as error:
+                trouble = logged(error)
+                jobs += [_troubled(order, series, trouble) for series in candidates]
     return jobs
 
 
-def _plan_study(order: Order, candidates: list[Series], cards: dict[str, str]) -> list[Job]:
+def _plan_study(order: Order, candidates: list[Series], cards: dict[str, str], opener: Opener) -> list[Job]:
     wanted = [series for series in candidates if selected(series, order.series_uids, order.select)]
     if not wanted:
         return []
@@ -126,15 +145,15 @@ def _plan_study(order: Order, candidates: list[Series], cards: dict[str, str]) -
     choice = replace(choice, left_out=(*choice.left_out, *_not_selected(candidates, wanted)))
     if not choice.chosen:
         return [
-            _job(order, series, choice, cards, (slug, message))
+            _job(order, series, choice, cards, (slug, message), opener)
             for series, slug, message in choice.left_out
             if slug != NOT_SELECTED
         ]
     jobs = []
-    job: Job | None = _job(order, choice.chosen, choice, cards)
+    job: Job | None = _job(order, choice.chosen, choice, cards, None, opener)
     while job:
         jobs.append(job)
-        job = follow(order, job, job.finished, cards)
+        job = follow(order, job, job.finished, cards, opener)
     return jobs
 
 
@@ -182,10 +201,27 @@ def card_hashes(weights: Path) -> dict[str, str]:
 
 
 def _job(
-    order: Order, series: Series, choice: Choice, cards: dict[str, str], refusal: tuple[str, str] | None = None
+    order: Order,
+    series: Series,
+    choice: Choice,
+    cards: dict[str, str],
+    refusal: tuple[str, str] | None,
+    opener: Opener | None,
 ) -> Job:
-    key = _key(order, series, cards)
-    return Job(series, choice, key, standing(order, series.folder, key), refusal)
+    key, now = _key(order, series, cards), signature(series, opener)
+    outcome = read_outcome(order.out / series.folder)
+    stands = outcome is not None and _stands(order, series.folder, key, outcome)
+    changed = outcome is not None and may_be_replaced(outcome, now)
+    return Job(
+        series,
+        choice,
+        key,
+        outcome if stands and not changed else None,
+        refusal,
+        before=outcome if outcome and outcome.content == content_key(series.content) else None,
+        doubtful=bool(stands and changed and outcome and outcome.status == "done" and not refusal),
+        signature=now,
+    )
 
 
 def _key(order: Order, series: Series, cards: dict[str, str]) -> str:
@@ -199,24 +235,28 @@ def settings(order: Order) -> dict[str, Any]:
 def standing(order: Order, folder: str, key: str) -> Outcome | None:
     """The outcome that a series has, unless it is to be done again."""
     outcome = read_outcome(order.out / folder)
+    return outcome if outcome and _stands(order, folder, key, outcome) else None
+
+
+def _stands(order: Order, folder: str, key: str, outcome: Outcome) -> bool:
     again = folder not in order.already
-    if outcome and (
+    return not (
         (order.force and again)
-        or outcome.work_key != key
+        or not outcome.is_of(key)
         or outcome.slug in NEVER_FINAL
         or (outcome.status == "failed" and order.retry_failed and again)
         or not is_whole(order.out / folder, outcome)
-    ):
-        return None
-    return outcome
+    )
 
 
-def follow(order: Order, job: Job, outcome: Outcome | None, cards: dict[str, str]) -> Job | None:
+def follow(
+    order: Order, job: Job, outcome: Outcome | None, cards: dict[str, str], opener: Opener | None = None
+) -> Job | None:
     """The next best series of the study, where the chosen one was rejected for what it holds."""
     if not outcome or outcome.status != "rejected" or job.refusal:
         return None
     choice = job.choice.without_chosen(outcome.slug or "", outcome.message or "")
-    return _job(order, choice.chosen, choice, cards) if choice and choice.chosen else None
+    return _job(order, choice.chosen, choice, cards, None, opener) if choice and choice.chosen else None
 
 
 def superseded(choice: Choice) -> list[str]:

@@ -103,6 +103,8 @@ class Metrics:
                     float, {k: v for k, v in self.samples.items() if k[0] != "covct_device_info"}
                 )
                 self._set("covct_device_info", 1, device=_word(device))
+        elif kind == "unchanged":
+            self._set("covct_queue_depth", max(0.0, self.samples["covct_queue_depth", ()] - 1))
         elif kind == "finished":
             self._set("covct_last_pass_timestamp_seconds", self.now())
         elif kind == "look":

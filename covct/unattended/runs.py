@@ -73,7 +73,7 @@ class Run:
             self.device = event.get("device") or self.device
             if kind == "failed":
                 self.last_error = LastError(slug=event["slug"], folder=event["folder"], at=_utc(datetime.now(UTC)))
-        elif kind == "skipped" and event["folder"] not in self.own:
+        elif kind in ("skipped", "unchanged") and event["folder"] not in self.own:
             self.before[event["status"], event.get("slug") or ""] += 1
         elif kind == "problem":
             self.problems += 1

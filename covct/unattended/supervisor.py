@@ -110,8 +110,8 @@ class Work:
             self.folder, self.counting, self.loading_s, self.elapsed_s = told["folder"], False, 0.0, 0.0
         elif told["event"] == "step":
             self.counting = told["step"] != "networks"
-        elif told["event"] in OUTCOMES:
-            self.finished.add(told["folder"])
+        elif told["event"] in (*OUTCOMES, "unchanged"):
+            self.finished |= {told["folder"]} if told["event"] in OUTCOMES else set()
             self.folder, self.counting, self.crashes = "", False, 0
 
     def pass_time(self, seconds: float) -> None:
@@ -156,7 +156,7 @@ class Worker:
 
         def reported(event: dict[str, Any]) -> None:
             nonlocal last
-            if event["event"] in ("started", "step", *OUTCOMES) and "folder" in event:
+            if event["event"] in ("started", "step", "unchanged", *OUTCOMES) and "folder" in event:
                 self._tell({name: event[name] for name in ("event", "folder", "step") if name in event})
             elif time.monotonic() - last >= ALIVE_EVERY_S:
                 last = time.monotonic()

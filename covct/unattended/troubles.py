@@ -66,11 +66,11 @@ class Troubles:
         self.studies |= studies
         self.met |= studies
 
-    def tell(self, study: str, message: str) -> bool:
+    def tell(self, study: str, message: str, slug: str = UNEXPECTED) -> bool:
         """Note a trouble, and tell of it unless it is one told before: watch meets it again at every look."""
         self.note({study})
         if (study, message) in self._told:
             return False
         self._told.add((study, message))
-        self.emit({"event": "problem", "file": study, "slug": UNEXPECTED, "message": message})
+        self.emit({"event": "problem", "file": study, "slug": slug, "message": message})
         return True
