@@ -200,6 +200,39 @@ def test_replaced_files_are_not_moved_away_before_they_are_processed(series_fold
     assert {path.name: path.read_bytes() for path in moved.rglob("*.dcm")} == files
 
 
+def test_a_slice_sent_again_takes_the_place_of_the_one_that_was_moved(series_folder, tmp_path):
+    """A corrected one, under its old UID, after its study was moved: what came last is the study's, also later on."""
+    moved, aside = tmp_path / "moved", tmp_path / "aside"
+    original = shutil.copytree(series_folder, tmp_path / "original")
+    late, corrected = sorted(original.iterdir())[0], sorted(original.iterdir())[12]
+    shutil.move(series_folder / late.name, aside)
+    first = night(series_folder, move_done=moved)
+    dataset = pydicom.dcmread(corrected)
+    put_hu(dataset, hu_of(dataset) + 50)
+    dataset.save_as(series_folder / corrected.name)
+    second = night(series_folder, out=first.out, move_done=moved)
+    assert second.said("done")
+    assert {path.read_bytes() for path in moved.rglob("*.dcm")} >= {corrected.read_bytes()}, "the old one is kept"
+    shutil.move(aside, series_folder / late.name)
+    assert night(series_folder, out=first.out, move_done=moved).said("done"), "and conflicts with nothing"
+    together = tmp_path / "together"
+    shutil.copytree(original, together)
+    dataset.save_as(together / corrected.name)
+    assert only(first.out)[0].slices == only(night(together).out)[0].slices
+    assert not list(series_folder.rglob("*.dcm"))
+
+
+def test_a_copy_sent_again_is_compared_and_moved_over_its_like(series_folder, tmp_path):
+    moved = tmp_path / "moved"
+    copy = shutil.copytree(series_folder, tmp_path / "copy")
+    first = night(series_folder, move_done=moved)
+    shutil.copytree(copy, series_folder, dirs_exist_ok=True)
+    again = night(series_folder, out=first.out, move_done=moved)
+    assert not again.said("done") and not again.said("rejected")
+    assert sorted(path.name for path in moved.rglob("*.dcm")) == sorted(path.name for path in copy.iterdir())
+    assert not list(series_folder.rglob("*.dcm"))
+
+
 def test_watch_processes_replaced_files_and_leaves_touched_ones(order, inbox, networks):
     def in_place():
         brighten(inbox / "a")

@@ -23,7 +23,7 @@ from covct.results.summary import Summary
 from covct.unattended import heartbeat
 from covct.unattended.inbox import Roots, Settling, Survey, add, survey
 from covct.unattended.index import Index, open_index
-from covct.unattended.movable import movable, move_done
+from covct.unattended.movable import movable, move_done, sent_again
 from covct.unattended.move_done import moved_before, put_back
 from covct.unattended.one_pass import PassResult, closed, one_pass, with_troubles
 from covct.unattended.plan import NEVER_FINAL, Order, card_hashes, settings, standing
@@ -97,7 +97,10 @@ def _survey(order: Order, index: Index, troubles: Troubles) -> Survey:
         for study in list(seen.studies):
             with troubles.of(study, "looking for what was moved before"):
                 for name in sorted({study, earlier(study)}):
-                    add(seen, moved_before(order.move_done, name), order.out, index)
+                    moved = moved_before(order.move_done, name)
+                    again = sent_again(moved, seen.studies[study].files, index)
+                    seen.studies[study].sent_again += again
+                    add(seen, [path for path in moved if path not in again], order.out, index)
     seen.problems += seen.unread.by_kind()
     return seen
 

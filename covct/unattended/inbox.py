@@ -27,10 +27,12 @@ LONGEST_DELAY_S = 3600.0  # between two attempts at a study whose files cannot b
 
 @dataclass
 class Study:
-    """The files of one study, and for each a mark that changes with it."""
+    """The files of one study, and for each a mark that changes with it; `sent_again` are those that were moved before,
+    and whose instances have come again since: what came last is the study's."""
 
     files: list[SourceFile] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)
+    sent_again: list[Path] = field(default_factory=list)
 
     @property
     def fingerprint(self) -> int:

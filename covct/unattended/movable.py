@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
+from covct.dicom.header import Header
+from covct.dicom.patient import Patient
 from covct.disk.outcome import Outcome
 from covct.disk.sources import SourceFile, printable
+from covct.errors import SeriesError
 from covct.intake.discover import place
 from covct.unattended import heartbeat
 from covct.unattended.inbox import Survey
@@ -63,10 +67,26 @@ def move_done(
             mine = (*seen.studies[name].files, *media[name])
             unchanged = {file.path: status for file in mine if (status := index.still(file))}
             files = {path: s for path, s in unchanged.items() if path not in kept and printable(path) not in spoiled}
-            reasons = move_study(name, files, order.sources, order.move_done, order.marker, alive)
+            gone = seen.studies[name].sent_again
+            reasons = move_study(name, files, order.sources, order.move_done, order.marker, alive, gone)
             if reasons and name not in told:
                 told.add(name)
                 troubles.emit({"event": "not-moved", "study": name, "files": len(files), "message": reasons[0]})
+
+
+def sent_again(moved: Iterable[Path], files: Iterable[SourceFile], index: Index) -> list[Path]:
+    """Of files that were moved before, those whose instances lie among these files again, under the same patient."""
+    moved = list(moved)
+    there = {who for file in files for who in _instances(file, index)} if moved else set()
+    return [path for path in moved if (mine := _instances(SourceFile(path), index)) and mine <= there]
+
+
+def _instances(file: SourceFile, index: Index) -> set[tuple[str, Patient]]:
+    try:
+        facts = index.facts_of(file)
+    except SeriesError:
+        return set()
+    return {(one.sop_instance_uid, one.patient) for one in facts.instances} if isinstance(facts, Header) else set()
 
 
 def media_of(seen: Survey, ready: set[str]) -> dict[str, list[SourceFile]]:

@@ -36,6 +36,7 @@ from covct.unattended.moved_file import (
     reserved,
     same_contents,
     set_aside,
+    target_of,
 )
 
 UNFINISHED = "unfinished-pair"  # below PRIVATE of the target; no study is called so
@@ -59,6 +60,7 @@ def move_study(
     done: Path,
     marker: str = "",
     alive: Callable[[], None] = lambda: None,
+    gone: Iterable[Path] = (),
 ) -> list[str]:
     """Move files of a study to the same path below `done` as they have below their source.
 
@@ -75,6 +77,9 @@ def move_study(
         what was not moved before it.
     alive : function ()
         Called at each file: copying thousands to a slow disk takes hours.
+    gone : iterable of Path
+        Files that were moved before and are none of the study any more, as their instances were sent again: they stay
+        where they are.
 
     Returns
     -------
@@ -89,8 +94,9 @@ def move_study(
         with lock(done):  # two processes may move to one directory
             _finish(done)
             units = _units(below)
-            _note(done, study, [unit[0][1] for unit in units if len(unit) == 1])
-            return _move_all(study, units, files, done, marker, alive)
+            targets = {unit[0][0]: target_of(unit[0][0], done / unit[0][1]) for unit in units if len(unit) == 1}
+            _note(done, study, [target.relative_to(done) for target in targets.values()], gone)
+            return _move_all(study, units, files, targets, done, marker, alive)
     except RunError as error:
         return [str(error)]
     except OSError as error:
@@ -101,6 +107,7 @@ def _move_all(
     study: str,
     units: list[list[Place]],
     files: Mapping[Path, Status],
+    targets: Mapping[Path, Path],
     done: Path,
     marker: str,
     alive: Callable[[], None],
@@ -112,7 +119,7 @@ def _move_all(
         try:
             if len(unit) > 1:
                 _move_together(study, unit, files, done)
-            elif (target := move_file(path, done / relative, files[path])) != done / relative:
+            elif (target := move_file(path, done / relative, files[path])) != targets[path]:  # that name was taken
                 _note(done, study, [target.relative_to(done)])
             _leave(path.parent, home, done, marker)
         except FileNotFoundError:
@@ -284,11 +291,11 @@ def _relative(path: Path, homes: list[Path]) -> tuple[Path, Path | None]:
     return path, None
 
 
-def _note(done: Path, study: str, names: list[Path]) -> None:
-    """Write down, before the first is moved, where the files of a study will be."""
+def _note(done: Path, study: str, names: list[Path], gone: Iterable[Path] = ()) -> None:
+    """Write down, before the first is moved, where the files of a study will be; and no longer what is `gone`."""
     ledger = done / PRIVATE / study
     make_folder(ledger.parent)
-    known = {os.fsencode(path.relative_to(done)) for path in moved_before(done, study)}
+    known = {os.fsencode(path.relative_to(done)) for path in {*moved_before(done, study)} - {*gone}}
     replace_file(ledger, b"\0".join(sorted(known | {os.fsencode(name) for name in names})))
 
 

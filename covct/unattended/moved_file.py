@@ -108,6 +108,15 @@ def into(source: Path, wanted: Path, processed: Status) -> Path:
     raise AssertionError("names never end")
 
 
+def target_of(source: Path, wanted: Path) -> Path:
+    """Where `into` will bring the file, unless it changes or somebody else takes that name."""
+    with suppress(OSError):  # moving it will tell
+        for target in _names(wanted):
+            if not os.path.lexists(target) or is_reservation(target) or same_contents(source, target):
+                return target
+    return wanted
+
+
 def _names(wanted: Path) -> Iterator[Path]:
     """The wanted name, then numbered ones: another file of that name came before."""
     yield wanted

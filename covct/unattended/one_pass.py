@@ -118,7 +118,7 @@ def _work(
         with troubles.of(job.series.study_folder, "working on a series"):
             outcome = do(order, job, networks, troubles.emit)
             if isinstance(outcome, Kept):
-                started -= 1
+                started -= 1  # it gets no outcome in this run
                 outcome = _kept(order, job, outcome, troubles, tally)
             else:
                 touched.append(job.series.folder)
