@@ -13,6 +13,9 @@ LOCK := docker/constraints-dev.txt
 UV_COMPILE := uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11
 ON_LINUX := --python-platform x86_64-manylinux_2_28
 
+# Where it is set, as in many images, each of hundreds of processes compiles covct anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
