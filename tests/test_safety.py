@@ -641,7 +641,7 @@ def test_card_that_is_none(text, weights):
 def test_weights_that_are_a_fifo_do_not_hang(weights):
     (weights / "lungs.keras").unlink()
     os.mkfifo(weights / "lungs.keras")
-    with pytest.raises(WeightsError, match="no file"):
+    with pytest.raises(WeightsError, match="not a file"):
         read_card(weights / "lungs.json")
 
 
