@@ -193,9 +193,9 @@ def test_names_with_a_plus_are_understood_on_the_command_line():
     [
         ("smallcovid-net", {"channels": 3}, "takes"),
         ("smallcovid-net", {"patch": [8, 16, 16]}, "takes"),
-        ("smallcovid-net", {"task": "empty-slices"}, "no use"),
+        ("smallcovid-net", {"task": "empty-slices"}, "does not fit the task"),
         ("smallcovid-net", {"classes": ["background", "infection"]}, "1 outputs"),
-        ("slice-classifier", {"task": "infection"}, "no use"),
+        ("slice-classifier", {"task": "infection"}, "does not fit the task"),
         ("unet3d", {"patch": [8, 16, 32]}, "takes"),
     ],
 )
