@@ -35,8 +35,8 @@ LIMITS = {
     "glass comes back fainter than it was.",
     "lungs": "Few patients, adults only; no large effusions, no pneumonectomy, no pneumothorax in the training data. "
     "Gas in the stomach is sometimes marked as lung.",
-    "infection": "Trained on restored and JPEG slices of few patients, and on lesions put into lungs without "
-    "COVID-19: any other opacity (atelectasis, tumour, oedema, other pneumonia) may be marked.",
+    "infection": "Trained on slices of few patients, many of them published as pictures, and on lesions put into lungs "
+    "without COVID-19: any other opacity (atelectasis, tumour, oedema, other pneumonia) may be marked.",
     "empty-slices": "Learned from the same slices as infection: what that network never saw, nor did this one.",
 }
 
