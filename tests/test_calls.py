@@ -105,14 +105,15 @@ def labelled(tmp_path):
     return data, calls
 
 
-def judge(data, calls, out, **wishes):
+def judge(folders, out, **wishes):
+    data, calls = folders
     order = EvaluationOrder(data, out, predictions=calls, patients="all", resamples=100, names=True, **wishes)
     return evaluate(order, None, None)
 
 
 def test_labels_by_slice_are_a_truth(labelled, tmp_path):
     """Of 3 labelled slices 2 are called; of the others with lung, 1 and 5, one is. Slice 0 has no lung: no merit."""
-    evaluation = judge(*labelled, tmp_path / "out")
+    evaluation = judge(labelled, tmp_path / "out")
     rows = {row["case"]: row for row in evaluation["cases"]}
     assert rows["P1"]["by_slice"] == {"labelled": 3, "found": 2, "clear": 2, "called": 1}
     assert rows["N1"]["by_slice"] == {"labelled": 0, "found": 0, "clear": 5, "called": 1}
@@ -167,12 +168,12 @@ def test_a_table_that_says_nothing_clear_is_refused(rows, said, tmp_path):
 def test_labels_of_no_volume_are_left_out_and_too_few_are_refused(labelled, tmp_path):
     data, calls = labelled
     labels(data, [*(("P1", "", i, 1, "") for i in range(6)), ("Q", "", 0, 1, "")])
-    evaluation = judge(data, calls, tmp_path / "out")
+    evaluation = judge((data, calls), tmp_path / "out")
     assert [row["case"] for row in evaluation["cases"]] == ["P1"]
     assert [one["slug"] for one in evaluation["left_out"]] == ["no-image"]
     labels(data, [("N1", "normal", index, "", "") for index in range(5)])
     with pytest.raises(UsageError, match="5 labels, 6 slices; wanted a label for each slice"):
-        judge(data, calls, tmp_path / "out")
+        judge((data, calls), tmp_path / "out")
 
 
 # Beside masks
@@ -192,7 +193,7 @@ def marked(tmp_path):
 
 
 def test_infection_outside_the_lungs_found_and_changes_of_class(marked, tmp_path):
-    evaluation = judge(*marked, tmp_path / "out")
+    evaluation = judge(marked, tmp_path / "out")
     rows = {row["case"]: row["tasks"]["infection"] for row in evaluation["cases"]}
     assert (rows["a"]["marked_inside_lungs"], rows["b"]["marked_inside_lungs"]) == (0, 1)
     sick = {name: int(np.count_nonzero(chest(seed)[2])) for name, seed in (("a", 0), ("b", 1))}
@@ -215,8 +216,8 @@ def test_infection_outside_the_lungs_found_and_changes_of_class(marked, tmp_path
 
 def test_the_document_follows_its_schema_and_an_earlier_one_is_still_read(marked, labelled, tmp_path):
     jsonschema = pytest.importorskip("jsonschema")
-    judge(*marked, tmp_path / "marked")
-    judge(*labelled, tmp_path / "labelled")
+    judge(marked, tmp_path / "marked")
+    judge(labelled, tmp_path / "labelled")
     schema = json.loads(files("covct.evaluation").joinpath("evaluation.schema.json").read_text())
     assert schema_path(Evaluation).is_file()
     for name in ("marked", "labelled"):
@@ -278,7 +279,7 @@ def test_what_is_segmented_again_is_what_a_scan_segments(phantom, phantom_series
 def test_robustness_is_asked_for(labelled, tmp_path):
     data, calls = labelled
     with pytest.raises(UsageError, match="--robustness segments changed scans"):
-        judge(data, calls, tmp_path / "out", robustness=True)
+        judge((data, calls), tmp_path / "out", robustness=True)
 
 
 def test_a_whole_series_is_segmented_again_and_told_on_the_page(phantom, tmp_path):

@@ -22,7 +22,8 @@ def scan():
 
 
 def unknown(scan):
-    return labels_without_disease(*scan, SPACING) == UNKNOWN
+    hu, lungs = scan
+    return labels_without_disease(hu, lungs, SPACING) == UNKNOWN
 
 
 def test_aerated_lung_is_healthy(scan):
