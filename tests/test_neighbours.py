@@ -81,7 +81,7 @@ def test_a_network_of_three_slices_is_trained_and_runs_from_its_card(data, tmp_p
     card = train(replace(SETTINGS, augment="full"), data, tmp_path / "out")
     loaded, network = load_network(tmp_path / "out" / "infection.json")
     assert (loaded.channels, network.input_shape) == (3, (None, 32, 32, 3))
-    assert "next slices whatever their distance" in card.limits
+    assert "next slices, whatever their distance" in card.limits
     assert card.scores["validation_dice"] >= 0
     hu = chest(7)[0]
     view = body_field_of_view(hu, (4.0, 4.0))
@@ -90,6 +90,25 @@ def test_a_network_of_three_slices_is_trained_and_runs_from_its_card(data, tmp_p
     changed = probabilities(make_network(loaded, network), hu, view, np.ones(len(hu), bool))
     differs = (out != changed).any((1, 2)).tolist()
     assert differs == [False, False, True, True, True, True], "slice 2 sees its neighbour, slice 1 does not"
+
+
+@pytest.mark.slow
+def test_a_network_of_distances_is_trained_and_runs_from_its_card(data, tmp_path):
+    """Of a series whose slices lie too far apart to say anything of 3 mm but a mixture: the far slice counts less."""
+    pytest.importorskip("keras")
+    from covct.networks.segment import load_network, make_network
+    from covct.training.loop import train
+
+    train(replace(DISTANCES, augment="clinical"), data, tmp_path / "out")
+    loaded, network = load_network(tmp_path / "out" / "infection.json")
+    assert (loaded.channels, loaded.neighbours_mm, network.input_shape) == (5, [3.0, 6.0], (None, 32, 32, 5))
+    hu = chest(7)[0]
+    view, every = body_field_of_view(hu, (4.0, 4.0)), np.ones(len(hu), bool)
+    close, far = (
+        probabilities(make_network(loaded, network), hu, view, every, (mm, 4.0, 4.0)).astype(float)
+        for mm in (3.0, 60.0)
+    )
+    assert np.abs(close - far).max() > 0, "what lies at 6 mm is another slice, or nearly this one"
 
 
 def test_no_neighbour_comes_from_another_volume_or_from_beyond_a_gap(data, tmp_path):
