@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from covct.data.slices import UNKNOWN
+from covct.voxels.fields_of_view import MODEL_PIXEL_MM
 
 TRUSTED_HU = -700  # smoothed lung below this holds no disease
 ABOVE_MEDIAN_HU = 130  # nor does lung no denser than this above the person's own: some breathe out
@@ -24,7 +25,7 @@ PARTIAL_MM, PARTIAL_MARGIN_MM = 4.0, 3.0  # above and below; and beside
 THIN_MM = 8.0
 DEPENDENT_MM, DEPENDENT_BELOW_HU = 12.0, -400
 SMOOTHED_PX = 4.0
-MODEL_MM = (3.0, 1.6, 1.6)  # where nobody says how far apart slices and pixels lie
+MODEL_MM = (3.0, MODEL_PIXEL_MM, MODEL_PIXEL_MM)  # where nobody says how far apart slices and pixels lie
 
 
 def labels_without_disease(

@@ -11,7 +11,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from covct.voxels.preprocess import BODY_HU
+from covct.data.not_disease import smoothed_inside
+from covct.voxels.fields_of_view import inside_body
 
 LUNGS_MM = 270.0  # both, side to side: an adult's
 RATIO = 0.84
@@ -55,23 +56,16 @@ def estimated_distance_mm(hu: np.ndarray, numbers: np.ndarray) -> float:
 
 def _parenchyma(hu_slice: np.ndarray) -> np.ndarray:
     """Aerated lung without its rim, inside the body: a mattress is as light, and the same in every slice."""
-    contours, _ = cv2.findContours((hu_slice > BODY_HU).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    body = np.zeros(hu_slice.shape, np.uint8)
-    if contours:
-        cv2.drawContours(body, [max(contours, key=cv2.contourArea)], -1, 1, cv2.FILLED)
     smooth = cv2.GaussianBlur(hu_slice.astype(np.float32), (0, 0), 2)
-    aerated = ((smooth > PARENCHYMA_HU[0]) & (smooth < PARENCHYMA_HU[1])).astype(np.uint8) & body
-    inside: np.ndarray = cv2.erode(aerated, np.ones((5, 5), np.uint8)) > 0
+    aerated = (smooth > PARENCHYMA_HU[0]) & (smooth < PARENCHYMA_HU[1]) & inside_body(hu_slice)
+    inside: np.ndarray = cv2.erode(aerated.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     return inside
 
 
 def _texture(hu_slice: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """What is finer than the shape of the lungs. (rows, columns) float32."""
-    hu, weight = np.clip(hu_slice, -1000, 200).astype(np.float32), mask.astype(np.float32)
-    coarse = cv2.GaussianBlur(hu * weight, (0, 0), FINE_PX) / np.maximum(
-        cv2.GaussianBlur(weight, (0, 0), FINE_PX), 1e-3
-    )
-    fine: np.ndarray = np.clip(hu - coarse, -CLIPPED_HU, CLIPPED_HU)
+    hu = np.clip(hu_slice, -1000, 200).astype(np.float32)
+    fine: np.ndarray = np.clip(hu - smoothed_inside(hu, mask, FINE_PX), -CLIPPED_HU, CLIPPED_HU)
     return fine
 
 

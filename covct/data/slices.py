@@ -73,7 +73,7 @@ class Slices:
         """Indices of slices that do not follow the one before: another volume, or a gap. As `voxels.around` wants."""
         if self.places is None:
             return tuple(range(1, len(self)))
-        return tuple((np.flatnonzero((np.diff(self.places, axis=0) != (0, 1)).any(1)) + 1).tolist())
+        return first_of_runs(self.places)
 
     def with_lung(self, pixels: int = 200) -> Slices:
         """The slices with at least so much lung."""
@@ -172,3 +172,8 @@ def _places_joined(parts: list[Slices]) -> np.ndarray:
 def one_volume(numbers: Sequence[int] | np.ndarray) -> np.ndarray:
     """The places of slices of one volume, by their numbers in it: (slices, 2) int."""
     return np.stack([np.zeros(len(numbers), int), np.asarray(numbers, int)], 1)
+
+
+def first_of_runs(places: np.ndarray) -> tuple[int, ...]:
+    """As `Slices.first_of_runs`, of places (slices, 2) int."""
+    return tuple((np.flatnonzero((np.diff(places, axis=0) != (0, 1)).any(1)) + 1).tolist())

@@ -12,6 +12,7 @@ import numpy as np
 
 from covct.data.cases import Case
 from covct.data.slice_distance import estimated_distance_mm
+from covct.data.slices import first_of_runs, one_volume
 from covct.errors import UsageError
 from covct.evaluation import calibration
 from covct.evaluation.intervals import Promise, counting, promise_of_report, promise_of_tally
@@ -171,7 +172,7 @@ def _probability(
 def _around(card: Card, truth: Truth) -> Around:
     """What lies around each slice: those of pictures have gaps, and mostly a distance that only they tell."""
     numbers = np.arange(len(truth.hu)) if truth.numbers is None else truth.numbers
-    gaps = tuple((np.flatnonzero(np.diff(numbers) != 1) + 1).tolist())
+    gaps = first_of_runs(one_volume(numbers))
     if not card.neighbours_mm:
         return surroundings(card, len(numbers), first_of_runs=gaps)
     slice_mm = truth.spacing_mm[0] if truth.spacing_mm else np.nan

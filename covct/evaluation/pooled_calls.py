@@ -86,19 +86,21 @@ def _share(above: int, below: int) -> Ratio:
     return lambda sums: ratio(sums[..., above], sums[..., below])
 
 
+def _total(rows: list[list[int]]) -> np.ndarray:
+    """Sums of four counts; 0 of no rows."""
+    total: np.ndarray = np.array(rows, float).reshape(-1, 4).sum(0)
+    return total
+
+
 def _pooled_slices(calls: list[CaseCalls], figure: Figure) -> dict[str, Any] | None:
-    there = [one.by_slice for one in calls if one.by_slice]
-    if not there:
+    if not any(one.by_slice for one in calls):
         return None
 
     def sums(cases: list[CaseCalls]) -> np.ndarray:
-        rows = [[s.labelled, s.found, s.clear, s.called] for one in cases if (s := one.by_slice)]
-        total: np.ndarray = np.array(rows, float).reshape(-1, 4).sum(0)
-        return total
+        return _total([[s.labelled, s.found, s.clear, s.called] for one in cases if (s := one.by_slice)])
 
-    total = BySlice(*(sum(getattr(one, name) for one in there) for name in ("labelled", "found", "clear", "called")))
     return {
-        **_slices(total),
+        **_slices(BySlice(*(int(count) for count in sums(calls)))),
         "sensitivity": figure(sums, _share(1, 0)),
         "specificity": figure(sums, lambda s: ratio(s[..., 2] - s[..., 3], s[..., 2])),
     }
@@ -143,9 +145,7 @@ def _pooled_without(calls: list[CaseCalls], figure: Figure) -> dict[str, Any] | 
         return None
 
     def sums(cases: list[CaseCalls]) -> np.ndarray:
-        rows = [[e.called, e.lung, e.called_aerated, e.aerated] for one in cases if (e := one.everywhere)]
-        total: np.ndarray = np.array(rows, float).reshape(-1, 4).sum(0)
-        return total
+        return _total([[e.called, e.lung, e.called_aerated, e.aerated] for one in cases if (e := one.everywhere)])
 
     aerated = [100 * one.called_aerated / max(1, one.aerated) for one in there]
     return {

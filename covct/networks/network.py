@@ -178,10 +178,10 @@ def _chunks(
         here = around.chosen(part)
         needed, places = np.unique(here.indices, return_inverse=True)
         slices = to_model_space(hu[needed], view, card.size)
-        yield part, seen_around(card, slices, Around(places.reshape(here.indices.shape), here.shares))
+        yield part, _seen_around(card, slices, Around(places.reshape(here.indices.shape), here.shares))
 
 
-def seen_around(card: Card, hu: np.ndarray, around: Around) -> np.ndarray:
+def _seen_around(card: Card, hu: np.ndarray, around: Around) -> np.ndarray:
     """Slices with what lies around them as the card's network sees them.
 
     hu (slices, size, size) in model space -> (n, size, size, channels) float32.

@@ -76,7 +76,7 @@ def at_distances(
     first_of_runs : sequence of int
         As of `adjacent`.
     """
-    offsets = np.array([*(-one for one in reversed(distances_mm)), 0.0, *distances_mm])
+    offsets = offsets_mm(distances_mm)
     steps = np.round(offsets / np.broadcast_to(slice_mm, (count,))[:, None], 4)  # 3 mm are one slice of 3.0000001
     steps[:, len(distances_mm)] = 0
     first, end = (bound[:, None] for bound in run_bounds(count, first_of_runs))
@@ -87,6 +87,11 @@ def at_distances(
     there = ~np.isnan(steps) & (lower >= first) & (upper < end)
     indices = np.stack([lower, upper], -1).clip(first[..., None], end[..., None] - 1)
     return Around(indices, (np.stack([1 - share, share], -1) * there[..., None]).astype(np.float32))
+
+
+def offsets_mm(distances_mm: Sequence[float]) -> np.ndarray:
+    """Where the channels lie: -6, -3, 0, 3 and 6 for (3, 6)."""
+    return np.array([*(-one for one in reversed(distances_mm)), 0.0, *distances_mm])
 
 
 def run_bounds(count: int, first_of_runs: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:

@@ -99,6 +99,12 @@ def _enclosed_air_mm2(hu_slice: np.ndarray, pixel_spacing_mm: tuple[float, float
     return float(np.count_nonzero(air) * step**2 * pixel_spacing_mm[0] * pixel_spacing_mm[1])
 
 
+def inside_body(hu_slice: np.ndarray) -> np.ndarray:
+    """(rows, columns) bool: within the body's contour, the air in it too; nothing where there is no body."""
+    contour = _largest(_contours((hu_slice > BODY_HU).astype(np.uint8)))
+    return _filled([] if contour is None else [contour], hu_slice.shape)
+
+
 def _lung_contours_box(hu_slice: np.ndarray, pixel_spacing_mm: tuple[float, float]) -> Box | None:
     """The box around the two largest contours of air inside the body of one slice, or None."""
     step = _step(hu_slice)

@@ -24,7 +24,7 @@ from covct.data.slices import UNKNOWN, Context, Slices
 from covct.training.samples import augment
 from covct.training.samples.prepare import Preparation, see, truth_of
 from covct.training.settings import Settings
-from covct.voxels.around import Around, adjacent, at_distances, channels_last, mixed, run_bounds
+from covct.voxels.around import Around, adjacent, at_distances, channels_last, mixed, offsets_mm, run_bounds
 
 ALONE_SHARE = 0.15  # of the stacks by distance are shown without neighbours, as slices published by themselves are
 THICK_SHARE = 0.5  # of those whose distance is known become slices of another thickness, where the preset has any
@@ -36,7 +36,7 @@ class Stack(NamedTuple):
     """A slice, (rows, columns) each, or a slice with what lies around it, (channels, rows, columns).
 
     there : (channels,) bool or None
-        Where anything lies; None of a single slice.
+        Where anything lies; None: everywhere.
     """
 
     hu: np.ndarray
@@ -90,8 +90,8 @@ def stack(part: Slices, index: int, rng: np.random.Generator, thickest_mm: float
     way = 1 if rng.random() < 0.5 else -1
     if not context.distances_mm:
         around = context.around.indices[index, ::way, 0]
-        pool, there = context.pool, np.ones(len(around), bool)
-        return Stack(pool.hu[around], pool.lungs[around], pool.infection[around], there)
+        pool = context.pool
+        return Stack(pool.hu[around], pool.lungs[around], pool.infection[around])
     thickness = _thickness(float(context.slice_mm[index]), thickest_mm, rng)
     indices, shares = _thick(context, index, thickness) if thickness else _thin(context, index)
     if rng.random() < ALONE_SHARE:
@@ -117,10 +117,8 @@ def _thin(context: Context, index: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _thick(context: Context, index: int, thickness: float) -> tuple[np.ndarray, np.ndarray]:
     """As `_thin`, of a scan whose slices are as thick as they lie apart, one of them in the middle."""
-    distances = context.distances_mm
-    offsets = np.array([*(-one for one in reversed(distances)), 0.0, *distances])
+    offsets, middle = offsets_mm(context.distances_mm), len(context.distances_mm)
     first, end = context.runs[index]
-    middle = len(distances)
     slice_mm = float(context.slice_mm[index])
     heights = (np.arange(first, end) - context.around.indices[index, middle, 0]) * slice_mm
     below = np.floor(offsets / thickness)

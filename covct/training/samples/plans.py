@@ -155,7 +155,7 @@ def plan_infection(reading: Reading, settings: Settings) -> Plan:
                 hu, infection = _maybe_diseased(hu.astype(np.float32), lungs, infection, donors, rng, origins)
             elif how.preset.transplants and rng.random() < how.preset.transplants and donors is not None:
                 hu, infection = _transplanted(hu.astype(np.float32), lungs, infection, donors, rng, origins)
-        equalise = not reading.only_hu and part.source in ("lctsc", "medseg") and rng.random() < EQUALISED_SHARE
+        equalise = _in_the_look_of_clahe(reading, part.source, rng)
         own = at_the_ribs if part.ends_at_the_ribs(index) else EQUALISED if equalise else {"scale": (0.85, 1.3)}
         hu, lungs, infection = deform(how.preset, (hu, lungs, infection), ("hu", "mask", "mask"), rng, **own)
         if equalise:
@@ -243,7 +243,7 @@ def _plan_volumes(parts: list[Slices], reading: Reading, settings: Settings, how
         volume = trained[rng.integers(len(trained))]
         if origins is not None:
             origins.append(Origin(volume.source, volume.patient, volume.first))
-        equalise = not reading.only_hu and volume.source == "lctsc" and rng.random() < EQUALISED_SHARE
+        equalise = volume.source == "lctsc" and _in_the_look_of_clahe(reading, volume.source, rng)
         return volumes.draw_patch(volume, how, patch, rng, equalise)
 
     judged = split.judged
@@ -273,7 +273,7 @@ def _plan_classes(reading: Reading, settings: Settings, how: Preparation, wanted
         among = showing if not clean or rng.random() < 0.68 else clean
         part = among[rng.integers(len(among))]
         index = _place(part, rng, origins)
-        equalise = not reading.only_hu and part.source in ("lctsc", "medseg") and rng.random() < EQUALISED_SHARE
+        equalise = _in_the_look_of_clahe(reading, part.source, rng)
         own = CROPPED if part.ends_at_the_ribs(index) else EQUALISED if equalise else {"scale": (0.85, 1.3)}
         return classes.draw(part, index, how, settings.task, own, equalise, rng)
 
@@ -283,6 +283,11 @@ def _plan_classes(reading: Reading, settings: Settings, how: Preparation, wanted
         if part.classes is not None
     }
     return _plan(draw, how, checks, split, sources)
+
+
+def _in_the_look_of_clahe(reading: Reading, source: str, rng: np.random.Generator) -> bool:
+    """Whether a sample is shown so by chance: where other sources have that look, it must not tell the source."""
+    return not reading.only_hu and source in ("lctsc", "medseg") and rng.random() < EQUALISED_SHARE
 
 
 def _note(origins: Origins | None, part: Slices, index: int) -> None:
