@@ -16,6 +16,7 @@ from covct.training.folds import held_out
 from covct.training.samples import classes, neighbours, volumes
 from covct.training.samples.empty_slices import of_slices
 from covct.training.samples.inputs import patch_of
+from covct.training.samples.lung_changes import LungChanges, change_lungs
 from covct.training.samples.neighbours import show_part, show_stack, stack, with_context
 from covct.training.samples.partial_lungs import with_partial_lungs
 from covct.training.samples.plan import Origin, Origins, Plan
@@ -40,7 +41,6 @@ CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}
 CROPPED_LIKE_ALL = {"scale": (0.85, 1.15), "border_hu": 40.0}
 EQUALISED = {"scale": (0.7, 1.2)}  # the publisher's CLAHE saw whole slices, ours are cut around the body
 EQUALISED_SHARE = 0.4
-PARTIAL_SHARE = 0.15  # of the samples for the lungs, where slices with known parts of lungs are among the data
 
 
 def plan_restorer(reading: Reading, settings: Settings) -> Plan:
@@ -100,23 +100,19 @@ def plan_lungs(reading: Reading, settings: Settings) -> Plan:
 
     partial = [part for part in train_sets if part.source == "medseg"]
     whole = [part for part in train_sets if part.source != "medseg"]
+    partial_share = (how.preset.lungs or LungChanges()).partial
 
     def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
-        among = partial if partial and (not whole or rng.random() < PARTIAL_SHARE) else whole
+        among = partial if partial and (not whole or rng.random() < partial_share) else whole
         part = among[rng.integers(len(among))]
         index = int(rng.integers(len(part)))
         _note(origins, part, index)
         hu, lungs, infection, there = stack(part, index, rng, how.preset.thickest_mm)
         own = CROPPED if part.ends_at_the_ribs(index) else {"scale": (0.75, 1.25)}
         hu, lungs, infection = deform(how.preset, (hu, lungs, infection), ("hu", "mask", "mask"), rng, **own)
-        inside = (lungs == 1).astype(np.uint8)
-        if how.preset.lesions and rng.random() < 0.4:
-            hu = neighbours.lung_density(hu, inside, rng)
-        if how.preset.lesions and rng.random() < 0.5:
-            hu, _ = neighbours.insert_opacity(hu, inside, rng)
-        if how.preset.lesions and part.source != "medseg" and rng.random() < 0.2:
-            hu = neighbours.consolidate_dependent(hu, inside, rng)
-        return show_stack(how, tint_alike(how.preset, hu, rng), inside, lungs != UNKNOWN, rng, there)
+        if how.preset.lungs:
+            hu = change_lungs(how.preset.lungs, hu, lungs, rng, whole=part.source != "medseg")
+        return show_stack(how, tint_alike(how.preset, hu, rng), lungs == 1, lungs != UNKNOWN, rng, there)
 
     check_sets = [with_context(part, settings) for part in split.check_sets]
     checks = {part.source: _stack(how, part, part.lungs == 1, part.lungs != UNKNOWN) for part in check_sets}

@@ -11,6 +11,7 @@ import numpy as np
 
 from covct.data.noise import noise
 from covct.training.samples import augment
+from covct.training.samples.lung_changes import LungChanges
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -26,7 +27,9 @@ class Preset:
     elastic : float
         Chance that `elastic_px` of the geometry is used.
     lesions : bool
-        Whether lesions are put in, transplanted, changed or taken away, and lungs made denser.
+        Whether lesions are put in, transplanted, changed or taken away, and lungs made denser, for the infection network.
+    lungs : LungChanges or None
+        What the lungs network sees changed; None: nothing.
     intensities : tuple of (float, function)
         Chance and change (hu, rng) -> hu, one after the other.
     clip_limit : float
@@ -41,6 +44,7 @@ class Preset:
     geometry: Mapping[str, Any] | None = None
     elastic: float = 0.0
     lesions: bool = False
+    lungs: LungChanges | None = None
     intensities: tuple[tuple[float, Change], ...] = field(default_factory=tuple)
     clip_limit: float = 0.0
     thickest_mm: float = 0.0
@@ -56,12 +60,19 @@ PRESETS = {
     # as standard, and every lesion is where and as dense as radiologists marked it
     "real-lesions": Preset({}, intensities=((1.0, noise), (1.0, augment.contrast))),
     # as real-lesions, in slices of every thickness, and real lesions in people who have none
-    "clinical": Preset({}, intensities=((1.0, noise), (1.0, augment.contrast)), thickest_mm=10.0, transplants=0.35),
-    "standard": Preset({}, lesions=True, intensities=((1.0, noise), (1.0, augment.contrast))),
+    "clinical": Preset(
+        {},
+        lungs=LungChanges(dependent=0.35, gas=0.35, partial=0.25),
+        intensities=((1.0, noise), (1.0, augment.contrast)),
+        thickest_mm=10.0,
+        transplants=0.35,
+    ),
+    "standard": Preset({}, lesions=True, lungs=LungChanges(), intensities=((1.0, noise), (1.0, augment.contrast))),
     "full": Preset(
         {"rotation": 20.0, "shift": 0.08, "elastic_px": 2.5, "cells": 4},  # at 5 px chests look lobed
         elastic=0.5,
         lesions=True,
+        lungs=LungChanges(),
         intensities=(
             (0.3, augment.gamma),
             (0.2, augment.local_contrast),
