@@ -25,7 +25,7 @@ from covct.disk import state
 from covct.disk.durable import write_json
 from covct.disk.outcome import read_outcome
 from covct.errors import OutputLocked, SeriesError, Stopped
-from covct.unattended import batch, index, one_series
+from covct.unattended import batch, index, one_series, preparing
 from support.example_report import example_report
 from support.thresholds import make_weights
 
@@ -161,7 +161,8 @@ class Protocol(RuleBasedStateMachine):
         self.moved: set[bytes] = set()
         self.faults: list[str] = []
         self.watcher: Watcher | None = None
-        self.patch.setattr(one_series, "_segment", self._segment)
+        self.patch.setattr(preparing, "_computed", self._computed)
+        self.patch.setattr(one_series, "_write", self._write)
         self.patch.setattr(state, "LOCK_PATIENCE_S", 0.0)
         for known in (index.Index.__init__, inspect.unwrap(index.open_index)):
             self.patch.setattr(known, "__defaults__", (self._now_ns,))
@@ -187,15 +188,18 @@ class Protocol(RuleBasedStateMachine):
         began = datetime.now(UTC) + timedelta(days=self.days, seconds=self.now)
         return batch.Order((self.inbox,), self.out, self.base / "weights", move_done=self.done, began=began)
 
-    def _segment(self, order, job, scan, work_key, networks, stage, clock, emit):
-        """In the place of the networks."""
-        there = read_outcome(order.out / job.series.folder)
-        if there and (there.work_key, there.status) == (work_key, "done"):
-            self.faults.append(f"done twice: {job.series.folder}")
+    def _computed(self, order, job, scan, work_key, networks, clock, emit):
+        """In the place of the networks: what was read."""
         contents = {instance.file.path.read_bytes() for instance in job.series.instances}
         if not contents <= self.whole:
             raise SeriesError("unreadable", "a slice is cut short")
-        self.processed |= contents
+        return contents
+
+    def _write(self, order, job, prepared, stage, emit):
+        there = read_outcome(order.out / job.series.folder)
+        if there and (there.work_key, there.status) == (prepared.read.work_key, "done"):
+            self.faults.append(f"done twice: {job.series.folder}")
+        self.processed |= prepared.result
         report = example_report()
         write_json(stage / "report.json", report)
         return report

@@ -87,6 +87,11 @@ def attempt_path(out: Path, folder: str) -> Path:
     return out / PRIVATE / "attempts" / (folder.replace("/", "_") + ".json")
 
 
+def is_noted(out: Path, folder: str) -> bool:
+    """Whether an earlier attempt at this folder's result ended without one, and not by a stop signal."""
+    return attempt_path(out, folder).exists()
+
+
 def read_attempt(path: Path) -> Attempt | None:
     """The note, or None where there is none that can be read and names results only."""
     try:

@@ -32,7 +32,7 @@ from covct.intake.volume_file import declared_size, load_volume
 from covct.networks.devices import Device
 from covct.networks.network import Network, Networks, field_of_view, holds_infection, probabilities
 from covct.pipeline.burden import RegionBurden, find_lesions, measure_burden
-from covct.pipeline.memory import at_hand_mib, needed_mib
+from covct.pipeline.memory import BASE_MIB, at_hand_mib, needed_mib
 from covct.pipeline.postprocess import (
     mark_infection,
     remove_enclosed_air,
@@ -269,6 +269,15 @@ def counted_mib(series: Series) -> float:
     """What a scan of the series takes at its peak, MiB, by its headers and the sizes of its files."""
     extents, bytes_a_voxel = _extents(series)
     return needed_mib(*extents, bytes_a_voxel, bytes_beside(series) if series.kind == "dicom" else 0)
+
+
+def fit_together(series: Series, other: Series, memory_mib: float | None = None) -> bool:
+    """Whether two series may be in memory at once, by their headers; not where a file does not say."""
+    try:
+        needed = counted_mib(series) + counted_mib(other) - BASE_MIB
+    except (SeriesError, OSError):
+        return False
+    return needed <= (at_hand_mib() if memory_mib is None else memory_mib)
 
 
 def _extents(series: Series) -> tuple[tuple[int, int, int], float]:

@@ -16,8 +16,10 @@ from covct.disk.places import PRIVATE
 from covct.intake.discover import Discovery
 from covct.networks.network import Networks
 from covct.results.summary import Summary
-from covct.unattended.one_series import Kept, do, job_event, skipped_event
+from covct.unattended.job_events import job_event, skipped_event
+from covct.unattended.one_series import do
 from covct.unattended.plan import Job, Order, follow, plan, superseded
+from covct.unattended.preparing import Kept, line
 from covct.unattended.troubles import Troubles
 
 SUMMARY_DUE = "summary-due"  # in the output tree's private folder
@@ -99,34 +101,43 @@ def _work(
     left: list[str] = []
     why = ""
     started = len(order.already)
-    while jobs:
-        job = jobs.pop(0)
-        if job.finished:
-            tally.counts[_counted(order, job.series.folder, job.finished)] += 1
-            tally.studies[job.series.study_folder][job.series.folder] = job.finished
-            troubles.emit(job_event("skipped", job, status=job.finished.status, slug=job.finished.slug))
-            continue
-        if job.trouble and _has_result(order, job):
-            troubles.tell(job.series.study_folder, f"{job.trouble} while planning; its earlier result stays")
-            continue
-        why = why or closed(order, started)
-        if why:
-            left.append(job.series.folder)
-            tally.left.add(job.series.study_folder)
-            continue
-        started += 1
-        with troubles.of(job.series.study_folder, "working on a series"):
-            outcome = do(order, job, networks, troubles.emit)
-            if isinstance(outcome, Kept):
-                started -= 1  # it gets no outcome in this run
-                outcome = _kept(order, job, outcome, troubles, tally)
-            else:
-                touched.append(job.series.folder)
-                tally.counts[outcome.status] += 1
-            tally.studies[job.series.study_folder][job.series.folder] = outcome
-            if next_best := follow(order, job, outcome, cards):
-                jobs.insert(0, next_best)
+    with line(order, networks) as prepare:
+        while jobs:
+            job = jobs.pop(0)
+            if not _is_due(order, job, troubles, tally):
+                continue
+            why = why or closed(order, started)
+            if why:
+                left.append(job.series.folder)
+                tally.left.add(job.series.study_folder)
+                continue
+            started += 1
+            following = None if closed(order, started) else next((one for one in jobs if one.to_prepare), None)
+            with troubles.of(job.series.study_folder, "working on a series"):
+                outcome = do(order, job, prepare, troubles.emit, following)
+                if isinstance(outcome, Kept):
+                    started -= 1  # it gets no outcome in this run
+                    outcome = _kept(order, job, outcome, troubles, tally)
+                else:
+                    touched.append(job.series.folder)
+                    tally.counts[outcome.status] += 1
+                tally.studies[job.series.study_folder][job.series.folder] = outcome
+                if next_best := follow(order, job, outcome, cards):
+                    jobs.insert(0, next_best)
     return left, why
+
+
+def _is_due(order: Order, job: Job, troubles: Troubles, tally: PassResult) -> bool:
+    """Whether a job is to be done; one that is finished is counted, one that could not be planned is told of."""
+    if job.finished:
+        tally.counts[_counted(order, job.series.folder, job.finished)] += 1
+        tally.studies[job.series.study_folder][job.series.folder] = job.finished
+        troubles.emit(job_event("skipped", job, status=job.finished.status, slug=job.finished.slug))
+        return False
+    if job.trouble and _has_result(order, job):
+        troubles.tell(job.series.study_folder, f"{job.trouble} while planning; its earlier result stays")
+        return False
+    return True
 
 
 def _kept(order: Order, job: Job, kept: Kept, troubles: Troubles, tally: PassResult) -> Outcome:

@@ -1,139 +1,88 @@
-"""One series to its outcome, whatever happens to it; and the events that tell of it."""
+"""One series to its outcome, whatever happens to it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from covct import __version__
 from covct.disk import state
 from covct.disk.attempts import MOST_ATTEMPTS, Attempt, begin_attempt, forgive_attempt
 from covct.disk.durable import output_errors, write_json
-from covct.disk.outcome import Outcome, Status, content_key, key_of_replaced
-from covct.errors import RunError, SeriesError, Stopped, logged, whereabouts
-from covct.intake.discover import UID_PATTERN, Series
+from covct.disk.outcome import Outcome, content_key
+from covct.errors import RunError, Stopped
 from covct.networks.cards import file_sha256
-from covct.networks.network import Network, Networks
 from covct.outputs import Emit, formats_for
-from covct.results.entries import is_volume_folder
+from covct.unattended.ahead import Line
+from covct.unattended.job_events import file_meant, job_event
 from covct.unattended.logs import hashed
 from covct.unattended.plan import NEVER_FINAL, Job, Order, superseded
-from covct.unattended.replaced import slices_digest, still_of
+from covct.unattended.preparing import End, Kept, Loaded, Prepared, Read, clock_of, ends
 from covct.unattended.whose import record
 
-if TYPE_CHECKING:  # highdicom and SimpleITK are for those who have work
-    from covct.pipeline.series import Clock
-    from covct.voxels.volume import Scan
 
+def do(
+    order: Order, job: Job, prepare: Line[Loaded, Prepared], emit: Emit, following: Job | None = None
+) -> Outcome | Kept:
+    """Bring one series to its outcome, whatever happens short of a RunError or a stop; or find that it has one.
 
-@dataclass(frozen=True)
-class _End:
-    """How the work on a series ended; `figures` for the event of one that is done."""
-
-    status: Status = "done"
-    slug: str | None = None
-    message: str | None = None
-    file: str = ""
-    figures: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A series whose result stays: it holds the same slices, or could not be compared, for a reason told by `slug`."""
-
-    outcome: Outcome
-    slug: str = ""
-    message: str = ""
-
-
-@dataclass
-class _Read:
-    """What was read of a series: a digest of its slices, and the work key that they make."""
-
-    work_key: str
-    slices: str = ""
-
-    def take(self, job: Job, scan: Scan) -> bool:
-        """Note its slices. Returns whether they are those of a result that stands if they are."""
-        self.slices = slices_digest(job.series, scan)
-        first = job.before.first_slices if job.before else ""
-        if first and first != self.slices:
-            self.work_key = key_of_replaced(job.work_key, self.slices)
-        return bool(job.doubtful and job.before and job.before.slices == self.slices)
-
-
-def do(order: Order, job: Job, networks: Callable[[], Networks], emit: Emit) -> Outcome | Kept:
-    """Process one series to its outcome, whatever happens short of a RunError or a stop; or find that it has one."""
+    The `following` one is prepared meanwhile. Not after an attempt that a crash ended: whose fault it was is seen when
+    each works by itself.
+    """
     start = time.perf_counter()
-    folder, read = job.series.folder, _Read(job.work_key)
+    folder, prepared = job.series.folder, Prepared(Read(job.work_key))
     emit(job_event("started", job, slices=len(job.series.instances) or None))
     with _not_an_attempt_when_stopped(order.out, folder):
         attempt = begin_attempt(order.out, folder, job.work_key)
         stage = state.new_stage(order.out, job.work_key)
-        end = _given_up(job, attempt) or _worked_on(order, job, read, networks, stage, emit)
+        end = _given_up(job, attempt)
+        if end is None:
+            prepared = _taken(prepare, job, emit, None if attempt.attempts > 1 else following)
+            start = time.perf_counter()
+            end = _kept_if_unread(job, prepared.end or _written(order, job, prepared, stage, emit), prepared.read)
         if isinstance(end, Kept):
             state.keep(order.out, folder, stage, None if end.slug else end.outcome)
             emit(job_event("unchanged", job, status=end.outcome.status, slug=end.outcome.slug))
             return end
         if end.status != "done":
             stage = state.new_stage(order.out, job.work_key)
-        outcome = _outcome(order, job, read, stage, end, time.perf_counter() - start)
+        outcome = _outcome(order, job, prepared.read, stage, end, prepared.seconds + time.perf_counter() - start)
         state.commit(order.out, folder, stage, outcome, superseded(job.choice) if end.status == "done" else ())
     told = {"slug": end.slug, "message": end.message, "seconds": outcome.seconds}
     emit(job_event(end.status, job, **told, **file_meant(end.file), **end.figures))
     return outcome
 
 
-def _given_up(job: Job, attempt: Attempt) -> _End | None:
-    """The end of a series that is not worked on: planning it broke, or attempts before this one did."""
-    if job.refusal:
-        return None  # it is recorded by its slug, whatever came before
+def _taken(prepare: Line[Loaded, Prepared], job: Job, emit: Emit, following: Job | None) -> Prepared:
+    """A series as it was prepared; once more by itself, where memory was short and others were at work."""
+    prepared = prepare.take(job, emit, following)
+    return prepare.take_alone(job, emit) if prepared.ran_out_of_memory and prepare.in_company else prepared
+
+
+def _given_up(job: Job, attempt: Attempt) -> End | Kept | None:
+    """The end of a series that is not read: its headers or attempts before this one tell it, or planning it broke."""
+    if job.refusal:  # it is recorded by its slug, whatever came before
+        return _kept_if_unread(job, End("rejected", *job.refusal), Read(job.work_key))
     if job.trouble:
-        return _End("failed", "unexpected-error", job.trouble)
+        return End("failed", "unexpected-error", job.trouble)
     if attempt.timed_out_s is not None:
-        return _End("failed", "timeout", f"no result within {attempt.timed_out_s:g} s (--series-timeout)")
+        return End("failed", "timeout", f"no result within {attempt.timed_out_s:g} s (--series-timeout)")
     if attempt.attempts > MOST_ATTEMPTS:
-        return _End("failed", "crashed-repeatedly", f"{MOST_ATTEMPTS} attempts ended without an outcome")
+        return End("failed", "crashed-repeatedly", f"{MOST_ATTEMPTS} attempts ended without an outcome")
     return None
 
 
-def _worked_on(
-    order: Order, job: Job, read: _Read, networks: Callable[[], Networks], stage: Path, emit: Emit
-) -> _End | Kept:
-    end = _tried(order, job, read, networks, stage, emit)
+def _kept_if_unread(job: Job, end: End | Kept, read: Read) -> End | Kept:
     if not (job.doubtful and job.before) or isinstance(end, Kept) or read.slices:
         return end
     if end.status == "failed" or end.slug in NEVER_FINAL:  # nothing says yet that its slices are others
         return Kept(job.before, end.slug or "", end.message or "")
     return end
-
-
-def _tried(
-    order: Order, job: Job, read: _Read, networks: Callable[[], Networks], stage: Path, emit: Emit
-) -> _End | Kept:
-    try:
-        if job.refusal:
-            raise SeriesError(*job.refusal)
-        clock = _clock(job, emit)
-        scan = _load(order, job, clock)
-        if read.take(job, scan) and job.before:
-            return Kept(still_of(job.before, job.signature))
-        return _End(figures=_figures(_segment(order, job, scan, read.work_key, networks, stage, clock, emit)))
-    except SeriesError as error:
-        return _End("rejected", error.slug, error.message, error.file)
-    except MemoryError as error:
-        return _End("failed", "out-of-memory", f"out of memory: {whereabouts(error)}")
-    except Exception as error:
-        if isinstance(error, (RunError, OSError)):
-            raise
-        return _End("failed", "unexpected-error", logged(error))  # which series: the event that follows says it
 
 
 @contextmanager
@@ -148,77 +97,33 @@ def _not_an_attempt_when_stopped(out: Path, folder: str) -> Iterator[None]:
         raise
 
 
-def _clock(job: Job, emit: Emit) -> Clock:
-    """Tells of each step of a series."""
-    from covct.pipeline.series import Clock  # highdicom and SimpleITK: only when there is work
-
-    def told(step: str, seconds: float | None = None) -> None:
-        emit(job_event("step", job, step=step, **({} if seconds is None else {"seconds": seconds})))
-
-    return Clock(told, told)
+def _written(order: Order, job: Job, prepared: Prepared, stage: Path, emit: Emit) -> End:
+    """Write every file of the result into the stage."""
+    ended = list[End]()
+    with ends(ended):
+        return End(figures=_figures(_write(order, job, prepared, stage, emit)))
+    return ended[0]
 
 
-def _load(order: Order, job: Job, clock: Clock) -> Scan:
-    from covct.pipeline.series import load
-
-    state.ensure_temporary_folder(order.out)
-    return load(job.choice, clock, order.memory_mib)
-
-
-def _segment(
-    order: Order,
-    job: Job,
-    scan: Scan,
-    work_key: str,
-    networks: Callable[[], Networks],
-    stage: Path,
-    clock: Clock,
-    emit: Emit,
-) -> dict[str, Any]:
-    """Run the pipeline and write every file of the result into the stage. Returns the report."""
+def _write(order: Order, job: Job, prepared: Prepared, stage: Path, emit: Emit) -> dict[str, Any]:
+    """As `_written`. Returns the report."""
     from covct.pipeline.report import finished
-    from covct.pipeline.series import peak_memory_mib, process_scan
+    from covct.pipeline.series import peak_memory_mib
     from covct.results.writers import REPORT_NAME, WRITERS
 
-    def asked() -> Networks:
-        clock.announce("networks")
-        start = time.perf_counter()
-        loaded = networks()
-        clock.ended("networks", round(time.perf_counter() - start, 3))
-        return _signs_of_life(loaded, emit)
-
-    result = process_scan(job.choice, scan, asked, work_key, clock, order.strict)
+    result, clock = prepared.result, clock_of(job, emit)
+    assert result is not None and prepared.clock is not None
     with clock.step("write"):
         for name in formats_for(job.series.kind, order.outputs.formats, job.series.can_be_referred_to):
             WRITERS[name](result, stage, order.outputs)
     run = {
         "device": asdict(result.device),
-        "timings_s": clock.seconds,
+        "timings_s": {**prepared.clock.seconds, **clock.seconds},
         "peak_memory_mib": peak_memory_mib(),
     }
     report = finished(result.report, run, _source(order, job) or None).model_dump()
     write_json(stage / REPORT_NAME, report)
     return report
-
-
-def _signs_of_life(networks: Networks, emit: Emit) -> Networks:
-    """The same networks, with an event after each of their calls: a long series on a CPU is no dead process."""
-
-    def alive(network: Network) -> Network:
-        def predict(slices: np.ndarray) -> np.ndarray:
-            probability = network.predict(slices)
-            emit({"event": "alive"})
-            return probability
-
-        return replace(network, predict=predict)
-
-    gate = networks.empty_slices
-    return replace(
-        networks,
-        lungs=alive(networks.lungs),
-        infection=alive(networks.infection),
-        empty_slices=alive(gate) if gate else None,
-    )
 
 
 def _source(order: Order, job: Job) -> str:
@@ -227,7 +132,7 @@ def _source(order: Order, job: Job) -> str:
     return hashed(path, order.identifier_key) if path and order.identifier_key else path
 
 
-def _outcome(order: Order, job: Job, read: _Read, stage: Path, end: _End, seconds: float) -> Outcome:
+def _outcome(order: Order, job: Job, read: Read, stage: Path, end: End, seconds: float) -> Outcome:
     return Outcome(
         status=end.status,
         work_key=read.work_key,
@@ -246,44 +151,6 @@ def _outcome(order: Order, job: Job, read: _Read, stage: Path, end: _End, second
         first_slices=(job.before.first_slices if job.before else "") or (read.slices if end.status == "done" else ""),
         signatures=[job.signature] if job.signature else [],
     )
-
-
-def file_meant(file: str) -> dict[str, str]:
-    """For an event: the file that a series is rejected for, if one is meant."""
-    return {"file": file} if file else {}
-
-
-def job_event(event: str, job: Job, **details: Any) -> dict[str, Any]:
-    return {
-        "event": event,
-        "study": _uid(job.series.study_uid) or job.series.study_folder,
-        "series": _uid(job.series.series_uid) or _series_folder(job.series),
-        "folder": job.series.folder,
-        **details,
-    }
-
-
-def skipped_event(folder: str, outcome: Outcome) -> dict[str, Any]:
-    study, series = folder.split("/")
-    return {
-        "event": "skipped",
-        "study": _uid(outcome.study_instance_uid) or study,
-        "series": _uid(outcome.series_instance_uid) or (study if is_volume_folder(study) else series),
-        "folder": folder,
-        "status": outcome.status,
-        "slug": outcome.slug,
-    }
-
-
-def _series_folder(series: Series) -> str:
-    """Of a NIfTI the study's folder, which tells one from another."""
-    study, folder = series.folder.split("/")
-    return folder if series.kind == "dicom" else study
-
-
-def _uid(text: str) -> str:
-    """Empty for what a broken header has in place of a UID: it may be a name."""
-    return text if UID_PATTERN.fullmatch(text) else ""
 
 
 def _figures(report: dict[str, Any]) -> dict[str, Any]:

@@ -116,6 +116,11 @@ class Job:
     def to_do(self) -> bool:
         return self.finished is None
 
+    @property
+    def to_prepare(self) -> bool:
+        """Whether its slices are to be read."""
+        return self.to_do and not self.refusal and not self.trouble
+
 
 def plan(order: Order, found: Discovery, cards: dict[str, str]) -> list[Job]:
     """Every series that gets an outcome: the chosen one of each study, or all of a study where none qualifies.

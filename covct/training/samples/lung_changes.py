@@ -5,12 +5,11 @@ All functions take a slice (rows, columns) or a stack of neighbours (channels, r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
 from covct.training.samples import augment, neighbours
+from covct.training.samples.presets import LungChanges
 
 GAS_HU = (-1000.0, -880.0)
 STOOL_HU = (-700.0, 0.0)
@@ -18,31 +17,6 @@ FLUID_HU = (-10.0, 50.0)
 BODY_ABOVE_HU = -300.0
 LEAST_PLACES = 400  # pixels of 256 x 256 of the body outside the lungs
 LUNG_MARGIN = 2.0  # pixels from the lungs: a diaphragm and a wall of the bowel
-
-
-@dataclass(frozen=True)
-class LungChanges:
-    """How often lungs become denser, and gas is put where no lung is.
-
-    Attributes
-    ----------
-    density : float
-        Chance that the air content of the lungs is scaled.
-    opacity : float
-        Chance of lesions of any shape and density.
-    dependent : float
-        Chance that the lowest part of the lungs is filled; not where only infection was marked.
-    gas : float
-        Chance of gas, stool or an air-fluid level in what is known to be no lung: stomach, bowel, a hiatal hernia.
-    partial : float
-        Share of the samples from slices of which only parts of the lungs are known, where there are any.
-    """
-
-    density: float = 0.4
-    opacity: float = 0.5
-    dependent: float = 0.2
-    gas: float = 0.0
-    partial: float = 0.15
 
 
 def change_lungs(
@@ -130,5 +104,6 @@ def _contents(shape: tuple[int, ...], pockets: np.ndarray, rng: np.random.Genera
         level = np.quantile(np.nonzero(pockets > 0.5)[0], rng.uniform(0.2, 0.9)) if (pockets > 0.5).any() else 0
         gas[int(level) :] = rng.uniform(*FLUID_HU)
     elif kind < 0.6:
-        gas += (rng.uniform(*STOOL_HU) - gas) * np.clip(0.6 + 0.4 * augment.smooth_field(rng, rng.uniform(30, 90)), 0, 1)
+        stool = rng.uniform(*STOOL_HU)
+        gas += (stool - gas) * np.clip(0.6 + 0.4 * augment.smooth_field(rng, rng.uniform(30, 90)), 0, 1)
     return gas + 15 * rng.standard_normal(shape, dtype=np.float32)

@@ -16,12 +16,12 @@ from covct.training.folds import held_out
 from covct.training.samples import classes, neighbours, volumes
 from covct.training.samples.empty_slices import of_slices
 from covct.training.samples.inputs import patch_of
-from covct.training.samples.lung_changes import LungChanges, change_lungs
+from covct.training.samples.lung_changes import change_lungs
 from covct.training.samples.neighbours import show_part, show_stack, stack, with_context
 from covct.training.samples.partial_lungs import with_partial_lungs
 from covct.training.samples.plan import Origin, Origins, Plan
 from covct.training.samples.prepare import Preparation, crop, preparation
-from covct.training.samples.presets import deform, tint_alike
+from covct.training.samples.presets import LungChanges, deform, tint_alike
 from covct.training.samples.reading import Reading
 from covct.training.samples.restoration import Sample, restoration_pair
 from covct.training.samples.split import Split, on_both_sides_and_held_out, split_sources

@@ -11,9 +11,33 @@ import numpy as np
 
 from covct.data.noise import noise
 from covct.training.samples import augment
-from covct.training.samples.lung_changes import LungChanges
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+@dataclass(frozen=True)
+class LungChanges:
+    """How often lungs become denser, and gas is put where no lung is.
+
+    Attributes
+    ----------
+    density : float
+        Chance that the air content of the lungs is scaled.
+    opacity : float
+        Chance of lesions of any shape and density.
+    dependent : float
+        Chance that the lowest part of the lungs is filled; not where only infection was marked.
+    gas : float
+        Chance of gas, stool or an air-fluid level in what is known to be no lung: stomach, bowel, a hiatal hernia.
+    partial : float
+        Share of the samples from slices of which only parts of the lungs are known, where there are any.
+    """
+
+    density: float = 0.4
+    opacity: float = 0.5
+    dependent: float = 0.2
+    gas: float = 0.0
+    partial: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -27,7 +51,7 @@ class Preset:
     elastic : float
         Chance that `elastic_px` of the geometry is used.
     lesions : bool
-        Whether lesions are put in, transplanted, changed or taken away, and lungs made denser, for the infection network.
+        Whether the infection network sees lesions put in, transplanted, changed or taken away, and lungs made denser.
     lungs : LungChanges or None
         What the lungs network sees changed; None: nothing.
     intensities : tuple of (float, function)

@@ -1,0 +1,132 @@
+"""Series are prepared before their turn: the next one is read while one is computed, and computed while it is written.
+
+Nothing of a series is noted, written or told before its turn: the ledger, the supervisor and whoever reads the events
+see one series after the other, as if each had been begun when the last was finished. Two are in memory at most, and
+only where both fit. One thread reads, another computes, in the order of the turns: networks never run twice at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from covct.outputs import Emit, Event
+from covct.unattended.plan import Job
+
+Loaded = TypeVar("Loaded")
+Prepared = TypeVar("Prepared")
+
+CLOSING_S = 2.0  # for a call of a network to come to its end
+
+
+class Closed(Exception):
+    """Nobody waits any more for what is being prepared."""
+
+
+@dataclass(frozen=True)
+class Steps(Generic[Loaded, Prepared]):
+    """How a series is prepared.
+
+    Attributes
+    ----------
+    read : function (job, tell) -> loaded
+    compute : function (job, loaded, tell) -> prepared
+        `loaded` is a function that gives what was read, or raises what reading raised.
+    fit : function (job, job) -> bool
+        Whether two series may be in memory together.
+    """
+
+    read: Callable[[Job, Emit], Loaded]
+    compute: Callable[[Job, Callable[[], Loaded], Emit], Prepared]
+    fit: Callable[[Job, Job], bool]
+
+
+@dataclass(frozen=True)
+class _Early(Generic[Prepared]):
+    """A series on its way: what it has told, with None at its end, and what becomes of it."""
+
+    job: Job
+    told: SimpleQueue[Event | None]
+    prepared: Future[Prepared]
+
+
+@dataclass
+class Line(Generic[Loaded, Prepared]):
+    """Prepares series in the order of their turns, and at most one before its turn. To be used as a context.
+
+    Attributes
+    ----------
+    in_company : bool
+        Whether the series last taken was in memory together with another one.
+    """
+
+    steps: Steps[Loaded, Prepared]
+    in_company: bool = field(default=False, init=False)
+    _early: list[_Early[Prepared]] = field(default_factory=list)
+    _closed: bool = False
+
+    def __enter__(self) -> Line[Loaded, Prepared]:
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="covct-read")
+        self._computer = ThreadPoolExecutor(1, thread_name_prefix="covct-compute")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._closed = True
+        for pool in (self._reader, self._computer):
+            pool.shutdown(wait=False, cancel_futures=True)
+        wait([one.prepared for one in self._early], CLOSING_S)
+        self._early.clear()
+
+    def take(self, job: Job, emit: Emit, following: Job | None) -> Prepared:
+        """What was prepared of a series whose turn it is; `emit` is told what it told, as it tells it.
+
+        Meanwhile the `following` one is begun, if both fit into memory.
+
+        Raises
+        ------
+        Exception
+            What reading or computing raised.
+        """
+        mine = next((one for one in self._early if one.job is job), None)
+        self.in_company = mine is not None
+        if mine is None:
+            self._let_go()
+            mine = self._begin(job)
+        if following and self.steps.fit(job, following):
+            self._begin(following)
+            self.in_company = True
+        while (event := mine.told.get()) is not None:
+            emit(event)
+        self._early.remove(mine)
+        return mine.prepared.result()
+
+    def take_alone(self, job: Job, emit: Emit) -> Prepared:
+        """As `take`, with no other series in memory."""
+        self._let_go()
+        return self.take(job, emit, None)
+
+    def _let_go(self) -> None:
+        """Of what was prepared for a turn that is not the next: another series was put before it."""
+        for one in self._early:
+            one.prepared.cancel()
+            wait([one.prepared])
+        self._early.clear()
+
+    def _begin(self, job: Job) -> _Early[Prepared]:
+        told: SimpleQueue[Event | None] = SimpleQueue()
+
+        def tell(event: Event) -> None:
+            if self._closed:
+                raise Closed
+            told.put(event)
+
+        loaded = self._reader.submit(self.steps.read, job, tell)
+        prepared = self._computer.submit(self.steps.compute, job, loaded.result, tell)
+        prepared.add_done_callback(lambda _: told.put(None))
+        early = _Early(job, told, prepared)
+        self._early.append(early)
+        return early
