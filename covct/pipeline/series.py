@@ -44,9 +44,13 @@ from covct.pipeline.postprocess import (
 from covct.pipeline.report import Measurements, build_report
 from covct.pipeline.uncertainty import Tally, sides_in_view, tally_lungs, uncertainty
 from covct.terms import FIGURES
+from covct.voxels.between import every, fill_between
 from covct.voxels.labels import Labels, Layer, per_slice
 from covct.voxels.preprocess import FieldOfView, to_model_space
 from covct.voxels.volume import Masks, Probability, Scan, spacing_mm, voxel_volume_mm3
+
+# Lungs are looked at in slices so far apart, where they lie closer; between two of them they are interpolated.
+LUNGS_APART_MM = 2.0
 
 
 @dataclass
@@ -177,7 +181,9 @@ class _Lungs:
 def _find_lungs(network: Network, scan: Scan) -> _Lungs:
     card, hu, spacing = network.card, scan.working.array, spacing_mm(scan.working)
     view = field_of_view(card, hu, spacing[1:])
-    probability = probabilities(network, hu, view, np.ones(len(hu), bool), spacing)
+    looked_at = np.ones(len(hu), bool) if card.patch else every(len(hu), spacing[0], LUNGS_APART_MM)
+    probability = probabilities(network, hu, view, looked_at, spacing)
+    fill_between(probability, looked_at)
     seen = to_model_space(hu, view, card.size, np.int16)
     remove_outside_air(probability, seen, card.threshold)
     remove_enclosed_air(probability, seen, card.threshold)
