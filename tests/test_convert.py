@@ -1,6 +1,5 @@
 """DICOM to NIfTI and NIfTI to DICOM: the same voxels at the same points of the patient, judged by other readers."""
 
-import json
 import os
 import resource
 import shutil
@@ -28,9 +27,11 @@ from covct.phantom.chest import make_phantom
 from covct.phantom.dicom import write_dicom_series
 from covct.unattended import batch, convert
 from covct.unattended.convert import Conversion
+from covct.unattended.convert_event import ConvertEvent
 from covct.voxels.volume import WORKING_ORIENTATION
 from support.checkout import ROOT
 from support.chests import SMALL
+from support.events import as_published, events_in
 from support.running import invoke, read_json, run, tool
 from support.series import change, tilt
 from support.volumes import save, sheared
@@ -41,13 +42,18 @@ NAME = "Doe^John"  # of an error: not in the line that raises it, as a traceback
 
 def converted(source, out, **order):
     """Convert, and return what each series became: path or slug, in the order of the events."""
-    events = []
-    convert.convert(Conversion((source,), out, **order), events.append)
     return [
         event.get("path") or event["slug"]
-        for event in events
+        for event in told(source, out, **order)
         if event["event"] in ("converted", "kept", "rejected", "failed")
     ]
+
+
+def told(source, out, **order):
+    """Convert, and return the events, each as published."""
+    events = []
+    convert.convert(Conversion((source,), out, **order), events.append)
+    return as_published(ConvertEvent, events)
 
 
 def one(source, out, **order):
@@ -327,9 +333,7 @@ def test_fractions_are_rounded_as_finely_as_16_bits_allow_and_it_is_said(high, e
     hu = np.random.default_rng(0).uniform(-1024, min(high, 200), (20, 20, 10)).astype(np.float32)
     hu[0, 0, 0], hu[0, 0, 1] = -1024, high
     save(hu, tmp_path / "a.nii")
-    events = []
-    convert.convert(Conversion((tmp_path / "a.nii",), tmp_path / "out"), events.append)
-    [event] = [e for e in events if e["event"] == "converted"]
+    [event] = [e for e in told(tmp_path / "a.nii", tmp_path / "out") if e["event"] == "converted"]
     assert [f["slug"] for f in event["findings"]] == ["implausible-size", "rounded"]
     [folder] = (tmp_path / "out").glob("1*/*")
     points, read = read_by_itk(folder)
@@ -342,9 +346,7 @@ def test_beyond_16_bits_is_clipped_and_it_is_said(tmp_path):
     hu = np.full((8, 8, 4), -1000, np.int32)
     hu[4:], hu[5, 5, 2], hu[6, 6, 1] = 40, 70000, -40000
     save(hu, tmp_path / "a.nii")
-    events = []
-    convert.convert(Conversion((tmp_path / "a.nii",), tmp_path / "out"), events.append)
-    [event] = [e for e in events if e["event"] == "converted"]
+    [event] = [e for e in told(tmp_path / "a.nii", tmp_path / "out") if e["event"] == "converted"]
     assert [f["slug"] for f in event["findings"]] == ["implausible-size", "clipped"]
     assert event["findings"][1]["message"].startswith("2 voxels")
     points, read = read_by_itk(next((tmp_path / "out").glob("1*/*")))
@@ -416,6 +418,7 @@ def test_unexpected_error_costs_one_series_and_is_told_without_its_text(series_f
     monkeypatch.setattr(convert, "load_dicom", broken)
     result = invoke("convert", series_folder, "--out", tmp_path / "out", "--json")
     assert result.exit_code == 3
+    assert [e["event"] for e in events_in(result.stdout, ConvertEvent)] == ["found", "failed", "finished"]
     assert "KeyError at test_convert.py" in result.stdout
     assert "Doe" not in result.stdout + result.stderr
 
@@ -434,7 +437,7 @@ def test_what_breaks_before_the_first_series_costs_only_its_own(step, series_fol
 
     monkeypatch.setattr(convert, step, broken)
     result = invoke("convert", series_folder, second, "--out", tmp_path / "out", "--json")
-    events = {event["series"]: event for event in map(json.loads, result.stdout.splitlines()) if "series" in event}
+    events = {event["series"]: event for event in events_in(result.stdout, ConvertEvent) if "series" in event}
     assert result.exit_code == 3
     assert (len(events), events.pop("1.2.4")["slug"]) == (2, "unexpected-error")
     assert [event["event"] for event in events.values()] == ["converted"]
@@ -449,7 +452,7 @@ def test_a_series_that_cannot_even_be_told_of_ends_with_3(series_folder, tmp_pat
 
     monkeypatch.setattr("covct.intake.discover._dicom_series", broken)
     result = invoke("convert", series_folder, "--out", tmp_path / "out", "--json")
-    events = [json.loads(line) for line in result.stdout.splitlines()]
+    events = events_in(result.stdout, ConvertEvent)
     assert (result.exit_code, events[-1]["troubled"]) == (3, 1)
     assert [one["slug"] for one in events if one["event"] == "problem"] == ["unexpected-error"]
     assert "Doe" not in result.stdout + result.stderr
@@ -552,13 +555,13 @@ def test_nothing_found_is_said(series_folder, tmp_path):
 
 def test_json_events(both, tmp_path):
     result = invoke("convert", both, "--out", tmp_path / "out", "--json")
-    events = [json.loads(line) for line in result.stdout.splitlines()]
+    events = events_in(result.stdout, ConvertEvent)
     assert [e["event"] for e in events] == ["found", "converted", "converted", "finished"]
     assert all(os.path.exists(e["path"]) for e in events[1:3])
     assert {e["to"] for e in events[1:3]} == {"nifti", "dicom"}
     assert events[-1]["converted"] == 2
-    again = invoke("convert", both, "--out", tmp_path / "out", "--json").stdout.splitlines()
-    assert [json.loads(line)["event"] for line in again] == ["found", "kept", "kept", "finished"]
+    again = events_in(invoke("convert", both, "--out", tmp_path / "out", "--json").stdout, ConvertEvent)
+    assert [e["event"] for e in again] == ["found", "kept", "kept", "finished"]
 
 
 def test_output_below_a_file_is_exit_12(series_folder, tmp_path):

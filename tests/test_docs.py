@@ -18,9 +18,13 @@ from covct import cli, errors, terms
 from covct.commands.config_file import annotation
 from covct.commands.exit_codes import EXIT_CODES
 from covct.commands.figure_rows import STATEMENT, with_codes, with_rows
+from covct.commands.schemas import schema_path
+from covct.evaluation.evaluate_event import EvaluateEvent
 from covct.intake import gate_rules
 from covct.results.summary import write_summary
+from covct.training.train_event import TrainEvent
 from covct.unattended import logs
+from covct.unattended.convert_event import ConvertEvent
 from support.thresholds import make_networks, make_weights
 
 ROOT = Path(covct.__file__).parent.parent
@@ -232,6 +236,15 @@ def test_every_event_of_a_night():
     emitted = {name for path in night for name in re.findall(r'"event": "([a-z-]+)"', CODE[path])}
     assert emitted - logs.QUIET - {"plan"} <= listed
     assert {name for name in listed if f'"{name}"' not in "".join(CODE.values())} == set()
+
+
+@pytest.mark.parametrize("event", [ConvertEvent, EvaluateEvent, TrainEvent])
+def test_every_event_of_the_other_commands(event):
+    text, command = page("logs-and-metrics"), event.TITLE.split()[1]
+    listed = [name for cells in rows(text, f"event of `{command}` | when") for name in names(cells[0])]
+    assert sorted(listed) == sorted(event.json_schema()["discriminator"]["mapping"])
+    [schema] = [cells[2] for cells in rows(text, "command | where | JSON Schema") if command in cells[0]]
+    assert ROOT / names(schema)[0] == schema_path(event)
 
 
 def test_the_shell_line_that_finds_the_series_of_a_hash(tmp_path):

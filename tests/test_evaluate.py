@@ -26,6 +26,7 @@ from covct.disk.sources import SourceFile
 from covct.errors import UsageError
 from covct.evaluation import agreement, bootstrap, calibration
 from covct.evaluation.eligible import find_judges, seen_by
+from covct.evaluation.evaluate_event import EvaluateEvent
 from covct.evaluation.order import EvaluationOrder
 from covct.evaluation.predictions import read_seg_mask
 from covct.evaluation.run import evaluate
@@ -36,6 +37,7 @@ from covct.intake.discover import discover
 from covct.intake.nifti import write_nifti
 from covct.networks.cards import file_sha256, read_card, write_card
 from support.chests import corrected, published
+from support.events import as_published, events_in
 from support.labelled import find_cases
 from support.thresholds import make_networks, make_weights
 
@@ -242,7 +244,7 @@ def judge(data, calls, out, **wishes):
     order = EvaluationOrder(
         data, out, predictions=calls, **{"patients": "all", "tasks": ("lungs",), "resamples": 200, **wishes}
     )
-    return evaluate(order, no_networks, no_networks)
+    return evaluate(order, no_networks, no_networks, lambda event: as_published(EvaluateEvent, [event]))
 
 
 def no_networks(path):
@@ -532,7 +534,8 @@ def test_masks_of_covct_are_no_truth(series_folder, phantom_series, tmp_path, we
     assert [row["tasks"]["lungs"]["dice"] for row in evaluation["cases"]] == [1]
     [left] = evaluation["left_out"]
     assert left["slug"] == "automatic-mask" and "covct" in left["reason"]
-    assert any("beside.dcm was drawn by covct" in event.get("reason", "") for event in events)
+    reasons = [event.get("reason", "") for event in as_published(EvaluateEvent, events)]
+    assert any("beside.dcm was drawn by covct" in reason for reason in reasons)
     assert "beside.dcm" not in (out / "evaluation.json").read_text(), "a file's name may be a patient's"
 
 
@@ -885,7 +888,7 @@ def test_command_line(pairs, tmp_path):
     data, calls = pairs
     result = run(data, "--predictions", calls, "-o", tmp_path / "out", "--json", "--resamples", 100)
     assert result.exit_code == 0
-    events = [json.loads(line) for line in result.stdout.splitlines()]
+    events = events_in(result.stdout, EvaluateEvent)
     assert [event["event"] for event in events] == ["found", "judged", "judged", "evaluated"]
     result = run(data, "--predictions", calls, "-o", tmp_path / "out", "--task", "infection")
     assert isinstance(result.exception, UsageError)

@@ -36,7 +36,10 @@ from covct.training.samples import plans  # noqa: E402
 from covct.training.schedules import SCHEDULES  # noqa: E402
 from covct.training.settings import Settings  # noqa: E402
 from covct.training.threshold import choose_threshold  # noqa: E402
+from covct.training.train_event import TrainEvent  # noqa: E402
 from support import tiny_training  # noqa: E402
+from support.events import as_published, events_in  # noqa: E402
+from support.running import invoke  # noqa: E402
 from support.thresholds import threshold_card  # noqa: E402
 from support.tiny_training import SETTINGS, data_folder, tiny_plan  # noqa: E402
 
@@ -486,7 +489,7 @@ def test_folds_in_parallel_have_a_gpu_each_and_one_that_fails_is_named(tmp_path,
     )
     commands = {n: [sys.executable, "-c", code, str(tmp_path / str(n)), "0" if n != 1 else "15"] for n in range(3)}
     with pytest.raises(FoldFailed, match="fold 1 with exit code 15"):
-        run_in_parallel(commands, gpus(), lambda event: None)
+        run_in_parallel(commands, gpus(), lambda event: as_published(TrainEvent, [event]))
     used = [(tmp_path / str(n)).read_text() for n in range(3)]
     assert set(used[:2]) == {"3", "5"}
     assert used[2] in ("3", "5")
@@ -599,6 +602,19 @@ def test_train_on_the_command_line_says_in_a_sentence_what_is_wrong(tmp_path):
         result = CliRunner().invoke(cli.app, ["train", "lungs", str(tmp_path), "-o", str(tmp_path / "out"), *arguments])
         assert isinstance(result.exception, UsageError)
         assert words in str(result.exception)
+
+
+def test_events_are_one_object_a_line_on_stderr(data, tmp_path):
+    def events(*more):
+        network = ("--architecture", "tiny", "--base-filters", 2, "--batch-size", 4)
+        wishes = (*network, "--epochs", 1, "--samples", 16, "--split", 0.25, "--log-format", "json")
+        ended = invoke("train", "lungs", data, "-o", tmp_path / "out", *wishes, *more)
+        assert ended.exit_code == 0, ended.exception
+        return [event["event"] for event in events_in(ended.stderr, TrainEvent)]
+
+    assert set(events("--find-lr")) == {"step"}
+    assert events() == ["started", "step", "epoch"], "one step in half a minute"
+    assert events("--resume") == ["note"]
 
 
 def test_group_normalisation_is_built_and_named_in_the_card():

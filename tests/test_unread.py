@@ -1,7 +1,6 @@
 """What is not read is named once for each kind, with what would be; a source of which nothing is read ends with 3."""
 
 import gzip
-import json
 import shutil
 import zipfile
 from dataclasses import replace
@@ -13,7 +12,9 @@ from covct.cli import app
 from covct.intake.discover import discover
 from covct.intake.nifti import write_nifti
 from covct.unattended import batch
+from covct.unattended.convert_event import ConvertEvent
 from support.batches import never, run
+from support.events import events_in
 
 pytestmark = pytest.mark.slow
 
@@ -216,7 +217,7 @@ def test_conversion_of_nothing_ends_with_3(tmp_path, phantom):
     asked = ["convert", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--json"]
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 3
-    slugs = [event.get("slug") for event in map(json.loads, result.stdout.splitlines()) if event["event"] == "problem"]
+    slugs = [event.get("slug") for event in events_in(result.stdout, ConvertEvent) if event["event"] == "problem"]
     assert slugs == list(PROBLEMS)
     write_nifti(phantom.volume, tmp_path / "in" / "a.nii.gz")
     assert CliRunner().invoke(app, asked).exit_code == 0

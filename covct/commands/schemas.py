@@ -8,13 +8,16 @@ from pathlib import Path
 
 from covct.disk.documents import Document, Published, json_schema
 from covct.disk.outcome import Outcome
+from covct.evaluation.evaluate_event import EvaluateEvent
 from covct.evaluation.schema import Evaluation
 from covct.networks.cards import Card
 from covct.pipeline.report_document import Report
+from covct.training.train_event import TrainEvent
+from covct.unattended.convert_event import ConvertEvent
 from covct.unattended.event import Event
 from covct.unattended.run_summary import RunSummary
 
-PUBLISHED = (Card, Evaluation, Event, Outcome, Report, RunSummary)
+PUBLISHED = (Card, ConvertEvent, EvaluateEvent, Evaluation, Event, Outcome, Report, RunSummary, TrainEvent)
 
 
 def schema_path(document: type[Published]) -> Path:

@@ -34,6 +34,9 @@ EVALUATION: EvaluationSchema = "covct-evaluation-1"
 # What documents that bear no such name are published as.
 OUTCOME = "covct-outcome-1"
 EVENT = "covct-event-1"
+CONVERT_EVENT = "covct-convert-event-1"
+TRAIN_EVENT = "covct-train-event-1"
+EVALUATE_EVENT = "covct-evaluate-event-1"
 CARD = f"covct-card-{CARD_FORMAT}"
 
 
