@@ -21,10 +21,10 @@ TYPE_2 = (
 # What the library copies of patient, study, equipment and image. The gate has seen to the place of the slices and to
 # their identity.
 INHERITED_GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0040)
-INHERITED_TAGS = (
+INHERITED_TAGS = {  # sets and bounds: pydicom compares tags one by one in Python, and there are many
     0x00180088, 0x00181000, 0x00181020, 0x00280301, 0x00280302, 0x00282110, 0x00282112, 0x00282114
-)  # fmt: skip
-SEEN_BY_THE_GATE = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E, 0x00200032, 0x00200037, 0x00200052)
+}  # fmt: skip
+SEEN_BY_THE_GATE = {0x00080016, 0x00080018, 0x0020000D, 0x0020000E, 0x00200032, 0x00200037, 0x00200052}
 # What else of patient, visit and specimen the library would copy. No reader of our objects needs it: it stands in the
 # source, and what is told once more may be told to more people.
 NOT_INHERITED = (
@@ -180,13 +180,15 @@ def _is_complete(keyword: str, item: pydicom.Dataset) -> bool:
 def _mend_trial(header: pydicom.Dataset) -> list[str]:
     """Complete the modules of a clinical trial where that can be with empty values, else leave the subject's out."""
     told = []
-    if any(tag in TRIAL_SUBJECT for tag in header.keys()):  # noqa: SIM118 - iterating a Dataset parses the elements
+    tags = [int(tag) for tag in header.keys()]  # noqa: SIM118 - iterating a Dataset parses the elements
+    if any(tag in TRIAL_SUBJECT for tag in tags):
         lacking = [keyword for keyword in TRIAL_WITH_VALUE if not header.get(keyword)]
         if not any(header.get(keyword) for keyword in TRIAL_SUBJECT_IDS):
             lacking.append(TRIAL_SUBJECT_IDS[0])
         if lacking:
-            for tag in [tag for tag in header.keys() if tag in TRIAL_SUBJECT]:  # noqa: SIM118
-                del header[tag]
+            for tag in tags:
+                if tag in TRIAL_SUBJECT:
+                    del header[tag]
             told.append(f"{', '.join(lacking)}: missing, the clinical trial's subject is left out")
         else:
             _complete(header, TRIAL_TYPE_2)
@@ -195,7 +197,7 @@ def _mend_trial(header: pydicom.Dataset) -> list[str]:
             if keyword in header:
                 del header[keyword]
                 told.append(f"{keyword}: left out, as one of the two that tell of a moment is missing")
-    if any(tag in TRIAL_STUDY for tag in header.keys()):  # noqa: SIM118
+    if any(tag in TRIAL_STUDY for tag in tags):
         _complete(header, ("ClinicalTrialTimePointID",))
     return told
 
