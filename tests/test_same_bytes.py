@@ -1,14 +1,20 @@
 """A redo makes the same objects: a PACS that has a SOP Instance UID sees what it has."""
 
 from dataclasses import replace
+from functools import partial
 
 import pydicom
 import pytest
 
 from covct.dicom.evidence import source_moment
+from covct.intake.nifti import write_nifti
 from covct.networks.cards import file_sha256
 from covct.outputs import SEG_TYPES, Outputs
+from covct.phantom.chest import make_phantom
 from covct.unattended import batch
+from support.batches import watched
+from support.chests import SMALL
+from support.series import change
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +35,33 @@ def test_two_runs_write_the_same_bytes(phantom_series, tmp_path, weights, networ
     first = files(tmp_path / "first")
     assert {name.rsplit(".", 2)[-2] for name in first} >= {"seg", "sr", "sc", "ko"}
     assert files(tmp_path / "second") == first
+
+
+def test_a_watch_writes_the_bytes_of_a_scan(inbox, tmp_path, weights, networks):
+    """Slice after slice in whatever order, among other studies; of two series of one study, of a volume, of what is
+    refused."""
+    (inbox / "b").rename(inbox / "a" / "other")
+    change(inbox / "a" / "other", StudyInstanceUID="1.2.1")
+    change(inbox / "c", Modality="MR")
+    write_nifti(make_phantom(**{**SMALL, "slices": 20}, lesions="moderate", seed=1).volume, inbox / "volume.nii.gz")
+    outputs = Outputs(("seg", "sr", "sc", "ko", "png", "nifti"))
+    order = batch.Order((inbox,), tmp_path / "scanned", weights, outputs)
+    batch.scan(order, lambda: networks, lambda event: None)
+
+    aside = inbox.rename(tmp_path / "aside")
+    paths = [path.relative_to(aside) for path in sorted(aside.rglob("*")) if path.is_file()]
+
+    def arrive(some):
+        for path in some:
+            (inbox / path).parent.mkdir(parents=True, exist_ok=True)
+            (aside / path).rename(inbox / path)
+
+    inbox.mkdir()
+    changes = [partial(arrive, paths[::-3]), None, *(partial(arrive, paths[-1 - n :: -3]) for n in (1, 2))]
+    watched(replace(order, out=tmp_path / "watched"), networks, [*changes, *[None] * 5])
+    scanned = files(tmp_path / "scanned")
+    assert len({name.rsplit("/", 1)[0] for name in scanned}) == 2
+    assert files(tmp_path / "watched") == scanned
 
 
 @pytest.mark.parametrize(
