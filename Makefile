@@ -46,12 +46,11 @@ docs: $(VENV)/.dev ## build the manual to docs/_build/html; a warning is an erro
 test: $(VENV)/.dev ## install and run all tests, linters and the coverage floor included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/mypy --config-file tests/mypy.ini
+	$(BIN)/mypy & $(BIN)/mypy --config-file tests/mypy.ini; ended=$$?; wait $$! && exit $$ended
 	$(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report= --cov-fail-under=$(FLOOR)
 
 test-fast: $(VENV)/.dev ## install and run the tests that take no time and need nothing from outside
-	$(BIN)/python -m pytest -q -n $(JOBS) -m 'not (slow or real or orthanc or browser)'
+	$(BIN)/python -m pytest -q -n $(JOBS) -m 'not (slow or real or orthanc)'
 
 coverage: $(VENV)/.dev ## measure what all tests run of the code, the slow ones too, into htmlcov/
 	COVCT_COVERAGE=all $(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report=html
