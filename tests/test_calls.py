@@ -268,6 +268,7 @@ def test_variants_of_a_scan():
     assert found["sharp"].array[2].min() == 200 and found["sharp"].array[2].max() == 1000
 
 
+@pytest.mark.slow
 def test_what_is_segmented_again_is_what_a_scan_segments(phantom, phantom_series):
     networks, series = make_networks(), discover([phantom_series]).series[0]
     masks = process(Choice(series, (), ()), lambda: networks, "key", Clock()).masks
@@ -298,6 +299,7 @@ def test_a_whole_series_is_segmented_again_and_told_on_the_page(phantom, tmp_pat
 # Intervals
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_do(phantom, tmp_path):
     """Beside a whole series' true masks its report's interval is checked."""
     data = tmp_path / "data"

@@ -301,6 +301,7 @@ def segmented(phantom, tmp_path):
     return write, masks, tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_covct_s_own_masks_are_no_truth_until_somebody_corrects_them(segmented):
     write, _, data = segmented
     write()

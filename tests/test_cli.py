@@ -18,7 +18,9 @@ from support.running import invoke, run
 
 
 def test_json_events_are_one_object_a_line_on_stdout(series_folder, tmp_path, weights, threshold_networks):
-    result = invoke("scan", series_folder, "--out", tmp_path / "out", "--weights", weights, "--json")
+    result = invoke(
+        "scan", series_folder, "--out", tmp_path / "out", "--weights", weights, "--formats", "seg", "--json"
+    )
     assert result.exit_code == 0
     events = [json.loads(line) for line in result.stdout.splitlines()]
     assert [e["event"] for e in well_told(events) if e["event"] != "step"] == ["found", "started", "done", "finished"]
@@ -28,7 +30,7 @@ def test_json_events_are_one_object_a_line_on_stdout(series_folder, tmp_path, we
 
 
 def test_without_json_stdout_is_empty(series_folder, tmp_path, weights, threshold_networks):
-    result = invoke("scan", series_folder, "--out", tmp_path / "out", "--weights", weights)
+    result = invoke("scan", series_folder, "--out", tmp_path / "out", "--weights", weights, "--formats", "seg")
     assert (result.exit_code, result.stdout) == (0, "")
     assert (tmp_path / "out" / "summary.csv").exists()
     assert "Research use only" in (tmp_path / "out" / "index.html").read_text()

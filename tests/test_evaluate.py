@@ -539,6 +539,7 @@ def test_masks_of_covct_are_no_truth(series_folder, phantom_series, tmp_path, we
     assert "beside.dcm" not in (out / "evaluation.json").read_text(), "a file's name may be a patient's"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", [True, False], ids=["metadata.csv", "without it"])
 def test_the_twenty_volumes_are_judged_as_they_are_published(table, tmp_path, weights):
     """Those in HU as series, those in a lung window as training sees them; one person's two volumes are one patient."""
@@ -596,6 +597,7 @@ def test_dicom_with_nifti_masks_beside_it(phantom, phantom_series, tmp_path):
         read_truth(case)
 
 
+@pytest.mark.slow
 def test_a_seg_of_other_slices_is_refused(phantom_series, tmp_path, weights):
     from covct.intake.load_dicom import load_dicom
     from covct.outputs import Outputs

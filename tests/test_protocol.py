@@ -29,6 +29,8 @@ from covct.unattended import batch, index, one_series, preparing
 from support.example_report import example_report
 from support.thresholds import make_weights
 
+pytestmark = pytest.mark.slow
+
 GAMES = int(os.environ.get("COVCT_GAMES", "15"))  # a campaign has hundreds
 STUDIES, SLICES = 2, 4
 SETTLE_S = 10.0

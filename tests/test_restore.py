@@ -58,6 +58,7 @@ def write_pictures(folder, pixels, first=0):
     return folder
 
 
+@pytest.mark.slow
 def test_clahe_is_told_and_goes_through_the_restorer(chest, restorer, tmp_path):
     hu, lungs, infection = chest
     write_pictures(tmp_path / "set" / "ct", recipe_pixels(hu))
@@ -156,6 +157,7 @@ def test_slices_that_do_not_tell_their_domain_want_to_be_told(tmp_path):
     assert "say --source-kind clahe or window" in str(result.exception)
 
 
+@pytest.mark.slow
 def test_an_8_bit_nifti_keeps_its_place(chest, phantom, restorer, tmp_path):
     """A CLAHE volume of another size than the restorer's, askew in the file: HU on the very grid it came with."""
     grey = phantom.volume.with_array(recipe_pixels(phantom.volume.array.astype(np.float32)))

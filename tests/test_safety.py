@@ -717,6 +717,7 @@ def test_modes_of_results_are_the_umasks(mask, order, networks):
         assert not [path for path in (order.out / ".covct" / emptied).rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_temporary_files_lie_in_the_output_only(order, networks, tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -754,6 +755,7 @@ def test_nothing_runs_what_it_reads_and_nothing_calls_home(path):
             assert not (called == "load" and owner in ("np", "numpy", "yaml")) or is_safe
 
 
+@pytest.mark.slow
 def test_a_whole_scan_opens_no_socket(order, networks, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("a socket was asked for")

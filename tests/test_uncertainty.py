@@ -295,6 +295,7 @@ def doubtful_report(phantom_series, tmp_path, weights, monkeypatch):
     return read_json(path), result.stderr
 
 
+@pytest.mark.slow
 def test_the_report_puts_intervals_beside_its_figures_and_says_what_they_are_worth(doubtful_report):
     report, terminal = doubtful_report
     assert not list(Draft202012Validator(SCHEMA).iter_errors(report))
