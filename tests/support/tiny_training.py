@@ -2,7 +2,7 @@
 
 Run as a program it trains in a process of its own, which a test can kill:
 
-    python tests/support/tiny_training.py OUT [--die-at EPOCH STEP] [--resume]
+    python tests/support/tiny_training.py OUT [--die-at EPOCH STEP] [--resume] [--then OTHER]
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--die-at", type=int, nargs=2)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--then", type=Path, help="a folder for the same training, from its beginning")
     asked = parser.parse_args()
     install()
 
@@ -100,10 +101,11 @@ def main() -> None:
         if event["event"] == "note":
             print(event["text"], file=sys.stderr)
 
-    card = train(
-        SETTINGS, data_folder(asked.out.parent), asked.out, resume=asked.resume, checkpoint_steps=2, report=report
-    )
+    data = data_folder(asked.out.parent)
+    card = train(SETTINGS, data, asked.out, resume=asked.resume, checkpoint_steps=2, report=report)
     print(card.scores)
+    if asked.then:
+        print(train(SETTINGS, data, asked.then, checkpoint_steps=2).scores)
 
 
 if __name__ == "__main__":
