@@ -21,6 +21,7 @@ from covct.commands.convert import convert_command
 from covct.commands.evaluate import evaluate_command
 from covct.commands.exit_codes import EXIT_CODES
 from covct.commands.explore import explore_command
+from covct.commands.export import export
 from covct.commands.listeners import listen, unheard
 from covct.commands.machine import doctor_command, health_command
 from covct.commands.phantom import phantom_command
@@ -57,6 +58,7 @@ networks("explore")(explore_command)
 networks("train")(train_command)
 networks("evaluate")(evaluate_command)
 networks("restore", epilog=EXIT_CODES)(restore_command)
+app.add_typer(export, name="export", rich_help_panel="Networks")
 tools("doctor", epilog=EXIT_CODES)(doctor_command)
 tools("config", cls=None, context_settings={"allow_interspersed_args": False})(config_command)
 tools("convert", epilog=EXIT_CODES)(convert_command)

@@ -144,6 +144,8 @@ def test_what_the_ladder_did_stands_in_the_report(series_folder, tmp_path, weigh
         "name": "gpu:0",
         "batch": 2,
         "fallbacks": ["gpu: out of memory with 8 slices at once", "gpu: out of memory with 4 slices at once"],
+        "runtime": None,
+        "precision": None,
     }
     assert report["regions"] == expected["regions"]
 

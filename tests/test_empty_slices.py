@@ -68,7 +68,8 @@ def test_slices_called_empty_are_spared_and_counted(phantom_series, networks):
     assert spared.report["networks"]["skipped_slices"] == with_lung // 2
     assert spared.report["networks"]["empty_slices"]["name"] == "empty-slices"
     assert 0 < spared.report["regions"]["lungs"]["infection_ml"] < whole.report["regions"]["lungs"]["infection_ml"]
-    run = {"device": {"kind": "cpu", "name": "x", "batch": None, "fallbacks": []}, "timings_s": {}}
+    device = {"kind": "cpu", "name": "x", "batch": None, "fallbacks": [], "runtime": None, "precision": None}
+    run = {"device": device, "timings_s": {}}
     assert not list(VALIDATOR.iter_errors({**spared.report, "run": {**run, "peak_memory_mib": 1.0}}))
 
 

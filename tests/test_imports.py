@@ -34,7 +34,7 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FOR_WRITING = {"jinja2", "prometheus_client", "tensorboardX"}
-KERAS = {"architectures", "training", "networks.segment"}
+KERAS = {"architectures", "training", "networks.segment", "networks.to_openvino"}
 
 
 @cache

@@ -12,7 +12,9 @@ import typer
 from rich.table import Table
 
 from covct import RESEARCH_USE
+from covct.commands import scan
 from covct.commands.console import plain, stderr
+from covct.commands.options import Runtime, RuntimeOption
 from covct.commands.quiet import quiet_tensorflow
 from covct.disk.signals import stoppable
 from covct.disk.sources import check_apart
@@ -106,6 +108,7 @@ def evaluate_command(
     names: Annotated[
         bool, _naming("--names", help="Write the names of all cases, also of those that no card publishes.")
     ] = False,
+    runtime: RuntimeOption = Runtime.auto,
     json_events: Annotated[bool, typer.Option("--json", help="Print one JSON event per line to stdout.")] = False,
 ) -> None:
     """Evaluate networks or other tools' masks: overlap, distances, volumes, calibration, confidence intervals."""
@@ -131,8 +134,11 @@ def evaluate_command(
         elif line := _line(event):
             stderr.print(line, highlight=False, soft_wrap=True)
 
+    def networks(folder: Path) -> Networks:
+        return scan.networks_of(folder, "auto", False, runtime.value)()
+
     with stoppable():
-        evaluation = evaluate(order, _networks, _restorer, emit)
+        evaluation = evaluate(order, networks, _restorer, emit)
     if json_events:
         emit({"event": "evaluated", "page": str(out / PAGE), "groups": evaluation["groups"]})
     else:
@@ -140,12 +146,6 @@ def evaluate_command(
         typer.echo(str(out / PAGE))
     if evaluation["left_out"]:
         raise typer.Exit(3)
-
-
-def _networks(folder: Path) -> Networks:
-    with quiet_tensorflow():
-        from covct.networks.segment import load_keras_networks
-    return load_keras_networks(folder)
 
 
 def _restorer(card: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -33,6 +33,12 @@ class Captures(str, Enum):
     all = "all"
 
 
+class Runtime(str, Enum):
+    auto = "auto"
+    tensorflow = "tensorflow"
+    openvino = "openvino"
+
+
 _output = partial(typer.Option, rich_help_panel="Results")
 _compute = partial(typer.Option, rich_help_panel="Computing")
 _choice = partial(typer.Option, rich_help_panel="What to process", show_default=False)
@@ -94,6 +100,9 @@ Weights = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, _compute(help="Device that runs the networks: auto, cpu, gpu or gpu:N.")]
+RuntimeOption = Annotated[
+    Runtime, _compute(help="What computes the networks; auto: OpenVINO on a CPU where it can, else TensorFlow.")
+]
 RequireGpu = Annotated[bool, _compute("--require-gpu", help="Exit 13 if there is no GPU.")]
 MemoryLimit = Annotated[
     float | None,

@@ -7,6 +7,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from covct.errors import DeviceMissing
+
+ENGINES = {"keras", "tensorflow", "h5py", "tensorboardX"}  # what the extras cpu and gpu bring, and slim does not
+
 
 @contextmanager
 def quiet_tensorflow() -> Iterator[None]:
@@ -19,6 +23,12 @@ def quiet_tensorflow() -> Iterator[None]:
     os.dup2(nowhere, 2)
     try:
         yield
+    except ModuleNotFoundError as error:
+        if error.name not in ENGINES:
+            raise
+        raise DeviceMissing(
+            f"this needs TensorFlow, and {error.name} is not installed: pip install 'covct[cpu]', or covct[gpu]"
+        ) from error
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)

@@ -34,6 +34,8 @@ from covct.commands.options import (
     Out,
     RequireGpu,
     RetryFailed,
+    Runtime,
+    RuntimeOption,
     SegType,
     SegTypeOption,
     Select,
@@ -82,6 +84,7 @@ def scan_command(
     captures: CapturesOption = Captures.key,
     weights: Weights = None,
     device: DeviceOption = "auto",
+    runtime: RuntimeOption = Runtime.auto,
     require_gpu: RequireGpu = False,
     memory_limit: MemoryLimit = None,
     strict: Strict = False,
@@ -116,7 +119,7 @@ def scan_command(
         _show_plan(order, json_events)
         return
     with _under_way(order, series_timeout, json_events, log_format, hash_identifiers, metrics) as (emit, order):
-        tally = batch.scan(order, networks_of(order.weights, device, require_gpu), emit)
+        tally = batch.scan(order, networks_of(order.weights, device, require_gpu, runtime.value), emit)
     if ended_badly(tally, strict):
         raise typer.Exit(3)
 
@@ -132,6 +135,7 @@ def watch_command(
     captures: CapturesOption = Captures.key,
     weights: Weights = None,
     device: DeviceOption = "auto",
+    runtime: RuntimeOption = Runtime.auto,
     require_gpu: RequireGpu = False,
     memory_limit: MemoryLimit = None,
     strict: Strict = False,
@@ -161,27 +165,37 @@ def watch_command(
         raise UsageError(f"--marker {marker}: wanted the name of a file, not a path")
     with _under_way(order, series_timeout, json_events, log_format, hash_identifiers, metrics) as (emit, order):
         emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
-        tally = batch.watch(order, networks_of(order.weights, device, require_gpu), emit, settle, interval)
+        networks = networks_of(order.weights, device, require_gpu, runtime.value)
+        tally = batch.watch(order, networks, emit, settle, interval)
     if ended_badly(tally, strict):
         raise typer.Exit(3)
 
 
-def networks_of(weights: Path, device: str, require_gpu: bool) -> Callable[[], Any]:
+def networks_of(weights: Path, device: str, require_gpu: bool, runtime: str = "auto") -> Callable[[], Networks]:
     """What loads the networks onto the device asked for, for every command that runs them; tests replace it here."""
-    from covct.networks import devices
+    from covct.networks import devices, runtimes
 
     wish = devices.parse_wish(device)
+    runtimes.check(runtime, wish, require_gpu)
 
     def load() -> Networks:
         visible = dict(os.environ)
         devices.select(wish, os.environ)  # before tensorflow looks
-        with quiet_tensorflow():
-            from covct.networks.segment import load_keras_networks
+        choice = runtimes.choose(runtime, weights, require_gpu or runtimes.may_have_gpu(wish, os.environ))
+        if choice.runtime == runtimes.TENSORFLOW:
+            with quiet_tensorflow():
+                from covct.networks.segment import device_in_use, load_keras_networks
 
-        networks = load_keras_networks(weights)
-        if networks.device.kind != "gpu" and (require_gpu or wish.kind == "gpu"):
-            raise devices.missing(wish, visible)
-        return networks
+            on_gpu = device_in_use().kind == "gpu"
+            if not on_gpu and (require_gpu or wish.kind == "gpu"):
+                raise devices.missing(wish, visible)
+            if not on_gpu:  # there is a driver, but keras cannot use it
+                choice = runtimes.choose(runtime, weights, on_gpu=False)
+            if choice.runtime == runtimes.TENSORFLOW:
+                return load_keras_networks(weights, (choice.fallback,) if choice.fallback else ())
+        from covct.networks.converted import load_converted_networks
+
+        return load_converted_networks(weights)
 
     return load
 

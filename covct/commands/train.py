@@ -20,7 +20,7 @@ from covct.commands.quiet import quiet_tensorflow
 from covct.commands.recipe import write_recipe
 from covct.commands.train_options import Asked, Task, takes
 from covct.disk.signals import stoppable
-from covct.errors import Stopped, UsageError
+from covct.errors import RunError, Stopped, UsageError, whereabouts
 from covct.unattended.logs import LogFormat
 
 if TYPE_CHECKING:
@@ -138,7 +138,25 @@ def _train_folds(asked: Asked, settings: Settings, report: Report) -> None:
         )  # fmt: skip
         if asked.cross_validated:
             card = credit(card, asked.cross_validated, folder)
+        _convert(folder / f"{card.name}.json", card.task, report)
         typer.echo(json.dumps({"card": str(folder / f"{card.name}.json"), "scores": card.scores}))
+
+
+def _convert(card: Path, task: str, report: Report) -> None:
+    """Also for OpenVINO, where it is installed: a training of days must not be lost to a conversion of seconds."""
+    from covct.networks.runtimes import is_installed
+
+    if task == "restorer" or not is_installed("openvino"):
+        return
+    try:
+        from covct.networks.to_openvino import convert
+
+        convert(card)
+        text = f"{card.name}: converted for OpenVINO too"
+    except Exception as error:
+        reason = error if isinstance(error, RunError) else whereabouts(error)
+        text = f"{card.name}: not converted for OpenVINO ({reason}); scans on a CPU take TensorFlow"
+    report({"event": "note", "text": text})
 
 
 def _with_recipe(report: Report, asked: Asked, folder: Path) -> Report:

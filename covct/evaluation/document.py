@@ -73,7 +73,12 @@ def calls_groups(calls: list[CaseCalls], order: EvaluationOrder) -> list[dict[st
 
 def software(networks: Networks | None) -> dict[str, Any]:
     """Versions, and the device that the networks ran on."""
-    names = ("numpy", "opencv-python-headless", "SimpleITK", *(("keras", "tensorflow", "jax") if networks else ()))
+    names = (
+        "numpy",
+        "opencv-python-headless",
+        "SimpleITK",
+        *(("openvino", "keras", "tensorflow", "jax") if networks else ()),
+    )
     return {
         "python": platform.python_version(),
         **{name: found for name in names if (found := _version(name))},

@@ -59,6 +59,7 @@ def _argument(value: Any) -> Any:
 
 
 Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Argument = Annotated[Any, AfterValidator(_argument), WithJsonSchema({"type": ["string", "number", "boolean"]})]
 
 
@@ -76,6 +77,20 @@ class Calibration(Document):
     level: float = Field(gt=0, lt=1, description="The share of patients whose true value the intervals contain.")
     looks: int = Field(gt=0, lt=1000, description="Looks at each slice; with another number it does not apply.")
     source: str = Field(min_length=1, max_length=999, description="Where it was measured, in words.")
+
+
+class Converted(Document):
+    """The same network in OpenVINO's own form, which needs neither keras nor TensorFlow: two files beside the card."""
+
+    graph: Name = Field(description="The file of its operations, NAME.xml.")
+    graph_sha256: Sha256
+    arrays: Name = Field(description="The file of its weights, NAME.bin.")
+    arrays_sha256: Sha256
+    source_sha256: Sha256 = Field(
+        description="Of the weights file it was converted from. If it is not the card's, the network is another one, "
+        "and refused."
+    )
+    version: str = Field(min_length=1, max_length=99, description="Of the OpenVINO that converted it.")
 
 
 def _lineage(training: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +157,9 @@ class Card(Document):
     )  # fmt: skip
     least_air_mm2: float = Field(
         0.0, ge=0, lt=1e5, description="Slices with less air inside the body are skipped. 0: none are."
+    )
+    openvino: Converted | None = Field(
+        None, description="The same network, converted for OpenVINO. null: it runs on TensorFlow only."
     )
     format: Literal[1] = versions.CARD_FORMAT
 

@@ -12,6 +12,8 @@ import numpy as np
 from covct.errors import DeviceMissing, UsageError
 
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
 # Out of memory as TensorFlow, JAX and PyTorch say it: the kind of the error, or words in it. Their classes are not
 # imported: which of them computes is not known here.
 OUT_OF_MEMORY_KINDS = {"ResourceExhaustedError", "OutOfMemoryError", "MemoryError", "_ArrayMemoryError"}
@@ -33,12 +35,16 @@ class Device:
         Slices computed at once, the fewest where there were several numbers; None for what is not batched.
     fallbacks : tuple of str
         What was tried before, and why not that.
+    runtime, precision : str or None
+        What computed the networks (openvino, tensorflow, jax), and in which numbers; None for what is neither.
     """
 
     kind: str
     name: str
     batch: int | None = None
     fallbacks: tuple[str, ...] = ()
+    runtime: str | None = None
+    precision: str | None = None
 
 
 @dataclass

@@ -251,6 +251,11 @@ def task_probability(card: Card, outputs: np.ndarray) -> np.ndarray:
     return probability
 
 
+def one_probability(card: Card, outputs: np.ndarray, seen: int) -> np.ndarray:
+    """As `task_probability`, of what a network gives for an input of `seen` axes: with the mean of its heads first."""
+    return task_probability(card, outputs.mean(-1) if outputs.ndim > seen else outputs)
+
+
 def is_of_task(card: Card, label: np.ndarray) -> np.ndarray:
     """Truth of what `task_probability` gives the probability of: of 0 and 1, or of numbers of exclusive classes."""
     return np.isin(np.rint(label), _counted(card)) if card.classes else label > 0.5

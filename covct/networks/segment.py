@@ -15,9 +15,10 @@ import numpy as np
 from covct.architectures import ARCHITECTURES
 from covct.architectures.deeplab import load_backbone
 from covct.errors import WeightsError
-from covct.networks.cards import Card, ensemble, read_card, tasks_in, weights_path
-from covct.networks.devices import Device, Ladder, is_out_of_memory
+from covct.networks.cards import Card, read_card, weights_path
+from covct.networks.devices import FLOAT32, Device, Ladder, is_out_of_memory
 from covct.networks.network import Network, Networks, input_shape, task_probability
+from covct.networks.of_folder import networks_in
 from covct.networks.weights_file import read_arrays, read_h5
 from covct.voxels.preprocess import bound_recipe
 
@@ -138,43 +139,33 @@ def keras_predictor(
     return predict
 
 
-def load_keras_networks(folder: Path) -> Networks:
-    """The networks of a weights folder, ready to call. On the CPU where the GPU has no memory for so much as them."""
-    device = device_in_use()
+def load_keras_networks(folder: Path, fallbacks: tuple[str, ...] = ()) -> Networks:
+    """The networks of a weights folder, ready to call. On the CPU where the GPU has no memory for so much as them.
+
+    `fallbacks`: what was tried before, and why not that.
+    """
+    device = replace(device_in_use(), fallbacks=fallbacks)
     try:
         return _load_on(folder, device)
     except Exception as error:
         if device.kind == "cpu" or not is_out_of_memory(error):
             raise
-    cpu = Device("cpu", f"cpu, in place of {device.name}", fallbacks=("gpu: out of memory for the weights",))
+    cpu = replace(
+        device, kind="cpu", name=f"cpu, in place of {device.name}",
+        fallbacks=(*fallbacks, "gpu: out of memory for the weights"),
+    )  # fmt: skip
     with keras.device("cpu:0"):
         return _load_on(folder, cpu)
 
 
 def _load_on(folder: Path, device: Device) -> Networks:
     ladder = Ladder(device, BATCH)
-    loaded = {}
-    for task in tasks_in(folder):
-        first, *others = (_loaded(path, task, ladder) for path in ensemble(folder, task))
-        for other in others:
-            _check_member(folder, first.card, other.card)
-        loaded[task.replace("-", "_")] = replace(first, members=tuple(others))
-    return Networks(**loaded, device=device, ladder=ladder)
+    return Networks(**networks_in(folder, partial(_loaded, ladder)), device=device, ladder=ladder)
 
 
-def _loaded(path: Path, task: str, ladder: Ladder) -> Network:
+def _loaded(ladder: Ladder, path: Path) -> Network:
     card, network = load_network(path)
-    if card.task != task:
-        raise WeightsError(f"{path}: task is {card.task!r}, wanted {task!r}")
     return make_network(card, network, ladder, partial(_load_on_cpu, path))
-
-
-def _check_member(folder: Path, first: Card, other: Card) -> None:
-    """All networks of an ensemble see the same slices; the threshold is that of the first."""
-    for name in ("task", "size", "recipe", "field_of_view", "channels", "neighbours_mm", "patch", "spacing_mm"):
-        got, wanted = getattr(other, name), getattr(first, name)
-        if got != wanted:
-            raise WeightsError(f"{folder / other.name}.json: {name} is {got!r}, {first.name}.json has {wanted!r}")
 
 
 def _load_on_cpu(path: Path) -> keras.Model:
@@ -186,4 +177,6 @@ def device_in_use() -> Device:
     """What keras will compute on."""
     # jax raises where it is asked for a kind of device that it has not: all are asked for
     gpus = [device for device in keras.distribution.list_devices() if str(device).startswith(("gpu", "cuda"))]
-    return Device("gpu", str(gpus[0])) if gpus else Device("cpu", f"cpu ({keras.backend.backend()})")
+    runtime = keras.backend.backend()
+    used = Device("gpu", str(gpus[0])) if gpus else Device("cpu", f"cpu ({runtime})")
+    return replace(used, runtime=runtime, precision=FLOAT32)

@@ -273,14 +273,13 @@ class DeviceUsed(Document):
     kind: Literal["cpu", "gpu"] = Field(description="Kind of processor.")
     name: str = Field(description="Name of the processor.")
     batch: int | None = Field(
-        None,
-        ge=1,
-        description="Slices computed at once, the fewest where there were several numbers. Null where slices are not "
-        "batched.",
+        None, ge=1, description="Slices computed at once, at the fewest. Null where slices are not batched."
     )
     fallbacks: list[Text] = Field(
-        [], description="What memory did not suffice for, in the order it was tried: larger batches, the GPU."
+        [], description="What was tried first (OpenVINO, more slices, a GPU), and why not that."
     )
+    runtime: str | None = Field(None, description="What computed the networks: openvino, tensorflow or jax.")
+    precision: str | None = Field(None, description="Numbers they were computed in: bfloat16 or float32.")
 
 
 class Run(Document):

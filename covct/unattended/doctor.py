@@ -24,12 +24,14 @@ from covct.disk.places import PRIVATE
 from covct.disk.versions import check_format
 from covct.errors import DeviceMissing, OutputNotWritable, RunError, UsageError, WeightsError, whereabouts
 from covct.networks.cards import read_card, tasks_in
+from covct.networks.devices import DRIVER
 from covct.networks.network import Networks, input_shape
 from covct.pipeline.memory import at_hand_mib
 from covct.unattended.damaged import damage
 from covct.unattended.heartbeat import read_beat
 from covct.unattended.installed import declared, version_problem
 
+ENGINES = ("cpu", "gpu", "slim")  # the extras that bring what computes networks, the most complete first
 OK, WARN, FAIL = "ok", "warn", "fail"
 FOUND = 3  # exit code of what has none of its own
 MIB, GIB = 1024**2, 1024**3
@@ -40,7 +42,6 @@ FEWEST_FILES = 10_000
 CLOCK_SKEW_S = 60.0
 RELEASED = datetime(2025, 1, 1, tzinfo=UTC)  # no machine with covct on it lives before
 IMPORTS = ("pydicom", "highdicom", "imagecodecs", "nibabel", "numpy", "cv2", "SimpleITK", "rich", "typer")
-DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,20 @@ def check_packages() -> Iterator[Check]:
 
     base, extras = declared()
     wrong = list(filter(None, (version_problem(Requirement(line)) for line in base)))
-    # tensorflow-cpu and tensorflow[and-cuda] are one package to Python: either will do
-    engines = [Requirement(line) for extra in ("cpu", "gpu") for line in extras.get(extra, [])]
-    engine = [requirement for requirement in engines if not version_problem(requirement)]
-    if not engine:
-        wrong.append(f"no {' or '.join(str(requirement) for requirement in engines)}")
+    lacks = {
+        extra: list(filter(None, map(version_problem, map(Requirement, extras.get(extra, []))))) for extra in ENGINES
+    }
+    whole = next((extra for extra, lack in lacks.items() if not lack), None)
+    if whole is None:
+        wrong.append(f"nothing computes the networks: {'; '.join(lacks['slim'] or ['no extra is declared'])}")
     if wrong:
-        yield Check("packages", FAIL, "; ".join(wrong), "pip install --upgrade 'covct[cpu]' (or covct[gpu])")
+        yield Check(
+            "packages", FAIL, "; ".join(wrong), "pip install --upgrade 'covct[cpu]' (or covct[gpu], covct[slim])"
+        )
     else:
-        yield Check("packages", OK, f"all {len(base) + 1} packages have the required versions")
+        count = len(base) + len(extras.get(whole or "", []))
+        trains = "" if whole != "slim" else "; training needs covct[cpu] or covct[gpu]"
+        yield Check("packages", OK, f"all {count} packages of covct[{whole}] have the required versions{trains}")
     broken = []
     for name in IMPORTS:
         try:
@@ -181,7 +187,7 @@ def check_networks(load: Callable[[], Networks] | None, require_gpu: bool) -> It
     driver = next((path for path in DRIVER if path.exists()), None)
     if load is None:
         seen = f"NVIDIA driver found ({driver})" if driver else "no NVIDIA driver: covct runs on the CPU"
-        yield Check("device", OK, f"{seen}; --networks checks whether keras sees a GPU")
+        yield Check("device", OK, f"{seen}; --networks checks whether the networks run there")
         return
     fix = "check the driver (nvidia-smi), the container's --gpus, and that covct[gpu] is installed"
     try:
@@ -194,18 +200,20 @@ def check_networks(load: Callable[[], Networks] | None, require_gpu: bool) -> It
         yield Check("networks", FAIL, str(error), "reinstall covct", error.exit_code)
         return
     except Exception as error:
-        yield Check(
-            "networks", FAIL, f"keras or a network failed: {whereabouts(error)}", "reinstall covct[cpu] or [gpu]"
-        )
+        fix = "reinstall covct[cpu], [gpu] or [slim]"
+        yield Check("networks", FAIL, f"the runtime or a network failed: {whereabouts(error)}", fix)
         return
-    yield Check("networks", OK, "both networks load and run")
+    device = networks.device
+    on = f" on {device.runtime} in {device.precision}" if device.runtime else ""
+    tried = "".join(f"; not on {reason}" for reason in device.fallbacks)
+    yield Check("networks", OK, f"both networks load and run{on}{tried}")
     kind, name = networks.device.kind, networks.device.name
     if kind == "gpu":
         yield Check("device", OK, f"GPU: {name}")
     elif require_gpu:
-        yield Check("device", FAIL, f"no GPU; keras runs on {name}", fix, DeviceMissing.exit_code)
+        yield Check("device", FAIL, f"no GPU; the networks run on {name}", fix, DeviceMissing.exit_code)
     elif driver:
-        yield Check("device", WARN, f"NVIDIA driver found, but keras runs on {name}", fix)
+        yield Check("device", WARN, f"NVIDIA driver found, but the networks run on {name}", fix)
     else:
         yield Check("device", OK, f"{name}; no NVIDIA driver")
 

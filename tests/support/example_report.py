@@ -140,7 +140,14 @@ _REPORT: dict[str, Any] = {
         "skipped_slices": 0,
     },
     "run": {
-        "device": {"kind": "cpu", "name": "8 cores", "batch": 8, "fallbacks": []},
+        "device": {
+            "kind": "cpu",
+            "name": "8 cores",
+            "batch": 8,
+            "fallbacks": [],
+            "runtime": "openvino",
+            "precision": "bfloat16",
+        },
         "timings_s": {"load": 1.2, "lungs": 14.0, "infection": 15.5, "write": 0.8},
         "peak_memory_mib": 1830.5,
     },
