@@ -62,7 +62,7 @@ lint: $(VENV)/.dev ## ruff, mypy and hadolint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file tests/mypy.ini
-	$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.gpu
+	$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.gpu docker/Dockerfile.slim
 
 schemas: $(VENV)/.dev ## write the JSON Schemas, and the manual's rows of figures, anew from what they describe
 	$(BIN)/python -m covct.commands.schemas
@@ -79,23 +79,23 @@ bench: $(VENV)/.run ## measure speed and memory of a 300-slice series
 
 # The heads of the files, which say what they are, stay: they are the lines before the first package.
 lock: ## renew the locks of images, tools and build (pip install uv)
-	for name in cpu gpu; do \
+	for name in cpu gpu slim; do \
 	    bash docker/lock.sh docker/constraints-$$name.txt $(UV_COMPILE) $(ON_LINUX) --extra $$name pyproject.toml; done
 	sed -n 's/^\(tensorflow-cpu==[^ ]*\).*/\1/p' docker/constraints-cpu.txt >.same-tensorflow
 	bash docker/lock.sh $(LOCK) $(UV_COMPILE) --universal --extra cpu --extra dev --constraint .same-tensorflow pyproject.toml
 	rm .same-tensorflow
 	echo hatchling | bash docker/lock.sh docker/constraints-build.txt $(UV_COMPILE) $(ON_LINUX) -
 
-sbom: $(VENV)/.dev ## write what is in the images as CycloneDX: covct-cpu.cdx.json, covct-gpu.cdx.json
-	for name in cpu gpu; do $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+sbom: $(VENV)/.dev ## write what is in the images as CycloneDX: one file an extra
+	for name in cpu gpu slim; do $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
 	    --output-file covct-$$name.cdx.json docker/constraints-$$name.txt; done
 
 audit: $(VENV)/.dev ## look up known holes in everything that is locked (asks the network)
-	for name in cpu gpu dev build; do \
+	for name in cpu gpu slim dev build; do \
 	    $(BIN)/pip-audit --disable-pip --require-hashes -r docker/constraints-$$name.txt || exit 1; done
 
 pin-base: ## pin the images' base by the digest that it has today (docker with buildx; asks the network)
-	bash docker/pin-base.sh docker/Dockerfile docker/Dockerfile.gpu
+	bash docker/pin-base.sh docker/Dockerfile docker/Dockerfile.gpu docker/Dockerfile.slim
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) $(DEMO) .coverage htmlcov

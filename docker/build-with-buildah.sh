@@ -9,8 +9,8 @@
 #
 # Settings, all optional, from the environment:
 #   COVCT_BUILD_DIR    where everything is made                    /var/tmp/covct-buildah
-#   COVCT_DOCKERFILE   docker/Dockerfile or docker/Dockerfile.gpu  docker/Dockerfile
-#   COVCT_TAG          name of the image                           covct:cpu (covct:gpu for Dockerfile.gpu)
+#   COVCT_DOCKERFILE   docker/Dockerfile, or with .slim or .gpu    docker/Dockerfile
+#   COVCT_TAG          name of the image                           covct:cpu (covct:slim, covct:gpu for the others)
 #   COVCT_MIRROR       Debian mirror                               the one apt uses, else debootstrap's own
 #   COVCT_RUN_UID      the uid that runs the image                 24680, which no passwd file knows
 #   COVCT_RUN          0 builds only                               1
@@ -22,7 +22,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 dockerfile=${COVCT_DOCKERFILE:-docker/Dockerfile}
-case $dockerfile in *.gpu) device=gpu ;; *) device=cpu ;; esac
+case $dockerfile in *.gpu) device=gpu ;; *.slim) device=slim ;; *) device=cpu ;; esac
 tag=${COVCT_TAG:-covct:$device}
 work=${COVCT_BUILD_DIR:-/var/tmp/covct-buildah}
 uid=${COVCT_RUN_UID:-24680}

@@ -24,7 +24,7 @@ from covct.version import RELEASE
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKER = ROOT / "docker"
-DOCKERFILES = ["Dockerfile", "Dockerfile.gpu"]
+DOCKERFILES = ["Dockerfile", "Dockerfile.slim", "Dockerfile.gpu"]
 TOML = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, BUILD = TOML["project"], TOML["build-system"]
 BUILD_SCRIPT = DOCKER / "build-with-buildah.sh"
@@ -178,7 +178,9 @@ def test_weight_check_fails_without_weights(tmp_path):
     assert result.returncode != 0 and "WeightsError" in result.stderr
 
 
-@pytest.mark.parametrize(("name", "extra"), [("Dockerfile", "cpu"), ("Dockerfile.gpu", "gpu")])
+@pytest.mark.parametrize(
+    ("name", "extra"), [("Dockerfile", "cpu"), ("Dockerfile.slim", "slim"), ("Dockerfile.gpu", "gpu")]
+)
 def test_what_is_installed_is_what_was_locked(name, extra):
     """--no-deps, so that nothing is fetched that is not listed; pip check, so that nothing is missing."""
     build = stages(name)[0]
@@ -202,6 +204,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 LOCKED = {
     "cpu": PROJECT["dependencies"] + EXTRAS["cpu"],
     "gpu": PROJECT["dependencies"] + EXTRAS["gpu"],
+    "slim": PROJECT["dependencies"] + EXTRAS["slim"],
     "dev": PROJECT["dependencies"] + EXTRAS["cpu"] + EXTRAS["dev"],
     "build": BUILD["requires"],
 }
@@ -243,7 +246,7 @@ def test_ci_fails_where_its_packages_cannot_be_installed(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lock", ["cpu", "gpu"])
+@pytest.mark.parametrize("lock", ["cpu", "gpu", "slim"])
 def test_a_bill_of_materials_is_made_from_the_lock(lock, tmp_path):
     cyclonedx = installed("cyclonedx-py")
     if not cyclonedx:
@@ -259,7 +262,7 @@ def test_a_bill_of_materials_is_made_from_the_lock(lock, tmp_path):
     assert all(part.get("hashes") or part.get("externalReferences") for part in parts)
 
 
-@pytest.mark.parametrize("extra", ["cpu", "gpu"])
+@pytest.mark.parametrize("extra", ["cpu", "gpu", "slim"])
 def test_lock_holds_what_its_packages_need(extra):
     """Followed through the packages that are installed here: most of the CPU's, fewer of the GPU's."""
     pinned = locked(extra)
@@ -281,10 +284,15 @@ def test_lock_holds_what_its_packages_need(extra):
     assert len(seen) > 20
 
 
-def test_both_locks_agree():
-    """One program, on either device."""
-    cpu, gpu = locked("cpu"), locked("gpu")
-    assert {name: (cpu[name], gpu[name]) for name in set(cpu) & set(gpu) if cpu[name] != gpu[name]} == {}
+@pytest.mark.parametrize("other", ["gpu", "slim"])
+def test_the_locks_agree(other):
+    """One program, on every device."""
+    cpu, there = locked("cpu"), locked(other)
+    assert {name: (cpu[name], there[name]) for name in set(cpu) & set(there) if cpu[name] != there[name]} == {}
+
+
+def test_the_slim_image_holds_no_tensorflow():
+    assert not {"tensorflow-cpu", "tensorflow", "keras", "h5py", "tensorboardx"} & set(locked("slim"))
 
 
 @each_dockerfile
@@ -309,19 +317,21 @@ def test_no_file_names_a_host():
             assert not host.search(line.replace("org.opencontainers", "")), f"{path}:{number}: {line}"
 
 
-def test_both_dockerfiles_are_in_step():
+def test_the_dockerfiles_are_in_step():
     """They differ in the extra, the device label, and what only a GPU needs."""
     gpu_only = {"CUDA_CACHE_PATH", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"}
-    cpu_env, gpu_env = (pairs(stages(name)[-1], "ENV") for name in DOCKERFILES)
+    cpu_env, slim_env, gpu_env = (pairs(stages(name)[-1], "ENV") for name in DOCKERFILES)
+    assert slim_env == cpu_env
     assert {key: value for key, value in gpu_env.items() if key not in gpu_only} == cpu_env
     assert gpu_only <= set(gpu_env)
 
     def rest(name: str) -> list[tuple[str, str]]:
-        device = name.removeprefix("Dockerfile").removeprefix(".") or "cpu"
+        extra = name.removeprefix("Dockerfile").removeprefix(".") or "cpu"
+        device = "gpu" if extra == "gpu" else "cpu"
         text = [(keyword, value) for keyword, value in instructions(name) if keyword != "ENV"]
-        return [(k, v.replace(f"EXTRA={device}", "").replace(f'covct.device="{device}"', "")) for k, v in text]
+        return [(k, v.replace(f"EXTRA={extra}", "").replace(f'covct.device="{device}"', "")) for k, v in text]
 
-    assert rest("Dockerfile") == rest("Dockerfile.gpu")
+    assert rest("Dockerfile") == rest("Dockerfile.slim") == rest("Dockerfile.gpu")
 
 
 @each_dockerfile
