@@ -11,58 +11,97 @@ from functools import partial
 from typing import Annotated, Any
 
 import typer
-from rich.logging import RichHandler
 
 from covct import RESEARCH_USE, __version__
-from covct.commands.config import config_command
-from covct.commands.configured import Configured
-from covct.commands.console import log_time, plain, stamp, stderr
-from covct.commands.convert import convert_command
-from covct.commands.evaluate import evaluate_command
+from covct.commands.by_name import ByName, Row
+from covct.commands.console import Log, plain, stamp, stderr
 from covct.commands.exit_codes import EXIT_CODES
-from covct.commands.explore import explore_command
-from covct.commands.export import export
 from covct.commands.listeners import listen, unheard
-from covct.commands.machine import doctor_command, health_command
-from covct.commands.phantom import phantom_command
-from covct.commands.restore import restore_command
-from covct.commands.results import status_command, summary_command, verify_command
-from covct.commands.scan import scan_command, watch_command
-from covct.commands.train import train_command
 from covct.errors import OutputNotWritable, RunError, SeriesError, Stopped, whereabouts
 from covct.unattended.logs import install
-from covct.unattended.supervisor import supervise, worker
 
 SUPERVISED = ("scan", "watch")
 
+segmentation = partial(Row, "Segmentation", epilog=EXIT_CODES)
+results = partial(Row, "Results and runs")
+networks = partial(Row, "Networks")
+tools = partial(Row, "Tools")
+
+
+class Commands(ByName):
+    """What covct can do; what each says of itself is the first paragraph of its help."""
+
+    rows = {
+        "scan": segmentation(
+            "scan.scan",
+            "Segment every study in the sources and write DICOM SEG and report; finished series are not redone.",
+        ),
+        "watch": segmentation(
+            "scan.watch",
+            "Poll an inbox and segment each study once it is complete, until stopped by SIGTERM or SIGINT (exit 130).",
+        ),
+        "status": results(
+            "results.status",
+            "Show whether covct is alive, its current work and queue, its last run, and results by outcome and reason.",
+        ),
+        "health": results(
+            "machine.health",
+            "Check that scans and watches are alive; exit 3 if one hangs, was killed, failed or lost its source.",
+            EXIT_CODES,
+        ),
+        "summary": results("results.summary", "Rewrite summary.csv and index.html of an output tree."),
+        "verify": results(
+            "results.verify",
+            "Check every result against its hashes, its report, its references and its source; exit 3 on any defect.",
+            EXIT_CODES,
+        ),
+        "explore": networks(
+            "explore.explore",
+            "Show what training data holds, in which intensity domain, and what is left out and why.",
+        ),
+        "train": networks(
+            "train.train",
+            "Train the restorer, lung, infection or empty-slice network; whole patients are held out.",
+        ),
+        "evaluate": networks(
+            "evaluate.evaluate",
+            "Evaluate networks or other tools' masks: overlap, distances, volumes, calibration, confidence intervals.",
+        ),
+        "restore": networks(
+            "restore.restore",
+            "Restore Hounsfield units of 8-bit slices (CLAHE or a lung window); exit 3 if some volumes were refused.",
+            EXIT_CODES,
+        ),
+        "export": networks("export.export", "Write networks for other runtimes."),
+        "doctor": tools(
+            "machine.doctor",
+            "Check packages, weights, device, memory, disk, locks and decoders here, with a fix for every problem.",
+            EXIT_CODES,
+        ),
+        "config": tools(
+            "config.config",
+            "Show the settings of a command, and where each comes from: command line, environment, file or default.",
+            configured=False,
+        ),
+        "convert": tools(
+            "convert.convert",
+            "Convert DICOM CT series to NIfTI in HU, and volume files to DICOM CT series marked as derived.",
+            EXIT_CODES,
+        ),
+        "phantom": tools(
+            "phantom.phantom", "Write a synthetic chest CT as a DICOM series, with its true volumes in truth.json."
+        ),
+    }
+
+
 app = typer.Typer(
     name="covct",
+    cls=Commands,
     help=f"Segment lungs and COVID-19 infection in chest CT, unattended. {RESEARCH_USE}",
     epilog=EXIT_CODES,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-command = partial(app.command, cls=Configured)
-segmentation = partial(command, rich_help_panel="Segmentation", epilog=EXIT_CODES)
-results = partial(command, rich_help_panel="Results and runs")
-networks = partial(command, rich_help_panel="Networks")
-tools = partial(command, rich_help_panel="Tools")
-
-segmentation("scan")(scan_command)
-segmentation("watch")(watch_command)
-results("status")(status_command)
-results("health", epilog=EXIT_CODES)(health_command)
-results("summary")(summary_command)
-results("verify", epilog=EXIT_CODES)(verify_command)
-networks("explore")(explore_command)
-networks("train")(train_command)
-networks("evaluate")(evaluate_command)
-networks("restore", epilog=EXIT_CODES)(restore_command)
-app.add_typer(export, name="export", rich_help_panel="Networks")
-tools("doctor", epilog=EXIT_CODES)(doctor_command)
-tools("config", cls=None, context_settings={"allow_interspersed_args": False})(config_command)
-tools("convert", epilog=EXIT_CODES)(convert_command)
-tools("phantom")(phantom_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -105,9 +144,11 @@ def in_utf8() -> None:
 
 def _run() -> None:
     """covct's errors become sentences and exit codes; a bug keeps its traceback (exit 1)."""
-    install(RichHandler(console=stderr, show_path=False, log_time_format=log_time, omit_repeated_times=False))
+    install(Log())
     try:
         if sys.argv[1:2] and sys.argv[1] in SUPERVISED:
+            from covct.unattended.supervisor import supervise
+
             _read_settings(sys.argv[1], sys.argv[2:])
             supervise()
         app()
@@ -131,11 +172,13 @@ def _read_settings(name: str, arguments: list[str]) -> None:
     """Read the configuration file before the first worker is forked: one that follows it shall find the same."""
     group: Any = typer.main.get_command(app)
     with suppress(Exception):  # the worker says what is wrong
-        group.commands[name].read_ahead(arguments, typer.Context(group))
+        group.named(name).read_ahead(arguments, typer.Context(group))
 
 
 def _at() -> str:
     """The time, in the log of a night; empty for who sits before it."""
+    from covct.unattended.supervisor import worker
+
     return stamp() if worker() and not stderr.is_terminal else ""
 
 

@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
+import typer
 
 import covct
+from covct import cli
 from covct.errors import UsageError
 from support.batches import well_told
 from support.checkout import ROOT
@@ -149,3 +152,29 @@ def test_a_source_named_twice_or_within_another_is_counted_once(series_folder, t
         shown = invoke("scan", *sources, "--out", tmp_path / "out", "--weights", weights, "--dry-run", "--json")
         [row] = well_told([json.loads(line) for line in shown.stdout.splitlines()])
         assert (row["verdict"], row["slices"]) == ("segment", slices)
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself():
+    """It is written twice, so that the list can be shown without importing what it lists."""
+    group: Any = typer.main.get_command(cli.app)
+    for name, listed in group.commands.items():
+        command = group.named(name)
+        assert listed.help == command.help.split("\n\n")[0].replace("\n", " ")
+        assert (listed.name, listed.rich_help_panel) == (command.name, command.rich_help_panel)
+        assert command.params or command.commands
+
+
+def test_a_mistyped_command_and_option_are_met_with_the_near_one(tmp_path):
+    for arguments, near in [(["scna"], "'scan'"), (["scan", "--ot", "x"], "--out")]:
+        told = run(*arguments, cwd=tmp_path)
+        assert told.returncode == 2 and near in told.stderr
+
+
+@pytest.mark.parametrize(("words", "wanted"), [("covct s", "scan status summary"), ("covct verify --dc", "--dciodvfy")])
+def test_a_shell_completes_commands_and_options(words, wanted):
+    asked = {"_COVCT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    code = "import sys; sys.argv[0] = 'covct'; from covct.cli import main; main()"
+    told = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == wanted.split()

@@ -30,7 +30,7 @@ from support.thresholds import make_networks, make_weights
 ROOT = Path(covct.__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+COMMANDS = typer.main.get_command(cli.app).every()  # type: ignore[attr-defined]
 CODE = {path: path.read_text() for path in (ROOT / "covct").rglob("*.py")}
 VARIABLES = {  # those that options may come from
     f"COVCT_{name}_{one.name}".upper()

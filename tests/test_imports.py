@@ -136,7 +136,8 @@ def test_what_is_imported_is_declared(folder, extras):
             ["--help"],
             {"keras", "tensorflow", "highdicom", "pydicom", "pydantic", "SimpleITK", "nibabel", "cv2"} | FOR_WRITING,
         ),
-        (["scan", "--help"], {"keras", "tensorflow", "highdicom", "SimpleITK", "nibabel"} | FOR_WRITING),
+        (["--version"], {"keras", "tensorflow", "highdicom", "pydicom", "pydantic", "SimpleITK"} | FOR_WRITING),
+        (["scan", "--help"], {"keras", "tensorflow", "highdicom", "pydantic", "SimpleITK", "nibabel"} | FOR_WRITING),
         (["status", "."], {"keras", "tensorflow", "highdicom", "pydicom", "SimpleITK", "nibabel", "cv2"} | FOR_WRITING),
     ],
 )
@@ -152,3 +153,14 @@ def test_heavy_packages_are_loaded_only_for_work(command, forbidden, tmp_path):
     )
     loaded = set(ast.literal_eval(run.stdout.rsplit("LOADED", 1)[1].strip()))
     assert not loaded & forbidden
+
+
+def test_a_list_of_commands_imports_none_of_them():
+    code = (
+        "import sys\nfrom covct.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('covct.commands.')), sep='\\n')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    loaded = {line.removeprefix("covct.commands.") for line in run.stdout.splitlines() if "covct.commands." in line}
+    assert loaded == {"by_name", "console", "exit_codes", "listeners"}

@@ -38,7 +38,7 @@ def config_command(
         root.command.resolve_command(root, [command])  # an unknown one is refused, with the near one
     names = [command] if command else root.command.list_commands(root)
     for name in names:
-        one = root.command.get_command(root, name)
+        one = root.command.named(name)
         if not isinstance(one, Configured):
             continue
         file, settings = one.settings([*given, *(arguments or [])], root)

@@ -75,8 +75,8 @@ class Configured(TyperCommand):
         path = find(Path(given) if given else None, Path(opts["out"]) if opts.get("out") else None)
         config = read(path) if path else ConfigFile()
         if path:
-            every = ctx.parent.command.commands.values() if ctx.parent else [self]
-            check(config, {str(one.name): one for one in every if isinstance(one, Configured)})
+            every = ctx.parent.command.every() if ctx.parent else {str(self.name): self}
+            check(config, {name: one for name, one in every.items() if isinstance(one, Configured)})
         ctx.default_map = config.defaults(self)
         return config
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
 from covct.visible import utc, visible
+
+if TYPE_CHECKING:
+    from rich.logging import RichHandler
 
 # Without emoji: the file name ":bomb:.dcm" is a name and no picture.
 stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
@@ -28,3 +33,16 @@ def stamp() -> str:
 def log_time(moment: datetime) -> Text:
     """The same for what is logged."""
     return Text(f"{moment:%H:%M:%S}" if stderr.is_terminal else utc(moment))
+
+
+class Log(logging.Handler):
+    """What is logged, on standard error as rich shows it; that part of rich is imported with the first record."""
+
+    @cached_property
+    def _shown(self) -> RichHandler:
+        from rich.logging import RichHandler
+
+        return RichHandler(console=stderr, show_path=False, log_time_format=log_time, omit_repeated_times=False)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._shown.emit(record)
