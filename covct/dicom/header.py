@@ -12,6 +12,7 @@ from typing import Any
 import pydicom
 from pydicom.datadict import tag_for_keyword
 
+from covct.dicom.alike import Alike
 from covct.dicom.patient import PATIENT_TAGS, Patient, patient_of
 from covct.dicom.read import MOST_FRAMES, BeyondBounds, read_dataset, transfer_syntax_uid
 from covct.dicom.syntaxes import DEFLATED, is_lossy
@@ -38,6 +39,7 @@ HEADER_TAGS = [
     "ImagesInAcquisition", "KVP", "NominalPercentageOfCardiacPhase", "NumberOfFrames", "InConcatenationTotalNumber",
     "VolumetricProperties", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
+ALIKE: Alike[Header] = Alike([*HEADER_TAGS, *PATIENT_TAGS])  # of this process
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def read_header(file: SourceFile, opener: Opener | None = None) -> Header | Medi
     SeriesError
         `unreadable`: it claims to be DICOM and cannot be read.
     """
-    start = b""
+    start, walked = b"", None
     claims = whole = False
     found: Header | None = None
     fault = ""
@@ -149,6 +151,9 @@ def read_header(file: SourceFile, opener: Opener | None = None) -> Header | Medi
         claims = start[128:132] == b"DICM" or Path(file.name).suffix.lower() in (".dcm", ".ima")
         if (not claims and not looks) or start.startswith(APPLE_DOUBLE):
             return None
+        walked = ALIKE.walk(start) if limit == HEADER_BYTES[0] else None
+        if walked and (header := ALIKE.recall(walked, file)):
+            return header
         try:
             found, whole, fault = _parsed(file, start)
         except BeyondBounds as error:
@@ -167,6 +172,8 @@ def read_header(file: SourceFile, opener: Opener | None = None) -> Header | Medi
         found = None
     if found is None and claims:
         raise SeriesError("unreadable", f"not a readable DICOM image ({len(start)} bytes): {fault or 'cut short?'}")
+    if found and walked and whole:
+        ALIKE.remember(walked, found)
     return _identified(file, found, opener) if found else None
 
 

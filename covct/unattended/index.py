@@ -23,8 +23,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, fields
 from hashlib import blake2b
+from operator import attrgetter, is_
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from covct import __version__
 from covct.dicom.header import Header, Instance, MediaDirectory
@@ -48,6 +49,7 @@ DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 DAMAGE |= {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_MISMATCH}  # not the tables that it should have
 OF_A_SLICE = ("sop_instance_uid", "number", "frame", "position")  # differ from slice to slice; the rest is shared
 SHARED = tuple(f.name for f in fields(Instance) if f.name not in ("file", *OF_A_SLICE))
+of_a_slice, shared_of = attrgetter(*OF_A_SLICE), attrgetter(*SHARED)
 TABLES = {
     "files": "key BLOB PRIMARY KEY, size INTEGER, modified INTEGER, inode INTEGER, changed INTEGER, study TEXT, "
     "facts TEXT, mark INTEGER, day INTEGER",
@@ -78,6 +80,7 @@ class Index:
         self._key = key_of_index(path.parent)
         self._today, self._tidied = now_ns() // DAY_NS, 0
         self._shared: dict[int, dict[str, Any]] = {}
+        self._last: tuple[tuple[Any, ...], int, dict[str, Any]] | None = None  # as `_shared_key` was last asked
         self._stored: set[int] = set()  # keys of shared facts known to be in the database
         self._before: dict[bytes, tuple[Status, str, int]] = {}
         self._met: dict[bytes, tuple[Status, str, int]] = {}
@@ -127,8 +130,8 @@ class Index:
                     return found[0]
             if key in self._fresh:
                 return self._fresh[key]
-        self._met[key], facts = self._learn(key, file, status)
-        return facts
+        self._met[key], encoded = self._learn(key, file, status)
+        return self._decode(file, encoded)
 
     def still(self, file: SourceFile) -> Status | None:
         """Its status, if it is as it was met; asked by opening it: a network file system then asks its server."""
@@ -194,15 +197,17 @@ class Index:
     def _status(self, file: SourceFile) -> Status:
         try:
             if not file.member:
-                return with_data(file, status_of(file.path))
+                return with_data(file, status_of(str(file.path)))
             if not self._archive or self._archive[0] != file.path:
                 self._archive = file.path, status_of(file.path)
             return self._archive[1]
         except OSError as error:
             raise SeriesError("unreadable", f"the file cannot be read: {error.strerror}", file.label) from error
 
-    def _learn(self, key: bytes, file: SourceFile, status: Status) -> tuple[tuple[Status, str, int], Facts]:
-        """Read the file, and keep what it says: in the database, or for this pass if it has just changed."""
+    def _learn(self, key: bytes, file: SourceFile, status: Status) -> tuple[tuple[Status, str, int], Any]:
+        """Read the file, and keep what it says: in the database, or for this pass if it has just changed.
+
+        What is read and what is recalled are the same: both are decoded."""
         self._fresh.pop(key, None)
         with self._refusals.watched(key, status, file.label):
             facts = read_facts(file, self._opener, self._alive)
@@ -211,13 +216,12 @@ class Index:
         text = json.dumps(encoded, separators=(",", ":"))
         study = "" if facts is None else study_folder(file, facts)
         known = status, sys.intern(study), _mark(key, status, study, text)
-        facts = self._decode(file, encoded)  # what is read and what is recalled are the same
         if self._holds_still(file, status):
             with self._surviving():
                 self._store(key, known, text, encoded)
         else:
-            self._fresh[key] = facts
-        return known, facts
+            self._fresh[key] = self._decode(file, encoded)
+        return known, encoded
 
     def _holds_still(self, file: SourceFile, status: Status) -> bool:
         try:
@@ -231,23 +235,24 @@ class Index:
             return {MEDIA: True}
         if not isinstance(facts, Header):
             return facts
-        slices = []
-        for instance in facts.instances:
-            shared = {name: getattr(instance, name) for name in SHARED}
+        return [[self._shared_key(one, facts), *of_a_slice(one)] for one in facts.instances]
+
+    def _shared_key(self, instance: Instance, header: Header) -> int:
+        """The key under which stands what slices share; found at once where the last slice had the very same."""
+        values = *shared_of(instance), header.study_uid, header.series_uid
+        if self._last is None or not all(map(is_, self._last[0], values)):
+            shared = dict(zip((*SHARED, "study_uid", "series_uid"), values, strict=True))
             shared["body_part"], shared["comment"] = telling_words(instance.body_part, instance.comment)
-            shared |= {"study_uid": facts.study_uid, "series_uid": facts.series_uid}
             shared["patient"] = sealed(astuple(instance.patient), self._key)
-            key = _mark(json.dumps(shared))
-            self._shared.setdefault(key, shared)
-            slices.append([key, *(getattr(instance, name) for name in OF_A_SLICE)])
-        return slices
+            self._last = values, _mark(json.dumps(shared)), shared
+        self._shared.setdefault(*self._last[1:])
+        return self._last[1]
 
     def _decode(self, file: SourceFile, encoded: Any) -> Facts:
         if isinstance(encoded, dict):
             return MediaDirectory()
         if not isinstance(encoded, list):
-            facts: Facts = encoded
-            return facts
+            return cast(Facts, encoded)
         instances, header = [], {}
         for key, *of_a_slice in encoded:
             header = dict(self._shared[key])
