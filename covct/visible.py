@@ -13,6 +13,8 @@ OBEYED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufef
 
 def visible(text: str) -> str:
     r"""The text on one line, with each character that does not print as its escape, such as ``\x1b`` or ``\n``."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -8,6 +8,7 @@ versions. What each version means, and which are read, stands in `versions`.
 from __future__ import annotations
 
 import json
+import os
 import re
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Protocol, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it looks for some in every package that is installed
 OURS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,79}")  # what a message may repeat: a word of ours, never a free text
 WANTED = {
     "string_type": "a text", "int_type": "a whole number", "int_from_float": "a whole number",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -103,4 +104,4 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 def is_whole(folder: Path, outcome: Outcome) -> bool:
     """Whether every file of a result is still there."""
-    return all((folder / name).is_file() for name in outcome.files)
+    return all(os.path.isfile(f"{folder}/{name}") for name in outcome.files)

@@ -47,7 +47,8 @@ class SourceFile:
 
 def printable(path: Path | str) -> str:
     """A path as text that JSON, a log and a terminal take. Names of old exports are Latin-1, not UTF-8."""
-    return visible(os.fsencode(path).decode("utf-8", "replace"))
+    text = str(path)
+    return visible(text if text.isascii() else os.fsencode(text).decode("utf-8", "replace"))
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,19 @@ def walk(sources: Iterable[Path], problems: list[Problem], avoid: Path | None = 
     seen = {_identity(avoid)} if avoid and avoid.exists() else set()
     for root, place in reversed(roots.items()):
         if root in folders:
-            for path in _files_below(place, list(roots), problems, seen):
-                yield from _with_members(path, problems)
+            for path, is_regular in _files_below(place, list(roots), problems, seen):
+                yield from _with_members(path, problems, is_regular)
         elif not _is_below(root, folders):  # else it comes with the folder
             yield from _with_members(place, problems)
 
 
-def _files_below(folder: Path, roots: list[str], problems: list[Problem], seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Not by recursion: folders nested by the thousand shall not end the night. `seen` are folders not to enter."""
+def _files_below(
+    folder: Path, roots: list[str], problems: list[Problem], seen: set[tuple[int, int]]
+) -> Iterator[tuple[Path, bool]]:
+    """Files, and whether the listing itself says of one that it is regular: then nobody else need be asked.
+
+    Not by recursion: folders nested by the thousand shall not end the night. `seen` are folders not to enter.
+    """
     waiting = [str(folder)]
     while waiting:
         here = waiting.pop()
@@ -126,7 +132,7 @@ def _files_below(folder: Path, roots: list[str], problems: list[Problem], seen: 
             elif _is_folder(entry):
                 folders.append(entry.path)
             else:
-                yield Path(entry.path)
+                yield Path(entry.path), _is_regular(entry)
         if outside:
             reason = f"{outside} links lead outside the sources; name their targets as sources too"
             problems.append(Problem(printable(here), "unreadable", reason))
@@ -159,6 +165,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _is_regular(entry: os.DirEntry[str]) -> bool:
+    """Whether a listing says so, of no link; most file systems do, and then this costs nothing."""
+    try:
+        return entry.is_file(follow_symlinks=False)
+    except OSError:
+        return False
+
+
 def _identity(folder: str | Path) -> tuple[int, int]:
     status = os.stat(folder)
     return status.st_dev, status.st_ino
@@ -169,16 +183,16 @@ def _is_below(path: str, roots: list[str]) -> bool:
     return any(target == root or target.startswith(root.rstrip("/") + "/") for root in roots)
 
 
-def _with_members(path: Path, problems: list[Problem]) -> Iterator[SourceFile]:
+def _with_members(path: Path, problems: list[Problem], is_regular: bool = False) -> Iterator[SourceFile]:
     try:
-        regular = stat.S_ISREG(path.stat().st_mode)
+        regular = is_regular or stat.S_ISREG(path.stat().st_mode)
     except OSError as error:
         if os.path.lexists(path):  # else it was moved away since it was listed
             problems.append(Problem(printable(path), "unreadable", f"the file cannot be read: {error.strerror}"))
         return
     if not regular:  # opening a FIFO waits for ever, reading a device may never end
         return
-    if path.suffix.lower() != ".zip":
+    if not str(path).lower().endswith(".zip") or not path.suffix:
         yield SourceFile(path)
         return
     try:

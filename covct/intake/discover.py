@@ -172,7 +172,7 @@ def candidates(sources: Iterable[Path], avoid: Path | None, seen: Sighting) -> I
     """Files that may be images, by their names."""
     for file in walk(sources, seen.problems, avoid):
         seen.alive()
-        name = os.path.basename(file.member or file.path).lower()
+        name = (os.path.basename(file.member) if file.member else file.path.name).lower()
         if is_partial(name):
             seen.arriving.append(file)
             seen.unread.leave_named(file)

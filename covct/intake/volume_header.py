@@ -57,7 +57,7 @@ def volume_beside(stem: Path) -> Path | None:
 def data_file(file: SourceFile) -> SourceFile | None:
     """The file beside a detached header that holds its voxels; None for others, and where the header is defective."""
     try:
-        return _beside(file, layout_of(file)) if file.name.lower().endswith(DETACHED) else None
+        return _beside(file, layout_of(file)) if (file.member or str(file.path)).lower().endswith(DETACHED) else None
     except SeriesError:
         return None
 
