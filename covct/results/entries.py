@@ -190,4 +190,7 @@ def one_line(value: Any) -> str:
     """
     if not isinstance(value, str):
         return ""
-    return " ".join("".join(c if c.isprintable() else " " for c in value[:LONGEST_TEXT]).split())
+    text = value[:LONGEST_TEXT]
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(text.split())
