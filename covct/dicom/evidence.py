@@ -12,13 +12,14 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, CTImageStorage, generate_uid
 
 from covct import RESEARCH_USE, __version__
-from covct.dicom.inherited import TYPE_2, can_be_written, copied, leave_out
+from covct.dicom.inherited import TYPE_2, Valid, can_be_written, copied, leave_out
 from covct.dicom.orientation import snapped
 from covct.dicom.valid import follows, is_uid
 from covct.outputs import FORMATS
 from covct.terms import ARTIFICIAL_INTELLIGENCE, DEVICE, PROCESSING_EQUIPMENT, CodedTerm
 
 OF_FRAMES = (0x00280008, 0x52009229, 0x52009230)  # what makes the library take an image for a multi-frame one
+CHARACTER_SET = Tag("SpecificCharacterSet")
 MANUFACTURER = "covct"
 # When an object was made; none of it is required.
 OF_THE_MAKING = ("InstanceCreationDate", "InstanceCreationTime", "DateOfSecondaryCapture", "TimeOfSecondaryCapture")
@@ -167,13 +168,15 @@ def identified(headers: Iterable[pydicom.Dataset]) -> list[pydicom.Dataset]:
     Nothing is invented that could be taken for the patient's: what is missing or not valid is empty, or left out
     (`inherited.leave_out`).
     """
-    out = []
+    out: list[pydicom.Dataset] = []
+    valid: dict[str, Valid] = {}
     for header in headers:
         good = copied(header)
         for tag in OF_FRAMES:
             if tag in good and not _is_multi_frame(good):
                 del good[tag]
-        leave_out(good)
+        characters = str(getattr(good.get_item(CHARACTER_SET), "value", None))
+        leave_out(good, valid.setdefault(characters, set()))
         for keyword in TYPE_2:
             if keyword not in good:
                 _put(good, keyword, "" if keyword != "PatientName" else None)

@@ -6,7 +6,7 @@ import copy
 
 import pydicom
 from pydicom.datadict import keyword_for_tag
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag
@@ -67,13 +67,19 @@ TYPE_1C = (
 TRIAL_TYPE_2 = ("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName")
 
 
-def leave_out(header: pydicom.Dataset) -> list[str]:
+Valid = set[tuple[int, str | None, bytes | None, bool]]  # elements as in a file: tag, VR, value, little endian
+
+
+def leave_out(header: pydicom.Dataset, valid: Valid | None = None) -> list[str]:
     """Take away what is not inherited, and of the rest what is not valid: elements, items, or elements of items.
 
     Parameters
     ----------
     header : pydicom.Dataset
         A copy with elements of its own (`copied`), which is changed.
+    valid : set, optional
+        Elements that were found valid before, in headers of the same character set; further ones are added. The slices
+        of a series share most of theirs.
 
     Returns
     -------
@@ -86,7 +92,7 @@ def leave_out(header: pydicom.Dataset) -> list[str]:
     told: list[str] = []
     for tag in list(header.keys()):
         if (tag.group in INHERITED_GROUPS or tag in INHERITED_TAGS) and tag not in SEEN_BY_THE_GATE:
-            told += _mend(header, tag)
+            told += _mend(header, tag, valid=valid)
     for keyword in TYPE_1C:
         if keyword in header and header[keyword].is_empty:
             del header[keyword]
@@ -124,13 +130,19 @@ def can_be_written(header: pydicom.Dataset, tag: BaseTag) -> bool:
         return False
 
 
-def _mend(dataset: pydicom.Dataset, tag: BaseTag, within: str = "") -> list[str]:
+def _mend(dataset: pydicom.Dataset, tag: BaseTag, within: str = "", valid: Valid | None = None) -> list[str]:
     """Take an element away that is not valid, or what in its items is not."""
+    raw = dataset.get_item(tag)
+    stored = (int(tag), raw.VR, raw.value, raw.is_little_endian) if isinstance(raw, RawDataElement) else None
+    if stored and valid and stored in valid:
+        return []
     name = f"{within}{keyword_for_tag(tag) or tag}"
     told = _mend_items(dataset, tag, name) if _is_sequence(dataset, tag) else []
     if tag in dataset and not can_be_written(dataset, tag):
         del dataset[tag]
         told.append(f"{name}: not valid, left out")
+    elif stored and valid is not None and tag in dataset and not _is_sequence(dataset, tag):
+        valid.add(stored)
     return told
 
 
