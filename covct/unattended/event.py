@@ -101,6 +101,8 @@ class Done(OfSeries):
     severity_class: int | None
     warnings: list[str] = Field(description="Slugs.")
     device: str
+    runtime: str | None = Field(None, description="What computed the networks: openvino, tensorflow or jax.")
+    precision: str | None = Field(None, description="Numbers they were computed in: bfloat16 or float32.")
     research_use: str
 
 

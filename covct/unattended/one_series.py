@@ -161,5 +161,7 @@ def _figures(report: dict[str, Any]) -> dict[str, Any]:
         "severity_class": report["severity"]["class"],
         "warnings": [warning["slug"] for warning in report["warnings"]],
         "device": report["run"]["device"]["kind"],
+        "runtime": report["run"]["device"]["runtime"],
+        "precision": report["run"]["device"]["precision"],
         "research_use": report["research_use"],
     }
