@@ -32,9 +32,6 @@ from covct.pipeline.series import read, segment
 from covct.voxels.labels import Labels
 from covct.voxels.volume import Scan, voxel_volume_mm3
 
-with quiet_tensorflow():
-    from covct.networks.segment import load_keras_networks
-
 
 def scans(sources: list[Path]) -> Iterator[tuple[str, Scan]]:
     found = discover(tuple(sources))
@@ -98,7 +95,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="times that each runtime computes each scan")
     parser.add_argument("--peak", type=Path, help="a series to scan cold with either runtime")
     arguments = parser.parse_args()
+    if arguments.peak:  # before this process grows: a child's peak is never below its parent's size
+        for runtime in ("tensorflow", "openvino") * 2:
+            print(f"peak of a cold scan, {runtime}: {peak_mib(arguments.peak, runtime):.0f} MiB", flush=True)
     with quiet_tensorflow():
+        from covct.networks.segment import load_keras_networks
+
         runtimes = {
             "tensorflow": load_keras_networks(arguments.weights),
             "openvino": load_converted_networks(arguments.weights),
