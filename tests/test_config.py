@@ -13,6 +13,7 @@ from covct import cli
 from covct.commands import scan
 from covct.commands.config_file import lines_of
 from covct.errors import UsageError
+from covct.unattended import supervisor
 from support.running import invoke
 
 ROOT = Path(cli.__file__).parents[1]
@@ -109,7 +110,7 @@ def test_a_scan_takes_sources_and_options_from_its_file(series_folder, tmp_path,
 def test_a_worker_that_follows_another_has_its_settings(tmp_path, monkeypatch, capsys):
     """The file is edited while a watch runs, and spoiled; then a worker crashes."""
     file = write(tmp_path / "covct.toml", "[watch]\nsettle = 3\n")
-    monkeypatch.setattr(cli, "supervise", lambda: write(file, "[watch]\nsettle = = 3\n"))
+    monkeypatch.setattr(supervisor, "supervise", lambda: write(file, "[watch]\nsettle = = 3\n"))
     monkeypatch.setattr(sys, "argv", ["covct", "watch", str(tmp_path / "gone"), "-o", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as ended:
         cli._run()
