@@ -114,9 +114,6 @@ def main() -> None:
         except SeriesError as error:
             print(f"not segmented: {error.message}", file=sys.stderr)
         sys.stdout.flush()
-    if arguments.peak:
-        for runtime in (*runtimes, *runtimes):
-            print(f"peak of a cold scan, {runtime}: {peak_mib(arguments.peak, runtime):.0f} MiB")
 
 
 if __name__ == "__main__":
