@@ -52,7 +52,10 @@ def test_the_next_is_read_while_one_is_computed_and_computed_while_it_is_written
         threading.Thread(target=lambda: (works.until("read b"), computing.set())).start()
         assert line.take(A, told.append, B) == "A ready"
         assert told == [{"event": "read a"}, {"event": "computed a"}], "nothing of the next one yet"
-        works.until("compute b")  # nobody has asked for it: this is where the first is written
+        time.sleep(0.05)
+        assert "compute b" not in works.noted, "not before everybody was told that the first is written"
+        line.go_on()
+        works.until("compute b")
         told.clear()
         assert line.take(B, told.append, None) == "B ready"
         assert told == [{"event": "read b"}, {"event": "computed b"}]
@@ -63,6 +66,7 @@ def test_never_more_than_one_before_its_turn():
     works = Works()
     with Line(works.steps) as line:
         line.take(A, lambda event: None, B)
+        line.go_on()
         works.until("compute b")
         time.sleep(0.05)
         assert "read c" not in works.noted
@@ -86,7 +90,25 @@ def test_a_series_put_before_the_next_is_done_first_and_the_next_once_more():
         line.take(A, lambda event: None, C)
         assert line.take(B, lambda event: None, C) == "B ready"
         assert line.take(C, lambda event: None, None) == "C ready"
-    assert works.noted.index("compute b") < len(works.noted) - 1 - works.noted[::-1].index("compute c")
+    assert works.noted.index("compute b") < works.noted.index("compute c")
+
+
+def test_what_is_at_work_tells_at_once_when_its_turn_has_come():
+    """A call that never comes back must not keep what was told before it."""
+    works, told = Works(), []
+    computing = works.hold("compute a")
+
+    def look():
+        works.until("compute a")
+        told.append("seen" if {"event": "read a"} in told else "not yet")
+        computing.set()
+
+    with Line(works.steps) as line:
+        looking = threading.Thread(target=look)
+        looking.start()
+        line.take(A, told.append, None)
+        looking.join()
+    assert told[:2] == [{"event": "read a"}, "seen"]
 
 
 def test_an_error_is_raised_in_its_turn():
@@ -117,6 +139,7 @@ def test_whoever_is_stopped_stops_what_is_on_its_way():
 
     with pytest.raises(KeyboardInterrupt), Line(Steps(works.steps.read, compute, works.steps.fit)) as line:
         line.take(A, lambda event: None, B)
+        line.go_on()
         works.until("compute b")
         threading.Timer(0.1, computing.set).start()
         raise KeyboardInterrupt

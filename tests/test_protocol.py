@@ -197,7 +197,8 @@ class Protocol(RuleBasedStateMachine):
             raise SeriesError("unreadable", "a slice is cut short")
         return contents
 
-    def _write(self, order, job, prepared, stage, emit):
+    def _write(self, order, job, prepared, stage, emit, go_on):
+        go_on()
         there = read_outcome(order.out / job.series.folder)
         if there and (there.work_key, there.status) == (prepared.read.work_key, "done"):
             self.faults.append(f"done twice: {job.series.folder}")

@@ -68,11 +68,15 @@ def forgive_attempt(out: Path, folder: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def note_timeout(out: Path, folder: str, seconds: float) -> None:
-    """The attempt exceeded its time and its process was ended: whoever comes next records it so."""
+def note_timeout(out: Path, folder: str, seconds: float, writing: bool = False) -> None:
+    """The attempt exceeded its time and its process was ended: whoever comes next records it so.
+
+    Not the first time where it was being written: the next series was computed meanwhile, and may be what hangs. The
+    attempt counts, and the next one has the process for itself.
+    """
     path = attempt_path(out, folder)
     attempt = read_attempt(path)
-    if attempt:
+    if attempt and not (writing and attempt.attempts == 1):
         with output_errors(out):
             write_attempt(path, replace(attempt, timed_out_s=seconds))
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from functools import partial
+from threading import Lock
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from covct.outputs import Emit, Event
 from covct.unattended.plan import Job
@@ -45,13 +46,39 @@ class Steps(Generic[Loaded, Prepared]):
     fit: Callable[[Job, Job], bool]
 
 
-@dataclass(frozen=True)
-class _Early(Generic[Prepared]):
-    """A series on its way: what it has told, with None at its end, and what becomes of it."""
+@dataclass
+class _Early(Generic[Loaded, Prepared]):
+    """A series on its way.
+
+    What it tells is kept until its turn; from then on it is told at once, by the thread at work: a call that never
+    comes back may hold the interpreter, and who looks after this process has to know what it was at.
+    """
 
     job: Job
-    told: SimpleQueue[Event | None]
-    prepared: Future[Prepared]
+    loaded: Future[Loaded]
+    prepared: Future[Prepared] | None = None
+    _kept: list[Event] = field(default_factory=list)
+    _emit: Emit | None = None
+    _lock: Lock = field(default_factory=Lock)
+
+    @property
+    def last(self) -> Future[Any]:
+        """What comes last of what was begun."""
+        return self.prepared or self.loaded
+
+    def tell(self, event: Event) -> None:
+        with self._lock:
+            if self._emit:
+                self._emit(event)
+            else:
+                self._kept.append(event)
+
+    def turn_comes(self, emit: Emit) -> None:
+        """Tell what was kept, and all that follows."""
+        with self._lock:
+            for event in self._kept:
+                emit(event)
+            self._emit = emit
 
 
 @dataclass
@@ -66,7 +93,7 @@ class Line(Generic[Loaded, Prepared]):
 
     steps: Steps[Loaded, Prepared]
     in_company: bool = field(default=False, init=False)
-    _early: list[_Early[Prepared]] = field(default_factory=list)
+    _early: list[_Early[Loaded, Prepared]] = field(default_factory=list)
     _closed: bool = False
 
     def __enter__(self) -> Line[Loaded, Prepared]:
@@ -78,13 +105,13 @@ class Line(Generic[Loaded, Prepared]):
         self._closed = True
         for pool in (self._reader, self._computer):
             pool.shutdown(wait=False, cancel_futures=True)
-        wait([one.prepared for one in self._early], CLOSING_S)
+        wait([one.last for one in self._early], CLOSING_S)
         self._early.clear()
 
     def take(self, job: Job, emit: Emit, following: Job | None) -> Prepared:
         """What was prepared of a series whose turn it is; `emit` is told what it told, as it tells it.
 
-        Meanwhile the `following` one is begun, if both fit into memory.
+        Meanwhile the `following` one is read, if both fit into memory. It is computed after `go_on`.
 
         Raises
         ------
@@ -95,38 +122,46 @@ class Line(Generic[Loaded, Prepared]):
         self.in_company = mine is not None
         if mine is None:
             self._let_go()
-            mine = self._begin(job)
+            mine = self._read(job)
+        mine.turn_comes(emit)
+        prepared = self._compute(mine)
         if following and self.steps.fit(job, following):
-            self._begin(following)
+            self._read(following)
             self.in_company = True
-        while (event := mine.told.get()) is not None:
-            emit(event)
+        result = prepared.result()
         self._early.remove(mine)
-        return mine.prepared.result()
+        return result
 
     def take_alone(self, job: Job, emit: Emit) -> Prepared:
         """As `take`, with no other series in memory."""
         self._let_go()
         return self.take(job, emit, None)
 
+    def go_on(self) -> None:
+        """Compute what was read for the next turn: what was taken is about to be written, as everybody was told."""
+        for one in self._early:
+            self._compute(one)
+
     def _let_go(self) -> None:
         """Of what was prepared for a turn that is not the next: another series was put before it."""
         for one in self._early:
-            one.prepared.cancel()
-            wait([one.prepared])
+            one.last.cancel()
+            wait([one.last])
         self._early.clear()
 
-    def _begin(self, job: Job) -> _Early[Prepared]:
-        told: SimpleQueue[Event | None] = SimpleQueue()
-
-        def tell(event: Event) -> None:
-            if self._closed:
-                raise Closed
-            told.put(event)
-
-        loaded = self._reader.submit(self.steps.read, job, tell)
-        prepared = self._computer.submit(self.steps.compute, job, loaded.result, tell)
-        prepared.add_done_callback(lambda _: told.put(None))
-        early = _Early(job, told, prepared)
+    def _read(self, job: Job) -> _Early[Loaded, Prepared]:
+        early = _Early[Loaded, Prepared](job, Future())
+        early.loaded = self._reader.submit(self.steps.read, job, partial(self._told, early))
         self._early.append(early)
         return early
+
+    def _compute(self, one: _Early[Loaded, Prepared]) -> Future[Prepared]:
+        if one.prepared is None:
+            tell = partial(self._told, one)
+            one.prepared = self._computer.submit(self.steps.compute, one.job, one.loaded.result, tell)
+        return one.prepared
+
+    def _told(self, one: _Early[Loaded, Prepared], event: Event) -> None:
+        if self._closed:
+            raise Closed
+        one.tell(event)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -44,7 +44,9 @@ def do(
         if end is None:
             prepared = _taken(prepare, job, emit, None if attempt.attempts > 1 else following)
             start = time.perf_counter()
-            end = _kept_if_unread(job, prepared.end or _written(order, job, prepared, stage, emit), prepared.read)
+            end = _kept_if_unread(
+                job, prepared.end or _written(order, job, prepared, stage, emit, prepare.go_on), prepared.read
+            )
         if isinstance(end, Kept):
             state.keep(order.out, folder, stage, None if end.slug else end.outcome)
             emit(job_event("unchanged", job, status=end.outcome.status, slug=end.outcome.slug))
@@ -97,15 +99,17 @@ def _not_an_attempt_when_stopped(out: Path, folder: str) -> Iterator[None]:
         raise
 
 
-def _written(order: Order, job: Job, prepared: Prepared, stage: Path, emit: Emit) -> End:
-    """Write every file of the result into the stage."""
+def _written(order: Order, job: Job, prepared: Prepared, stage: Path, emit: Emit, go_on: Callable[[], None]) -> End:
+    """Write every file of the result into the stage. `go_on` is called once it is told that this is written."""
     ended = list[End]()
     with ends(ended):
-        return End(figures=_figures(_write(order, job, prepared, stage, emit)))
+        return End(figures=_figures(_write(order, job, prepared, stage, emit, go_on)))
     return ended[0]
 
 
-def _write(order: Order, job: Job, prepared: Prepared, stage: Path, emit: Emit) -> dict[str, Any]:
+def _write(
+    order: Order, job: Job, prepared: Prepared, stage: Path, emit: Emit, go_on: Callable[[], None]
+) -> dict[str, Any]:
     """As `_written`. Returns the report."""
     from covct.pipeline.report import finished
     from covct.pipeline.series import peak_memory_mib
@@ -114,6 +118,7 @@ def _write(order: Order, job: Job, prepared: Prepared, stage: Path, emit: Emit) 
     result, clock = prepared.result, clock_of(job, emit)
     assert result is not None and prepared.clock is not None
     with clock.step("write"):
+        go_on()
         for name in formats_for(job.series.kind, order.outputs.formats, job.series.can_be_referred_to):
             WRITERS[name](result, stage, order.outputs)
     run = {

@@ -76,6 +76,8 @@ class Work:
     counting : bool
         Whether the series' time runs: from its first step on, and not while the networks are loaded. Libraries and
         networks are loaded at the first series, and are not its fault.
+    writing : bool
+        Whether it is computed, and written while the next one is computed.
     loading_s : float
         How long libraries and networks have been loaded for this series.
     elapsed_s : float
@@ -95,6 +97,7 @@ class Work:
     log_json: bool = False
     folder: str = ""
     counting: bool = False
+    writing: bool = False
     loading_s: float = 0.0
     elapsed_s: float = 0.0
     silent_s: float = 0.0
@@ -108,8 +111,9 @@ class Work:
             self.metrics = Path(told["metrics"]) if told["metrics"] else None
         elif told["event"] == "started":
             self.folder, self.counting, self.loading_s, self.elapsed_s = told["folder"], False, 0.0, 0.0
+            self.writing = False
         elif told["event"] == "step":
-            self.counting = told["step"] != "networks"
+            self.counting, self.writing = told["step"] != "networks", told["step"] == "write"
         elif told["event"] in (*OUTCOMES, "unchanged"):
             self.finished |= {told["folder"]} if told["event"] in OUTCOMES else set()
             self.folder, self.counting, self.crashes = "", False, 0
@@ -285,7 +289,7 @@ def _after(code: int, killed: bool, stopped_by: str, work: Work) -> int | None:
     elif killed and work.folder:
         message = f"a series had no result within {work.timeout_s:g} s; its worker was killed, and a new one continues"
         _say(work, {"event": "log", "message": message}, "error")
-        _in_tree(work, lambda out: note_timeout(out, work.folder, work.timeout_s or 0))
+        _in_tree(work, lambda out: note_timeout(out, work.folder, work.timeout_s or 0, work.writing))
     elif killed:
         _say_that_it_ended(work, heartbeat.BROKEN, "NotEnding")
         message = f"no sign of life for {HUNG_S:g} s between two series; is the source responding?"
