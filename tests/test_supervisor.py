@@ -16,8 +16,9 @@ pytestmark = pytest.mark.slow
 ROOT = Path(covct.__file__).parent.parent
 
 
-def test_a_series_that_hangs_in_c_is_ended_and_the_others_are_done(start, tmp_path):
-    code, told, _ = ended(start("--series-timeout=8", misbehave="hang"))
+@pytest.mark.parametrize("how", ["hang", "hang early"])
+def test_a_series_that_hangs_in_c_is_ended_and_the_others_are_done(start, tmp_path, how):
+    code, told, _ = ended(start("--series-timeout=8", misbehave=how))
     assert code == 3
     assert {folder: event for folder, (event, _) in told.items()} == {
         "1.2.1/1.2.1.1": "done", VICTIM: "failed", "1.2.3/1.2.3.1": "done",

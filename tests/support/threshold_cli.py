@@ -1,9 +1,10 @@
 """`covct` as a process of its own, with networks that are plain thresholds; and with one that misbehaves.
 
 `COVCT_MISBEHAVE` says how, on series of 29 slices: hang (in C, holding Python's lock, deaf to signals), crash, slow
-(until a signal finds it at work), full (the disk takes no new file from there on). Or `die N`: when all is done but the
-summary, N times; `load`: networks that never come, where a second is waited for them; `stall`: the source does not
-answer when it is looked at. `COVCT_HUNG_S`: when a silent one is ended.
+(until a signal finds it at work), full (the disk takes no new file from there on). It hangs, and the disk is full, once
+its turn has come; `hang early`: while the series before it is written. Or `die N`: when all is done but the summary, N
+times; `load`: networks that never come, where a second is waited for them; `stall`: the source does not answer when it
+is looked at. `COVCT_HUNG_S`: when a silent one is ended.
 """
 
 import builtins
@@ -15,14 +16,21 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from covct import cli
 from covct.commands import scan
+from covct.disk.attempts import attempt_path
 from covct.results.summary import Summary
 from covct.unattended import batch, supervisor
+from support.processes import VICTIM
 from support.thresholds import make_networks
 
 whole = Summary.write
+
+
+def _its_turn() -> bool:
+    return attempt_path(Path(sys.argv[sys.argv.index("-o") + 1]), VICTIM).exists()
 
 
 def misbehaving(predict):
@@ -30,7 +38,11 @@ def misbehaving(predict):
 
     def called(slices):
         if len(slices) == 29:
-            if how == "hang":
+            if how in ("hang", "full"):
+                while not _its_turn():
+                    time.sleep(0.01)
+                time.sleep(0.5)  # for all that is told and noted at its beginning
+            if how.startswith("hang"):
                 sum(itertools.repeat(1))
             elif how == "crash":
                 os.kill(os.getpid(), signal.SIGSEGV)
