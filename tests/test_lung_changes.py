@@ -27,7 +27,8 @@ def chest():
 
 
 def drawn(chest, count=40):
-    return [insert_gas(*chest, np.random.default_rng(seed)) for seed in range(count)]
+    hu, labels = chest
+    return [insert_gas(hu, labels, np.random.default_rng(seed)) for seed in range(count)]
 
 
 def test_gas_lies_in_the_body_and_never_where_lung_is_or_nobody_knows(chest):
@@ -48,7 +49,8 @@ def test_gas_is_gas_fluid_lies_below_it_and_stool_is_neither(chest):
 
 
 def test_the_same_seed_puts_the_same_gas(chest):
-    first, second = (insert_gas(*chest, np.random.default_rng(3)) for _ in range(2))
+    hu, labels = chest
+    first, second = (insert_gas(hu, labels, np.random.default_rng(3)) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
