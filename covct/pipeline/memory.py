@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
 from pathlib import Path
 
 MIB = 1024**2
+M_ARENA_MAX = -8  # malloc.h
 # Measured with benchmarks/memory.py: the process with its networks; for each voxel its HU and three packed bits; for
 # each slice what is kept in the networks' space (256 x 256) and said of its frames in the SEG.
 BASE_MIB = 1300
@@ -68,3 +71,9 @@ def _limits(proc: Path, cgroups: Path) -> list[int]:
             except (OSError, ValueError):  # not there, or "max"
                 continue
     return limits
+
+
+def share_heap() -> None:
+    """One heap for all threads to come, where the C library (glibc) has one each: what one frees, another can use."""
+    with suppress(OSError, AttributeError):  # musl has no such function
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)

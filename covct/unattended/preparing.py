@@ -17,6 +17,7 @@ from covct.disk.outcome import Outcome, Status, key_of_replaced
 from covct.errors import RunError, SeriesError, logged, whereabouts
 from covct.networks.network import Network, Networks
 from covct.outputs import Emit
+from covct.pipeline.memory import share_heap
 from covct.unattended.ahead import Closed, Line, Steps
 from covct.unattended.job_events import job_event
 from covct.unattended.plan import Job, Order
@@ -101,6 +102,7 @@ def line(order: Order, networks: Callable[[], Networks]) -> Line[Loaded, Prepare
     def fit(job: Job, other: Job) -> bool:
         return not is_noted(order.out, other.series.folder) and _both_fit(order, job, other)
 
+    share_heap()  # what one thread has read and computed, another writes and frees
     steps = Steps(partial(_load, order), partial(_prepare, order, networks), fit)
     return Line(steps)
 
