@@ -35,13 +35,13 @@ pytestmark = pytest.mark.slow
 EVERYTHING = Outputs(formats=("seg", "sr", "sc", "ko", "nifti", "png"))
 
 
-def night(source, tmp_path, **wishes):
+def night(source, tmp_path, outputs=Outputs(("seg",)), **wishes):  # noqa: B008 - it is frozen
     """One scan. Returns its events; the results lie in tmp_path/out."""
     events = []
     weights = tmp_path / "weights"
     if not weights.exists():
         make_weights(weights)
-    order = Order((source,), tmp_path / "out", weights, **{"outputs": EVERYTHING, **wishes})
+    order = Order((source,), tmp_path / "out", weights, outputs=outputs, **wishes)
     scan(order, make_networks, events.append)
     return events
 
@@ -79,11 +79,25 @@ def medium(series_folder, to):
 # Media directories
 
 
+@pytest.fixture(scope="module")
+def thin_series(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("thin")
+    write_dicom_series(make_phantom(**{**SMALL, "slices": 60}, lesions="moderate", seed=1), folder)
+    return folder
+
+
 @pytest.fixture
-def thin_folder(tmp_path):
+def thin_folder(thin_series, tmp_path):
     """Slices of 5 mm, which nothing is to be warned of."""
-    write_dicom_series(make_phantom(**{**SMALL, "slices": 60}, lesions="moderate", seed=1), tmp_path / "thin")
-    return tmp_path / "thin"
+    return Path(shutil.copytree(thin_series, tmp_path / "thin"))
+
+
+@pytest.fixture(scope="module")
+def plain_regions(phantom_series, tmp_path_factory):
+    """What is measured in the series that others are made of."""
+    folder = tmp_path_factory.mktemp("plain")
+    night(phantom_series, folder)
+    return reports(folder)[0]["regions"]
 
 
 def test_a_media_directory_under_any_name_is_no_image_and_no_problem(thin_folder, tmp_path):
@@ -281,7 +295,7 @@ def nameless(series_folder):
 
 
 def test_a_series_without_uids_is_done_without_dicom_objects(nameless, tmp_path):
-    night(nameless, tmp_path)
+    night(nameless, tmp_path, EVERYTHING)
     [outcome] = outcomes(tmp_path)
     assert outcome["status"] == "done"
     assert set(outcome["files"]) == {"report.json", "overlay.png", "lungs.nii.gz", "infection.nii.gz"}
@@ -298,7 +312,7 @@ def test_no_object_refers_to_what_has_no_valid_uid(keyword, series_folder, tmp_p
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
 
     change(series_folder, spoil)
-    night(series_folder, tmp_path)
+    night(series_folder, tmp_path, EVERYTHING)
     [outcome] = outcomes(tmp_path)
     assert outcome["status"] == "done"
     assert not any(name.endswith(".dcm") for name in outcome["files"])
@@ -307,7 +321,7 @@ def test_no_object_refers_to_what_has_no_valid_uid(keyword, series_folder, tmp_p
 
 def test_a_frame_of_reference_that_is_no_uid_is_as_good_as_none(series_folder, tmp_path):
     change(series_folder, lambda d: setattr(d, "FrameOfReferenceUID", UUIDS["StudyInstanceUID"]))
-    night(series_folder, tmp_path)
+    night(series_folder, tmp_path, EVERYTHING)
     [report] = reports(tmp_path)
     assert report["source"]["frame_of_reference_uid"] is None
     assert any(phrase.startswith("FrameOfReferenceUID") for phrase in report["source"]["filled"])
@@ -344,10 +358,7 @@ def given_uids(source, tmp_path, **wishes):
     return [event for event in events if event["event"] in ("converted", "kept", "rejected", "failed")]
 
 
-def test_convert_gives_valid_uids_and_a_scan_then_writes_objects(nameless, phantom_series, tmp_path):
-    night(phantom_series, tmp_path)
-    [plain] = reports(tmp_path)
-    shutil.rmtree(tmp_path / "out")
+def test_convert_gives_valid_uids_and_a_scan_then_writes_objects(nameless, plain_regions, tmp_path):
     [event] = given_uids(nameless, tmp_path)
     assert (event["event"], event["to"]) == ("converted", "dicom")
     again = Path(event["path"])
@@ -357,9 +368,9 @@ def test_convert_gives_valid_uids_and_a_scan_then_writes_objects(nameless, phant
         assert uid.startswith("2.25.")
         assert uid.is_valid
     assert len({header.SOPInstanceUID for header in headers}) == 30
-    night(again, tmp_path)
+    night(again, tmp_path, EVERYTHING)
     [report] = reports(tmp_path)
-    assert report["regions"] == plain["regions"]
+    assert report["regions"] == plain_regions
     [outcome] = outcomes(tmp_path)
     assert "segmentation.seg.dcm" in outcome["files"]
     verdicts = verify(tmp_path / "out", [again], installed_judges())
@@ -417,14 +428,11 @@ COMMAS = {
 
 
 @pytest.mark.parametrize("keyword", COMMAS)
-def test_a_decimal_comma_is_read_as_meant_and_noted(keyword, series_folder, phantom_series, tmp_path):
+def test_a_decimal_comma_is_read_as_meant_and_noted(keyword, series_folder, plain_regions, tmp_path):
     change(series_folder, lambda d: d.__setitem__(Tag(keyword), raw(keyword, "DS", COMMAS[keyword])))
-    night(phantom_series, tmp_path)
-    [plain] = reports(tmp_path)
-    shutil.rmtree(tmp_path / "out")
-    night(series_folder, tmp_path)
+    night(series_folder, tmp_path, EVERYTHING)
     [report] = reports(tmp_path)
-    assert report["regions"] == plain["regions"]
+    assert report["regions"] == plain_regions
     assert keyword in warned(tmp_path)["decimal-comma"]
     assert not [defect for verdict in verify(tmp_path / "out", [series_folder]) for defect in verdict.defects]
 
