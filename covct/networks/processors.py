@@ -7,16 +7,19 @@ import os
 import re
 from pathlib import Path
 
+from covct.networks.control_groups import CGROUPS, PROC, control_groups
+
 # What CPUs call native arithmetic in bfloat16 (/proc/cpuinfo): vectors, and tiles. Without either it is emulated.
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
-def processors_at_hand(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+def processors_at_hand(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     """How many: those of this process's affinity, or fewer where a control group (docker run --cpus) allows less time.
 
     More threads than that only wait for each other.
     """
-    return max(1, math.ceil(min(len(os.sched_getaffinity(0)), _quota(proc, cgroups))))
+    quotas = map(_quota_of, control_groups("cpu", proc, cgroups))
+    return max(1, math.ceil(min([len(os.sched_getaffinity(0)), *quotas])))
 
 
 def adds_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
@@ -28,26 +31,8 @@ def adds_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return bool(flags) and all(BFLOAT16_FLAGS & set(line.split()) for line in flags)
 
 
-def _quota(proc: Path, cgroups: Path) -> float:
-    """Processors' worth of time that this process's control groups and those above them allow; version 2, then 1."""
-    try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return math.inf
-    least = math.inf
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        root = cgroups if not controllers else cgroups / "cpu"
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        group = root / path.lstrip("/")
-        # In a container the path may be that on the host, and the group's files lie at the root.
-        for place in dict.fromkeys([group, *(p for p in group.parents if p.is_relative_to(root)), root]):
-            least = min(least, _quota_of(place))
-    return least
-
-
 def _quota_of(group: Path) -> float:
+    """Processors' worth of time that a control group allows, of either version."""
     try:
         if (group / "cpu.max").exists():
             quota, period = (group / "cpu.max").read_text().split()

@@ -6,6 +6,8 @@ import ctypes
 from contextlib import suppress
 from pathlib import Path
 
+from covct.networks.control_groups import CGROUPS, PROC, control_groups
+
 MIB = 1024**2
 M_ARENA_MAX = -8  # malloc.h
 # Measured with benchmarks/memory.py: the process with its networks; for each voxel its HU and three packed bits; for
@@ -29,7 +31,7 @@ def needed_mib(slices: int, rows: int, columns: int, bytes_a_voxel: float = 2, b
     return BASE_MIB + (voxels * (bytes_a_voxel + LABEL_BYTES) + beside) / MIB + slices * SLICE_MIB
 
 
-def at_hand_mib(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> float:
+def at_hand_mib(proc: Path = PROC, cgroups: Path = CGROUPS) -> float:
     """All memory of this machine or container, MiB: the least of the machine's and of what control groups allow.
 
     Not what is free at the moment: what a series comes to shall not depend on its neighbours.
@@ -50,26 +52,11 @@ def _total_mib(proc: Path) -> float:
 
 def _limits(proc: Path, cgroups: Path) -> list[int]:
     """Limits in bytes of this process's control groups and of all above them; version 2, then 1."""
-    try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return []
     limits = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            root, name = cgroups, "memory.max"
-        elif "memory" in controllers.split(","):
-            root, name = cgroups / "memory", "memory.limit_in_bytes"
-        else:
-            continue
-        group = root / path.lstrip("/")
-        # In a container the path may be that on the host, and the group's files lie at the root.
-        for place in dict.fromkeys([group, *(p for p in group.parents if p.is_relative_to(root)), root]):
-            try:
-                limits.append(int((place / name).read_text()))
-            except (OSError, ValueError):  # not there, or "max"
-                continue
+    for group in control_groups("memory", proc, cgroups):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):  # not there, or "max"
+                limits.append(int((group / name).read_text()))
     return limits
 
 
