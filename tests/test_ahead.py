@@ -123,6 +123,7 @@ def test_an_error_is_raised_in_its_turn():
         assert line.take(A, lambda event: None, B) == "a ready"
         with pytest.raises(OSError, match="b"):
             line.take(B, lambda event: None, C)
+        assert [one.job for one in line._early] == [C], "nothing of the one that failed is kept"
         assert line.take(C, lambda event: None, None) == "c ready"
 
 

@@ -128,9 +128,10 @@ class Line(Generic[Loaded, Prepared]):
         if following and self.steps.fit(job, following):
             self._read(following)
             self.in_company = True
-        result = prepared.result()
-        self._early.remove(mine)
-        return result
+        try:
+            return prepared.result()
+        finally:
+            self._early.remove(mine)
 
     def take_alone(self, job: Job, emit: Emit) -> Prepared:
         """As `take`, with no other series in memory."""

@@ -98,13 +98,8 @@ class Loaded:
 
 def line(order: Order, networks: Callable[[], Networks]) -> Line[Loaded, Prepared]:
     """Prepares the series of an order, each as its turn comes or a little before."""
-
-    def fit(job: Job, other: Job) -> bool:
-        return not is_noted(order.out, other.series.folder) and _both_fit(order, job, other)
-
     share_heap()  # what one thread has read and computed, another writes and frees
-    steps = Steps(partial(_load, order), partial(_prepare, order, networks), fit)
-    return Line(steps)
+    return Line(Steps(partial(_load, order), partial(_prepare, order, networks), partial(_fit, order)))
 
 
 @contextmanager
@@ -159,10 +154,12 @@ def _prepare(
     return Prepared(read, end=ended[0], seconds=time.perf_counter() - start)
 
 
-def _both_fit(order: Order, job: Job, other: Job) -> bool:
-    """Whether two series may be in memory at once, by their headers."""
+def _fit(order: Order, job: Job, other: Job) -> bool:
+    """Whether the other series may be in memory beside this one: both fit by their headers, and it was never tried."""
     from covct.pipeline.series import fit_together
 
+    if is_noted(order.out, other.series.folder):
+        return False
     assert job.choice.chosen is not None and other.choice.chosen is not None
     return fit_together(job.choice.chosen, other.choice.chosen, order.memory_mib)
 
