@@ -167,6 +167,31 @@ def lung_density(hu: np.ndarray, lungs: np.ndarray, rng: np.random.Generator) ->
     return changed
 
 
+def raise_ellipse(level: np.ndarray, centre: int, radius: float, stretch: float, angle: float) -> None:
+    """Raise levels to 1 at a pixel, falling to 0 at an ellipse around it and on beyond; in place.
+
+    Parameters
+    ----------
+    level : (rows, columns) float32
+    centre : int
+        The pixel, counted row by row.
+    radius, stretch : float
+        The long half axis in pixels, and the short one as a share of it.
+    angle : float
+        Radians, from straight down to the long axis.
+    """
+    row, column = divmod(centre, level.shape[1])
+    rows, columns = np.ogrid[: level.shape[0], : level.shape[1]]
+    rows, columns = rows.astype(np.float32), columns.astype(np.float32)
+    # turned, then stretched to a circle of radius 1: (column, row) to (u, v)
+    turn = np.array([[np.sin(angle), np.cos(angle)], [np.cos(angle), -np.sin(angle)]]) / radius
+    turn[1] /= stretch
+    (uc, ur), (vc, vr) = turn.astype(np.float32)
+    u, v = uc * (columns - column) + ur * (rows - row), vc * (columns - column) + vr * (rows - row)
+    # not by OpenCV, whose last bits depend on where in memory an array lies: a sample is a function of its seed
+    np.maximum(level, 1 - np.sqrt(u * u + v * v), out=level)
+
+
 def lesion_mask(lungs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A soft random mask in the lungs: one to five blobs with ragged edges, mostly peripheral. float32 in 0..1."""
     inside = (lungs > 0).astype(np.uint8)
@@ -177,19 +202,9 @@ def lesion_mask(lungs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     reached = np.cumsum(np.exp(-depth.ravel()[places] / rng.uniform(4, 40)))
     centres = places[np.searchsorted(reached, rng.random(rng.integers(1, 6)) * reached[-1])]
     level = np.full(lungs.shape, -9.0, np.float32)
-    rows, columns = np.ogrid[: lungs.shape[0], : lungs.shape[1]]
-    rows, columns = rows.astype(np.float32), columns.astype(np.float32)
     for centre in centres:
-        row, column = divmod(int(centre), SIZE)
         radius = np.exp(rng.uniform(np.log(3), np.log(38)))
-        stretch, angle = rng.uniform(0.5, 1), rng.uniform(0, np.pi)
-        # turned, then stretched to a circle of radius 1: (column, row) to (u, v)
-        turn = np.array([[np.sin(angle), np.cos(angle)], [np.cos(angle), -np.sin(angle)]]) / radius
-        turn[1] /= stretch
-        (uc, ur), (vc, vr) = turn.astype(np.float32)
-        u, v = uc * (columns - column) + ur * (rows - row), vc * (columns - column) + vr * (rows - row)
-        # not by OpenCV, whose last bits depend on where in memory an array lies: a sample is a function of its seed
-        np.maximum(level, 1 - np.sqrt(u * u + v * v), out=level)
+        raise_ellipse(level, int(centre), radius, rng.uniform(0.5, 1), rng.uniform(0, np.pi))
     level += np.float32(rng.uniform(0.1, 0.5)) * smooth_field(rng, rng.uniform(8, 40))
     softness = np.float32(rng.uniform(0.03, 0.35))
     soft: np.ndarray = np.clip(level / softness + np.float32(0.5), 0, 1) * inside

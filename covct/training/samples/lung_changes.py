@@ -82,15 +82,10 @@ def _pockets(room: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
     places = np.flatnonzero(room)
     if len(places) < LEAST_PLACES:
         return None
-    rows, columns = np.mgrid[: room.shape[0], : room.shape[1]].astype(np.float32)
     level = np.full(room.shape, -9.0, np.float32)
     for _ in range(int(rng.integers(1, 5))):
-        row, column = divmod(int(rng.choice(places)), room.shape[1])
-        radius, stretch, angle = np.exp(rng.uniform(np.log(3), np.log(30))), rng.uniform(0.4, 1), rng.uniform(0, np.pi)
-        across, down = (columns - column) / radius, (rows - row) / radius
-        u = np.float32(np.cos(angle)) * across + np.float32(np.sin(angle)) * down
-        v = (np.float32(np.cos(angle)) * down - np.float32(np.sin(angle)) * across) / np.float32(stretch)
-        np.maximum(level, 1 - np.sqrt(u * u + v * v), out=level)
+        centre, radius = int(rng.choice(places)), np.exp(rng.uniform(np.log(3), np.log(30)))
+        augment.raise_ellipse(level, centre, radius, rng.uniform(0.4, 1), np.pi / 2 - rng.uniform(0, np.pi))
     level += np.float32(rng.uniform(0, 0.15)) * augment.smooth_field(rng, rng.uniform(6, 20))
     pockets: np.ndarray = np.clip(level / 0.08 + 0.5, 0, 1).astype(np.float32) * room
     return pockets
