@@ -14,6 +14,7 @@ import numpy as np
 from covct.errors import SeriesError
 from covct.intake import gate_rules
 from covct.intake.gate_rules import REFUSED, WARNED, Finding
+from covct.voxels.components import largest_part
 from covct.voxels.labels import Slices, per_slice
 
 SEEN = 60, 128, 128  # slices, rows and columns: at least so many are looked at, where there are as many
@@ -135,11 +136,10 @@ def body_of(hu_slice: np.ndarray, lungs: np.ndarray) -> np.ndarray:
     """(rows, columns) bool: the largest piece of tissue on a slice, with what it encloses; lungs belong to it."""
     tissue = ((hu_slice > TISSUE_ABOVE_HU) | (lungs > 0)).astype(np.uint8)
     opened = cv2.morphologyEx(tissue, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))  # off the table
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
-    if count < 2:
+    body = largest_part(opened, connectivity=4)
+    if not body.any():
         return lungs > 0
-    body = (labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))).astype(np.uint8)
-    framed = cv2.copyMakeBorder(body, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    framed = cv2.copyMakeBorder(body.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     cv2.floodFill(framed, None, (0, 0), 2)
     inside: np.ndarray = framed[1:-1, 1:-1] != 2
     return inside

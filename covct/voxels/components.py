@@ -105,3 +105,12 @@ def _numbered(
     by_slice = (number_of[roots[first:end]] for first, end in zip(firsts, firsts[1:], strict=False))
     numbers = tuple(np.concatenate([np.zeros(1, np.int32), part]) for part in by_slice)
     return Components(slice_of, whole[largest_first], numbers)
+
+
+def largest_part(mask: np.ndarray, connectivity: int = 8) -> np.ndarray:
+    """The largest component of a slice: (rows, columns) uint8 -> (rows, columns) bool, all false without any."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=connectivity)
+    if count < 2:
+        return np.zeros(mask.shape, bool)
+    largest: np.ndarray = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+    return largest

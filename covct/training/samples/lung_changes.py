@@ -10,6 +10,7 @@ import numpy as np
 
 from covct.training.samples import augment, neighbours
 from covct.training.samples.presets import LungChanges
+from covct.voxels.components import largest_part
 
 GAS_HU = (-1000.0, -880.0)
 STOOL_HU = (-700.0, 0.0)
@@ -67,11 +68,7 @@ def _room(hu: np.ndarray, taken: np.ndarray) -> np.ndarray:
     """Where in a slice gas may lie: inside the body, apart from what is taken and a rim. (rows, columns) bool."""
     body = (hu > BODY_ABOVE_HU) | taken
     body = cv2.morphologyEx(body.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(body)
-    if len(stats) < 2:
-        return np.zeros(hu.shape, bool)
-    largest = (labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))).astype(np.uint8)
-    depth = cv2.distanceTransform(largest, cv2.DIST_L2, 3)
+    depth = cv2.distanceTransform(largest_part(body).astype(np.uint8), cv2.DIST_L2, 3)
     from_lungs = cv2.distanceTransform((~taken).astype(np.uint8), cv2.DIST_L2, 3)
     room: np.ndarray = (depth > 12) & (from_lungs > LUNG_MARGIN) & (hu > BODY_ABOVE_HU)
     return room

@@ -14,6 +14,7 @@ import numpy as np
 
 from covct.data.domains import TISSUE_HU
 from covct.data.slices import UNKNOWN, Slices
+from covct.voxels.components import largest_part
 
 AIR_BELOW_HU = -500
 LEAST_AERATED = 1500  # pixels of 256 x 256: more than trachea and bronchi have, less than a lung
@@ -74,10 +75,8 @@ def _body_hull(hu: np.ndarray) -> np.ndarray:
     """The convex hull of the largest part of tissue, (rows, columns) bool."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (TABLE, TABLE))
     tissue = cv2.morphologyEx((hu > TISSUE_ABOVE_HU).astype(np.uint8), cv2.MORPH_OPEN, kernel)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(tissue)
-    hull = np.zeros(hu.shape, np.uint8)
-    if len(stats) > 1:
-        body = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+    body, hull = largest_part(tissue), np.zeros(hu.shape, np.uint8)
+    if body.any():
         cv2.fillConvexPoly(hull, cv2.convexHull(np.argwhere(body)[:, ::-1].astype(np.int32)), 1)
     return hull > 0
 
