@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it looks for some in every package that is installed
@@ -41,6 +41,7 @@ def _moment(text: str) -> str:
     return text
 
 
+Count = Annotated[int, Field(ge=0)]
 Moment = Annotated[str, AfterValidator(_moment)]  # ISO 8601, as `datetime.isoformat` writes it
 
 

@@ -6,13 +6,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from covct.disk.documents import Document
+from covct.disk.documents import Count, Document
 from covct.disk.versions import EVALUATION, EvaluationSchema
 from covct.evaluation.schema_calls import (
     BySlice,
     CallsGroup,
     CallsWithoutTruth,
-    Count,
     FalseCalls,
     Figure,
     Robustness,

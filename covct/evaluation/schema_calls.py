@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from covct.disk.documents import Document
+from covct.disk.documents import Count, Document
 
 RegionName = Literal["outline", "dome", "arch", "vessel", "outside", "apex", "dependent", "rest"]  # `anatomy.REGIONS`
-Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 

@@ -6,10 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, RootModel
 
-from covct.disk.documents import Document, json_schema
+from covct.disk.documents import Count, Document, json_schema
 from covct.disk.versions import CONVERT_EVENT
 
-Count = Annotated[int, Field(ge=0)]
 Format = Literal["nifti", "dicom"]
 
 

@@ -6,11 +6,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, RootModel
 
-from covct.disk.documents import Document, json_schema
+from covct.disk.documents import Count, Document, json_schema
 from covct.disk.outcome import Status
 from covct.disk.versions import EVENT
 
-Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
