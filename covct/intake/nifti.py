@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from pathlib import Path
 
 import highdicom as hd
@@ -42,12 +42,11 @@ def nifti_size(file: SourceFile) -> tuple[tuple[int, int, int], float]:
     shape = (*header.get_data_shape(), 1, 1, 1)
     itemsize = header.get_data_dtype().itemsize
     held = 2 if _holds_whole(header.get_data_dtype(), *header.get_slope_inter()) else 6  # twice, if not at once HU
-    # The file, inflated in pieces and as a whole, and then the voxels beside it.
+    # The file, packed and inflated, and the voxels beside it.
     plain = itemsize * np.prod(shape[3:], dtype=float)
     voxels = max(1.0, float(np.prod(shape[:3], dtype=float)))
     packed = size_of(file) / voxels if is_packed else 0.0
-    bytes_a_voxel = packed + (max(2 * plain, plain + held) if is_packed else plain + held)
-    return (int(shape[0]), int(shape[1]), int(shape[2])), float(bytes_a_voxel)
+    return (int(shape[0]), int(shape[1]), int(shape[2])), float(packed + plain + held)
 
 
 def nifti_affine(file: SourceFile) -> np.ndarray:
@@ -89,11 +88,13 @@ def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _image(contents: bytes) -> nibabel.Nifti1Image:
     """The image, once its file is known to hold what its header declares, and not much more."""
-    plain = _decompressed(contents) if contents[:2] == GZIP_MAGIC else contents
-    wanted = _declared_bytes(plain)
-    if len(plain) < wanted:
-        raise SourceDefect(f"the file has {len(plain)} bytes, but its header declares {wanted}")
-    return _kind(plain).from_bytes(plain)
+    plain = _decompressed(contents) if contents[:2] == GZIP_MAGIC else BytesIO(contents)
+    start = plain.read(READ_AT_ONCE)
+    wanted, got = _declared_bytes(start), plain.seek(0, SEEK_END)
+    if got < wanted:
+        raise SourceDefect(f"the file has {got} bytes, but its header declares {wanted}")
+    plain.seek(0)
+    return _kind(start).from_stream(plain)
 
 
 def _kind(plain: bytes) -> type[nibabel.Nifti1Image]:
@@ -117,23 +118,28 @@ def _declared_bytes(start: bytes) -> int:
     return int(int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize)
 
 
-def _decompressed(contents: bytes) -> bytes:
-    """As much as the header declares; gzip's checksum finds damage that leaves the length as it was."""
+def _decompressed(contents: bytes) -> BytesIO:
+    """As much as the header declares, from its beginning; gzip's checksum finds damage that leaves the length as it was.
+
+    Inflated into the one buffer that is read from: in pieces that are joined it would be in memory twice.
+    """
+    plain = BytesIO()
     with gzip.GzipFile(fileobj=BytesIO(contents)) as stream:
-        parts = [stream.read(READ_AT_ONCE)]
-        wanted, got = _declared_bytes(parts[0]), len(parts[0])
+        part = stream.read(READ_AT_ONCE)
+        wanted, got = _declared_bytes(part), 0
         if wanted > LARGEST_FILE:
             raise SourceDefect(f"its header declares {wanted} bytes; wanted at most {LARGEST_FILE}")
         if wanted > DEFLATE_RATIO * len(contents):
             raise SourceDefect(
                 f"its header declares {wanted} bytes, more than {len(contents)} compressed ones can hold"
             )
-        while part := stream.read(READ_AT_ONCE):
-            parts.append(part)
-            got += len(part)
+        while part:
+            got += plain.write(part)
             if got > wanted + BEHIND_VOXELS:
                 raise SourceDefect(f"it swells beyond the {wanted} bytes that its header declares")
-    return b"".join(parts)
+            part = stream.read(READ_AT_ONCE)
+    plain.seek(0)
+    return plain
 
 
 def decode_nifti(file: SourceFile) -> tuple[hd.Volume, np.ndarray | None]:
