@@ -9,7 +9,8 @@ from pathlib import Path
 from covct.networks.control_groups import CGROUPS, PROC, control_groups
 
 MIB = 1024**2
-M_ARENA_MAX = -8  # malloc.h
+M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1  # malloc.h
+LARGE_BYTES = 4 * MIB
 # Measured with benchmarks/memory.py: the process with its networks; for each voxel its HU and three packed bits; for
 # each slice what is kept in the networks' space (256 x 256) and said of its frames in the SEG.
 BASE_MIB = 1300
@@ -60,7 +61,14 @@ def _limits(proc: Path, cgroups: Path) -> list[int]:
     return limits
 
 
-def share_heap() -> None:
-    """One heap for all threads to come, where the C library (glibc) has one each: what one frees, another can use."""
+def steady_heap() -> None:
+    """Have the C library (glibc) give memory back as soon as it is free, whichever thread took it.
+
+    One heap serves all threads to come, where each would have one of its own; and what is large is mapped by itself,
+    however much has been taken and freed before. Else a scan's peak hangs on what went before it.
+    """
     with suppress(OSError, AttributeError):  # musl has no such function
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_ARENA_MAX, 1)
+        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        mallopt(M_TRIM_THRESHOLD, 4 * LARGE_BYTES)

@@ -17,7 +17,7 @@ from covct.disk.outcome import Outcome, Status, key_of_replaced
 from covct.errors import RunError, SeriesError, logged, whereabouts
 from covct.networks.network import Network, Networks
 from covct.outputs import Emit
-from covct.pipeline.memory import share_heap
+from covct.pipeline.memory import steady_heap
 from covct.unattended.ahead import Closed, Line, Steps
 from covct.unattended.job_events import job_event
 from covct.unattended.plan import Job, Order
@@ -98,7 +98,7 @@ class Loaded:
 
 def line(order: Order, networks: Callable[[], Networks]) -> Line[Loaded, Prepared]:
     """Prepares the series of an order, each as its turn comes or a little before."""
-    share_heap()  # what one thread has read and computed, another writes and frees
+    steady_heap()  # what one thread has read and computed, another writes and frees
     return Line(Steps(partial(_load, order), partial(_prepare, order, networks), partial(_fit, order)))
 
 
