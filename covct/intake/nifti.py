@@ -119,7 +119,7 @@ def _declared_bytes(start: bytes) -> int:
 
 
 def _decompressed(contents: bytes) -> BytesIO:
-    """As much as the header declares, from its beginning; gzip's checksum finds damage that leaves the length as it was.
+    """All of it, from its beginning; gzip's checksum finds damage that leaves the length as it was.
 
     Inflated into the one buffer that is read from: in pieces that are joined it would be in memory twice.
     """
