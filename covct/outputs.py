@@ -56,7 +56,7 @@ class Format:
 # In the order in which they are written.
 FORMATS = {
     "seg": Format(
-        "DICOM SEG: right lung, left lung, infection",
+        "DICOM SEG: right lung, left lung, opacity",
         {"segmentation.seg.dcm": "DICOM SEG"},
         default=True,
         series_number=9200,
@@ -74,7 +74,7 @@ FORMATS = {
         series_number=9202,
     ),
     "ko": Format(
-        "DICOM key object selection: the source slices with most infection",
+        "DICOM key object selection: the source slices with most opacity",
         {"key-slices.ko.dcm": "DICOM KO"},
         series_number=9203,
     ),

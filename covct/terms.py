@@ -8,11 +8,11 @@ RIGHT_LUNG, LEFT_LUNG = 1, 2
 REGIONS = {"right_lung": (RIGHT_LUNG,), "left_lung": (LEFT_LUNG,), "lungs": (RIGHT_LUNG, LEFT_LUNG)}
 THIRDS = ("upper", "middle", "lower")
 
-# HU of infected voxels. Ground glass as Lung CT Analyzer's "infiltrated"; consolidation up to soft tissue, which
+# HU of opacity. Ground glass as Lung CT Analyzer's "infiltrated"; consolidation up to soft tissue, which
 # airless lung reaches; above it vessels with contrast and calcium.
 HU_BANDS = {"ground_glass": (-750, -400), "consolidation": (-400, 100)}
 
-# CT severity score of the whole lung by infected share, as LungQuant (Lizzi 2021): class, from percent, words.
+# CT severity score of the whole lung by its share of opacity, as LungQuant (Lizzi 2021): class, from percent, words.
 SEVERITY_SCALE = "CT-SS (whole lung, 1-5)"
 SEVERITY = (
     (1, 0.0, "below 5 %"),
@@ -41,9 +41,14 @@ class Segment:
     category: CodedTerm
     type: CodedTerm
     modifier: CodedTerm | None
-    region: CodedTerm | None
+    region: CodedTerm
     colour_rgb: tuple[int, int, int]
     side: CodedTerm | None = None  # modifies the region
+
+    @property
+    def task(self) -> str:
+        """Of the network that calls it."""
+        return "infection" if self.type == OPACITY else "lungs"
 
 
 ANATOMICAL_STRUCTURE = CodedTerm("91723000", "SCT", "Anatomical Structure")
@@ -51,27 +56,30 @@ ABNORMAL_STRUCTURE = CodedTerm("49755003", "SCT", "Morphologically Abnormal Stru
 LUNG = CodedTerm("39607008", "SCT", "Lung")
 RIGHT = CodedTerm("24028007", "SCT", "Right")
 LEFT = CodedTerm("7771000", "SCT", "Left")
-INFILTRATE = CodedTerm("47351003", "SCT", "Infiltrate")
-COVID_19 = CodedTerm("840539006", "SCT", "COVID-19")
+OPACITY = CodedTerm("112001", "DCM", "Opacity")  # what is seen; why it is there nobody has told
 BILATERAL = CodedTerm("51440002", "SCT", "Bilateral")
 DEVICE = CodedTerm("121007", "DCM", "Device")
 PROCESSING_EQUIPMENT = CodedTerm("109102", "DCM", "Processing Equipment")
 ARTIFICIAL_INTELLIGENCE = CodedTerm("123110", "DCM", "Artificial Intelligence")
 SOURCE_IMAGE = CodedTerm("121322", "DCM", "Source image for image processing operation")
 
+# What the network for infection calls. It was taught on COVID-19 pneumonia and calls tumours, atelectasis and oedema
+# too: no object of ours names a disease. Documents keep the name `infection`.
+CALLED = "Opacity (COVID-19 network)"
+
 # Blue, yellow and red-pink stay apart for colour-blind readers, and none of them is a grey of the scan.
 SEGMENTS = (
-    Segment(1, "Right lung", ANATOMICAL_STRUCTURE, LUNG, RIGHT, None, (92, 182, 240)),
-    Segment(2, "Left lung", ANATOMICAL_STRUCTURE, LUNG, LEFT, None, (246, 214, 84)),
-    Segment(3, "COVID-19 infection", ABNORMAL_STRUCTURE, INFILTRATE, COVID_19, LUNG, (255, 70, 104)),
+    Segment(1, "Right lung", ANATOMICAL_STRUCTURE, LUNG, RIGHT, LUNG, (92, 182, 240), RIGHT),
+    Segment(2, "Left lung", ANATOMICAL_STRUCTURE, LUNG, LEFT, LUNG, (246, 214, 84), LEFT),
+    Segment(3, CALLED, ABNORMAL_STRUCTURE, OPACITY, None, LUNG, (255, 70, 104)),
 )
 
-# A label map has one segment a voxel. Infection is split by side, so that a lung is its two segments together.
+# A label map has one segment a voxel. Opacity is split by side, so that a lung is its two segments together.
 LABELMAP_SEGMENTS = (
-    Segment(1, "Right lung outside infection", ANATOMICAL_STRUCTURE, LUNG, RIGHT, None, (92, 182, 240)),
-    Segment(2, "Left lung outside infection", ANATOMICAL_STRUCTURE, LUNG, LEFT, None, (246, 214, 84)),
-    Segment(3, "COVID-19 infection, right lung", ABNORMAL_STRUCTURE, INFILTRATE, COVID_19, LUNG, (255, 70, 104), RIGHT),
-    Segment(4, "COVID-19 infection, left lung", ABNORMAL_STRUCTURE, INFILTRATE, COVID_19, LUNG, (255, 130, 90), LEFT),
+    Segment(1, "Right lung outside opacity", ANATOMICAL_STRUCTURE, LUNG, RIGHT, LUNG, (92, 182, 240), RIGHT),
+    Segment(2, "Left lung outside opacity", ANATOMICAL_STRUCTURE, LUNG, LEFT, LUNG, (246, 214, 84), LEFT),
+    Segment(3, f"{CALLED}, right lung", ABNORMAL_STRUCTURE, OPACITY, None, LUNG, (255, 70, 104), RIGHT),
+    Segment(4, f"{CALLED}, left lung", ABNORMAL_STRUCTURE, OPACITY, None, LUNG, (255, 130, 90), LEFT),
 )
 
 # The DICOM SR. Where the standard has no code, ours stand under a private scheme; a value is never given another
@@ -84,7 +92,7 @@ WARNING = CodedTerm("warning", PRIVATE_SCHEME, "Warning about the input")
 WITHHELD = CodedTerm("withheld", PRIVATE_SCHEME, "Figures withheld")
 SEVERITY_NAME = CodedTerm("246112005", "SCT", "Severity")
 SEVERITY_CLASSES = {
-    number: CodedTerm(f"ct-ss-{number}", PRIVATE_SCHEME, f"{SEVERITY_SCALE}: class {number}, {words} infected")
+    number: CodedTerm(f"ct-ss-{number}", PRIVATE_SCHEME, f"{SEVERITY_SCALE}: class {number}, {words} of the lung")
     for number, _, words in SEVERITY
 }
 
@@ -112,7 +120,7 @@ HOUNSFIELD_UNIT = Unit(CodedTerm("[hnsf'U]", "UCUM", "Hounsfield unit"), "HU", "
 # What the input may not allow, and what is withheld then, in words.
 VALID_FOR = {
     "volume": "volumes",
-    "percent": "infected shares, severity class and mean HU of whole lungs",
+    "percent": "shares of opacity, severity class and mean HU of whole lungs",
     "hu_bands": "mass, mean HU, ground glass and consolidation",
 }
 
@@ -138,7 +146,7 @@ class Figure:
     both : str
         How both lungs follow from right and left: "sum", or "between" the two.
     of_lung, of_infection : CodedTerm or None
-        Its concept name in the SR: in the group of a lung, and in that of an infection segment. None: not given there.
+        Its concept name in the SR: in the group of a lung, and in that of an opacity segment. None: not given there.
     derivation : CodedTerm or None
         How the SR says it was derived.
     column : str
@@ -180,7 +188,7 @@ class Figure:
 FIGURES = (
     Figure(
         "volume_ml",
-        "Volume of the region, infection included",
+        "Volume of the region, opacity included",
         MILLILITRE,
         3,
         ("volume",),
@@ -192,29 +200,29 @@ FIGURES = (
     ),
     Figure(
         "infection_ml",
-        "Infected volume in the region",
+        "Volume of opacity in the region",
         MILLILITRE,
         3,
         ("volume",),
-        of_lung=_private("infected-ml", "Infected volume"),
+        of_lung=_private("opacity-ml", "Volume of opacity"),
         of_infection=CodedTerm("118565006", "SCT", "Volume"),
         column="infection_ml",
         column_ends=True,
-        label="infection",
+        label="opacity",
         interval=True,
         in_thirds=True,
     ),
     Figure(
         "infection_percent",
-        "Infected share of the region's volume",
+        "Share of opacity in the region's volume",
         PERCENT,
         2,
         ("percent",),
         null="for an empty region",
         most=100,
         both="between",
-        of_lung=_private("infected-percent", "Infected share of the lung volume"),
-        of_infection=_private("infected-percent", "Infected share of the lung volume"),
+        of_lung=_private("opacity-percent", "Share of opacity in the lung volume"),
+        of_infection=_private("opacity-percent", "Share of opacity in the lung volume"),
         column="infection_percent",
         column_ends=True,
         column_sides=True,
@@ -223,55 +231,55 @@ FIGURES = (
     ),
     Figure(
         "ground_glass_ml",
-        "Infected volume in the ground glass band",
+        "Volume of opacity in the ground glass band",
         MILLILITRE,
         3,
         ("volume", "hu_bands"),
-        of_lung=_private("ground-glass-ml", "Infected volume, ground glass (-750 to below -400 HU)"),
-        of_infection=_private("ground-glass-ml", "Infected volume, ground glass (-750 to below -400 HU)"),
+        of_lung=_private("ground-glass-ml", "Volume of opacity, ground glass (-750 to below -400 HU)"),
+        of_infection=_private("ground-glass-ml", "Volume of opacity, ground glass (-750 to below -400 HU)"),
         column="ground_glass_ml",
         label="ground glass",
     ),
     Figure(
         "consolidation_ml",
-        "Infected volume in the consolidation band",
+        "Volume of opacity in the consolidation band",
         MILLILITRE,
         3,
         ("volume", "hu_bands"),
-        of_lung=_private("consolidation-ml", "Infected volume, consolidation (-400 to below 100 HU)"),
-        of_infection=_private("consolidation-ml", "Infected volume, consolidation (-400 to below 100 HU)"),
+        of_lung=_private("consolidation-ml", "Volume of opacity, consolidation (-400 to below 100 HU)"),
+        of_infection=_private("consolidation-ml", "Volume of opacity, consolidation (-400 to below 100 HU)"),
         column="consolidation_ml",
         label="consolidation",
     ),
     Figure(
         "infection_mass_g",
-        "Mass of the infected voxels, at (HU + 1000) / 1000 g/mL",
+        "Mass of the opacity, at (HU + 1000) / 1000 g/mL",
         GRAM,
         3,
         ("volume", "hu_bands"),
-        of_lung=_private("infected-mass-g", "Infected mass, at (HU + 1000) / 1000 g/mL"),
+        of_lung=_private("opacity-mass-g", "Mass of opacity, at (HU + 1000) / 1000 g/mL"),
         of_infection=CodedTerm("118538004", "SCT", "Mass"),
         column="infection_mass_g",
-        label="infection mass",
+        label="opacity mass",
         later=True,
     ),
     Figure(
         "infection_mean_hu",
-        "Mean of the infected voxels",
+        "Mean of the opacity",
         HOUNSFIELD_UNIT,
         2,
         ("hu_bands",),
-        null="without infection",
+        null="without opacity",
         least=-1024,
         most=3071,
         both="between",
-        of_lung=_private("infected-mean-hu", "Attenuation of the infected voxels"),
+        of_lung=_private("opacity-mean-hu", "Attenuation of the opacity"),
         of_infection=CodedTerm("112031", "DCM", "Attenuation Coefficient"),
         derivation=MEAN,
     ),
     Figure(
         "mean_hu",
-        "Mean of all voxels of the region, infection included",
+        "Mean of all voxels of the region, opacity included",
         HOUNSFIELD_UNIT,
         2,
         ("percent", "hu_bands"),  # of what a scan shows of a lung it would not be the lung's

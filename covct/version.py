@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 RELEASE = "0.2.0.dev0"  # without .dev0 in a release, which needs no commit to be known by
-DIGITS = 7  # "covct VERSION lungs, infection (research use only)" has to fit the 64 characters of a Series Description
+DIGITS = 7  # "covct VERSION lungs, opacity (research use only)" has to fit the 64 characters of a Series Description
 PACKAGE = Path(__file__).parent
 
 

@@ -270,7 +270,7 @@ def test_clean_lung_is_drawn_and_says_zero(series_folder, tmp_path, weights, net
     assert len(captures) == 12
     assert not any(reddish(c.pixel_array[60:570]).any() for c in captures)
     lines = [text for text, _ in capture.figure_lines(read_json(folder / "report.json"))]
-    assert lines[0] == "Infected share: lungs 0.0 %, right 0.0 %, left 0.0 %"
+    assert lines[0] == "Share of opacity: lungs 0.0 %, right 0.0 %, left 0.0 %"
 
 
 def test_one_slice_is_drawn_and_its_figures_are_withheld(series_folder, tmp_path, weights, networks):
@@ -343,8 +343,8 @@ def test_figures_are_in_words():
         regions__lungs__ground_glass_ml=0.3, regions__lungs__consolidation_ml=0.1,
     )  # fmt: skip
     assert [text for text, _ in capture.figure_lines(report)][:3] == [
-        "Infected share: lungs < 0.1 %, right no lung found, left 12.3 %",
-        "Infection 0.4 mL of 2000 mL of lung",
+        "Share of opacity: lungs < 0.1 %, right no lung found, left 12.3 %",
+        "Opacity 0.4 mL of 2000 mL of lung",
         "Ground glass 0.3 mL, consolidation 0.1 mL",
     ]
 

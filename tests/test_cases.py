@@ -293,7 +293,7 @@ def segmented(phantom, tmp_path):
             load_dicom(series),
             masks,
             "key",
-            {"lungs": "0" * 64, "infection": "0" * 64},
+            {task: {"sha256": "0" * 64, "threshold": 0.5} for task in ("lungs", "infection")},
             Outputs(seg_type=seg_type),
         )
         return path
@@ -392,7 +392,7 @@ def test_lungs_of_one_seg_and_infection_of_another(segmented):
     """Training took the newer alone, and evaluation both."""
     write, masks, data = segmented
     path = write()
-    for name, kept, uid in (("lungs", "39607008", "1.2.3.4.7"), ("infection", "47351003", "1.2.3.4.8")):
+    for name, kept, uid in (("lungs", "39607008", "1.2.3.4.7"), ("infection", "112001", "1.2.3.4.8")):
         dataset = corrected(path, data / f"{name}.seg.dcm")
         for segment in dataset.SegmentSequence:
             if segment.SegmentedPropertyTypeCodeSequence[0].CodeValue != kept:
@@ -440,6 +440,8 @@ def test_slices_in_a_lung_window_need_no_restorer(tmp_path):
         ("Left lung", "", "left lung"),
         ("Lung_R", "", "right lung"),
         ("Right lung outside infection", "", "right lung"),
+        ("Right lung outside opacity", "", "right lung"),
+        ("Opacity (COVID-19 network), left lung", "112001", "infection"),
         ("Both lungs", "", "lungs"),
         ("Pulmo dexter", "3341006", "right lung"),
         ("Lung nodule", "27925004", ""),

@@ -635,8 +635,8 @@ def test_15_white_out_lung_or_pneumonectomy(remnant_rows, phantom, tmp_path):
     assert right["volume_ml"] == pytest.approx(phantom.truth()["right_lung_ml"], rel=0.1)
     assert "one-lung" in done.warned
     values = sr_values(done.result / SR)
-    assert ("infected-percent", "Left") not in values
-    assert values["infected-percent", "Right"] == right["infection_percent"]
+    assert ("opacity-percent", "Left") not in values
+    assert values["opacity-percent", "Right"] == right["infection_percent"]
 
 
 def sr_values(path):
@@ -938,8 +938,8 @@ def test_25_left_is_the_patients_left_in_every_file(position, tmp_path):
     assert labels == {segment.number: segment.label for segment in SEGMENTS}
 
     values = sr_values(done.result / SR)
-    assert values["infected-ml", "Left"] == regions["left_lung"]["infection_ml"]
-    assert values["infected-ml", "Right"] == 0
+    assert values["opacity-ml", "Left"] == regions["left_lung"]["infection_ml"]
+    assert values["opacity-ml", "Right"] == 0
 
     infection, lungs = (nibabel.load(done.result / f"{name}.nii.gz") for name in ("infection", "lungs"))
     infected = np.asarray(infection.dataobj) > 0

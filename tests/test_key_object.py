@@ -121,7 +121,7 @@ def test_clean_lung_shows_the_largest_lungs_and_says_so(series_folder, tmp_path,
     per_slice, z = areas(folder / "lungs.nii.gz")
     [(uid, _)] = references(folder / KO)
     assert heights(series_folder)[uid] == pytest.approx(z[per_slice.argmax()])
-    assert description(folder / KO).startswith("No infection was called.")
+    assert description(folder / KO).startswith("No opacity was called.")
     assert judge(folder / KO) == (0, [])
 
 

@@ -40,7 +40,7 @@ from support.thresholds import make_networks
 
 pytestmark = pytest.mark.slow
 
-WEIGHTS = {"lungs": "a" * 64, "infection": "b" * 64}
+NETWORKS = {task: {"sha256": "a" * 64, "threshold": 0.5} for task in ("lungs", "infection")}
 CORONAL, SAGITTAL = [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1]
 CUTS = [{}, {"orientation": "FFP"}, {"orientation": "HFDR"}, {"orientation_cosines": CORONAL},
         {"orientation_cosines": SAGITTAL}]  # fmt: skip
@@ -136,7 +136,7 @@ def as_highdicom_would(scan, masks, outputs):
         source_images=encodable(scan.headers, "key", float(scan.volume.spacing[0])),
         pixel_array=np.ascontiguousarray(pixels),
         segmentation_type=outputs.seg_type.upper(),
-        segment_descriptions=[_description(segment, "key", WEIGHTS) for segment in segments],
+        segment_descriptions=[_description(segment, "key", NETWORKS, outputs.seg_type) for segment in segments],
         series_number=9200,
         instance_number=1,
         omit_empty_frames=not outputs.all_frames and bool(pixels.any()),
@@ -149,7 +149,7 @@ def as_highdicom_would(scan, masks, outputs):
 @pytest.mark.parametrize("all_frames", [False, True])
 def test_seg_written_frame_by_frame_is_the_one_written_at_once(scan, coarse, seg_type, all_frames, tmp_path):
     masks, outputs = masks_of(coarse), Outputs(seg_type=seg_type, all_frames=all_frames)
-    write_seg(tmp_path / "seg.dcm", scan, masks, "key", WEIGHTS, outputs)
+    write_seg(tmp_path / "seg.dcm", scan, masks, "key", NETWORKS, outputs)
     as_highdicom_would(scan, masks, outputs).save_as(tmp_path / "theirs.dcm")
     ours, theirs = (pydicom.dcmread(tmp_path / name) for name in ("seg.dcm", "theirs.dcm"))
     assert {header.Rows for header in scan.headers} == {scan.volume.shape[1]}, "the source's headers are as they were"
@@ -173,7 +173,7 @@ def test_seg_of_odd_slices_is_whole(seg_type, infected, phantom, tmp_path):
     infection = phantom.infection[:, :127, :101] & infected
     labels = packed(lungs, infection)
     masks = replace(masks_of(phantom), lungs=labels.lungs, infection=labels.infection)
-    write_seg(tmp_path / "seg.dcm", scan, masks, "key", WEIGHTS, Outputs(seg_type=seg_type))
+    write_seg(tmp_path / "seg.dcm", scan, masks, "key", NETWORKS, Outputs(seg_type=seg_type))
     ours = pydicom.dcmread(tmp_path / "seg.dcm")
     theirs = as_highdicom_would(scan, masks, Outputs(seg_type=seg_type))
     np.testing.assert_array_equal(ours.pixel_array, theirs.pixel_array)
@@ -188,7 +188,7 @@ def test_slices_shifted_sideways_keep_their_own_frames(phantom, series_folder, t
     places = [[float(v) for v in pydicom.dcmread(path).ImagePositionPatient] for path in paths]
     change(series_folder, ImagePositionPatient=lambda i: [places[i][0] + shifts[i], *places[i][1:]])
     scan, masks = load_dicom(discover([series_folder]).series[0]), masks_of(phantom)
-    write_seg(tmp_path / "seg.dcm", scan, masks, "key", WEIGHTS, Outputs())
+    write_seg(tmp_path / "seg.dcm", scan, masks, "key", NETWORKS, Outputs())
     points = points_in_seg(tmp_path / "seg.dcm", 1)
     rows, columns = np.nonzero(phantom.lungs[15] == 1)
     across, down, (x, y, z) = phantom.volume.spacing[2], phantom.volume.spacing[1], places[15]
@@ -216,7 +216,9 @@ def test_masks_and_seg_of_a_large_series_need_a_fraction_of_its_voxels(phantom, 
     small = load_dicom(discover([tmp_path / "in"]).series[0])
     affine = np.array([[0, 0, 0.7, 0], [0, 0.7, 0, 0], [-5.0, 0, 0, 0], [0, 0, 0, 1]])
     volume = hd.Volume(np.broadcast_to(np.int16(-800), (60, 512, 512)), affine, "PATIENT")
-    write_seg(tmp_path / "first.dcm", small, masks_of(phantom), "key", WEIGHTS, Outputs())  # highdicom reads its tables
+    write_seg(
+        tmp_path / "first.dcm", small, masks_of(phantom), "key", NETWORKS, Outputs()
+    )  # highdicom reads its tables
     scan = replace(small, volume=volume, headers=tuple(_placed(small.headers[0], volume, i) for i in range(60)))
     tracemalloc.start()
     try:
@@ -225,7 +227,7 @@ def test_masks_and_seg_of_a_large_series_need_a_fraction_of_its_voxels(phantom, 
             labels[index] = one
         found = components(lambda i: labels.lungs[i] > 0, 60)
         write_seg(
-            tmp_path / "seg.dcm", scan, Masks(labels.lungs, labels.infection, None, None), "key", WEIGHTS, Outputs()
+            tmp_path / "seg.dcm", scan, Masks(labels.lungs, labels.infection, None, None), "key", NETWORKS, Outputs()
         )
         peak = tracemalloc.get_traced_memory()[1]
     finally:

@@ -5,6 +5,7 @@ import gzip
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 
 from covct.errors import SeriesError
 from covct.intake.discover import discover
@@ -148,7 +149,10 @@ def test_a_tilted_nifti_is_segmented_where_its_slices_lie(phantom, weights, netw
     assert batch.scan(order, lambda: networks, lambda event: None)["done"] == 1
     [path] = (tmp_path / "out").glob("*/*/report.json")
     report = read_json(path)
-    assert "gantry-tilt" in [warning["slug"] for warning in report["warnings"]]
+    [warned] = [warning["message"] for warning in report["warnings"] if warning["slug"] == "gantry-tilt"]
+    assert "SimpleITK refuses NIfTI masks with such a shear" in warned
+    with pytest.raises(RuntimeError, match="orthonormal"):
+        SimpleITK.ReadImage(path.with_name("lungs.nii.gz"))
     assert report["regions"]["lungs"]["volume_ml"] == pytest.approx(phantom.truth()["lungs_ml"], rel=0.1)
     np.testing.assert_allclose(nibabel.load(path.parent / "lungs.nii.gz").affine, affine, atol=1e-3)
 

@@ -8,7 +8,9 @@ import numpy as np
 import pydicom
 import pytest
 from nibabel.affines import apply_affine
+from pydicom.sr.codedict import codes
 
+from covct.dicom.colour import cielab
 from covct.terms import SEGMENTS
 from support.line import segment
 from support.running import read_json, tool
@@ -100,6 +102,39 @@ def test_research_use_stands_in_the_object(series_folder, tmp_path, weights, net
     seg = pydicom.dcmread(folder / "segmentation.seg.dcm")
     assert "research use only" in seg.SeriesDescription.lower()
     assert "Not a medical device" in seg.ContentDescription
+
+
+def test_it_names_what_is_seen_and_no_disease(series_folder, tmp_path, weights, networks):
+    """A tumour is called too. The code is that of an opacity, which PS3.16 CID 6104 has for chest findings."""
+    seg = pydicom.dcmread(segment(series_folder, tmp_path / "out", weights, networks) / "segmentation.seg.dcm")
+    lung, _, called = seg.SegmentSequence
+    assert (called.SegmentLabel, called.TrackingID) == (
+        "Opacity (COVID-19 network)",
+        "covct Opacity (COVID-19 network)",
+    )
+    [kind] = called.SegmentedPropertyTypeCodeSequence
+    assert (kind.CodeValue, kind.CodingSchemeDesignator, kind.CodeMeaning) == ("112001", "DCM", "Opacity")
+    assert kind.CodeValue == codes.cid6104.Opacity.value
+    assert "SegmentedPropertyTypeModifierCodeSequence" not in kind
+    assert seg.DimensionOrganizationType == "3D"
+    assert "threshold=0.5" in called.SegmentationAlgorithmIdentificationSequence[0].AlgorithmParameters
+    [region] = lung.AnatomicRegionSequence
+    assert (region.CodeValue, region.AnatomicRegionModifierSequence[0].CodeMeaning) == ("39607008", "Right")
+
+
+def test_a_fractional_seg_says_from_which_probability_on_is_called(series_folder, tmp_path, weights, networks):
+    folder = segment(series_folder, tmp_path / "out", weights, networks, formats=("seg",), seg_type="fractional")
+    described = pydicom.dcmread(folder / "segmentation.seg.dcm").SegmentSequence[2].SegmentDescription
+    assert described == "Probability; volumes are of what is called, from 0.5 on."
+
+
+@pytest.mark.parametrize(
+    ("rgb", "lab"),
+    [((255, 0, 0), (54.3, 80.8, 69.9)), ((0, 0, 255), (29.6, 68.3, -112.0)), ((255, 255, 255), (100, 0, 0))],
+)
+def test_colours_are_cielab_under_d50(rgb, lab):
+    """sRGB as colour management has it, whose white is D50 as DICOM's: under D65 red is (53.2, 80.1, 67.2)."""
+    assert cielab(rgb) == pytest.approx(lab, abs=0.1)
 
 
 @pytest.mark.parametrize(

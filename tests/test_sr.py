@@ -89,12 +89,12 @@ def expected(report, seg_type):
     """What the groups shall say, from report.json: code to figure, by tracking identifier."""
     named = {
         "volume_ml": "118565006",
-        "infection_ml": "infected-ml",
-        "infection_percent": "infected-percent",
-        "infection_mean_hu": "infected-mean-hu",
+        "infection_ml": "opacity-ml",
+        "infection_percent": "opacity-percent",
+        "infection_mean_hu": "opacity-mean-hu",
         "ground_glass_ml": "ground-glass-ml",
         "consolidation_ml": "consolidation-ml",
-        "infection_mass_g": "infected-mass-g",
+        "infection_mass_g": "opacity-mass-g",
         "mean_hu": "112031",
     }
     regions = {
@@ -102,19 +102,19 @@ def expected(report, seg_type):
     }
 
     def infection(region):
-        part = {code: region[code] for code in ("infected-percent", "ground-glass-ml", "consolidation-ml")}
-        own = {"118565006": region["infected-ml"], "118538004": region["infected-mass-g"]}
-        return {**own, "112031": region["infected-mean-hu"], **part}
+        part = {code: region[code] for code in ("opacity-percent", "ground-glass-ml", "consolidation-ml")}
+        own = {"118565006": region["opacity-ml"], "118538004": region["opacity-mass-g"]}
+        return {**own, "112031": region["opacity-mean-hu"], **part}
 
     out = {f"covct {label}": regions[name] for label, name in (
         ("Both lungs", "lungs"), ("Right lung", "right_lung"), ("Left lung", "left_lung"))}  # fmt: skip
     if seg_type != "labelmap":
-        return {**out, "covct COVID-19 infection": infection(regions["lungs"])}
+        return {**out, "covct Opacity (COVID-19 network)": infection(regions["lungs"])}
     for side in ("right", "left"):
         region = regions[f"{side}_lung"]
-        healthy = region["118565006"] - region["infected-ml"]
-        out[f"covct {side.capitalize()} lung outside infection"] = {"118565006": pytest.approx(healthy, abs=1e-3)}
-        out[f"covct COVID-19 infection, {side} lung"] = infection(region)
+        healthy = region["118565006"] - region["opacity-ml"]
+        out[f"covct {side.capitalize()} lung outside opacity"] = {"118565006": pytest.approx(healthy, abs=1e-3)}
+        out[f"covct Opacity (COVID-19 network), {side} lung"] = infection(region)
     return out
 
 
@@ -127,7 +127,7 @@ def test_the_figures_are_those_of_the_report(result):
     report = read_json(folder / "report.json")
     found = {identifier: figures(group) for identifier, group in groups(folder).items()}
     assert found == expected(report, seg_type)
-    assert found["covct Both lungs"]["infected-percent"] > 0
+    assert found["covct Both lungs"]["opacity-percent"] > 0
 
 
 def test_dcmqi_reads_the_figures_of_the_report(result, tmp_path):
@@ -183,7 +183,7 @@ def test_each_segment_has_its_group_and_is_the_same_finding(result):
 
 def test_infection_of_both_lungs_claims_no_side(series_folder, tmp_path, weights, networks):
     """It may lie in one lung only; "bilateral" would be a finding that nobody made."""
-    group = groups(segment(series_folder, tmp_path / "out", weights, networks))["covct COVID-19 infection"]
+    group = groups(segment(series_folder, tmp_path / "out", weights, networks))["covct Opacity (COVID-19 network)"]
     [site] = [item for item in group.ContentSequence if _name(item) == "363698007"]
     assert site.ConceptCodeSequence[0].CodeValue == terms.LUNG.value
     assert "ContentSequence" not in site
@@ -237,11 +237,13 @@ def test_each_group_names_the_weights(result):
 def test_clean_lung_says_zero(series_folder, tmp_path, weights, networks):
     folder = segment(series_folder, tmp_path / "out", weights, without_infection(networks))
     found = groups(folder)
-    assert figures(found["covct COVID-19 infection"]) == {
-        "118565006": 0, "infected-percent": 0, "ground-glass-ml": 0, "consolidation-ml": 0, "118538004": 0,
+    assert figures(found["covct Opacity (COVID-19 network)"]) == {
+        "118565006": 0, "opacity-percent": 0, "ground-glass-ml": 0, "consolidation-ml": 0, "118538004": 0,
     }  # fmt: skip
-    assert figures(found["covct Both lungs"])["infected-percent"] == 0
-    assert texts(found["covct COVID-19 infection"], "withheld") == [], "that nothing has no mean is not withholding"
+    assert figures(found["covct Both lungs"])["opacity-percent"] == 0
+    assert texts(found["covct Opacity (COVID-19 network)"], "withheld") == [], (
+        "that nothing has no mean is not withholding"
+    )
     assert pydicom.dcmread(folder / SR).CompletionFlag == "COMPLETE"
     assert judge(folder / SR) == (0, [])
 
@@ -254,14 +256,14 @@ def test_cut_lungs_have_no_volumes_and_the_document_says_why(series_folder, tmp_
     assert read_json(folder / "report.json")["valid_for"] == {"volume": False, "percent": False, "hu_bands": True}
     found = groups(folder)
     assert {identifier: set(figures(group)) for identifier, group in found.items()} == {
-        "covct Both lungs": {"infected-mean-hu"},
-        "covct Right lung": {"infected-mean-hu"},
-        "covct Left lung": {"infected-mean-hu"},
-        "covct COVID-19 infection": {"112031"},
+        "covct Both lungs": {"opacity-mean-hu"},
+        "covct Right lung": {"opacity-mean-hu"},
+        "covct Left lung": {"opacity-mean-hu"},
+        "covct Opacity (COVID-19 network)": {"112031"},
     }
     for group in found.values():
         [text] = texts(group, "withheld")
-        assert "volumes; infected shares, severity class and mean HU of whole lungs" in text
+        assert "volumes; shares of opacity, severity class and mean HU of whole lungs" in text
         assert "ground glass" not in text
     assert [text.split(":")[0] for text in texts(found["covct Both lungs"], "warning")] == [
         "thick-slices",
@@ -433,8 +435,8 @@ def test_no_rescale_withholds_what_rests_on_hounsfield_units(series_folder, tmp_
         hounsfield(dataset)
         dataset.save_as(path)
     found = groups(segment(series_folder, tmp_path / "out", weights, networks))
-    assert set(figures(found["covct COVID-19 infection"])) == {"118565006", "infected-percent"}
-    assert set(figures(found["covct Both lungs"])) == {"118565006", "infected-ml", "infected-percent"}
+    assert set(figures(found["covct Opacity (COVID-19 network)"])) == {"118565006", "opacity-percent"}
+    assert set(figures(found["covct Both lungs"])) == {"118565006", "opacity-ml", "opacity-percent"}
     assert [text.split(":")[0] for text in texts(found["covct Both lungs"], "warning")] == [
         "thick-slices",
         "no-rescale",

@@ -344,7 +344,7 @@ def test_figures_that_are_not_valid_are_said_to_be_missing(out):
     put(out, "1.2/1.2.3", report=report)
     write_summary(out)
     html = page(out)
-    assert "no volumes, no infected shares, severity class" in html
+    assert "no volumes, no shares of opacity, severity class" in html
     assert "no severity class" in html
     assert "None" not in html and "nan" not in html
 
@@ -379,7 +379,7 @@ def test_thousands_of_series_show_the_worst_with_pictures_and_the_rest_as_rows()
     )
     html = as_html(entries, NIGHT)
     assert html.count("<img ") == page_module.WITH_PICTURE == html.count('loading="lazy"')
-    assert "the 500 most infected of 10,000" in html
+    assert "the 500 most affected of 10,000" in html
     assert all(f"<code>2.{n}</code>" in html for n in (0, 9499, 9500, 9999))
     assert len(html) < 12e6
 

@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import CTImageStorage
 
 from covct.dicom.evidence import object_uids
 from covct.intake.nifti import write_nifti
@@ -30,6 +31,7 @@ from support.cuts import tilted, turned, write_cut
 from support.example_report import example_report
 from support.line import segmented_tree
 from support.multiframe import write_enhanced
+from support.objects import SR, items
 from support.running import invoke, read_json, run, tool
 from support.series import change
 
@@ -647,6 +649,22 @@ def test_dciodvfy_s_errors_are_defects_without_the_values_it_quotes(tree, result
     assert "PatientSex" in slugs["dciodvfy"]
     assert "Muster" not in slugs["dciodvfy"]
     assert found(tree, judges=verify.installed_judges(with_dicom3tools=False)) == {}
+
+
+def test_dciodvfy_does_not_know_that_a_label_map_has_segments(series_folder, tmp_path):
+    """That SR names segments of a Label Map Segmentation is no defect; that it names segments of a CT slice is."""
+    tool("dciodvfy")
+    out = segmented_tree([series_folder], tmp_path / "out", formats=("sr",), seg_type="labelmap")
+    assert found(out, judges=verify.installed_judges()) == {}
+    [folder] = (path.parent for path in out.glob(f"*/*/{SEG}"))
+
+    def of_a_slice(dataset):
+        for item in items(dataset):
+            if "ReferencedSegmentNumber" in item.get("ReferencedSOPSequence", [{}])[0]:
+                item.ReferencedSOPSequence[0].ReferencedSOPClassUID = CTImageStorage
+
+    rewrite(folder, of_a_slice, SR)
+    assert "not segmentation" in found(out, judges=verify.installed_judges())["dciodvfy"]
 
 
 # While watch is running

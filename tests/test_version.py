@@ -126,5 +126,5 @@ def test_a_release_is_known_by_its_number(checkout, monkeypatch):
 def test_the_version_is_printed_and_fits_dicom():
     assert invoke("--version").stdout.startswith(f"covct {covct.__version__}. {covct.RESEARCH_USE}")
     validate_value("LO", covct.__version__, 2)
-    validate_value("LO", f"covct {covct.__version__} lungs, infection (research use only)", 2)
+    validate_value("LO", f"covct {covct.__version__} lungs, opacity (research use only)", 2)
     validate_value("SH", RELEASE, 2)

@@ -173,7 +173,7 @@ def _figure(event: dict[str, Any]) -> str:
     percent, figure = event["infection_percent"], "no percentage"
     if percent is not None:
         within = _within(event.get("infection_percent_interval"))
-        figure = f"{percent:.1f} %{within} infected (class {event['severity_class']})"
+        figure = f"{percent:.1f} %{within} opacity (class {event['severity_class']})"
     warned = f"  [yellow]{', '.join(event['warnings'])}[/]" if event["warnings"] else ""
     return f"{figure}  {event['seconds']:.1f} s{warned}"
 

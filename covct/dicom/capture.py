@@ -58,7 +58,7 @@ from covct.voxels.volume import Masks, Scan
 LEAST_COLUMNS = 400  # narrower slices are enlarged: the notice shall be legible on them
 COLUMNS_A_CAPITAL = 46  # capitals of 11 pixels on 512 columns: the notice then fits between the side markers
 MOST_WARNING_LINES = 6
-LEGEND = (("right lung", RIGHT_LUNG_RGB), ("left lung", LEFT_LUNG_RGB), ("infection", INFECTION_RGB))
+LEGEND = (("right lung", RIGHT_LUNG_RGB), ("left lung", LEFT_LUNG_RGB), ("opacity", INFECTION_RGB))
 WITHHELD = "withheld: they do not hold for this scan"
 
 Line = tuple[str, Colour]
@@ -135,11 +135,11 @@ def figure_lines(report: dict[str, Any]) -> list[Line]:
     if valid["percent"]:
         names = (("lungs", "lungs"), ("right", "right_lung"), ("left", "left_lung"))
         shares = ", ".join(f"{name} {_percent(regions[region]['infection_percent'])}" for name, region in names)
-        lines.append((f"Infected share: {shares}", TEXT))
+        lines.append((f"Share of opacity: {shares}", TEXT))
     else:
         lines.append((f"Percentages {WITHHELD}", NOTICE))
     if valid["volume"]:
-        lines.append((f"Infection {_ml(lungs['infection_ml'])} of {_ml(lungs['volume_ml'])} of lung", TEXT))
+        lines.append((f"Opacity {_ml(lungs['infection_ml'])} of {_ml(lungs['volume_ml'])} of lung", TEXT))
     else:
         lines.append((f"Volumes {WITHHELD}", NOTICE))
     if valid["volume"] and valid["hu_bands"]:
@@ -290,7 +290,7 @@ def _instance(picture: np.ndarray, scan: Scan, key: str, number: int, lossy: boo
     dataset.BurnedInAnnotation = "YES"
     low, high = LUNG_WINDOW_HU
     dataset.DerivationDescription = (
-        f"Outlines of the lungs and of infection found by covct {__version__}, with figures, burned into slices in a "
+        f"Outlines of the lungs and of opacity found by covct {__version__}, with figures, burned into slices in a "
         f"window of {low} to {high} HU. {RESEARCH_USE}"
     )
     dataset.BodyPartExamined = "CHEST"

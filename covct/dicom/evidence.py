@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -54,13 +55,20 @@ def instance_uid(key: str, kind: str, number: int = 1) -> str:
     return uid
 
 
-def algorithm(task: str, weights: dict[str, str]) -> hd.AlgorithmIdentificationSequence:
-    """covct as the algorithm of a task, with the hash of the weights it ran with."""
+def algorithm(task: str, networks: dict[str, Any]) -> hd.AlgorithmIdentificationSequence:
+    """covct as the algorithm of a task, with its threshold and the hash of the weights it ran with.
+
+    `networks` is the report's: by task `threshold` and `sha256`, and more.
+    """
     return hd.AlgorithmIdentificationSequence(
         name="covct",
         version=__version__,
         family=code(ARTIFICIAL_INTELLIGENCE),
-        parameters={"weights": weights[task][:16], "task": task},
+        parameters={
+            "weights": networks[task]["sha256"][:16],
+            "task": task,
+            "threshold": f"{networks[task]['threshold']:g}",
+        },
     )
 
 

@@ -32,7 +32,7 @@ def write_key_object(path: Path, scan: Scan, masks: Masks, key: str) -> None:
     """Write a selection "Of Interest" (PS3.16 TID 2010) of the slices with most infection, most first.
 
     A clean lung has no such slice, and a selection cannot be empty: it then shows the slice with most lung, and its
-    description begins with "No infection was called".
+    description begins with "No opacity was called".
 
     Parameters
     ----------
@@ -46,10 +46,10 @@ def write_key_object(path: Path, scan: Scan, masks: Masks, key: str) -> None:
     chosen = key_slices(infected, float(scan.volume.spacing[0]))
     if chosen:
         share = f"{len(chosen)} of {len(infected)} source slices"
-        description = f"{share}: those with most called infection, most first, {APART_MM:g} mm apart or more."
+        description = f"{share}: those with most opacity called, most first, {APART_MM:g} mm apart or more."
     else:
         chosen = [int(_per_slice(scan, masks.lungs).argmax())]
-        description = "No infection was called. The slice shown is the one with most lung."
+        description = "No opacity was called. The slice shown is the one with most lung."
     instances = identified([scan.headers[0]] if scan.frames else [scan.headers[index] for index in chosen])
     content = hd.ko.KeyObjectSelection(
         document_title=code(OF_INTEREST),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import highdicom as hd
 import numpy as np
@@ -19,6 +19,7 @@ from pydicom.dataelem import DataElement
 from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 from covct import RESEARCH_USE, __version__
+from covct.dicom.colour import cielab
 from covct.dicom.evidence import (
     SERIES_NUMBERS,
     algorithm,
@@ -61,7 +62,7 @@ class Content:
     overlap: str
 
 
-def write_seg(path: Path, scan: Scan, masks: Masks, key: str, weights: dict[str, str], outputs: Outputs) -> None:
+def write_seg(path: Path, scan: Scan, masks: Masks, key: str, networks: dict[str, Any], outputs: Outputs) -> None:
     """Write a segmentation with right lung, left lung and infection.
 
     Parameters
@@ -70,8 +71,8 @@ def write_seg(path: Path, scan: Scan, masks: Masks, key: str, weights: dict[str,
         With its source headers.
     key : str
         Work key: all UIDs derive from it, so that a redo sends a PACS the same object.
-    weights : dict of str to str
-        sha256 of the weights by task.
+    networks : dict
+        As the report has them: by task `threshold` and `sha256` of the weights.
     outputs : Outputs
         Its `seg_type`: "binary" has a mask a segment, which overlap, as infection lies in a lung; "labelmap" one label
         a voxel (RLE, a tenth of the size; fewer viewers show it); "fractional" the networks' probabilities.
@@ -83,19 +84,16 @@ def write_seg(path: Path, scan: Scan, masks: Masks, key: str, weights: dict[str,
     """
     content = CONTENTS[outputs.seg_type](masks)
     held = np.stack([_held(scan, layer) for layer in content.layers], axis=-1)
-    sources = encodable(scan.headers, key, float(scan.volume.spacing[0]))
-    if scan.frames:
-        sources = [_of_frames(sources[0], scan.frames)]
-    for source in sources:
-        for keyword in ("Rows", "Columns"):  # a new element: setting the value would change the scan's own header
-            source[keyword] = DataElement(keyword, "US", 1)
+    sources = _sources_of_one_pixel(scan, key)
     with warnings.catch_warnings():  # highdicom warns of odd person names, and quotes them: no names in logs
         warnings.simplefilter("ignore", UserWarning)
         segmentation = hd.seg.Segmentation(
             source_images=sources,
             pixel_array=_one_pixel_a_slice(held, outputs.seg_type),
             segmentation_type=outputs.seg_type.upper(),
-            segment_descriptions=[_description(segment, key, weights) for segment in content.segments],
+            segment_descriptions=[
+                _description(segment, key, networks, outputs.seg_type) for segment in content.segments
+            ],
             series_number=SERIES_NUMBERS["seg"],
             instance_number=1,
             content_description=RESEARCH_USE,
@@ -104,7 +102,7 @@ def write_seg(path: Path, scan: Scan, masks: Masks, key: str, weights: dict[str,
             transfer_syntax_uid=ExplicitVRLittleEndian,
             omit_empty_frames=not outputs.all_frames and bool(held.any()),
             contributing_equipment=contributing_equipment(),
-            series_description=f"covct {__version__} lungs, infection (research use only)",
+            series_description=f"covct {__version__} lungs, opacity (research use only)",
             **object_uids(key, "seg"),
             **equipment(),
         )
@@ -114,6 +112,7 @@ def write_seg(path: Path, scan: Scan, masks: Masks, key: str, weights: dict[str,
     finish(segmentation, scan.headers[0], key)
     segmentation.file_meta.TransferSyntaxUID = content.syntax
     segmentation.SegmentsOverlap = content.overlap
+    segmentation.DimensionOrganizationType = "3D"  # parallel planes (PS3.3 C.7.6.17)
     segmentation.Rows, segmentation.Columns = scan.volume.shape[1:]
     del segmentation.PixelData
     segmentation.save_as(path)
@@ -121,6 +120,17 @@ def write_seg(path: Path, scan: Scan, masks: Masks, key: str, weights: dict[str,
         frame for layer, wanted in zip(content.layers, places, strict=True) for frame in _frames(scan, layer, wanted)
     )
     _append_pixels(path, frames, sum(map(len, places)), content.syntax)
+
+
+def _sources_of_one_pixel(scan: Scan, key: str) -> list[pydicom.Dataset]:
+    """The headers to encode against, as if each slice had one pixel (see `_one_pixel_a_slice`)."""
+    sources = encodable(scan.headers, key, float(scan.volume.spacing[0]))
+    if scan.frames:
+        sources = [_of_frames(sources[0], scan.frames)]
+    for source in sources:
+        for keyword in ("Rows", "Columns"):  # a new element: setting the value would change the scan's own header
+            source[keyword] = DataElement(keyword, "US", 1)
+    return sources
 
 
 def _places(segmentation: pydicom.Dataset, sources: list[pydicom.Dataset], layers: int) -> list[list[int]]:
@@ -291,19 +301,22 @@ def _renumber(segmentation: pydicom.Dataset, frames: tuple[int, ...]) -> None:
         reference.ReferencedFrameNumber = [frames[int(number) - 1] for number in several]
 
 
-def _description(segment: Segment, key: str, weights: dict[str, str]) -> hd.seg.SegmentDescription:
+def _description(segment: Segment, key: str, networks: dict[str, Any], seg_type: str) -> hd.seg.SegmentDescription:
     description = hd.seg.SegmentDescription(
         segment_number=segment.number,
         segment_label=segment.label,
         segmented_property_category=code(segment.category),
         segmented_property_type=code(segment.type),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm("infection" if segment.region else "lungs", weights),
+        algorithm_identification=algorithm(segment.task, networks),
         tracking_uid=tracking_uid(key, segment.label),
         tracking_id=f"covct {segment.label}",
-        anatomic_regions=[code(segment.region)] if segment.region else None,
-        display_color=hd.color.CIELabColor.from_rgb(*segment.colour_rgb),
+        anatomic_regions=[code(segment.region)],
+        display_color=hd.color.CIELabColor(*cielab(segment.colour_rgb)),
     )
+    if seg_type == "fractional":
+        threshold = networks[segment.task]["threshold"]
+        description.SegmentDescription = f"Probability; volumes are of what is called, from {threshold:g} on."
     if segment.modifier:
         setattr(description.SegmentedPropertyTypeCodeSequence[0], TYPE_MODIFIERS, [code(segment.modifier)])
     if segment.side:

@@ -16,7 +16,7 @@ from covct.dicom.read import read_dataset
 from covct.dicom.seg_frames import frame_pixels, frame_places, referenced_slices
 from covct.disk.sources import SourceFile, read_all
 from covct.errors import SourceDefect, UsageError, why
-from covct.terms import INFILTRATE, LEFT, LUNG, RIGHT
+from covct.terms import LEFT, LUNG, OPACITY, RIGHT
 from covct.voxels.volume import Scan
 
 SEG_STORAGE = {str(SegmentationStorage), str(LABEL_MAP_STORAGE)}
@@ -25,7 +25,9 @@ GROUND_GLASS, CONSOLIDATION, EFFUSION = "ground glass", "consolidation", "effusi
 # Segmented property types (SNOMED CT, DCM) that name a structure without looking at the label.
 TYPES = {
     LUNG.value: LUNGS_NAME,
-    INFILTRATE.value: INFECTION_NAME,
+    OPACITY.value: INFECTION_NAME,
+    "112033": INFECTION_NAME,  # Abnormal opacity
+    "47351003": INFECTION_NAME,  # Infiltrate: earlier versions of covct, TotalSegmentator
     "3341006": RIGHT_LUNG_NAME,
     "44029006": LEFT_LUNG_NAME,
     "112120": GROUND_GLASS,
@@ -38,7 +40,7 @@ WORDS = (
     (re.compile(r"consolidat", re.I), CONSOLIDATION),
     (re.compile(r"effusion", re.I), EFFUSION),
     (
-        re.compile(r"(?<!un)(?<!non)(?<!non.)(?<!not.)(?<!outside.)infect|covid|infiltrat|pneumonia|opacit", re.I),
+        re.compile(r"(?<!un)(?<!non)(?<!non.)(?<!not.)(?<!outside.)(infect|opacit)|covid|infiltrat|pneumonia", re.I),
         INFECTION_NAME,
     ),
 )
@@ -168,7 +170,7 @@ def structure(segment: pydicom.Dataset) -> str:
 
 
 def _lung_by_label(label: str) -> str:
-    words = set(re.findall(r"[a-z]+", label.lower().replace("outside infection", "")))  # as in our label maps
+    words = set(re.findall("[a-z]+", re.sub("outside (infection|opacity)", "", label.lower())))  # as in our label maps
     if not words & {"lung", "lungs"} or words - OF_A_LUNG:
         return ""
     right, left = words & {"right", "r"}, words & {"left", "l"}

@@ -158,11 +158,11 @@ def _of_lung(label: str, side: CodedTerm | None, region: dict[str, Any], segment
 
 
 def _of_segment(segment: Segment, regions: dict[str, Any], split: bool) -> Group:
-    side = segment.side if segment.region else segment.modifier
+    side = segment.side
     region = regions[REGION_OF[side]]
-    if segment.region is None and not split:
+    if segment.task == "lungs" and not split:
         return _of_lung(segment.label, side, region, segment.number)
-    if segment.region is None:
+    if segment.task == "lungs":
         measured = _outside_infection(region)
     else:
         measured = tuple(Measured(one, one.of_infection, region[one.name]) for one in FIGURES if one.of_infection)

@@ -18,7 +18,7 @@ from typing import Literal
 from covct import __version__
 from covct.errors import UsageError
 
-RESULT_VERSION = 8  # part of each work key: raise it when the same input would give another result
+RESULT_VERSION = 9  # part of each work key: raise it when the same input would give another result
 TREE_FORMAT = 1
 CARD_FORMAT: Literal[1] = 1
 EVALUATION_FORMAT: Literal[1] = 1

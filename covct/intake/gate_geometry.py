@@ -28,6 +28,7 @@ from covct.intake.gate_rules import (
     STEP_WARNED_MM,
     TILT_REFUSED_DEGREES,
     TILT_WARNED_DEGREES,
+    TILTED_MASKS,
     UNEVEN_REFUSED,
     WARNED,
     Finding,
@@ -120,7 +121,7 @@ def in_space(series: Series) -> Iterator[Finding]:
         yield Finding("uneven-spacing", f"slice spacing varies by up to {100 * uneven:.0f} % ({spread})")
     yield from _thick(middle)
     if tilt > TILT_WARNED_DEGREES:
-        message = f"the gantry was tilted by {tilt:.1f}°: the masks lie on the tilted slices, and volumes are correct"
+        message = f"the gantry was tilted by {tilt:.1f}°: {TILTED_MASKS}"
         yield Finding("gantry-tilt", message)
     shift = 0.0 if grid.line else sideways_mm(grid.positions, along)
     if shift > SHIFT_WARNED_MM:

@@ -9,6 +9,9 @@ from covct.intake.scattered import FEWEST
 from covct.intake.split import MOSTLY
 
 TILT_REFUSED_DEGREES, TILT_WARNED_DEGREES = 30.5, 0.1
+TILTED_MASKS = (
+    "the masks lie on the tilted slices, and volumes are right; SimpleITK refuses NIfTI masks with such a shear"
+)
 OBLIQUE_REFUSED_DEGREES, OBLIQUE_WARNED_DEGREES = 35.0, 20.5
 GAP_FACTOR = 1.5
 UNEVEN_REFUSED = 0.10
@@ -125,7 +128,8 @@ GATE = {
         "the gantry was tilted",
         f"more than {TILT_REFUSED_DEGREES:g}°",
         f"more than {TILT_WARNED_DEGREES:g}°",
-        "gantries tilt by up to 30°; volumes and masks are right on tilted slices; 0.1° shears a chest by 0.5 mm",
+        "gantries tilt by up to 30°; volumes and masks are right on tilted slices, yet SimpleITK refuses NIfTI files "
+        "with a shear; 0.1° shears a chest by 0.5 mm",
     ),
     "oblique": Rule(
         "the slices are rotated against the patient's axes",
@@ -193,10 +197,10 @@ GATE = {
     "one-lung": Rule(
         "very little of one lung was found",
         warned=f"less than {100 * ONE_LUNG:.0f} % of the other",
-        why="absent or airless; its infected share would describe only the air left in it, and is withheld",
+        why="absent or airless; its share of opacity would describe only the air left in it, and is withheld",
     ),
     "low-confidence": Rule(
-        "the infected share is uncertain: its interval says how much",
+        "the share of opacity is uncertain: its interval says how much",
         warned=f"an interval that reaches another severity class, or wider than {WIDE_PERCENT:g} percentage points",
         why="20 points is the width of class 2; it is about the result, not the input, so `--strict` does not refuse "
         "a series for it",

@@ -111,7 +111,7 @@ class ValidFor(Document):
     """Which figures the input allows; those it does not allow are null."""
 
     volume: bool = Field(description="Volumes in mL: the lungs are whole and the spacing is known.")
-    percent: bool = Field(description="Infected shares in percent.")
+    percent: bool = Field(description="Shares of opacity in percent.")
     hu_bands: bool = Field(
         description="Hounsfield bands and means: values are calibrated and not compressed with loss."
     )
@@ -135,7 +135,7 @@ class Lesion(Document):
 
 
 class Lesions(Document):
-    """Connected infected regions."""
+    """Connected regions of opacity."""
 
     count: int = Field(ge=0, description="Number of lesions not smaller than smallest_counted_ml.")
     smallest_counted_ml: float | None = Field(
@@ -149,7 +149,7 @@ class Severity(Document):
 
     scale: Text = Field(description="Name of the scale.")
     class_: SeverityClass | None = Field(
-        alias="class", description="Class by the infected share of both lungs; null where there is no percentage."
+        alias="class", description="Class by the share of opacity in both lungs; null where there is no percentage."
     )
     label: str = Field(description="The class in words.")
 
@@ -170,7 +170,7 @@ class Calibrations(Document):
     """By network."""
 
     lungs: Calibration = Field(description="For volumes of lung.")
-    infection: Calibration = Field(description="For everything infected.")
+    infection: Calibration = Field(description="For all opacity.")
 
 
 class NearestClass(Document):
@@ -178,10 +178,10 @@ class NearestClass(Document):
 
     class_: SeverityClass = Field(alias="class", description="Its number.")
     boundary_percent: float = Field(
-        ge=0, le=100, description="Infected share between it and the severity class of this report."
+        ge=0, le=100, description="Share of opacity between it and the severity class of this report."
     )
     distance_percent: float = Field(
-        ge=0, le=100, description="How far the infected share is from that, percentage points."
+        ge=0, le=100, description="How far the share of opacity is from that, percentage points."
     )
 
 
@@ -211,7 +211,7 @@ class Uncertainty(Document):
 
 
 class HuBands(Document):
-    """Bands that split the infected voxels, Hounsfield units, from (included) and to (not included)."""
+    """Bands that split the opacity, Hounsfield units, from (included) and to (not included)."""
 
     ground_glass: tuple[int, int] = Field(description="Ground glass, HU.")
     consolidation: tuple[int, int] = Field(description="Consolidation, HU.")
@@ -317,10 +317,10 @@ class Report(Document):
     valid_for: ValidFor = Field(description="Which figures the input allows; those it does not allow are null.")
     warnings: list[Warned] = Field(description="What a reader of the figures should know.")
     regions: Regions = Field(description="Figures by region.")
-    lesions: Lesions = Field(description="Connected infected regions.")
+    lesions: Lesions = Field(description="Connected regions of opacity.")
     severity: Severity = Field(description="CT severity score.")
     uncertainty: Uncertainty | None = Field(None, description="What the intervals of the regions are worth.")
-    hu_bands: HuBands = Field(description="Bands that split the infected voxels, Hounsfield units.")
+    hu_bands: HuBands = Field(description="Bands that split the opacity, Hounsfield units.")
     networks: NetworksUsed = Field(description="The networks that drew the masks.")
     run: Run = Field(description="How the result was computed. Differs from run to run.")
 

@@ -25,7 +25,7 @@ from covct.intake.gate import (
     refuse_warnings,
 )
 from covct.intake.gate_geometry import default_affine, nifti_geometry
-from covct.intake.gate_rules import NOTED, ONE_LUNG, Finding, ValidFor
+from covct.intake.gate_rules import NOTED, ONE_LUNG, TILTED_MASKS, Finding, ValidFor
 from covct.intake.gate_voxels import judge_chest, measure_chest
 from covct.intake.load_dicom import bytes_beside, hu_type, load_dicom
 from covct.intake.volume_file import declared_size, load_volume
@@ -329,7 +329,7 @@ def _nifti_findings(scan: Scan) -> list[Finding]:
         return []
     found = [*default_affine(scan.volume.affine), *nifti_geometry(scan.working.affine, scan.working.shape)]
     if scan.tilted_affine is not None:
-        message = f"the slices are tilted by {scan.tilt_degrees:.1f}°: the masks lie on them, volumes are right"
+        message = f"the slices are tilted by {scan.tilt_degrees:.1f}°: {TILTED_MASKS}"
         found.append(Finding("gantry-tilt", message))
     return found
 

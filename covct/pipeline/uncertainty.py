@@ -258,7 +258,7 @@ def doubts(interval: Interval | None, level: float) -> list[Finding]:
     if interval is None:
         return []
     (lowest, highest), (low, high) = classes(interval), interval
-    message = f"the infected share is put between {low:.1f} and {high:.1f} % ({100 * level:.0f} % interval)"
+    message = f"the share of opacity is put between {low:.1f} and {high:.1f} % ({100 * level:.0f} % interval)"
     if lowest != highest:
         return [Finding("low-confidence", f"{message}: severity class {lowest} to {highest}")]
     if high - low > WIDE_PERCENT:

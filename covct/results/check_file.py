@@ -19,6 +19,7 @@ from pydicom.uid import SegmentationStorage
 from covct.dicom.evidence import LABEL_MAP_STORAGE
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
+SEGMENTATIONS = (SegmentationStorage, LABEL_MAP_STORAGE)
 
 
 class Damage(Exception):
@@ -121,7 +122,7 @@ def _frames(dataset: pydicom.Dataset, frames: int) -> Iterator[np.ndarray]:
 
 
 def is_seg(dataset: pydicom.Dataset) -> bool:
-    return dataset.SOPClassUID in (SegmentationStorage, LABEL_MAP_STORAGE)
+    return dataset.SOPClassUID in SEGMENTATIONS
 
 
 def segment_numbers(dataset: pydicom.Dataset) -> list[int]:

@@ -77,7 +77,7 @@ def _voxels(lungs: np.ndarray, infection: np.ndarray, report: Report) -> Iterato
         yield Defect(defect.slug, defect.message, MASKS["infection" in defect.message])
     inside_lungs = voxels["right_lung", "infection_ml"] + voxels["left_lung", "infection_ml"]
     if outside := int(np.count_nonzero(infection)) - inside_lungs:
-        yield Defect("volume-differs", f"{outside} infected voxels lie outside of the lungs", MASKS[1])
+        yield Defect("volume-differs", f"{outside} voxels of opacity lie outside of the lungs", MASKS[1])
 
 
 def _in_source_order(mask: np.ndarray, affine: np.ndarray, report: Report) -> tuple[np.ndarray, np.ndarray]:

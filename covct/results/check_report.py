@@ -48,7 +48,7 @@ def contradictions(report: Report) -> Iterator[str]:
     percent = regions.lungs.figure("infection_percent")
     near = [None] if percent is None else [max(percent - ROUNDED_PERCENT, 0.0), percent + ROUNDED_PERCENT]
     if report.severity.class_ not in {severity(one)[0] for one in near}:
-        yield f"severity class {report.severity.class_} with {percent} % infected"
+        yield f"severity class {report.severity.class_} with {percent} % opacity"
     if report.uncertainty is not None:
         yield from _intervals(regions, report.uncertainty)
     yield from _lesions(report.lesions, regions.lungs.figure("infection_ml"))
@@ -79,7 +79,7 @@ def _within(name: str, region: Region) -> Iterator[str]:
     bands = [value for band in HU_BANDS if (value := region.figure(f"{band}_ml")) is not None]
     infection = region.figure("infection_ml")
     if infection is not None and sum(bands) > infection + 3 * ROUNDED_ML + 1e-9:
-        yield f"{name}: ground glass and consolidation are more than the infection"
+        yield f"{name}: ground glass and consolidation are more than the opacity"
 
 
 def _intervals(regions: Regions, sure: Uncertainty) -> Iterator[str]:
@@ -109,7 +109,7 @@ def _share(name: str, measured: Measured) -> Iterator[str]:
     if volume is None or infection is None:
         return
     if infection > volume + 2 * ROUNDED_ML:
-        yield f"{name}: {infection} mL infected of {volume} mL"
+        yield f"{name}: {infection} mL of opacity in {volume} mL"
     elif percent is not None and volume:
         rounded = 100 * ROUNDED_ML * (1 + infection / volume) / volume + ROUNDED_PERCENT
         if abs(percent - 100 * infection / volume) > rounded + 1e-9:
@@ -136,4 +136,4 @@ def _lesions(lesions: Lesions, infection_ml: float | None) -> Iterator[str]:
     if volumes != sorted(volumes, reverse=True):
         yield "the largest lesion does not come first"
     if infection_ml is not None and sum(volumes) > infection_ml + (len(volumes) + 1) * ROUNDED_ML + 1e-9:
-        yield f"lesions have {sum(volumes):g} mL, the infection {infection_ml:g}"
+        yield f"lesions have {sum(volumes):g} mL, the opacity {infection_ml:g}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,28 @@ import pydicom
 from covct.pipeline.report_document import Report
 from covct.results.check_masks import compare_volumes, source_grid
 from covct.results.defects import Defect
-from covct.terms import LABELMAP_SEGMENTS, SEGMENTS, Segment
+from covct.terms import CALLED, LABELMAP_SEGMENTS, OPACITY, SEGMENTS, CodedTerm, Segment
 
 SPACING_TOLERANCE_MM = 1e-3  # of the same: the gate's tolerance for pixel spacing
 SIDEWAYS_TOLERANCE_MM = 10.0  # the gate lets slices be shifted by 5 mm to either side
 ROUNDED_MM = 1.0  # where the report says that positions are rounded: half a unit at either end, whole mm the coarsest
 STEP_TOLERANCE = 0.15  # of the slice spacing: the gate refuses steps beyond 10 % of the median
+
+# As results up to result version 8 have them.
+FORMER = "COVID-19 infection"
+_INFILTRATE = CodedTerm("47351003", "SCT", "Infiltrate")
+_COVID_19 = CodedTerm("840539006", "SCT", "COVID-19")
+
+
+def _former(segment: Segment) -> Segment:
+    label = segment.label.replace(CALLED, FORMER).replace("outside opacity", "outside infection")
+    if segment.type != OPACITY:
+        return replace(segment, label=label)
+    return replace(segment, label=label, type=_INFILTRATE, modifier=_COVID_19)
+
+
+FORMER_SEGMENTS = tuple(map(_former, SEGMENTS))
+FORMER_LABELMAP_SEGMENTS = tuple(map(_former, LABELMAP_SEGMENTS))
 
 
 @dataclass(frozen=True)
@@ -73,9 +89,12 @@ def instances_of(series: pydicom.Dataset) -> list[pydicom.Dataset]:
 
 
 def _check_segments(dataset: pydicom.Dataset) -> Iterator[Defect]:
-    wanted = LABELMAP_SEGMENTS if dataset.SegmentationType == "LABELMAP" else SEGMENTS
+    labelmap = dataset.SegmentationType == "LABELMAP"
+    wanted: tuple[Segment, ...] = LABELMAP_SEGMENTS if labelmap else SEGMENTS
     segments = [s for s in dataset.SegmentSequence if s.SegmentNumber != 0]  # 0: a label map's background
     got = [(int(s.SegmentNumber), str(s.SegmentLabel)) for s in segments]
+    if any(FORMER in label for _, label in got):
+        wanted = FORMER_LABELMAP_SEGMENTS if labelmap else FORMER_SEGMENTS
     if got != [(s.number, s.label) for s in wanted]:
         told = ", ".join(f"{number} {label}" for number, label in got)
         yield Defect("wrong-segments", f"it has {told}; wanted {', '.join(f'{s.number} {s.label}' for s in wanted)}")

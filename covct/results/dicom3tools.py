@@ -10,10 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pydicom
+
+from covct.results.check_file import SEGMENTATIONS
 from covct.results.defects import Defect
 
 TOO_LONG = re.compile(r"= <(.*)> - Length invalid for this VR = <[0-9]+> - expected <= ([0-9]+)")
 LONGEST_JUDGEMENT_S = 300
+# False where a Label Map Segmentation is meant: its storage class is missing in dciodvfy's rule, and
+# segments of it are referenced as those of any other SEG (PS3.3 C.17.3.5).
+OTHER_THAN_SEGMENTATION = "Shall not be present for Referenced SOP Class that is not segmentation"
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,28 @@ def ask(judges: Judges, paths: list[Path]) -> Iterator[Defect]:
     if judges.dciodvfy:
         for path in paths:
             for message in errors_of([judges.dciodvfy, "-new", str(path)], " = "):
-                yield Defect("dciodvfy", message, path.name)
+                if not (message.endswith(OTHER_THAN_SEGMENTATION) and _names_segments_of_segs(path)):
+                    yield Defect("dciodvfy", message, path.name)
     if judges.dcentvfy and len(paths) > 1:
         for message in errors_of([judges.dcentvfy, *map(str, paths)], " - "):
             if message != "Missing SOPInstanceUID that was referenced":
                 yield Defect("dcentvfy", message)
+
+
+def _names_segments_of_segs(path: Path) -> bool:
+    """Whether every reference to a segment is one to an object that has segments."""
+    with path.open("rb") as file:
+        dataset = pydicom.dcmread(file, stop_before_pixels=True)
+    references = (item for item in _items(dataset) if "ReferencedSegmentNumber" in item)
+    return all(item.get("ReferencedSOPClassUID") in SEGMENTATIONS for item in references)
+
+
+def _items(dataset: pydicom.Dataset) -> Iterator[pydicom.Dataset]:
+    for element in dataset:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield item
+                yield from _items(item)
 
 
 def _is_error(line: str) -> bool:

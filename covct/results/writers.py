@@ -19,7 +19,9 @@ REPORT_NAME = "report.json"
 
 
 def write_dicom_seg(result: Result, folder: Path, outputs: Outputs) -> None:
-    write_seg(folder / FORMATS["seg"].file, result.scan, result.masks, result.work_key, _weights(result), outputs)
+    write_seg(
+        folder / FORMATS["seg"].file, result.scan, result.masks, result.work_key, result.report["networks"], outputs
+    )
 
 
 def write_dicom_captures(result: Result, folder: Path, outputs: Outputs) -> None:
@@ -27,11 +29,6 @@ def write_dicom_captures(result: Result, folder: Path, outputs: Outputs) -> None
     drawn = captures(result.scan, result.masks, result.report, result.work_key, outputs)
     for number, capture in enumerate(drawn, start=1):
         capture.save_as(folder / FORMATS["sc"].name(number))
-
-
-def _weights(result: Result) -> dict[str, str]:
-    """sha256 of the weights by task."""
-    return {task: result.report["networks"][task]["sha256"] for task in ("lungs", "infection")}
 
 
 def write_dicom_sr(result: Result, folder: Path, outputs: Outputs) -> None:
@@ -69,7 +66,7 @@ def _caption(report: dict[str, Any]) -> list[str]:
     parts = []
     for name, region in (("lungs", "lungs"), ("right", "right_lung"), ("left", "left_lung")):
         percent = report["regions"][region]["infection_percent"]
-        parts.append(f"{name} {percent:.1f} % infected" if percent is not None else f"{name} no percentage")
+        parts.append(f"{name} {percent:.1f} % opacity" if percent is not None else f"{name} no percentage")
         interval = report["regions"][region]["infection_percent_interval"]
         if percent is not None and region == "lungs" and interval:
             parts[-1] += f" ({interval[0]:.1f} to {interval[1]:.1f})"

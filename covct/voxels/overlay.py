@@ -182,7 +182,7 @@ def _footer(pixels_per_mm: float) -> np.ndarray:
     """What the colours mean, the scale, the window, and that this is research."""
     image = _blank(64)
     x, baseline = MARGIN, 38
-    for name, colour in (("right lung", RIGHT_LUNG_RGB), ("left lung", LEFT_LUNG_RGB), ("infection", INFECTION_RGB)):
+    for name, colour in (("right lung", RIGHT_LUNG_RGB), ("left lung", LEFT_LUNG_RGB), ("opacity", INFECTION_RGB)):
         corner, opposite = (x, baseline - 13), (x + 20, baseline + 1)
         if colour == INFECTION_RGB:
             dimmed = [round(FILL * channel + 60 * (1 - FILL)) for channel in colour]
