@@ -50,7 +50,7 @@ test: $(VENV)/.dev ## install and run all tests, linters and the coverage floor 
 	$(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report= --cov-fail-under=$(FLOOR)
 
 test-fast: $(VENV)/.dev ## install and run the tests that take no time and need nothing from outside
-	$(BIN)/python -m pytest -q -n $(JOBS) -m 'not (slow or real or orthanc)'
+	$(BIN)/python -m pytest -q -n $(JOBS) -m 'not (slow or real or orthanc or browser)'
 
 coverage: $(VENV)/.dev ## measure what all tests run of the code, the slow ones too, into htmlcov/
 	COVCT_COVERAGE=all $(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report=html

@@ -84,6 +84,7 @@ FORMATS = {
         stands_in=True,
     ),
     "png": Format("a montage to look at", {"overlay.png": "picture"}, default=True),
+    "page": Format("a page to look through the slices", {"study.html": "study page"}, default=True),
 }
 DICOM_FORMATS = tuple(name for name, one in FORMATS.items() if one.series_number)
 SEG_TYPES = ("binary", "labelmap", "fractional")

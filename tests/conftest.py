@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("slow") and not everything:
             item.add_marker("no_cover")
-        for fixture, marker in {"shared": "real", "orthanc": "orthanc"}.items():
+        for fixture, marker in {"shared": "real", "orthanc": "orthanc", "browser": "browser"}.items():
             if fixture in item.fixturenames:
                 item.add_marker(marker)
 

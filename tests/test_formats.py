@@ -28,7 +28,7 @@ def test_rows_are_told_apart():
 
 
 def test_what_is_written_by_default():
-    assert Outputs().formats == ("seg", "sr", "png")
+    assert Outputs().formats == ("seg", "sr", "png", "page")
 
 
 @pytest.mark.parametrize(

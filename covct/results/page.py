@@ -13,13 +13,13 @@ from urllib.parse import quote
 
 from covct.html import render
 from covct.outputs import FORMATS
+from covct.results.amounts import Interval, amount, from_to, percent
 from covct.results.entries import STATUSES, Entry, one_line
-from covct.terms import FIGURES, MILLILITRE, VALID_FOR, Unit
+from covct.terms import FIGURES, MILLILITRE, VALID_FOR
 
 WITH_PICTURE = 500  # more thumbnails than that no browser scrolls and nobody looks at
 OPEN_GROUP = 25  # larger groups of rejected series are folded: a night has hundreds of localizers
-OVERLAY = FORMATS["png"].file
-Interval = tuple[float, float]
+OVERLAY, STUDY = FORMATS["png"].file, FORMATS["page"].file
 
 
 def as_html(entries: Iterable[Entry], written: datetime) -> str:
@@ -48,6 +48,7 @@ def as_html(entries: Iterable[Entry], written: datetime) -> str:
         rejected=_by_reason(by_status["rejected"]),
         open_group=OPEN_GROUP,
         overlay=OVERLAY,
+        study=STUDY,
     )
 
 
@@ -74,15 +75,15 @@ def _shares(entry: Entry) -> tuple[tuple[str, float | None, Interval | None], ..
 
 def _volumes(entry: Entry) -> list[tuple[str, str]]:
     """The figures that have a label, in the order of the table."""
-    return [(figure.label, _amount(entry.figure(figure.name), figure.unit)) for figure in FIGURES if figure.label]
+    return [(figure.label, amount(entry.figure(figure.name), figure.unit)) for figure in FIGURES if figure.label]
 
 
 def _in_brief(entry: Entry) -> tuple[str, ...]:
     """What a series without a picture shows of itself."""
     sides = (entry.figure("infection_percent", side) for side in ("right_lung", "left_lung"))
-    volumes = (_amount(entry.figure(name), MILLILITRE) for name in ("volume_ml", "infection_ml"))
-    share = (_percent(entry.infection_percent), _from_to(entry.percent_interval))
-    return (*share, *map(_percent, sides), str(entry.severity_class or "-"), *volumes, _name(entry))
+    volumes = (amount(entry.figure(name), MILLILITRE) for name in ("volume_ml", "infection_ml"))
+    share = (percent(entry.infection_percent), from_to(entry.percent_interval))
+    return (*share, *map(percent, sides), str(entry.severity_class or "-"), *volumes, _name(entry))
 
 
 def _identity(entry: Entry) -> list[tuple[str, str]]:
@@ -142,23 +143,6 @@ def _bar_length(percent: float | None) -> str:
     return f"{min(100.0, max(0.0, percent or 0.0)):.2f}"
 
 
-def _percent(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return "< 0.1 %" if 0 < value < 0.05 else f"{value:.1f} %"
-
-
-def _from_to(interval: Interval | None) -> str:
-    return "-" if interval is None else f"{interval[0]:.1f}–{interval[1]:.1f}"
-
-
-def _amount(value: float | None, unit: Unit) -> str:
-    """With as many digits as a segmentation can promise."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f} {unit.symbol}" if abs(value) >= 10 else f"{value:.1f} {unit.symbol}"
-
-
 def _time(told: str | datetime) -> str:
     """An ISO time to the minute; whatever else stands there as it is."""
     try:
@@ -176,5 +160,5 @@ def _short(text: str, limit: int = 400) -> str:
 
 _FILTERS = (
     _shares, _volumes, _in_brief, _identity, _name, _warnings, _links, _address,
-    _bar_length, _percent, _time, _short,
+    _bar_length, percent, _time, _short,
 )  # fmt: skip

@@ -62,6 +62,13 @@ def write_png(result: Result, folder: Path, outputs: Outputs) -> None:
     )
 
 
+def write_study_page(result: Result, folder: Path, outputs: Outputs) -> None:
+    """The page to look through the slices."""
+    from covct.results.study_page import study_page  # Jinja2 and OpenCV; not needed to write the rest
+
+    (folder / FORMATS["page"].file).write_text(study_page(result), encoding="utf-8")
+
+
 def _caption(report: dict[str, Any]) -> list[str]:
     parts = []
     for name, region in (("lungs", "lungs"), ("right", "right_lung"), ("left", "left_lung")):
@@ -81,4 +88,5 @@ WRITERS: dict[str, Callable[[Result, Path, Outputs], None]] = {
     "sc": write_dicom_captures,
     "nifti": write_nifti_masks,
     "png": write_png,
+    "page": write_study_page,
 }

@@ -1,0 +1,182 @@
+"""A page of one series: every slice to scroll through, its marks, and all that the report says of it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from covct.html import render
+from covct.pipeline.series import Result
+from covct.results.amounts import amount, from_to, number, percent
+from covct.results.study_pictures import HU_A_GREY, LOWEST_HU, Encoding, Picture, fitting, pictures
+from covct.terms import FIGURES, PERCENT, SEGMENTS, Figure
+from covct.voxels.volume import Scan, spacing_mm
+
+SIDES = {"lungs": "both lungs", "right_lung": "right lung", "left_lung": "left lung"}
+LIMITS = "The marks are a network's: how much it marked, not whether it is COVID-19."
+
+
+def study_page(result: Result) -> str:
+    """A self-contained page that fetches nothing; no name, date or identifier of a patient is on it."""
+    scan, report = result.scan, result.report
+    encoding = fitting(scan.working.array)
+    drawn = list(pictures(scan.working.array, result.masks.lungs, result.masks.infection, encoding))
+    first = _first(drawn)
+    return render(
+        "study.html",
+        heading=_heading(report),
+        limits=LIMITS,
+        warnings=[(one["slug"], one["message"]) for one in report["warnings"]],
+        infection=SEGMENTS[2].label,
+        made_smaller=_made_smaller(scan, encoding),
+        sides=list(SIDES.values()),
+        figures=[(_meaning(figure), _cells(report, figure)) for figure in FIGURES],
+        about_intervals=_about_intervals(report),
+        thirds=_thirds(report),
+        lesion_count=_lesion_count(report),
+        lesions=_lesions(scan, report, encoding),
+        provenance=_provenance(report),
+        left_out=[(one["series_instance_uid"], one["message"]) for one in report["selection"]["left_out"]],
+        scan=_for_script(scan, drawn, first, encoding),
+        first_slice=_as_scripts([(first, drawn[first])]),
+        later_slices=_as_scripts((index, one) for index, one in enumerate(drawn) if index != first),
+        script=_script(),
+        script_sha256=base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
+    )
+
+
+@cache
+def _script() -> str:
+    return files("covct").joinpath("templates", "study.js").read_text(encoding="utf-8")
+
+
+def _first(drawn: list[Picture]) -> int:
+    """The slice that is shown first: with most infection, else with most lung."""
+    return max(range(len(drawn)), key=lambda index: (drawn[index].infected, drawn[index].lung))
+
+
+def _as_scripts(drawn: Iterable[tuple[int, Picture]]) -> str:
+    """Data, which a browser does not run: JPEG and PNG in base64, which needs no escaping."""
+    return "\n".join(
+        f'<script type="text/plain" data-slice="{index}">{_text(one.grey)},{_text(one.marks)}</script>'
+        for index, one in drawn
+    )
+
+
+def _text(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()
+
+
+def _for_script(scan: Scan, drawn: list[Picture], first: int, encoding: Encoding) -> dict[str, Any]:
+    slices, rows, columns = scan.working.array.shape
+    depth, row_mm, column_mm = spacing_mm(scan.working)
+    return {
+        "slices": slices,
+        "rows": encoding.rows,
+        "columns": encoding.columns,
+        "spacing": [depth, row_mm * rows / encoding.rows, column_mm * columns / encoding.columns],
+        "lowest_hu": LOWEST_HU,
+        "hu_a_grey": HU_A_GREY,
+        "colours": [list(segment.colour_rgb) for segment in SEGMENTS],
+        "first": first,
+        "lung": [one.lung for one in drawn],
+        "infected": [one.infected for one in drawn],
+    }
+
+
+def _made_smaller(scan: Scan, encoding: Encoding) -> str:
+    _, rows, columns = scan.working.array.shape
+    text = f"For looking, the slices are compressed with loss, in steps of {HU_A_GREY} HU"
+    if (encoding.rows, encoding.columns) == (rows, columns):
+        return f"{text}."
+    return f"{text}, and {encoding.rows} x {encoding.columns} pixels instead of {rows} x {columns}."
+
+
+def _heading(report: dict[str, Any]) -> str:
+    both = report["regions"]["lungs"]
+    if both["infection_percent"] is None:
+        return "no percentage"
+    ends = both["infection_percent_interval"]
+    words = f"{percent(both['infection_percent'])} of the lungs marked"
+    return f"{words} ({from_to(ends)})" if ends else words
+
+
+def _meaning(figure: Figure) -> str:
+    return f"{figure.meaning}, {figure.unit.symbol}"
+
+
+def _cells(report: dict[str, Any], figure: Figure) -> list[tuple[str, str]]:
+    """Value and interval by side."""
+    cells = []
+    for side in SIDES:
+        region = report["regions"][side]
+        value, ends = region[figure.name], region.get(f"{figure.name}_interval")
+        if figure.unit is PERCENT:
+            cells.append((percent(value), from_to(ends) if ends else ""))
+        else:
+            cells.append((amount(value, figure.unit), "–".join(map(number, ends)) if ends else ""))
+    return cells
+
+
+def _about_intervals(report: dict[str, Any]) -> str:
+    sure = report.get("uncertainty")
+    if not sure:
+        return "This result has no intervals."
+    made = sure["calibration"]["infection"]
+    return f"Below each figure its interval, at a level of {100 * made['level']:.0f} %. Measured on: {made['source']}."
+
+
+def _thirds(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    names = report["regions"]["lungs"]["thirds"]
+    return [
+        (name, [percent(report["regions"][side]["thirds"][name]["infection_percent"]) for side in SIDES])
+        for name in names
+    ]
+
+
+def _lesion_count(report: dict[str, Any]) -> str:
+    lesions = report["lesions"]
+    shown = len(lesions["largest"])
+    return f"{lesions['count']} in all" + (f", the {shown} largest" if lesions["count"] > shown else "")
+
+
+def _lesions(scan: Scan, report: dict[str, Any], encoding: Encoding) -> list[tuple[str, str, str]]:
+    """Size, side, and where: slice, row and column of the pictures."""
+    to_index = np.linalg.inv(scan.working_affine)
+    shape = scan.working.array.shape
+    sizes = np.array([1, encoding.rows / shape[1], encoding.columns / shape[2]])
+    most = np.array([shape[0], encoding.rows, encoding.columns]) - 1
+    shown = []
+    for lesion in report["lesions"]["largest"]:
+        at = (to_index @ [*lesion["centroid_lps_mm"], 1])[:3] * sizes
+        place = np.clip(at.round(), 0, most).astype(int)
+        size = "size unknown" if lesion["volume_ml"] is None else f"{lesion['volume_ml']:.1f} mL"
+        shown.append((size, SIDES[lesion["side"]], " ".join(map(str, place))))
+    return shown
+
+
+def _provenance(report: dict[str, Any]) -> list[tuple[str, str]]:
+    source, geometry, networks = report["source"], report["geometry"], report["networks"]
+    said = [
+        ("chosen because", "; ".join(report["selection"]["reasons"])),
+        ("study", source["study_instance_uid"]),
+        ("series", source["series_instance_uid"]),
+        ("file", source["path"]),
+        ("slices", f"{geometry['slices']} of {geometry['rows']} x {geometry['columns']} pixels"),
+        ("slice spacing", geometry["slice_spacing_mm"] and f"{geometry['slice_spacing_mm']:g} mm"),
+        ("lungs network", _network(networks["lungs"])),
+        ("infection network", _network(networks["infection"])),
+        ("what it does badly", networks["infection"]["limits"]),
+        ("program", f"covct {report['covct_version']}"),
+    ]
+    return [(name, str(value)) for name, value in said if value]
+
+
+def _network(network: dict[str, Any]) -> str:
+    return f"{network['name']}, threshold {network['threshold']:g}, sha256 {network['sha256'][:12]}"
