@@ -11,6 +11,8 @@ THIRDS = ("upper", "middle", "lower")
 # HU of opacity. Ground glass as Lung CT Analyzer's "infiltrated"; consolidation up to soft tissue, which
 # airless lung reaches; above it vessels with contrast and calcium.
 HU_BANDS = {"ground_glass": (-750, -400), "consolidation": (-400, 100)}
+# With what lies in neither, they make up the infection: air and aerated lung below, contrast, calcium and bone above.
+HU_AROUND = {"below_bands": (float("-inf"), -750), "above_bands": (100, float("inf"))}
 
 # CT severity score of the whole lung by its share of opacity, as LungQuant (Lizzi 2021): class, from percent, words.
 SEVERITY_SCALE = "CT-SS (whole lung, 1-5)"
@@ -21,6 +23,7 @@ SEVERITY = (
     (4, 50.0, "50 to below 75 %"),
     (5, 75.0, "75 % or more"),
 )
+NOTHING_FOUND = "no opacity found"  # of 0 %, in place of the words of class 1
 
 
 @dataclass(frozen=True)
@@ -250,6 +253,30 @@ FIGURES = (
         of_infection=_private("consolidation-ml", "Volume of opacity, consolidation (-400 to below 100 HU)"),
         column="consolidation_ml",
         label="consolidation",
+    ),
+    Figure(
+        "below_bands_ml",
+        "Volume of opacity below the ground glass band",
+        MILLILITRE,
+        3,
+        ("volume", "hu_bands"),
+        of_lung=_private("below-bands-ml", "Volume of opacity below -750 HU"),
+        of_infection=_private("below-bands-ml", "Volume of opacity below -750 HU"),
+        column="below_bands_ml",
+        label="below both bands",
+        later=True,
+    ),
+    Figure(
+        "above_bands_ml",
+        "Volume of opacity above the consolidation band",
+        MILLILITRE,
+        3,
+        ("volume", "hu_bands"),
+        of_lung=_private("above-bands-ml", "Volume of opacity from 100 HU on"),
+        of_infection=_private("above-bands-ml", "Volume of opacity from 100 HU on"),
+        column="above_bands_ml",
+        label="above both bands",
+        later=True,
     ),
     Figure(
         "infection_mass_g",

@@ -1,9 +1,12 @@
-"""Text that others wrote, made safe to show: a terminal obeys none of it, and it stays on its line."""
+"""What is shown to people: text that others wrote, made safe (a terminal obeys none of it, and it stays on its line),
+and shares with no more digits than they hold.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +29,20 @@ def json_line(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     text = OBEYED.sub(lambda one: f"\\u{ord(one[0]):04x}", text)
     return re.sub("[\ud800-\udfff]", lambda one: f"\\u{ord(one[0]):04x}", text)
+
+
+def decimals(interval: Sequence[float] | None) -> int:
+    """How many decimals a share in percent is worth beside its interval: none where that is 10 points wide."""
+    return 0 if interval is not None and interval[1] - interval[0] >= 10 else 1
+
+
+def share(percent: float | None, interval: Sequence[float] | None = None) -> str:
+    """A share in percent as it is shown: what is there, but rounds to nothing, is not 0."""
+    if percent is None:
+        return "-"
+    digits = decimals(interval)
+    least: float = 10.0**-digits
+    return f"< {least:g} %" if 0 < percent < least / 2 else f"{percent:.{digits}f} %"
 
 
 def utc(moment: datetime | None = None) -> str:

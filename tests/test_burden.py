@@ -45,6 +45,17 @@ def test_ground_glass_and_consolidation_by_hu():
     assert region.infection_percent == pytest.approx(2.5)
 
 
+def test_what_lies_in_no_band_is_said_and_all_of_it_is_the_infection():
+    """Both ends of each band: the lower one belongs to it, the upper one to the next."""
+    hu, lungs, infection = chest()
+    infection[0, 0, 0:4], infection[0, 1, 0:4] = True, True
+    hu[0, 0, 0:4], hu[0, 1, 0:4] = (-1024, -751, -750, -401), (-400, 99, 100, 3071)
+    for region in ("right_lung", "lungs"):
+        burden = measure_burden(hu, lungs, infection, MM3)[region]
+        parts = (burden.below_bands_ml, burden.ground_glass_ml, burden.consolidation_ml, burden.above_bands_ml)
+        assert (parts, burden.infection_ml) == ((2.0, 2.0, 2.0, 2.0), 8.0)
+
+
 def test_mass_is_that_of_water_and_air_between_them():
     """-1000 HU weighs nothing, and no less than nothing below; 0 HU 1 g/mL; a voxel has 2 mL."""
     hu, lungs, infection = chest()
@@ -81,6 +92,22 @@ def test_upper_third_is_towards_the_head():
     assert sum(third.volume_ml for third in thirds.values()) == 120.0
 
 
+def test_thirds_of_right_and_left_add_up_to_those_of_both():
+    """The right lung reaches from slice 0, the left one ends before it: the same slices divide both."""
+    hu, lungs, infection = chest()
+    lungs[0:2][lungs[0:2] == 2] = 0
+    lungs[5][lungs[5] == 1] = 0
+    infection[3] = True
+    regions = measure_burden(hu, lungs, infection, MM3)
+    for name, both in regions["lungs"].thirds.items():
+        right, left = (regions[side].thirds[name] for side in ("right_lung", "left_lung"))
+        assert (right.first, right.end) == (left.first, left.end) == (both.first, both.end)
+        assert right.volume_ml + left.volume_ml == both.volume_ml
+        assert right.infection_ml + left.infection_ml == both.infection_ml
+    assert [third.first for third in regions["lungs"].thirds.values()] == [0, 2, 4]
+    assert regions["left_lung"].thirds["upper"].infection_percent is None, "of the left lung nothing lies so high"
+
+
 def test_lesions_largest_first_with_side_and_centroid_in_lps():
     _, lungs, infection = chest()
     infection[1:3, 1:3, 1:3] = True  # 8 voxels, right
@@ -107,3 +134,8 @@ def test_only_ten_lesions_are_listed_but_all_are_counted():
 )
 def test_severity_class_at_its_edges(percent, expected):
     assert severity(percent)[0] == expected
+
+
+def test_nothing_found_is_said_in_words_and_is_still_class_1():
+    assert severity(0.0) == (1, "no opacity found")
+    assert severity(0.004) == (1, "below 5 %")

@@ -341,11 +341,12 @@ def test_figures_are_in_words():
         regions__lungs__infection_percent=0.01, regions__right_lung__infection_percent=None,
         regions__left_lung__infection_percent=12.34, regions__lungs__infection_ml=0.4, regions__lungs__volume_ml=2000.4,
         regions__lungs__ground_glass_ml=0.3, regions__lungs__consolidation_ml=0.1,
+        regions__lungs__below_bands_ml=0.14, regions__lungs__above_bands_ml=0.06,
     )  # fmt: skip
     assert [text for text, _ in capture.figure_lines(report)][:3] == [
         "Share of opacity: lungs < 0.1 %, right no lung found, left 12.3 %",
         "Opacity 0.4 mL of 2000 mL of lung",
-        "Ground glass 0.3 mL, consolidation 0.1 mL",
+        "Ground glass 0.3 mL, consolidation 0.1 mL, neither 0.2 mL",
     ]
 
 

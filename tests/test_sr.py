@@ -1,6 +1,7 @@
 """The DICOM SR, judged by others: dciodvfy, dcentvfy, dcmqi; and against report.json and the SEG."""
 
 import copy
+import math
 import re
 import shutil
 import subprocess
@@ -94,6 +95,8 @@ def expected(report, seg_type):
         "infection_mean_hu": "opacity-mean-hu",
         "ground_glass_ml": "ground-glass-ml",
         "consolidation_ml": "consolidation-ml",
+        "below_bands_ml": "below-bands-ml",
+        "above_bands_ml": "above-bands-ml",
         "infection_mass_g": "opacity-mass-g",
         "mean_hu": "112031",
     }
@@ -102,7 +105,8 @@ def expected(report, seg_type):
     }
 
     def infection(region):
-        part = {code: region[code] for code in ("opacity-percent", "ground-glass-ml", "consolidation-ml")}
+        bands = ("ground-glass-ml", "consolidation-ml", "below-bands-ml", "above-bands-ml")
+        part = {code: region[code] for code in ("opacity-percent", *bands)}
         own = {"118565006": region["opacity-ml"], "118538004": region["opacity-mass-g"]}
         return {**own, "112031": region["opacity-mean-hu"], **part}
 
@@ -238,7 +242,8 @@ def test_clean_lung_says_zero(series_folder, tmp_path, weights, networks):
     folder = segment(series_folder, tmp_path / "out", weights, without_infection(networks))
     found = groups(folder)
     assert figures(found["covct Opacity (COVID-19 network)"]) == {
-        "118565006": 0, "opacity-percent": 0, "ground-glass-ml": 0, "consolidation-ml": 0, "118538004": 0,
+        "118565006": 0, "opacity-percent": 0, "ground-glass-ml": 0, "consolidation-ml": 0, "below-bands-ml": 0,
+        "above-bands-ml": 0, "118538004": 0,
     }  # fmt: skip
     assert figures(found["covct Both lungs"])["opacity-percent"] == 0
     assert texts(found["covct Opacity (COVID-19 network)"], "withheld") == [], (
@@ -406,11 +411,12 @@ def test_codes_fit_their_value_representations():
     assert all(len(term.value) <= 16 and len(term.meaning) <= 64 for term in codes)
 
 
-@pytest.mark.parametrize("band", ["ground_glass", "consolidation"])
+@pytest.mark.parametrize("band", [*terms.HU_BANDS, *terms.HU_AROUND])
 def test_a_code_says_the_band_it_measures(band):
     """A changed band is a new code: the old one has been written into archives."""
     [meaning] = {one.of_lung.meaning for one in terms.FIGURES if one.name == f"{band}_ml"}
-    assert tuple(map(int, re.findall(r"-?\d+", meaning))) == terms.HU_BANDS[band]
+    ends = (terms.HU_BANDS | terms.HU_AROUND)[band]
+    assert list(map(int, re.findall(r"-?\d+", meaning))) == [end for end in ends if math.isfinite(end)]
 
 
 def test_real_series(shared, tmp_path, weights, networks):

@@ -360,7 +360,7 @@ def test_interval_stands_below_the_share_and_across_its_bar():
     assert ">9.8 to 15.9 %</p>" in html and "low confidence</b>" not in html
     assert html.count('class="reach" x="9.80" y="3" width="6.10"') == 1
     doubtful = as_html([shown(12.6, interval=(3.0, 31.0), low_confidence=True)], NIGHT)
-    assert "3.0 to 31.0 % · <b>low confidence</b>" in doubtful
+    assert "3 to 31 % · <b>low confidence</b>" in doubtful
     older = as_html([shown(12.6)], NIGHT)
     assert 'class="interval"' not in older and 'class="reach"' not in older
 

@@ -312,8 +312,8 @@ def test_the_report_puts_intervals_beside_its_figures_and_says_what_they_are_wor
     assert (sure["lowest_class"], sure["highest_class"]) == classes((low, high))
     assert sure["low_confidence"] is ("low-confidence" in [warning["slug"] for warning in report["warnings"]])
     percent = region["infection_percent"]
-    digits = 0 if high >= 10 else 1
-    assert f"{percent:.1f} % ({low:.{digits}f}–{high:.{digits}f}) opacity" in terminal
+    digits = 0 if high - low >= 10 else 1
+    assert f"{percent:.{digits}f} % ({low:.{digits}f}–{high:.{digits}f}) opacity" in terminal
 
 
 @pytest.mark.slow

@@ -244,6 +244,14 @@ def third(report, region, name):
     return report["regions"][region]["thirds"][name]
 
 
+def move_ml(thirds):
+    """From one third to another: the region's own thirds still make it up."""
+    thirds["upper"]["volume_ml"] += 9
+    thirds["lower"]["volume_ml"] -= 9
+    for one in thirds.values():
+        one["infection_percent"] = None
+
+
 def scale(report, region, figure, factor):
     report["regions"][region][figure] *= factor
 
@@ -254,6 +262,8 @@ def scale(report, region, figure, factor):
         (lambda r: scale(r, "lungs", "infection_percent", 1.1), {"report-contradicts-itself"}),
         (lambda r: scale(r, "lungs", "volume_ml", 1.001), {"report-contradicts-itself"}),
         (lambda r: scale(r, "left_lung", "ground_glass_ml", 0), {"report-contradicts-itself"}),
+        (lambda r: move_ml(r["regions"]["left_lung"]["thirds"]), {"report-contradicts-itself"}),
+        (lambda r: [scale(r, name, "below_bands_ml", 0) for name in r["regions"]], {"report-contradicts-itself"}),
         (lambda r: third(r, "left_lung", "upper").update(infection_ml=0.0, infection_percent=0.0),
          {"report-contradicts-itself"}),
         (lambda r: r["severity"].update({"class": 5}), {"report-contradicts-itself"}),

@@ -17,7 +17,7 @@ from covct.commands.exit_codes import meaning_of
 from covct.errors import RunError, Stopped, whereabouts
 from covct.outputs import Emit
 from covct.unattended.logs import QUIET, JsonLines, LogFormat
-from covct.visible import json_line
+from covct.visible import decimals, json_line, share
 
 
 @contextmanager
@@ -172,15 +172,15 @@ def _figure(event: dict[str, Any]) -> str:
     """What came of a series that is done, how long it took, and what was warned of."""
     percent, figure = event["infection_percent"], "no percentage"
     if percent is not None:
-        within = _within(event.get("infection_percent_interval"))
-        figure = f"{percent:.1f} %{within} opacity (class {event['severity_class']})"
+        interval = event.get("infection_percent_interval")
+        within = _within(interval)
+        figure = f"{share(percent, interval)}{within} opacity (class {event['severity_class']})"
     warned = f"  [yellow]{', '.join(event['warnings'])}[/]" if event["warnings"] else ""
     return f"{figure}  {event['seconds']:.1f} s{warned}"
 
 
 def _within(interval: list[float] | None) -> str:
-    """An interval in percent, as `` (10–16)``; small ends with a decimal, since 0–1 says little."""
+    """An interval in percent, as `` (10–26)``."""
     if interval is None:
         return ""
-    digits = 0 if interval[1] >= 10 else 1
-    return f" ({interval[0]:.{digits}f}–{interval[1]:.{digits}f})"
+    return f" ({'–'.join(f'{end:.{decimals(interval)}f}' for end in interval)})"

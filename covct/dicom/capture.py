@@ -39,6 +39,7 @@ from covct.dicom.evidence import (
 from covct.dicom.orientation import snapped
 from covct.outputs import Outputs
 from covct.terms import SOURCE_IMAGE
+from covct.visible import share
 from covct.voxels.overlay import (
     BACKGROUND,
     INFECTION_RGB,
@@ -134,7 +135,7 @@ def figure_lines(report: dict[str, Any]) -> list[Line]:
     lines: list[Line] = []
     if valid["percent"]:
         names = (("lungs", "lungs"), ("right", "right_lung"), ("left", "left_lung"))
-        shares = ", ".join(f"{name} {_percent(regions[region]['infection_percent'])}" for name, region in names)
+        shares = ", ".join(f"{name} {_percent(regions[region])}" for name, region in names)
         lines.append((f"Share of opacity: {shares}", TEXT))
     else:
         lines.append((f"Percentages {WITHHELD}", NOTICE))
@@ -143,7 +144,9 @@ def figure_lines(report: dict[str, Any]) -> list[Line]:
     else:
         lines.append((f"Volumes {WITHHELD}", NOTICE))
     if valid["volume"] and valid["hu_bands"]:
-        bands = f"Ground glass {_ml(lungs['ground_glass_ml'])}, consolidation {_ml(lungs['consolidation_ml'])}"
+        parts = ("ground_glass", "consolidation", "below_bands", "above_bands")
+        ground_glass, consolidation, below, above = (lungs[f"{part}_ml"] for part in parts)
+        bands = f"Ground glass {_ml(ground_glass)}, consolidation {_ml(consolidation)}, neither {_ml(below + above)}"
         lines.append((bands, TEXT))
     elif not valid["hu_bands"]:
         lines.append((f"Figures by HU {WITHHELD}", NOTICE))
@@ -153,10 +156,10 @@ def figure_lines(report: dict[str, Any]) -> list[Line]:
     return lines
 
 
-def _percent(value: float | None) -> str:
-    if value is None:
+def _percent(region: dict[str, Any]) -> str:
+    if region["infection_percent"] is None:
         return "no lung found"  # a percentage that is withheld has a line of its own
-    return "< 0.1 %" if 0 < value < 0.05 else f"{value:.1f} %"
+    return share(region["infection_percent"], region["infection_percent_interval"])
 
 
 def _ml(value: float) -> str:

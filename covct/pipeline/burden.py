@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from covct.terms import HU_BANDS, LEFT_LUNG, REGIONS, RIGHT_LUNG, SEVERITY, THIRDS
+from covct.terms import HU_AROUND, HU_BANDS, LEFT_LUNG, NOTHING_FOUND, REGIONS, RIGHT_LUNG, SEVERITY, THIRDS
 from covct.voxels.components import components
 from covct.voxels.labels import Slices
 
@@ -17,6 +17,10 @@ LARGEST_LESIONS = 10
 
 @dataclass(frozen=True)
 class ThirdBurden:
+    """Burden of one third: of the slices from `first` (counted from the head) to before `end`."""
+
+    first: int
+    end: int
     volume_ml: float
     infection_ml: float
     infection_percent: float | None
@@ -32,6 +36,8 @@ class RegionBurden:
     infection_mean_hu: float | None
     ground_glass_ml: float
     consolidation_ml: float
+    below_bands_ml: float
+    above_bands_ml: float
     infection_mass_g: float
     mean_hu: float | None
     thirds: dict[str, ThirdBurden]
@@ -61,7 +67,7 @@ def _density_g_ml(hu: np.ndarray) -> np.ndarray:
 INFECTED_SUMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "hu": lambda hu: hu,
     "mass": _density_g_ml,
-    **{name: partial(_within, low, high) for name, (low, high) in HU_BANDS.items()},
+    **{name: partial(_within, low, high) for name, (low, high) in (HU_BANDS | HU_AROUND).items()},
 }
 
 
@@ -84,10 +90,25 @@ def measure_burden(
     Returns
     -------
     dict of str to RegionBurden
-        Keys "right_lung", "left_lung", "lungs". Thirds are of each region's own head-to-feet extent.
+        Keys "right_lung", "left_lung", "lungs". Thirds are of the height of both lungs together, the same slices for
+        each region, so that right and left add up to both.
     """
     counts, ml = _count(hu, lungs, infection), voxel_volume_mm3 / 1000
-    return {region: _region(counts, list(labels), ml) for region, labels in REGIONS.items()}
+    edges = third_edges(counts.lung[:, [RIGHT_LUNG, LEFT_LUNG]].sum(1))
+    return {region: _region(counts, list(labels), edges, ml) for region, labels in REGIONS.items()}
+
+
+def third_edges(lung_per_slice: np.ndarray) -> list[int]:
+    """First slice of the upper, the middle and the lower third, and the one after the last: equal heights.
+
+    Readers divide at the carina and at the inferior pulmonary veins; neither is looked for here.
+
+    lung_per_slice : (slices,) int
+        Voxels of both lungs, head to feet.
+    """
+    held = np.flatnonzero(lung_per_slice)
+    first, end = (int(held[0]), int(held[-1]) + 1) if held.size else (0, 0)
+    return [int(edge) for edge in np.rint(np.linspace(first, end, len(THIRDS) + 1))]
 
 
 @dataclass(frozen=True)
@@ -123,7 +144,7 @@ def _count(hu: np.ndarray, lungs: Slices, infection: Slices) -> _Counts:
     return counts
 
 
-def _region(counts: _Counts, labels: list[int], ml: float) -> RegionBurden:
+def _region(counts: _Counts, labels: list[int], edges: list[int], ml: float) -> RegionBurden:
     per_slice, infected = counts.lung[:, labels].sum(1), counts.infected[:, labels].sum(1)
     total, sick = int(per_slice.sum()), int(infected.sum())
     sums = {name: float(of[labels].sum()) for name, of in counts.sums.items()}
@@ -134,20 +155,21 @@ def _region(counts: _Counts, labels: list[int], ml: float) -> RegionBurden:
         infection_mean_hu=sums["hu"] / sick if sick else None,
         ground_glass_ml=sums["ground_glass"] * ml,
         consolidation_ml=sums["consolidation"] * ml,
+        below_bands_ml=sums["below_bands"] * ml,
+        above_bands_ml=sums["above_bands"] * ml,
         infection_mass_g=sums["mass"] * ml,
         mean_hu=float(counts.lung_hu[labels].sum()) / total if total else None,
-        thirds=_thirds(per_slice, infected, ml),
+        thirds=_thirds(per_slice, infected, edges, ml),
     )
 
 
-def _thirds(lung_per_slice: np.ndarray, infected_per_slice: np.ndarray, ml: float) -> dict[str, ThirdBurden]:
-    held = np.flatnonzero(lung_per_slice)
-    first, last = (int(held[0]), int(held[-1]) + 1) if held.size else (0, 0)
-    edges = np.rint(np.linspace(first, last, 4)).astype(int)
+def _thirds(
+    lung_per_slice: np.ndarray, infected_per_slice: np.ndarray, edges: list[int], ml: float
+) -> dict[str, ThirdBurden]:
     out = {}
-    for name, start, stop in zip(THIRDS, edges[:-1], edges[1:], strict=True):
-        total, sick = int(lung_per_slice[start:stop].sum()), int(infected_per_slice[start:stop].sum())
-        out[name] = ThirdBurden(total * ml, sick * ml, _percent(sick, total))
+    for name, first, end in zip(THIRDS, edges[:-1], edges[1:], strict=True):
+        total, sick = int(lung_per_slice[first:end].sum()), int(infected_per_slice[first:end].sum())
+        out[name] = ThirdBurden(first, end, total * ml, sick * ml, _percent(sick, total))
     return out
 
 
@@ -185,8 +207,11 @@ def find_lesions(infection: Slices, lungs: Slices, affine: np.ndarray) -> tuple[
 
 
 def severity(infection_percent: float | None) -> tuple[int | None, str]:
-    """Whole-lung CT severity class 1 to 5 by infected share (LungQuant), and its words."""
+    """Whole-lung CT severity class 1 to 5 by infected share (LungQuant), and its words.
+
+    Class 1 begins at 0 %; that nothing was found at all is said in words (Pan's scale has a 0 for it).
+    """
     if infection_percent is None:
         return None, "not determined"
     cls, _, words = [row for row in SEVERITY if infection_percent >= row[1]][-1]
-    return cls, words
+    return cls, words if infection_percent else NOTHING_FOUND

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +17,8 @@ from covct.pipeline.burden import Lesion, RegionBurden, ThirdBurden, severity
 from covct.pipeline.postprocess import SPECK_MM3
 from covct.pipeline.report_document import Report
 from covct.pipeline.uncertainty import Figures, Interval, Uncertainty, classes, doubts, next_class
-from covct.terms import FIGURES, HU_BANDS, SEVERITY_SCALE, Figure
+from covct.terms import FIGURES, HU_BANDS, SEVERITY_SCALE, THIRDS, Figure
+from covct.voxels.components import CONNECTIVITY
 from covct.voxels.volume import Scan, voxel_volume_mm3
 
 CARD_FIELDS = (
@@ -69,6 +71,7 @@ def build_report(
         "regions": {
             name: _region(region, measured.sure.regions[name], valid_for) for name, region in measured.burden.items()
         },
+        "thirds": _thirds_divided(measured.burden["lungs"]),
         "lesions": _lesions(scan, *measured.lesions, valid_for),
         "severity": {"scale": SEVERITY_SCALE, "class": cls, "label": words},
         "uncertainty": _uncertainty(percent, measured.sure, valid_for),
@@ -131,8 +134,19 @@ def _lesions(scan: Scan, count: int, largest: list[Lesion], valid_for: ValidFor)
         }
         for lesion in largest
     ]
-    smallest = SPECK_MM3 / 1000 if scan.volume.shape[0] > 1 else None
-    return {"count": count, "smallest_counted_ml": smallest, "largest": listed}
+    one_slice = scan.volume.shape[0] == 1
+    return {
+        "connectivity": CONNECTIVITY,
+        "count": count,
+        "smallest_counted_ml": None if one_slice else SPECK_MM3 / 1000,
+        "smallest_counted_voxels": None if one_slice else math.ceil(SPECK_MM3 / voxel_volume_mm3(scan.working)),
+        "largest": listed,
+    }
+
+
+def _thirds_divided(lungs: RegionBurden) -> dict[str, Any]:
+    thirds = [lungs.thirds[name] for name in THIRDS]
+    return {"by": "height", "edges": [*(third.first for third in thirds), thirds[-1].end]}
 
 
 def _networks(networks: Networks, skipped_slices: int) -> dict[str, Any]:

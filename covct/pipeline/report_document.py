@@ -11,15 +11,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from covct.disk import versions
-from covct.disk.documents import DamagedDocument, Document
+from covct.disk.documents import Count, DamagedDocument, Document
 from covct.disk.versions import ReportSchema
-from covct.pipeline.report_figures import Least, Regions, withheld_figures
+from covct.pipeline.report_figures import Least, Regions, SeverityClass, Text, withheld_figures
+from covct.pipeline.report_uncertainty import Uncertainty
 from covct.terms import VALID_FOR
 
-Text = Annotated[str, Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Slug = Annotated[str, Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$", description="Stable reason, listed in the manual.")]
-SeverityClass = Annotated[int, Field(ge=1, le=5)]
 Side = Literal["right_lung", "left_lung"]
 ReadFrom = Literal["dicom", "nifti", "metaimage", "nrrd"]
 FieldOfView = Literal["body", "otsu-body", "whole", "lung-contours", "lung-mask"]
@@ -137,11 +136,31 @@ class Lesion(Document):
 class Lesions(Document):
     """Connected regions of opacity."""
 
+    connectivity: Literal[6] = Field(6, description="Voxels are connected through their 6 faces, not edges or corners.")
     count: int = Field(ge=0, description="Number of lesions not smaller than smallest_counted_ml.")
     smallest_counted_ml: float | None = Field(
         ge=0, description="Smaller regions are not counted, mL. Null for a single slice."
     )
+    smallest_counted_voxels: int | None = Field(
+        None,
+        ge=1,
+        description="The fewest voxels that come to so much. Where slices are thick these are few, and a lesion of one "
+        "slice has to be the larger in it. Null for a single slice.",
+    )
     largest: list[Lesion] = Field(description="The largest lesions, largest first.")
+
+
+class ThirdsDivided(Document):
+    """Where the thirds lie: the same slices for each region, so that right and left add up to both."""
+
+    by: Literal["height"] = Field(
+        description="height: three equal heights from the first to the last slice that holds a lung. Carina and "
+        "pulmonary veins are not looked for."
+    )
+    edges: tuple[Count, Count, Count, Count] = Field(
+        description="First slice of the upper, the middle and the lower third, and the one after the last, counted "
+        "from the head, from 0."
+    )
 
 
 class Severity(Document):
@@ -152,62 +171,6 @@ class Severity(Document):
         alias="class", description="Class by the share of opacity in both lungs; null where there is no percentage."
     )
     label: str = Field(description="The class in words.")
-
-
-class Calibration(Document):
-    """What the widths of intervals were multiplied by."""
-
-    factor: float = Field(gt=0, description="The multiple of the networks' own spread that held the true values.")
-    level: float = Field(
-        gt=0,
-        lt=1,
-        description="Share of patients like those of source whose true value lies inside the interval.",
-    )
-    source: Text = Field(description="Where the factor was measured, or that it is a default.")
-
-
-class Calibrations(Document):
-    """By network."""
-
-    lungs: Calibration = Field(description="For volumes of lung.")
-    infection: Calibration = Field(description="For all opacity.")
-
-
-class NearestClass(Document):
-    """The severity class that takes least to reach."""
-
-    class_: SeverityClass = Field(alias="class", description="Its number.")
-    boundary_percent: float = Field(
-        ge=0, le=100, description="Share of opacity between it and the severity class of this report."
-    )
-    distance_percent: float = Field(
-        ge=0, le=100, description="How far the share of opacity is from that, percentage points."
-    )
-
-
-class Uncertainty(Document):
-    """What the intervals of the regions are worth.
-
-    They speak of scans like those that they were measured on, and of how much is marked, not of whether it is COVID-19.
-    """
-
-    looks: int = Field(
-        ge=1, description="How many times a slice was looked at for infection: straight and mirrored, by each network."
-    )
-    calibration: Calibrations = Field(description="By network: what the widths of intervals were multiplied by.")
-    lowest_class: SeverityClass | None = Field(
-        description="Severity class at the lower end of the interval of both lungs; null where there is none."
-    )
-    highest_class: SeverityClass | None = Field(
-        description="Severity class at its upper end; null where there is none."
-    )
-    nearest_class: NearestClass | None = Field(
-        description="The severity class that takes least to reach; null where there is no percentage."
-    )
-    low_confidence: bool | None = Field(
-        description="Whether the interval of both lungs reaches another severity class or is wide; null where there is "
-        "none."
-    )
 
 
 class HuBands(Document):
@@ -317,6 +280,11 @@ class Report(Document):
     valid_for: ValidFor = Field(description="Which figures the input allows; those it does not allow are null.")
     warnings: list[Warned] = Field(description="What a reader of the figures should know.")
     regions: Regions = Field(description="Figures by region.")
+    thirds: ThirdsDivided | None = Field(
+        None,
+        description="Where the thirds of the regions lie. Absent from earlier reports, in which each region was "
+        "divided by its own height.",
+    )
     lesions: Lesions = Field(description="Connected regions of opacity.")
     severity: Severity = Field(description="CT severity score.")
     uncertainty: Uncertainty | None = Field(None, description="What the intervals of the regions are worth.")

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, Field, create_model
 from covct.disk.documents import Document
 from covct.terms import FIGURES, THIRDS, Figure
 
+Text = Annotated[str, Field(min_length=1)]
+SeverityClass = Annotated[int, Field(ge=1, le=5)]
 Least = Annotated[float, Field(ge=0)]
 
 
@@ -50,7 +52,7 @@ def _interval_field(figure: Figure) -> Any:
 
 
 class _Third(Measured):
-    """One third of a region, by height between its highest and lowest slice."""
+    """One third of a region, by the height of both lungs."""
 
 
 if TYPE_CHECKING:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from covct.terms import Unit
+from covct.visible import decimals, share
 
 Interval = tuple[float, float]
 
 
-def percent(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return "< 0.1 %" if 0 < value < 0.05 else f"{value:.1f} %"
+def percent(value: float | None, interval: Sequence[float] | None = None) -> str:
+    """A share; without decimals where its interval is wide."""
+    return share(value, interval)
 
 
-def from_to(interval: Sequence[float] | None) -> str:
-    return "-" if interval is None else f"{interval[0]:.1f}–{interval[1]:.1f}"
+def from_to(interval: Sequence[float] | None, between: str = "–") -> str:
+    """An interval of a share."""
+    return "-" if interval is None else between.join(f"{end:.{decimals(interval)}f}" for end in interval)
 
 
 def number(value: float) -> str:

@@ -9,11 +9,12 @@ from pathlib import Path
 from covct.disk.documents import DamagedDocument
 from covct.disk.outcome import Outcome
 from covct.pipeline.burden import LARGEST_LESIONS, severity
-from covct.pipeline.report_document import Geometry, Lesions, Report, Uncertainty
+from covct.pipeline.report_document import Geometry, Lesions, Report
 from covct.pipeline.report_figures import Interval, Measured, Region, Regions
+from covct.pipeline.report_uncertainty import Uncertainty
 from covct.pipeline.uncertainty import classes
 from covct.results.defects import Defect
-from covct.terms import FIGURES, HU_BANDS, SEVERITY, Figure
+from covct.terms import FIGURES, HU_AROUND, HU_BANDS, SEVERITY, Figure
 
 REPORT = "report.json"
 ROUNDED_ML, ROUNDED_PERCENT = 0.0005, 0.005  # the report's last digit, halved
@@ -45,6 +46,8 @@ def contradictions(report: Report) -> Iterator[str]:
         parts = [side.figure(figure.name) for side in (regions.right_lung, regions.left_lung)]
         whole = regions.lungs.figure(figure.name)
         yield from _of_parts(f"lungs {figure.name}, right and left", figure, parts, whole)
+    if report.thirds is not None:  # earlier reports divided each region by its own height
+        yield from _sides_of_thirds(regions)
     percent = regions.lungs.figure("infection_percent")
     near = [None] if percent is None else [max(percent - ROUNDED_PERCENT, 0.0), percent + ROUNDED_PERCENT]
     if report.severity.class_ not in {severity(one)[0] for one in near}:
@@ -76,10 +79,31 @@ def _within(name: str, region: Region) -> Iterator[str]:
         if figure.in_thirds:
             given = [third.figure(figure.name) for _, third in thirds]
             yield from _of_parts(f"{name} {figure.name}, its thirds", figure, given, region.figure(figure.name))
-    bands = [value for band in HU_BANDS if (value := region.figure(f"{band}_ml")) is not None]
-    infection = region.figure("infection_ml")
-    if infection is not None and sum(bands) > infection + 3 * ROUNDED_ML + 1e-9:
-        yield f"{name}: ground glass and consolidation are more than the opacity"
+    yield from _bands(name, region)
+
+
+def _sides_of_thirds(regions: Regions) -> Iterator[str]:
+    """The same third of right and left makes that of both."""
+    for third, whole in regions.lungs.thirds.items():
+        sides = [dict(side.thirds.items())[third] for side in (regions.right_lung, regions.left_lung)]
+        for figure in FIGURES:
+            if figure.in_thirds:
+                parts = [side.figure(figure.name) for side in sides]
+                told = f"lungs {figure.name}, right and left {third} third"
+                yield from _of_parts(told, figure, parts, whole.figure(figure.name))
+
+
+def _bands(name: str, region: Region) -> Iterator[str]:
+    """Bands, and what lies in none, make up the opacity. Earlier reports do not say what lies in none."""
+    within, around = ([region.figure(f"{band}_ml") for band in bands] for bands in (HU_BANDS, HU_AROUND))
+    infection, bands = region.figure("infection_ml"), sum(value for value in within + around if value is not None)
+    rounded = (1 + len(within) + len(around)) * ROUNDED_ML + 1e-9
+    if infection is None or None in within:
+        return
+    if bands > infection + rounded:
+        yield f"{name}: ground glass, consolidation and what lies in neither are more than the opacity"
+    elif None not in around and bands < infection - rounded:
+        yield f"{name}: ground glass, consolidation and what lies in neither are less than the opacity"
 
 
 def _intervals(regions: Regions, sure: Uncertainty) -> Iterator[str]:

@@ -15,7 +15,7 @@ from covct.html import render
 from covct.outputs import FORMATS
 from covct.results.amounts import Interval, amount, from_to, percent
 from covct.results.entries import STATUSES, Entry, one_line
-from covct.terms import FIGURES, MILLILITRE, VALID_FOR
+from covct.terms import FIGURES, MILLILITRE, NOTHING_FOUND, VALID_FOR
 
 WITH_PICTURE = 500  # more thumbnails than that no browser scrolls and nobody looks at
 OPEN_GROUP = 25  # larger groups of rejected series are folded: a night has hundreds of localizers
@@ -53,10 +53,10 @@ def as_html(entries: Iterable[Entry], written: datetime) -> str:
 
 
 def _tally(done: list[Entry]) -> list[tuple[int | None, str, int]]:
-    """How many series of each class, worst first; the words come from the reports."""
-    counts = Counter(entry.severity_class for entry in done)
-    labels = {entry.severity_class: entry.severity_label for entry in done}
-    return [(cls, labels[cls], counts[cls]) for cls in sorted(counts, key=lambda cls: -(cls or 0))]
+    """How many series of each class, worst first; the words come from the reports, and tell 0 % apart."""
+    counts = Counter((entry.severity_class, entry.severity_label) for entry in done)
+    worst_first = sorted(counts, key=lambda one: (-(one[0] or 0), one[1] == NOTHING_FOUND))
+    return [(cls, words, counts[cls, words]) for cls, words in worst_first]
 
 
 def _by_reason(rejected: list[Entry]) -> list[tuple[str, list[Entry]]]:
@@ -82,7 +82,7 @@ def _in_brief(entry: Entry) -> tuple[str, ...]:
     """What a series without a picture shows of itself."""
     sides = (entry.figure("infection_percent", side) for side in ("right_lung", "left_lung"))
     volumes = (amount(entry.figure(name), MILLILITRE) for name in ("volume_ml", "infection_ml"))
-    share = (percent(entry.infection_percent), from_to(entry.percent_interval))
+    share = (percent(entry.infection_percent, entry.percent_interval), from_to(entry.percent_interval))
     return (*share, *map(percent, sides), str(entry.severity_class or "-"), *volumes, _name(entry))
 
 
@@ -160,5 +160,5 @@ def _short(text: str, limit: int = 400) -> str:
 
 _FILTERS = (
     _shares, _volumes, _in_brief, _identity, _name, _warnings, _links, _address,
-    _bar_length, percent, _time, _short,
+    _bar_length, percent, from_to, _time, _short,
 )  # fmt: skip

@@ -103,7 +103,7 @@ def _heading(report: dict[str, Any]) -> str:
     if both["infection_percent"] is None:
         return "no percentage"
     ends = both["infection_percent_interval"]
-    words = f"{percent(both['infection_percent'])} of the lungs marked"
+    words = f"{percent(both['infection_percent'], ends)} of the lungs marked"
     return f"{words} ({from_to(ends)})" if ends else words
 
 
@@ -118,7 +118,7 @@ def _cells(report: dict[str, Any], figure: Figure) -> list[tuple[str, str]]:
         region = report["regions"][side]
         value, ends = region[figure.name], region.get(f"{figure.name}_interval")
         if figure.unit is PERCENT:
-            cells.append((percent(value), from_to(ends) if ends else ""))
+            cells.append((percent(value, ends), from_to(ends) if ends else ""))
         else:
             cells.append((amount(value, figure.unit), "–".join(map(number, ends)) if ends else ""))
     return cells

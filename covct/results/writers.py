@@ -13,6 +13,7 @@ from covct.dicom.sr import write_sr
 from covct.intake.nifti import write_mask
 from covct.outputs import FORMATS, Outputs
 from covct.pipeline.series import Result
+from covct.visible import decimals, share
 from covct.voxels.volume import spacing_mm
 
 REPORT_NAME = "report.json"
@@ -73,10 +74,10 @@ def _caption(report: dict[str, Any]) -> list[str]:
     parts = []
     for name, region in (("lungs", "lungs"), ("right", "right_lung"), ("left", "left_lung")):
         percent = report["regions"][region]["infection_percent"]
-        parts.append(f"{name} {percent:.1f} % opacity" if percent is not None else f"{name} no percentage")
-        interval = report["regions"][region]["infection_percent_interval"]
-        if percent is not None and region == "lungs" and interval:
-            parts[-1] += f" ({interval[0]:.1f} to {interval[1]:.1f})"
+        interval = report["regions"][region]["infection_percent_interval"] if region == "lungs" else None
+        parts.append(f"{name} {share(percent, interval)} opacity" if percent is not None else f"{name} no percentage")
+        if percent is not None and interval:
+            parts[-1] += f" ({' to '.join(f'{end:.{decimals(interval)}f}' for end in interval)})"
     warned = ", ".join(warning["slug"] for warning in report["warnings"])
     return ["   ".join(parts), *([f"warnings: {warned}"] if warned else [])]
 

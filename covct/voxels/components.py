@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+CONNECTIVITY = 6  # faces of a voxel
+
 
 @dataclass(frozen=True)
 class Components:

@@ -42,6 +42,8 @@ def _region(volume_ml: float, infection_ml: float) -> dict[str, Any]:
         "infection_mean_hu": -512.5,
         "ground_glass_ml": 0.75 * infection_ml,
         "consolidation_ml": 0.2 * infection_ml,
+        "below_bands_ml": 0.04 * infection_ml,
+        "above_bands_ml": 0.01 * infection_ml,
         "infection_mass_g": 0.4875 * infection_ml,
         "mean_hu": -790.5,
         "thirds": {
@@ -115,9 +117,12 @@ _REPORT: dict[str, Any] = {
         "left_lung": _region(2000.0, 300.0),
         "lungs": _region(4400.0, 540.0),
     },
+    "thirds": {"by": "height", "edges": [8, 44, 80, 115]},
     "lesions": {
+        "connectivity": 6,
         "count": 14,
         "smallest_counted_ml": 0.1,
+        "smallest_counted_voxels": 35,
         "largest": [{"volume_ml": 210.4, "centroid_lps_mm": [62.1, 40.0, -210.5], "side": "left_lung"}],
     },
     "severity": {"scale": "CT-SS (whole lung, 1-5)", "class": 2, "label": "5 to below 25 %"},
