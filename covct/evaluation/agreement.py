@@ -1,4 +1,8 @@
-"""Agreement of a measured quantity with the true one (Bland & Altman 1986), as functions of sums over cases."""
+"""Agreement of a measured quantity with the true one (Bland & Altman 1986), as functions of sums over patients.
+
+A patient with several cases counts once, with the mean of them: cases of one patient resemble each other, and limits
+that take them for several people are too narrow.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,14 @@ WITHIN = 1.96  # standard deviations that hold 95 % of normally distributed diff
 
 
 def difference_sums(truth: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """What a patient's cases add: number, sum and sum of squares of measured - truth, sum of its size. (4,) float."""
+    """What patients add, one value each: number, sum and sum of squares of measured - truth, sum of its size. (4,)."""
     d = np.asarray(measured, float) - np.asarray(truth, float)
     return np.array([len(d), d.sum(), (d**2).sum(), np.abs(d).sum()])
+
+
+def patient_sums(pairs: list[tuple[float, float]]) -> np.ndarray:
+    """What a patient adds with all of their cases, each (truth, measured). (4,) float, zeros without a case."""
+    return difference_sums(*np.array(pairs, float).reshape(-1, 2).mean(0, keepdims=True).T) if pairs else np.zeros(4)
 
 
 def bias(sums: np.ndarray) -> np.ndarray:

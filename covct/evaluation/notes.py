@@ -8,13 +8,12 @@ from typing import Any
 from covct.data.cases import MA, Case
 from covct.data.domains import CLAHE
 from covct.data.leakage import two_names, untold
+from covct.evaluation.bootstrap import FEWEST_PATIENTS
 from covct.evaluation.networks import held_out_by
 from covct.evaluation.order import RESTORED, EvaluationOrder
 from covct.evaluation.pooling import ALL
 from covct.evaluation.truth import is_whole
 from covct.networks.cards import Card
-
-FEW_PATIENTS = 10
 
 
 def notes_on(
@@ -112,8 +111,12 @@ def _on_figures(rows: list[dict[str, Any]], groups: list[dict[str, Any]]) -> Ite
             "Where the spacing is unknown, false calls are told apart as if slices were 5 mm and pixels 1.6 mm apart, "
             "without an apex, and domes count as `arch`, since nobody knows which way is up."
         )
-    if few := [group for group in groups if group["patients"] < FEW_PATIENTS]:
-        least = min(group["patients"] for group in few)
-        yield f"Intervals over few patients (here {least} and more) are too narrow: they know no patient but these."
+    if few := [group["patients"] for group in groups if group["patients"] < FEWEST_PATIENTS]:
+        yield (
+            f"No intervals over fewer than {FEWEST_PATIENTS} patients (here {min(few)} and more): they would be too "
+            "narrow, knowing no patient but these."
+        )
+    if any(group["cases"] > group["patients"] for group in groups):
+        yield "Several cases of one patient count once in bias and limits of agreement, with their mean."
     if any(group["source"] == ALL for group in groups):
         yield "Pooled over all sources, those with more voxels a case count more."

@@ -1,11 +1,14 @@
-"""How near outlines are, slice by slice, in pixels: surface Dice, and the Dice that forgives a thin rim.
+"""How near outlines are, slice by slice, in pixels: outline Dice, and the Dice that forgives a thin rim.
 
 Everything is sums over slices, so that cases and patients pool. Pixels are those of the grid that is judged; what is in
 mm stands in `surface`.
 
-Surface Dice (Nikolov et al. 2018) is the share of both outlines that lies within the tolerance of the other one; an
-outline is the pixels of a mask with a side neighbour outside of it. `dice_within` counts a wrong pixel as right that
-lies within the tolerance of the other mask on its slice: what is left is wrong by more than how outlines are drawn.
+Outline Dice is the share of both outlines that lies within the tolerance of the other one; an outline is the pixels of
+a mask with a side neighbour outside of it. Each pixel counts alike: it is not the surface Dice of Nikolov et al. 2018,
+which weighs surface by its area, though its keys are called so (`surface_dice_1px`).
+
+`dice_within` counts a wrong pixel as right that lies within the tolerance of the other mask on its slice: what is left
+is wrong by more than how outlines are drawn.
 """
 
 from __future__ import annotations

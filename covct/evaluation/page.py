@@ -31,8 +31,8 @@ AGREEMENT = {
     "percent_of_lung": "infected share error, points",
 }
 OUTLINE = {
-    "surface_dice_1px": ("surface Dice by slice", "within 1 pixel"),
-    "surface_dice_2px": ("surface Dice by slice", "within 2 pixels"),
+    "surface_dice_1px": ("outline Dice by slice", "within 1 pixel"),
+    "surface_dice_2px": ("outline Dice by slice", "within 2 pixels"),
     "dice_within_1px": ("Dice, outlines forgiven", "within 1 pixel"),
     "dice_within_2px": ("Dice, outlines forgiven", "within 2 pixels"),
 }

@@ -160,8 +160,7 @@ def _burden(of_patient: list[list[Judged]], figure: Figure) -> dict[str, Any] | 
 
     def sums(cases: list[Judged]) -> np.ndarray:
         one = whole(cases)
-        pairs = [one.percent] if one else []
-        return agreement.difference_sums(*np.array(pairs, float).reshape(-1, 2).T)
+        return agreement.patient_sums([one.percent] if one else [])
 
     changes = Counter(one.severity for one in patients)
     return {
@@ -240,17 +239,17 @@ def _mean(judged: list[Judged], name: str, figure: Figure) -> dict[str, Any]:
 def _agreement(
     judged: list[Judged], pair: Callable[[Judged], tuple[float, float] | None], figure: Figure
 ) -> dict[str, Any] | None:
-    """Bland-Altman over the cases that have such a pair; None where none has."""
+    """Bland-Altman over the patients with a case that has such a pair; None where none has."""
     there = [both for one in judged if (both := pair(one))]
     if not there:
         return None
 
     def sums(cases: list[Judged]) -> np.ndarray:
-        pairs = [both for one in cases if (both := pair(one))]
-        return agreement.difference_sums(*np.array(pairs, float).reshape(-1, 2).T)
+        return agreement.patient_sums([both for one in cases if (both := pair(one))])
 
     return {
         "cases": len(there),
+        "patients": len({one.case.identity for one in judged if pair(one)}),
         "bias": figure(sums, agreement.bias),
         "mean_absolute_error": figure(sums, agreement.mean_size),
         "standard_deviation": figure(sums, agreement.deviation)["value"],

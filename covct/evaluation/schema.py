@@ -81,14 +81,20 @@ class Means(Document):
     f1: Mean
     specificity: Mean
     accuracy: Mean
-    hd95_mm: Mean
-    surface_dice: Mean
+    hd95_mm: Mean = Field(description="95 % of each surface's area lies so near the other one.")
+    surface_dice: Mean = Field(
+        description="Share of both surfaces' areas within the tolerance (Nikolov 2018). Earlier evaluations counted "
+        "border voxels, each alike."
+    )
 
 
 class Agreement(Document):
-    """Bland-Altman: call minus truth; limits are bias -1.96 and +1.96 standard deviations."""
+    """Bland-Altman: call minus truth; limits are bias -1.96 and +1.96 standard deviations, over patients: each counts
+    once, with the mean of their cases.
+    """
 
     cases: Count
+    patients: Count = Field(0, description="Absent from earlier evaluations, in which each case counted.")
     bias: Figure
     mean_absolute_error: Figure
     standard_deviation: float | None
@@ -139,7 +145,9 @@ class Folds(Document):
 class Outline(Document):
     """Slice by slice, in pixels of the grid that is judged."""
 
-    surface_dice_1px: Figure
+    surface_dice_1px: Figure = Field(
+        description="Outline Dice: share of both outlines' pixels within 1 pixel of the other one, each counting alike."
+    )
     surface_dice_2px: Figure
     dice_within_1px: Figure
     dice_within_2px: Figure = Field(
