@@ -15,6 +15,7 @@ from covct.networks import converted, runtimes
 from covct.networks.cards import Call, default_weights_folder, file_sha256, read_card, tasks_in, write_card
 from covct.networks.converted import load_converted_networks, openvino, read_converted
 from covct.networks.devices import Wish
+from covct.networks.enlarging import enlarge_at_once
 from covct.networks.processors import adds_bfloat16, processors_at_hand
 from covct.networks.runtimes import Choice, choose
 from support.checkout import PYTHONPATH
@@ -83,6 +84,46 @@ def test_without_bfloat16_it_computes_in_float32_and_says_so(folder, monkeypatch
     exact = load_converted_networks(folder)
     assert exact.used().precision == "float32" and exact.used().name == "cpu (openvino, float32)"
     assert np.abs(exact.lungs.predict(seen) - as_it_is.lungs.predict(seen)).max() < 0.1
+
+
+def enlarged(rows, columns, order):
+    """Slices repeated as keras' export does it, as an OpenVINO model; channels lie in the middle to begin with."""
+    ov = openvino()
+    ops = ov.opset13
+
+    def numbers(*values):
+        return ops.constant(list(values), ov.Type.i64)
+
+    seen = ops.parameter([-1, 2, 4, 6], ov.Type.f32)
+    tall = ops.tile(ops.unsqueeze(seen, numbers(2)), numbers(1, 1, rows, 1, 1))
+    tall = ops.reshape(ops.transpose(tall, numbers(*order)), numbers(-1, rows * 4, 6, 2), special_zero=False)
+    wide = ops.tile(ops.unsqueeze(tall, numbers(3)), numbers(1, 1, 1, columns, 1))
+    wide = ops.reshape(wide, numbers(-1, rows * 4, columns * 6, 2), special_zero=False)
+    return ov.Model([ops.transpose(wide, numbers(0, 3, 1, 2))], [seen], "enlarged")
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "order", "replaced"),
+    [(2, 2, (0, 3, 2, 4, 1), True), (3, 2, (0, 3, 2, 4, 1), True), (2, 2, (0, 2, 3, 4, 1), False)],
+)
+def test_repeated_rows_and_columns_are_one_operation_with_the_same_numbers(rows, columns, order, replaced):
+    seen = np.random.default_rng(0).random((3, 2, 4, 6), np.float32)
+    before, after = enlarged(rows, columns, order), enlarged(rows, columns, order)
+    enlarge_at_once(after)
+    kinds = {operation.get_type_name() for operation in after.get_ops()}
+    assert ("Interpolate" in kinds, "Tile" in kinds) == (replaced, not replaced)
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    said, wanted = (openvino().Core().compile_model(model, "CPU", exact)({0: seen})[0] for model in (after, before))
+    np.testing.assert_array_equal(said, wanted)
+
+
+def test_the_shipped_networks_repeat_nothing_once_they_are_loaded():
+    weights = default_weights_folder()
+    for task in ("lungs", "infection"):
+        path = weights / f"{task}.json"
+        model = read_converted(openvino().Core(), path, read_card(path))
+        enlarge_at_once(model)
+        assert "Tile" not in {operation.get_type_name() for operation in model.get_ops()}
 
 
 # Another network is refused

@@ -15,13 +15,15 @@ import numpy as np
 from covct.errors import WeightsError
 from covct.networks.cards import Card, read_card
 from covct.networks.devices import BFLOAT16, FLOAT32, Device
+from covct.networks.enlarging import enlarge_at_once
 from covct.networks.network import Network, Networks, input_shape, one_probability
 from covct.networks.of_folder import networks_in
 from covct.networks.processors import adds_bfloat16, processors_at_hand
 from covct.voxels.preprocess import bound_recipe
 
 BATCH = 4  # slices a request: one fixed shape, so that a slice's probability does not depend on how many go with it
-THREADS = 4  # of a request; where there are more processors, requests run side by side
+THREADS = 4  # of a request, where there are so many processors for each of SIDE_BY_SIDE
+SIDE_BY_SIDE = 2  # requests at least: no thread waits for another at each layer, and what is shared is little
 LARGEST_GRAPH, LARGEST_ARRAYS = 4 * 1024**2, 1024**3  # bytes; the shipped networks have 0.1 and 8 million
 # What the architectures are made of. A graph comes from outside: nothing else is computed, least of all loops.
 OPERATIONS = frozenset({
@@ -80,6 +82,7 @@ def _load(core: Any, precision: str, path: Path) -> Network:
         raise WeightsError(f"{path}: {error}") from error
     model = read_converted(core, path, card)
     batch = 1 if card.patch else BATCH
+    enlarge_at_once(model)
     model.reshape([batch, *input_shape(card)])
     return Network(card, _predictor(core.compile_model(model, "CPU", _settings(precision)), card, batch))
 
@@ -90,7 +93,7 @@ def _settings(precision: str) -> dict[str, Any]:
     return {
         "INFERENCE_PRECISION_HINT": {BFLOAT16: "bf16", FLOAT32: "f32"}[precision],
         "INFERENCE_NUM_THREADS": processors,
-        "NUM_STREAMS": max(1, processors // THREADS),
+        "NUM_STREAMS": max(min(SIDE_BY_SIDE, processors), processors // THREADS),
         "ENABLE_CPU_PINNING": False,
     }
 
