@@ -29,6 +29,7 @@ from covct.pipeline.series import Clock, process
 from covct.pipeline.uncertainty import Tally
 from covct.voxels.around import Around
 from covct.voxels.fields_of_view import MODEL_PIXEL_MM, lung_field_of_view
+from covct.voxels.half import to_half
 from covct.voxels.overlay import BACKGROUND, draw_slice
 from covct.voxels.preprocess import FieldOfView, from_model_space, whole_slice
 
@@ -166,7 +167,7 @@ def _probability(
         seen = probabilities(network, hu, view, everything, watch=counted, around=around)
     if view == whole_slice(shape) and seen.shape == hu.shape:
         return seen
-    return np.stack([from_model_space(one.astype(np.float32), view, shape) for one in seen]).astype(np.float16)
+    return np.stack([to_half(from_model_space(one.astype(np.float32), view, shape)) for one in seen])
 
 
 def _around(card: Card, truth: Truth) -> Around:

@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from covct.voxels.half import to_half
+
 EXACT = 1e-3  # a spacing that is told in hundredths of a millimetre may miss a whole number of steps by as much
 
 
@@ -37,4 +39,4 @@ def fill_between(probability: np.ndarray, known: np.ndarray) -> None:
         before, after = probability[first].astype(np.float32), probability[last].astype(np.float32)
         for index in range(first + 1, last):
             share = (index - first) / (last - first)
-            probability[index] = before + np.float32(share) * (after - before)
+            probability[index] = to_half(before + np.float32(share) * (after - before))
