@@ -10,15 +10,17 @@ import numpy as np
 
 from covct.networks.cards import TASK_CLASSES, Card
 from covct.networks.devices import Device, Ladder
+from covct.networks.meanwhile import meanwhile
 from covct.voxels.around import Around, adjacent, at_distances, channels_last, mixed
 from covct.voxels.fields_of_view import FIELDS_OF_VIEW, enclosed_air_mm2
+from covct.voxels.half import to_half
 from covct.voxels.labels import Slices
 from covct.voxels.patches import patchwise
 from covct.voxels.preprocess import FieldOfView, to_model_space, with_arguments
 from covct.voxels.resample import from_volume_space, to_volume_space
 
 FAINT = 0.1
-CHUNK = 32  # slices in model space at once: bounded memory whatever the series
+CHUNK = 16  # slices that a network is given at once, the next ones being prepared: bounded memory for any series
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,10 @@ def probabilities(
             watch(part, [out[part].astype(np.float32)])
         return out
     out = np.zeros((len(hu), card.size, card.size), np.float16)
-    for part, slices in _chunks(card, hu, view, chosen, around or surroundings(card, len(hu), spacing_mm[0])):
-        all_looks = looks(network, slices)
+    chunks = _chunks(card, hu, view, chosen, around or surroundings(card, len(hu), spacing_mm[0]))
+    for part, all_looks in meanwhile(partial(looks, network), chunks):
         watch(part, all_looks)
-        out[part] = _mean(all_looks)
+        out[part] = to_half(_mean(all_looks))
     return out
 
 
@@ -154,8 +156,9 @@ def holds_infection(
 ) -> np.ndarray:
     """Which of the chosen slices the empty-slice network does not call empty. As `probabilities`; (slices,) bool."""
     out = np.zeros(len(hu), bool)
-    for part, slices in _chunks(network.card, hu, view, chosen, surroundings(network.card, len(hu), spacing_mm[0])):
-        out[part] = predict(network, slices) >= network.card.threshold
+    chunks = _chunks(network.card, hu, view, chosen, surroundings(network.card, len(hu), spacing_mm[0]))
+    for part, probability in meanwhile(partial(predict, network), chunks):
+        out[part] = probability >= network.card.threshold
     return out
 
 
@@ -189,10 +192,13 @@ def _seen_around(card: Card, hu: np.ndarray, around: Around) -> np.ndarray:
     recipe = with_arguments(card.recipe.name, card.recipe.arguments)
     if not card.neighbours_mm:
         return channels_last(mixed(recipe(hu), around))
-    stacks = mixed(hu, around)
-    seen = recipe(stacks.reshape(-1, *hu.shape[1:])).reshape(stacks.shape)
-    seen[~around.there] = 0
-    return channels_last(seen)
+    out = np.empty((len(around.indices), *hu.shape[1:], card.channels), np.float32)
+    for index in range(len(out)):  # what one slice takes stays in the processor's cache
+        here = around.chosen(slice(index, index + 1))
+        seen = recipe(mixed(hu, here)[0])
+        seen[~here.there[0]] = 0
+        out[index] = np.moveaxis(seen, 0, -1)
+    return out
 
 
 def _seen(card: Card, hu: np.ndarray, view: FieldOfView, indices: np.ndarray) -> np.ndarray:
