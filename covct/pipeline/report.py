@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from covct import RESEARCH_USE, __version__
-from covct.dicom.evidence import filled
 from covct.disk.versions import REPORT
 from covct.intake.choice import Choice
 from covct.intake.gate_rules import Finding, ValidFor
@@ -48,9 +47,12 @@ def build_report(
     findings: list[Finding],
     networks: Networks,
     work_key: str,
+    filled: list[str],
     skipped_slices: int = 0,
 ) -> dict[str, Any]:
     """Everything but the `run` part, which is known only when the files are written; see `finished`.
+
+    `filled`: what the headers lack, as `evidence.filled` has it.
 
     Volumes are rounded to 0.001 mL, percent to 0.01: far below what a segmentation can promise, but a one-voxel
     lesion shall not read as 0.
@@ -63,7 +65,7 @@ def build_report(
         "research_use": RESEARCH_USE,
         "covct_version": __version__,
         "work_key": work_key,
-        "source": _source(choice, scan),
+        "source": _source(choice, scan, filled),
         "selection": _selection(choice),
         "geometry": _geometry(scan),
         "valid_for": asdict(valid_for),
@@ -101,7 +103,7 @@ def finished(report: dict[str, Any], run: dict[str, Any], path: str | None) -> R
     return Report.parse(json.dumps(whole), "report.json", exact=True)
 
 
-def _source(choice: Choice, scan: Scan) -> dict[str, Any]:
+def _source(choice: Choice, scan: Scan, filled: list[str]) -> dict[str, Any]:
     series = choice.chosen
     assert series is not None
     return {
@@ -113,7 +115,7 @@ def _source(choice: Choice, scan: Scan) -> dict[str, Any]:
         "path": series.path.label if series.path else None,
         "transfer_syntaxes": list(scan.transfer_syntaxes),
         "lossy": any(i.lossy for i in series.instances),
-        "filled": filled(scan.headers),
+        "filled": filled,
     }
 
 

@@ -133,7 +133,8 @@ def process_scan(
     series = choice.chosen
     assert series is not None
     with clock.step("check"):
-        age, findings = _check(series, scan)
+        what = filled(scan.headers)
+        age, findings = _check(series, scan, what)
     networks = load_networks()
     networks.begin()
     with clock.step("lungs"):
@@ -145,7 +146,7 @@ def process_scan(
         _mark(lungs.labels, infection.probability, networks.infection.card.threshold, scan)
     with clock.step("measure"):
         measured, findings = _measure(scan, lungs, infection, networks, valid_for, findings, strict)
-    report = build_report(choice, scan, measured, findings, networks, work_key, infection.skipped)
+    report = build_report(choice, scan, measured, findings, networks, work_key, what, infection.skipped)
     masks = Masks(lungs.labels.lungs, lungs.labels.infection, lungs.probability, infection.probability)
     return Result(series, scan, masks, report, work_key, networks.used())
 
@@ -159,14 +160,14 @@ def segment(networks: Networks, scan: Scan) -> Labels:
     return labels
 
 
-def _check(series: Series, scan: Scan) -> tuple[float | None, list[Finding]]:
+def _check(series: Series, scan: Scan, what: list[str]) -> tuple[float | None, list[Finding]]:
     """The patient's age, if it is known, and what its voxels and headers warn of; refuses what is no chest in HU."""
     hu = scan.working.array
     check_hounsfield(hu)
     age = age_of(scan)
     check_region(hu, spacing_mm(scan.working), is_other_part(series), age)
     _, findings = header_warnings(series)
-    return age, [*findings, *_filled(scan), *_nifti_findings(scan)]
+    return age, [*findings, *_filled(what), *_nifti_findings(scan)]
 
 
 @dataclass(frozen=True)
@@ -313,8 +314,7 @@ def _model_spacing(spacing: tuple[float, float, float], view: FieldOfView, size:
     return spacing[0], spacing[1] * view.height / size, spacing[2] * view.width / size
 
 
-def _filled(scan: Scan) -> list[Finding]:
-    what = filled(scan.headers)
+def _filled(what: list[str]) -> list[Finding]:
     return [Finding("filled-headers", "; ".join(what), NOTED)] if what else []
 
 
