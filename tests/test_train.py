@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,10 +19,13 @@ keras = pytest.importorskip("keras")
 h5py = pytest.importorskip("h5py")
 
 from covct.architectures import ARCHITECTURES  # noqa: E402
+from covct.commands.train import _convert  # noqa: E402
 from covct.errors import NotANumber, OutputNotWritable, Stopped, UsageError, WeightsError  # noqa: E402
-from covct.networks.cards import file_sha256, read_card  # noqa: E402
+from covct.networks import runtimes, to_openvino  # noqa: E402
+from covct.networks.cards import Call, file_sha256, read_card, write_card  # noqa: E402
 from covct.networks.network import Network  # noqa: E402
-from covct.networks.runtimes import is_installed  # noqa: E402
+from covct.networks.runtimes import why_not_converted  # noqa: E402
+from covct.networks.segment import load_network  # noqa: E402
 from covct.training import checkpoints  # noqa: E402
 from covct.training.average import EVERY, RunningAverage  # noqa: E402
 from covct.training.batches import batches, draw_batch, sample_seed  # noqa: E402
@@ -614,9 +618,60 @@ def test_events_are_one_object_a_line_on_stderr(data, tmp_path):
         return [event["event"] for event in events_in(ended.stderr, TrainEvent)]
 
     assert set(events("--find-lr")) == {"step"}
-    converted = ["note"] * is_installed("openvino")
-    assert events() == ["started", "step", "epoch", *converted], "one step in half a minute"
-    assert events("--resume") == ["note", *converted]
+    assert events() == ["started", "step", "epoch", "note"], "one step in half a minute"
+    assert events("--resume") == ["note", "note"]
+
+
+@pytest.fixture
+def trained(tiny, tmp_path):
+    """A weights folder as training leaves it before the network is converted."""
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    arguments = {"size": 32, "base_filters": 2}
+    ARCHITECTURES["tiny"](**arguments).save(folder / "lungs.keras")
+    card = threshold_card("lungs", file_sha256(folder / "lungs.keras"))
+    write_card(card.replaced(size=32, architecture=Call(name="tiny", arguments=arguments)), folder)
+    return folder
+
+
+def end_of_training(trained, folder):
+    """The notes of what comes after the last epoch, and the card."""
+    shutil.copytree(trained, folder)
+    events = []
+    _convert(folder / "lungs.json", "lungs", events.append)
+    assert {event["event"] for event in events} == {"note"}
+    return [event["text"] for event in events], load_network(folder / "lungs.json")[0]
+
+
+def test_a_trained_network_is_converted_for_openvino_too(trained, tmp_path):
+    pytest.importorskip("openvino")
+    [text], card = end_of_training(trained, tmp_path / "weights")
+    assert text == "lungs.json: converted for OpenVINO too"
+    assert card.openvino.source_sha256 == card.sha256
+    assert not why_not_converted({tmp_path / "weights" / "lungs.json": card})
+
+
+def test_without_openvino_a_training_ends_with_its_network_and_a_sentence(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(runtimes, "is_installed", lambda package: False)
+    [text], card = end_of_training(trained, tmp_path / "weights")
+    assert card == read_card(trained / "lungs.json")
+    assert text == (
+        "lungs.json: not converted for OpenVINO (it is not installed: pip install 'covct[cpu]', then covct export "
+        "openvino); scans on a CPU take TensorFlow"
+    )
+
+
+def test_a_conversion_that_fails_takes_nothing_of_the_training(trained, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+
+    def another(card, network, converted):
+        raise WeightsError("the network gives other probabilities")
+
+    monkeypatch.setattr(to_openvino, "compare", another)
+    [text], card = end_of_training(trained, tmp_path / "weights")
+    assert "not converted for OpenVINO (the network gives other probabilities)" in text
+    assert card == read_card(trained / "lungs.json")
+    assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == ["lungs.json", "lungs.keras"]
 
 
 def test_group_normalisation_is_built_and_named_in_the_card():

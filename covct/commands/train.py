@@ -20,7 +20,7 @@ from covct.commands.quiet import quiet_tensorflow
 from covct.commands.recipe import write_recipe
 from covct.commands.train_options import Asked, Task, takes
 from covct.disk.signals import stoppable
-from covct.errors import RunError, Stopped, UsageError, whereabouts
+from covct.errors import DeviceMissing, RunError, Stopped, UsageError, whereabouts
 from covct.unattended.logs import LogFormat
 
 if TYPE_CHECKING:
@@ -143,12 +143,14 @@ def _train_folds(asked: Asked, settings: Settings, report: Report) -> None:
 
 
 def _convert(card: Path, task: str, report: Report) -> None:
-    """Also for OpenVINO, where it is installed: a training of days must not be lost to a conversion of seconds."""
+    """Also for OpenVINO. A training of days must not be lost to a conversion of seconds: what prevents it is noted."""
     from covct.networks.runtimes import is_installed
 
-    if task == "restorer" or not is_installed("openvino"):
+    if task == "restorer":
         return
     try:
+        if not is_installed("openvino"):
+            raise DeviceMissing("it is not installed: pip install 'covct[cpu]', then covct export openvino")
         from covct.networks.to_openvino import convert
 
         convert(card)
