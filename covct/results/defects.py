@@ -28,6 +28,8 @@ DEFECTS = {
     "unreadable-nifti": "a NIfTI mask cannot be read",
     "source-missing": "a referenced instance is not among the sources given",
     "source-differs": "position, orientation, spacing, size or frame of reference is not that of the source slice",
+    "figure-differs": "a figure is not what the masks and the source make (`--recompute`)",
+    "not-recomputed": "a figure could not be derived anew, and why (`--recompute`)",
     "dciodvfy": "dciodvfy finds an error in a DICOM object",
     "dcentvfy": "dcentvfy finds that objects of a result disagree on patient, study, series or frame of reference",
 }

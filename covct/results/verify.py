@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import stat
 from collections import ChainMap, defaultdict
@@ -24,6 +25,7 @@ from covct.networks.cards import file_sha256
 from covct.outputs import FORMATS
 from covct.pipeline.report_document import Report
 from covct.results.check_dicom import check_objects
+from covct.results.check_figures import SUMMARY, SourceFiles, check_figures
 from covct.results.check_masks import check_masks
 from covct.results.check_report import check_report
 from covct.results.check_source import Sources
@@ -49,12 +51,15 @@ class Verdict:
         The outcome's, or empty where there is none.
     objects : int
         Number of DICOM objects that could be read.
+    figures : int
+        Number of figures that were derived anew and compared.
     """
 
     folder: str
     status: str
     defects: tuple[Defect, ...]
     objects: int = 0
+    figures: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,13 +75,31 @@ class _Known:
         return ChainMap(self.by_series.get(series_uid, {}), self.slices)
 
 
+@dataclass(frozen=True)
+class _Eyes:
+    """What results are looked at with.
+
+    Attributes
+    ----------
+    known : _Known or None
+        None where no sources were given.
+    rows : dict of str to dict, or None
+        Of summary.csv, by folder; None where figures are not to be derived anew.
+    """
+
+    known: _Known | None
+    judges: Judges
+    rows: dict[str, dict[str, str]] | None
+
+
 @dataclass
 class _Look:
-    """One look at a result: its defects, and the UIDs for the whole tree's sake."""
+    """One look at a result: its defects, figures derived anew, and the UIDs for the whole tree's sake."""
 
     status: str = ""
     defects: list[Defect] = field(default_factory=list)
     objects: dict[str, pydicom.Dataset] = field(default_factory=dict)
+    figures: int = 0
 
 
 def is_output_tree(out: Path) -> bool:
@@ -87,7 +110,9 @@ def is_output_tree(out: Path) -> bool:
         return False
 
 
-def verify(out: Path, sources: Sequence[Path] = (), judges: Judges | None = None) -> Iterator[Verdict]:
+def verify(
+    out: Path, sources: Sequence[Path] = (), judges: Judges | None = None, *, recompute: bool = False
+) -> Iterator[Verdict]:
     """Check every result of an output tree, in the order of their folders.
 
     A result that disappears or is replaced while it is read, as `covct watch` does, is no defect.
@@ -99,15 +124,27 @@ def verify(out: Path, sources: Sequence[Path] = (), judges: Judges | None = None
         What was segmented; where given, every SEG is compared with the slices that it refers to.
     judges : Judges, optional
         None by default: covct's own eyes only.
+    recompute : bool
+        Derive every figure anew from masks and sources, and compare.
     """
-    known = _known(sources, out) if sources else None
+    rows = _rows(out / SUMMARY) if recompute else None
+    eyes = _Eyes(_known(sources, out) if sources else None, judges or Judges(), rows)
     seen: dict[str, tuple[str, ...]] = {}
     for folder in _result_folders(out):
-        look = _settled(folder, known, judges or Judges())
+        look = _settled(folder, eyes)
         if look:
             name = printable(f"{folder.parent.name}/{folder.name}")
             look.defects += _duplicates(name, look.objects, seen)
-            yield Verdict(name, look.status, tuple(look.defects), len(look.objects))
+            yield Verdict(name, look.status, tuple(look.defects), len(look.objects), look.figures)
+
+
+def _rows(table: Path) -> dict[str, dict[str, str]]:
+    """Rows of summary.csv by the folder of the result; none where it is missing."""
+    try:
+        with table.open(encoding="utf-8", newline="") as lines:
+            return {row["folder"]: row for row in csv.DictReader(lines) if row.get("folder")}
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return {}
 
 
 def _known(sources: Sequence[Path], out: Path) -> _Known:
@@ -137,7 +174,7 @@ def _folders(parent: Path) -> list[Path]:
         return [parent]
 
 
-def _settled(folder: Path, known: _Known | None, judges: Judges) -> _Look | None:
+def _settled(folder: Path, eyes: _Eyes) -> _Look | None:
     """A look during which nothing moved; None for a result that is gone."""
     look = None
     for _ in range(MOST_LOOKS):
@@ -145,7 +182,7 @@ def _settled(folder: Path, known: _Known | None, judges: Judges) -> _Look | None
         if before is None:
             return None
         try:
-            look = _look(folder, known, judges)
+            look = _look(folder, eyes)
         except OSError as error:
             look = _Look(defects=[Defect("no-outcome", f"the folder cannot be read ({error.strerror})")])
         except Exception as error:  # one result's trouble is not the others'
@@ -168,7 +205,8 @@ def _identity(folder: Path) -> tuple[Any, ...] | None:
     return here.st_ino, outcome.st_ino, outcome.st_mtime_ns
 
 
-def _look(folder: Path, known: _Known | None, judges: Judges) -> _Look:
+def _look(folder: Path, eyes: _Eyes) -> _Look:
+    known = eyes.known
     try:
         outcome = Outcome.read(folder / OUTCOME)
     except (OSError, DamagedDocument) as error:
@@ -186,8 +224,19 @@ def _look(folder: Path, known: _Known | None, judges: Judges) -> _Look:
         there = [name for name in outcome.files if (folder / name).is_file()]
         for format_, check in CHECKERS.items():
             look.defects += check(folder, FORMATS[format_].among(there), report, volumes)
-    look.defects += ask(judges, [path for path in paths if path.name in look.objects])
+        if eyes.rows is not None:
+            found, look.figures = _derived_anew(folder, there, outcome, eyes)
+            look.defects += found
+    look.defects += ask(eyes.judges, [path for path in paths if path.name in look.objects])
     return look
+
+
+def _derived_anew(folder: Path, there: list[str], outcome: Outcome, eyes: _Eyes) -> tuple[list[Defect], int]:
+    series, name = outcome.series_instance_uid, f"{folder.parent.name}/{folder.name}"
+    sources = SourceFiles({}, {}, [])
+    if known := eyes.known:
+        sources = SourceFiles(known.slices_of(series), known.by_series.get(series, {}), known.volumes.get(name, []))
+    return check_figures(folder, there, sources, (eyes.rows or {}).get(name))
 
 
 def _why_not(error: OSError | DamagedDocument) -> str:
