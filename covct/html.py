@@ -1,4 +1,6 @@
-"""Pages from the templates in `covct/templates`: each one self-contained file that runs and fetches nothing.
+"""Pages from the templates in `covct/templates`: each one self-contained file that fetches nothing.
+
+Where a page has a script, it is one of ours, and its policy lets no other run.
 
 Markup comes from the templates alone: Jinja2 escapes every value, whatever a header, a path or a message says. One
 base template, whose policy lets exactly the one stylesheet in, is under all of them.
@@ -59,6 +61,17 @@ def png_address(png: bytes) -> str:
 
 
 @cache
+def inline_script(name: str) -> dict[str, str]:
+    """A script of `covct/templates`, and the hash by which the page's policy lets it run; values for `render`."""
+    text = files("covct").joinpath("templates", name).read_text(encoding="utf-8")
+    return {"script": text, "script_sha256": _sha256(text)}
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+@cache
 def stylesheet() -> str:
     """The stylesheet of all pages: light, dark and printed."""
     return files("covct").joinpath("templates", "pages.css").read_text(encoding="utf-8")
@@ -81,7 +94,7 @@ def _environment(filters: tuple[Callable[..., Any], ...]) -> Environment:
         research_use=RESEARCH_USE,
         version=__version__,
         style=stylesheet(),
-        style_sha256=base64.b64encode(hashlib.sha256(stylesheet().encode()).digest()).decode(),
+        style_sha256=_sha256(stylesheet()),
     )
     environment.filters["thousands"] = "{:,}".format
     environment.filters["filled"] = lambda rows, markup: do_mark_safe(filled(rows, markup))

@@ -20,8 +20,8 @@ class Format:
     what : str
         For the docs.
     files : dict of str to str
-        Its files in the folder of a result, each with its name on the page. "*" stands for a number of four digits:
-        as many files as it takes.
+        Its files in the folder of a result, each with its name on the page; an empty one is no link there. "*" stands
+        for a number of four digits: as many files as it takes.
     default : bool
         Written where nothing else is asked for.
     needs : tuple of str
@@ -84,7 +84,9 @@ FORMATS = {
         stands_in=True,
     ),
     "png": Format("a montage to look at", {"overlay.png": "picture"}, default=True),
-    "page": Format("a page to look through the slices", {"study.html": "study page"}, default=True),
+    "page": Format(
+        "a page to look through the slices", {"study.html": "study page", "thumbnail.jpg": ""}, default=True
+    ),
 }
 DICOM_FORMATS = tuple(name for name, one in FORMATS.items() if one.series_number)
 SEG_TYPES = ("binary", "labelmap", "fractional")

@@ -6,12 +6,12 @@ import fnmatch
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import groupby
 from urllib.parse import quote
 
-from covct.html import render
+from covct.html import inline_script, render
 from covct.outputs import FORMATS
 from covct.results.amounts import Interval, amount, from_to, percent
 from covct.results.entries import STATUSES, Entry, one_line
@@ -19,11 +19,13 @@ from covct.terms import FIGURES, MILLILITRE, NOTHING_FOUND, VALID_FOR
 
 WITH_PICTURE = 500  # more thumbnails than that no browser scrolls and nobody looks at
 OPEN_GROUP = 25  # larger groups of rejected series are folded: a night has hundreds of localizers
-OVERLAY, STUDY = FORMATS["png"].file, FORMATS["page"].file
+OVERLAY, (STUDY, THUMBNAIL) = FORMATS["png"].file, FORMATS["page"].files
 
 
 def as_html(entries: Iterable[Entry], written: datetime) -> str:
-    """The page of the night: self-contained, without scripts; pictures are linked relative to OUT.
+    """The page of the nights, the last one first: self-contained; pictures are linked relative to OUT.
+
+    Its script searches, filters and sorts the rows; without it they are all there.
 
     Parameters
     ----------
@@ -33,7 +35,9 @@ def as_html(entries: Iterable[Entry], written: datetime) -> str:
     """
     entries = list(entries)
     by_status = {status: [entry for entry in entries if entry.status == status] for status in STATUSES}
-    done, times = by_status["done"], sorted(entry.finished for entry in entries if entry.finished)
+    times = sorted(entry.finished for entry in entries if entry.finished)
+    nights = _by_night(by_status["done"], written)
+    night, done = nights[0] if nights else ("", [])
     return render(
         "night.html",
         *_FILTERS,
@@ -42,14 +46,36 @@ def as_html(entries: Iterable[Entry], written: datetime) -> str:
         last=times[-1] if times else None,
         total=len(entries),
         by_status=by_status,
-        tally=_tally(done),
+        tally=_tally(by_status["done"]),
+        night=night,
+        earlier=nights[1:],
         pictured=done[:WITH_PICTURE],
         compact=done[WITH_PICTURE:],
         rejected=_by_reason(by_status["rejected"]),
         open_group=OPEN_GROUP,
-        overlay=OVERLAY,
         study=STUDY,
+        **inline_script("night.js"),
     )
+
+
+def _by_night(done: list[Entry], written: datetime) -> list[tuple[str, list[Entry]]]:
+    """Date on which each night began, in the local time of `written`, and its series in their order; the last first.
+
+    A night is from noon to noon. Of what does not say when it was finished the date is empty, and it comes last.
+    """
+    nights: dict[str, list[Entry]] = {}
+    for entry in done:
+        nights.setdefault(_night(entry.finished, written), []).append(entry)
+    return sorted(nights.items(), reverse=True)
+
+
+def _night(finished: str, written: datetime) -> str:
+    try:
+        moment = datetime.fromisoformat(finished)
+    except ValueError:
+        return ""
+    local = moment.astimezone(written.tzinfo) if moment.tzinfo and written.tzinfo else moment
+    return f"{local - timedelta(hours=12):%Y-%m-%d}"
 
 
 def _tally(done: list[Entry]) -> list[tuple[int | None, str, int]]:
@@ -78,12 +104,28 @@ def _volumes(entry: Entry) -> list[tuple[str, str]]:
     return [(figure.label, amount(entry.figure(figure.name), figure.unit)) for figure in FIGURES if figure.label]
 
 
+def _facts(entry: Entry) -> tuple[str, ...]:
+    """What rows are filtered and sorted by."""
+    known = (entry.infection_percent, entry.severity_class, int(entry.low_confidence or False))
+    return (*("" if one is None else str(one) for one in known), str(len(entry.warnings)), entry.finished)
+
+
+def _pictures(entry: Entry) -> tuple[str, str]:
+    """Addresses of the small picture, and of what it leads to; empty where there are none."""
+    small, full = (
+        next((f"{_address(entry)}/{name}" for name in names if name in entry.files), "")
+        for names in ((THUMBNAIL, OVERLAY), (STUDY, OVERLAY))
+    )
+    return small, full or small
+
+
 def _in_brief(entry: Entry) -> tuple[str, ...]:
     """What a series without a picture shows of itself."""
     sides = (entry.figure("infection_percent", side) for side in ("right_lung", "left_lung"))
     volumes = (amount(entry.figure(name), MILLILITRE) for name in ("volume_ml", "infection_ml"))
     share = (percent(entry.infection_percent, entry.percent_interval), from_to(entry.percent_interval))
-    return (*share, *map(percent, sides), str(entry.severity_class or "-"), *volumes, _name(entry))
+    named = (_name(entry), _time(entry.finished))
+    return (*share, *map(percent, sides), str(entry.severity_class or "-"), *volumes, *named)
 
 
 def _identity(entry: Entry) -> list[tuple[str, str]]:
@@ -128,7 +170,7 @@ def _linked(files: tuple[str, ...]) -> list[tuple[str, str]]:
     for one in FORMATS.values():
         labels |= one.files
     for pattern, label in labels.items():
-        if found := fnmatch.filter(files, pattern):
+        if label and (found := fnmatch.filter(files, pattern)):
             links.append((quote(min(found)), f"{label} 1 of {len(found)}" if "*" in pattern else label))
     return links
 
@@ -159,6 +201,6 @@ def _short(text: str, limit: int = 400) -> str:
 
 
 _FILTERS = (
-    _shares, _volumes, _in_brief, _identity, _name, _warnings, _links, _address,
+    _facts, _pictures, _shares, _volumes, _in_brief, _identity, _name, _warnings, _links, _address,
     _bar_length, percent, from_to, _time, _short,
 )  # fmt: skip

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Iterable
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
-from covct.html import render
+from covct.html import inline_script, render
 from covct.pipeline.series import Result
 from covct.results.amounts import amount, from_to, number, percent
 from covct.results.study_pictures import HU_A_GREY, LOWEST_HU, Encoding, Picture, fitting, pictures
@@ -46,14 +43,8 @@ def study_page(result: Result) -> str:
         scan=_for_script(scan, drawn, first, encoding),
         first_slice=_as_scripts([(first, drawn[first])]),
         later_slices=_as_scripts((index, one) for index, one in enumerate(drawn) if index != first),
-        script=_script(),
-        script_sha256=base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
+        **inline_script("study.js"),
     )
-
-
-@cache
-def _script() -> str:
-    return files("covct").joinpath("templates", "study.js").read_text(encoding="utf-8")
 
 
 def _first(drawn: list[Picture]) -> int:

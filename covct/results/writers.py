@@ -64,10 +64,14 @@ def write_png(result: Result, folder: Path, outputs: Outputs) -> None:
 
 
 def write_study_page(result: Result, folder: Path, outputs: Outputs) -> None:
-    """The page to look through the slices."""
+    """The page to look through the slices, and what stands for it on the page of all results."""
     from covct.results.study_page import study_page  # Jinja2 and OpenCV; not needed to write the rest
+    from covct.voxels.overlay import write_thumbnail
 
-    (folder / FORMATS["page"].file).write_text(study_page(result), encoding="utf-8")
+    page, thumbnail = FORMATS["page"].files
+    (folder / page).write_text(study_page(result), encoding="utf-8")
+    volume, masks = result.scan.working, result.masks
+    write_thumbnail(folder / thumbnail, volume.array, masks.lungs, masks.infection, spacing_mm(volume)[1:])
 
 
 def _caption(report: dict[str, Any]) -> list[str]:

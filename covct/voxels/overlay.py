@@ -29,6 +29,7 @@ WIDTH = 1600
 MARGIN = 20
 GAP = 8
 PER_ROW = 4
+THUMBNAIL_WIDTH, THUMBNAIL_TILES, THUMBNAIL_BYTES = 480, 8, 40_000  # shown half as wide: sharp on any screen
 LARGEST_TILE = 776  # two fill a row; a lone slice is not blown up further
 
 
@@ -76,14 +77,33 @@ def montage(
     (rows, columns, 3) uint8
         RGB, 1600 columns. All slices show the same square of the patient, at the same scale.
     """
+    grid, pixels_per_mm = _grid(hu, lungs, infection, pixel_spacing_mm, tiles)
+    return np.concatenate([_header(caption_lines), grid, _footer(pixels_per_mm)])
+
+
+def write_thumbnail(
+    path: Path, hu: np.ndarray, lungs: Slices, infection: Slices, pixel_spacing_mm: tuple[float, float]
+) -> None:
+    """Write the slices of the `montage`, without words, as a JPEG of at most THUMBNAIL_BYTES; parameters as there."""
+    grid, _ = _grid(hu, lungs, infection, pixel_spacing_mm, THUMBNAIL_TILES)
+    rows = round(len(grid) * THUMBNAIL_WIDTH / WIDTH)
+    small = cv2.resize(grid[:, :, ::-1], (THUMBNAIL_WIDTH, rows), interpolation=cv2.INTER_AREA)
+    for quality in (85, 70, 50, 30, 10):
+        jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+        if len(jpeg) <= THUMBNAIL_BYTES:
+            break
+    path.write_bytes(jpeg)
+
+
+def _grid(
+    hu: np.ndarray, lungs: Slices, infection: Slices, pixel_spacing_mm: tuple[float, float], tiles: int
+) -> tuple[np.ndarray, float]:
+    """(rows, columns, 3) uint8 RGB, and its scale in pixels a mm."""
     chosen = choose_slices(lungs, infection, tiles)
     view = lung_field_of_view(lungs, pixel_spacing_mm)
     per_row = min(PER_ROW, len(chosen))
     side = min(LARGEST_TILE, (WIDTH - 2 * MARGIN - (per_row - 1) * GAP) // per_row)
     left = (WIDTH - per_row * side - (per_row - 1) * GAP) // 2
-
-    header = _header(caption_lines)
-    footer = _footer(side / (view.width * pixel_spacing_mm[1]))
     grid_rows = -(-len(chosen) // per_row)
     grid = _blank(grid_rows * side + (grid_rows - 1) * GAP)
     for place, index in enumerate(chosen):
@@ -92,7 +112,7 @@ def montage(
         tile = draw_slice(hu[index], lungs[index], infection[index], view, side)
         _annotate(tile, f"slice {index + 1}/{len(hu)}")
         grid[top : top + side, start : start + side] = tile
-    return np.concatenate([header, grid, footer])
+    return grid, side / (view.width * pixel_spacing_mm[1])
 
 
 def choose_slices(lungs: Slices, infection: Slices, tiles: int = 12) -> list[int]:
