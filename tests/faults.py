@@ -31,6 +31,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -178,10 +179,13 @@ class Bench:
     def _become(self, scenario: Scenario, fault: Fault | None, name: str) -> None:
         from covct import cli
         from covct.commands import scan
+        from covct.unattended import one_series
         from support.thresholds import make_networks
 
         networks = make_networks()
         scan.networks_of = lambda *_: lambda: networks  # type: ignore[assignment]
+        one_series.now = lambda: datetime(2026, 5, 4, tzinfo=UTC)  # what objects tell of their making
+        one_series.installation = lambda out: "one"
         sys.argv = ["covct", "scan", str(self.source), "--out", str(self.out), "--weights", str(self.weights)]
         sys.argv += ["--formats", scenario.formats, "--json"]
         if fault and self.shim:

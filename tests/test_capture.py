@@ -28,6 +28,7 @@ from support.chests import SMALL
 from support.cuts import CUTS, points_in_seg, write_cut
 from support.example_report import example_report
 from support.multiframe import write_enhanced, write_legacy_converted
+from support.objects import MAKING
 from support.running import read_json, tool
 
 pytestmark = pytest.mark.slow
@@ -53,7 +54,7 @@ def load(phantom, folder, **how) -> tuple[Scan, Masks]:
 
 
 def draw(scan, masks, report=None, captures="all"):
-    return list(capture.captures(scan, masks, report or example_report(), KEY, Outputs(captures=captures)))
+    return list(capture.captures(scan, masks, report or example_report(), KEY, Outputs(captures=captures), MAKING))
 
 
 def points(dataset, pixels):
@@ -329,7 +330,7 @@ def test_no_more_than_a_few_pictures_are_in_memory_at_once(phantom, tmp_path):
     scan, masks = load(phantom, tmp_path)
     size = len(draw(scan, masks)[0].PixelData)
     tracemalloc.start()
-    for _ in capture.captures(scan, masks, example_report(), KEY, Outputs(captures="all")):
+    for _ in capture.captures(scan, masks, example_report(), KEY, Outputs(captures="all"), MAKING):
         pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

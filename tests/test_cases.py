@@ -21,6 +21,7 @@ from covct.intake.nifti import write_nifti
 from covct.intake.volume_file import read_volume
 from support.chests import chest, corrected, equalised, fake_restore, published, save, save_pair, save_slices, windowed
 from support.labelled import find_cases
+from support.objects import MAKING
 
 
 def test_the_published_table_is_read_with_another_machine_s_paths(tmp_path):
@@ -295,6 +296,7 @@ def segmented(phantom, tmp_path):
             "key",
             {task: {"sha256": "0" * 64, "threshold": 0.5} for task in ("lungs", "infection")},
             Outputs(seg_type=seg_type),
+            MAKING,
         )
         return path
 

@@ -22,6 +22,7 @@ from covct.pipeline.series import Clock, process
 from covct.results.check_dicom import check_objects
 from covct.results.dicom3tools import errors_of
 from covct.results.writers import WRITERS
+from support.objects import MAKING
 from support.running import tool
 from support.thresholds import make_networks
 
@@ -155,7 +156,7 @@ def written(result, spoiled, folder):
     scan = replace(result.scan, headers=(spoiled, *result.scan.headers[1:]))
     report = {**result.report, "source": {**result.report["source"], "filled": filled(scan.headers)}}
     for format_ in OUTPUTS.formats:
-        WRITERS[format_](replace(result, scan=scan, report=report), folder, OUTPUTS)
+        WRITERS[format_](replace(result, scan=scan, report=report), folder, OUTPUTS, MAKING)
     paths = sorted(folder.glob("*.dcm"))
     run = {"device": asdict(result.device), "timings_s": {}, "peak_memory_mib": None}
     whole = finished(report, run, None)

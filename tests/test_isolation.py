@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import fuzz
 from covct.intake.nifti import write_nifti
 from covct.outputs import Outputs
 from covct.phantom.dicom import write_dicom_series
-from covct.unattended import batch
+from covct.unattended import batch, one_series
 from support.checkout import SHARED
 from support.odd import ODD
 from support.thresholds import make_networks, make_weights
@@ -25,6 +26,7 @@ OF_THE_MOMENT = {
     "run",
     "seconds",
     "finished",
+    "moments",
     "report.json",
     "patient",
 }  # the last two: hashes
@@ -48,7 +50,10 @@ def bench(phantom, tmp_path_factory):
 
 def scan(sources, out, here):
     order = batch.Order(tuple(sources), out, here / "weights", Outputs(("seg", "sr", "nifti")))
-    return batch.scan(order, make_networks, lambda event: None)
+    with pytest.MonkeyPatch.context() as patch:  # another tree, another moment: dates and device of the objects
+        patch.setattr(one_series, "now", lambda: datetime(2026, 5, 4, tzinfo=UTC))
+        patch.setattr(one_series, "installation", lambda out: "one")
+        return batch.scan(order, make_networks, lambda event: None)
 
 
 def results(out: Path) -> dict[str, object]:

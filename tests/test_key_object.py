@@ -15,7 +15,7 @@ from covct.intake.load_dicom import load_dicom
 from covct.phantom.dicom import write_dicom_series
 from covct.pipeline.series import Clock, process
 from support.line import segment
-from support.objects import KO, as_multi_frame, evidence, items, judge, without_infection
+from support.objects import KO, MAKING, as_multi_frame, evidence, items, judge, without_infection
 from support.running import read_json
 
 pytestmark = pytest.mark.slow
@@ -131,9 +131,9 @@ def test_multi_frame_source_is_referred_to_by_frame(clean, series_folder, tmp_pa
     choice = choose(list(discover([series_folder]).series), check_headers)
     result = process(choice, lambda: networks, "0" * 64, Clock())
     single, multi = tmp_path / "single.dcm", tmp_path / "multi.dcm"
-    write_key_object(single, result.scan, result.masks, "0" * 64)
+    write_key_object(single, result.scan, result.masks, "0" * 64, MAKING)
     scan = as_multi_frame(result.scan)
-    write_key_object(multi, scan, result.masks, "0" * 64)
+    write_key_object(multi, scan, result.masks, "0" * 64, MAKING)
     place = {header.SOPInstanceUID: index for index, header in enumerate(result.scan.headers)}
     expected = [scan.frames[place[uid]] for uid, _ in references(single)]
     [(uid, frames)] = references(multi)
@@ -147,7 +147,7 @@ def test_one_infected_slice_is_one_reference(series_folder, tmp_path, networks):
     result = process(choice, lambda: networks, "0" * 64, Clock())
     infection = np.zeros(result.masks.infection.shape, bool)
     infection[12] = result.masks.lungs[12] > 0
-    write_key_object(tmp_path / KO, result.scan, replace(result.masks, infection=infection), "0" * 64)
+    write_key_object(tmp_path / KO, result.scan, replace(result.masks, infection=infection), "0" * 64, MAKING)
     [(uid, _)] = references(tmp_path / KO)
     marked = result.scan.to_source(infection).array.any((1, 2))
     assert uid == result.scan.headers[int(marked.argmax())].SOPInstanceUID

@@ -34,6 +34,7 @@ from support.cost import cost
 from support.cuts import points_in_seg
 from support.encodings import deflated
 from support.multiframe import write_enhanced
+from support.objects import MAKING
 from support.running import read_json
 from support.series import change
 from support.thresholds import make_networks
@@ -149,7 +150,7 @@ def as_highdicom_would(scan, masks, outputs):
 @pytest.mark.parametrize("all_frames", [False, True])
 def test_seg_written_frame_by_frame_is_the_one_written_at_once(scan, coarse, seg_type, all_frames, tmp_path):
     masks, outputs = masks_of(coarse), Outputs(seg_type=seg_type, all_frames=all_frames)
-    write_seg(tmp_path / "seg.dcm", scan, masks, "key", NETWORKS, outputs)
+    write_seg(tmp_path / "seg.dcm", scan, masks, "key", NETWORKS, outputs, MAKING)
     as_highdicom_would(scan, masks, outputs).save_as(tmp_path / "theirs.dcm")
     ours, theirs = (pydicom.dcmread(tmp_path / name) for name in ("seg.dcm", "theirs.dcm"))
     assert {header.Rows for header in scan.headers} == {scan.volume.shape[1]}, "the source's headers are as they were"
@@ -173,7 +174,7 @@ def test_seg_of_odd_slices_is_whole(seg_type, infected, phantom, tmp_path):
     infection = phantom.infection[:, :127, :101] & infected
     labels = packed(lungs, infection)
     masks = replace(masks_of(phantom), lungs=labels.lungs, infection=labels.infection)
-    write_seg(tmp_path / "seg.dcm", scan, masks, "key", NETWORKS, Outputs(seg_type=seg_type))
+    write_seg(tmp_path / "seg.dcm", scan, masks, "key", NETWORKS, Outputs(seg_type=seg_type), MAKING)
     ours = pydicom.dcmread(tmp_path / "seg.dcm")
     theirs = as_highdicom_would(scan, masks, Outputs(seg_type=seg_type))
     np.testing.assert_array_equal(ours.pixel_array, theirs.pixel_array)
@@ -188,7 +189,7 @@ def test_slices_shifted_sideways_keep_their_own_frames(phantom, series_folder, t
     places = [[float(v) for v in pydicom.dcmread(path).ImagePositionPatient] for path in paths]
     change(series_folder, ImagePositionPatient=lambda i: [places[i][0] + shifts[i], *places[i][1:]])
     scan, masks = load_dicom(discover([series_folder]).series[0]), masks_of(phantom)
-    write_seg(tmp_path / "seg.dcm", scan, masks, "key", NETWORKS, Outputs())
+    write_seg(tmp_path / "seg.dcm", scan, masks, "key", NETWORKS, Outputs(), MAKING)
     points = points_in_seg(tmp_path / "seg.dcm", 1)
     rows, columns = np.nonzero(phantom.lungs[15] == 1)
     across, down, (x, y, z) = phantom.volume.spacing[2], phantom.volume.spacing[1], places[15]
@@ -217,7 +218,7 @@ def test_masks_and_seg_of_a_large_series_need_a_fraction_of_its_voxels(phantom, 
     affine = np.array([[0, 0, 0.7, 0], [0, 0.7, 0, 0], [-5.0, 0, 0, 0], [0, 0, 0, 1]])
     volume = hd.Volume(np.broadcast_to(np.int16(-800), (60, 512, 512)), affine, "PATIENT")
     write_seg(
-        tmp_path / "first.dcm", small, masks_of(phantom), "key", NETWORKS, Outputs()
+        tmp_path / "first.dcm", small, masks_of(phantom), "key", NETWORKS, Outputs(), MAKING
     )  # highdicom reads its tables
     scan = replace(small, volume=volume, headers=tuple(_placed(small.headers[0], volume, i) for i in range(60)))
     tracemalloc.start()
@@ -227,7 +228,13 @@ def test_masks_and_seg_of_a_large_series_need_a_fraction_of_its_voxels(phantom, 
             labels[index] = one
         found = components(lambda i: labels.lungs[i] > 0, 60)
         write_seg(
-            tmp_path / "seg.dcm", scan, Masks(labels.lungs, labels.infection, None, None), "key", NETWORKS, Outputs()
+            tmp_path / "seg.dcm",
+            scan,
+            Masks(labels.lungs, labels.infection, None, None),
+            "key",
+            NETWORKS,
+            Outputs(),
+            MAKING,
         )
         peak = tracemalloc.get_traced_memory()[1]
     finally:

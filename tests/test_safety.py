@@ -651,7 +651,7 @@ def test_weights_that_are_a_fifo_do_not_hang(weights):
 INHERITED = {
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientAge", "StudyDate", "StudyTime",
     "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName", "DeidentificationMethod",
-    "PositionReferenceIndicator", "Manufacturer", "SoftwareVersions", "ContentDate",
+    "PositionReferenceIndicator", "Manufacturer", "SoftwareVersions",
     "InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "StationName", "DeviceSerialNumber",
     "ManufacturerModelName",
 }  # fmt: skip

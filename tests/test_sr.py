@@ -23,7 +23,7 @@ from covct.networks.network import Device, Network, Networks
 from covct.outputs import SEG_TYPES, Outputs, formats_for
 from covct.phantom.dicom import write_dicom_series
 from support import line
-from support.objects import KO, SEG, SR, as_multi_frame, evidence, items, judge, without_infection
+from support.objects import KO, MAKING, SEG, SR, as_multi_frame, evidence, items, judge, without_infection
 from support.running import read_json, tool
 from support.thresholds import call_infection, call_lungs, threshold_card
 
@@ -288,7 +288,7 @@ def test_nothing_that_holds(seg_type, series_folder, tmp_path, weights, networks
     report["severity"]["class"] = None
     report["regions"] = {name: dict.fromkeys(region) for name, region in report["regions"].items()}
     scan = load_dicom(discover([series_folder]).series[0])
-    write_sr(tmp_path / SR, scan, report, report["work_key"], Outputs(ALL, seg_type))
+    write_sr(tmp_path / SR, scan, report, report["work_key"], Outputs(ALL, seg_type), MAKING)
     assert judge(tmp_path / SR) == (0, [])
     for group in groups(tmp_path).values():
         assert figures(group) == {}
@@ -373,7 +373,7 @@ def test_multi_frame_source_is_one_instance(series_folder, tmp_path, weights, ne
     folder = segment(series_folder, tmp_path / "out", weights, networks)
     report = read_json(folder / "report.json")
     scan = as_multi_frame(load_dicom(discover([series_folder]).series[0]))
-    write_sr(tmp_path / SR, scan, report, report["work_key"], Outputs(ALL))
+    write_sr(tmp_path / SR, scan, report, report["work_key"], Outputs(ALL), MAKING)
     document = pydicom.dcmread(tmp_path / SR)
     assert scan.headers[0].SOPInstanceUID in evidence(document)
     assert len(evidence(document)) == 2, "the source and the SEG"

@@ -28,6 +28,7 @@ from pydicom.valuerep import DSfloat
 from covct import RESEARCH_USE, __version__
 from covct.dicom.evidence import (
     SERIES_NUMBERS,
+    Making,
     code,
     contributing_equipment,
     encodable,
@@ -86,7 +87,9 @@ class Sheet:
     footer: np.ndarray
 
 
-def captures(scan: Scan, masks: Masks, report: dict[str, Any], key: str, outputs: Outputs) -> Iterator[pydicom.Dataset]:
+def captures(
+    scan: Scan, masks: Masks, report: dict[str, Any], key: str, outputs: Outputs, making: Making
+) -> Iterator[pydicom.Dataset]:
     """Secondary captures of a result, one at a time: a series of 1500 slices is never in memory in colour.
 
     Parameters
@@ -116,7 +119,7 @@ def captures(scan: Scan, masks: Masks, report: dict[str, Any], key: str, outputs
         slice_ = _drawn(volume.array[index], masks.lungs[index], masks.infection[index], sheet)
         header = _labelled(sheet, _slice_label(scan, index, source))
         picture = np.concatenate([header, slice_, sheet.footer])
-        dataset = _instance(picture, scan, key, number, bool(report["source"]["lossy"]))
+        dataset = _instance(picture, scan, key, number, bool(report["source"]["lossy"]), making)
         _add_plane(dataset, scan, index, source, sheet)
         _add_references(dataset, scan, range(scan.volume.shape[0]) if source is None else (source,))
         yield dataset
@@ -266,7 +269,7 @@ def _fitted(one: np.ndarray, sheet: Sheet) -> np.ndarray:
     return resized
 
 
-def _instance(picture: np.ndarray, scan: Scan, key: str, number: int, lossy: bool) -> pydicom.Dataset:
+def _instance(picture: np.ndarray, scan: Scan, key: str, number: int, lossy: bool, making: Making) -> pydicom.Dataset:
     """A picture (rows, columns, 3) as an instance of the source's study, without its place in the patient."""
     first = scan.headers[0]
     dataset = hd.sc.SCImage(
@@ -303,7 +306,7 @@ def _instance(picture: np.ndarray, scan: Scan, key: str, number: int, lossy: boo
     for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
         if lossy and first.get(keyword):
             setattr(dataset, keyword, first.get(keyword))
-    finish(dataset, first, key)
+    finish(dataset, first, key, making)
     return dataset
 
 

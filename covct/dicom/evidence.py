@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import highdicom as hd
@@ -15,17 +18,34 @@ from pydicom.uid import UID, CTImageStorage, generate_uid
 from covct import RESEARCH_USE, __version__
 from covct.dicom.inherited import TYPE_2, Valid, can_be_written, copied, leave_out
 from covct.dicom.orientation import snapped
-from covct.dicom.valid import follows, is_uid
+from covct.dicom.valid import is_uid
 from covct.outputs import FORMATS
 from covct.terms import ARTIFICIAL_INTELLIGENCE, DEVICE, PROCESSING_EQUIPMENT, CodedTerm
 
 OF_FRAMES = (0x00280008, 0x52009229, 0x52009230)  # what makes the library take an image for a multi-frame one
 CHARACTER_SET = Tag("SpecificCharacterSet")
 MANUFACTURER = "covct"
-# When an object was made; none of it is required.
-OF_THE_MAKING = ("InstanceCreationDate", "InstanceCreationTime", "DateOfSecondaryCapture", "TimeOfSecondaryCapture")
+# Attributes with Date and Time that tell when an object was made; SecondaryCapture of those that have it.
+OF_THE_MAKING = ("Content", "Series", "InstanceCreation")
+OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")  # Timezone Offset From UTC (0008,0201)
 # Series numbers far above a scanner's, one a kind of object, so that they sort last and together.
 SERIES_NUMBERS = {name: one.series_number for name, one in FORMATS.items() if one.series_number}
+
+
+@dataclass(frozen=True)
+class Making:
+    """When and where a result was computed: what its objects tell of their making.
+
+    Attributes
+    ----------
+    computed : datetime
+        The first time, with an offset from UTC. Computed again, a result keeps it, and so its objects their bytes.
+    installation : str
+        Stands for the installation; says nothing of it.
+    """
+
+    computed: datetime
+    installation: str
 
 
 def equipment() -> dict[str, str]:
@@ -83,12 +103,15 @@ def contributing_equipment() -> list[hd.ContributingEquipment]:
     ]
 
 
-def device_observer() -> hd.sr.ObserverContext:
-    """covct as the observer of a document (TID 1004); its name, which viewers show on top, says research use only."""
+def device_observer(making: Making) -> hd.sr.ObserverContext:
+    """covct as the observer of a document (TID 1004); its name, which viewers show on top, says research use only.
+
+    Its UID is that of the installation: two hospitals' are two devices.
+    """
     return hd.sr.ObserverContext(
         observer_type=code(DEVICE),
         observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
-            uid=generate_uid(entropy_srcs=["covct device", __version__]),
+            uid=generate_uid(entropy_srcs=["covct device", making.installation]),
             name=f"covct {__version__}. {RESEARCH_USE}",
             manufacturer_name=MANUFACTURER,
             model_name=MANUFACTURER,
@@ -96,40 +119,40 @@ def device_observer() -> hd.sr.ObserverContext:
     )
 
 
-def finish(dataset: pydicom.Dataset, source: pydicom.Dataset, key: str) -> None:
-    """Mark an object as research, and make it the same bytes whenever it is made.
+def finish(dataset: pydicom.Dataset, source: pydicom.Dataset, key: str, making: Making) -> None:
+    """Mark an object as research, date it, and make it the same bytes whenever it is made again.
 
     The SOP Instance UID derives from the work key, so a redo must be the same object and not another one under its
-    UID: PACS keep the first they got, and compare. So nothing in it tells of the time or of the host of its making:
-    that stands in outcome.json and in the report's `run`. Content Date and Time, which objects must have, are those
-    of the source, whose content it is (see `source_moment`); dates of creation, capture and contribution (type 3) are
-    left out; UIDs that the library draws at random derive from the key.
+    UID: PACS keep the first they got, and compare. So its dates are those of the first computation, which the outcome
+    keeps, and UIDs that the library draws at random derive from the key.
     """
     mark_as_research(dataset)
-    if "ContentDate" in dataset:
-        dataset.ContentDate, dataset.ContentTime = source_moment(source)
-    for keyword in OF_THE_MAKING:
-        if keyword in dataset:
-            delattr(dataset, keyword)
-    for item in dataset.get("ContributingEquipmentSequence", []):
-        if "ContributionDateTime" in item:
-            del item.ContributionDateTime
+    _date(dataset, source, making.computed)
     if "DimensionOrganizationSequence" in dataset:
         uid = generate_uid(entropy_srcs=[key, "dimension-organization"])
         for item in (*dataset.DimensionOrganizationSequence, *dataset.get("DimensionIndexSequence", [])):
             item.DimensionOrganizationUID = uid
 
 
-def source_moment(source: pydicom.Dataset) -> tuple[str, str]:
-    """Date and time (DA, TM) of a source header: of its content, else its acquisition, series or study.
+def _date(dataset: pydicom.Dataset, source: pydicom.Dataset, computed: datetime) -> None:
+    """Content, series and instance are as old as their computation (PS3.3 C.7.3.1, C.12.1, C.17.2), not as the scan.
 
-    1900-01-01 where it has none, as some de-identified series: what nobody takes for a scan's.
+    Dates in an object are of one time zone: of the source's, where it names one, which is named here too then; else
+    local, as a scanner's.
     """
-    for of in ("Content", "Acquisition", "Series", "Study"):
-        day, time = (str(source.get(f"{of}{part}") or "").strip() for part in ("Date", "Time"))
-        if day and follows("DA", day):
-            return day, time if time and follows("TM", time) else "000000"
-    return "19000101", "000000"
+    offset = str(source.get("TimezoneOffsetFromUTC") or "").strip()
+    if OFFSET.fullmatch(offset):
+        computed = computed.astimezone(datetime.strptime(offset, "%z").tzinfo)
+        dataset.TimezoneOffsetFromUTC = offset
+    day, time = computed.strftime("%Y%m%d"), computed.strftime("%H%M%S")
+    for of in OF_THE_MAKING:
+        setattr(dataset, f"{of}Date", day)
+        setattr(dataset, f"{of}Time", time)
+    if "DateOfSecondaryCapture" in dataset:
+        dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = day, time
+    for item in dataset.get("ContributingEquipmentSequence", []):
+        if item.PurposeOfReferenceCodeSequence[0].CodeValue == PROCESSING_EQUIPMENT.value:
+            item.ContributionDateTime = computed.strftime("%Y%m%d%H%M%S%z")
 
 
 LABEL_MAP_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")  # Label Map Segmentation Storage

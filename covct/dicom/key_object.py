@@ -11,6 +11,7 @@ import numpy as np
 from covct import RESEARCH_USE, __version__
 from covct.dicom.evidence import (
     SERIES_NUMBERS,
+    Making,
     code,
     contributing_equipment,
     device_observer,
@@ -28,7 +29,7 @@ MOST_SLICES = 5
 APART_MM = 15.0  # neighbours of thin slices show the same lesion five times
 
 
-def write_key_object(path: Path, scan: Scan, masks: Masks, key: str) -> None:
+def write_key_object(path: Path, scan: Scan, masks: Masks, key: str, making: Making) -> None:
     """Write a selection "Of Interest" (PS3.16 TID 2010) of the slices with most infection, most first.
 
     A clean lung has no such slice, and a selection cannot be empty: it then shows the slice with most lung, and its
@@ -54,7 +55,7 @@ def write_key_object(path: Path, scan: Scan, masks: Masks, key: str) -> None:
     content = hd.ko.KeyObjectSelection(
         document_title=code(OF_INTEREST),
         referenced_objects=instances,
-        observer_device_context=device_observer(),
+        observer_device_context=device_observer(making),
         description=f"{description} {RESEARCH_USE}",
     )
     if scan.frames:
@@ -75,7 +76,7 @@ def write_key_object(path: Path, scan: Scan, masks: Masks, key: str) -> None:
         )
         # As the SEG and the SR have it from the library, of the first slice: others may say something else.
         document.copy_patient_and_study_information(identified(scan.headers[:1])[0])
-    finish(document, scan.headers[0], key)
+    finish(document, scan.headers[0], key, making)
     document.save_as(path)
 
 

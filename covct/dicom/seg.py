@@ -22,6 +22,7 @@ from covct import RESEARCH_USE, __version__
 from covct.dicom.colour import cielab
 from covct.dicom.evidence import (
     SERIES_NUMBERS,
+    Making,
     algorithm,
     code,
     contributing_equipment,
@@ -62,7 +63,9 @@ class Content:
     overlap: str
 
 
-def write_seg(path: Path, scan: Scan, masks: Masks, key: str, networks: dict[str, Any], outputs: Outputs) -> None:
+def write_seg(
+    path: Path, scan: Scan, masks: Masks, key: str, networks: dict[str, Any], outputs: Outputs, making: Making
+) -> None:
     """Write a segmentation with right lung, left lung and infection.
 
     Parameters
@@ -109,7 +112,7 @@ def write_seg(path: Path, scan: Scan, masks: Masks, key: str, networks: dict[str
     places = _places(segmentation, sources, len(content.layers))
     if scan.frames:
         _renumber(segmentation, scan.frames)
-    finish(segmentation, scan.headers[0], key)
+    finish(segmentation, scan.headers[0], key, making)
     segmentation.file_meta.TransferSyntaxUID = content.syntax
     segmentation.SegmentsOverlap = content.overlap
     segmentation.DimensionOrganizationType = "3D"  # parallel planes (PS3.3 C.7.6.17)

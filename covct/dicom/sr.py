@@ -17,6 +17,7 @@ from covct.dicom.evidence import (
     LABEL_MAP_STORAGE,
     MANUFACTURER,
     SERIES_NUMBERS,
+    Making,
     code,
     contributing_equipment,
     device_observer,
@@ -89,7 +90,7 @@ class Group:
     segment: int | None = None
 
 
-def write_sr(path: Path, scan: Scan, report: dict[str, Any], key: str, outputs: Outputs) -> None:
+def write_sr(path: Path, scan: Scan, report: dict[str, Any], key: str, outputs: Outputs, making: Making) -> None:
     """Write the report's figures as an Imaging Measurement Report (PS3.16 TID 1500; Comprehensive 3D SR).
 
     Parameters
@@ -111,7 +112,7 @@ def write_sr(path: Path, scan: Scan, report: dict[str, Any], key: str, outputs: 
     """
     sources = identified(scan.headers)
     algorithm = _algorithm(report["networks"])
-    context = hd.sr.ObservationContext(observer_device_context=device_observer())
+    context = hd.sr.ObservationContext(observer_device_context=device_observer(making))
     groups = [_encoded(group, sources[0], report, key, outputs, algorithm) for group in _groups(report, outputs)]
     groups[0][0].ContentSequence.extend(_remarks(report))
     content = hd.sr.MeasurementReport(
@@ -136,7 +137,7 @@ def write_sr(path: Path, scan: Scan, report: dict[str, Any], key: str, outputs: 
             **object_uids(key, "sr"),
             **equipment(),
         )
-    finish(document, scan.headers[0], key)
+    finish(document, scan.headers[0], key, making)
     document.save_as(path)
 
 

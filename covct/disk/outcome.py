@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,6 +16,7 @@ from covct.disk.documents import DamagedDocument, Document
 from covct.disk.places import OUTCOME, is_bare_name
 
 Status = Literal["done", "rejected", "failed"]
+MOMENTS_KEPT = 32  # of results of other settings, weights, slices
 
 
 def _bare_name(name: str) -> str:
@@ -59,6 +61,11 @@ class Outcome(Document):
         description="The same for the first result of these SOP Instance UIDs. Where `slices` differs, slices were "
         "replaced under their UIDs, and `slices` is part of the work key.",
     )
+    moments: dict[str, str] = Field(
+        {},
+        description="When each result of this series was first computed, by work key: local time with its offset from "
+        "UTC, ISO 8601. Computed again it keeps its moment, and so its DICOM objects their dates.",
+    )
     signatures: list[str] = Field(
         [],
         description="sha256 of sizes and times (in archives: of sizes and checksums) of files that hold these slices, "
@@ -87,6 +94,26 @@ def work_key(content: tuple[str, ...], settings: dict[str, Any], weights: dict[s
 def key_of_replaced(key: str, slices: str) -> str:
     """The work key of slices that are not those which this key's result was made of, though they have their UIDs."""
     return hashlib.sha256(f"{key} {slices}".encode()).hexdigest()
+
+
+def first_computed(before: Outcome | None, key: str, now: datetime) -> datetime:
+    """When the result of a work key was first computed: as the outcome `before` tells, else `now`."""
+    if before is None:
+        return now
+    told = before.moments.get(key) or (before.finished if before.is_of(key) and before.status == "done" else "")
+    try:
+        moment = datetime.fromisoformat(told)
+    except ValueError:
+        return now
+    return moment if moment.tzinfo and moment.year >= 2020 else now
+
+
+def with_moment(before: Outcome | None, key: str, moment: datetime | None) -> dict[str, str]:
+    """The moments of an outcome, with that of its own work key where it has a result."""
+    moments = dict(before.moments) if before else {}
+    if moment:
+        moments[key] = moment.isoformat()
+    return dict(list(moments.items())[-MOMENTS_KEPT:])
 
 
 def content_key(content: tuple[str, ...]) -> str:

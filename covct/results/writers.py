@@ -1,4 +1,4 @@
-"""A result to files. `WRITERS` maps a format's name in `outputs.FORMATS` to a function (Result, folder, Outputs)."""
+"""A result to files: `WRITERS` maps a format's name to a function (Result, folder, Outputs, Making)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from covct.dicom.capture import captures
+from covct.dicom.evidence import Making
 from covct.dicom.key_object import write_key_object
 from covct.dicom.seg import write_seg
 from covct.dicom.sr import write_sr
@@ -19,28 +20,27 @@ from covct.voxels.volume import spacing_mm
 REPORT_NAME = "report.json"
 
 
-def write_dicom_seg(result: Result, folder: Path, outputs: Outputs) -> None:
-    write_seg(
-        folder / FORMATS["seg"].file, result.scan, result.masks, result.work_key, result.report["networks"], outputs
-    )
+def write_dicom_seg(result: Result, folder: Path, outputs: Outputs, making: Making) -> None:
+    networks = result.report["networks"]
+    write_seg(folder / FORMATS["seg"].file, result.scan, result.masks, result.work_key, networks, outputs, making)
 
 
-def write_dicom_captures(result: Result, folder: Path, outputs: Outputs) -> None:
+def write_dicom_captures(result: Result, folder: Path, outputs: Outputs, making: Making) -> None:
     """One file a slice, each written before the next is drawn."""
-    drawn = captures(result.scan, result.masks, result.report, result.work_key, outputs)
+    drawn = captures(result.scan, result.masks, result.report, result.work_key, outputs, making)
     for number, capture in enumerate(drawn, start=1):
         capture.save_as(folder / FORMATS["sc"].name(number))
 
 
-def write_dicom_sr(result: Result, folder: Path, outputs: Outputs) -> None:
-    write_sr(folder / FORMATS["sr"].file, result.scan, result.report, result.work_key, outputs)
+def write_dicom_sr(result: Result, folder: Path, outputs: Outputs, making: Making) -> None:
+    write_sr(folder / FORMATS["sr"].file, result.scan, result.report, result.work_key, outputs, making)
 
 
-def write_dicom_key_object(result: Result, folder: Path, outputs: Outputs) -> None:
-    write_key_object(folder / FORMATS["ko"].file, result.scan, result.masks, result.work_key)
+def write_dicom_key_object(result: Result, folder: Path, outputs: Outputs, making: Making) -> None:
+    write_key_object(folder / FORMATS["ko"].file, result.scan, result.masks, result.work_key, making)
 
 
-def write_nifti_masks(result: Result, folder: Path, outputs: Outputs) -> None:
+def write_nifti_masks(result: Result, folder: Path, outputs: Outputs, making: Making) -> None:
     """Two masks: lungs (1 right, 2 left) and infection (1); on the NIfTI's own grid and axis order, or on the grid that
     `covct convert` gives a DICOM series."""
     scan = result.scan
@@ -48,7 +48,7 @@ def write_nifti_masks(result: Result, folder: Path, outputs: Outputs) -> None:
         write_mask(scan, mask, folder / name, dicom_grid=result.series.kind == "dicom")
 
 
-def write_png(result: Result, folder: Path, outputs: Outputs) -> None:
+def write_png(result: Result, folder: Path, outputs: Outputs, making: Making) -> None:
     """The montage to look at."""
     from covct.voxels.overlay import write_overlay  # draws with OpenCV; not needed to write the rest
 
@@ -86,7 +86,7 @@ def _caption(report: dict[str, Any]) -> list[str]:
     return ["   ".join(parts), *([f"warnings: {warned}"] if warned else [])]
 
 
-WRITERS: dict[str, Callable[[Result, Path, Outputs], None]] = {
+WRITERS: dict[str, Callable[[Result, Path, Outputs, Making], None]] = {
     "seg": write_dicom_seg,
     "sr": write_dicom_sr,
     "ko": write_dicom_key_object,

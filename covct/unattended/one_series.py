@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,13 +15,14 @@ from covct import __version__
 from covct.disk import state
 from covct.disk.attempts import MOST_ATTEMPTS, Attempt, begin_attempt, forgive_attempt
 from covct.disk.durable import output_errors, write_json
-from covct.disk.outcome import Outcome, content_key
-from covct.errors import RunError, Stopped
+from covct.disk.outcome import Outcome, content_key, first_computed, read_outcome, with_moment
+from covct.disk.places import PRIVATE
+from covct.errors import RunError, Stopped, UsageError
 from covct.networks.cards import file_sha256
 from covct.outputs import Emit, formats_for
 from covct.unattended.ahead import Line
 from covct.unattended.job_events import file_meant, job_event
-from covct.unattended.logs import hashed
+from covct.unattended.logs import hashed, identifier_key
 from covct.unattended.plan import NEVER_FINAL, Job, Order, superseded
 from covct.unattended.preparing import End, Kept, Loaded, Prepared, Read, clock_of, ends
 from covct.unattended.whose import record
@@ -103,14 +105,40 @@ def _written(order: Order, job: Job, prepared: Prepared, stage: Path, emit: Emit
     """Write every file of the result into the stage. `go_on` is called once it is told that this is written."""
     ended = list[End]()
     with ends(ended):
-        return End(figures=_figures(_write(order, job, prepared, stage, emit, go_on)))
+        computed = first_computed(_standing(order, job), prepared.read.work_key, now())
+        return End(figures=_figures(_write(order, job, prepared, stage, emit, go_on, computed)), computed=computed)
     return ended[0]
 
 
+def now() -> datetime:
+    """The local time, with its offset from UTC."""
+    return datetime.now().astimezone().replace(microsecond=0)
+
+
+def installation(out: Path) -> str:
+    """What stands for an installation: its output tree. Empty where the tree's key cannot be read."""
+    try:
+        return hashlib.sha256(b"installation " + identifier_key(out / PRIVATE)).hexdigest()
+    except (OSError, UsageError):  # another user's, or no key: no result is lost for it
+        return ""
+
+
+def _standing(order: Order, job: Job) -> Outcome | None:
+    """The outcome that this work will replace, whatever slices it is of."""
+    return read_outcome(order.out / job.series.folder)
+
+
 def _write(
-    order: Order, job: Job, prepared: Prepared, stage: Path, emit: Emit, go_on: Callable[[], None]
+    order: Order,
+    job: Job,
+    prepared: Prepared,
+    stage: Path,
+    emit: Emit,
+    go_on: Callable[[], None],
+    computed: datetime,
 ) -> dict[str, Any]:
     """As `_written`. Returns the report."""
+    from covct.dicom.evidence import Making
     from covct.pipeline.report import finished
     from covct.pipeline.series import peak_memory_mib
     from covct.results.writers import REPORT_NAME, WRITERS
@@ -119,8 +147,9 @@ def _write(
     assert result is not None and prepared.clock is not None
     with clock.step("write"):
         go_on()
+        making = Making(computed, installation(order.out))
         for name in formats_for(job.series.kind, order.outputs.formats, job.series.can_be_referred_to):
-            WRITERS[name](result, stage, order.outputs)
+            WRITERS[name](result, stage, order.outputs, making)
     run = {
         "device": asdict(result.device),
         "timings_s": {**prepared.clock.seconds, **clock.seconds},
@@ -154,6 +183,7 @@ def _outcome(order: Order, job: Job, read: Read, stage: Path, end: End, seconds:
         content=content_key(job.series.content),
         slices=read.slices,
         first_slices=(job.before.first_slices if job.before else "") or (read.slices if end.status == "done" else ""),
+        moments=with_moment(_standing(order, job), read.work_key, end.computed),
         signatures=[job.signature] if job.signature else [],
     )
 

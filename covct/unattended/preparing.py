@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +33,14 @@ OUT_OF_MEMORY = "out-of-memory"
 
 @dataclass(frozen=True)
 class End:
-    """How the work on a series ended; `figures` for the event of one that is done."""
+    """How the work on a series ended; `figures` for the event of one that is done, which was first `computed` then."""
 
     status: Status = "done"
     slug: str | None = None
     message: str | None = None
     file: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
+    computed: datetime | None = None
 
 
 @dataclass(frozen=True)

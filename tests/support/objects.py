@@ -3,13 +3,15 @@
 import copy
 import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pydicom
 
-from covct.dicom.sr import LABEL_MAP_STORAGE
+from covct.dicom.evidence import LABEL_MAP_STORAGE, Making
 from support.running import tool
 
+MAKING = Making(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "an installation")
 SEG, SR, KO = "segmentation.seg.dcm", "measurements.sr.dcm", "key-slices.ko.dcm"
 
 
