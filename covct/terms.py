@@ -88,9 +88,26 @@ LABELMAP_SEGMENTS = (
 # The DICOM SR. Where the standard has no code, ours stand under a private scheme; a value is never given another
 # meaning: a changed band is a new code.
 PRIVATE_SCHEME = "99COVCT"
-CT_CHEST = CodedTerm("24627-2", "LN", "CT Chest")
+CT_OF_SOMETHING = CodedTerm("25045-6", "LN", "CT unspecified body region")
 OF_INTEREST = CodedTerm("113000", "DCM", "Of Interest")
 COMMENT = CodedTerm("121106", "DCM", "Comment")
+MEASUREMENTS = CodedTerm("126010", "DCM", "Imaging Measurements")
+SUM_OF_VOXELS = CodedTerm("126030", "DCM", "Sum of segmented voxel method for volume")
+NOT_ATTEMPTED = CodedTerm("114007", "DCM", "Measurement not attempted")
+VALUE_UNKNOWN = CodedTerm("114010", "DCM", "Value unknown")
+SOURCE = CodedTerm("260753009", "SCT", "Source")
+PIXELS = CodedTerm("{pixels}", "UCUM", "Pixels")
+IMAGE_POSITION = tuple(
+    CodedTerm(value, "DCM", f"Image Position (Patient) {axis}")
+    for value, axis in (("110901", "X"), ("110902", "Y"), ("110903", "Z"))
+)
+THIRD_OF_LUNG = {
+    "upper": CodedTerm("264217000", "SCT", "Superior"),
+    "middle": CodedTerm("11896004", "SCT", "Intermediate"),
+    "lower": CodedTerm("261089000", "SCT", "Inferior"),
+}
+INTERVAL = CodedTerm("interval", PRIVATE_SCHEME, "What intervals hold")
+NOT_TOLD = CodedTerm("not-told", PRIVATE_SCHEME, "Not told by the source")
 WARNING = CodedTerm("warning", PRIVATE_SCHEME, "Warning about the input")
 WITHHELD = CodedTerm("withheld", PRIVATE_SCHEME, "Figures withheld")
 SEVERITY_NAME = CodedTerm("246112005", "SCT", "Severity")
@@ -149,7 +166,8 @@ class Figure:
     both : str
         How both lungs follow from right and left: "sum", or "between" the two.
     of_lung, of_infection : CodedTerm or None
-        Its concept name in the SR: in the group of a lung, and in that of an opacity segment. None: not given there.
+        Its concept name in the SR: in the group of a lung (if it is one of opacity too, of a third), and in
+        that of opacity. None: not given there.
     derivation : CodedTerm or None
         How the SR says it was derived.
     column : str
@@ -238,7 +256,6 @@ FIGURES = (
         MILLILITRE,
         3,
         ("volume", "hu_bands"),
-        of_lung=_private("ground-glass-ml", "Volume of opacity, ground glass (-750 to below -400 HU)"),
         of_infection=_private("ground-glass-ml", "Volume of opacity, ground glass (-750 to below -400 HU)"),
         column="ground_glass_ml",
         label="ground glass",
@@ -249,7 +266,6 @@ FIGURES = (
         MILLILITRE,
         3,
         ("volume", "hu_bands"),
-        of_lung=_private("consolidation-ml", "Volume of opacity, consolidation (-400 to below 100 HU)"),
         of_infection=_private("consolidation-ml", "Volume of opacity, consolidation (-400 to below 100 HU)"),
         column="consolidation_ml",
         label="consolidation",
@@ -260,7 +276,6 @@ FIGURES = (
         MILLILITRE,
         3,
         ("volume", "hu_bands"),
-        of_lung=_private("below-bands-ml", "Volume of opacity below -750 HU"),
         of_infection=_private("below-bands-ml", "Volume of opacity below -750 HU"),
         column="below_bands_ml",
         label="below both bands",
@@ -272,7 +287,6 @@ FIGURES = (
         MILLILITRE,
         3,
         ("volume", "hu_bands"),
-        of_lung=_private("above-bands-ml", "Volume of opacity from 100 HU on"),
         of_infection=_private("above-bands-ml", "Volume of opacity from 100 HU on"),
         column="above_bands_ml",
         label="above both bands",
@@ -284,7 +298,6 @@ FIGURES = (
         GRAM,
         3,
         ("volume", "hu_bands"),
-        of_lung=_private("opacity-mass-g", "Mass of opacity, at (HU + 1000) / 1000 g/mL"),
         of_infection=CodedTerm("118538004", "SCT", "Mass"),
         column="infection_mass_g",
         label="opacity mass",
@@ -300,7 +313,6 @@ FIGURES = (
         least=-1024,
         most=3071,
         both="between",
-        of_lung=_private("opacity-mean-hu", "Attenuation of the opacity"),
         of_infection=CodedTerm("112031", "DCM", "Attenuation Coefficient"),
         derivation=MEAN,
     ),

@@ -640,26 +640,24 @@ def test_15_white_out_lung_or_pneumonectomy(remnant_rows, phantom, tmp_path):
 
 
 def sr_values(path):
-    """Numbers of the SR's measurement groups by code and side of the finding site."""
+    """Numbers of the SR's groups of opacity by code and side of the finding site; those of single lesions are not."""
     out = {}
-
-    def walk(items, group):
-        for item in items:
-            if item.ValueType == "CONTAINER":
-                inner = item.ConceptNameCodeSequence[0].CodeMeaning == "Measurement Group"
-                walk(item.get("ContentSequence", []), list(item.ContentSequence) if inner else group)
-            elif item.ValueType == "NUM":
-                sides = [
-                    side.ConceptCodeSequence[0].CodeMeaning
-                    for one in group
-                    if one.ConceptNameCodeSequence[0].CodeMeaning == "Finding Site"
-                    for side in one.get("ContentSequence", [])
-                ]
+    [container] = [item for item in pydicom.dcmread(path).ContentSequence if name_of(item) == "Imaging Measurements"]
+    for group in container.ContentSequence:
+        told = {name_of(item): item for item in group.ContentSequence}
+        if told["Finding"].ConceptCodeSequence[0].CodeMeaning != "Opacity":
+            continue
+        sides = [one.ConceptCodeSequence[0].CodeMeaning for one in told["Finding Site"].get("ContentSequence", [])]
+        for item in group.ContentSequence:
+            lesion = "Lesion" in told["Tracking Identifier"].TextValue
+            if item.ValueType == "NUM" and item.MeasuredValueSequence and not lesion:
                 code = item.ConceptNameCodeSequence[0].CodeValue
                 out[code, sides[0] if sides else ""] = float(item.MeasuredValueSequence[0].NumericValue)
-
-    walk(pydicom.dcmread(path).ContentSequence, [])
     return out
+
+
+def name_of(item):
+    return item.ConceptNameCodeSequence[0].CodeMeaning
 
 
 def dense(slices):
@@ -938,8 +936,8 @@ def test_25_left_is_the_patients_left_in_every_file(position, tmp_path):
     assert labels == {segment.number: segment.label for segment in SEGMENTS}
 
     values = sr_values(done.result / SR)
-    assert values["opacity-ml", "Left"] == regions["left_lung"]["infection_ml"]
-    assert values["opacity-ml", "Right"] == 0
+    assert values["118565006", "Left"] == regions["left_lung"]["infection_ml"]
+    assert values["118565006", "Right"] == 0
 
     infection, lungs = (nibabel.load(done.result / f"{name}.nii.gz") for name in ("infection", "lungs"))
     infected = np.asarray(infection.dataobj) > 0

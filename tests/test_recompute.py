@@ -211,7 +211,8 @@ def test_a_figure_that_was_taken_out_is_found(result, phantom_series):
 
 def test_a_number_of_the_sr_that_differs_is_found(result, phantom_series):
     dataset = pydicom.dcmread(result / SR)
-    [number] = [one for one in dataset.iterall() if one.keyword == "NumericValue"][:1]
+    measurements = dataset.ContentSequence[-1]  # after the image library
+    [number] = [one for one in measurements.iterall() if one.keyword == "NumericValue"][:1]
     number.value = str(float(number.value) + 0.01)
     dataset.save_as(result / SR)
     (found,) = told(anew(result.parents[1], phantom_series))

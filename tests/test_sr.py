@@ -22,9 +22,12 @@ from covct.networks.cards import file_sha256, write_card
 from covct.networks.network import Device, Network, Networks
 from covct.outputs import SEG_TYPES, Outputs, formats_for
 from covct.phantom.dicom import write_dicom_series
+from covct.unattended import one_series
+from covct.voxels.volume import Masks
 from support import line
 from support.objects import KO, MAKING, SEG, SR, as_multi_frame, evidence, items, judge, without_infection
 from support.running import read_json, tool
+from support.series import change
 from support.thresholds import call_infection, call_lungs, threshold_card
 
 pytestmark = pytest.mark.slow
@@ -33,6 +36,8 @@ STATEMENT = (Path(covct.__file__).parent / "dicom" / "CONFORMANCE.md").read_text
 ALL = ("seg", "sr", "ko")
 segment = partial(line.segment, formats=ALL)
 NOTICE = "Research use only. Not a medical device."
+CALLED = terms.CALLED
+NOT_ATTEMPTED = "114007"  # PS3.16 CID 42
 
 
 def segments_of(folder):
@@ -57,11 +62,18 @@ def result(request, phantom_series, tmp_path_factory):
     return segment(phantom_series, folder / "out", weights, networks, seg_type=request.param), request.param
 
 
-def groups(folder):
-    """The measurement groups by tracking identifier."""
-    root = pydicom.dcmread(folder / SR)
-    [container] = [item for item in root.ContentSequence if _name(item) == "126010"]
-    return {_value(group, "112039"): group for group in container.ContentSequence}
+def groups(folder, on_slices=False):
+    """The measurement groups by tracking identifier: those with figures, or the same findings on slices (TID 1410)."""
+    return groups_in(pydicom.dcmread(folder / SR), on_slices)
+
+
+def groups_in(document, on_slices=False):
+    [container] = [item for item in document.ContentSequence if _name(item) == "126010"]
+    return {
+        _value(group, "112039"): group
+        for group in container.ContentSequence
+        if (group.ContentTemplateSequence[0].TemplateIdentifier == "1410") == on_slices
+    }
 
 
 def figures(group):
@@ -69,7 +81,16 @@ def figures(group):
     return {
         _name(item): float(item.MeasuredValueSequence[0].NumericValue)
         for item in group.ContentSequence
-        if item.ValueType == "NUM"
+        if item.ValueType == "NUM" and item.MeasuredValueSequence
+    }
+
+
+def absent(group):
+    """Why figures of a group have no value, by the code of their name."""
+    return {
+        _name(item): item.NumericValueQualifierCodeSequence[0].CodeValue
+        for item in group.ContentSequence
+        if item.ValueType == "NUM" and not item.MeasuredValueSequence
     }
 
 
@@ -88,37 +109,34 @@ def _value(group, code):
 
 def expected(report, seg_type):
     """What the groups shall say, from report.json: code to figure, by tracking identifier."""
-    named = {
-        "volume_ml": "118565006",
-        "infection_ml": "opacity-ml",
+    of_lung = {"volume_ml": "118565006", "mean_hu": "112031"}
+    of_opacity = {
+        "infection_ml": "118565006",
         "infection_percent": "opacity-percent",
-        "infection_mean_hu": "opacity-mean-hu",
         "ground_glass_ml": "ground-glass-ml",
         "consolidation_ml": "consolidation-ml",
         "below_bands_ml": "below-bands-ml",
         "above_bands_ml": "above-bands-ml",
-        "infection_mass_g": "opacity-mass-g",
-        "mean_hu": "112031",
+        "infection_mass_g": "118538004",
+        "infection_mean_hu": "112031",
     }
-    regions = {
-        name: {code: region[figure] for figure, code in named.items()} for name, region in report["regions"].items()
-    }
+    of_third = {"volume_ml": "118565006", "infection_ml": "opacity-ml", "infection_percent": "opacity-percent"}
 
-    def infection(region):
-        bands = ("ground-glass-ml", "consolidation-ml", "below-bands-ml", "above-bands-ml")
-        part = {code: region[code] for code in ("opacity-percent", *bands)}
-        own = {"118565006": region["opacity-ml"], "118538004": region["opacity-mass-g"]}
-        return {**own, "112031": region["opacity-mean-hu"], **part}
+    def said(codes, region):
+        return {code: region[figure] for figure, code in codes.items()}
 
-    out = {f"covct {label}": regions[name] for label, name in (
-        ("Both lungs", "lungs"), ("Right lung", "right_lung"), ("Left lung", "left_lung"))}  # fmt: skip
-    if seg_type != "labelmap":
-        return {**out, "covct Opacity (COVID-19 network)": infection(regions["lungs"])}
-    for side in ("right", "left"):
-        region = regions[f"{side}_lung"]
-        healthy = region["118565006"] - region["opacity-ml"]
-        out[f"covct {side.capitalize()} lung outside opacity"] = {"118565006": pytest.approx(healthy, abs=1e-3)}
-        out[f"covct Opacity (COVID-19 network), {side} lung"] = infection(region)
+    out = {}
+    for words, name in (("Both lungs", "lungs"), ("Right lung", "right_lung"), ("Left lung", "left_lung")):
+        region = report["regions"][name]
+        out[f"covct {words}"] = said(of_lung, region)
+        out[f"covct {CALLED}" + (f", {words.lower()}" if name != "lungs" else "")] = said(of_opacity, region)
+        for third, figures_of in region["thirds"].items():
+            out[f"covct {words}, {third} third"] = said(of_third, figures_of)
+        if seg_type == "labelmap" and name != "lungs":
+            outside = region["volume_ml"] - region["infection_ml"]
+            out[f"covct {words} outside opacity"] = {"118565006": pytest.approx(outside, abs=1e-3)}
+    for number, lesion in enumerate(report["lesions"]["largest"], 1):
+        out[f"covct Lesion {number}"] = {"118565006": lesion["volume_ml"]}
     return out
 
 
@@ -131,7 +149,7 @@ def test_the_figures_are_those_of_the_report(result):
     report = read_json(folder / "report.json")
     found = {identifier: figures(group) for identifier, group in groups(folder).items()}
     assert found == expected(report, seg_type)
-    assert found["covct Both lungs"]["opacity-percent"] > 0
+    assert found[f"covct {CALLED}"]["opacity-percent"] > 0
 
 
 def test_dcmqi_reads_the_figures_of_the_report(result, tmp_path):
@@ -140,18 +158,19 @@ def test_dcmqi_reads_the_figures_of_the_report(result, tmp_path):
     command = [tool("tid1500reader"), "--inputDICOM", folder / SR, "--outputMetadata", read]
     subprocess.run(command, check=True, capture_output=True)
     theirs = read_json(read)
+    measured = [group for group in theirs["Measurements"] if group.get("measurementItems")]
     found = {
         group["TrackingIdentifier"]: {
             item["quantity"]["CodeValue"]: float(item["value"]) for item in group["measurementItems"]
         }
-        for group in theirs["Measurements"]
+        for group in measured
     }
     assert found == expected(read_json(folder / "report.json"), seg_type)
-    units = {item["units"]["CodeValue"] for group in theirs["Measurements"] for item in group["measurementItems"]}
+    units = {item["units"]["CodeValue"] for group in measured for item in group["measurementItems"]}
     assert units == {"mL", "%", "g", "[hnsf'U]"}
     seg = pydicom.dcmread(folder / SEG, stop_before_pixels=True)
     pointing = [group for group in theirs["Measurements"] if "ReferencedSegment" in group]
-    assert [group["ReferencedSegment"] for group in pointing] == [s.SegmentNumber for s in segments_of(folder)]
+    assert sorted(group["ReferencedSegment"] for group in pointing) == [s.SegmentNumber for s in segments_of(folder)]
     assert {group["segmentationSOPInstanceUID"] for group in pointing} == {seg.SOPInstanceUID}
     assert "Research use only" in theirs["observerContext"]["DeviceObserverName"]
 
@@ -187,7 +206,7 @@ def test_each_segment_has_its_group_and_is_the_same_finding(result):
 
 def test_infection_of_both_lungs_claims_no_side(series_folder, tmp_path, weights, networks):
     """It may lie in one lung only; "bilateral" would be a finding that nobody made."""
-    group = groups(segment(series_folder, tmp_path / "out", weights, networks))["covct Opacity (COVID-19 network)"]
+    group = groups(segment(series_folder, tmp_path / "out", weights, networks))[f"covct {CALLED}"]
     [site] = [item for item in group.ContentSequence if _name(item) == "363698007"]
     assert site.ConceptCodeSequence[0].CodeValue == terms.LUNG.value
     assert "ContentSequence" not in site
@@ -207,6 +226,106 @@ def test_every_referenced_instance_exists(result, phantom_series):
             assert item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID in there
         if item.ValueType == "UIDREF" and _name(item) == "121232":
             assert source_series == item.UID
+
+
+def test_intervals_are_uncertainty_of_the_measurement(result):
+    """How far their ends lie above and below (CID 225), in its own unit; the library would give them none."""
+    folder, _ = result
+    region = read_json(folder / "report.json")["regions"]["lungs"]
+    for label, figure, code, unit in (
+        ("Both lungs", "volume_ml", "118565006", "mL"),
+        (CALLED, "infection_percent", "opacity-percent", "%"),
+    ):
+        [number] = [item for item in groups(folder)[f"covct {label}"].ContentSequence if _name(item) == code]
+        ends = {
+            _name(item): float(item.MeasuredValueSequence[0].NumericValue)
+            for item in number.ContentSequence
+            if item.ValueType == "NUM"
+        }
+        low, high = region[f"{figure}_interval"]
+        assert region[figure] + ends["371886008"] == pytest.approx(high)
+        assert region[figure] - ends["371885007"] == pytest.approx(low)
+        units = {
+            item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue
+            for item in number.ContentSequence
+            if item.ValueType == "NUM"
+        }
+        assert units == {unit}
+    told = texts(groups(folder)["covct Both lungs"], "interval")
+    assert [text.split(": ")[1].split(",")[0] for text in told] == ["intervals of level 0.9"] * 2
+
+
+def test_viewers_are_sent_to_a_slice_of_each_finding(result, phantom_series):
+    """By a group of its own with the same tracking UID: TID 1411 has either a segment or a region. The outline lies on
+    the slice where the mask is largest; a lesion's point is its centre. The library has these slices, and no others."""
+    folder, seg_type = result
+    headers = {dataset.SOPInstanceUID: dataset for dataset in map(pydicom.dcmread, phantom_series.iterdir())}
+    measured, placed = groups(folder), groups(folder, on_slices=True)
+    report, seen = read_json(folder / "report.json"), set()
+    lesions = {f"covct Lesion {n}": one for n, one in enumerate(report["lesions"]["largest"], 1)}
+    assert placed.keys() == {name for name in measured if not name.endswith(" third")}
+    for name, group in placed.items():
+        assert _value(group, "112040") == _value(measured[name], "112040")
+        [region] = [item for item in group.ContentSequence if item.ValueType == "SCOORD"]
+        assert _name(region) == "111030"
+        uid = region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        seen.add(uid)
+        header, points = headers[uid], np.reshape(region.GraphicData, (-1, 2))
+        assert (points > 0).all() and (points < (header.Columns, header.Rows)).all()
+        if name in lesions:
+            spacing = np.array(header.PixelSpacing)[::-1]
+            here = np.array(header.ImagePositionPatient)[:2] + (points[0] - 0.5) * spacing
+            np.testing.assert_allclose(here, lesions[name]["centroid_lps_mm"][:2], atol=0.1)
+        else:
+            assert (points[0] == points[-1]).all(), "closed"
+    [library] = [item for item in pydicom.dcmread(folder / SR).ContentSequence if _name(item) == "111028"]
+    [group] = library.ContentSequence
+    images = [item for item in group.ContentSequence if item.ValueType == "IMAGE"]
+    assert {image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for image in images} == seen
+    for image in images:
+        header = headers[image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID]
+        position = [float(item.MeasuredValueSequence[0].NumericValue) for item in image.ContentSequence]
+        np.testing.assert_allclose(position, header.ImagePositionPatient, atol=1e-3)
+
+
+def test_what_the_order_says_is_taken_over_and_what_it_does_not_is_not_invented(
+    series_folder, tmp_path, weights, networks
+):
+    plain = pydicom.dcmread(segment(series_folder, tmp_path / "plain", weights, networks) / SR)
+    assert procedure(plain) == ("25045-6", "LN"), "a CT of something"
+    assert "ReferencedRequestSequence" not in plain
+    assert texts(groups_in(plain)["covct Both lungs"], "not-told") == ["procedure, request"]
+    ordered = pydicom.Dataset()
+    ordered.RequestedProcedureID, ordered.AccessionNumber = "RP7", "A7"
+    ordered.RequestedProcedureDescription = "told nobody else"
+    code = pydicom.Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "CTCH", "L", "CT chest native"
+    change(series_folder, RequestAttributesSequence=[ordered], ProcedureCodeSequence=[code])
+    folder = segment(series_folder, tmp_path / "ordered", weights, networks)
+    document = pydicom.dcmread(folder / SR)
+    assert procedure(document) == ("CTCH", "L")
+    [request] = document.ReferencedRequestSequence
+    assert (request.RequestedProcedureID, request.AccessionNumber) == ("RP7", "A7")
+    assert request.StudyInstanceUID == document.StudyInstanceUID
+    assert request.RequestedProcedureDescription == ""
+    assert texts(groups_in(document)["covct Both lungs"], "not-told") == []
+    assert judge(folder / SR) == (0, [])
+
+
+def procedure(document):
+    [item] = [item for item in document.ContentSequence if _name(item) == "121058"]
+    return item.ConceptCodeSequence[0].CodeValue, item.ConceptCodeSequence[0].CodingSchemeDesignator
+
+
+def test_an_installation_is_a_device(series_folder, tmp_path, weights, networks):
+    """Two output trees are two; a redo in one is the same. The UID says nothing of the tree's key."""
+
+    def device(document):
+        [item] = [item for item in document.ContentSequence if _name(item) == "121012"]
+        return item.UID
+
+    documents = [segment(series_folder, tmp_path / name, weights, networks) / SR for name in ("one", "two")]
+    assert len({device(pydicom.dcmread(path)) for path in documents}) == 2
 
 
 def test_dcentvfy_finds_one_patient_and_one_study(result, phantom_series):
@@ -241,14 +360,14 @@ def test_each_group_names_the_weights(result):
 def test_clean_lung_says_zero(series_folder, tmp_path, weights, networks):
     folder = segment(series_folder, tmp_path / "out", weights, without_infection(networks))
     found = groups(folder)
-    assert figures(found["covct Opacity (COVID-19 network)"]) == {
+    assert figures(found[f"covct {CALLED}"]) == {
         "118565006": 0, "opacity-percent": 0, "ground-glass-ml": 0, "consolidation-ml": 0, "below-bands-ml": 0,
         "above-bands-ml": 0, "118538004": 0,
     }  # fmt: skip
-    assert figures(found["covct Both lungs"])["opacity-percent"] == 0
-    assert texts(found["covct Opacity (COVID-19 network)"], "withheld") == [], (
-        "that nothing has no mean is not withholding"
-    )
+    assert absent(found[f"covct {CALLED}"]) == {}, "nothing has no mean; highdicom could not read the reason"
+    assert hd.sr.srread(folder / SR)
+    assert f"covct {CALLED}" not in groups(folder, on_slices=True), "nor a place"
+    assert texts(found[f"covct {CALLED}"], "withheld") == [], "that nothing has no mean is not withholding"
     assert pydicom.dcmread(folder / SR).CompletionFlag == "COMPLETE"
     assert judge(folder / SR) == (0, [])
 
@@ -260,12 +379,10 @@ def test_cut_lungs_have_no_volumes_and_the_document_says_why(series_folder, tmp_
     folder = segment(series_folder, tmp_path / "out", weights, networks)
     assert read_json(folder / "report.json")["valid_for"] == {"volume": False, "percent": False, "hu_bands": True}
     found = groups(folder)
-    assert {identifier: set(figures(group)) for identifier, group in found.items()} == {
-        "covct Both lungs": {"opacity-mean-hu"},
-        "covct Right lung": {"opacity-mean-hu"},
-        "covct Left lung": {"opacity-mean-hu"},
-        "covct Opacity (COVID-19 network)": {"112031"},
-    }
+    assert figures(found["covct Both lungs"]) == figures(found["covct Right lung, upper third"]) == {}
+    assert set(figures(found[f"covct {CALLED}"])) == {"112031"}
+    assert absent(found["covct Both lungs"]) == {"118565006": NOT_ATTEMPTED, "112031": NOT_ATTEMPTED}
+    assert set(absent(found["covct Lesion 1"]).values()) == {NOT_ATTEMPTED}
     for group in found.values():
         [text] = texts(group, "withheld")
         assert "volumes; shares of opacity, severity class and mean HU of whole lungs" in text
@@ -275,23 +392,37 @@ def test_cut_lungs_have_no_volumes_and_the_document_says_why(series_folder, tmp_
         "partial-lungs",
     ]
     assert "ct-ss" not in str(pydicom.dcmread(folder / SR))
-    assert pydicom.dcmread(folder / SR).CompletionFlag == "PARTIAL"
+    document = pydicom.dcmread(folder / SR)
+    assert (document.CompletionFlag, document.CompletionFlagDescription) == ("PARTIAL", "Withheld: volume, percent")
     assert judge(folder / SR) == (0, [])
 
 
 @pytest.mark.parametrize("seg_type", ["binary", "labelmap"])
-def test_nothing_that_holds(seg_type, series_folder, tmp_path, weights, networks):
+def test_nothing_that_holds(seg_type, series_folder, phantom, tmp_path, weights, networks):
     """All figures withheld: the document is still valid, has no number, and says so in every group."""
     folder = segment(series_folder, tmp_path / "out", weights, networks, seg_type=seg_type)
     report = copy.deepcopy(read_json(folder / "report.json"))
     report["valid_for"] = dict.fromkeys(report["valid_for"], False)
     report["severity"]["class"] = None
-    report["regions"] = {name: dict.fromkeys(region) for name, region in report["regions"].items()}
+    report["regions"] = {
+        name: {**dict.fromkeys(region), "thirds": {t: dict.fromkeys(f) for t, f in region["thirds"].items()}}
+        for name, region in report["regions"].items()
+    }
+    report["lesions"]["largest"] = [{**one, "volume_ml": None} for one in report["lesions"]["largest"]]
     scan = load_dicom(discover([series_folder]).series[0])
-    write_sr(tmp_path / SR, scan, report, report["work_key"], Outputs(ALL, seg_type), MAKING)
+    write_sr(
+        tmp_path / SR,
+        scan,
+        Masks(phantom.lungs, phantom.infection, None, None),
+        report,
+        report["work_key"],
+        Outputs(ALL, seg_type),
+        MAKING,
+    )
     assert judge(tmp_path / SR) == (0, [])
     for group in groups(tmp_path).values():
         assert figures(group) == {}
+        assert set(absent(group).values()) == {NOT_ATTEMPTED}
         assert "mass, mean HU, ground glass and consolidation" in texts(group, "withheld")[0]
 
 
@@ -335,7 +466,8 @@ def test_dirt_in_the_header_does_not_cost_the_result(dirt, series_folder, tmp_pa
             assert judge(folder / name) == (0, [])
 
 
-def test_a_redo_sends_the_same_objects(series_folder, tmp_path, weights, networks):
+def test_a_redo_sends_the_same_objects(series_folder, tmp_path, weights, networks, monkeypatch):
+    monkeypatch.setattr(one_series, "installation", lambda out: "one")
     first = segment(series_folder, tmp_path / "one", weights, networks)
     second = segment(series_folder, tmp_path / "two", weights, networks)
     for name in (SR, KO):
@@ -369,11 +501,19 @@ def test_right_is_the_patients_right_however_he_lay(phantom, tmp_path, weights, 
         assert found[1][identifier] == pytest.approx(numbers, rel=0.01), identifier
 
 
-def test_multi_frame_source_is_one_instance(series_folder, tmp_path, weights, networks):
+def test_multi_frame_source_is_one_instance(series_folder, phantom, tmp_path, weights, networks):
     folder = segment(series_folder, tmp_path / "out", weights, networks)
     report = read_json(folder / "report.json")
     scan = as_multi_frame(load_dicom(discover([series_folder]).series[0]))
-    write_sr(tmp_path / SR, scan, report, report["work_key"], Outputs(ALL), MAKING)
+    write_sr(
+        tmp_path / SR,
+        scan,
+        Masks(phantom.lungs, phantom.infection, None, None),
+        report,
+        report["work_key"],
+        Outputs(ALL),
+        MAKING,
+    )
     document = pydicom.dcmread(tmp_path / SR)
     assert scan.headers[0].SOPInstanceUID in evidence(document)
     assert len(evidence(document)) == 2, "the source and the SEG"
@@ -386,8 +526,11 @@ def test_highdicom_finds_the_groups(result):
     content = hd.sr.srread(folder / SR).content
     by_segment = content.get_volumetric_roi_measurement_groups()
     assert len(by_segment) == len(terms.LABELMAP_SEGMENTS if seg_type == "labelmap" else terms.SEGMENTS)
+    lesions = len(read_json(folder / "report.json")["lesions"]["largest"])
     whole = content.get_image_measurement_groups()
-    assert len(whole) == (3 if seg_type == "labelmap" else 1)
+    assert len(whole) == (13 if seg_type == "labelmap" else 12) + lesions
+    planar = content.get_planar_roi_measurement_groups()
+    assert len(planar) == len(groups(folder, on_slices=True)) >= 6 + lesions
 
 
 def concept_names():
@@ -414,7 +557,7 @@ def test_codes_fit_their_value_representations():
 @pytest.mark.parametrize("band", [*terms.HU_BANDS, *terms.HU_AROUND])
 def test_a_code_says_the_band_it_measures(band):
     """A changed band is a new code: the old one has been written into archives."""
-    [meaning] = {one.of_lung.meaning for one in terms.FIGURES if one.name == f"{band}_ml"}
+    [meaning] = {one.of_infection.meaning for one in terms.FIGURES if one.name == f"{band}_ml"}
     ends = (terms.HU_BANDS | terms.HU_AROUND)[band]
     assert list(map(int, re.findall(r"-?\d+", meaning))) == [end for end in ends if math.isfinite(end)]
 
@@ -441,8 +584,9 @@ def test_no_rescale_withholds_what_rests_on_hounsfield_units(series_folder, tmp_
         hounsfield(dataset)
         dataset.save_as(path)
     found = groups(segment(series_folder, tmp_path / "out", weights, networks))
-    assert set(figures(found["covct Opacity (COVID-19 network)"])) == {"118565006", "opacity-percent"}
-    assert set(figures(found["covct Both lungs"])) == {"118565006", "opacity-ml", "opacity-percent"}
+    assert set(figures(found[f"covct {CALLED}"])) == {"118565006", "opacity-percent"}
+    assert set(figures(found["covct Both lungs"])) == {"118565006"}
+    assert absent(found["covct Both lungs"]) == {"112031": NOT_ATTEMPTED}
     assert [text.split(":")[0] for text in texts(found["covct Both lungs"], "warning")] == [
         "thick-slices",
         "no-rescale",

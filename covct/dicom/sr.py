@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,78 +27,45 @@ from covct.dicom.evidence import (
     object_uids,
     separate_items,
 )
+from covct.dicom.requested import not_told, procedures, requests
 from covct.dicom.seg import tracking_uid
+from covct.dicom.sr_groups import Group, Measured, groups_of
+from covct.dicom.sr_regions import Place, image_region, library, places
 from covct.outputs import Outputs
 from covct.terms import (
-    ANATOMICAL_STRUCTURE,
     ARTIFICIAL_INTELLIGENCE,
     BILATERAL,
     COMMENT,
-    CT_CHEST,
-    FIGURES,
-    LABELMAP_SEGMENTS,
-    LEFT,
+    INTERVAL,
     LUNG,
+    MEASUREMENTS,
+    NOT_TOLD,
     PRIVATE_SCHEME,
-    RIGHT,
-    SEGMENTS,
     SEVERITY_CLASSES,
     SEVERITY_NAME,
+    SUM_OF_VOXELS,
     VALID_FOR,
     WARNING,
     WITHHELD,
     CodedTerm,
-    Figure,
-    Segment,
 )
 from covct.version import RELEASE
-from covct.voxels.volume import Scan
-
-REGION_OF = {RIGHT: "right_lung", LEFT: "left_lung", BILATERAL: "lungs", None: "lungs"}
+from covct.voxels.volume import Masks, Scan
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A figure of the report under the name that it has in a group; without a value it is left out of the document."""
-
-    figure: Figure
-    name: CodedTerm
-    value: float | None
-
-
-@dataclass(frozen=True)
-class Group:
-    """What is measured together.
-
-    Attributes
-    ----------
-    label : str
-        Names the tracking identifier, as in the SEG.
-    category, finding : CodedTerm
-    side : CodedTerm or None
-        None: of infection wherever it lies, which may be one side only.
-    measured : tuple of Measured
-    segment : int or None
-        Its number in the SEG; None where the region is no single segment.
-    """
-
-    label: str
-    category: CodedTerm
-    finding: CodedTerm
-    side: CodedTerm | None
-    measured: tuple[Measured, ...]
-    segment: int | None = None
-
-
-def write_sr(path: Path, scan: Scan, report: dict[str, Any], key: str, outputs: Outputs, making: Making) -> None:
+def write_sr(
+    path: Path, scan: Scan, masks: Masks, report: dict[str, Any], key: str, outputs: Outputs, making: Making
+) -> None:
     """Write the report's figures as an Imaging Measurement Report (PS3.16 TID 1500; Comprehensive 3D SR).
 
     Parameters
     ----------
     scan : Scan
         With its source headers.
+    masks : Masks
+        Their outlines are where a viewer is sent to.
     report : dict
-        As `build_report` makes it. What it withholds (null) is left out, never 0, and each group says so in words.
+        As `build_report` makes it. What it withholds (null) has no value but a reason, never 0.
     key : str
         Work key: all UIDs derive from it, and so does the SEG's, which the document points at.
     outputs : Outputs
@@ -106,24 +73,17 @@ def write_sr(path: Path, scan: Scan, report: dict[str, Any], key: str, outputs: 
 
     Notes
     -----
-    Comprehensive 3D SR is the class that IHE AI Results asks for. There is no image library (TID 1600): the evidence
-    lists the source instances, and their descriptors stand in the images themselves. dciodvfy (2026-09) complains
-    of the segment number in a reference to a label map, whose storage class its rule does not list yet.
+    Comprehensive 3D SR is the class that IHE AI Results asks for. dciodvfy (2026-09) complains of the segment number in
+    a reference to a label map, whose storage class its rule does not list yet.
     """
     sources = identified(scan.headers)
-    algorithm = _algorithm(report["networks"])
-    context = hd.sr.ObservationContext(observer_device_context=device_observer(making))
-    groups = [_encoded(group, sources[0], report, key, outputs, algorithm) for group in _groups(report, outputs)]
-    groups[0][0].ContentSequence.extend(_remarks(report))
-    content = hd.sr.MeasurementReport(
-        observation_context=context, procedure_reported=code(CT_CHEST), imaging_measurements=groups
-    )
-    separate_items(content[0])
+    groups = groups_of(report, outputs)
+    found = places(scan, masks, groups)
     with warnings.catch_warnings():  # highdicom warns of odd person names, and quotes them: no names in logs
         warnings.simplefilter("ignore", UserWarning)
         document = hd.sr.Comprehensive3DSR(
             evidence=[*sources, _segmentation(sources[0], key, outputs)],
-            content=content,
+            content=_content(scan, sources[0], report, key, outputs, making, groups, found),
             series_number=SERIES_NUMBERS["sr"],
             instance_number=1,
             is_complete=all(report["valid_for"].values()),
@@ -137,44 +97,55 @@ def write_sr(path: Path, scan: Scan, report: dict[str, Any], key: str, outputs: 
             **object_uids(key, "sr"),
             **equipment(),
         )
+    _complete(document, sources[0], report)
     finish(document, scan.headers[0], key, making)
     document.save_as(path)
 
 
-def _groups(report: dict[str, Any], outputs: Outputs) -> list[Group]:
-    """Both lungs first, then the segments. Of a label map each lung is two segments: it gets a group of its own."""
-    regions = report["regions"]
-    split = outputs.seg_type == "labelmap"
-    lungs = {"Both lungs": BILATERAL, **({"Right lung": RIGHT, "Left lung": LEFT} if split else {})}
-    segments = LABELMAP_SEGMENTS if split else SEGMENTS
-    return [
-        *(_of_lung(label, side, regions[REGION_OF[side]]) for label, side in lungs.items()),
-        *(_of_segment(segment, regions, split) for segment in segments),
-    ]
+def _content(
+    scan: Scan,
+    source: pydicom.Dataset,
+    report: dict[str, Any],
+    key: str,
+    outputs: Outputs,
+    making: Making,
+    groups: list[Group],
+    found: dict[str, Place],
+) -> hd.sr.MeasurementReport:
+    """The document's tree: each group, followed by the regions on slices of those that have one."""
+    algorithm = _algorithm(report["networks"])
+    encoded = [_encoded(group, source, report, key, outputs, algorithm) for group in groups]
+    encoded[0][0].ContentSequence.extend(_remarks(source, report))
+    regions = [_planar(group, scan, found[group.label], key) for group in groups if group.label in found]
+    content = hd.sr.MeasurementReport(
+        observation_context=hd.sr.ObservationContext(observer_device_context=device_observer(making)),
+        procedure_reported=[code(one) for one in procedures(source)],
+        imaging_measurements=[*encoded, *regions],
+    )
+    root = content[0].ContentSequence
+    at = next(i for i, item in enumerate(root) if item.ConceptNameCodeSequence[0].CodeValue == MEASUREMENTS.value)
+    root.insert(at, library(scan, source, {index for index, _ in found.values()}))
+    separate_items(content[0])
+    return content
 
 
-def _of_lung(label: str, side: CodedTerm | None, region: dict[str, Any], segment: int | None = None) -> Group:
-    measured = tuple(Measured(one, one.of_lung, region[one.name]) for one in FIGURES if one.of_lung)
-    return Group(label, ANATOMICAL_STRUCTURE, LUNG, side, measured, segment)
+def _complete(document: pydicom.Dataset, source: pydicom.Dataset, report: dict[str, Any]) -> None:
+    """What the library has no argument for: absent values (it can neither write nor read them), and why some are."""
+    for item in _numbers(document):
+        if "NumericValueQualifierCodeSequence" in item:
+            item.MeasuredValueSequence = []
+    denied = [name for name, valid in report["valid_for"].items() if not valid]
+    if denied:
+        document.CompletionFlagDescription = f"Withheld: {', '.join(denied)}"
+    if requested := requests(source):
+        document.ReferencedRequestSequence = requested
 
 
-def _of_segment(segment: Segment, regions: dict[str, Any], split: bool) -> Group:
-    side = segment.side
-    region = regions[REGION_OF[side]]
-    if segment.task == "lungs" and not split:
-        return _of_lung(segment.label, side, region, segment.number)
-    if segment.task == "lungs":
-        measured = _outside_infection(region)
-    else:
-        measured = tuple(Measured(one, one.of_infection, region[one.name]) for one in FIGURES if one.of_infection)
-    return Group(segment.label, segment.category, segment.type, side, measured, segment.number)
-
-
-def _outside_infection(region: dict[str, Any]) -> tuple[Measured, ...]:
-    """The volume of a label map's lung segment: what is infected lies in another one."""
-    [(figure, name)] = [(one, one.of_lung) for one in FIGURES if one.name == "volume_ml" and one.of_lung]
-    whole, infected = region["volume_ml"], region["infection_ml"]
-    return (Measured(figure, name, None if whole is None else round(whole - infected, figure.digits)),)
+def _numbers(item: pydicom.Dataset) -> Iterator[pydicom.Dataset]:
+    if item.get("ValueType") == "NUM":
+        yield item
+    for inner in item.get("ContentSequence", []):
+        yield from _numbers(inner)
 
 
 def _encoded(
@@ -186,7 +157,7 @@ def _encoded(
     algorithm: hd.sr.AlgorithmIdentification,
 ) -> hd.sr.MeasurementsAndQualitativeEvaluations:
     """A group as TID 1411 with its segment, or as TID 1501 where it has none."""
-    template = hd.sr.MeasurementsAndQualitativeEvaluations
+    template: Any = hd.sr.MeasurementsAndQualitativeEvaluations
     arguments: dict[str, Any] = {}
     if group.segment is not None:
         template = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations
@@ -197,43 +168,85 @@ def _encoded(
             segment_number=group.segment,
             source_series=hd.sr.SourceSeriesForSegmentation(source.SeriesInstanceUID),
         )
-    number = report["severity"]["class"] if group.side == BILATERAL else None
+    number = report["severity"]["class"] if group.side == BILATERAL and not group.third else None
     if number is not None:
         arguments["qualitative_evaluations"] = [
             hd.sr.QualitativeEvaluation(code(SEVERITY_NAME), code(SEVERITY_CLASSES[number]))
         ]
     encoded = template(
-        tracking_identifier=hd.sr.TrackingIdentifier(tracking_uid(key, group.label), f"covct {group.label}"),
-        finding_category=code(group.category),
-        finding_type=code(group.finding),
-        finding_sites=[hd.sr.FindingSite(code(LUNG), code(group.side) if group.side else None)],
+        **_finding(group, key),
         algorithm_id=algorithm,
-        measurements=[_measurement(one) for one in group.measured if one.value is not None],
+        measurements=[_measurement(one) for one in group.measured],
         **arguments,
     )
     withheld = [VALID_FOR[name] for name, valid in report["valid_for"].items() if not valid]
-    if withheld:
-        text = f"The input does not allow: {'; '.join(withheld)}. What is missing here was withheld, it is not 0."
+    if withheld and any(one.withheld for one in group.measured):
+        text = f"The input does not allow: {'; '.join(withheld)}. What has no value here was withheld, it is not 0."
         encoded[0].ContentSequence.append(_text(WITHHELD, text))
     return encoded
 
 
-def _measurement(measured: Measured) -> hd.sr.Measurement:
-    derivation = measured.figure.derivation
-    return hd.sr.Measurement(
-        name=code(measured.name),
-        value=float(measured.value or 0),
-        unit=code(measured.figure.unit.code),
-        derivation=code(derivation) if derivation else None,
+def _planar(group: Group, scan: Scan, place: Place, key: str) -> hd.sr.MeasurementsAndQualitativeEvaluations:
+    """The same finding on a slice (TID 1410): TID 1411 takes either a segment or a region, and viewers want one."""
+    return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        **_finding(group, key), referenced_region=image_region(scan, place)
     )
 
 
-def _remarks(report: dict[str, Any]) -> list[hd.sr.TextContentItem]:
-    """What a reader must know, as texts of the first group: research use, and the report's warnings."""
-    return [
-        _text(COMMENT, RESEARCH_USE),
-        *(_text(WARNING, f"{warned['slug']}: {warned['message']}") for warned in report["warnings"]),
-    ]
+def _finding(group: Group, key: str) -> dict[str, Any]:
+    """What a group is of, as arguments of its template."""
+    return {
+        "tracking_identifier": hd.sr.TrackingIdentifier(tracking_uid(key, group.label), f"covct {group.label}"),
+        "finding_category": code(group.category),
+        "finding_type": code(group.finding),
+        "finding_sites": [
+            hd.sr.FindingSite(
+                code(LUNG),
+                code(group.side) if group.side else None,
+                code(group.third) if group.third else None,
+            )
+        ],
+    }
+
+
+def _measurement(measured: Measured) -> hd.sr.Measurement:
+    """A figure (TID 300) with how it was derived or measured, and its interval."""
+    figure, value = measured.figure, measured.value
+    return hd.sr.Measurement(
+        name=code(measured.name),
+        value=float(value or 0),
+        unit=code(figure.unit.code),
+        derivation=code(figure.derivation) if figure.derivation else None,
+        method=None if figure.derivation else code(SUM_OF_VOXELS),
+        properties=_uncertainty(measured) if value is not None and measured.interval else None,
+        qualifier=code(measured.why_absent) if value is None else None,  # `_complete` takes the value away
+    )
+
+
+def _uncertainty(measured: Measured) -> hd.sr.MeasurementProperties:
+    """How far the ends of an interval lie from the value (TID 310, CID 225), in its unit: the library has none."""
+    figure, value = measured.figure, measured.value
+    assert value is not None and measured.interval
+    low, high = measured.interval
+    properties = hd.sr.MeasurementProperties(
+        upper_measurement_uncertainty=round(high - value, figure.digits) + 0.0,
+        lower_measurement_uncertainty=round(value - low, figure.digits) + 0.0,
+    )
+    for item in properties:
+        item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence = [code(figure.unit.code)]
+    return properties
+
+
+def _remarks(source: pydicom.Dataset, report: dict[str, Any]) -> Iterable[hd.sr.TextContentItem]:
+    """What a reader must know, as texts of the first group: research use, the report's warnings, what is absent."""
+    yield _text(COMMENT, RESEARCH_USE)
+    for warned in report["warnings"]:
+        yield _text(WARNING, f"{warned['slug']}: {warned['message']}")
+    for task, used in ((report.get("uncertainty") or {}).get("calibration") or {}).items():
+        if used.get("level"):
+            yield _text(INTERVAL, f"{task}: intervals of level {used['level']:g}, measured on: {used['source']}")
+    if absent := not_told(source):
+        yield _text(NOT_TOLD, ", ".join(absent))
 
 
 def _text(name: CodedTerm, value: str) -> hd.sr.TextContentItem:
@@ -241,7 +254,7 @@ def _text(name: CodedTerm, value: str) -> hd.sr.TextContentItem:
 
 
 def _algorithm(networks: dict[str, Any]) -> hd.sr.AlgorithmIdentification:
-    """covct with all its networks (TID 4019): a lung's figures are of its infection too, and the other way round."""
+    """covct with all its networks (TID 4019): a lung's figures are of its opacity too, and the other way round."""
     return hd.sr.AlgorithmIdentification(
         name="covct",
         version=__version__,

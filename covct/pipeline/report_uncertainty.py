@@ -32,10 +32,10 @@ class NearestClass(Document):
 
     class_: SeverityClass = Field(alias="class", description="Its number.")
     boundary_percent: float = Field(
-        ge=0, le=100, description="Infected share between it and the severity class of this report."
+        ge=0, le=100, description="Share of opacity between it and the severity class of this report."
     )
     distance_percent: float = Field(
-        ge=0, le=100, description="How far the infected share is from that, percentage points."
+        ge=0, le=100, description="How far the share of opacity is from that, percentage points."
     )
 
 

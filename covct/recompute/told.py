@@ -11,8 +11,10 @@ import pydicom
 
 from covct.recompute.masks import LUNG
 
-GROUP, FINDING, FINDING_SITE, LATERALITY, SEGMENT = "125007", "121071", "363698007", "272741003", "121191"
+GROUP, FINDING, FINDING_SITE, SEGMENT = "125007", "121071", "363698007", "121191"
+TRACKING_IDENTIFIER = "112039"
 SIDES = {"24028007": "right_lung", "7771000": "left_lung"}
+THIRDS = {"264217000": "upper", "11896004": "middle", "261089000": "lower"}
 LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 # Concept names of measurements: of a lung's group, and of a group of what is infected. Earlier versions said
 # "infected" where later ones say "opacity".
@@ -67,12 +69,15 @@ class Told:
         Of the same figure in the report; empty where the number is none of those known.
     less : str
         Path of what is subtracted from it; empty: nothing.
+    lesion : int
+        It is the volume of the lesion of this rank; 0: of none.
     """
 
     name: str
     value: float | None
     path: str
     less: str = ""
+    lesion: int = 0
 
 
 def of_row(row: Mapping[str, str]) -> Iterator[Told]:
@@ -93,8 +98,11 @@ def _of_group(group: pydicom.Dataset) -> Iterator[Told]:
     content = list(group.get("ContentSequence") or [])
     finding = next((_value(one) for one in content if _concept(one) == FINDING), "")
     sites = [one for one in content if _concept(one) == FINDING_SITE]
-    inside = [_value(one) for site in sites for one in site.get("ContentSequence") or [] if _concept(one) == LATERALITY]
-    region = next((SIDES[side] for side in inside if side in SIDES), "lungs")
+    where = [_value(one) for site in sites for one in site.get("ContentSequence") or []]
+    region = next((SIDES[code] for code in where if code in SIDES), "lungs")
+    third = next((f".thirds.{THIRDS[code]}" for code in where if code in THIRDS), "")
+    tracked = next((str(one.TextValue) for one in content if _concept(one) == TRACKING_IDENTIFIER), "")
+    lesion = int(tracked.rpartition(" ")[2]) if "Lesion " in tracked else 0
     segments = [one.ReferencedSOPSequence[0] for one in content if _concept(one) == SEGMENT]
     outside = finding == LUNG and any(one.ReferencedSOPClassUID == LABEL_MAP_STORAGE for one in segments)
     for one in content:
@@ -103,10 +111,11 @@ def _of_group(group: pydicom.Dataset) -> Iterator[Told]:
         name = one.ConceptNameCodeSequence[0]
         figure = (OF_LUNG if finding == LUNG else OF_INFECTION).get(str(name.CodeValue), "")
         yield Told(
-            f"{name.CodeMeaning} of the {region}",
+            f"{name.CodeMeaning} of {f'lesion {lesion}' if lesion else f'the {region}{third}'}",
             float(one.MeasuredValueSequence[0].NumericValue),
-            figure and f"regions.{region}.{figure}",
+            figure and f"regions.{region}{third}.{figure}",
             f"regions.{region}.infection_ml" if outside else "",
+            lesion,
         )
 
 

@@ -150,6 +150,10 @@ def _copies(file: str, told: Iterable[Told], report: dict[str, Any], made: Recom
         if not one.path:
             yield Defect("not-recomputed", f"{one.name} ({one.value:g}) is no figure that is known here", file)
             continue
+        if one.lesion:
+            volume = made.lesions[one.lesion - 1].volume_ml if one.lesion <= len(made.lesions) else None
+            yield _compared(file, "volume_ml", one.value, volume, report, made, one.name)
+            continue
         parent, name = _at(made.tree, one.path.rpartition(".")[0]), one.path.rpartition(".")[2]
         if name not in parent:  # it needs HU, and there are none
             continue

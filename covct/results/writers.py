@@ -33,7 +33,8 @@ def write_dicom_captures(result: Result, folder: Path, outputs: Outputs, making:
 
 
 def write_dicom_sr(result: Result, folder: Path, outputs: Outputs, making: Making) -> None:
-    write_sr(folder / FORMATS["sr"].file, result.scan, result.report, result.work_key, outputs, making)
+    path = folder / FORMATS["sr"].file
+    write_sr(path, result.scan, result.masks, result.report, result.work_key, outputs, making)
 
 
 def write_dicom_key_object(result: Result, folder: Path, outputs: Outputs, making: Making) -> None:
@@ -63,7 +64,7 @@ def write_png(result: Result, folder: Path, outputs: Outputs, making: Making) ->
     )
 
 
-def write_study_page(result: Result, folder: Path, outputs: Outputs) -> None:
+def write_study_page(result: Result, folder: Path, outputs: Outputs, making: Making) -> None:
     """The page to look through the slices, and what stands for it on the page of all results."""
     from covct.results.study_page import study_page  # Jinja2 and OpenCV; not needed to write the rest
     from covct.voxels.overlay import write_thumbnail

@@ -1,0 +1,187 @@
+"""What of a report is measured together: the groups of the DICOM SR, before they are encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from covct.outputs import Outputs
+from covct.terms import (
+    ABNORMAL_STRUCTURE,
+    ANATOMICAL_STRUCTURE,
+    BILATERAL,
+    CALLED,
+    FIGURES,
+    LABELMAP_SEGMENTS,
+    LEFT,
+    LUNG,
+    NOT_ATTEMPTED,
+    OPACITY,
+    RIGHT,
+    SEGMENTS,
+    THIRD_OF_LUNG,
+    VALUE_UNKNOWN,
+    CodedTerm,
+    Figure,
+    Segment,
+)
+
+# Regions of the report, each with its side and its words.
+SIDES = {"lungs": (BILATERAL, "Both lungs"), "right_lung": (RIGHT, "Right lung"), "left_lung": (LEFT, "Left lung")}
+REGION_OF = {RIGHT: "right_lung", LEFT: "left_lung", None: "lungs"}
+[VOLUME] = (figure for figure in FIGURES if figure.name == "volume_ml")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure of the report under the name that it has in a group.
+
+    Attributes
+    ----------
+    value : float or None
+        None: it is unknown, as the mean of nothing, or withheld.
+    interval : (float, float) or None
+        Where it is put.
+    withheld : bool
+        The input does not allow it.
+    """
+
+    figure: Figure
+    name: CodedTerm
+    value: float | None
+    interval: tuple[float, float] | None = None
+    withheld: bool = False
+
+    @property
+    def why_absent(self) -> CodedTerm:
+        """Why there is no value (PS3.16 CID 42)."""
+        return NOT_ATTEMPTED if self.withheld else VALUE_UNKNOWN
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is measured together.
+
+    Attributes
+    ----------
+    label : str
+        Names the tracking identifier, as in the SEG.
+    category, finding : CodedTerm
+    side : CodedTerm or None
+        None: of opacity wherever it lies, which may be one side only.
+    measured : tuple of Measured
+    segment : int or None
+        Its number in the SEG; None where the region is no single segment.
+    third : CodedTerm or None
+        Which third of the region.
+    outlined : str
+        The mask whose outline a viewer is sent to, a key of `sr_regions.LABELS`; empty: none.
+    centre_mm : (float, float, float) or None
+        Of a lesion, in the patient (LPS).
+    """
+
+    label: str
+    category: CodedTerm
+    finding: CodedTerm
+    side: CodedTerm | None
+    measured: tuple[Measured, ...]
+    segment: int | None = None
+    third: CodedTerm | None = None
+    outlined: str = ""
+    centre_mm: tuple[float, float, float] | None = None
+
+
+def groups_of(report: dict[str, Any], outputs: Outputs) -> list[Group]:
+    """The lungs, their opacity, the rest of a label map's segments, thirds of the lungs, and the largest lesions.
+
+    Figures of opacity stand in groups of opacity, also by side: where the SEG has a segment of it the group refers to
+    that one, and to none where it has not.
+    """
+    split = outputs.seg_type == "labelmap"
+    segments = {one.label: one.number for one in (LABELMAP_SEGMENTS if split else SEGMENTS)}
+    regions = report["regions"]
+    lungs = [
+        Group(words, ANATOMICAL_STRUCTURE, LUNG, side, _of_lung(report, regions[name]), segments.get(words), None, name)
+        for name, (side, words) in SIDES.items()
+    ]
+    opacity = [
+        Group(
+            label,
+            ABNORMAL_STRUCTURE,
+            OPACITY,
+            side,
+            _of_opacity(report, regions[REGION_OF[side]]),
+            segments.get(label),
+            None,
+            f"opacity {REGION_OF[side]}",
+        )
+        for label, side in ((CALLED, None), (f"{CALLED}, right lung", RIGHT), (f"{CALLED}, left lung", LEFT))
+    ]
+    outside = [_outside(report, segment) for segment in LABELMAP_SEGMENTS if split and segment.task == "lungs"]
+    return [*lungs, *opacity, *outside, *_thirds(report), *_lesions(report)]
+
+
+def _measured(report: dict[str, Any], figure: Figure, name: CodedTerm, region: dict[str, Any]) -> Measured:
+    denied = any(not report["valid_for"][kind] for kind in figure.valid_for)
+    interval = region.get(f"{figure.name}_interval")
+    return Measured(figure, name, region[figure.name], tuple(interval) if interval else None, denied)
+
+
+def _of_lung(report: dict[str, Any], region: dict[str, Any]) -> tuple[Measured, ...]:
+    """What is said of the lung itself."""
+    own = [one for one in FIGURES if one.of_lung and not one.of_infection]
+    return tuple(_measured(report, one, one.of_lung, region) for one in own if one.of_lung)
+
+
+def _of_opacity(report: dict[str, Any], region: dict[str, Any]) -> tuple[Measured, ...]:
+    """What is said of opacity. Nothing has no mean: where there is none, it is left out."""
+    every = (_measured(report, one, one.of_infection, region) for one in FIGURES if one.of_infection)
+    nothing = region["infection_ml"] == 0
+    return tuple(one for one in every if one.value is not None or one.withheld or not nothing)
+
+
+def _outside(report: dict[str, Any], segment: Segment) -> Group:
+    """The volume of a label map's lung segment: its opacity lies in another one."""
+    name = REGION_OF[segment.side]
+    region = report["regions"][name]
+    whole, opacity = region["volume_ml"], region["infection_ml"]
+    value = None if whole is None else round(whole - opacity, VOLUME.digits)
+    assert VOLUME.of_lung
+    measured = Measured(VOLUME, VOLUME.of_lung, value, withheld=not report["valid_for"]["volume"])
+    return Group(
+        segment.label, segment.category, segment.type, segment.side, (measured,), segment.number, outlined=name
+    )
+
+
+def _thirds(report: dict[str, Any]) -> list[Group]:
+    """Each third of each lung, and of both: how much lung there is in it, and how much of that is opacity."""
+    given = [one for one in FIGURES if one.in_thirds]
+    return [
+        Group(
+            f"{words}, {third} third",
+            ANATOMICAL_STRUCTURE,
+            LUNG,
+            side,
+            tuple(_measured(report, one, one.of_lung, figures) for one in given if one.of_lung),
+            third=THIRD_OF_LUNG[third],
+        )
+        for name, (side, words) in SIDES.items()
+        for third, figures in (report["regions"][name].get("thirds") or {}).items()
+    ]
+
+
+def _lesions(report: dict[str, Any]) -> list[Group]:
+    """The largest lesions, each where its centre lies."""
+    withheld = not report["valid_for"]["volume"]
+    assert VOLUME.of_lung
+    return [
+        Group(
+            f"Lesion {number}",
+            ABNORMAL_STRUCTURE,
+            OPACITY,
+            SIDES[lesion["side"]][0],
+            (Measured(VOLUME, VOLUME.of_lung, lesion["volume_ml"], withheld=withheld),),
+            centre_mm=tuple(lesion["centroid_lps_mm"]),
+        )
+        for number, lesion in enumerate(report["lesions"]["largest"], start=1)
+    ]
