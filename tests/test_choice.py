@@ -74,7 +74,7 @@ def test_series_and_select_override_the_rule(study, tmp_path, weights, threshold
     soft, sharp = study(ConvolutionKernel="B30f"), study(ConvolutionKernel="B60f")
     for number, wish in enumerate((["--series", soft], ["--select", "ConvolutionKernel=b3"])):
         out = tmp_path / f"out{number}"
-        result = invoke("scan", *study.folders, "--out", out, "--weights", weights, "--formats", "", *wish)
+        result = invoke("scan", *study.folders, "--out", out, "--weights", weights, "--formats", "none", *wish)
         assert result.exit_code == 0, result.stderr
         [path] = out.glob("*/*/report.json")
         report = read_json(path)

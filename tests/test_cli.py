@@ -178,3 +178,45 @@ def test_a_shell_completes_commands_and_options(words, wanted):
         [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=True
     )
     assert told.stdout.split() == wanted.split()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--formats", ""), "--formats names no format; wanted seg, "),
+        (("--memory-limit", "0.01"), "--memory-limit 0.01 GiB: wanted at least 0.5"),
+        (("--metrics", "/nowhere/covct.prom"), "no such directory: /nowhere"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused_at_once(options, said, series_folder, tmp_path, weights):
+    refused = invoke("scan", series_folder, "--out", tmp_path / "out", "--weights", weights, *options)
+    assert isinstance(refused.exception, UsageError) and said in str(refused.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_page_is_not_written_over(series_folder, tmp_path, weights):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "index.html").write_text("somebody's")
+    for command in (
+        ("scan", series_folder, "--out", tmp_path / "out", "--weights", weights),
+        ("summary", tmp_path / "out"),
+        ("status", tmp_path / "out"),
+    ):
+        assert isinstance(invoke(*command).exception, UsageError)
+    assert (tmp_path / "out" / "index.html").read_text() == "somebody's"
+
+
+def test_an_empty_mount_is_a_good_night_only_where_none_was_expected(tmp_path, weights, threshold_networks):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "note.txt").write_text("no CT")
+    arguments = ("scan", tmp_path / "in", "--out", tmp_path / "out", "--weights", weights)
+    ended = invoke(*arguments)
+    assert ended.exit_code == 0 and "1 files are no CT" in ended.stderr
+    assert invoke(*arguments, "--expect-input").exit_code == 3
+
+
+def test_a_series_that_is_not_there_is_no_good_night(series_folder, tmp_path, weights, threshold_networks):
+    arguments = ("scan", series_folder, "--out", tmp_path / "out", "--weights", weights, "--formats", "none")
+    assert invoke(*arguments, "--series", "9.9").exit_code == 3
+    assert invoke(*arguments, "--expect-input").exit_code == 0
+    assert invoke(*arguments, "--expect-input").exit_code == 0, "finished before counts"

@@ -402,7 +402,7 @@ def test_splits_as_they_are_written(text, by, share):
     assert (split.by, pytest.approx(split.share)) == (by, share)
 
 
-@pytest.mark.parametrize("text", ["", "1", "0/0", "100/0", "slices", "volume", "slice:", "nan"])
+@pytest.mark.parametrize("text", ["", "1", "0/0", "100/0", "120/20", "72/18", "slices", "volume", "slice:", "nan"])
 def test_splits_that_mean_nothing(text):
     if text == "slice:":
         assert parse_split(text).share == 0.3

@@ -60,8 +60,10 @@ Strict = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON event per line to stdout.")]
 
+LEAST_MEMORY_GIB = 0.5
 DEFAULT_FORMATS = ",".join(Outputs().formats)
-Formats = Annotated[str, _output(help=f"Output formats, separated by commas: {', '.join(FORMATS)}.")]
+REPORT_ALONE = "none"
+Formats = Annotated[str, _output(help=f"Output formats, separated by commas: {', '.join(FORMATS)}; or {REPORT_ALONE}.")]
 SegTypeOption = Annotated[
     SegType, _output(help="Type of the SEG: overlapping masks, one label per voxel, or probabilities.")
 ]
@@ -110,6 +112,9 @@ MemoryLimit = Annotated[
 ]
 
 Limit = Annotated[int | None, _limits(help="Process at most N series.", min=1, show_default=False)]
+ExpectInput = Annotated[
+    bool, _limits("--expect-input", help="Exit 3 if no series was found: an empty mount is no good night.")
+]
 Until = Annotated[
     str | None, _limits(help="Start no series after this local time, and exit.", metavar="HH:MM", show_default=False)
 ]
@@ -139,10 +144,14 @@ def check_there(sources: list[Path]) -> None:
 
 def check_places(order: Order) -> None:
     """Nothing is written where sources are looked for, and no source is looked for among results."""
+    from covct.disk.places import is_foreign
     from covct.disk.sources import check_apart
     from covct.unattended.move_done import check_place
 
     check_apart(order.out, order.sources, "--out")
+    taken = [name for name in ("index.html", "summary.csv") if (order.out / name).exists()]
+    if taken and is_foreign(order.out):
+        raise UsageError(f"--out {order.out}: its {taken[0]} is not covct's and would be written over")
     if order.move_done:
         check_place(order.move_done, order.sources, order.out)
 
@@ -150,6 +159,10 @@ def check_places(order: Order) -> None:
 def outputs_of(formats: str, seg_type: SegType, all_frames: bool, captures: Captures) -> Outputs:
     """`--formats` and what goes with it, as `Outputs`."""
     wanted = tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
+    if not wanted:
+        raise UsageError(f"--formats names no format; wanted {', '.join(FORMATS)}, or {REPORT_ALONE} (report alone)")
+    if wanted == (REPORT_ALONE,):
+        wanted = ()
     if unknown := set(wanted) - set(FORMATS):
         raise UsageError(f"unknown format {', '.join(sorted(unknown))}; wanted {', '.join(FORMATS)}")
     return Outputs(wanted, seg_type.value, all_frames, captures.value)
@@ -207,5 +220,13 @@ def order_of(sources: Iterable[Path], out: Path, outputs: Outputs, weights: Path
 
 
 def mib(gib: float | None) -> float | None:
-    """GiB as MiB."""
+    """`--memory-limit` as MiB."""
+    if gib is not None and gib < LEAST_MEMORY_GIB:
+        raise UsageError(f"--memory-limit {gib:g} GiB: wanted at least {LEAST_MEMORY_GIB:g}; no series fits into less")
     return None if gib is None else 1024 * gib
+
+
+def check_metrics(metrics: Path | None) -> None:
+    """Refuse a metrics file that could never be written."""
+    if metrics and not metrics.absolute().parent.is_dir():
+        raise UsageError(f"--metrics {metrics}: no such directory: {metrics.parent}")

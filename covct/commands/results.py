@@ -51,11 +51,13 @@ def status_command(
 
 
 def _check_tree(out: Path) -> None:
-    from covct.disk.places import PRIVATE
+    from covct.disk.places import PRIVATE, is_foreign
     from covct.disk.versions import check_format
 
     if not out.is_dir():
         raise UsageError(f"no such directory: {out}")
+    if is_foreign(out):
+        raise UsageError(f"{out} holds files, but no result of covct; wanted an output tree")
     check_format(out / PRIVATE)
 
 
@@ -94,7 +96,8 @@ def verify_command(
     ] = False,
 ) -> None:
     """Check every result against its hashes, its report, its references and its source; exit 3 on any defect."""
-    from covct.results.verify import installed_judges, is_output_tree
+    from covct.disk.places import is_output_tree
+    from covct.results.verify import installed_judges
     from covct.results.verify import verify as verdicts
 
     check_there([out, *(sources or [])])

@@ -22,6 +22,7 @@ from covct.commands.options import (
     Captures,
     CapturesOption,
     DeviceOption,
+    ExpectInput,
     Force,
     Formats,
     HashIdentifiers,
@@ -46,6 +47,7 @@ from covct.commands.options import (
     Strict,
     Until,
     Weights,
+    check_metrics,
     check_places,
     check_there,
     mib,
@@ -96,6 +98,7 @@ def scan_command(
     since: Since = None,
     until: Until = None,
     limit: Limit = None,
+    expect_input: ExpectInput = False,
     series_timeout: SeriesTimeout = LONGEST_SERIES_S,
     json_events: Json = False,
     log_format: LogFormatOption = LogFormat.text,
@@ -120,7 +123,7 @@ def scan_command(
         return
     with _under_way(order, series_timeout, json_events, log_format, hash_identifiers, metrics) as (emit, order):
         tally = batch.scan(order, networks_of(order.weights, device, require_gpu, runtime.value), emit)
-    if ended_badly(tally, strict):
+    if ended_badly(tally, strict) or ((expect_input or series) and not tally.counts.total()):
         raise typer.Exit(3)
 
 
@@ -210,6 +213,7 @@ def _under_way(
     metrics: Path | None,
 ) -> Iterator[tuple[Emit, Order]]:
     """A run that can be stopped, is told of and looked after: where its events go, and the order as it now stands."""
+    check_metrics(metrics)
     with told(order.out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
         emit, order = _looked_after(emit, order, series_timeout, log_format, metrics)
         yield emit, replace(order, identifier_key=identifier_key_of(order.out) if hash_identifiers else None)

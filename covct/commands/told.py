@@ -130,10 +130,11 @@ def _line(event: dict[str, Any]) -> str:
     """One event as a line for a person; empty for what is not worth a line."""
     kind, series = event["event"], plain(event.get("source") or short(str(event.get("series", ""))))
     if kind == "found":
-        return (
+        said = (
             f"{event['candidates']} series found, {event['to_do']} to do, {event['finished_before']} "
             f"already finished, {event['problems']} unreadable"
         )
+        return said if event["candidates"] else f"{said}; {_of_other_files(event['ignored_files'])}"
     if kind == "not-moved":
         return f"[yellow]not moved[/]   study {short(event['study'])}: {plain(event['message'])}"
     if kind == "problem":
@@ -166,6 +167,13 @@ def _line(event: dict[str, Any]) -> str:
         counts = ", ".join(f"{number} {name}" for name, number in event.items() if name != "event") or "nothing to do"
         return f"{counts}. {RESEARCH_USE}"
     return ""
+
+
+def _of_other_files(number: int) -> str:
+    """Of sources in which no series was found."""
+    if not number:
+        return "the sources hold no file"
+    return f"{number} files are no CT (of pictures, covct restore makes volumes)"
 
 
 def _figure(event: dict[str, Any]) -> str:

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 PRIVATE = ".covct"  # the folder of the tree's own state
 OUTCOME = "outcome.json"
+
+
+def is_output_tree(out: Path) -> bool:
+    """Whether covct ever wrote here. False also where that cannot be seen."""
+    try:
+        return (out / PRIVATE).is_dir() or next(out.glob(f"*/*/{OUTCOME}"), None) is not None
+    except OSError:
+        return False
+
+
+def is_foreign(out: Path) -> bool:
+    """Whether a folder holds something, but nothing of ours. False also where that cannot be seen."""
+    try:
+        return not is_output_tree(out) and any(out.iterdir())
+    except OSError:
+        return False
 
 
 def is_bare_name(name: str) -> bool:

@@ -243,16 +243,16 @@ def read_card(path: Path) -> Card:
             raise WeightsError(f"{path}: not a weight card: it has more than {LARGEST_CARD} bytes")
         card = Card.read(path, exact=True)
     except OSError as error:
-        raise WeightsError(f"{path}: the weight card cannot be read ({error.strerror}); reinstall covct") from error
+        raise WeightsError(f"{path}: the weight card cannot be read ({error.strerror}); {_mend(path)}") from error
     except DamagedDocument as error:
         raise WeightsError(f"{path}: not a weight card: {error.told}") from error
     weights = weights_path(path, card)
     try:
         if not stat.S_ISREG(os.stat(weights).st_mode):
-            raise WeightsError(f"{weights}: the weights are not a file; reinstall covct")
+            raise WeightsError(f"{weights}: the weights are not a file; {_mend(path)}")
         actual = file_sha256(weights)
     except OSError as error:
-        raise WeightsError(f"{weights}: the weights cannot be read ({error.strerror}); reinstall covct") from error
+        raise WeightsError(f"{weights}: the weights cannot be read ({error.strerror}); {_mend(path)}") from error
     if actual != card.sha256:
         raise WeightsError(f"{weights}: sha256 is {actual[:12]}…, the card says {card.sha256[:12]}…: altered weights")
     return card
@@ -273,6 +273,12 @@ def tasks_in(folder: Path) -> tuple[str, ...]:
     """Tasks of the networks in a weights folder: the two that the pipeline needs, and what it can make use of."""
     optional = ("empty-slices",)
     return ("lungs", "infection", *(task for task in optional if os.path.lexists(folder / f"{task}.json")))
+
+
+def _mend(path: Path) -> str:
+    """What helps against weights that are not there."""
+    shipped = path.parent == default_weights_folder() and "COVCT_WEIGHTS" not in os.environ
+    return "reinstall covct" if shipped else "wanted a folder with lungs.json, infection.json and their weights"
 
 
 def default_weights_folder() -> Path:

@@ -16,7 +16,7 @@ import pydicom
 from covct.dicom.header import Instance
 from covct.disk.documents import DamagedDocument
 from covct.disk.outcome import Outcome
-from covct.disk.places import OUTCOME, PRIVATE
+from covct.disk.places import OUTCOME
 from covct.disk.sources import printable
 from covct.errors import logged
 from covct.intake.discover import Series, discover, safe_name
@@ -32,7 +32,7 @@ from covct.results.check_source import Sources
 from covct.results.defects import Defect
 from covct.results.dicom3tools import Judges, ask, installed_judges
 
-__all__ = ["Judges", "Verdict", "installed_judges", "is_output_tree", "verify"]
+__all__ = ["Judges", "Verdict", "installed_judges", "verify"]
 # By format: (folder, names of its files, report, volume files that may be the source, or None). DICOM objects are
 # checked all together, since they refer to one another; of what has no checker only the hash is.
 CHECKERS: dict[str, Callable[[Path, list[str], Report, list[Series] | None], Iterable[Defect]]] = {"nifti": check_masks}
@@ -100,14 +100,6 @@ class _Look:
     defects: list[Defect] = field(default_factory=list)
     objects: dict[str, pydicom.Dataset] = field(default_factory=dict)
     figures: int = 0
-
-
-def is_output_tree(out: Path) -> bool:
-    """Whether covct ever wrote here. False also where that cannot be seen."""
-    try:
-        return (out / PRIVATE).is_dir() or next(out.glob(f"*/*/{OUTCOME}"), None) is not None
-    except OSError:
-        return False
 
 
 def verify(

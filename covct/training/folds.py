@@ -51,7 +51,7 @@ def _share(text: str) -> float:
     if "/" not in text:
         return float(text)
     trained, held = (float(part) for part in text.split("/"))
-    return held / (trained + held) if trained + held else -1.0
+    return held / 100 if trained + held == 100 else -1.0
 
 
 def assign_folds(patients: Sequence[str], folds: int, seed: int) -> dict[str, int]:
