@@ -87,7 +87,7 @@ def test_series_and_select_override_the_rule(study, tmp_path, weights, threshold
 def test_a_study_without_a_selected_series_is_left_alone(study, tmp_path, weights, threshold_networks):
     study()
     result = invoke("scan", *study.folders, "--out", tmp_path / "out", "--weights", weights, "--series", "9.9")
-    assert result.exit_code == 0
+    assert result.exit_code == 3
     assert not list((tmp_path / "out").glob("*/*/outcome.json"))
 
 

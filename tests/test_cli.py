@@ -67,7 +67,7 @@ def test_dry_run_says_what_and_why_and_writes_nothing(series_folder, tmp_path, w
         (["watch", "/nonexistent", "--out", "{tmp}/out"], 2, "no such directory"),
         (["status", "/nonexistent"], 2, "no such directory"),
         (["scan", "{tmp}/in", "--out", "{tmp}/out", "--formats", "seg,jpeg"], 2, "unknown format jpeg"),
-        (["scan", "{tmp}/in", "--out", "{tmp}/out", "--weights", "{tmp}/none"], 10, "reinstall"),
+        (["scan", "{tmp}/in", "--out", "{tmp}/out", "--weights", "{tmp}/none"], 10, "wanted a folder with lungs.json"),
         (["scan", "{tmp}/in", "--out", "/proc/out"], 12, "cannot write"),
         (["scan", "{tmp}/in"], 2, "--out"),
         (["scan", "{tmp}/in", "--out", "{tmp}/out", "--move-done", "{tmp}/in/moved"], 2, "nor contains it"),
