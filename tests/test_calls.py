@@ -1,6 +1,7 @@
 """What `covct evaluate` says beside overlap: outlines in pixels, labels by slice, people without disease, burden."""
 
 import json
+from dataclasses import replace
 from importlib.resources import files
 
 import highdicom as hd
@@ -10,20 +11,19 @@ import pytest
 from covct.commands.schemas import schema_path
 from covct.data.layouts import search_cases
 from covct.errors import UsageError
-from covct.evaluation.judge import look_at_slices
 from covct.evaluation.order import EvaluationOrder
 from covct.evaluation.outline import SCORES, outline_sums
 from covct.evaluation.robustness import thicker, variants
 from covct.evaluation.run import evaluate
 from covct.evaluation.schema import Evaluation
-from covct.evaluation.truth import Truth
 from covct.intake.choice import Choice
 from covct.intake.discover import discover
 from covct.intake.nifti import write_nifti
+from covct.networks.cards import file_sha256, read_card
 from covct.pipeline.series import Clock, process, segment
-from covct.pipeline.uncertainty import DEFAULT_FACTORS, FLOOR_PERCENT
 from covct.voxels.volume import Scan
 from support.chests import chest, save, save_pair
+from support.running import read_json
 from support.thresholds import make_networks, make_weights
 
 # Outlines
@@ -299,19 +299,44 @@ def test_a_whole_series_is_segmented_again_and_told_on_the_page(phantom, tmp_pat
 # Intervals
 
 
-@pytest.mark.slow
-def test_intervals_hold_the_truth_as_often_as_they_do(phantom, tmp_path):
-    """Beside a whole series' true masks its report's interval is checked."""
+@pytest.fixture
+def two_people(phantom, tmp_path):
+    """One phantom twice: with its infection marked, and with none."""
     data = tmp_path / "data"
     for name, infection in (("a", phantom.infection), ("b", np.zeros_like(phantom.infection))):
         data.mkdir(exist_ok=True)
         write_nifti(phantom.volume, data / f"{name}_ct.nii.gz")
         write_nifti(phantom.volume.with_array((phantom.lungs > 0).astype(np.uint8)), data / f"{name}_lungs.nii.gz")
         write_nifti(phantom.volume.with_array(infection.astype(np.uint8)), data / f"{name}_infection.nii.gz")
+    return data
+
+
+@pytest.mark.slow
+def test_calibration_writes_whole_scans_into_the_card_and_reports_say_how_few_they_are(two_people, tmp_path):
+    """Then, with people enough, their intervals hold the truth or do not, and the evaluation counts it."""
     weights = make_weights(tmp_path / "weights")
-    order = EvaluationOrder(data, tmp_path / "out", weights=weights, patients="all", names=True, resamples=100,
-                            source="new")  # fmt: skip
-    evaluation = evaluate(order, lambda folder: make_networks(), None)
+    order = EvaluationOrder(two_people, tmp_path / "out", weights=weights, patients="all", names=True, resamples=100,
+                            source="new", calibrate=weights)  # fmt: skip
+    networks = make_networks()
+    own = {task: read_card(weights / f"{task}.json") for task in ("lungs", "infection")}
+    networks = replace(networks, lungs=replace(networks.lungs, card=own["lungs"]),
+                       infection=replace(networks.infection, card=own["infection"]))  # fmt: skip
+    evaluation = evaluate(order, lambda folder: networks, None)
+    said = "2 people in whole scans, 1 of them with infection, were written into infection.json"
+    assert evaluation["notes"][-1] == said
+    told = read_card(weights / "infection.json").calibration
+    assert [(one.source, one.there) for one in told.people] == [("new", True), ("new", False)]
+    with_it, without = (one.errors for one in told.people)
+    assert without["infection_percent"] < with_it["infection_percent"], "much is called where nothing is"
+    assert with_it["volume_ml"] == without["volume_ml"]
+    assert not any(row["tasks"]["infection"]["interval"] for row in evaluation["cases"]), "two people promise nothing"
+
+    person = told.people[0]
+    people = [person] * 20 + [person.model_copy(update={"there": False})] * 20
+    many = told.model_copy(update={"people": people})
+    networks = replace(networks, infection=replace(
+        networks.infection, card=own["infection"].replaced(calibration=many.model_dump())))  # fmt: skip
+    evaluation = evaluate(replace(order, calibrate=None), lambda folder: networks, None)
     rows = {row["case"]: row["tasks"]["infection"] for row in evaluation["cases"]}
     for row in rows.values():
         inside = row["interval"]["low"] <= row["percent_of_lung"]["truth"] <= row["interval"]["high"]
@@ -319,17 +344,17 @@ def test_intervals_hold_the_truth_as_often_as_they_do(phantom, tmp_path):
     assert not rows["b"]["interval"]["holds_truth"], "nothing is there, and much is called"
     [group] = [one for one in evaluation["groups"] if one["task"] == "infection"]
     assert (group["intervals"]["cases"], group["intervals"]["level"]) == (2, 0.9)
-    assert group["intervals"]["held"] == sum(row["interval"]["holds_truth"] for row in rows.values())
     assert "inside the report&#39;s interval" in (tmp_path / "out" / "evaluation.html").read_text()
 
 
-def test_slices_are_promised_what_a_report_would_promise():
-    """A network that is sure of every pixel has the interval of its floor: the factor times 0.1 %."""
-    rows, columns = np.mgrid[:256, :256]
-    hu = np.where(np.hypot(rows - 100, columns - 90) < 40, -850, 40)[None].astype(np.int16)
-    hu[0, 90:100, 80:100] = -550
-    called = look_at_slices(make_networks(), Truth(hu, {}))
-    percent = 100 * np.count_nonzero(called.masks["infection"]) / np.count_nonzero(called.masks["lungs"])
-    floor = DEFAULT_FACTORS["infection"] * FLOOR_PERCENT
-    assert (called.promise.low, called.promise.high) == pytest.approx((percent - floor, percent + floor), abs=1e-6)
-    assert look_at_slices(make_networks(), Truth(np.full_like(hu, 40), {})).promise is None
+@pytest.mark.slow
+def test_other_networks_than_those_that_judged_are_not_calibrated(two_people, tmp_path):
+    weights, others = make_weights(tmp_path / "weights"), make_weights(tmp_path / "others")
+    (others / "infection.keras").write_bytes(b"another")
+    card = read_json(others / "infection.json")
+    card["sha256"] = file_sha256(others / "infection.keras")
+    (others / "infection.json").write_text(json.dumps(card))
+    order = EvaluationOrder(two_people, tmp_path / "out", weights=weights, patients="all", source="new",
+                            resamples=100, calibrate=others)  # fmt: skip
+    with pytest.raises(UsageError, match="its networks are not those that judged"):
+        evaluate(order, lambda folder: make_networks(), None)

@@ -28,7 +28,7 @@ from support import line
 from support.objects import KO, MAKING, SEG, SR, as_multi_frame, evidence, items, judge, without_infection
 from support.running import read_json, tool
 from support.series import change
-from support.thresholds import call_infection, call_lungs, threshold_card
+from support.thresholds import calibrated, call_infection, call_lungs, threshold_card
 
 pytestmark = pytest.mark.slow
 
@@ -54,10 +54,12 @@ def result(request, phantom_series, tmp_path_factory):
     for task in ("lungs", "infection"):
         (weights / f"{task}.keras").write_bytes(task.encode())
         write_card(threshold_card(task, file_sha256(weights / f"{task}.keras")), weights)
-    networks = Networks(
-        Network(threshold_card("lungs"), call_lungs),
-        Network(threshold_card("infection"), call_infection),
-        Device("cpu", "threshold"),
+    networks = calibrated(
+        Networks(
+            Network(threshold_card("lungs"), call_lungs),
+            Network(threshold_card("infection"), call_infection),
+            Device("cpu", "threshold"),
+        )
     )
     return segment(phantom_series, folder / "out", weights, networks, seg_type=request.param), request.param
 
@@ -252,7 +254,8 @@ def test_intervals_are_uncertainty_of_the_measurement(result):
         }
         assert units == {unit}
     told = texts(groups(folder)["covct Both lungs"], "interval")
-    assert [text.split(": ")[1].split(",")[0] for text in told] == ["intervals of level 0.9"] * 2
+    assert [text.split(": ")[1].split(",")[0] for text in told] == ["interval of level 0.9"] * 3
+    assert "of 38 people between 0.774 and 0.981" in told[-1]
 
 
 def test_viewers_are_sent_to_a_slice_of_each_finding(result, phantom_series):

@@ -11,23 +11,21 @@ from jsonschema import Draft202012Validator
 from covct.commands import scan
 from covct.errors import WeightsError
 from covct.networks.cards import Card, ensemble, file_sha256, read_card, write_card
-from covct.networks.network import Network, Networks, looks, predict, probabilities
+from covct.networks.network import Network, looks, predict, probabilities
 from covct.phantom.chest import make_phantom
 from covct.phantom.dicom import write_dicom_series
 from covct.pipeline.burden import measure_burden, severity
+from covct.pipeline.conformal import LEVEL, Stated
 from covct.pipeline.uncertainty import (
-    DEFAULT_FACTORS,
+    FLOOR_ML,
     FLOOR_PERCENT,
     Tally,
     band,
-    calibration,
     classes,
-    conformal_factor,
     doubts,
-    error_in_widths,
     next_class,
-    percent_interval,
     sides_in_view,
+    stated_figures,
     tally_lungs,
     uncertainty,
     widths,
@@ -36,9 +34,9 @@ from covct.unattended.plan import card_hashes
 from covct.voxels.preprocess import FieldOfView
 from support.example_report import SCHEMA
 from support.running import invoke, read_json
-from support.thresholds import call_infection, make_networks, make_weights, threshold_card
+from support.thresholds import FIGURES, calibrated, call_infection, make_networks, make_weights, threshold_card
 
-CALIBRATED = {"factor": 2.0, "level": 0.8, "looks": 1, "source": "eleven patients of a test"}
+OLDER = {"factor": 2.0, "level": 0.8, "looks": 1, "source": "eleven patients of a test"}
 
 
 def some_lungs():
@@ -122,35 +120,90 @@ def test_sides_come_to_the_network_s_pixels_without_a_third_label():
     assert (sides[0, 7, 3], sides[0, 7, 11], sides[0, 0, 0]) == (1, 2, 0)
 
 
-def test_interval_holds_the_figure_and_stays_within_0_and_100():
-    assert percent_interval(0.0, (0, 0), 5) == (0, 5 * FLOOR_PERCENT), "what no look sees can be there all the same"
-    assert percent_interval(99.9, (10, 10), 5) == pytest.approx((99.9 - 5 * (10 + FLOOR_PERCENT), 100))
-    low, high = percent_interval(12.0, (1.0, 2.0), 1.5)
-    assert (12 - low, high - 12) == pytest.approx((1.5 * 1.1, 1.5 * 2.1))
+def measured(networks, called_rows=2):
+    """Two slices of 64 voxels of lung a side, of which some rows are called, one of them in doubt."""
+    lungs = np.repeat(some_lungs(), 2, axis=0)
+    probability = np.zeros(lungs.shape)
+    probability[:, :called_rows], probability[:, called_rows : called_rows + 1] = 0.9, 0.4
+    tally = Tally.empty(0.5)
+    tally.add([probability], lungs)
+    burden = measure_burden(np.full(lungs.shape, -800), lungs, probability >= 0.5, 1000.0)
+    border = tally_lungs(lungs, (lungs > 0).astype(np.float32), 0.5)
+    return uncertainty(burden, border, [tally], networks)
 
 
-def test_an_error_in_widths_is_the_factor_that_just_holds_the_truth():
-    for truth in (3.0, 25.0):
-        factor = error_in_widths(10.0, truth, (2.0, 4.0))
-        low, high = percent_interval(10.0, (2.0, 4.0), factor)
-        assert min(abs(low - truth), abs(high - truth)) < 1e-9
+def test_no_network_that_was_not_measured_has_an_interval(networks):
+    sure = measured(networks)
+    assert sure.intervals == dict.fromkeys(FIGURES)
+    assert sure.guarantees["infection_percent"].reason == (
+        "0 people in whom something is there and 0 people in whom nothing is, measured with truth that the networks "
+        "have not learned; wanted 19 of each"
+    )
+    assert sure.guarantees["volume_ml"].reason.endswith("wanted 19")
 
 
-def test_the_factor_covers_new_patients_as_often_as_promised():
-    """Split conformal prediction promises it whatever the widths are worth: here they tell half the truth."""
-    rng = np.random.default_rng(1)
-    held = 0
-    for _ in range(4000):
-        spread = rng.uniform(0.5, 2, 20)
-        scores = np.abs(rng.normal(0, spread)) / np.sqrt(spread)
-        held += scores[-1] <= conformal_factor(scores[:-1].tolist(), 0.9)
-    assert 0.88 < held / 4000 < 0.925
+def test_eighteen_people_are_too_few_and_nineteen_are_not(networks):
+    errors = [error / 3 for error in range(-9, 10)]
+    few, enough = (measured(calibrated(networks, some)) for some in (errors[:-1], errors))
+    assert few.intervals["infection_percent"] is None
+    assert few.guarantees["infection_percent"].people == 36
+    assert few.intervals["volume_ml"] is not None, "a lung is there in everybody: 36 people"
+    low, high = enough.intervals["infection_percent"]
+    assert (low, high) == pytest.approx((25 - 3 * FLOOR_PERCENT, 25 + 3 * (12.5 + FLOOR_PERCENT)))
+    made = enough.guarantees["infection_percent"]
+    assert (made.level, made.guaranteed, made.people, made.people_without) == (0.9, 0.9, 38, 19)
+    assert made.coverage == pytest.approx((0.774, 0.981), abs=0.001)
+    ml = enough.intervals["infection_ml"]
+    assert ml[1] == pytest.approx(32 + 3 * (1.28 * (12.5 + FLOOR_PERCENT) + FLOOR_ML)), "of errors in mL"
 
 
-def test_too_few_patients_promise_nothing():
-    assert conformal_factor([1, 2, 3, 4, 5, 6, 7, 8, 9], 0.9) == 9
-    with pytest.raises(ValueError, match="too few"):
-        conformal_factor([1, 2, 3, 4, 5, 6, 7, 8], 0.9)
+def test_each_figure_is_wrong_in_its_own_widths():
+    lungs = np.repeat(some_lungs(), 2, axis=0)
+    burden = measure_burden(np.full(lungs.shape, -800), lungs, lungs == 1, 1000.0)
+    tally = Tally.empty(0.5)
+    tally.add([(lungs == 1).astype(float)], lungs)
+    stated = stated_figures(burden["lungs"], tally_lungs(lungs, (lungs > 0).astype(np.float32), 0.5), [tally])
+    assert [stated[name][0].value for name in FIGURES] == [128, 64, 50]
+    assert stated["infection_percent"][0] == Stated(50, FLOOR_PERCENT, FLOOR_PERCENT)
+
+
+def test_networks_of_an_ensemble_say_their_own_share():
+    """The mean calls two rows of eight, the first network one, the second three."""
+    lungs = np.repeat(some_lungs(), 2, axis=0)
+    burden = measure_burden(np.full(lungs.shape, -800), lungs, np.zeros_like(lungs, bool), 1000.0)
+    burden = {"lungs": replace(burden["lungs"], infection_percent=26.0)}
+    tallies = []
+    for rows in (2, 1, 3):
+        tallies.append(Tally.empty(0.5))
+        probability = np.zeros(lungs.shape)
+        probability[:, :rows] = 1
+        tallies[-1].add([probability], lungs)
+    stated = stated_figures(burden["lungs"], Tally.empty(0.5), tallies)
+    assert [one.value for one in stated["infection_percent"]] == [26.0, 13.5, 38.5]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"networks": ["1" * 64, "2" * 64]}, {"thresholds": [0.5, 0.31]}, {"by_folds": True}],
+    ids=["other networks", "another threshold", "folds that are not there"],
+)
+def test_people_measured_with_other_networks_say_nothing(networks, changes):
+    sure = measured(calibrated(networks, **changes))
+    assert sure.intervals == dict.fromkeys(FIGURES)
+    assert "people were measured with other" in sure.guarantees["infection_percent"].reason
+
+
+def test_an_older_factor_is_read_and_promises_nothing(tmp_path, networks):
+    """It held less than it said."""
+    make_weights(tmp_path / "weights")
+    path = tmp_path / "weights" / "infection.json"
+    told = read_json(path)
+    del told["calibration"]
+    path.write_text(json.dumps({**told, "uncertainty": OLDER}))
+    card = read_card(path)
+    assert (card.uncertainty.factor, card.calibration) == (2.0, None)
+    older = replace(networks, infection=replace(networks.infection, card=card))
+    assert measured(older).intervals == dict.fromkeys(FIGURES)
 
 
 def test_nearest_class_and_the_way_to_it():
@@ -174,31 +227,36 @@ def test_nearest_class_and_the_way_to_it():
     ],
 )
 def test_confidence_is_low_across_a_boundary_or_where_the_interval_is_wide(interval, said):
-    found = doubts(interval, 0.9)
+    found = doubts(interval)
     assert [one.slug for one in found] == ([] if said is None else ["low-confidence"])
     if said:
         assert said in found[0].message
         assert "90 % interval" in found[0].message
 
 
-def test_a_card_without_factor_or_with_one_for_other_looks_gets_the_default_and_says_so():
-    card = threshold_card("infection")
-    assert calibration(card).factor == DEFAULT_FACTORS["infection"]
-    assert "not calibrated" in calibration(card).source
-    told = card.replaced(uncertainty=CALIBRATED)
-    assert (calibration(told, 1).factor, calibration(told, 1).source) == (2.0, "eleven patients of a test")
-    assert "not calibrated" in calibration(told, 2).source
-
-
 @pytest.mark.parametrize(
     "wrong",
-    [{"factor": 2}, {**CALIBRATED, "factor": 0}, {**CALIBRATED, "level": 1}, {**CALIBRATED, "looks": "two"}, [], 3],
+    [
+        {"uncertainty": {"factor": 2}},
+        {"uncertainty": 3},
+        {"calibration": {"people": []}},
+        {
+            "calibration": {
+                "networks": [],
+                "thresholds": [],
+                "by_folds": False,
+                "source": "x",
+                "people": [{"errors": {}}],
+            }
+        },
+        {"calibration": [1]},
+    ],
 )
 def test_a_card_with_an_odd_calibration_is_refused(tmp_path, wrong):
     make_weights(tmp_path / "weights")
     path = tmp_path / "weights" / "infection.json"
-    path.write_text(json.dumps({**read_json(path), "uncertainty": wrong}))
-    with pytest.raises(WeightsError, match="uncertainty"):
+    path.write_text(json.dumps({**read_json(path), **wrong}))
+    with pytest.raises(WeightsError, match=next(iter(wrong))):
         read_card(path)
 
 
@@ -287,7 +345,9 @@ def hesitant(slices):
 def doubtful_report(phantom_series, tmp_path, weights, monkeypatch):
     """A scan through the command line: the report, and what the terminal said."""
     made = make_networks()
-    made = replace(made, infection=Network(made.infection.card.replaced(uncertainty=CALIBRATED), hesitant))
+    made = calibrated(
+        replace(made, infection=Network(made.infection.card, hesitant)), errors=(-1.0,) * 10 + (1.0,) * 10
+    )
     monkeypatch.setattr(scan, "networks_of", lambda *_: lambda: made)
     result = invoke("scan", phantom_series, "--out", tmp_path / "out", "--weights", weights)
     assert result.exit_code == 0, result.output
@@ -299,16 +359,18 @@ def doubtful_report(phantom_series, tmp_path, weights, monkeypatch):
 def test_the_report_puts_intervals_beside_its_figures_and_says_what_they_are_worth(doubtful_report):
     report, terminal = doubtful_report
     assert not list(Draft202012Validator(SCHEMA).iter_errors(report))
-    for region in report["regions"].values():
-        for figure in ("volume_ml", "infection_ml", "infection_percent"):
-            low, high = region[f"{figure}_interval"]
-            assert low <= region[figure] <= high
     region = report["regions"]["lungs"]
+    for figure in FIGURES:
+        low, high = region[f"{figure}_interval"]
+        assert low <= region[figure] <= high
+        assert report["regions"]["left_lung"][f"{figure}_interval"] is None, "nobody measured it"
     low, high = region["infection_percent_interval"]
     assert region["infection_percent"] - low > 10 * (high - region["infection_percent"]), "it could only be less"
     sure = report["uncertainty"]
     assert sure["looks"] == 1
-    assert sure["calibration"]["infection"] == {"factor": 2.0, "level": 0.8, "source": CALIBRATED["source"]}
+    assert (sure["calibration"], sure["source"]) == (None, "people of a test")
+    made = sure["figures"]["infection_percent"]
+    assert (made["people"], made["people_without"], made["level"], made["reason"]) == (40, 20, LEVEL, None)
     assert (sure["lowest_class"], sure["highest_class"]) == classes((low, high))
     assert sure["low_confidence"] is ("low-confidence" in [warning["slug"] for warning in report["warnings"]])
     percent = region["infection_percent"]
@@ -322,8 +384,8 @@ def test_doubt_about_the_result_refuses_nothing_even_when_strict(tmp_path, weigh
     thin = make_phantom(60, 96, 96, pixel_spacing_mm=(4.0, 4.0), seed=1)
     write_dicom_series(thin, tmp_path / "thin")
     made = make_networks()
-    wide = {**CALIBRATED, "factor": 200.0}
-    made = replace(made, infection=Network(made.infection.card.replaced(uncertainty=wide), hesitant))
+    made = replace(made, infection=Network(made.infection.card, hesitant))
+    made = calibrated(made, errors=(-200.0,) * 10 + (200.0,) * 10)
     monkeypatch.setattr(scan, "networks_of", lambda *_: lambda: made)
     result = invoke("scan", tmp_path / "thin", "--out", tmp_path / "out", "--weights", weights, "--strict", "--json")
     assert result.exit_code == 0, result.output
@@ -332,27 +394,12 @@ def test_doubt_about_the_result_refuses_nothing_even_when_strict(tmp_path, weigh
     assert done["infection_percent_interval"][0] == 0
 
 
-def test_absent_lung_has_no_interval_of_its_share(networks):
-    lungs = np.zeros((2, 8, 8), np.uint8)
-    lungs[:, :, :4] = 1
-    infection = np.zeros(lungs.shape, bool)
-    infection[:, :2, :4] = True
-    burden = measure_burden(np.full(lungs.shape, -800), lungs, infection, 1000.0)
-    tally = Tally.empty(0.5)
-    tally.add([infection.astype(float)], lungs)
-    sure = uncertainty(burden, tally_lungs(lungs, (lungs > 0).astype(np.float32), 0.5), tally, networks)
-    assert sure.regions["left_lung"].infection_percent is None
-    assert sure.regions["left_lung"].infection_ml == (0, 0)
-    low, high = sure.regions["lungs"].infection_percent
-    assert low < 25 < high
-    assert sure.regions["lungs"].infection_ml == pytest.approx((0.64 * low, 0.64 * high))
-
-
-def test_networks_that_see_no_lung_slice_at_all_still_say_how_often_they_look(networks):
-    burden = measure_burden(np.zeros((1, 4, 4)), np.zeros((1, 4, 4), np.uint8), np.zeros((1, 4, 4), bool), 1.0)
-    flipping = Networks(
-        networks.lungs, Network(networks.infection.card.replaced(flip=True), networks.infection.predict)
-    )
-    sure = uncertainty(burden, Tally.empty(0.5), Tally.empty(0.5), flipping)
+def test_no_lung_has_no_interval_of_its_share(networks):
+    empty = np.zeros((1, 4, 4), np.uint8)
+    burden = measure_burden(np.zeros((1, 4, 4)), empty, np.zeros((1, 4, 4), bool), 1.0)
+    flipping = calibrated(replace(networks, infection=replace(
+        networks.infection, card=networks.infection.card.replaced(flip=True))))  # fmt: skip
+    sure = uncertainty(burden, Tally.empty(0.5), [Tally.empty(0.5)], flipping)
     assert sure.looks == 2
-    assert sure.regions["lungs"].volume_ml == (0, 0)
+    assert sure.intervals["infection_percent"] is None
+    assert sure.intervals["volume_ml"] == pytest.approx((0, 9 * FLOOR_ML))

@@ -87,6 +87,10 @@ def evaluate_command(
         bool,
         _scores("--robustness", help="Segment whole series again with other kernels and thicknesses, as a check."),
     ] = False,
+    calibrate: Annotated[
+        Path | None,
+        _scores(help="Write into the cards of this folder what the intervals of reports rest on: whole series."),
+    ] = None,
     resamples: Annotated[int, _scores(help="Bootstrap resamples of the patients.", min=100)] = 2000,
     seed: Annotated[int, _scores(help="Random seed of the bootstrap.", min=0)] = 0,
     source: Annotated[
@@ -125,7 +129,7 @@ def evaluate_command(
         patients=patients.value if patients else HELD_OUT if weights else EVERYONE,
         also_seen=also_seen, threshold=threshold, labels=parse_labels(label or ()), resample=resample,
         tolerance_mm=tolerance, resamples=resamples, seed=seed, source=source, names=names,
-        clahe=clahe.value, robustness=robustness,
+        clahe=clahe.value, robustness=robustness, calibrate=calibrate,
     )  # fmt: skip
 
     def emit(event: dict[str, Any]) -> None:

@@ -15,7 +15,9 @@ def field_rows() -> list[str]:
     """Of the fields of `report.json`: each figure, then their intervals, then the thirds."""
     rows = [f"| `regions.*.{figure.name}` | {_meaning(figure)} |" for figure in FIGURES]
     intervals = ", ".join(f"`regions.*.{figure.name}_interval`" for figure in FIGURES if figure.interval)
-    rows.append(f"| {intervals} | their intervals, from and to; see [How certain a figure is](confidence.md) |")
+    withheld = "null for a single lung, and where too few people were measured"
+    more = "[How certain a figure is](confidence.md)"
+    rows.append(f"| {intervals} | their intervals, from and to; {withheld}; see {more} |")
     thirds, in_thirds = (_listed(names) for names in (THIRDS, [one.name for one in FIGURES if one.in_thirds]))
     return [*rows, f"| `regions.*.thirds` | {thirds} third, each with {in_thirds} |"]
 

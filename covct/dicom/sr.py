@@ -242,9 +242,12 @@ def _remarks(source: pydicom.Dataset, report: dict[str, Any]) -> Iterable[hd.sr.
     yield _text(COMMENT, RESEARCH_USE)
     for warned in report["warnings"]:
         yield _text(WARNING, f"{warned['slug']}: {warned['message']}")
-    for task, used in ((report.get("uncertainty") or {}).get("calibration") or {}).items():
-        if used.get("level"):
-            yield _text(INTERVAL, f"{task}: intervals of level {used['level']:g}, measured on: {used['source']}")
+    sure = report.get("uncertainty") or {}
+    for figure, given in (sure.get("figures") or {}).items():
+        if given["level"]:
+            low, high = given["coverage"]
+            worth = f"interval of level {given['level']:g}, of {given['people']} people between {low:g} and {high:g}"
+            yield _text(INTERVAL, f"{figure}: {worth}, measured on: {sure['source']}")
     if absent := not_told(source):
         yield _text(NOT_TOLD, ", ".join(absent))
 

@@ -15,7 +15,7 @@ from covct.data.slice_distance import estimated_distance_mm
 from covct.data.slices import first_of_runs, one_volume
 from covct.errors import UsageError
 from covct.evaluation import calibration
-from covct.evaluation.intervals import Promise, counting, promise_of_report, promise_of_tally
+from covct.evaluation.intervals import Promise, promise_of_report
 from covct.evaluation.outline import outline_sums
 from covct.evaluation.scores import Counts, count, scores
 from covct.evaluation.surface import surface_scores
@@ -25,8 +25,8 @@ from covct.intake.discover import Series, discover
 from covct.networks.cards import Card
 from covct.networks.network import Network, Networks, field_of_view, probabilities, surroundings
 from covct.pipeline.burden import severity
+from covct.pipeline.conformal import Stated
 from covct.pipeline.series import Clock, process
-from covct.pipeline.uncertainty import Tally
 from covct.voxels.around import Around
 from covct.voxels.fields_of_view import MODEL_PIXEL_MM, lung_field_of_view
 from covct.voxels.half import to_half
@@ -50,12 +50,15 @@ class Called:
     probability : dict of str to function (int) -> (rows, columns) float
         Of a slice; empty for other tools.
     promise : Promise or None
-        Our networks' interval for the infected share of the lungs.
+        Our networks' interval for the infected share of the lungs, of whole series.
+    stated : dict of str to Stated
+        Of whole series, by figure of both lungs: what the report gives, and the networks' own doubt.
     """
 
     masks: dict[str, np.ndarray]
     probability: dict[str, Callable[[int], np.ndarray]] = field(default_factory=dict)
     promise: Promise | None = None
+    stated: dict[str, Stated] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,18 +142,13 @@ def look_at_slices(networks: Networks, truth: Truth, infection: bool = True) -> 
     """Our networks on slices in model space: thresholds only, infection inside the lungs found."""
     probability = {"lungs": _probability(networks.lungs, truth)}
     masks = {"lungs": probability["lungs"] >= networks.lungs.card.threshold}
-    promise = None
     if infection:
-        tally = Tally.empty(networks.infection.card.threshold)
-        probability["infection"] = _probability(networks.infection, truth, masks["lungs"], tally)
+        probability["infection"] = _probability(networks.infection, truth, masks["lungs"])
         masks["infection"] = (probability["infection"] >= networks.infection.card.threshold) & masks["lungs"]
-        promise = promise_of_tally(networks.infection, tally, masks["lungs"], masks["infection"])
-    return Called(masks, {task: one.__getitem__ for task, one in probability.items()}, promise)
+    return Called(masks, {task: one.__getitem__ for task, one in probability.items()})
 
 
-def _probability(
-    network: Network, truth: Truth, lungs: np.ndarray | None = None, tally: Tally | None = None
-) -> np.ndarray:
+def _probability(network: Network, truth: Truth, lungs: np.ndarray | None = None) -> np.ndarray:
     """(slices, rows, columns) float16, on the pixels of the slices; these are cut to the body already."""
     card, hu, shape = network.card, truth.hu, truth.hu.shape[1:]
     if card.spacing_mm:
@@ -159,12 +157,7 @@ def _probability(
             "wanted whole series (NIfTI or DICOM)"
         )
     view = whole_slice(shape) if card.field_of_view in CUT_ALREADY else field_of_view(card, hu, MODEL_PIXELS_MM, lungs)
-    everything, around = np.ones(len(hu), bool), _around(card, truth)
-    if lungs is None or tally is None:
-        seen = probabilities(network, hu, view, everything, around=around)
-    else:
-        counted = counting(tally, lungs, view, card.size)
-        seen = probabilities(network, hu, view, everything, watch=counted, around=around)
+    seen = probabilities(network, hu, view, np.ones(len(hu), bool), around=_around(card, truth))
     if view == whole_slice(shape) and seen.shape == hu.shape:
         return seen
     return np.stack([to_half(from_model_space(one.astype(np.float32), view, shape)) for one in seen])
@@ -185,7 +178,7 @@ def _around(card: Card, truth: Truth) -> Around:
 def look_at_series(networks: Networks, case: Case) -> Called:
     """Our networks on a whole series: the line as `covct scan` runs it, on the source's own grid."""
     result = process(Choice(_series(case), (), ()), lambda: networks, "evaluation", Clock())
-    masks = result.masks
+    masks, figures = result.masks, result.report["regions"]["lungs"]
     shape = masks.lungs.shape[1:]
     return Called(
         {"lungs": np.asarray(masks.lungs) > 0, "infection": np.asarray(masks.infection)},
@@ -194,6 +187,7 @@ def look_at_series(networks: Networks, case: Case) -> Called:
             "infection": lambda index: masks.infection_probability.on_slice(index, shape),
         },
         promise_of_report(result.report),
+        {name: stated[0] for name, stated in result.stated.items() if figures[name] is not None},
     )
 
 

@@ -39,6 +39,8 @@ class EvaluationOrder:
         of the networks' window, so that they look as published.
     robustness : bool
         Whole series are segmented again, smoothed, sharpened and at other thicknesses.
+    calibrate : Path or None
+        Folder of weights into whose card goes what the intervals of reports rest on.
     """
 
     data: Path
@@ -59,6 +61,7 @@ class EvaluationOrder:
     names: bool = False
     clahe: str = RESTORED
     robustness: bool = False
+    calibrate: Path | None = None
 
 
 def check_order(order: EvaluationOrder) -> None:
@@ -74,5 +77,7 @@ def check_order(order: EvaluationOrder) -> None:
         raise UsageError("--threshold is of one network: it goes with --weights and with --task")
     if order.robustness and order.predictions:
         raise UsageError("--robustness segments changed scans: it goes with --weights alone")
+    if order.calibrate and (order.predictions or order.threshold is not None or len(order.tasks) < len(TASKS)):
+        raise UsageError("--calibrate is of both networks as they are: it goes with --weights alone, for both tasks")
     if order.patients == HELD_OUT and not order.weights:
         raise UsageError("only a card says who was held out: --patients held-out goes with --weights")

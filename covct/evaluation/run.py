@@ -26,6 +26,7 @@ from covct.evaluation.networks import Loaded, cards_of, choose, held_out_by
 from covct.evaluation.notes import notes_on
 from covct.evaluation.order import RESTORED, EvaluationOrder, check_order
 from covct.evaluation.page import as_html, read_history
+from covct.evaluation.people import Measured, write_calibration
 from covct.evaluation.predictions import Predictions, find_predictions, read_predictions
 from covct.evaluation.robustness import Varied, vary
 from covct.evaluation.schema import Evaluation
@@ -55,6 +56,7 @@ class Evaluated:
     calls: list[CaseCalls] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[dict[str, str]] = field(default_factory=list)
+    people: dict[tuple[str, str], Measured] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,8 @@ def evaluate(
         why = done.left_out[0]["reason"]
         raise UsageError(f"{order.data}: none of {len(cases)} cases could be judged; first: {why}")
     evaluation = _document(session, done)
+    if order.calibrate:
+        evaluation["notes"].append(write_calibration(order.calibrate, done.people.values(), session.judges))
     _write(order, evaluation, session.judges, done.judged)
     return evaluation
 
@@ -199,6 +203,8 @@ def _judge_case(session: Session, case: Case, done: Evaluated, emit: Emit) -> No
     by, seen = session.chosen.get(case.key, (None, []))
     row = document.row(case, label, shown, truth, found, calls, by, seen)
     done.judged += found
+    if by and not seen and called.stated:
+        done.people.setdefault(case.identity, Measured(case.known_as, by)).add(case, truth, called)
     done.calls += [calls] if calls.any else []
     done.rows.append(row)
     dice = {one.task: row["tasks"][one.task]["dice"] for one in found}

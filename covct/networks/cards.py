@@ -71,12 +71,37 @@ class Call(Document):
 
 
 class Calibration(Document):
-    """What the widths of `covct.pipeline.uncertainty` are multiplied by, as measured on patients held out."""
+    """A factor of widths, as earlier versions used it; it held less than it said, and is read but not used."""
 
     factor: float = Field(gt=0, lt=1000)
     level: float = Field(gt=0, lt=1, description="The share of patients whose true value the intervals contain.")
     looks: int = Field(gt=0, lt=1000, description="Looks at each slice; with another number it does not apply.")
     source: str = Field(min_length=1, max_length=999, description="Where it was measured, in words.")
+
+
+class PersonSeen(Document):
+    """One person with truth, judged by networks that have not learned from them. Nothing tells who it is."""
+
+    source: str = Field(min_length=1, max_length=99, description="Name of the data.")
+    there: bool = Field(description="Whether there is any infection.")
+    fold: int = Field(0, ge=0, lt=1000, description="Which network of an ensemble has not seen them, from 0.")
+    errors: dict[Name, float] = Field(
+        description="By figure, such as infection_percent: truth less figure, in widths of covct.pipeline.uncertainty."
+    )
+
+
+class Calibrated(Document):
+    """What the intervals of reports rest on: whole scans with truth. `covct evaluate --calibrate` writes it."""
+
+    networks: list[Sha256] = Field(
+        description="Of the weights of all networks for lungs and infection; with others it does not apply."
+    )
+    thresholds: list[float] = Field(description="Of lungs and infection; with others it does not apply.")
+    by_folds: bool = Field(
+        description="Each person was judged by the fold that held them out, and the networks are these folds together."
+    )
+    source: str = Field(min_length=1, max_length=999, description="Where it was measured, in words.")
+    people: list[PersonSeen] = Field(max_length=9999, description="Each once.")
 
 
 class Converted(Document):
@@ -135,7 +160,10 @@ class Card(Document):
     limits: str = Field("", description="Known weaknesses.")
     flip: bool = Field(False, description="Average a slice and its mirror image: twice the time, steadier.")
     uncertainty: Annotated[Calibration | None, NotMeasured, AsObject] = Field(
-        None, description="Empty: not measured, the default is used."
+        None, description="Of earlier versions, not used any more."
+    )
+    calibration: Calibrated | None = Field(
+        None, description="Of the infection network, and of the lungs' beside it. null: reports have no intervals."
     )
     channels: int = Field(
         1, ge=1, le=MOST_CHANNELS, description="Slices seen at once, the middle one in question; odd."

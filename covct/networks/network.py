@@ -41,6 +41,14 @@ class Network:
         """How many times it looks at a slice that shows something."""
         return sum(2 if one.card.flip else 1 for one in (self, *self.members))
 
+    def by_member(self, looks: list[np.ndarray]) -> list[list[np.ndarray]]:
+        """The looks of each network of an ensemble; all of them for each where they were averaged before."""
+        networks = (self, *self.members)
+        if len(looks) != self.looks:
+            return [looks for _ in networks]
+        rest = iter(looks)
+        return [[next(rest) for _ in range(2 if one.card.flip else 1)] for one in networks]
+
 
 @dataclass(frozen=True)
 class Networks:

@@ -13,9 +13,10 @@ from covct.intake.choice import Choice
 from covct.intake.gate_rules import Finding, ValidFor
 from covct.networks.network import Network, Networks
 from covct.pipeline.burden import Lesion, RegionBurden, ThirdBurden, severity
+from covct.pipeline.conformal import Guarantee
 from covct.pipeline.postprocess import SPECK_MM3
 from covct.pipeline.report_document import Report
-from covct.pipeline.uncertainty import Figures, Interval, Uncertainty, classes, doubts, next_class
+from covct.pipeline.uncertainty import Interval, Uncertainty, classes, doubts, next_class
 from covct.terms import FIGURES, HU_BANDS, SEVERITY_SCALE, THIRDS, Figure
 from covct.voxels.components import CONNECTIVITY
 from covct.voxels.volume import Scan, voxel_volume_mm3
@@ -36,8 +37,7 @@ class Measurements:
 
     def doubts(self) -> list[Finding]:
         """The warning of an uncertain share, where a share may be given."""
-        interval = self.sure.regions["lungs"].infection_percent if self.valid_for.percent else None
-        return doubts(interval, self.sure.calibrations["infection"].level)
+        return doubts(self.sure.intervals["infection_percent"] if self.valid_for.percent else None)
 
 
 def build_report(
@@ -71,7 +71,8 @@ def build_report(
         "valid_for": asdict(valid_for),
         "warnings": [{"slug": finding.slug, "message": finding.message} for finding in findings],
         "regions": {
-            name: _region(region, measured.sure.regions[name], valid_for) for name, region in measured.burden.items()
+            name: _region(region, measured.sure.intervals if name == "lungs" else {}, valid_for)
+            for name, region in measured.burden.items()
         },
         "thirds": _thirds_divided(measured.burden["lungs"]),
         "lesions": _lesions(scan, *measured.lesions, valid_for),
@@ -177,7 +178,7 @@ def _geometry(scan: Scan) -> dict[str, Any]:
     }
 
 
-def _region(region: RegionBurden, sure: Figures, valid_for: ValidFor) -> dict[str, Any]:
+def _region(region: RegionBurden, sure: dict[str, Interval | None], valid_for: ValidFor) -> dict[str, Any]:
     thirds = {name: _figures(third, valid_for) for name, third in region.thirds.items()}
     return {**_figures(region, valid_for), **_intervals(sure, valid_for), "thirds": thirds}
 
@@ -195,12 +196,12 @@ def _rounded(value: float | None, figure: Figure, valid_for: ValidFor) -> float 
     return round(value, figure.digits) if value is not None and _holds(figure, valid_for) else None
 
 
-def _intervals(sure: Figures, valid_for: ValidFor) -> dict[str, list[float] | None]:
-    """Each rounded like its figure, so that it holds it still."""
+def _intervals(sure: dict[str, Interval | None], valid_for: ValidFor) -> dict[str, list[float] | None]:
+    """Each rounded like its figure, so that it holds it still; of a single lung none."""
     intervals: dict[str, list[float] | None] = {}
     for figure in FIGURES:
         if figure.interval:
-            interval: Interval | None = getattr(sure, figure.name) if _holds(figure, valid_for) else None
+            interval = sure.get(figure.name) if _holds(figure, valid_for) else None
             intervals[f"{figure.name}_interval"] = [round(end, figure.digits) for end in interval] if interval else None
     return intervals
 
@@ -211,13 +212,14 @@ def _holds(figure: Figure, valid_for: ValidFor) -> bool:
 
 def _uncertainty(percent: float | None, sure: Uncertainty, valid_for: ValidFor) -> dict[str, Any]:
     """What the intervals are, where they come from, and how near the figure is to another severity class."""
-    interval = sure.regions["lungs"].infection_percent if valid_for.percent else None
+    interval = sure.intervals["infection_percent"] if valid_for.percent else None
     near = next_class(percent) if percent is not None else None
     lowest, highest = classes(interval) if interval else (None, None)
-    level = sure.calibrations["infection"].level
     return {
         "looks": sure.looks,
-        "calibration": {task: asdict(one) for task, one in sure.calibrations.items()},
+        "calibration": None,
+        "source": sure.source,
+        "figures": {name: _guarantee(one) for name, one in sure.guarantees.items()},
         "lowest_class": lowest,
         "highest_class": highest,
         "nearest_class": near
@@ -226,8 +228,13 @@ def _uncertainty(percent: float | None, sure: Uncertainty, valid_for: ValidFor) 
             "boundary_percent": near.boundary_percent,
             "distance_percent": round(near.distance_percent, 2),
         },
-        "low_confidence": None if interval is None else bool(doubts(interval, level)),
+        "low_confidence": None if interval is None else bool(doubts(interval)),
     }
+
+
+def _guarantee(one: Guarantee) -> dict[str, Any]:
+    coverage = one.coverage and [round(end, 3) for end in one.coverage]
+    return {**asdict(one), "coverage": coverage}
 
 
 def _network(network: Network) -> dict[str, Any]:

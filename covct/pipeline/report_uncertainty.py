@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
-from covct.disk.documents import Document
+from covct.disk.documents import Count, Document
 from covct.pipeline.report_figures import SeverityClass, Text
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Calibration(Document):
-    """What the widths of intervals were multiplied by."""
+    """What the widths of intervals were multiplied by, in reports of earlier versions."""
 
     factor: float = Field(gt=0, description="The multiple of the networks' own spread that held the true values.")
     level: float = Field(
@@ -25,6 +29,36 @@ class Calibrations(Document):
 
     lungs: Calibration = Field(description="For volumes of lung.")
     infection: Calibration = Field(description="For all opacity.")
+
+
+class GuaranteeGiven(Document):
+    """What the interval of a figure is worth. Each of its ends holds the truth in 95 % of people."""
+
+    people: Count = Field(description="People with truth who were measured, each once; the networks had seen none.")
+    people_without: Count = Field(description="Those of them without any infection. 0 where a figure is of everybody.")
+    level: float | None = Field(
+        gt=0, lt=1, description="Share of people whose true value lies inside. Null where there is no interval."
+    )
+    guaranteed: float | None = Field(
+        gt=0, lt=1, description="What that share cannot fall below on average: less than level where folds were used."
+    )
+    coverage: tuple[Share, Share] | None = Field(
+        description="From and to: where that share lies for people like those measured, in 9 of 10 draws of so many."
+    )
+    reason: Text | None = Field(description="Why there is no interval; null where there is one.")
+
+
+class Guarantees(Document):
+    """By figure of both lungs; a single lung has no interval."""
+
+    volume_ml: GuaranteeGiven = Field(description="Of the volume, mL.")
+    infection_ml: GuaranteeGiven = Field(description="Of the volume of opacity, mL.")
+    infection_percent: GuaranteeGiven = Field(description="Of the share of opacity.")
+
+    def named(self, figure: str) -> GuaranteeGiven:
+        """That of a figure with an interval."""
+        given: GuaranteeGiven = getattr(self, figure)
+        return given
 
 
 class NearestClass(Document):
@@ -48,7 +82,11 @@ class Uncertainty(Document):
     looks: int = Field(
         ge=1, description="How many times a slice was looked at for infection: straight and mirrored, by each network."
     )
-    calibration: Calibrations = Field(description="By network: what the widths of intervals were multiplied by.")
+    calibration: Calibrations | None = Field(
+        description="Of reports of earlier versions: what the widths of intervals were multiplied by. Null since."
+    )
+    source: Text | None = Field(None, description="Where people were measured. Null where none were.")
+    figures: Guarantees | None = Field(None, description="What each interval is worth, or why there is none.")
     lowest_class: SeverityClass | None = Field(
         description="Severity class at the lower end of the interval of both lungs; null where there is none."
     )

@@ -32,6 +32,7 @@ from covct.intake.volume_file import declared_size, load_volume
 from covct.networks.devices import Device
 from covct.networks.network import Network, Networks, field_of_view, holds_infection, probabilities
 from covct.pipeline.burden import RegionBurden, find_lesions, measure_burden
+from covct.pipeline.conformal import Stated
 from covct.pipeline.memory import BASE_MIB, at_hand_mib, needed_mib
 from covct.pipeline.postprocess import (
     mark_infection,
@@ -75,7 +76,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Result:
-    """One segmented series."""
+    """One segmented series; `stated` is as in `Uncertainty`."""
 
     series: Series
     scan: Scan
@@ -83,6 +84,7 @@ class Result:
     report: dict[str, Any]
     work_key: str
     device: Device
+    stated: dict[str, list[Stated]] = field(default_factory=dict)
 
 
 def process(
@@ -148,7 +150,7 @@ def process_scan(
         measured, findings = _measure(scan, lungs, infection, networks, valid_for, findings, strict)
     report = build_report(choice, scan, measured, findings, networks, work_key, what, infection.skipped)
     masks = Masks(lungs.labels.lungs, lungs.labels.infection, lungs.probability, infection.probability)
-    return Result(series, scan, masks, report, work_key, networks.used())
+    return Result(series, scan, masks, report, work_key, networks.used(), measured.sure.stated)
 
 
 def segment(networks: Networks, scan: Scan) -> Labels:
@@ -196,27 +198,30 @@ def _find_lungs(network: Network, scan: Scan) -> _Lungs:
 
 @dataclass(frozen=True)
 class _Infection:
-    """Infection as found: its probability, how much of it hesitates, and slices with lung that were not looked at."""
+    """Infection as found: its probability, how much of it hesitates (of an ensemble also by network), and slices with
+    lung that were not looked at."""
 
     probability: Probability
-    tally: Tally
+    tallies: list[Tally]
     skipped: int
 
 
 def _find_infection(networks: Networks, scan: Scan, lungs: Layer) -> _Infection:
     card, hu, spacing = networks.infection.card, scan.working.array, spacing_mm(scan.working)
     view = field_of_view(card, hu, spacing[1:], lungs)
-    tally = Tally.empty(card.threshold)
+    network = networks.infection
+    tallies = [Tally.empty(card.threshold) for _ in range(1 + (len(network.members) + 1 if network.members else 0))]
 
     def watch(indices: np.ndarray, looks: list[np.ndarray]) -> None:
-        lungs_here = (lungs[index] for index in indices.tolist())
-        tally.add(looks, sides_in_view(lungs_here, view, card.size))
+        sides = sides_in_view((lungs[index] for index in indices.tolist()), view, card.size)
+        for tally, own in zip(tallies, (looks, *network.by_member(looks)), strict=False):
+            tally.add(own, sides)
 
     with_lung = per_slice(lungs) > 0
     looked_at = _not_empty(networks, hu, spacing, with_lung, lungs)
     skipped = int(np.count_nonzero(with_lung & ~looked_at))
-    probability = probabilities(networks.infection, hu, view, looked_at, spacing_mm=spacing, watch=watch)
-    return _Infection(Probability(probability, view), tally, skipped)
+    probability = probabilities(network, hu, view, looked_at, spacing_mm=spacing, watch=watch)
+    return _Infection(Probability(probability, view), tallies, skipped)
 
 
 def _mark(labels: Labels, probability: Probability, threshold: float, scan: Scan) -> None:
@@ -239,7 +244,7 @@ def _measure(
     findings = [*findings, *found]
     if strict:
         refuse_warnings(findings)
-    sure = uncertainty(burden, lungs.tally, infection.tally, networks)
+    sure = uncertainty(burden, lungs.tally, infection.tallies, networks)
     lesions = find_lesions(labels.infection, labels.lungs, scan.working_affine)
     measured = Measurements(burden, sure, lesions, valid_for & left_valid(findings))
     return measured, [*findings, *measured.doubts()]

@@ -1,13 +1,14 @@
-"""How sure the figures are: from what the networks compute anyway to intervals, scaled by patients with truth.
+"""How sure the figures are: from what the networks compute anyway to intervals, by people with truth.
 
 Three things move a figure without a second look at the patient: the mirrored slice and the networks of other folds
 (where the weights have them) call other pixels; and pixels near the threshold could as well have been called the other
-way. Their spread is a width that grows where the network hesitates, but not yet one that holds the truth as often as
-promised. For that it is multiplied by a factor measured on patients the network never saw: the quantile of (error /
-width), as in split conformal prediction with a local width (Papadopoulos 2002, Lei 2018). The factor stands in the
-weight card with where it comes from, `benchmarks/uncertainty.py` measures it.
+way. Their spread is a width that grows where the network hesitates, but not yet an interval that holds the truth as
+often as it says. How many such widths a figure is wrong by, to either side, is measured in whole scans of people with
+truth, in the very figures that reports give, and stands in the weight card (`covct evaluate --calibrate`); `conformal`
+makes the ends of it. Without enough people there is no interval, and the report says why.
 
-What it cannot know: a scan unlike those patients', and opacities that are no COVID-19 but are called all the same.
+What it cannot know: a scan unlike those people's, and opacities that are no COVID-19 but are called all the same. A
+single lung has no interval, since truth mostly does not tell the sides apart.
 """
 
 from __future__ import annotations
@@ -20,39 +21,23 @@ import cv2
 import numpy as np
 
 from covct.intake.gate_rules import WIDE_PERCENT, Finding
-from covct.networks.cards import Card
+from covct.networks.cards import Calibrated
 from covct.networks.network import Networks
 from covct.pipeline.burden import RegionBurden, severity
+from covct.pipeline.conformal import LEVEL, Guarantee, Seen, Stated, ends, guarantee
 from covct.terms import LEFT_LUNG, REGIONS, RIGHT_LUNG, SEVERITY
 from covct.voxels.preprocess import FieldOfView, to_model_space
 
-LEVEL = 0.9  # share of patients whose true value the interval is to hold
 BAND_LOGIT = 1.0  # pixels whose odds are within a factor e of the threshold's could be called either way
 FLOOR_PERCENT = 0.1  # of the lung: no width is smaller, since what no look sees can be there all the same
 FLOOR_SHARE = 0.005  # of the lung's own volume
-# Where a card has none: what the shipped networks came to, rounded up. The report says so.
-DEFAULT_FACTORS = {"lungs": 4.0, "infection": 5.0}
-UNCALIBRATED = "default: these weights were not calibrated on patients with truth"
+FLOOR_ML = 0.1  # no lung, no share of it
 SIDES = (RIGHT_LUNG, LEFT_LUNG)
 
 Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What widths are multiplied by, for which share of patients, and where that was measured."""
-
-    factor: float
-    level: float
-    source: str
-
-
-def calibration(card: Card, looks: int | None = None) -> Calibration:
-    """The card's factor; the default where it has none, or one for another number of looks."""
-    told = card.uncertainty
-    if told and looks in (None, told.looks):
-        return Calibration(told.factor, told.level, told.source)
-    return Calibration(DEFAULT_FACTORS[card.task], LEVEL, UNCALIBRATED)
+# Figures with an interval, and whether they are 0 in some people.
+MAY_BE_NOTHING = {"volume_ml": False, "infection_ml": True, "infection_percent": True}
+MOST = {"infection_percent": 100.0}
 
 
 def band(threshold: float) -> tuple[float, float]:
@@ -139,7 +124,7 @@ def sides_in_view(lungs: Iterable[np.ndarray], view: FieldOfView, size: int) -> 
 
 
 def widths(tally: Tally, region: str = "lungs") -> tuple[float, float]:
-    """How far the count of a region could be too high and too low, in percent of its lung: not yet calibrated."""
+    """How far the count of a region could be too high and too low, in percent of its lung: not yet an interval."""
     places = [side - 1 for side in REGIONS[region]]
     lungs, called, surely, perhaps = (
         int(counts[places].sum()) for counts in (tally.lungs, tally.called, tally.surely, tally.perhaps)
@@ -151,80 +136,106 @@ def widths(tally: Tally, region: str = "lungs") -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """The intervals of one region; None where the figure itself is none."""
-
-    volume_ml: Interval
-    infection_ml: Interval
-    infection_percent: Interval | None
-
-
-@dataclass(frozen=True)
 class Uncertainty:
-    """Intervals by region, and what they were made of."""
+    """What the networks say of both lungs' figures, and the intervals that follow.
+
+    Attributes
+    ----------
+    stated : dict of str to list of Stated
+        By figure: what is reported, and for an ensemble what each of its networks says instead.
+    guarantees : dict of str to Guarantee
+    intervals : dict of str to ((float, float) or None)
+        None where too few people were measured, or the figure itself is none.
+    source : str or None
+        Where people were measured.
+    """
 
     looks: int
-    calibrations: dict[str, Calibration]
-    regions: dict[str, Figures]
+    stated: dict[str, list[Stated]]
+    guarantees: dict[str, Guarantee]
+    intervals: dict[str, Interval | None]
+    source: str | None = None
 
 
-def uncertainty(burden: dict[str, RegionBurden], lungs: Tally, infection: Tally, networks: Networks) -> Uncertainty:
-    """Put intervals beside measured figures.
+def uncertainty(
+    burden: dict[str, RegionBurden], lungs: Tally, infection: Sequence[Tally], networks: Networks
+) -> Uncertainty:
+    """Put intervals beside the figures of both lungs.
 
     Parameters
     ----------
     burden : dict of str to RegionBurden
         As measured on the source grid.
-    lungs, infection : Tally
-        Of the same series, in model space. Only shares are taken from them.
+    lungs : Tally
+    infection : sequence of Tally
+        Of the same series, in model space: of the mean of all networks, then for an ensemble of each by itself. Only
+        shares are taken from them.
     networks : Networks
-        Their cards hold the factors.
+        The infection network's card holds the people that were measured.
     """
-    looks = networks.infection.looks
-    calibrations = {
-        "lungs": calibration(networks.lungs.card),
-        "infection": calibration(networks.infection.card, looks),
-    }
-    regions = {}
-    for name, measured in burden.items():
-        below, above = (100 * FLOOR_SHARE + width for width in widths(lungs, name))
-        factor = calibrations["lungs"].factor / 100
-        volume = measured.volume_ml
-        volume_interval = (max(0.0, volume * (1 - factor * below)), volume * (1 + factor * above))
-        share = 100 * measured.infection_ml / volume if volume else 0.0
-        low, high = percent_interval(share, widths(infection, name), calibrations["infection"].factor)
-        regions[name] = Figures(
-            volume_interval,
-            (volume * low / 100, volume * high / 100),
-            (low, high) if measured.infection_percent is not None else None,
-        )
-    return Uncertainty(looks, calibrations, regions)
+    stated = stated_figures(burden["lungs"], lungs, infection)
+    told = networks.infection.card.calibration
+    other = None if told is None else _of_other_networks(told, networks)
+    guarantees: dict[str, Guarantee] = {}
+    intervals: dict[str, Interval | None] = dict.fromkeys(MAY_BE_NOTHING)
+    for name, may_be_nothing in MAY_BE_NOTHING.items():
+        people = [] if told is None else people_of(told, name)
+        made = guarantee(people, may_be_nothing, told is not None and told.by_folds)
+        guarantees[name] = Guarantee(made.people, made.people_without, reason=other) if other else made
+        if guarantees[name].level is not None and getattr(burden["lungs"], name) is not None:
+            reported, *folds = stated[name]
+            assert told is not None
+            low, high = ends(people, reported.value, folds if told.by_folds else [reported], may_be_nothing)
+            intervals[name] = max(0.0, low), min(MOST.get(name, math.inf), high)
+    return Uncertainty(networks.infection.looks, stated, guarantees, intervals, told.source if told else None)
 
 
-def percent_interval(percent: float, widths_percent: tuple[float, float], factor: float) -> Interval:
-    """The interval of an infected share, within 0..100."""
-    below, above = (factor * (FLOOR_PERCENT + width) for width in widths_percent)
-    return max(0.0, percent - below), min(100.0, percent + above)
+def people_of(told: Calibrated, figure: str) -> list[Seen]:
+    """Those of a card whose truth of a figure is known."""
+    return [
+        Seen(one.source, one.there or not MAY_BE_NOTHING[figure], one.errors[figure], one.fold)
+        for one in told.people
+        if figure in one.errors
+    ]
 
 
-def error_in_widths(percent: float, truth: float, widths_percent: tuple[float, float]) -> float:
-    """How many widths the truth lies away: the factor that would just have held it."""
-    below, above = (FLOOR_PERCENT + width for width in widths_percent)
-    return (truth - percent) / above if truth > percent else (percent - truth) / below
+def weights_of(networks: Networks) -> tuple[list[str], list[float]]:
+    """sha256 of all networks that figures rest on, and their thresholds."""
+    both = (networks.lungs, networks.infection)
+    hashes = [one.card.sha256 for network in both for one in (network, *network.members)]
+    return hashes, [network.card.threshold for network in both]
 
 
-def conformal_factor(scores: Sequence[float], level: float = LEVEL) -> float:
-    """The factor that holds a new patient's truth with probability `level`, were it drawn like those of `scores`.
+def _of_other_networks(told: Calibrated, networks: Networks) -> str | None:
+    """Why a card's people say nothing of these networks; None where they do."""
+    if (told.networks, told.thresholds) != weights_of(networks):
+        return "people were measured with other networks or thresholds"
+    folds = len(networks.infection.members) + 1 if told.by_folds and networks.infection.members else 0
+    if any(one.fold >= max(1, folds) for one in told.people) or (told.by_folds and not folds):
+        return "people were measured with other folds than there are networks"
+    return None
 
-    Raises
-    ------
-    ValueError
-        Too few patients to promise that much: nine for 0.9.
-    """
-    rank = math.ceil((len(scores) + 1) * level - 1e-9)
-    if rank > len(scores):
-        raise ValueError(f"{len(scores)} patients are too few for a level of {level:g}")
-    return sorted(scores)[rank - 1]
+
+def stated_figures(lungs: RegionBurden, of_lungs: Tally, infection: Sequence[Tally]) -> dict[str, list[Stated]]:
+    """Of both lungs, by figure: what is reported with its widths, then what each network of an ensemble says."""
+    volume, percent = lungs.volume_ml, lungs.infection_percent
+    share = percent if percent is not None else 0.0
+    out: dict[str, list[Stated]] = {name: [] for name in MAY_BE_NOTHING}
+    volume_widths = (volume * (FLOOR_SHARE + width / 100) + FLOOR_ML for width in widths(of_lungs))
+    volume_ml = Stated(volume, *volume_widths)
+    for tally in infection:
+        moved = min(100.0, max(0.0, share + called_percent(tally) - called_percent(infection[0])))
+        below, above = (FLOOR_PERCENT + width for width in widths(tally))
+        out["infection_percent"].append(Stated(moved, below, above))
+        ml = volume / 100
+        out["infection_ml"].append(Stated(moved * ml, below * ml + FLOOR_ML, above * ml + FLOOR_ML))
+        out["volume_ml"].append(volume_ml)
+    return out
+
+
+def called_percent(tally: Tally) -> float:
+    """Share of both lungs that is called in model space."""
+    return 100 * float(tally.called.sum()) / max(1, int(tally.lungs.sum()))
 
 
 @dataclass(frozen=True)
@@ -253,12 +264,12 @@ def classes(interval: Interval) -> tuple[int, int]:
     return low, high
 
 
-def doubts(interval: Interval | None, level: float) -> list[Finding]:
+def doubts(interval: Interval | None) -> list[Finding]:
     """The low-confidence warning, where an infected share is uncertain; nothing where there is none."""
     if interval is None:
         return []
     (lowest, highest), (low, high) = classes(interval), interval
-    message = f"the share of opacity is put between {low:.1f} and {high:.1f} % ({100 * level:.0f} % interval)"
+    message = f"the share of opacity is put between {low:.1f} and {high:.1f} % ({100 * LEVEL:.0f} % interval)"
     if lowest != highest:
         return [Finding("low-confidence", f"{message}: severity class {lowest} to {highest}")]
     if high - low > WIDE_PERCENT:

@@ -107,19 +107,27 @@ def _bands(name: str, region: Region) -> Iterator[str]:
 
 
 def _intervals(regions: Regions, sure: Uncertainty) -> Iterator[str]:
-    """Every interval holds its figure; the classes are those of its ends."""
+    """Every interval holds its figure, and is there where it is promised; the classes are those of its ends."""
     for name, region in regions.items():
         for figure in (one.name for one in FIGURES if one.interval):
             value, interval = region.figure(figure), region.interval(figure)
+            promised = value is not None and _promised(name, figure, sure)
             if value is None or interval is None:
-                if value is not None or interval is not None:
+                if promised or interval is not None:
                     yield f"{name}: {figure} is {value}, its interval {interval}"
+            elif not promised:
+                yield f"{name}: {figure} has an interval {interval}, and nothing says what it is worth"
             elif not interval[0] - ROUNDED_PERCENT <= value <= interval[1] + ROUNDED_PERCENT:
                 yield f"{name}: {figure} is {value}, outside its interval {interval}"
     interval = regions.lungs.interval("infection_percent")
     reached = (None, None) if interval is None else classes(interval)
     if (sure.lowest_class, sure.highest_class) != reached and not _at_an_edge(interval):
         yield f"classes {sure.lowest_class} to {sure.highest_class} with an interval of {interval} %"
+
+
+def _promised(region: str, figure: str, sure: Uncertainty) -> bool:
+    """Earlier reports promised an interval for every figure."""
+    return sure.figures is None or (region == "lungs" and sure.figures.named(figure).level is not None)
 
 
 def _at_an_edge(interval: Interval | None) -> bool:

@@ -119,8 +119,14 @@ def _about_intervals(report: dict[str, Any]) -> str:
     sure = report.get("uncertainty")
     if not sure:
         return "This result has no intervals."
-    made = sure["calibration"]["infection"]
-    return f"Below each figure its interval, at a level of {100 * made['level']:.0f} %. Measured on: {made['source']}."
+    made = sure["figures"]["infection_percent"]
+    if made["level"] is None:
+        return f"The share has no interval: {made['reason']}."
+    low, high = (100 * end for end in made["coverage"])
+    return (
+        f"Below figures of both lungs their intervals, at a level of {100 * made['level']:.0f} % (for people like the "
+        f"{made['people']} measured, {low:.0f} to {high:.0f} %). Measured on: {sure['source']}."
+    )
 
 
 def _thirds(report: dict[str, Any]) -> list[tuple[str, list[str]]]:

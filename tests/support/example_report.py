@@ -128,9 +128,18 @@ _REPORT: dict[str, Any] = {
     "severity": {"scale": "CT-SS (whole lung, 1-5)", "class": 2, "label": "5 to below 25 %"},
     "uncertainty": {
         "looks": 2,
-        "calibration": {
-            "lungs": {"factor": 3.0, "level": 0.9, "source": "10 held-out patients"},
-            "infection": {"factor": 4.0, "level": 0.9, "source": "19 held-out patients"},
+        "calibration": None,
+        "source": "40 held-out patients",
+        "figures": {
+            name: {
+                "people": 40,
+                "people_without": 20 if name != "volume_ml" else 0,
+                "level": 0.9,
+                "guaranteed": 0.9,
+                "coverage": [0.774, 0.981],
+                "reason": None,
+            }
+            for name in ("volume_ml", "infection_ml", "infection_percent")
         },
         "lowest_class": 2,
         "highest_class": 2,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from covct.networks.cards import Card, file_sha256, write_card
 from covct.networks.network import Device, Network, Networks
+from covct.pipeline.uncertainty import MAY_BE_NOTHING, weights_of
 
 
 def threshold_card(task: str, sha256: str = "0" * 64) -> Card:
@@ -59,3 +63,21 @@ def make_weights(folder: Path) -> Path:
         file.write_bytes(task.encode())
         write_card(threshold_card(task, file_sha256(file)), folder)
     return folder
+
+
+FIGURES = tuple(MAY_BE_NOTHING)
+
+
+def calibrated(made: Networks, errors: Iterable[float] = range(-9, 10), **changes: Any) -> Networks:
+    """The networks, with as many people in the card with infection as without, whose errors are these."""
+    errors = list(errors)
+    people = [
+        {"source": "made up", "there": there, "fold": 0, "errors": dict.fromkeys(FIGURES, float(error))}
+        for there in (True, False)
+        for error in errors
+    ]
+    hashes, thresholds = weights_of(made)
+    told = {"networks": hashes, "thresholds": thresholds, "by_folds": False, "source": "people of a test",
+            "people": people, **changes}  # fmt: skip
+    card = made.infection.card.replaced(calibration=told)
+    return replace(made, infection=replace(made.infection, card=card))
