@@ -1,7 +1,11 @@
-"""Seconds per step and peak memory of a synthetic 300 x 512 x 512 DICOM series, cold and resident.
+"""Seconds per step and peak memory of synthetic DICOM series of n x 512 x 512, cold and resident.
 
-Cold: one process from start to outcome, imports and weights included. Resident: the second series of a process.
-Run on a quiet machine; the medians of --runs are printed as a table and appended to nothing: copy them to RESULTS.md.
+    python benchmarks/scan_throughput.py [--slices 300] [--series 3] [--cores 2]
+    python benchmarks/scan_throughput.py --slices 50 300 1500 --series 3 30 --cores 1 2 --runs 1
+
+Cold: one process from start to outcome, imports and weights included. Resident: the second series of a process, and
+those after it. Of several values every combination is a row. Run on a quiet machine; the medians of --runs are printed
+and appended to nothing: copy them to RESULTS.md.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import pydicom
@@ -53,36 +59,70 @@ def scan(sources: list[Path], out: Path) -> tuple[float, float, list[dict]]:
     return time.perf_counter() - start, usage.ru_maxrss / 1024, events
 
 
+@dataclass
+class Measured:
+    """Of the runs with one number of slices, series and cores; `steps` a dict a series, as its report has it."""
+
+    cold: list[float] = field(default_factory=list)
+    resident: list[float] = field(default_factory=list)
+    an_hour: list[float] = field(default_factory=list)
+    peak_mib: list[float] = field(default_factory=list)
+    rerun: list[float] = field(default_factory=list)
+    steps: list[dict[str, float]] = field(default_factory=list)
+
+
+def measure(folder: Path, slices: int, series: int, runs: int) -> Measured:
+    found = Measured()
+    write_series(folder / "in", slices, series)
+    for run in range(runs):
+        found.cold.append(scan([folder / "in" / "0"], folder / f"cold{run}")[0])
+        out = folder / f"out{run}"
+        whole, peak, events = scan([folder / "in"], out)
+        done = [event for event in events if event["event"] == "done"]
+        if len(done) < series:
+            raise SystemExit(f"{len(done)} of {series} series of {slices} slices were done: a chest has 24 at least")
+        found.resident += [event["seconds"] for event in done[1:]]
+        found.an_hour.append(3600 * series / whole)
+        found.peak_mib.append(peak)
+        found.steps += [_timings(out / event["folder"]) for event in done[1:]]
+        found.rerun.append(scan([folder / "in"], out)[0])
+    return found
+
+
+def _timings(folder: Path) -> dict[str, float]:
+    timings: dict[str, float] = json.loads((folder / "report.json").read_text())["run"]["timings_s"]
+    return timings
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--slices", type=int, default=300)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slices", type=int, nargs="+", default=[300])
+    parser.add_argument("--series", type=int, nargs="+", default=[3], help="2 at least")
+    parser.add_argument("--cores", type=int, nargs="+", help="of those this process may use; default: all of them")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where to work: 0.5 MiB a slice")
     arguments = parser.parse_args()
-    cold, resident, memory, steps, rerun = [], [], [], [], []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_series(folder / "in", arguments.slices, 3)
-        for run in range(arguments.runs):
-            seconds, _, _ = scan([folder / "in" / "0"], folder / f"cold{run}")
-            cold.append(seconds)
-            out = folder / f"out{run}"
-            _, peak, events = scan([folder / "in"], out)
-            done = [event["seconds"] for event in events if event["event"] == "done"]
-            resident += done[1:]
-            memory.append(peak)
-            for event in [event for event in events if event["event"] == "done"][1:]:
-                steps.append(json.loads((out / event["folder"] / "report.json").read_text())["run"]["timings_s"])
-            rerun.append(scan([folder / "in"], out)[0])
-    print(
-        f"{arguments.slices} x 512 x 512, {os.cpu_count()} cores, {platform.processor() or platform.machine()}, medians"
-    )
-    print(f"cold, start to outcome     {statistics.median(cold):7.1f} s")
-    print(f"resident, one series       {statistics.median(resident):7.1f} s")
-    print(f"series an hour, resident   {3600 / statistics.median(resident):7.0f}")
-    print(f"peak RSS                   {statistics.median(memory):7.0f} MiB")
-    print(f"rerun, nothing to do       {statistics.median(rerun):7.2f} s (3 series)")
-    for step in steps[0]:
-        print(f"  {step:24} {statistics.median(s[step] for s in steps):7.2f} s")
+    at_hand = sorted(os.sched_getaffinity(0))
+    print(f"n x 512 x 512, {platform.processor() or platform.machine()}, medians of {arguments.runs}")
+    print("| slices | series | cores | cold, s | resident, s | an hour, start to end | peak MiB | rerun, s |")
+    print("|---:|---:|---:|---:|---:|---:|---:|---:|")
+    steps = []
+    for slices, series, cores in product(arguments.slices, arguments.series, arguments.cores or [len(at_hand)]):
+        os.sched_setaffinity(0, at_hand[:cores])  # the processes to be measured inherit it
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+            found = measure(Path(name), slices, series, arguments.runs)
+        columns = (found.cold, found.resident, found.an_hour, found.peak_mib, found.rerun)
+        cold, resident, an_hour, peak, rerun = map(median, columns)
+        row = f"{cold:.1f} | {resident:.1f} | {an_hour:.0f} | {peak:.0f} | {rerun:.2f}"
+        print(f"| {slices} | {series} | {cores} | {row} |", flush=True)
+        steps += found.steps
+    print("\n| step | s |\n|---|---:|")
+    for step in steps[0] if steps else ():
+        print(f"| {step} | {median([one[step] for one in steps]):.2f} |")
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values) if values else float("nan")
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def test_what_is_imported_is_declared(folder, extras):
     wanted = [*project["dependencies"], *(requirement for extra in extras for requirement in optional[extra])]
     declared = {canonicalize_name(Requirement(one).name) for one in wanted}
     installed = packages_distributions()
-    ours = {"covct", "support", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    ours = {"covct", "support", *(path.stem for path in (ROOT / folder).glob("*.py"))}
     for path in sorted((ROOT / folder).rglob("*.py")):
         for module in {name.split(".")[0] for name in imports(ast.parse(path.read_text()))} - ours:
             if module not in sys.stdlib_module_names:
