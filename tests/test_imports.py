@@ -155,6 +155,14 @@ def test_heavy_packages_are_loaded_only_for_work(command, forbidden, tmp_path):
     assert not loaded & forbidden
 
 
+def test_a_rerun_over_finished_series_loads_no_opencv():
+    """What a pass imports before there is work, with the choice of a runtime."""
+    code = "import sys, covct.unattended.batch, covct.networks.runtimes\nprint(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert not set(run.stdout.split()) & {"cv2", "highdicom", "SimpleITK", "keras", "openvino"}
+
+
 def test_a_list_of_commands_imports_none_of_them():
     code = (
         "import sys\nfrom covct.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"

@@ -19,6 +19,7 @@ from covct.dicom.seg import _description, write_seg
 from covct.intake.discover import discover
 from covct.intake.load_dicom import load_dicom
 from covct.intake.nifti import write_mask, write_nifti
+from covct.networks.devices import OPENVINO
 from covct.outputs import Outputs
 from covct.phantom.chest import make_phantom
 from covct.phantom.dicom import write_dicom_series
@@ -365,7 +366,7 @@ def test_reading_takes_no_more_than_the_gate_counts(kind, large, tmp_path):
 
     pipeline.read(series, float("inf"))  # libraries are loaded now
     found = cost(read, limit_mib=2048)
-    counted = pipeline.counted_mib(series) - memory.BASE_MIB
+    counted = pipeline.counted_mib(series, OPENVINO) - memory.BASE_MIB[OPENVINO]
     assert found.mib < counted + OF_THE_PROCESS_MIB
     assert counted < 3 * found.mib + OF_THE_PROCESS_MIB, "nor far less: honest series would be refused"
 
@@ -386,6 +387,7 @@ def test_nifti_that_says_it_is_enormous_is_rejected_by_its_header(phantom, tmp_p
 def test_fifteen_hundred_slices_of_768_fit_into_4_gib_by_the_estimate():
     assert memory.needed_mib(1500, 768, 768) <= 4096
     assert memory.needed_mib(1500, 768, 768, 4) > 4096, "fractions of HU take twice as much"
+    assert memory.needed_mib(300, 512, 512) > 1400 > 1100 > memory.needed_mib(300, 512, 512, runtime=OPENVINO)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from covct.networks.converted import load_converted_networks, openvino, read_con
 from covct.networks.devices import Wish
 from covct.networks.enlarging import enlarge_at_once
 from covct.networks.processors import adds_bfloat16, processors_at_hand
-from covct.networks.runtimes import Choice, choose
+from covct.networks.runtimes import Choice, choose, foreseen
 from support.checkout import PYTHONPATH
 from support.converted import SIDE, make_converted, write_between
 from support.example_report import SCHEMA
@@ -213,6 +213,21 @@ def test_openvino_on_a_gpu_is_a_contradiction(folder, series_folder, tmp_path):
 def test_one_runtime_for_all_networks(runtime, on_gpu, installed, tasks, choice, tmp_path, monkeypatch):
     monkeypatch.setattr(runtimes, "is_installed", lambda name: installed)
     assert choose(runtime, make_converted(tmp_path / "weights", tasks), on_gpu) == choice
+
+
+@pytest.mark.parametrize(
+    ("wish", "wanted", "tasks", "seen"),
+    [
+        ("auto", "cpu", ("lungs", "infection"), "openvino"),
+        ("auto", "gpu", ("lungs", "infection"), "tensorflow"),
+        ("tensorflow", "cpu", ("lungs", "infection"), "tensorflow"),
+        ("openvino", "cpu", ("lungs",), "tensorflow"),
+    ],
+)
+def test_memory_is_counted_for_the_runtime_foreseen_and_for_tensorflow_in_doubt(wish, wanted, tasks, seen, tmp_path):
+    folder = make_converted(tmp_path / "weights", tasks)
+    assert foreseen(wish, folder, Wish(wanted), False) == seen
+    assert foreseen(wish, tmp_path / "none", Wish(wanted), False) == "tensorflow"
 
 
 def test_files_that_were_left_behind_are_named_and_tensorflow_computes(folder):

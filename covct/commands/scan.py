@@ -114,6 +114,7 @@ def scan_command(
         series_uids=tuple(series or ()), select=patterns_of(select), move_done=move_done, memory_mib=mib(memory_limit),
         since=since_of(since), until=until_of(until), limit=limit,
     )  # fmt: skip
+    order = _with_runtime(order, device, require_gpu, runtime.value)
     check_there(sources)
     check_places(order)
     if dry_run:
@@ -163,6 +164,7 @@ def watch_command(
         [inbox], out, outputs, weights, retry_failed=retry_failed, strict=strict, select=patterns_of(select),
         memory_mib=mib(memory_limit), until=until_of(until), marker=marker, move_done=move_done,
     )  # fmt: skip
+    order = _with_runtime(order, device, require_gpu, runtime.value)
     check_places(order)
     if os.path.basename(marker) != marker:
         raise UsageError(f"--marker {marker}: wanted the name of a file, not a path")
@@ -185,7 +187,7 @@ def networks_of(weights: Path, device: str, require_gpu: bool, runtime: str = "a
         visible = dict(os.environ)
         devices.select(wish, os.environ)  # before tensorflow looks
         choice = runtimes.choose(runtime, weights, require_gpu or runtimes.may_have_gpu(wish, os.environ))
-        if choice.runtime == runtimes.TENSORFLOW:
+        if choice.runtime == devices.TENSORFLOW:
             with quiet_tensorflow():
                 from covct.networks.segment import device_in_use, load_keras_networks
 
@@ -194,13 +196,20 @@ def networks_of(weights: Path, device: str, require_gpu: bool, runtime: str = "a
                 raise devices.missing(wish, visible)
             if not on_gpu:  # there is a driver, but keras cannot use it
                 choice = runtimes.choose(runtime, weights, on_gpu=False)
-            if choice.runtime == runtimes.TENSORFLOW:
+            if choice.runtime == devices.TENSORFLOW:
                 return load_keras_networks(weights, (choice.fallback,) if choice.fallback else ())
         from covct.networks.converted import load_converted_networks
 
         return load_converted_networks(weights)
 
     return load
+
+
+def _with_runtime(order: Order, device: str, require_gpu: bool, runtime: str) -> Order:
+    """The order with what will compute, by which memory is counted."""
+    from covct.networks import devices, runtimes
+
+    return replace(order, runtime=runtimes.foreseen(runtime, order.weights, devices.parse_wish(device), require_gpu))
 
 
 @contextmanager

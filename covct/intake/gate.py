@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-import cv2
 import numpy as np
 
 from covct.dicom.header import CT_IMAGE, MULTI_FRAME_CT, Instance
@@ -324,6 +323,8 @@ def age_years(value: str | None) -> float | None:
 def _enclosed_air(hu_slice: np.ndarray) -> int:
     """Pixels of air that are not connected with the border of the slice."""
     air = (hu_slice < AIR_BELOW_HU).astype(np.uint8)
+    import cv2  # for those who have work
+
     _, labels = cv2.connectedComponents(air)
     outside = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     return int(np.count_nonzero((air > 0) & ~np.isin(labels, outside[outside > 0])))

@@ -57,17 +57,6 @@ def openvino() -> Any:
     return openvino
 
 
-def why_not_converted(cards: dict[Path, Card]) -> str:
-    """Why these networks have no converted form that could be loaded; empty where they have. Looks at no hash."""
-    for path, card in cards.items():
-        if card.openvino is None:
-            return f"{path.name} names no converted network"
-        for name in (card.openvino.graph, card.openvino.arrays):
-            if not path.with_name(name).exists():
-                return f"{name} is missing"
-    return ""
-
-
 def _precision(core: Any) -> str:
     """bfloat16 where the processor adds and multiplies in it; where it would be emulated, float32 is faster."""
     can = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -13,6 +13,7 @@ from covct.errors import DeviceMissing, UsageError
 
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
+TENSORFLOW, OPENVINO = "tensorflow", "openvino"  # what computes, of `networks.runtimes`
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 # Out of memory as TensorFlow, JAX and PyTorch say it: the kind of the error, or words in it. Their classes are not
 # imported: which of them computes is not known here.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from covct.errors import DeviceMissing, UsageError, WeightsError
-from covct.networks.cards import ensemble, read_card, tasks_in
-from covct.networks.converted import why_not_converted
-from covct.networks.devices import DRIVER, Wish
+from covct.errors import DeviceMissing, RunError, UsageError, WeightsError
+from covct.networks.cards import Card, ensemble, read_card, tasks_in
+from covct.networks.devices import DRIVER, OPENVINO, TENSORFLOW, Wish
 
-AUTO, TENSORFLOW, OPENVINO = "auto", "tensorflow", "openvino"  # `--runtime`
+AUTO = "auto"  # `--runtime`, or one of both
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,25 @@ def choose(runtime: str, folder: Path, on_gpu: bool) -> Choice:
     if runtime == OPENVINO:
         raise WeightsError(f"{folder}: OpenVINO was asked for, and {lack}; covct export openvino converts the networks")
     return Choice(TENSORFLOW, f"openvino: {lack}")
+
+
+def why_not_converted(cards: dict[Path, Card]) -> str:
+    """Why these networks have no converted form that could be loaded; empty where they have. Looks at no hash."""
+    for path, card in cards.items():
+        if card.openvino is None:
+            return f"{path.name} names no converted network"
+        for name in (card.openvino.graph, card.openvino.arrays):
+            if not path.with_name(name).exists():
+                return f"{name} is missing"
+    return ""
+
+
+def foreseen(runtime: str, folder: Path, wish: Wish, require_gpu: bool) -> str:
+    """What will compute, for counting memory before the networks are loaded; TensorFlow, which takes more, in doubt."""
+    try:
+        return choose(runtime, folder, require_gpu or may_have_gpu(wish, os.environ)).runtime
+    except RunError:  # loading will tell
+        return TENSORFLOW
 
 
 def may_have_gpu(wish: Wish, environment: Mapping[str, str]) -> bool:

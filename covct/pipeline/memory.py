@@ -7,18 +7,21 @@ from contextlib import suppress
 from pathlib import Path
 
 from covct.networks.control_groups import CGROUPS, PROC, control_groups
+from covct.networks.devices import OPENVINO, TENSORFLOW
 
 MIB = 1024**2
 M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1  # malloc.h
 LARGE_BYTES = 4 * MIB
-# Measured with benchmarks/memory.py: the process with its networks; for each voxel its HU and three packed bits; for
-# each slice what is kept in the networks' space (256 x 256) and said of its frames in the SEG.
-BASE_MIB = 1300
+# Measured with benchmarks/memory.py: the process with its networks, by what computes them; for each voxel its HU and
+# three packed bits; for each slice what is kept in the networks' space (256 x 256) and said of its frames in the SEG.
+BASE_MIB = {TENSORFLOW: 1300, OPENVINO: 800}
 LABEL_BYTES = 3 / 8
 SLICE_MIB = 0.2
 
 
-def needed_mib(slices: int, rows: int, columns: int, bytes_a_voxel: float = 2, beside: float = 0) -> float:
+def needed_mib(
+    slices: int, rows: int, columns: int, bytes_a_voxel: float = 2, beside: float = 0, runtime: str = TENSORFLOW
+) -> float:
     """What a scan of such a series takes at its peak, MiB.
 
     Parameters
@@ -27,9 +30,11 @@ def needed_mib(slices: int, rows: int, columns: int, bytes_a_voxel: float = 2, b
         Of its HU, and of what is held in proportion to them while they are read.
     beside : float
         Bytes held beside them meanwhile, whatever their number.
+    runtime : str
+        What computes the networks.
     """
     voxels = slices * rows * columns
-    return BASE_MIB + (voxels * (bytes_a_voxel + LABEL_BYTES) + beside) / MIB + slices * SLICE_MIB
+    return BASE_MIB[runtime] + (voxels * (bytes_a_voxel + LABEL_BYTES) + beside) / MIB + slices * SLICE_MIB
 
 
 def at_hand_mib(proc: Path = PROC, cgroups: Path = CGROUPS) -> float:

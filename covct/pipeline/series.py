@@ -29,7 +29,7 @@ from covct.intake.gate_rules import NOTED, ONE_LUNG, TILTED_MASKS, Finding, Vali
 from covct.intake.gate_voxels import judge_chest, measure_chest
 from covct.intake.load_dicom import bytes_beside, hu_type, load_dicom
 from covct.intake.volume_file import declared_size, load_volume
-from covct.networks.devices import Device
+from covct.networks.devices import TENSORFLOW, Device
 from covct.networks.network import Network, Networks, field_of_view, holds_infection, probabilities
 from covct.pipeline.burden import RegionBurden, find_lesions, measure_burden
 from covct.pipeline.conformal import Stated
@@ -94,18 +94,21 @@ def process(
     clock: Clock,
     strict: bool = False,
     memory_mib: float | None = None,
+    runtime: str = TENSORFLOW,
 ) -> Result:
     """Read, segment and measure the chosen series: `load`, then `process_scan`."""
-    return process_scan(choice, load(choice, clock, memory_mib), load_networks, work_key, clock, strict)
+    return process_scan(choice, load(choice, clock, memory_mib, runtime), load_networks, work_key, clock, strict)
 
 
-def load(choice: Choice, clock: Clock, memory_mib: float | None = None) -> Scan:
+def load(choice: Choice, clock: Clock, memory_mib: float | None = None, runtime: str = TENSORFLOW) -> Scan:
     """Read the chosen series.
 
     Parameters
     ----------
     memory_mib : float, optional
         Memory that may be used; default: all that the machine or the container has.
+    runtime : str
+        What will compute the networks, which take some of it: TensorFlow takes more.
 
     Raises
     ------
@@ -114,7 +117,7 @@ def load(choice: Choice, clock: Clock, memory_mib: float | None = None) -> Scan:
     """
     assert choice.chosen is not None
     with clock.step("load"):
-        return read(choice.chosen, at_hand_mib() if memory_mib is None else memory_mib)
+        return read(choice.chosen, at_hand_mib() if memory_mib is None else memory_mib, runtime)
 
 
 def process_scan(
@@ -260,7 +263,7 @@ def _not_empty(
     return holds_infection(gate, hu, field_of_view(gate.card, hu, spacing[1:], lungs), with_lung, spacing)
 
 
-def read(series: Series, memory_mib: float) -> Scan:
+def read(series: Series, memory_mib: float, runtime: str = TENSORFLOW) -> Scan:
     """Load a series that fits into so much memory.
 
     Raises
@@ -268,7 +271,7 @@ def read(series: Series, memory_mib: float) -> Scan:
     SeriesError
         `too-large`, before anything of it is in memory; and those of loading.
     """
-    if (needed := counted_mib(series)) > memory_mib:
+    if (needed := counted_mib(series, runtime)) > memory_mib:
         extents = " x ".join(map(str, _extents(series)[0]))
         raise SeriesError(
             "too-large",
@@ -277,16 +280,17 @@ def read(series: Series, memory_mib: float) -> Scan:
     return load_dicom(series) if series.kind == "dicom" else load_volume(series)
 
 
-def counted_mib(series: Series) -> float:
+def counted_mib(series: Series, runtime: str = TENSORFLOW) -> float:
     """What a scan of the series takes at its peak, MiB, by its headers and the sizes of its files."""
     extents, bytes_a_voxel = _extents(series)
-    return needed_mib(*extents, bytes_a_voxel, bytes_beside(series) if series.kind == "dicom" else 0)
+    beside = bytes_beside(series) if series.kind == "dicom" else 0
+    return needed_mib(*extents, bytes_a_voxel, beside, runtime)
 
 
-def fit_together(series: Series, other: Series, memory_mib: float | None = None) -> bool:
+def fit_together(series: Series, other: Series, memory_mib: float | None = None, runtime: str = TENSORFLOW) -> bool:
     """Whether two series may be in memory at once, by their headers; not where a file does not say."""
     try:
-        needed = counted_mib(series) + counted_mib(other) - BASE_MIB
+        needed = counted_mib(series, runtime) + counted_mib(other, runtime) - BASE_MIB[runtime]
     except (SeriesError, OSError):
         return False
     return needed <= (at_hand_mib() if memory_mib is None else memory_mib)

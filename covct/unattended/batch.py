@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
+from typing import TYPE_CHECKING
 
 from covct.disk import state
 from covct.disk.outcome import Outcome
@@ -17,7 +18,6 @@ from covct.disk.sources import Problem
 from covct.intake.discover import Discovery, Series, Sighting, assemble, discover
 from covct.intake.older_trees import earlier
 from covct.intake.unread import SOURCES_NOT_READ
-from covct.networks.network import Networks
 from covct.outputs import Emit
 from covct.results.summary import Summary
 from covct.unattended import heartbeat
@@ -31,6 +31,9 @@ from covct.unattended.run_summary import Command
 from covct.unattended.runs import Run, recorded
 from covct.unattended.since_until import changed_since
 from covct.unattended.troubles import Troubles
+
+if TYPE_CHECKING:  # OpenCV is for those who have work
+    from covct.networks.network import Networks
 
 log = logging.getLogger("covct")
 LONGEST_SLEEP_S = 60.0  # without a sign of life: health checks and the parent do not know the interval
@@ -57,7 +60,8 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> PassResu
             troubles.tell_all([*seen.problems, *not_read])
             summary = Summary(order.out)
             tally = _studies(order, seen, list(seen.studies), index, cache(networks), troubles, summary)
-            move_done(order, seen, movable(seen, tally, troubles), index, troubles)
+            if order.move_done:
+                move_done(order, seen, movable(seen, tally, troubles), index, troubles)
             if not_read:
                 tally.counts[SOURCES_NOT_READ] = len(not_read)
             return with_troubles(tally, troubles)
@@ -215,7 +219,7 @@ def watch(
                         outcomes = tally.studies.get(name, {}).values()
                         unreadable = name in tally.lost or any(one.slug == "unreadable" for one in outcomes)
                         settling.take(name, seen.studies[name], unreadable, clock())
-                    done |= movable(seen, tally, troubles)
+                    done |= movable(seen, tally, troubles) if order.move_done else {}
                 move_done(order, seen, done, index, troubles, told)
                 done = {name: fingerprint for name, fingerprint in done.items() if name in seen.studies}
                 index.sweep()

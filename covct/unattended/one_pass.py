@@ -7,20 +7,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from covct.disk import state
 from covct.disk.durable import output_errors
 from covct.disk.outcome import Outcome, read_outcome
 from covct.disk.places import PRIVATE
 from covct.intake.discover import Discovery
-from covct.networks.network import Networks
 from covct.results.summary import Summary
 from covct.unattended.job_events import job_event, skipped_event
 from covct.unattended.one_series import do
 from covct.unattended.plan import Job, Order, follow, plan, superseded
 from covct.unattended.preparing import Kept, line
 from covct.unattended.troubles import Troubles
+
+if TYPE_CHECKING:  # OpenCV is for those who have work
+    from covct.networks.network import Networks
 
 SUMMARY_DUE = "summary-due"  # in the output tree's private folder
 

@@ -19,6 +19,7 @@ from covct.intake.discover import Discovery, Series
 from covct.intake.gate import check_headers
 from covct.intake.older_trees import where_it_lies
 from covct.networks.cards import ensemble, file_sha256, read_card, tasks_in
+from covct.networks.devices import TENSORFLOW
 from covct.outputs import Outputs
 from covct.unattended.replaced import may_be_replaced, signature
 from covct.unattended.whose import further_patients, told_apart
@@ -48,6 +49,8 @@ class Order:
         `watch` takes a study once a file of this name lies in its folder. Empty: at once.
     memory_mib : float or None
         Memory that a series may need; None: all that the machine or the container has.
+    runtime : str
+        What will compute the networks, as far as is known before they are loaded: it takes its share of that memory.
     since : datetime or None
         Only studies of which a file was modified then or later.
     until : datetime or None
@@ -74,6 +77,7 @@ class Order:
     move_done: Path | None = None
     marker: str = ""
     memory_mib: float | None = None
+    runtime: str = TENSORFLOW
     since: datetime | None = None
     until: datetime | None = None
     limit: int | None = None

@@ -16,7 +16,6 @@ from covct.disk import state
 from covct.disk.attempts import is_noted
 from covct.disk.outcome import Outcome, Status, key_of_replaced
 from covct.errors import RunError, SeriesError, logged, whereabouts
-from covct.networks.network import Network, Networks
 from covct.outputs import Emit
 from covct.pipeline.memory import steady_heap
 from covct.unattended.ahead import Closed, Line, Steps
@@ -24,7 +23,8 @@ from covct.unattended.job_events import job_event
 from covct.unattended.plan import Job, Order
 from covct.unattended.replaced import slices_digest, still_of
 
-if TYPE_CHECKING:  # highdicom and SimpleITK are for those who have work
+if TYPE_CHECKING:  # highdicom, SimpleITK and OpenCV are for those who have work
+    from covct.networks.network import Network, Networks
     from covct.pipeline.series import Clock, Result
     from covct.voxels.volume import Scan
 
@@ -126,7 +126,7 @@ def _load(order: Order, job: Job, tell: Emit) -> Loaded:
     start = time.perf_counter()
     clock = clock_of(job, tell)
     state.ensure_temporary_folder(order.out)
-    scan = load(job.choice, clock, order.memory_mib)
+    scan = load(job.choice, clock, order.memory_mib, order.runtime)
     return Loaded(scan, clock, time.perf_counter() - start)
 
 
@@ -163,7 +163,7 @@ def _fit(order: Order, job: Job, other: Job) -> bool:
     if is_noted(order.out, other.series.folder):
         return False
     assert job.choice.chosen is not None and other.choice.chosen is not None
-    return fit_together(job.choice.chosen, other.choice.chosen, order.memory_mib)
+    return fit_together(job.choice.chosen, other.choice.chosen, order.memory_mib, order.runtime)
 
 
 def _computed(
