@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import covct
 from covct import cli
 from covct.commands import scan
+from covct.disk.state import recover
 from covct.errors import UsageError
 from covct.unattended import logs, one_pass
 
@@ -186,6 +187,19 @@ def test_hashes_of_one_tree_stay_the_same_and_those_of_another_differ(tmp_path):
     assert logs.identifier_key(tmp_path / "a") == one != other
     assert logs.hashed("1.2.3", one) == logs.hashed("1.2.3", one) != logs.hashed("1.2.3", other)
     assert list((tmp_path / "a").iterdir()) == [tmp_path / "a" / "identifier-key"]
+
+
+def test_a_key_that_a_killed_process_had_not_in_its_place_goes_with_the_next_run(tmp_path):
+    """As `tests/faults.py` found: it lay there for ever, a secret that no tree had."""
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom covct.unattended import logs\n"
+        "logs._rename_new = lambda source, target: os._exit(9)\nlogs.identifier_key(Path(sys.argv[1]))"
+    )
+    private = tmp_path / ".covct"
+    assert subprocess.run([sys.executable, "-c", code, private], check=False).returncode == 9
+    assert len(list(private.iterdir())) == 1
+    recover(tmp_path)
+    assert list(private.iterdir()) == []
 
 
 @pytest.mark.parametrize("key", ["", "\n", "short\n"])

@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TextIO
 
-from covct.disk.durable import fsync
+from covct.disk.durable import BESIDE, fsync
 from covct.errors import UsageError
 from covct.outputs import Emit, Event
 from covct.visible import json_line
@@ -67,7 +67,7 @@ def identifier_key(private: Path) -> bytes:
     private.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         return _long_enough(path)
-    beside = private / f".{KEY_NAME}.{os.getpid()}"
+    beside = private / BESIDE.format(name=KEY_NAME, process=os.getpid())  # goes with the next run if this one dies
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with open(descriptor, "w") as file:
