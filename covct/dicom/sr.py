@@ -116,7 +116,7 @@ def _content(
     algorithm = _algorithm(report["networks"])
     encoded = [_encoded(group, source, report, key, outputs, algorithm) for group in groups]
     encoded[0][0].ContentSequence.extend(_remarks(source, report))
-    regions = [_planar(group, scan, found[group.label], key) for group in groups if group.label in found]
+    regions = [_planar(group, scan, found[group.label], key) for group in groups]
     content = hd.sr.MeasurementReport(
         observation_context=hd.sr.ObservationContext(observer_device_context=device_observer(making)),
         procedure_reported=[code(one) for one in procedures(source)],

@@ -20,6 +20,7 @@ from covct.terms import (
     RIGHT,
     SEGMENTS,
     THIRD_OF_LUNG,
+    THIRDS,
     VALUE_UNKNOWN,
     CodedTerm,
     Figure,
@@ -74,8 +75,11 @@ class Group:
         Its number in the SEG; None where the region is no single segment.
     third : CodedTerm or None
         Which third of the region.
+    slices : (int, int) or None
+        Of a third: its first slice and the one after its last, in working orientation.
     outlined : str
-        The mask whose outline a viewer is sent to, a key of `sr_regions.LABELS`; empty: none.
+        The mask whose outline a viewer is sent to, a key of `sr_regions.LABELS`; of a third or a lesion that whose
+        part it is.
     centre_mm : (float, float, float) or None
         Of a lesion, in the patient (LPS).
     """
@@ -87,7 +91,8 @@ class Group:
     measured: tuple[Measured, ...]
     segment: int | None = None
     third: CodedTerm | None = None
-    outlined: str = ""
+    slices: tuple[int, int] | None = None
+    outlined: str = "lungs"
     centre_mm: tuple[float, float, float] | None = None
 
 
@@ -101,7 +106,9 @@ def groups_of(report: dict[str, Any], outputs: Outputs) -> list[Group]:
     segments = {one.label: one.number for one in (LABELMAP_SEGMENTS if split else SEGMENTS)}
     regions = report["regions"]
     lungs = [
-        Group(words, ANATOMICAL_STRUCTURE, LUNG, side, _of_lung(report, regions[name]), segments.get(words), None, name)
+        Group(
+            words, ANATOMICAL_STRUCTURE, LUNG, side, _of_lung(report, regions[name]), segments.get(words), outlined=name
+        )
         for name, (side, words) in SIDES.items()
     ]
     opacity = [
@@ -112,8 +119,7 @@ def groups_of(report: dict[str, Any], outputs: Outputs) -> list[Group]:
             side,
             _of_opacity(report, regions[REGION_OF[side]]),
             segments.get(label),
-            None,
-            f"opacity {REGION_OF[side]}",
+            outlined=f"opacity {REGION_OF[side]}",
         )
         for label, side in ((CALLED, None), (f"{CALLED}, right lung", RIGHT), (f"{CALLED}, left lung", LEFT))
     ]
@@ -156,6 +162,8 @@ def _outside(report: dict[str, Any], segment: Segment) -> Group:
 def _thirds(report: dict[str, Any]) -> list[Group]:
     """Each third of each lung, and of both: how much lung there is in it, and how much of that is opacity."""
     given = [one for one in FIGURES if one.in_thirds]
+    edges = report["thirds"]["edges"]
+    slices = dict(zip(THIRDS, zip(edges, edges[1:], strict=False), strict=True))
     return [
         Group(
             f"{words}, {third} third",
@@ -164,6 +172,8 @@ def _thirds(report: dict[str, Any]) -> list[Group]:
             side,
             tuple(_measured(report, one, one.of_lung, figures) for one in given if one.of_lung),
             third=THIRD_OF_LUNG[third],
+            slices=slices[third],
+            outlined=name,
         )
         for name, (side, words) in SIDES.items()
         for third, figures in (report["regions"][name].get("thirds") or {}).items()
@@ -181,6 +191,7 @@ def _lesions(report: dict[str, Any]) -> list[Group]:
             OPACITY,
             SIDES[lesion["side"]][0],
             (Measured(VOLUME, VOLUME.of_lung, lesion["volume_ml"], withheld=withheld),),
+            outlined=f"opacity {lesion['side']}",
             centre_mm=tuple(lesion["centroid_lps_mm"]),
         )
         for number, lesion in enumerate(report["lesions"]["largest"], start=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import cv2
 import highdicom as hd
@@ -35,49 +36,113 @@ LABELS = {
     "opacity left_lung": (4,),
     "opacity lungs": (3, 4),
 }
-Place = tuple[int, np.ndarray]  # index of a source slice; (points, 2) column and row of an outline or a point
+FINER = 3  # pixels are divided for outlines, so that the smallest mask has an inside
+FEWEST_POINTS = 6  # OHIF takes a region of four or five for a rectangle of its own, and drops the figures
+Place = tuple[int, np.ndarray]  # index of a source slice; (points, 2) columns and rows of a closed outline
 
 
 def places(scan: Scan, masks: Masks, groups: Iterable[Group]) -> dict[str, Place]:
-    """By the label of a group: the outline of its largest part on the slice where it is largest, or a lesion's centre.
+    """By the label of a group: an outline on one slice of the source.
 
-    Coordinates are those of an SCOORD: 0, 0 is the corner of the first pixel, 0.5, 0.5 its centre (PS3.3 C.18.6.1). A
-    mask without voxels has no place.
+    Of a mask its largest part on the slice where it is largest; of a third the largest part of its region in the
+    middle; of a lesion the part of opacity next to its centre. Where there is no opacity, the lung that it was looked
+    for in: one group without a place, and OHIF shows none. Coordinates are those of an SCOORD: 0, 0 is the corner of
+    the first pixel, 0.5, 0.5 its centre (PS3.3 C.18.6.1).
     """
-    outlines = _outlines(scan, masks)
+    every = list(groups)
+    points = {group.label: point for group in every if (point := _point_mm(group, scan, masks))}
+    indices = {label: _index(scan, point) for label, point in points.items()}
+    largest, planes = _planes(scan, masks, {round(index[0]) for index in indices.values()})
     found: dict[str, Place] = {}
-    for group in groups:
-        if group.outlined in outlines:
-            found[group.label] = outlines[group.outlined]
-        elif group.centre_mm is not None:
-            index, row, column = np.linalg.inv(scan.affine)[:3] @ [*group.centre_mm, 1]
-            nearest = int(np.clip(np.rint(index), 0, scan.volume.shape[0] - 1))
-            found[group.label] = nearest, np.array([[column + 0.5, row + 0.5]])
+    for group in every:
+        if group.label in indices:
+            at, row, column = indices[group.label]
+            mask = np.isin(planes[round(at)], LABELS[group.outlined])
+            if mask.any():
+                part = _next_to(mask, row, column) if group.centre_mm else largest_part(mask.astype(np.uint8))
+                found[group.label] = round(at), _outline(part)
+                continue
+        searched = (group.outlined, group.outlined.removeprefix("opacity "), "lungs")
+        index, mask = next(largest[name] for name in searched if name in largest)
+        found[group.label] = index, _outline(largest_part(mask.astype(np.uint8)))
     return found
 
 
-def _outlines(scan: Scan, masks: Masks) -> dict[str, Place]:
-    def labels(index: int) -> np.ndarray:
-        lungs = masks.lungs[index]
-        return lungs + np.uint8(OPACITY_OFFSET) * (masks.infection[index] & (lungs > 0))
+def _point_mm(group: Group, scan: Scan, masks: Masks) -> tuple[float, float, float] | None:
+    """Of a lesion and of a third: a point in the patient (LPS)."""
+    if group.centre_mm is not None or group.slices is None:
+        return group.centre_mm
+    return _middle(group.slices, LABELS[group.outlined], scan, masks)
 
+
+def _index(scan: Scan, point_mm: tuple[float, float, float]) -> tuple[float, float, float]:
+    """A point's slice (as far as there are), row and column in the source."""
+    at, row, column = (np.linalg.inv(scan.affine)[:3] @ [*point_mm, 1]).tolist()
+    return min(max(at, 0.0), scan.volume.shape[0] - 1.0), row, column
+
+
+def _middle(
+    slices: tuple[int, int], labels: tuple[int, ...], scan: Scan, masks: Masks
+) -> tuple[float, float, float] | None:
+    """A marked voxel (LPS mm) next to the middle of these slices in working orientation; None where none is marked."""
+    first, end = slices
+    for index in sorted(range(first, end), key=lambda one: abs(2 * one - first - end + 1)):
+        rows, columns = np.nonzero(np.isin(_labels(masks, index), labels))
+        if len(rows):
+            nearest = int(np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2))
+            x, y, z = (scan.working_affine @ [index, rows[nearest], columns[nearest], 1])[:3].tolist()
+            return x, y, z
+    return None
+
+
+def _labels(masks: Masks, index: int) -> np.ndarray:
+    """(rows, columns) of a slice in working orientation: 1, 2 the lungs, 3, 4 their opacity."""
+    lungs = masks.lungs[index]
+    return lungs + np.uint8(OPACITY_OFFSET) * (masks.infection[index] & (lungs > 0))
+
+
+def _planes(
+    scan: Scan, masks: Masks, wanted: set[int]
+) -> tuple[dict[str, tuple[int, np.ndarray]], dict[int, np.ndarray]]:
+    """Each mask on the source slice where it is largest, with its index; and labels of the slices wanted."""
     areas: dict[str, int] = {}
-    kept: dict[str, tuple[int, np.ndarray]] = {}
-    for index, plane in enumerate(scan.planes_of_source(labels)):
+    largest: dict[str, tuple[int, np.ndarray]] = {}
+    planes: dict[int, np.ndarray] = {}
+    for index, plane in enumerate(scan.planes_of_source(partial(_labels, masks))):
         counts = np.bincount(plane.ravel(), minlength=5)
-        for name, wanted in LABELS.items():
-            area = int(counts[list(wanted)].sum())
-            if area > areas.get(name, 0):
-                areas[name], kept[name] = area, (index, np.isin(plane, wanted))
-    return {name: (index, _outline(mask)) for name, (index, mask) in kept.items()}
+        here = {name: int(counts[list(labels)].sum()) for name, labels in LABELS.items()}
+        larger = {name: area for name, area in here.items() if area > areas.get(name, 0)}
+        if larger or index in wanted:
+            kept = plane.copy()
+            areas |= larger
+            largest |= dict.fromkeys(larger, (index, kept))
+            planes |= {index: kept} if index in wanted else {}
+    return {name: (index, np.isin(plane, LABELS[name])) for name, (index, plane) in largest.items()}, planes
 
 
-def _outline(mask: np.ndarray) -> np.ndarray:
-    """(points, 2) columns and rows of a closed polyline around the largest part of a mask (rows, columns)."""
-    part = largest_part(mask.astype(np.uint8)).astype(np.uint8)
-    contours, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    points = cv2.approxPolyDP(max(contours, key=len), 1.0, closed=True)[:, 0] + 0.5
-    return np.concatenate([points, points[:1]])
+def _next_to(mask: np.ndarray, row: float, column: float) -> np.ndarray:
+    """The part of a mask (rows, columns) that has the pixel nearest to a place."""
+    _, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    rows, columns = np.nonzero(mask)
+    nearest = int(np.argmin((rows - row) ** 2 + (columns - column) ** 2))
+    part: np.ndarray = parts == parts[rows[nearest], columns[nearest]]
+    return part
+
+
+def _outline(part: np.ndarray) -> np.ndarray:
+    """(points, 2) columns and rows of a closed polyline just within the pixels of one part (rows, columns)."""
+    rows, columns = np.nonzero(part)
+    first = np.array([columns.min(), rows.min()])
+    cut = part[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].astype(np.uint8)
+    finer = np.kron(cut, np.ones((FINER, FINER), np.uint8))
+    contours, _ = cv2.findContours(finer, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    tolerance = min(float(FINER), 0.25 * float(np.sqrt(finer.sum())))
+    points = cv2.approxPolyDP(max(contours, key=cv2.contourArea), tolerance, closed=True)[:, 0]
+    closed = np.concatenate([points, points[:1]]).astype(float)
+    while len(closed) < FEWEST_POINTS:
+        between = (closed[:-1] + closed[1:]) / 2
+        closed = np.insert(closed, np.arange(1, len(closed)), between, axis=0)
+    return first + (closed + 0.5) / FINER
 
 
 def image_region(scan: Scan, place: Place) -> hd.sr.ImageRegion:
@@ -85,7 +150,7 @@ def image_region(scan: Scan, place: Place) -> hd.sr.ImageRegion:
     index, points = place
     sop_class, uid, frame = scan.reference(index)
     source = hd.sr.SourceImageForRegion(sop_class, uid, [frame] if frame else None)
-    return hd.sr.ImageRegion("POINT" if len(points) == 1 else "POLYLINE", np.round(points, 2), source)
+    return hd.sr.ImageRegion("POLYLINE", np.round(points, 2), source)
 
 
 def library(scan: Scan, source: pydicom.Dataset, indices: Iterable[int]) -> ContainerContentItem:

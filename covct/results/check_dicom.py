@@ -47,6 +47,7 @@ def check_objects(
     for path in paths:
         defects += _check_object(path, objects, report, sources)
     defects += _guarded("", _same_patient, objects)
+    defects += _guarded("", _same_moment, objects)
     if report:
         defects += _guarded("", _check_identity, objects, report)
     defects += _guarded("", _check_references, objects, report)
@@ -98,6 +99,16 @@ def _same_patient(objects: dict[str, pydicom.Dataset]) -> Iterator[Defect]:
         differing = [k for k in PATIENT_AND_STUDY if text_of(dataset, k) != text_of(first[1], k)]
         if differing:
             yield Defect("patient-differs", f"{', '.join(differing)} not as in {first[0]}", name)
+
+
+def _same_moment(objects: dict[str, pydicom.Dataset]) -> Iterator[Defect]:
+    """The objects of a result were computed at once: one with another date is of another computation."""
+    named = iter(objects.items())
+    first = next(named, None)
+    for name, dataset in named:
+        assert first
+        if any(text_of(dataset, keyword) != text_of(first[1], keyword) for keyword in ("ContentDate", "ContentTime")):
+            yield Defect("wrong-identity", f"its Content Date and Time are not those of {first[0]}", name)
 
 
 def _check_identity(objects: dict[str, pydicom.Dataset], report: Report) -> Iterator[Defect]:
