@@ -11,6 +11,7 @@ from covct.data.domains import TISSUE_HU
 from covct.data.explore import explore
 from covct.data.layouts import search_cases
 from covct.data.model_space import read_slices
+from covct.data.pairs import UNKNOWN_HERE, read_pairs
 from covct.data.published import find_sources, other_cases, read_equalised_ma_slices, read_ma_slices
 from covct.data.read_case import read_case
 from covct.data.restore import find_images, read_stack
@@ -20,7 +21,7 @@ from covct.evaluation.eligible import seen_by
 from covct.evaluation.order import EvaluationOrder
 from covct.evaluation.run import evaluate
 from covct.networks.cards import read_card, write_card
-from support.chests import equalised, fake_restore, save_hu_slices, save_slices
+from support.chests import equalised, fake_restore, save_hu_slices, save_pair, save_slices
 from support.labelled import find_cases
 from support.thresholds import make_networks, make_weights
 
@@ -104,6 +105,33 @@ def test_infection_and_lungs_are_learned_from_them(twins):
         drawn = [made.draw(np.random.default_rng(seed))[1] for seed in range(8)]
         assert any(truth[..., 0].any() for truth in drawn)
         assert all((truth[..., 1] == 0).any() for truth in drawn), "the surroundings have no weight"
+
+
+def test_slices_in_both_forms_are_true_pairs_of_the_restorer(twins):
+    """One number is one slice, its front up in both; nobody who is left out is drawn, unknown surroundings weigh 0."""
+    pytest.importorskip("keras")
+    from covct.training.samples.plan import Origin
+    from covct.training.samples.plans import plan_restorer
+    from covct.training.samples.reading import Reading
+    from covct.training.settings import Settings
+
+    pairs = read_pairs(twins / "ma", twins / "hu")
+    assert pairs.numbers.tolist() == [n for n in range(15) if n not in (1, 14)]
+    for grey, hu, kind in zip(pairs.grey, pairs.hu, pairs.kind, strict=True):
+        known = kind != UNKNOWN_HERE
+        assert np.corrcoef(grey[known], hu[known])[0, 1] > 0.7, "with one of them upside down it is 0.55 to 0.61"
+    for seed in range(2):
+        save_pair(twins / "lctsc", f"q{seed}", seed, infected=False, kinds=("lungs",))
+    settings = Settings("restorer", 1, 8, split="none", leave_out=("p1",))
+    plan = plan_restorer(Reading(find_sources(twins)), settings)
+    assert plan.slices == {"lctsc": 12, "ma": 5} and plan.held_out["ma"] == ["p1"]
+    origins: list[Origin] = []
+    drawn = [plan.draw(np.random.default_rng(seed), origins) for seed in range(30)]
+    assert {(one.source, one.patient) for one in origins if one.source == "ma"} == {("ma", "p2")}
+    true = [truth for (_, truth), one in zip(drawn, origins, strict=True) if one.source == "ma"]
+    assert 14 < len(true) < 27 and all((truth[..., 1] == 0).mean() > 0.2 for truth in true)
+    with pytest.raises(UsageError, match="--leave-out nobody: no source has such a patient"):
+        plan_restorer(Reading(find_sources(twins)), replace(settings, leave_out=("nobody",)))
 
 
 def judged(data, tmp_path, called=lambda seen: seen, **wishes):

@@ -15,7 +15,8 @@ from covct.errors import UsageError
 from covct.evaluation.eligible import seen_by
 from covct.evaluation.truth import each_once, read_truth
 from covct.networks.cards import read_card
-from covct.training.samples.plans import CROPPED, SOURCES, plan_infection
+from covct.training.samples.plan import SOURCES
+from covct.training.samples.plans import CROPPED, plan_infection
 from covct.training.samples.reading import Reading
 from covct.training.settings import Settings
 from support.checkout import SHARED

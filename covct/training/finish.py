@@ -31,8 +31,8 @@ OPTIMISTIC = (
 UNSCORED = "Trained on all patients: it has no scores of its own, only the preceding cross-validation has."
 LEFT_OUT = "Trained for a fixed number of epochs without validation; evaluated afterwards on the patients left out."
 LIMITS = {
-    "restorer": "Learned from six lung cancer patients' scans of one archive with invented opacities; faint ground "
-    "glass comes back fainter than it was.",
+    "restorer": "Learned from scans with invented opacities, and from slices published in both forms where there were "
+    "any, all of few patients.",
     "lungs": "Few patients, adults only; no large effusions, no pneumonectomy, no pneumothorax in the training data. "
     "Gas in the stomach is sometimes marked as lung.",
     "infection": "Trained on slices of few patients, many of them published as pictures, and on lesions put into lungs "

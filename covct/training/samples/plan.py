@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from covct.data.slices import SIZE
 from covct.training.samples.restoration import Sample
 
+SOURCES = {
+    "ma": "COVID-19 CT Lung and Infection Segmentation (Ma et al. 2020, doi 10.5281/zenodo.3757476), "
+    "8-bit CLAHE slices; partly CC BY-NC-SA",
+    "ma-hu": "the same slices in HU, from linear 8-bit pictures of the volumes; non-commercial use only",
+    "lungs": "LCTSC (The Cancer Imaging Archive), CC BY 3.0",
+    "medseg": "medicalsegmentation.com COVID-19 CT segmentation slices, non-commercial use only",
+    "medseg-full": "slices of the same set in full field, in HU by a line each; non-commercial use only",
+    "cases": "labelled cases of the user's own",
+}
 RESTORED = ("ma", "cases")
 
 
@@ -68,3 +78,8 @@ class Origin:
 
 
 Origins = list[Origin]
+
+
+def cite(sources: Mapping[str, Path], *names: str) -> dict[str, str]:
+    """What the card says of the sources of these names, as far as there are any."""
+    return {name: SOURCES[name] for name in names if name in sources}

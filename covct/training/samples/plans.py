@@ -7,76 +7,29 @@ from pathlib import Path
 
 import numpy as np
 
-from covct.data.cases import person_of
-from covct.data.published import read_published_size
 from covct.data.slices import UNKNOWN, Slices, joined
 from covct.data.views import equalised
 from covct.errors import UsageError
-from covct.training.folds import held_out
 from covct.training.samples import classes, neighbours, volumes
 from covct.training.samples.empty_slices import of_slices
 from covct.training.samples.inputs import patch_of
 from covct.training.samples.lung_changes import change_lungs
 from covct.training.samples.neighbours import show_part, show_stack, stack, with_context
 from covct.training.samples.partial_lungs import with_partial_lungs
-from covct.training.samples.plan import Origin, Origins, Plan
+from covct.training.samples.plan import SOURCES, Origin, Origins, Plan, cite
 from covct.training.samples.prepare import Preparation, crop, preparation
 from covct.training.samples.presets import LungChanges, deform, tint_alike
 from covct.training.samples.reading import Reading
-from covct.training.samples.restoration import Sample, restoration_pair
-from covct.training.samples.split import Split, on_both_sides_and_held_out, split_sources
+from covct.training.samples.restoration import Sample
+from covct.training.samples.restorer import plan_restorer
+from covct.training.samples.split import Split, split_sources
 from covct.training.settings import Settings
 
-SOURCES = {
-    "ma": "COVID-19 CT Lung and Infection Segmentation (Ma et al. 2020, doi 10.5281/zenodo.3757476), "
-    "8-bit CLAHE slices; partly CC BY-NC-SA",
-    "ma-hu": "the same slices in HU, from linear 8-bit pictures of the volumes; non-commercial use only",
-    "lungs": "LCTSC (The Cancer Imaging Archive), CC BY 3.0",
-    "medseg": "medicalsegmentation.com COVID-19 CT segmentation slices, non-commercial use only",
-    "medseg-full": "slices of the same set in full field, in HU by a line each; non-commercial use only",
-    "cases": "labelled cases of the user's own",
-}
 # Slices that end at the ribs: shrink, and put tissue around; but not where all are cropped to the lungs
 CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}
 CROPPED_LIKE_ALL = {"scale": (0.85, 1.15), "border_hu": 40.0}
 EQUALISED = {"scale": (0.7, 1.2)}  # the publisher's CLAHE saw whole slices, ours are cut around the body
 EQUALISED_SHARE = 0.4
-
-
-def plan_restorer(reading: Reading, settings: Settings) -> Plan:
-    """The way back from 8-bit CLAHE to HU: pairs are free from any HU scan through the recipe."""
-    preparation(settings)
-    if "lungs" not in reading.sources:
-        raise UsageError("the restorer learns from HU volumes with lung masks (NAME_ct.nii.gz, NAME_lungs.nii.gz)")
-    volumes = read_published_size(reading.sources["lungs"])
-    names = [person_of(name) for name, (hu, *_) in volumes.items() for _ in hu]
-    slices = [number for hu, *_ in volumes.values() for number in range(len(hu))]
-    all_hu, all_lungs = (np.concatenate([volume[kind] for volume in volumes.values()]) for kind in (0, 1))
-    held = held_out(names, settings)
-    trained = np.flatnonzero(~held)
-    both, told = on_both_sides_and_held_out({"lctsc": names}, {"lctsc": held}, settings)
-
-    def draw(rng: np.random.Generator, origins: Origins | None = None) -> Sample:
-        index = trained[rng.integers(len(trained))]
-        if origins is not None:
-            origins.append(Origin("lctsc", names[index], slices[index]))
-        return restoration_pair(all_hu[index], all_lungs[index], rng)
-
-    rng = np.random.default_rng(settings.seed)
-    validation = [restoration_pair(all_hu[index], all_lungs[index], rng) for index in np.flatnonzero(held)[::4]]
-    x, y = (np.stack(arrays) for arrays in zip(*validation, strict=True)) if validation else (None, None)
-    return Plan(
-        draw,
-        None if x is None or y is None else (x, y),
-        "l1",
-        "clahe",
-        "whole",
-        told,
-        _cite(reading.sources, "lungs"),
-        {"lctsc": len(trained)},
-        {"lctsc": sorted(set(names))},
-        both,
-    )
 
 
 def plan_lungs(reading: Reading, settings: Settings) -> Plan:
@@ -324,7 +277,7 @@ def _plan(
         how.recipe,
         how.field_of_view,
         split.held_out,
-        _cite(sources, *SOURCES),
+        cite(sources, *SOURCES),
         counts,
         split.patients,
         split.on_both_sides,
@@ -338,10 +291,6 @@ def _used(sources: dict[str, Path], parts: list[Slices]) -> dict[str, Path]:
     """The sources that something is left of."""
     left = {{"lctsc": "lungs"}.get(part.source.split("-")[0], part.source.split("-")[0]) for part in parts}
     return {name: folder for name, folder in sources.items() if name.split("-")[0] in left}
-
-
-def _cite(sources: Mapping[str, Path], *names: str) -> dict[str, str]:
-    return {name: SOURCES[name] for name in names if name in sources}
 
 
 def plan_empty_slices(reading: Reading, settings: Settings) -> Plan:

@@ -17,6 +17,7 @@ from covct.training.samples import augment
 from covct.voxels.preprocess import CT_RANGE_HU, RECIPES
 
 Sample = tuple[np.ndarray, np.ndarray]
+WEIGHTS = (0, 1, 2, 4)  # by `pairs.Pairs.kind`; as in `restoration_pair`, where a lesion costs as much
 
 
 def restoration_pair(hu: np.ndarray, lungs: np.ndarray, rng: np.random.Generator) -> Sample:
@@ -42,6 +43,18 @@ def restoration_pair(hu: np.ndarray, lungs: np.ndarray, rng: np.random.Generator
         target = np.where(outside, 0, target)
     pixels = recipe_pixels(seen[None])[0]
     return (pixels[..., None] / np.float32(255)), np.stack([target, weight], -1).astype(np.float32)
+
+
+def published_pair(grey: np.ndarray, hu: np.ndarray, kind: np.ndarray, rng: np.random.Generator) -> Sample:
+    """One slice that was published in both forms (`covct.data.pairs`); shapes as of `restoration_pair`.
+
+    Moved a little only: the tiles of CLAHE lie where they lie in every slice that is to be restored.
+    """
+    shifted = grey.astype(np.float32), hu, kind
+    grey, hu, kind = augment.affine(shifted, ("hu", "hu", "mask"), rng, scale=(0.95, 1.1), rotation=4, shift=0.02)
+    target, weight = RECIPES["hu-window"](hu, **WINDOW), np.array(WEIGHTS, np.float32)[kind]
+    grey = np.clip(grey, 0, 255) / np.float32(255)
+    return grey[..., None], np.stack([target, weight], -1).astype(np.float32)
 
 
 def load_restorer(card_path: Path) -> Callable[[np.ndarray], np.ndarray]:
