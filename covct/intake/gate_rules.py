@@ -205,6 +205,12 @@ GATE = {
         why="20 points is the width of class 2; it is about the result, not the input, so `--strict` does not refuse "
         "a series for it",
     ),
+    "out-of-distribution": Rule(
+        "the scan looks like nothing that the infection network learned from",
+        warned="the median distance of its slices' features from those learned is above the card's limit",
+        why="noise, kernel, contrast, modality or patient are unusual, and nobody has measured what the figures are "
+        "worth there: no interval is given; a card without a limit warns of nothing",
+    ),
     "head-or-abdomen": Rule(
         "said to show another part of the body, and lacks a sign of a chest",
         f"less than {OTHER_PART_LEAST_ML:g} mL of lung (a child's: as for `no-lungs`); lung less than "

@@ -118,6 +118,20 @@ class Converted(Document):
     version: str = Field(min_length=1, max_length=99, description="Of the OpenVINO that converted it.")
 
 
+class Features(Document):
+    """What training samples look like to the network itself, so that a scan unlike them all is noticed."""
+
+    file: Name = Field(description="The file of their features' mean and spread, NAME.npy.")
+    sha256: Sha256
+    source_sha256: Sha256 = Field(description="Of the weights file they are of; another one is refused.")
+    limit: float = Field(gt=0, lt=1e6, description="The distance above which a scan gets the warning.")
+    samples: int = Field(gt=0, description="Training samples that it was measured on.")
+    source: str = Field(min_length=1, max_length=999, description="On whom the limit was set, in words.")
+    ranges: dict[Name, tuple[float, float]] = Field(
+        {}, description="What was learned from, by name and unit: the 1st and the 99th percentile of the samples."
+    )
+
+
 def _lineage(training: dict[str, Any]) -> dict[str, Any]:
     Lineage.checked(training)
     return training
@@ -188,6 +202,9 @@ class Card(Document):
     )
     openvino: Converted | None = Field(
         None, description="The same network, converted for OpenVINO. null: it runs on TensorFlow only."
+    )
+    features: Features | None = Field(
+        None, description="What was learned, as the network sees it. null: no scan is said to be unlike it."
     )
     format: Literal[1] = versions.CARD_FORMAT
 

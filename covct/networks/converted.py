@@ -16,6 +16,7 @@ from covct.errors import WeightsError
 from covct.networks.cards import Card, read_card
 from covct.networks.devices import BFLOAT16, FLOAT32, Device
 from covct.networks.enlarging import enlarge_at_once
+from covct.networks.features import read_learned
 from covct.networks.network import Network, Networks, input_shape, one_probability
 from covct.networks.of_folder import networks_in
 from covct.networks.processors import adds_bfloat16, processors_at_hand
@@ -72,8 +73,20 @@ def _load(core: Any, precision: str, path: Path) -> Network:
     model = read_converted(core, path, card)
     batch = 1 if card.patch else BATCH
     enlarge_at_once(model)
+    learned = read_learned(path, card)
+    if learned:
+        _describe(model)
     model.reshape([batch, *input_shape(card)])
-    return Network(card, _predictor(core.compile_model(model, "CPU", _settings(precision)), card, batch))
+    describe = _describer(core.compile_model(model, "CPU", _settings(precision)), card, batch)
+    return Network(card, lambda slices: describe(slices)[0], (), describe if learned else None, learned)
+
+
+def _describe(model: Any) -> None:
+    """Give a model its features as a second output: see `covct.networks.features`."""
+    ops = openvino().opset13
+    pooled = [op.output(0) for op in model.get_ordered_ops() if op.get_type_name() == "MaxPool"]  # (slices, n, y, x)
+    means = [ops.reduce_mean(one, np.array([2, 3], np.int64), keep_dims=False).output(0) for one in pooled]
+    model.add_outputs(ops.concat(means, 1).output(0))
 
 
 def _settings(precision: str) -> dict[str, Any]:
@@ -87,17 +100,22 @@ def _settings(precision: str) -> dict[str, Any]:
     }
 
 
-def _predictor(compiled: Any, card: Card, batch: int) -> Callable[[np.ndarray], np.ndarray]:
-    """As `Network.predict`. In whole batches, the last one filled up; one caller at a time."""
+def _describer(compiled: Any, card: Card, batch: int) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """As `Network.describe`, without features where the model gives none. In whole batches, the last one filled up;
+    one caller at a time."""
     queue, alone = openvino().AsyncInferQueue(compiled), Lock()
+    count = compiled.outputs[1].get_partial_shape()[1].get_length() if len(compiled.outputs) > 1 else 0
 
-    def predict(slices: np.ndarray) -> np.ndarray:
+    def describe(slices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         each = () if card.task == "empty-slices" else slices.shape[1:-1]
         out = np.empty((len(slices), *each), np.float32)
+        features = np.empty((len(slices), count), np.float32)
 
         def done(request: Any, start: int) -> None:
             part = out[start : start + batch]
-            part[:] = one_probability(card, request.get_output_tensor().data[: len(part)], slices.ndim)
+            part[:] = one_probability(card, request.get_output_tensor(0).data[: len(part)], slices.ndim)
+            if count:
+                features[start : start + batch] = request.get_output_tensor(1).data[: len(part)]
 
         with alone:
             queue.set_callback(done)
@@ -106,9 +124,9 @@ def _predictor(compiled: Any, card: Card, batch: int) -> Callable[[np.ndarray], 
                 part[: len(slices) - start] = slices[start : start + batch]
                 queue.start_async({0: part}, start)
             queue.wait_all()
-        return out
+        return out, features
 
-    return predict
+    return describe
 
 
 def read_converted(core: Any, card_path: Path, card: Card) -> Any:

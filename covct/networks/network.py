@@ -10,6 +10,7 @@ import numpy as np
 
 from covct.networks.cards import TASK_CLASSES, Card
 from covct.networks.devices import Device, Ladder
+from covct.networks.features import Learned
 from covct.networks.meanwhile import meanwhile
 from covct.voxels.around import Around, adjacent, at_distances, channels_last, mixed
 from covct.voxels.fields_of_view import FIELDS_OF_VIEW, enclosed_air_mm2
@@ -30,11 +31,16 @@ class Network:
     (slices, size, size, channels) -> (slices, size, size), or (slices,) of the empty-slice network; of a volumetric
     one (patches, *patch, 1) -> (patches, *patch). `members` are the same network trained on other folds: its
     probability is the mean of all.
+
+    `describe`, where its card knows the features of what it `learned`, gives them too, (slices, features), beside the
+    probability.
     """
 
     card: Card
     predict: Callable[[np.ndarray], np.ndarray]
     members: tuple[Network, ...] = ()
+    describe: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
+    learned: Learned | None = None
 
     @property
     def looks(self) -> int:
@@ -96,6 +102,7 @@ def probabilities(
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
     watch: Callable[[np.ndarray, list[np.ndarray]], None] = lambda indices, looks: None,
     around: Around | None = None,
+    notice: Callable[[np.ndarray], None] | None = None,
 ) -> np.ndarray:
     """Run a network over the chosen slices.
 
@@ -111,6 +118,8 @@ def probabilities(
         Told of every chunk its slices' indices and what each look made of them, before the mean is taken.
     around : Around, optional
         What lies around each slice, where they are no series of `spacing_mm` without gaps.
+    notice : function (features), optional
+        Told of every chunk its slices' features, where the network describes them.
 
     Returns
     -------
@@ -128,7 +137,7 @@ def probabilities(
         return out
     out = np.zeros((len(hu), card.size, card.size), np.float16)
     chunks = _chunks(card, hu, view, chosen, around or surroundings(card, len(hu), spacing_mm[0]))
-    for part, all_looks in meanwhile(partial(looks, network), chunks):
+    for part, all_looks in meanwhile(partial(looks, network, notice=notice), chunks):
         watch(part, all_looks)
         out[part] = to_half(_mean(all_looks))
     return out
@@ -220,11 +229,18 @@ def predict(network: Network, slices: np.ndarray) -> np.ndarray:
     return _mean(looks(network, slices))
 
 
-def looks(network: Network, slices: np.ndarray) -> list[np.ndarray]:
-    """Every look by itself: of each member straight, and mirrored where its card says so. As `predict` each."""
-    out = []
+def looks(network: Network, slices: np.ndarray, notice: Callable[[np.ndarray], None] | None = None) -> list[np.ndarray]:
+    """Every look by itself: of each member straight, and mirrored where its card says so. As `predict` each.
+
+    notice : told of the features that the first look describes, if it does.
+    """
+    out: list[np.ndarray] = []
     for one in (network, *network.members):
-        straight = one.predict(slices)
+        if notice and not out and one.describe:
+            straight, features = one.describe(slices)
+            notice(features)
+        else:
+            straight = one.predict(slices)
         out.append(straight)
         if not one.card.flip:
             continue

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,6 +19,7 @@ from covct.architectures.deeplab import load_backbone
 from covct.errors import WeightsError
 from covct.networks.cards import Card, read_card, weights_path
 from covct.networks.devices import FLOAT32, Device, Ladder, is_out_of_memory
+from covct.networks.features import Learned, read_learned
 from covct.networks.network import Network, Networks, input_shape, task_probability
 from covct.networks.of_folder import networks_in
 from covct.networks.weights_file import read_arrays, read_h5
@@ -96,9 +99,17 @@ def make_network(
     network: keras.Model,
     ladder: Ladder | None = None,
     on_cpu: Callable[[], keras.Model] | None = None,
+    learned: Learned | None = None,
 ) -> Network:
-    """A keras network as the pipeline knows it. Parameters as of `keras_predictor`."""
-    return Network(card, keras_predictor(network, ladder, on_cpu, partial(task_probability, card)))
+    """A keras network as the pipeline knows it, which describes slices if what it `learned` is known.
+
+    Other parameters as of `keras_predictor`.
+    """
+    combine = partial(task_probability, card)
+    if not learned:
+        return Network(card, keras_predictor(network, ladder, on_cpu, combine))
+    describe = keras_describer(network, ladder, on_cpu, combine)
+    return Network(card, lambda slices: describe(slices)[0], (), describe, learned)
 
 
 def keras_predictor(
@@ -122,21 +133,68 @@ def keras_predictor(
         The same network with its weights in the CPU's memory; asked for only when a GPU's does not suffice.
     """
     steps = ladder or Ladder(device_in_use(), BATCH)
-    cpu_network = cache(on_cpu or (lambda: network))
+    ask = _on_either(network, steps, on_cpu)
 
     def compute(slices: np.ndarray, kind: str) -> np.ndarray:
-        if kind == steps.device.kind:
-            outputs = np.asarray(network.predict_on_batch(slices))
-        else:
-            with keras.device("cpu:0"):
-                outputs = np.asarray(cpu_network().predict_on_batch(slices))
-        outputs = outputs.mean(-1) if outputs.ndim > slices.ndim else outputs
-        return combine(outputs) if combine else np.squeeze(outputs, -1)
+        return _one_of(np.asarray(ask(slices, kind)), slices.ndim, combine)
 
     def predict(slices: np.ndarray) -> np.ndarray:
         return steps.run(compute, slices, PATCHES if slices.ndim == 5 else None)
 
     return predict
+
+
+def keras_describer(
+    network: keras.Model,
+    ladder: Ladder | None = None,
+    on_cpu: Callable[[], keras.Model] | None = None,
+    combine: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """As `Network.describe`: what `keras_predictor` gives, and the features of the same pass. Of slices only."""
+    steps = ladder or Ladder(device_in_use(), BATCH)
+    both = _described(network)
+    ask = _on_either(both, steps, on_cpu and (lambda: _described(on_cpu())))
+
+    def compute(slices: np.ndarray, kind: str) -> np.ndarray:
+        """One row a slice, the probabilities and then the features: what a ladder can cut into batches."""
+        outputs, features = map(np.asarray, ask(slices, kind))
+        return np.concatenate([_one_of(outputs, slices.ndim, combine).reshape(len(slices), -1), features], 1)
+
+    def describe(slices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        plane = slices.shape[1:-1]
+        if not len(slices):
+            return np.empty((0, *plane), np.float32), np.empty((0, both.output_shape[1][-1]), np.float32)
+        rows = steps.run(compute, slices)
+        return rows[:, : prod(plane)].reshape(len(slices), *plane), rows[:, prod(plane) :]
+
+    return describe
+
+
+def _described(network: keras.Model) -> keras.Model:
+    """The network with its features as a second output, (slices, features): see `covct.networks.features`."""
+    pooled = [layer.output for layer in network.layers if isinstance(layer, keras.layers.MaxPooling2D)]
+    features = keras.ops.concatenate([keras.ops.mean(one, (1, 2)) for one in pooled], 1)
+    return keras.Model(network.inputs, [network.output, features])
+
+
+def _on_either(
+    network: keras.Model, steps: Ladder, on_cpu: Callable[[], keras.Model] | None
+) -> Callable[[np.ndarray, str], Any]:
+    """One call of the network on a kind of device."""
+    cpu_network = cache(on_cpu or (lambda: network))
+
+    def ask(slices: np.ndarray, kind: str) -> Any:
+        if kind == steps.device.kind:
+            return network.predict_on_batch(slices)
+        with keras.device("cpu:0"):
+            return cpu_network().predict_on_batch(slices)
+
+    return ask
+
+
+def _one_of(outputs: np.ndarray, seen: int, combine: Callable[[np.ndarray], np.ndarray] | None) -> np.ndarray:
+    outputs = outputs.mean(-1) if outputs.ndim > seen else outputs
+    return combine(outputs) if combine else np.squeeze(outputs, -1)
 
 
 def load_keras_networks(folder: Path, fallbacks: tuple[str, ...] = ()) -> Networks:
@@ -165,7 +223,7 @@ def _load_on(folder: Path, device: Device) -> Networks:
 
 def _loaded(ladder: Ladder, path: Path) -> Network:
     card, network = load_network(path)
-    return make_network(card, network, ladder, partial(_load_on_cpu, path))
+    return make_network(card, network, ladder, partial(_load_on_cpu, path), read_learned(path, card))
 
 
 def _load_on_cpu(path: Path) -> keras.Model:

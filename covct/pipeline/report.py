@@ -229,6 +229,7 @@ def _uncertainty(percent: float | None, sure: Uncertainty, valid_for: ValidFor) 
             "distance_percent": round(near.distance_percent, 2),
         },
         "low_confidence": None if interval is None else bool(doubts(interval)),
+        "unlikeness": None if sure.apart is None else round(sure.apart, 3),
     }
 
 

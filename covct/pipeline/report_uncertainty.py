@@ -100,3 +100,9 @@ class Uncertainty(Document):
         description="Whether the interval of both lungs reaches another severity class or is wide; null where there is "
         "none."
     )
+    unlikeness: float | None = Field(
+        None,
+        ge=0,
+        description="How far the scan's look lies from what the infection network learned, 1 being the limit of the "
+        "warning out-of-distribution; null for fewer than ten slices, or where its card does not say.",
+    )

@@ -33,6 +33,7 @@ from covct.networks.devices import TENSORFLOW, Device
 from covct.networks.network import Network, Networks, field_of_view, holds_infection, probabilities
 from covct.pipeline.burden import RegionBurden, find_lesions, measure_burden
 from covct.pipeline.conformal import Stated
+from covct.pipeline.likeness import Likeness, unlike
 from covct.pipeline.memory import BASE_MIB, at_hand_mib, needed_mib
 from covct.pipeline.postprocess import (
     mark_infection,
@@ -201,18 +202,19 @@ def _find_lungs(network: Network, scan: Scan) -> _Lungs:
 
 @dataclass(frozen=True)
 class _Infection:
-    """Infection as found: its probability, how much of it hesitates (of an ensemble also by network), and slices with
-    lung that were not looked at."""
+    """Infection as found: its probability, how much of it hesitates (of an ensemble also by network), slices with lung
+    that were not looked at, and how far from what was learned the scan looks, as `Likeness.apart`."""
 
     probability: Probability
     tallies: list[Tally]
     skipped: int
+    apart: float | None
 
 
 def _find_infection(networks: Networks, scan: Scan, lungs: Layer) -> _Infection:
     card, hu, spacing = networks.infection.card, scan.working.array, spacing_mm(scan.working)
     view = field_of_view(card, hu, spacing[1:], lungs)
-    network = networks.infection
+    network, likeness = networks.infection, Likeness(networks.infection.learned)
     tallies = [Tally.empty(card.threshold) for _ in range(1 + (len(network.members) + 1 if network.members else 0))]
 
     def watch(indices: np.ndarray, looks: list[np.ndarray]) -> None:
@@ -223,8 +225,8 @@ def _find_infection(networks: Networks, scan: Scan, lungs: Layer) -> _Infection:
     with_lung = per_slice(lungs) > 0
     looked_at = _not_empty(networks, hu, spacing, with_lung, lungs)
     skipped = int(np.count_nonzero(with_lung & ~looked_at))
-    probability = probabilities(network, hu, view, looked_at, spacing_mm=spacing, watch=watch)
-    return _Infection(Probability(probability, view), tallies, skipped)
+    probability = probabilities(network, hu, view, looked_at, spacing_mm=spacing, watch=watch, notice=likeness.notice)
+    return _Infection(Probability(probability, view), tallies, skipped, likeness.apart)
 
 
 def _mark(labels: Labels, probability: Probability, threshold: float, scan: Scan) -> None:
@@ -244,10 +246,10 @@ def _measure(
     """What is measured, and all that is to be said of it by now; `strict` refuses what is warned of before that."""
     volume, labels = scan.working, lungs.labels
     burden, found = _one_lung(measure_burden(volume.array, labels.lungs, labels.infection, voxel_volume_mm3(volume)))
-    findings = [*findings, *found]
+    findings = [*findings, *found, *unlike(infection.apart)]
     if strict:
         refuse_warnings(findings)
-    sure = uncertainty(burden, lungs.tally, infection.tallies, networks)
+    sure = uncertainty(burden, lungs.tally, infection.tallies, networks, infection.apart)
     lesions = find_lesions(labels.infection, labels.lungs, scan.working_affine)
     measured = Measurements(burden, sure, lesions, valid_for & left_valid(findings))
     return measured, [*findings, *measured.doubts()]

@@ -7,8 +7,9 @@ often as it says. How many such widths a figure is wrong by, to either side, is 
 truth, in the very figures that reports give, and stands in the weight card (`covct evaluate --calibrate`); `conformal`
 makes the ends of it. Without enough people there is no interval, and the report says why.
 
-What it cannot know: a scan unlike those people's, and opacities that are no COVID-19 but are called all the same. A
-single lung has no interval, since truth mostly does not tell the sides apart.
+A scan that looks like nothing learned (`likeness`) has no interval either: nobody measured people there. What it cannot
+know: opacities that are no COVID-19 but are called all the same. A single lung has no interval, since truth mostly does
+not tell the sides apart.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ FLOOR_PERCENT = 0.1  # of the lung: no width is smaller, since what no look sees
 FLOOR_SHARE = 0.005  # of the lung's own volume
 FLOOR_ML = 0.1  # no lung, no share of it
 SIDES = (RIGHT_LUNG, LEFT_LUNG)
+UNLIKE = "the scan looks like nothing that the infection network learned"
 
 Interval = tuple[float, float]
 # Figures with an interval, and whether they are 0 in some people.
@@ -148,6 +150,8 @@ class Uncertainty:
         None where too few people were measured, or the figure itself is none.
     source : str or None
         Where people were measured.
+    apart : float or None
+        How unlike what was learned the scan looks, as `likeness.Likeness`.
     """
 
     looks: int
@@ -155,10 +159,15 @@ class Uncertainty:
     guarantees: dict[str, Guarantee]
     intervals: dict[str, Interval | None]
     source: str | None = None
+    apart: float | None = None
 
 
 def uncertainty(
-    burden: dict[str, RegionBurden], lungs: Tally, infection: Sequence[Tally], networks: Networks
+    burden: dict[str, RegionBurden],
+    lungs: Tally,
+    infection: Sequence[Tally],
+    networks: Networks,
+    apart: float | None = None,
 ) -> Uncertainty:
     """Put intervals beside the figures of both lungs.
 
@@ -172,10 +181,13 @@ def uncertainty(
         shares are taken from them.
     networks : Networks
         The infection network's card holds the people that were measured.
+    apart : float, optional
+        As of `likeness.Likeness`: beyond 1 no interval is given.
     """
     stated = stated_figures(burden["lungs"], lungs, infection)
     told = networks.infection.card.calibration
     other = None if told is None else _of_other_networks(told, networks)
+    other = UNLIKE if apart is not None and apart > 1 else other
     guarantees: dict[str, Guarantee] = {}
     intervals: dict[str, Interval | None] = dict.fromkeys(MAY_BE_NOTHING)
     for name, may_be_nothing in MAY_BE_NOTHING.items():
@@ -187,7 +199,7 @@ def uncertainty(
             assert told is not None
             low, high = ends(people, reported.value, folds if told.by_folds else [reported], may_be_nothing)
             intervals[name] = max(0.0, low), min(MOST.get(name, math.inf), high)
-    return Uncertainty(networks.infection.looks, stated, guarantees, intervals, told.source if told else None)
+    return Uncertainty(networks.infection.looks, stated, guarantees, intervals, told.source if told else None, apart)
 
 
 def people_of(told: Calibrated, figure: str) -> list[Seen]:

@@ -145,6 +145,7 @@ _REPORT: dict[str, Any] = {
         "highest_class": 2,
         "nearest_class": {"class": 1, "boundary_percent": 5.0, "distance_percent": 7.27},
         "low_confidence": False,
+        "unlikeness": 0.8,
     },
     "hu_bands": {"ground_glass": [-750, -400], "consolidation": [-400, 100]},
     "networks": {
