@@ -577,6 +577,7 @@ def add_key_objects(folder, kind="ko", instances=()):
         instance_number=1,
         **object_uids(report["work_key"], kind),
     )
+    document.ContentDate, document.ContentTime = seg.ContentDate, seg.ContentTime
     document.save_as(folder / "keys.ko.dcm")
     sign(folder, "keys.ko.dcm")
 
