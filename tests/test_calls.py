@@ -225,7 +225,7 @@ def test_the_document_follows_its_schema_and_an_earlier_one_is_still_read(marked
         jsonschema.Draft202012Validator(schema).validate(written)
         Evaluation.model_validate_json(json.dumps(written))
         for one in written["groups"]:
-            del one["outline"], one["marked_inside_lungs"], one["burden"], one["intervals"]
+            del one["outline"], one["marked_inside_lungs"], one["burden"], one["intervals"], one["lesions"]
         for row in written["cases"]:
             del row["by_slice"], row["false_calls"]
             for task in row["tasks"].values():
@@ -344,6 +344,9 @@ def test_calibration_writes_whole_scans_into_the_card_and_reports_say_how_few_th
     assert not rows["b"]["interval"]["holds_truth"], "nothing is there, and much is called"
     [group] = [one for one in evaluation["groups"] if one["task"] == "infection"]
     assert (group["intervals"]["cases"], group["intervals"]["level"]) == (2, 0.9)
+    lesions = group["lesions"]
+    assert lesions["marked"] == rows["a"]["lesions"]["marked"] > 0 == rows["b"]["lesions"]["marked"]
+    assert lesions["sensitivity"]["value"] == pytest.approx(lesions["found"] / lesions["marked"], abs=1e-6)
     assert "inside the report&#39;s interval" in (tmp_path / "out" / "evaluation.html").read_text()
 
 

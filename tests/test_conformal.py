@@ -62,7 +62,7 @@ def test_folds_speak_for_those_they_have_not_seen():
 def test_too_few_of_either_group_is_said_and_counted():
     told = guarantee([*people([0.0] * 30), *people([0.0] * 4, there=False)], True, False)
     assert (told.level, told.people, told.people_without, told.coverage) == (None, 34, 4, None)
-    assert told.reason.startswith("4 people in whom nothing is, measured")
+    assert told.reason.endswith("have not learned: 30 with opacity, 4 without; wanted 19 of each")
     assert guarantee(people([0.0] * 19), False, False).level == pytest.approx(2 * END_LEVEL - 1)
 
 

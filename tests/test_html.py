@@ -63,6 +63,7 @@ def evaluation():
         "outline": dict.fromkeys(OUTLINE, value(0.75)), "marked_inside_lungs": value(0.75),
         "burden": {"patients": 3, "mean_absolute_error": value(2.5),
                    "classes": [{"truth": 2, "called": 2, "patients": 2}, {"truth": 2, "called": 1, "patients": 1}]},
+        "lesions": dict.fromkeys(("sensitivity", "precision", "recognition_quality"), value(0.75)),
         "intervals": {"cases": 3, "held": 2, "level": 0.9, "mean_width": 4.5},
     }  # fmt: skip
     slices = {"labelled": 80, "found": 72, "clear": 59, "called": 17}

@@ -103,7 +103,7 @@ def result_of(phantom_series, monkeypatch):
     """The result that a page was made of."""
     seen = []
 
-    def keep(result, folder, _):
+    def keep(result, folder, *_):
         seen.append(result)
         (folder / "study.html").touch()
 

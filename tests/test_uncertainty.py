@@ -136,8 +136,7 @@ def test_no_network_that_was_not_measured_has_an_interval(networks):
     sure = measured(networks)
     assert sure.intervals == dict.fromkeys(FIGURES)
     assert sure.guarantees["infection_percent"].reason == (
-        "0 people in whom something is there and 0 people in whom nothing is, measured with truth that the networks "
-        "have not learned; wanted 19 of each"
+        "people measured with truth that the networks have not learned: 0 with opacity, 0 without; wanted 19 of each"
     )
     assert sure.guarantees["volume_ml"].reason.endswith("wanted 19")
 

@@ -341,9 +341,10 @@ def test_rounding_is_no_contradiction():
         regions = json.loads(json.dumps({name: asdict(region) for name, region in burden.items()}), parse_float=rounded)
         cls, _ = severity(burden["lungs"].infection_percent)
         lesions = {"count": 0, "largest": []}
-        for region in regions.values():
-            for figure in ("volume_ml", "infection_ml", "infection_percent"):
-                region[f"{figure}_interval"] = None if region[figure] is None else [region[figure], region[figure]]
+        lungs_alone = regions["lungs"]
+        for figure in ("volume_ml", "infection_ml", "infection_percent"):
+            value = lungs_alone[figure]
+            lungs_alone[f"{figure}_interval"] = None if value is None else [value, value]
         reached = {"lowest_class": cls, "highest_class": cls}
         whole = example_report()
         report = {

@@ -16,6 +16,7 @@ from covct.data.slices import first_of_runs, one_volume
 from covct.errors import UsageError
 from covct.evaluation import calibration
 from covct.evaluation.intervals import Promise, promise_of_report
+from covct.evaluation.lesions import lesion_sums
 from covct.evaluation.outline import outline_sums
 from covct.evaluation.scores import Counts, count, scores
 from covct.evaluation.surface import surface_scores
@@ -119,6 +120,8 @@ class Judged:
     promise : Promise or None
         Infection only: our networks' interval for its share of the lungs.
     histogram : (calibration.LENGTH,) float or None
+    lesions : (lesions.LENGTH,) float or None
+        Infection only: as `lesions.lesion_sums`; None where the spacing is unknown, or of a single slice.
     """
 
     case: Case
@@ -132,6 +135,7 @@ class Judged:
     marked_inside: tuple[int, int] | None
     promise: Promise | None
     histogram: np.ndarray | None
+    lesions: np.ndarray | None
     truth_sha256: str
     called_sha256: str
     spacing_mm: tuple[float, float, float] | None
@@ -223,10 +227,12 @@ def _judge(case: Case, label: str, truth: Truth, called: Called, task: str, tole
     known: Iterable[np.ndarray | None] = repeat(None, len(true)) if truth.known is None else truth.known
     slice_counts = np.array([list(count(*three)) for three in zip(true, mine, known, strict=True)])
     counts = Counts(*(int(total) for total in slice_counts.sum(0)))
-    surface = volume_ml = None
+    surface = volume_ml = lesions = None
     if truth.spacing_mm:
         surface = surface_scores(true, mine, truth.spacing_mm, tolerance_mm)
         voxel_ml = float(np.prod(truth.spacing_mm)) / 1000
+        if task == "infection" and len(true) > 1:
+            lesions = lesion_sums(true, mine, 1000 * voxel_ml)
         volume_ml = ((counts.hit + counts.missed) * voxel_ml, (counts.hit + counts.invented) * voxel_ml)
     return Judged(
         case,
@@ -240,6 +246,7 @@ def _judge(case: Case, label: str, truth: Truth, called: Called, task: str, tole
         _marked_inside(true, called) if task == "infection" else None,
         called.promise if task == "infection" else None,
         _histogram(truth, called, task) if task in called.probability else None,
+        lesions,
         digest([true]),
         digest([mine]),
         truth.spacing_mm,

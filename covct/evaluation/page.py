@@ -41,6 +41,10 @@ REGIONS = {
     "arch": "under or over soft tissue (arch, hila, ribs)", "vessel": "in or around a thin bright structure",
     "outside": "outside the marked lungs", "apex": "top 20 mm", "dependent": "dependent 25 mm", "rest": "elsewhere",
 }  # fmt: skip
+LESIONS = {
+    "sensitivity": "share of marked ones found", "precision": "share of called ones that touch a marked one",
+    "recognition_quality": "F1 at an IoU above 0.5",
+}  # fmt: skip
 VARIANTS = {"smooth": "softer kernel", "sharp": "sharper kernel"}
 CALIBRATION = {"expected_calibration_error": "calibration error", "brier_score": "Brier score"}
 DIGITS = {"hd95_mm": 1, "ml": 1, "points": 2, **dict.fromkeys(CALIBRATION, 4)}  # else 3
@@ -183,6 +187,10 @@ def _scores(groups: Sequence[Group]) -> Iterator[tuple[str, str, list[Cell]]]:
     inside = [g["marked_inside_lungs"] for g in groups]
     if any(inside):
         yield "marked infection", "share inside the lungs found", [_with_interval(one) for one in inside]
+    lesions = [g["lesions"] for g in groups]
+    if any(lesions):
+        for name, of in LESIONS.items():
+            yield "lesions", of, [_with_interval(one and one[name]) for one in lesions]
     burdens = [g["burden"] for g in groups]
     if any(burdens):
         sizes = [_with_interval(one and one["mean_absolute_error"], "ml") for one in burdens]

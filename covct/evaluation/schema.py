@@ -183,6 +183,24 @@ class Intervals(Document):
     mean_width: float = Field(ge=0, description="In points of the infected share.")
 
 
+class LesionCounts(Document):
+    """Lesions of whole series, as a report counts them: connected through faces, of 0.1 mL or more."""
+
+    marked: Count
+    called: Count
+    found: int = Field(ge=0, description="Marked, and touched by a called one.")
+    right: int = Field(ge=0, description="Called, and touching a marked one.")
+    matched: int = Field(ge=0, description="Marked, and covered by one called lesion with an IoU above one half.")
+
+
+class Lesions(LesionCounts):
+    """The same of all cases, with shares."""
+
+    sensitivity: Figure = Field(description="Found of the marked.")
+    precision: Figure = Field(description="Right of the called.")
+    recognition_quality: Figure = Field(description="F1 of matched lesions (panoptic quality, Kirillov 2019).")
+
+
 class Group(Document):
     source: str
     task: Task
@@ -204,6 +222,7 @@ class Group(Document):
     marked_inside_lungs: Figure | None = Field(
         None, description="Share of marked infection inside the lungs found; null for lungs."
     )
+    lesions: Lesions | None = None
     burden: BurdenError | None = None
     intervals: Intervals | None = None
 
@@ -274,6 +293,7 @@ class CaseTask(Document):
     severity: ClassPair | None = Field(None, description="Severity class by infected share, as a report has it.")
     marked_inside_lungs: Share | None = None
     interval: CaseInterval | None = None
+    lesions: LesionCounts | None = None
 
 
 class Case(Document):

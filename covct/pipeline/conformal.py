@@ -98,12 +98,11 @@ def guarantee(people: Sequence[Seen], may_be_nothing: bool, by_folds: bool) -> G
     """
     there = sum(one.there for one in people)
     counted = Guarantee(len(people), len(people) - there)
-    short = [(there, "in whom something is there")] if may_be_nothing else [(there, "")]
-    short += [(counted.people_without, "in whom nothing is")] if may_be_nothing else []
-    missing = [f"{number} people {which}".rstrip() for number, which in short if number < FEWEST]
-    if missing:
-        told = f"{' and '.join(missing)}, measured with truth that the networks have not learned; wanted {FEWEST}"
-        return Guarantee(counted.people, counted.people_without, reason=told + " of each" * may_be_nothing)
+    if there < FEWEST or (may_be_nothing and counted.people_without < FEWEST):
+        numbers = f"{there} with opacity, {counted.people_without} without" if may_be_nothing else str(there)
+        wanted = f"{FEWEST} of each" if may_be_nothing else str(FEWEST)
+        reason = f"people measured with truth that the networks have not learned: {numbers}; wanted {wanted}"
+        return Guarantee(counted.people, counted.people_without, reason=reason)
     guaranteed = LEVEL_OF_FOLDS if by_folds else LEVEL
     return Guarantee(counted.people, counted.people_without, LEVEL, guaranteed, coverage_band(there))
 
