@@ -18,6 +18,7 @@ from covct.intake.discover import read_facts
 from covct.networks.network import Networks
 from covct.outputs import Outputs
 from covct.unattended import batch, index
+from support import pacs as orthancs
 from support.checkout import PYTHONPATH, SHARED
 from support.chests import SMALL
 from support.series import change
@@ -78,6 +79,21 @@ def phantom_series(phantom, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("phantom")
     write_dicom_series(phantom, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def orthanc(tmp_path_factory):
+    """A PACS on loopback."""
+    with orthancs.started(tmp_path_factory.mktemp("orthanc")) as one:
+        yield one
+
+
+@pytest.fixture
+def pacs(orthanc) -> orthancs.Orthanc:
+    """Orthanc with nothing in it."""
+    for patient in orthanc.listed("/patients"):
+        orthanc.ask("DELETE", f"/patients/{patient}")
+    return orthanc
 
 
 @pytest.fixture

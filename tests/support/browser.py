@@ -18,12 +18,15 @@ FLAGS = [
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(without: tuple[str, ...] = (), more: tuple[str, ...] = ()) -> Iterator[Browser]:
+    """The browser, with other flags where a page draws by WebGL."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("Chromium is not installed (apt-get install chromium)")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        browser = playwright.chromium.launch(
+            executable_path=program, args=[*(flag for flag in FLAGS if flag not in without), *more]
+        )
         yield browser
         browser.close()
 
