@@ -66,11 +66,11 @@ def test_altered_weights_are_not_loaded(tmp_path):
 
 
 def test_missing_weights_and_cards_say_what_to_do(tmp_path):
-    with pytest.raises(WeightsError, match="reinstall"):
+    with pytest.raises(WeightsError, match="wanted a folder"):
         read_card(tmp_path / "lungs.json")
     _, path = small_card(tmp_path)
     (tmp_path / "lungs.keras").unlink()
-    with pytest.raises(WeightsError, match="reinstall"):
+    with pytest.raises(WeightsError, match="wanted a folder"):
         read_card(path)
 
 
