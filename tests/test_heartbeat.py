@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 
 from covct.disk import state
@@ -145,3 +146,19 @@ def test_a_long_step_gives_signs_between_its_calls_of_the_network(series_folder,
     batch.scan(batch.Order((series_folder,), tmp_path / "out", weights), lambda: networks, events.append)
     kinds = [(event["event"], event.get("step")) for event in events]
     assert ("alive", None) in kinds[kinds.index(("step", "lungs")) :]
+
+
+def test_every_way_to_ask_a_network_gives_a_sign(networks):
+    """The first look at a slice describes it too, and where nothing is called there is no second."""
+    from covct.unattended.preparing import _signs_of_life
+
+    def describe(slices):
+        return networks.infection.predict(slices), np.zeros((len(slices), 2))
+
+    one = replace(networks.infection, describe=describe)
+    events = []
+    watched = _signs_of_life(replace(networks, infection=replace(one, members=(one,))), events.append).infection
+    for ask in (watched.predict, watched.describe, watched.members[0].describe):
+        before = len(events)
+        ask(np.zeros((1, 4, 4, 1), np.float32))
+        assert len(events) == before + 1

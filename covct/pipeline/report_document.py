@@ -86,7 +86,8 @@ class Geometry(Document):
     rows: int = Field(ge=1, description="Rows of a slice, pixels.")
     columns: int = Field(ge=1, description="Columns of a slice, pixels.")
     slice_spacing_mm: float | None = Field(
-        gt=0, description="Distance between slice centres, mm; of a single slice its thickness. Null where it is unknown."
+        gt=0,
+        description="Distance between slice centres, mm; of a single slice its thickness. Null where it is unknown.",
     )
     row_spacing_mm: float = Field(gt=0, description="Distance between rows, mm.")
     column_spacing_mm: float = Field(gt=0, description="Distance between columns, mm.")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # highdicom, SimpleITK and OpenCV are for those who have work
     from covct.voxels.volume import Scan
 
 OUT_OF_MEMORY = "out-of-memory"
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -191,13 +192,18 @@ def _computed(
 def _signs_of_life(networks: Networks, emit: Emit) -> Networks:
     """The same networks, with an event after each of their calls: a long series on a CPU is no dead process."""
 
-    def alive(network: Network) -> Network:
-        def predict(slices: np.ndarray) -> np.ndarray:
-            probability = network.predict(slices)
+    def telling(call: Callable[[np.ndarray], Answer]) -> Callable[[np.ndarray], Answer]:
+        def told(slices: np.ndarray) -> Answer:
+            answer = call(slices)
             emit({"event": "alive"})
-            return probability
+            return answer
 
-        return replace(network, predict=predict)
+        return told
+
+    def alive(network: Network) -> Network:
+        describe = telling(network.describe) if network.describe else None
+        members = tuple(map(alive, network.members))
+        return replace(network, predict=telling(network.predict), describe=describe, members=members)
 
     gate = networks.empty_slices
     return replace(
