@@ -89,7 +89,18 @@ def noise_hu(seen: np.ndarray) -> float:
 
 
 def measure(card_path: Path, data: Path, samples: int, ordinary: list[Path]) -> None:
-    """Fit, write, set the limit, and write that too."""
+    """Fit, write, set the limit, and write that too. Whatever ends it before, the card is what it was."""
+    if missing := [str(one) for one in ordinary if not one.exists()]:
+        raise SystemExit(f"no such file or directory: {', '.join(missing)}")
+    before = card_path.read_bytes()
+    try:
+        _measure(card_path, data, samples, ordinary)
+    except BaseException:
+        card_path.write_bytes(before)
+        raise
+
+
+def _measure(card_path: Path, data: Path, samples: int, ordinary: list[Path]) -> None:
     card = read_card(card_path)
     features, ranges, people = drawn(card, data, samples, describing(card_path))
     table = fitted(features)
@@ -108,6 +119,8 @@ def measure(card_path: Path, data: Path, samples: int, ordinary: list[Path]) -> 
     write_card(card.replaced(features=told), card_path.parent)
     found = {k: float(np.median(learned.distances(v))) for k, v in people.items() if len(v) >= FEWEST_SLICES}
     found |= {name_of(one): far for one in ordinary if (far := look(networks_of(card_path), name_of(one), one))}
+    if len(found) < 2:
+        raise SystemExit(f"{len(found)} people or scans to set the limit on; wanted two or more: --ordinary SCAN")
     limit = round(MARGIN * max(found.values()), 3)
     for name, far in found.items():
         others = MARGIN * max(value for other, value in found.items() if other != name)

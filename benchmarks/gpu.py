@@ -61,7 +61,15 @@ def ask_gpu() -> list[tuple[str, float, float]]:
     asked = ["nvidia-smi", "--query-gpu=name,utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
     said = subprocess.run(asked, capture_output=True, text=True, check=False)
     rows = [line.split(", ") for line in said.stdout.splitlines()] if said.returncode == 0 else []
-    return [(name, float(busy), float(mib)) for name, busy, mib in rows]
+    return [(name, _number(busy), _number(mib)) for name, busy, mib in rows]
+
+
+def _number(told: str) -> float:
+    """NaN where the driver does not say, as with parts of a GPU."""
+    try:
+        return float(told)
+    except ValueError:
+        return float("nan")
 
 
 class Watched:
@@ -105,7 +113,8 @@ def measure(source: Path, out: Path, backend: str, precision: str) -> None:
         print(f"| {backend} | {precision} | ended with {os.waitstatus_to_exitcode(code)} | | | | |", flush=True)
         return
     held = [(busy, mib) for second, busy, mib in watched.samples if ends[0] <= second <= ends[-1]]
-    busy = statistics.mean(share for share, _ in held) if held else float("nan")
+    shares = [share for share, _ in held if share == share]
+    busy = statistics.mean(shares) if shares else float("nan")
     most = max((mib for _, mib in held), default=float("nan"))
     rate = (len(ends) - 1) / (ends[-1] - ends[0])
     resident = usage.ru_maxrss / 1024
