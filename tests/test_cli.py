@@ -211,7 +211,26 @@ def test_an_empty_mount_is_a_good_night_only_where_none_was_expected(tmp_path, w
     (tmp_path / "in" / "note.txt").write_text("no CT")
     arguments = ("scan", tmp_path / "in", "--out", tmp_path / "out", "--weights", weights)
     ended = invoke(*arguments)
-    assert ended.exit_code == 0 and "1 files are no CT" in ended.stderr
+    assert ended.exit_code == 0 and ", 1 other files (of pictures" in ended.stderr
+    assert invoke(*arguments, "--expect-input").exit_code == 3
+
+
+def test_figures_may_lie_in_a_tree_that_is_still_to_be_made(series_folder, tmp_path, weights, threshold_networks):
+    metrics = tmp_path / "out" / "covct.prom"
+    arguments = ("scan", series_folder, "--out", tmp_path / "out", "--weights", weights, "--formats", "none")
+    assert invoke(*arguments, "--metrics", metrics).exit_code == 0 and metrics.exists()
+
+
+def test_a_fresh_volume_is_nobodys(tmp_path):
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / ".gitkeep").touch()
+    assert invoke("status", tmp_path).exit_code == 0
+
+
+def test_an_unreadable_file_is_no_series(series_folder, tmp_path, weights, threshold_networks):
+    for path in sorted(series_folder.iterdir()):
+        path.write_bytes(path.read_bytes()[:400])
+    arguments = ("scan", series_folder, "--out", tmp_path / "out", "--weights", weights)
     assert invoke(*arguments, "--expect-input").exit_code == 3
 
 

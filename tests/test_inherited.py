@@ -159,7 +159,7 @@ def written(result, spoiled, folder):
         WRITERS[format_](replace(result, scan=scan, report=report), folder, OUTPUTS, MAKING)
     paths = sorted(folder.glob("*.dcm"))
     run = {"device": asdict(result.device), "timings_s": {}, "peak_memory_mib": None}
-    whole = finished(report, run, None)
+    whole = finished(report, run)
     defects, _ = check_objects(paths, whole, None)
     return paths, [(defect.file, defect.slug, defect.message) for defect in defects], report["source"]["filled"]
 

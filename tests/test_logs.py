@@ -161,7 +161,7 @@ def test_hashed_identifiers_hide_paths_uids_and_names(named_files, tmp_path, wei
     out, metrics = tmp_path / "out", tmp_path / "covct.prom"
     result = invoke(
         "scan", named_files, "-o", out, "--weights", weights, "--json", "--metrics", metrics, "--log-format", "json",
-        "--hash-identifiers", "--formats", "seg",
+        "--hash-identifiers", "--formats", "seg,page",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     logged = [json.loads(line) for line in result.stderr.splitlines()]

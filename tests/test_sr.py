@@ -16,6 +16,8 @@ import pytest
 import covct
 from covct import terms
 from covct.dicom.sr import write_sr
+from covct.dicom.sr_groups import Group
+from covct.dicom.sr_regions import places
 from covct.intake.discover import discover
 from covct.intake.load_dicom import load_dicom
 from covct.networks.cards import file_sha256, write_card
@@ -290,6 +292,33 @@ def test_viewers_are_sent_to_a_slice_of_each_finding(result, phantom_series):
         header = headers[image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID]
         position = [float(item.MeasuredValueSequence[0].NumericValue) for item in image.ContentSequence]
         np.testing.assert_allclose(position, header.ImagePositionPatient, atol=1e-3)
+
+
+def test_what_was_not_found_is_outlined_nowhere(phantom_series):
+    """Not on the other lung, and not in another third: the sites would say one thing and the outlines another."""
+    scan = load_dicom(discover([phantom_series]).series[0])
+    lungs = np.zeros(scan.working.array.shape, np.uint8)
+    lungs[3:20, 40:60, 70:100] = 2
+    nothing = np.zeros(lungs.shape, bool)
+    masks = Masks(lungs, nothing, None, None)
+    side = partial(Group, category=terms.ANATOMICAL_STRUCTURE, finding=terms.LUNG, side=None, measured=())
+    groups = [
+        side("left", outlined="left_lung"),
+        side("right", outlined="right_lung"),
+        side("opacity of the right", outlined="opacity right_lung"),
+        side("left, lower", outlined="left_lung", slices=(20, 30)),
+        side("left, upper", outlined="left_lung", slices=(0, 10)),
+    ]
+    found = places(scan, masks, groups)
+    depth = {label: round(_working_slice(scan, index)) for label, (index, _) in found.items()}
+    middles = {label: outline.mean(0) for label, (_, outline) in found.items()}
+    assert 3 <= depth["left"] < 20 and 3 <= depth["left, upper"] < 10 and 20 <= depth["left, lower"] < 30
+    for label in ("right", "opacity of the right", "left, lower"):
+        np.testing.assert_allclose(middles[label], (64, 64), atol=3)
+
+
+def _working_slice(scan, index):
+    return (np.linalg.inv(scan.working_affine) @ scan.affine @ [index, 0, 0, 1])[0]
 
 
 def test_what_the_order_says_is_taken_over_and_what_it_does_not_is_not_invented(

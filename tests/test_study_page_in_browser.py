@@ -23,7 +23,8 @@ def path(phantom_series):
 @pytest.fixture
 def study(browser, path):
     page, faults = opened(browser, path, viewport={"width": 1300, "height": 900})
-    expect(page.locator("#told")).not_to_have_text(re.compile("^$|loaded"))
+    expect(page.locator("#told")).not_to_have_text(re.compile("^$"))
+    expect(page.locator("#loading")).to_have_text("")
     yield page
     assert not faults
     page.context.close()
@@ -106,7 +107,8 @@ def test_on_a_phone_in_the_dark(browser, path):
     page, faults = opened(
         browser, path, viewport={"width": 390, "height": 844}, color_scheme="dark", has_touch=True, is_mobile=True
     )
-    expect(page.locator("#told")).not_to_have_text(re.compile("^$|loaded"))
+    expect(page.locator("#told")).not_to_have_text(re.compile("^$"))
+    expect(page.locator("#loading")).to_have_text("")
     widths = page.locator("body, #stage, #strip, #position").evaluate_all("all => all.map(one => one.scrollWidth)")
     assert max(widths) <= 390 and not faults
     page.context.close()
@@ -122,4 +124,33 @@ def test_without_scripts_the_figures_are_there(browser, path):
     expect(page.locator("table").first).to_be_visible()
     expect(page.locator("#viewer")).to_be_hidden()
     assert "scripts are switched off" in page.locator("noscript").inner_html()
+    page.context.close()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1300, 900), (700, 1300), (1600, 420)])
+@pytest.mark.parametrize("key", ["1", "2", "s"])
+def test_nothing_is_drawn_out_of_shape(browser, path, width, height, key):
+    page, faults = opened(browser, path, viewport={"width": width, "height": height})
+    expect(page.locator("#told")).not_to_have_text(re.compile("^$"))
+    page.keyboard.press(key)
+    expect(page.locator("#marked")).to_be_visible()
+    page.wait_for_timeout(150)
+    box = page.locator("#marked").bounding_box()
+    wanted = float(re.search(r"--ratio: ([\d.]+)", page.locator("#marked").get_attribute("style"))[1])
+    assert box["width"] / box["height"] == pytest.approx(wanted, rel=0.02) and not faults
+    page.context.close()
+
+
+def test_a_slice_that_cannot_be_decoded_is_named_and_the_others_are_shown(browser, path, tmp_path):
+    damaged = tmp_path / "study.html"
+    text = path.read_text()
+    damaged.write_text(re.sub(r'(data-slice="4">)[^,]*', r"\1AAAA", text, count=1))
+    page, faults = opened(browser, damaged)
+    expect(page.locator("#told")).not_to_have_text(re.compile("^$"))
+    expect(page.locator("#loading")).to_have_text("")
+    page.locator("#position").fill("4")
+    expect(page.locator("#told")).to_have_text(re.compile("^slice 5 of 30.*, cannot be shown"))
+    page.locator("#position").fill("5")
+    expect(page.locator("#told")).to_have_text(re.compile("^slice 6 of 30(?!.*cannot)"))
+    assert not faults
     page.context.close()

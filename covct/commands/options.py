@@ -226,7 +226,9 @@ def mib(gib: float | None) -> float | None:
     return None if gib is None else 1024 * gib
 
 
-def check_metrics(metrics: Path | None) -> None:
-    """Refuse a metrics file that could never be written."""
-    if metrics and not metrics.absolute().parent.is_dir():
+def check_metrics(metrics: Path | None, out: Path) -> None:
+    """Refuse a metrics file that could never be written. Within `out`, its folder is made."""
+    if metrics is None or metrics.absolute().is_relative_to(out.absolute()):
+        return
+    if not metrics.absolute().parent.is_dir():
         raise UsageError(f"--metrics {metrics}: no such directory: {metrics.parent}")

@@ -124,7 +124,7 @@ def scan_command(
         return
     with _under_way(order, series_timeout, json_events, log_format, hash_identifiers, metrics) as (emit, order):
         tally = batch.scan(order, networks_of(order.weights, device, require_gpu, runtime.value), emit)
-    if ended_badly(tally, strict) or ((expect_input or series) and not tally.counts.total()):
+    if ended_badly(tally, strict) or ((expect_input or series) and not tally.series):
         raise typer.Exit(3)
 
 
@@ -222,7 +222,7 @@ def _under_way(
     metrics: Path | None,
 ) -> Iterator[tuple[Emit, Order]]:
     """A run that can be stopped, is told of and looked after: where its events go, and the order as it now stands."""
-    check_metrics(metrics)
+    check_metrics(metrics, order.out)
     with told(order.out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
         emit, order = _looked_after(emit, order, series_timeout, log_format, metrics)
         yield emit, replace(order, identifier_key=identifier_key_of(order.out) if hash_identifiers else None)

@@ -134,7 +134,7 @@ def _line(event: dict[str, Any]) -> str:
             f"{event['candidates']} series found, {event['to_do']} to do, {event['finished_before']} "
             f"already finished, {event['problems']} unreadable"
         )
-        return said if event["candidates"] else f"{said}; {_of_other_files(event['ignored_files'])}"
+        return said if event["candidates"] else f"{said}, {_of_other_files(event['ignored_files'])}"
     if kind == "not-moved":
         return f"[yellow]not moved[/]   study {short(event['study'])}: {plain(event['message'])}"
     if kind == "problem":
@@ -171,9 +171,7 @@ def _line(event: dict[str, Any]) -> str:
 
 def _of_other_files(number: int) -> str:
     """Of sources in which no series was found."""
-    if not number:
-        return "the sources hold no file"
-    return f"{number} files are no CT (of pictures, covct restore makes volumes)"
+    return f"{number} other files" + (" (of pictures, covct restore makes volumes)" if number else "")
 
 
 def _figure(event: dict[str, Any]) -> str:

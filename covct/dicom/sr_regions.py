@@ -46,7 +46,8 @@ def places(scan: Scan, masks: Masks, groups: Iterable[Group]) -> dict[str, Place
 
     Of a mask its largest part on the slice where it is largest; of a third the largest part of its region in the
     middle; of a lesion the part of opacity next to its centre. Where there is no opacity, the lung that it was looked
-    for in: one group without a place, and OHIF shows none. Coordinates are those of an SCOORD: 0, 0 is the corner of
+    for in; of a lung or a third of which nothing was found, a small square in the middle of the image, which is
+    nobody's. One group without a place, and OHIF shows none. Coordinates are those of an SCOORD: 0, 0 is the corner of
     the first pixel, 0.5, 0.5 its centre (PS3.3 C.18.6.1).
     """
     every = list(groups)
@@ -62,10 +63,24 @@ def places(scan: Scan, masks: Masks, groups: Iterable[Group]) -> dict[str, Place
                 part = _next_to(mask, row, column) if group.centre_mm else largest_part(mask.astype(np.uint8))
                 found[group.label] = round(at), _outline(part)
                 continue
-        searched = (group.outlined, group.outlined.removeprefix("opacity "), "lungs")
-        index, mask = next(largest[name] for name in searched if name in largest)
-        found[group.label] = index, _outline(largest_part(mask.astype(np.uint8)))
+        searched = () if group.slices else (group.outlined, group.outlined.removeprefix("opacity "))
+        known = next((largest[name] for name in searched if name in largest), None)
+        found[group.label] = _shown(*known) if known else _nowhere(scan, group.slices)
     return found
+
+
+def _shown(index: int, mask: np.ndarray) -> Place:
+    return index, _outline(largest_part(mask.astype(np.uint8)))
+
+
+def _nowhere(scan: Scan, slices: tuple[int, int] | None) -> Place:
+    """A small square in the middle of the image, in the middle of these slices (in working orientation) or of all."""
+    count, rows, columns = scan.working.array.shape
+    first, end = slices or (0, count)
+    x, y, z = (scan.working_affine @ [(first + end - 1) / 2, rows / 2, columns / 2, 1])[:3].tolist()
+    at, row, column = _index(scan, (x, y, z))
+    square = np.array([[-2, -2], [2, -2], [2, 2], [-2, 2], [-2, -2]]) + [column, row]
+    return round(at), np.insert(square, 1, (square[0] + square[1]) / 2, axis=0)
 
 
 def _point_mm(group: Group, scan: Scan, masks: Masks) -> tuple[float, float, float] | None:

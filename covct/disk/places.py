@@ -18,9 +18,13 @@ def is_output_tree(out: Path) -> bool:
 
 
 def is_foreign(out: Path) -> bool:
-    """Whether a folder holds something, but nothing of ours. False also where that cannot be seen."""
+    """Whether a folder holds something, but nothing of ours. False also where that cannot be seen.
+
+    What a file system or its keeper puts into a fresh one is nothing.
+    """
     try:
-        return not is_output_tree(out) and any(out.iterdir())
+        there = (path.name for path in out.iterdir())
+        return not is_output_tree(out) and any(name != "lost+found" and not name.startswith(".") for name in there)
     except OSError:
         return False
 

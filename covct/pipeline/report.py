@@ -83,7 +83,7 @@ def build_report(
     }
 
 
-def finished(report: dict[str, Any], run: dict[str, Any], path: str | None) -> Report:
+def finished(report: dict[str, Any], run: dict[str, Any]) -> Report:
     """The report as it is written, validated as whoever reads it will.
 
     Parameters
@@ -92,16 +92,13 @@ def finished(report: dict[str, Any], run: dict[str, Any], path: str | None) -> R
         As `build_report` makes it.
     run : dict
         Its `run` part.
-    path : str or None
-        Of a volume file, as results may tell it.
 
     Raises
     ------
     DamagedDocument
         It is no report: a bug.
     """
-    whole = {**report, "source": {**report["source"], "path": path}, "run": run}
-    return Report.parse(json.dumps(whole), "report.json", exact=True)
+    return Report.parse(json.dumps({**report, "run": run}), "report.json", exact=True)
 
 
 def _source(choice: Choice, scan: Scan, filled: list[str]) -> dict[str, Any]:

@@ -74,8 +74,10 @@ def _night(finished: str, written: datetime) -> str:
         moment = datetime.fromisoformat(finished)
     except ValueError:
         return ""
-    local = moment.astimezone(written.tzinfo) if moment.tzinfo and written.tzinfo else moment
-    return f"{local - timedelta(hours=12):%Y-%m-%d}"
+    if moment.tzinfo and written.tzinfo:
+        here = written.astimezone()  # the zone of this machine knows summer time, an offset does not
+        moment = moment.astimezone(None if here.utcoffset() == written.utcoffset() else written.tzinfo)
+    return f"{moment - timedelta(hours=12):%Y-%m-%d}"
 
 
 def _tally(done: list[Entry]) -> list[tuple[int | None, str, int]]:

@@ -10,6 +10,7 @@
     return texts.get(row);
   };
   const number = (row, name) => row.dataset[name] === undefined || row.dataset[name] === "" ? NaN : +row.dataset[name];
+  const known = row => row.dataset.percent === "" ? 1000 : number(row, "percent");  // what has no share comes last
   const SHOWN = {
     all: () => true,
     severe: row => number(row, "class") >= 3,
@@ -19,7 +20,7 @@
   };
   const ORDER = {
     worst: (a, b) => a.place - b.place,
-    mildest: (a, b) => (number(a.row, "percent") || 0) - (number(b.row, "percent") || 0) || a.place - b.place,
+    mildest: (a, b) => known(a.row) - known(b.row) || a.place - b.place,
     newest: (a, b) => (b.row.dataset.finished || "").localeCompare(a.row.dataset.finished || ""),
   };
 

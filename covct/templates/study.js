@@ -6,6 +6,7 @@
   const plane = rows * columns;
   const grey = new Uint8Array(slices * plane), marks = new Uint8Array(slices * plane);
   const ready = new Map();  // slice -> promise of its pixels
+  const broken = new Set();
   let loaded = 0;
 
   // index of the first voxel, then steps in pixels to the right and downwards; sizes in pixels and mm
@@ -40,15 +41,17 @@
 
   function load(slice) {
     const source = document.querySelector(`script[data-slice="${slice}"]`);
-    if (!source) return Promise.resolve(false);  // the page is still arriving
+    // while the page arrives, the last element may be there in part
+    const whole = source && (document.readyState !== "loading" || source.nextElementSibling);
+    if (!whole) return Promise.resolve(false);
     if (!ready.has(slice)) ready.set(slice, (async () => {
       const [jpeg, png] = source.textContent.trim().split(",");
-      source.textContent = "";
       await channel(`data:image/jpeg;base64,${jpeg}`, grey, slice * plane);
       if (png) await channel(`data:image/png;base64,${png}`, marks, slice * plane);
+      source.textContent = "";
       loaded++;
       return true;
-    })());
+    })().catch(() => { broken.add(slice); return false; }));
     return ready.get(slice);
   }
 
@@ -95,7 +98,7 @@
       out[o] = r; out[o + 1] = g; out[o + 2] = b; out[o + 3] = 255;
     }
     context.putImageData(image, 0, 0);
-    canvas.style.aspectRatio = `${width * view.mm[0]} / ${height * view.mm[1]}`;
+    canvas.style.setProperty("--ratio", (width * view.mm[0]) / (height * view.mm[1]));
   }
 
   function drawStrip() {
@@ -119,8 +122,11 @@
     let text = `${name} ${at + 1} of ${view.count}`;
     if (state.plane === "axial" && scan.lung[at])
       text += `, ${(100 * scan.infected[at] / scan.lung[at]).toFixed(1)} % of its lung marked`;
-    if (loaded < slices) text += `; ${loaded} of ${slices} slices loaded`;
-    told.textContent = `${text}. Window ${Math.round(level)} / ${Math.round(width)} HU.`;
+    if (state.plane === "axial" && broken.has(at)) text += ", cannot be shown";
+    text += `. Window ${Math.round(level)} / ${Math.round(width)} HU.`;
+    if (told.textContent !== text) told.textContent = text;
+    const left = slices - loaded - broken.size;
+    $("loading").textContent = left ? `${left} slices are still to be loaded` : "";
   }
 
   function draw() {
@@ -165,7 +171,7 @@
   $("opacity").addEventListener("input", event => { state.opacity = event.target.value / 100; redraw(); });
   slider.addEventListener("input", () => go(+slider.value));
   strip.addEventListener("pointerdown", event =>
-    go((event.clientX - strip.getBoundingClientRect().left) / strip.clientWidth * slices));
+    go(Math.floor((event.clientX - strip.getBoundingClientRect().left) / strip.clientWidth * slices)));
 
   stage.addEventListener("wheel", event => { event.preventDefault(); step(Math.sign(event.deltaY)); }, {passive: false});
   const KEYS = {ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1, PageDown: 10, PageUp: -10};
@@ -174,12 +180,13 @@
     1: () => setPlane("axial"), 2: () => setPlane("coronal"), 3: () => setPlane("sagittal")};
   document.addEventListener("keydown", event => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.matches("input")) { if (!(event.key in LETTERS)) return; }  // a slider has its own arrows
+    const letter = event.key.toLowerCase();
+    if (event.target.matches("input")) { if (!(letter in LETTERS)) return; }  // a slider has its own arrows
     else if (event.target !== stage && event.key in KEYS) return;  // else the page scrolls
     if (event.key in KEYS) step(KEYS[event.key]);
     else if (event.target === stage && event.key === "Home") go(0);
     else if (event.target === stage && event.key === "End") go(Infinity);
-    else if (event.key in LETTERS) LETTERS[event.key]();
+    else if (letter in LETTERS) LETTERS[letter]();
     else return;
     event.preventDefault();
   });

@@ -40,6 +40,12 @@ class PassResult:
     def __getitem__(self, status: str) -> int:
         return self.counts[status]
 
+    @property
+    def series(self) -> int:
+        """How many there were, whatever came of them and whenever."""
+        finished = ("done", "rejected", "failed")
+        return sum(self[status] + self[f"{status} before"] for status in finished) + self["waiting"]
+
 
 def one_pass(
     order: Order,

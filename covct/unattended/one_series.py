@@ -6,10 +6,10 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from covct import __version__
 from covct.disk import state
@@ -26,6 +26,9 @@ from covct.unattended.logs import hashed, identifier_key
 from covct.unattended.plan import NEVER_FINAL, Job, Order, superseded
 from covct.unattended.preparing import End, Kept, Loaded, Prepared, Read, clock_of, ends
 from covct.unattended.whose import record
+
+if TYPE_CHECKING:  # highdicom and SimpleITK are for those who have work
+    from covct.pipeline.series import Result
 
 
 def do(
@@ -143,8 +146,8 @@ def _write(
     from covct.pipeline.series import peak_memory_mib
     from covct.results.writers import REPORT_NAME, WRITERS
 
-    result, clock = prepared.result, clock_of(job, emit)
-    assert result is not None and prepared.clock is not None
+    assert prepared.result is not None and prepared.clock is not None
+    result, clock = _as_told(prepared.result, _source(order, job)), clock_of(job, emit)
     with clock.step("write"):
         go_on()
         making = Making(computed, installation(order.out))
@@ -155,9 +158,15 @@ def _write(
         "timings_s": {**prepared.clock.seconds, **clock.seconds},
         "peak_memory_mib": peak_memory_mib(),
     }
-    report = finished(result.report, run, _source(order, job) or None).model_dump()
+    report = finished(result.report, run).model_dump()
     write_json(stage / REPORT_NAME, report)
     return report
+
+
+def _as_told(result: Result, path: str) -> Result:
+    """A result with the path that all its files may tell, pages too."""
+    source = {**result.report["source"], "path": path or None}
+    return replace(result, report={**result.report, "source": source})
 
 
 def _source(order: Order, job: Job) -> str:
