@@ -66,7 +66,7 @@ def test_too_few_of_either_group_is_said_and_counted():
     assert guarantee(people([0.0] * 19), False, False).level == pytest.approx(2 * END_LEVEL - 1)
 
 
-@pytest.mark.parametrize("number", [19, 38, 39, 80, 400])
+@pytest.mark.parametrize("number", [19, 38, 39, 80, 400, 2210, 9999])
 def test_the_band_of_coverage_is_that_of_scipy_s_beta(number):
     outside = 2 * rank(number)
     theirs = stats.beta.ppf([0.05, 0.95], number + 1 - outside, outside)

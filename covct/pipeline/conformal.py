@@ -152,10 +152,15 @@ def coverage_band(people: int) -> tuple[float, float]:
 
 
 def _beta_quantile(share: float, a: int, b: int) -> float:
-    """By halving: Beta(a, b) lies below x as often as at least a of a + b - 1 tries succeed with chance x."""
+    """By halving: Beta(a, b) lies below x as often as at least a of a + b - 1 tries succeed with chance x.
+
+    In logarithms, since the ways to choose among some thousand people are more than a float holds.
+    """
     low, high, tries = 0.0, 1.0, a + b - 1
+    ways = [math.lgamma(tries + 1) - math.lgamma(hits + 1) - math.lgamma(tries - hits + 1) for hits in range(b)]
     for _ in range(50):
         x = (low + high) / 2
-        fewer = sum(math.comb(tries, hits) * x ** (tries - hits) * (1 - x) ** hits for hits in range(b))
+        held, failed = math.log(x), math.log1p(-x)
+        fewer = sum(math.exp(way + (tries - hits) * held + hits * failed) for hits, way in enumerate(ways))
         low, high = (x, high) if fewer < share else (low, x)
     return (low + high) / 2
