@@ -10,7 +10,7 @@ import pytest
 
 from covct.commands.schemas import schema_path
 from covct.data.layouts import search_cases
-from covct.errors import UsageError
+from covct.errors import OutputNotWritable, UsageError
 from covct.evaluation.order import EvaluationOrder
 from covct.evaluation.outline import SCORES, outline_sums
 from covct.evaluation.robustness import thicker, variants
@@ -350,8 +350,7 @@ def test_calibration_writes_whole_scans_into_the_card_and_reports_say_how_few_th
     assert "inside the report&#39;s interval" in (tmp_path / "out" / "evaluation.html").read_text()
 
 
-@pytest.mark.slow
-def test_other_networks_than_those_that_judged_are_not_calibrated(two_people, tmp_path):
+def test_other_networks_than_those_that_judged_are_refused_before_anybody_is_measured(two_people, tmp_path):
     weights, others = make_weights(tmp_path / "weights"), make_weights(tmp_path / "others")
     (others / "infection.keras").write_bytes(b"another")
     card = read_json(others / "infection.json")
@@ -360,4 +359,21 @@ def test_other_networks_than_those_that_judged_are_not_calibrated(two_people, tm
     order = EvaluationOrder(two_people, tmp_path / "out", weights=weights, patients="all", source="new",
                             resamples=100, calibrate=others)  # fmt: skip
     with pytest.raises(UsageError, match="its networks are not those that judged"):
+        evaluate(order, lambda folder: pytest.fail("a case is looked at"), None)
+
+
+def test_an_evaluation_outlives_a_card_that_cannot_be_written(two_people, tmp_path, monkeypatch):
+    """Hours of cases are not lost by a disk that is full at their end."""
+    (two_people / "b_ct.nii.gz").unlink()
+    weights = make_weights(tmp_path / "weights")
+    order = EvaluationOrder(two_people, tmp_path / "out", weights=weights, patients="all", source="new",
+                            resamples=100, calibrate=weights)  # fmt: skip
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("covct.evaluation.people.replace_file", full)
+    with pytest.raises(OutputNotWritable, match="No space left"):
         evaluate(order, lambda folder: make_networks(), None)
+    evaluation = read_json(tmp_path / "out" / "evaluation.json")
+    assert (len(evaluation["cases"]), evaluation["notes"][-1]) == (1, "nobody was written into infection.json")

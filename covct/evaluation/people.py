@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,20 +10,21 @@ from pathlib import Path
 import numpy as np
 
 from covct.data.cases import Case
-from covct.disk.durable import output_errors
+from covct.disk.durable import output_errors, replace_file
 from covct.errors import UsageError
 from covct.evaluation.eligible import Judge
 from covct.evaluation.judge import Called
 from covct.evaluation.truth import Truth
-from covct.networks.cards import Calibrated, Card, PersonSeen, ensemble, read_card, write_card
+from covct.networks.cards import LARGEST_CARD, MOST_PEOPLE, Calibrated, Card, PersonSeen, ensemble, read_card
 
 DIGITS = 4
+BOTH = ("lungs", "infection")
 SOURCE = "covct evaluate --calibrate"
 
 
 @dataclass
 class Measured:
-    """A person: by figure the error of the first whole scan that tells it."""
+    """A person: by figure the errors of one whole scan, the first of those that tell the most figures."""
 
     source: str
     judge: Judge
@@ -32,10 +34,9 @@ class Measured:
     def add(self, case: Case, truth: Truth, called: Called) -> None:
         """A whole scan of theirs. Without truth, or where the gate withholds a figure, it tells nothing of that."""
         true = true_figures(case, truth)
-        self.there |= true.get("infection_ml", 0.0) > 0
-        for name, stated in called.stated.items():
-            if name in true and name not in self.errors:
-                self.errors[name] = round(stated.error(true[name]), DIGITS)
+        errors = {name: round(one.error(true[name]), DIGITS) for name, one in called.stated.items() if name in true}
+        if len(errors) > len(self.errors):
+            self.there, self.errors = true.get("infection_ml", 0.0) > 0, errors
 
 
 def true_figures(case: Case, truth: Truth) -> dict[str, float]:
@@ -55,48 +56,102 @@ def true_figures(case: Case, truth: Truth) -> dict[str, float]:
     return figures
 
 
-def write_calibration(folder: Path, people: Iterable[Measured], judges: Sequence[Judge]) -> str:
-    """Put people into the card of the infection network in a folder, and say in a sentence what came of it.
+@dataclass(frozen=True)
+class Calibrating:
+    """A folder of networks into whose infection card people go: the networks that judged, or all folds as an ensemble.
 
-    The folder holds the networks that judged, or, where they were folds, all of them as one ensemble.
-
-    Raises
-    ------
-    UsageError
-        The folder holds other networks: what was measured says nothing about these.
+    Attributes
+    ----------
+    card : Path
+        The infection network's.
+    own : dict of str to list of Card
+        By task, as in the folder.
+    folds : dict of str to int
+        By the judge's name, which network of the ensemble is theirs.
     """
-    own = {task: [read_card(path) for path in ensemble(folder, task)] for task in ("lungs", "infection")}
-    folds = {judge.name: _place(folder, own, judge, len(judges) > 1) for judge in judges}
-    told = [
-        PersonSeen(source=one.source[:99], there=one.there, fold=folds[one.judge.name], errors=one.errors)
-        for one in people
-        if one.errors
-    ]
-    sources = ", ".join(sorted({one.source for one in told})) or "nobody"
-    card = own["infection"][0]
-    calibrated = Calibrated(
-        networks=[one.sha256 for task in ("lungs", "infection") for one in own[task]],
-        thresholds=[own[task][0].threshold for task in ("lungs", "infection")],
-        by_folds=len(judges) > 1,
-        source=f"{SOURCE}: {len(told)} people of {sources}"[:999],
-        people=told,
-    )
-    with output_errors(folder):
-        write_card(card.replaced(calibration=calibrated.model_dump()), folder)
-    there = sum(one.there for one in told)
-    return f"{len(told)} people in whole scans, {there} of them with infection, were written into {card.name}.json"
 
+    card: Path
+    own: dict[str, list[Card]]
+    folds: dict[str, int]
 
-def _place(folder: Path, own: dict[str, list[Card]], judge: Judge, folds: bool) -> int:
-    """Which network of the folder's ensemble a judge's is, from 0."""
-    theirs = {task: judge.cards[task].sha256 for task in own}
-    hashes = {task: [card.sha256 for card in cards] for task, cards in own.items()}
-    same = [theirs["infection"]] == hashes["infection"][:1] and [theirs["lungs"]] == hashes["lungs"][:1]
-    if folds and len(own["infection"]) > 1:
-        same = theirs["infection"] in hashes["infection"] and theirs["lungs"] in hashes["lungs"]
-    if not same:
-        raise UsageError(
-            f"{folder}: its networks are not those that judged ({judge.name or judge.folder}); wanted their own "
-            "folder, or of folds all of them together: infection.json, infection-fold-1.json, ... (and lungs alike)"
+    @classmethod
+    def into(cls, folder: Path, judges: Sequence[Judge]) -> Calibrating:
+        """Look whether people can go there, before anybody is measured.
+
+        Raises
+        ------
+        UsageError
+            The folder holds other networks: what is measured would say nothing about these.
+        OutputNotWritable
+            Nothing can be written into the folder.
+        """
+        own = {task: [read_card(path) for path in ensemble(folder, task)] for task in BOTH}
+        folds = _places(folder, own, judges)
+        with output_errors(folder), tempfile.TemporaryFile(dir=folder):
+            pass
+        return cls(ensemble(folder, "infection")[0], own, folds)
+
+    def write(self, people: Iterable[Measured]) -> str:
+        """Put people into the card, which is whole at any moment, and say in a sentence what came of it.
+
+        Raises
+        ------
+        UsageError
+            They are more than a card can hold.
+        OutputNotWritable
+            The card is as it was.
+        """
+        told = [
+            PersonSeen(source=one.source[:99], there=one.there, fold=self.folds[one.judge.name], errors=one.errors)
+            for one in people
+            if one.errors
+        ]
+        if len(told) > MOST_PEOPLE:
+            raise UsageError(f"{self.card}: got {len(told)} people in whole scans, wanted {MOST_PEOPLE} at most")
+        content = self.own["infection"][0].replaced(calibration=self._calibrated(told).model_dump()).as_json().encode()
+        if len(content) > LARGEST_CARD:
+            got = f"got {len(told)} people, with whom the card has {len(content)} bytes"
+            raise UsageError(f"{self.card}: {got}, wanted {LARGEST_CARD} at most")
+        with output_errors(self.card.parent):
+            replace_file(self.card, content)
+        there = sum(one.there for one in told)
+        return f"{len(told)} people in whole scans, {there} of them with infection, were written into {self.card.name}"
+
+    def _calibrated(self, people: list[PersonSeen]) -> Calibrated:
+        sources = ", ".join(sorted({one.source for one in people})) or "nobody"
+        return Calibrated(
+            networks=[one.sha256 for task in BOTH for one in self.own[task]],
+            thresholds=[self.own[task][0].threshold for task in BOTH],
+            by_folds=len(self.folds) > 1,
+            source=f"{SOURCE}: {len(people)} people of {sources}"[:999],
+            people=people,
         )
-    return hashes["infection"].index(theirs["infection"]) if folds else 0
+
+
+def _places(folder: Path, own: dict[str, list[Card]], judges: Sequence[Judge]) -> dict[str, int]:
+    """Which network of the folder's ensemble each judge's is, from 0.
+
+    A single judge has all networks of the folder in their order. Judges that are folds have one each for infection, and
+    together those of the folder and no others; several may share their lungs'.
+    """
+    hashes = {task: [card.sha256 for card in cards] for task, cards in own.items()}
+    theirs = {task: [_hashes(judge, task) for judge in judges] for task in own}
+    if len(judges) == 1:
+        same = all(theirs[task] == [hashes[task]] for task in own)
+    else:
+        same = sorted(theirs["infection"]) == sorted([one] for one in hashes["infection"])
+        same &= sorted({tuple(one) for one in theirs["lungs"]}) == sorted((one,) for one in hashes["lungs"])
+    if not same:
+        of = ", ".join(str(judge.name or judge.folder) for judge in judges)
+        raise UsageError(
+            f"{folder}: its networks are not those that judged ({of}); wanted their own folder, or of folds all of "
+            "them together and no others: infection.json, infection-fold-1.json, ... (and lungs alike)"
+        )
+    if len(judges) == 1:
+        return {judges[0].name: 0}
+    return {judge.name: hashes["infection"].index(_hashes(judge, "infection")[0]) for judge in judges}
+
+
+def _hashes(judge: Judge, task: str) -> list[str]:
+    """Of all networks for a task, in the order of their ensemble."""
+    return [card.sha256 for name, card in judge.cards.items() if name == task or name.startswith(f"{task}-fold-")]

@@ -17,7 +17,7 @@ from covct.data.line_slices import DOUBTFUL
 from covct.data.model_space import Restore
 from covct.disk.durable import output_errors, replace_file
 from covct.disk.versions import EVALUATION, EVALUATION_FORMAT
-from covct.errors import SeriesError, UsageError
+from covct.errors import OutputNotWritable, SeriesError, UsageError
 from covct.evaluation import document
 from covct.evaluation.calls import CaseCalls, look_at_calls
 from covct.evaluation.eligible import Judge, find_judges
@@ -26,7 +26,7 @@ from covct.evaluation.networks import Loaded, cards_of, choose, held_out_by
 from covct.evaluation.notes import notes_on
 from covct.evaluation.order import RESTORED, EvaluationOrder, check_order
 from covct.evaluation.page import as_html, read_history
-from covct.evaluation.people import Measured, write_calibration
+from covct.evaluation.people import Calibrating, Measured
 from covct.evaluation.predictions import Predictions, find_predictions, read_predictions
 from covct.evaluation.robustness import Varied, vary
 from covct.evaluation.schema import Evaluation
@@ -73,6 +73,8 @@ class Session:
         By case, who judges it and which of his networks have seen its patient.
     published : set of str
         People whom a card names, and who may be named.
+    calibrating : Calibrating or None
+        Where the people measured go.
     """
 
     order: EvaluationOrder
@@ -83,6 +85,7 @@ class Session:
     cases: list[Case]
     chosen: dict[str, tuple[Judge, list[str]]]
     published: set[str]
+    calibrating: Calibrating | None = None
 
     def label(self, case: Case) -> tuple[str, bool]:
         """What the case is called in the results, and whether its patient is named."""
@@ -133,7 +136,10 @@ def evaluate(
     Raises
     ------
     UsageError
-        Nothing to judge; a patient that was learned from and `also_seen` is not said; a mask that does not fit.
+        Nothing to judge; a patient that was learned from and `also_seen` is not said; a mask that does not fit; a
+        folder to calibrate that is another's, said before the first case.
+    OutputNotWritable
+        A full disk. Where only the card that is calibrated cannot be written, the evaluation is there.
     """
     check_order(order)
     found = at_least_one(search_cases(order.data, order.labels or {}, by_slice=True), order.data)
@@ -146,10 +152,16 @@ def evaluate(
     if not done.rows:
         why = done.left_out[0]["reason"]
         raise UsageError(f"{order.data}: none of {len(cases)} cases could be judged; first: {why}")
-    evaluation = _document(session, done)
-    if order.calibrate:
-        evaluation["notes"].append(write_calibration(order.calibrate, done.people.values(), session.judges))
+    evaluation, not_written = _document(session, done), None
+    if session.calibrating:
+        try:
+            evaluation["notes"].append(session.calibrating.write(done.people.values()))
+        except (UsageError, OutputNotWritable) as error:
+            evaluation["notes"].append(f"nobody was written into {session.calibrating.card.name}")
+            not_written = error
     _write(order, evaluation, session.judges, done.judged)
+    if not_written:
+        raise not_written
     return evaluation
 
 
@@ -160,7 +172,8 @@ def _session(order: EvaluationOrder, found: Sequence[Case], loaded: Loaded) -> S
     cases, chosen = choose(order, all_cases, judges, restored)
     calls = find_predictions(order.predictions, order.labels or {}, order.resample) if order.predictions else None
     cards = cards_of(judges, restored and any(case.domain == CLAHE for case in cases))
-    return Session(order, loaded, calls, judges, cards, cases, chosen, _named_by(cards))
+    calibrating = Calibrating.into(order.calibrate, judges) if order.calibrate else None
+    return Session(order, loaded, calls, judges, cards, cases, chosen, _named_by(cards), calibrating)
 
 
 def _named_by(cards: dict[str, Card]) -> set[str]:

@@ -26,7 +26,8 @@ from covct.disk.documents import DamagedDocument, Document
 from covct.errors import WeightsError
 from covct.networks.lineage import Lineage
 
-LARGEST_CARD = 1024**2  # bytes
+MOST_PEOPLE = 9999  # that intervals may rest on: some 250 bytes each
+LARGEST_CARD = 8 * 1024**2  # bytes
 Task = Literal["lungs", "infection", "restorer", "empty-slices"]
 TASKS = get_args(Task)
 # The classes of a network of several that count for its task; all others are beside it.
@@ -101,7 +102,7 @@ class Calibrated(Document):
         description="Each person was judged by the fold that held them out, and the networks are these folds together."
     )
     source: str = Field(min_length=1, max_length=999, description="Where it was measured, in words.")
-    people: list[PersonSeen] = Field(max_length=9999, description="Each once.")
+    people: list[PersonSeen] = Field(max_length=MOST_PEOPLE, description="Each once.")
 
 
 class Converted(Document):
