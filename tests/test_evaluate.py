@@ -3,9 +3,10 @@
 import json
 import os
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import highdicom as hd
@@ -26,7 +27,10 @@ from covct.errors import UsageError
 from covct.evaluation import agreement, bootstrap, calibration
 from covct.evaluation.eligible import find_judges, seen_by
 from covct.evaluation.evaluate_event import EvaluateEvent
+from covct.evaluation.judge import Judged
 from covct.evaluation.order import EvaluationOrder
+from covct.evaluation.outline import LENGTH
+from covct.evaluation.pooling import group_figures
 from covct.evaluation.predictions import read_seg_mask
 from covct.evaluation.run import evaluate
 from covct.evaluation.scores import SCORES, Counts, count, scores
@@ -120,6 +124,27 @@ def test_fewer_than_ten_patients_have_no_interval():
         sums = np.stack([np.arange(patients), np.ones(patients)], 1)
         found = bootstrap.interval(sums, lambda s: s[..., 0] / s[..., 1], bootstrap.draw(patients, 200))
         assert (found is not None) == there
+
+
+def test_patients_who_tell_nothing_of_a_score_are_not_among_its_ten():
+    """Twelve of whom nine are clear, and in five of these something is called: eight tell of Dice, three of recall."""
+    sick, alarms, clear = [(50 + n, 5, 9, 900) for n in range(3)], [(0, 7, 0, 900)] * 5, [(0, 0, 0, 900)] * 4
+    pooled = pooled_of([*sick, *alarms, *clear])
+    assert {name for name in SCORES if pooled[name]["interval"]} == {"specificity", "accuracy"}
+    assert pooled["dice"]["value"] == pytest.approx(2 * 153 / (2 * 153 + 50 + 27), abs=1e-6)
+    pooled = pooled_of([*sick, *alarms, *alarms, *clear])
+    assert {name for name in SCORES if not pooled[name]["interval"]} == {"recall"}
+
+
+def pooled_of(counts):
+    """Pooled scores of patients with one case each."""
+    found = []
+    for number, four in enumerate(counts):
+        of = SimpleNamespace(known_as="some", patient=str(number), identity=("some", str(number)))
+        told = dict.fromkeys(field.name for field in fields(Judged))
+        told |= {"case": of, "counts": Counts(*four), "slice_counts": np.array([four]), "outline": np.zeros(LENGTH)}
+        found.append(Judged(**told))
+    return group_figures("some", "infection", found, resamples=200)["pooled"]
 
 
 def test_an_interval_of_ten_patients_holds_the_truth_nearly_as_often_as_it_says():

@@ -17,6 +17,14 @@ from covct.evaluation.scores import SCORES, ratio, scores
 DIGITS = 6
 ALL = "all"
 MEANS = (*SCORES, "hd95_mm", "surface_dice")
+# Which of hit, invented, missed and rest a score is of.
+TELLING = {
+    "dice": (1, 1, 1, 0),  # and IoU and F1
+    "precision": (1, 1, 0, 0),
+    "recall": (1, 0, 1, 0),
+    "specificity": (0, 1, 0, 1),
+    "accuracy": (1, 1, 1, 1),
+}
 
 Of = TypeVar("Of")  # what a case comes to
 # A pooled figure and its interval, of what is summed over a patient's cases and what is computed of the sums.
@@ -109,7 +117,7 @@ def group_figures(
         "cases": len(judged),
         "slices": sum(len(one.slice_counts) for one in judged),
         "cases_both_empty": sum(not (one.counts.hit + one.counts.invented + one.counts.missed) for one in judged),
-        "pooled": {name: figure(_counts, partial(_pooled, name)) for name in SCORES},
+        "pooled": {name: figure(partial(_counts, name), partial(_pooled, name)) for name in SCORES},
         "mean": {name: _mean(judged, name, figure) for name in MEANS},
         "volume_ml": _agreement(judged, lambda one: one.volume_ml, figure),
         "volume_error_percent": _agreement(
@@ -210,9 +218,10 @@ def _intervals(judged: list[Judged], figure: Figure) -> dict[str, Any] | None:
     }
 
 
-def _counts(cases: list[Judged]) -> np.ndarray:
+def _counts(name: str, cases: list[Judged]) -> np.ndarray:
+    """Of a patient, but only counts that the score is of: who has none of these tells nothing of it."""
     total: np.ndarray = np.array([list(one.counts) for one in cases], float).sum(0)
-    return total
+    return total * TELLING.get(name, TELLING["dice"])
 
 
 def by_fold(judged: list[Judged], fold_of: dict[str, str]) -> dict[str, Any] | None:
