@@ -5,10 +5,12 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pydicom
 import pytest
 from jsonschema import Draft202012Validator
 
 from covct.commands import scan
+from covct.dicom import sr
 from covct.errors import WeightsError
 from covct.networks.cards import Card, ensemble, file_sha256, read_card, write_card
 from covct.networks.network import Network, looks, predict, probabilities
@@ -30,6 +32,7 @@ from covct.pipeline.uncertainty import (
     uncertainty,
     widths,
 )
+from covct.results import study_page
 from covct.unattended.plan import card_hashes
 from covct.voxels.preprocess import FieldOfView
 from support.example_report import SCHEMA
@@ -120,7 +123,7 @@ def test_sides_come_to_the_network_s_pixels_without_a_third_label():
     assert (sides[0, 7, 3], sides[0, 7, 11], sides[0, 0, 0]) == (1, 2, 0)
 
 
-def measured(networks, called_rows=2):
+def measured(networks, called_rows=2, folds=0):
     """Two slices of 64 voxels of lung a side, of which some rows are called, one of them in doubt."""
     lungs = np.repeat(some_lungs(), 2, axis=0)
     probability = np.zeros(lungs.shape)
@@ -129,7 +132,7 @@ def measured(networks, called_rows=2):
     tally.add([probability], lungs)
     burden = measure_burden(np.full(lungs.shape, -800), lungs, probability >= 0.5, 1000.0)
     border = tally_lungs(lungs, (lungs > 0).astype(np.float32), 0.5)
-    return uncertainty(burden, border, [tally], networks)
+    return uncertainty(burden, border, [tally] * (1 + folds), networks)
 
 
 def test_no_network_that_was_not_measured_has_an_interval(networks):
@@ -154,6 +157,25 @@ def test_eighteen_people_are_too_few_and_nineteen_are_not(networks):
     assert made.coverage == pytest.approx((0.774, 0.981), abs=0.001)
     ml = enough.intervals["infection_ml"]
     assert ml[1] == pytest.approx(32 + 3 * (1.28 * (12.5 + FLOOR_PERCENT) + FLOOR_ML)), "of errors in mL"
+
+
+def test_folds_promise_nothing_of_figures_in_ml(networks):
+    """The ensemble's volume is in them, beside errors of a fold's."""
+    one = networks.infection
+    folds = replace(networks, infection=replace(one, members=(Network(one.card, one.predict),)))
+    made = measured(calibrated(folds, by_folds=True), folds=2).guarantees
+    assert {name: told.level for name, told in made.items()} == dict.fromkeys(FIGURES, LEVEL)
+    promised = [made[name].guaranteed for name in ("volume_ml", "infection_ml", "infection_percent")]
+    assert promised == [None, None, 0.8]
+    assert {told.coverage for told in made.values()} == {None}
+
+
+def test_intervals_of_folds_are_told_without_a_band_of_coverage():
+    given = {"level": 0.9, "people": 38, "coverage": None}
+    report = {"warnings": [], "uncertainty": {"figures": {"infection_percent": given}, "source": "a test"}}
+    told = [item.value for item in sr._remarks(pydicom.Dataset(), report)]
+    assert "infection_percent: interval of level 0.9, of 38 people, measured on: a test" in told
+    assert "(for people like the 38 measured). Measured on: a test." in study_page._about_intervals(report)
 
 
 def test_each_figure_is_wrong_in_its_own_widths():

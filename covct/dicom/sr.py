@@ -245,8 +245,10 @@ def _remarks(source: pydicom.Dataset, report: dict[str, Any]) -> Iterable[hd.sr.
     sure = report.get("uncertainty") or {}
     for figure, given in (sure.get("figures") or {}).items():
         if given["level"]:
-            low, high = given["coverage"]
-            worth = f"interval of level {given['level']:g}, of {given['people']} people between {low:g} and {high:g}"
+            worth = f"interval of level {given['level']:g}, of {given['people']} people"
+            if given["coverage"]:  # none of folds
+                low, high = given["coverage"]
+                worth += f" between {low:g} and {high:g}"
             yield _text(INTERVAL, f"{figure}: {worth}, measured on: {sure['source']}")
     if absent := not_told(source):
         yield _text(NOT_TOLD, ", ".join(absent))

@@ -70,9 +70,10 @@ class Guarantee:
     level : float or None
         Share of people whose truth lies inside; None where there is no interval.
     guaranteed : float or None
-        What it cannot fall below, on average over draws of such people.
+        What it cannot fall below, on average over draws of such people; None where nothing is proven.
     coverage : (float, float) or None
-        Where the true share lies for people measured like these, in 9 of 10 draws of so many.
+        Where the true share lies for people measured like these, in 9 of 10 draws of so many; None of folds, whose
+        people do not all have the same network.
     reason : str or None
         Why there is no interval.
     """
@@ -103,8 +104,9 @@ def guarantee(people: Sequence[Seen], may_be_nothing: bool, by_folds: bool) -> G
         wanted = f"{FEWEST} of each" if may_be_nothing else str(FEWEST)
         reason = f"people measured with truth that the networks have not learned: {numbers}; wanted {wanted}"
         return Guarantee(counted.people, counted.people_without, reason=reason)
-    guaranteed = LEVEL_OF_FOLDS if by_folds else LEVEL
-    return Guarantee(counted.people, counted.people_without, LEVEL, guaranteed, coverage_band(there))
+    if by_folds:
+        return Guarantee(counted.people, counted.people_without, LEVEL, LEVEL_OF_FOLDS)
+    return Guarantee(counted.people, counted.people_without, LEVEL, LEVEL, coverage_band(there))
 
 
 def ends(people: Sequence[Seen], value: float, stated: Sequence[Stated], may_be_nothing: bool) -> tuple[float, float]:

@@ -40,10 +40,14 @@ class GuaranteeGiven(Document):
         gt=0, lt=1, description="Share of people whose true value lies inside. Null where there is no interval."
     )
     guaranteed: float | None = Field(
-        gt=0, lt=1, description="What that share cannot fall below on average: less than level where folds were used."
+        gt=0,
+        lt=1,
+        description="What that share cannot fall below on average: less than level where folds were used, and then "
+        "null for figures in mL, of which nothing is proven.",
     )
     coverage: tuple[Share, Share] | None = Field(
-        description="From and to: where that share lies for people like those measured, in 9 of 10 draws of so many."
+        description="From and to: where that share lies for people like those measured, in 9 of 10 draws of so many. "
+        "Null where folds were used."
     )
     reason: Text | None = Field(description="Why there is no interval; null where there is one.")
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -40,6 +40,8 @@ Interval = tuple[float, float]
 # Figures with an interval, and whether they are 0 in some people.
 MAY_BE_NOTHING = {"volume_ml": False, "infection_ml": True, "infection_percent": True}
 MOST = {"infection_percent": 100.0}
+# Of folds only this is what each of them says by itself: in mL there is the volume of the ensemble's lungs in it.
+BY_EACH_FOLD = ("infection_percent",)
 
 
 def band(threshold: float) -> tuple[float, float]:
@@ -188,11 +190,13 @@ def uncertainty(
     told = networks.infection.card.calibration
     other = None if told is None else _of_other_networks(told, networks)
     other = UNLIKE if apart is not None and apart > 1 else other
+    by_folds = told is not None and told.by_folds
     guarantees: dict[str, Guarantee] = {}
     intervals: dict[str, Interval | None] = dict.fromkeys(MAY_BE_NOTHING)
     for name, may_be_nothing in MAY_BE_NOTHING.items():
         people = [] if told is None else people_of(told, name)
-        made = guarantee(people, may_be_nothing, told is not None and told.by_folds)
+        made = guarantee(people, may_be_nothing, by_folds)
+        made = replace(made, guaranteed=None) if by_folds and name not in BY_EACH_FOLD else made
         guarantees[name] = Guarantee(made.people, made.people_without, reason=other) if other else made
         if guarantees[name].level is not None and getattr(burden["lungs"], name) is not None:
             reported, *folds = stated[name]

@@ -122,10 +122,13 @@ def _about_intervals(report: dict[str, Any]) -> str:
     made = sure["figures"]["infection_percent"]
     if made["level"] is None:
         return f"The share has no interval: {made['reason']}."
-    low, high = (100 * end for end in made["coverage"])
+    held = ""
+    if made["coverage"]:  # none of folds
+        low, high = (100 * end for end in made["coverage"])
+        held = f", {low:.0f} to {high:.0f} %"
     return (
         f"Below figures of both lungs their intervals, at a level of {100 * made['level']:.0f} % (for people like the "
-        f"{made['people']} measured, {low:.0f} to {high:.0f} %). Measured on: {sure['source']}."
+        f"{made['people']} measured{held}). Measured on: {sure['source']}."
     )
 
 
