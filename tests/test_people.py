@@ -8,12 +8,14 @@ import pytest
 
 from covct.disk import durable
 from covct.errors import OutputNotWritable, UsageError
-from covct.evaluation import people
+from covct.evaluation import judge, people
 from covct.evaluation.eligible import Judge, find_judges
 from covct.evaluation.judge import Called
 from covct.evaluation.people import Calibrating, Measured
+from covct.evaluation.run import Evaluated
 from covct.networks.cards import MOST_PEOPLE, file_sha256, read_card, write_card
 from covct.pipeline.conformal import Stated
+from covct.pipeline.likeness import OUT_OF_DISTRIBUTION
 from support.thresholds import FIGURES, make_weights, threshold_card
 
 JUDGE = Judge("", Path("weights"), {}, Path("restorer.json"))
@@ -127,3 +129,21 @@ def test_all_that_is_said_of_a_person_is_of_one_scan():
     clear = dict(person.errors)
     person.add(*scan_of(infection=2), Called({}, stated=SAID))
     assert (set(clear), person.there, person.errors) == (set(FIGURES), False, clear)
+
+
+def test_scans_that_have_no_interval_measure_nobody_and_are_counted(tmp_path, monkeypatch):
+    """Reports give intervals within the limit of likeness alone: errors beyond it would widen them for everybody."""
+    report = {"warnings": [{"slug": OUT_OF_DISTRIBUTION}], "regions": {"lungs": dict.fromkeys(FIGURES, 1.0)}}
+    nothing = SimpleNamespace(lungs=np.zeros((1, 2, 2)), infection=np.zeros((1, 2, 2), bool))
+    result = SimpleNamespace(report=report, masks=nothing, stated={name: [one] for name, one in SAID.items()})
+    monkeypatch.setattr(judge, "process", lambda *_: result)
+    monkeypatch.setattr(judge, "promise_of_report", lambda _: None)
+    called = judge.look_at_series(None, SimpleNamespace(series="whole"))
+    (_, truth), done = scan_of(infection=2), Evaluated()
+    for identity, one in ((("somewhere", "a"), called), (("somewhere", "b"), Called({}, stated=SAID))):
+        case = SimpleNamespace(identity=identity, known_as="somewhere", slice_labels=None)
+        done.measure(case, JUDGE, truth, one)
+    assert (list(done.people), done.unlike) == ([("somewhere", "b")], 1)
+    weights = make_weights(tmp_path / "weights")
+    said = Calibrating.into(weights, find_judges(weights)).write(done.people.values(), done.unlike)
+    assert said.endswith("infection.json; scans left out that look like nothing learned: 1")

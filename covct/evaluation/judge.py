@@ -27,6 +27,7 @@ from covct.networks.cards import Card
 from covct.networks.network import Network, Networks, field_of_view, probabilities, surroundings
 from covct.pipeline.burden import severity
 from covct.pipeline.conformal import Stated
+from covct.pipeline.likeness import OUT_OF_DISTRIBUTION
 from covct.pipeline.series import Clock, process
 from covct.voxels.around import Around
 from covct.voxels.fields_of_view import MODEL_PIXEL_MM, lung_field_of_view
@@ -54,12 +55,15 @@ class Called:
         Our networks' interval for the infected share of the lungs, of whole series.
     stated : dict of str to Stated
         Of whole series, by figure of both lungs: what the report gives, and the networks' own doubt.
+    unlike : bool
+        Of whole series: the report has no intervals, since the scan looks like nothing that was learned.
     """
 
     masks: dict[str, np.ndarray]
     probability: dict[str, Callable[[int], np.ndarray]] = field(default_factory=dict)
     promise: Promise | None = None
     stated: dict[str, Stated] = field(default_factory=dict)
+    unlike: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,7 @@ def look_at_series(networks: Networks, case: Case) -> Called:
         },
         promise_of_report(result.report),
         {name: stated[0] for name, stated in result.stated.items() if figures[name] is not None},
+        any(warning["slug"] == OUT_OF_DISTRIBUTION for warning in result.report["warnings"]),
     )
 
 

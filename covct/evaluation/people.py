@@ -91,8 +91,11 @@ class Calibrating:
             pass
         return cls(ensemble(folder, "infection")[0], own, folds)
 
-    def write(self, people: Iterable[Measured]) -> str:
+    def write(self, people: Iterable[Measured], unlike: int = 0) -> str:
         """Put people into the card, which is whole at any moment, and say in a sentence what came of it.
+
+        unlike : int
+            Scans that were left out, since they look like nothing that was learned.
 
         Raises
         ------
@@ -115,7 +118,8 @@ class Calibrating:
         with output_errors(self.card.parent):
             replace_file(self.card, content)
         there = sum(one.there for one in told)
-        return f"{len(told)} people in whole scans, {there} of them with infection, were written into {self.card.name}"
+        said = f"{len(told)} people in whole scans, {there} of them with infection, were written into {self.card.name}"
+        return f"{said}; scans left out that look like nothing learned: {unlike}" if unlike else said
 
     def _calibrated(self, people: list[PersonSeen]) -> Calibrated:
         sources = ", ".join(sorted({one.source for one in people})) or "nobody"

@@ -57,6 +57,14 @@ class Evaluated:
     rows: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[dict[str, str]] = field(default_factory=list)
     people: dict[tuple[str, str], Measured] = field(default_factory=dict)
+    unlike: int = 0  # scans
+
+    def measure(self, case: Case, by: Judge, truth: Truth, called: Called) -> None:
+        """What a whole scan tells of its person, if reports give intervals to scans that look so."""
+        if called.unlike:
+            self.unlike += 1
+        else:
+            self.people.setdefault(case.identity, Measured(case.known_as, by)).add(case, truth, called)
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,7 @@ def evaluate(
     evaluation, not_written = _document(session, done), None
     if session.calibrating:
         try:
-            evaluation["notes"].append(session.calibrating.write(done.people.values()))
+            evaluation["notes"].append(session.calibrating.write(done.people.values(), done.unlike))
         except (UsageError, OutputNotWritable) as error:
             evaluation["notes"].append(f"nobody was written into {session.calibrating.card.name}")
             not_written = error
@@ -217,7 +225,7 @@ def _judge_case(session: Session, case: Case, done: Evaluated, emit: Emit) -> No
     row = document.row(case, label, shown, truth, found, calls, by, seen)
     done.judged += found
     if by and not seen and called.stated:
-        done.people.setdefault(case.identity, Measured(case.known_as, by)).add(case, truth, called)
+        done.measure(case, by, truth, called)
     done.calls += [calls] if calls.any else []
     done.rows.append(row)
     dice = {one.task: row["tasks"][one.task]["dice"] for one in found}

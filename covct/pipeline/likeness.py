@@ -9,6 +9,7 @@ import numpy as np
 from covct.intake.gate_rules import Finding
 from covct.networks.features import Learned
 
+OUT_OF_DISTRIBUTION = "out-of-distribution"
 FEWEST_SLICES = 10  # looked at: a slice or two of any scan may look odd, the middle one of ten does not
 
 
@@ -45,4 +46,4 @@ def unlike(apart: float | None) -> list[Finding]:
         f"the scan looks like nothing that the infection network learned ({apart:.1f} times as far as is allowed): "
         "its noise, kernel, contrast or patient is unusual; its figures have no interval"
     )
-    return [Finding("out-of-distribution", message)]
+    return [Finding(OUT_OF_DISTRIBUTION, message)]
