@@ -26,12 +26,12 @@ def crowd(number):
     return [Measured("somewhere", JUDGE, bool(one % 2), dict.fromkeys(FIGURES, 0.1234)) for one in range(number)]
 
 
-def scan_of(infection=None, lungs=True):
-    """A case with truth: (1, 1, 4) voxels of 1 mm; of infection so many of them, None: nobody has looked."""
+def truth_of(infection=None, lungs=True):
+    """The truth of a scan: (1, 1, 4) voxels of 1 mm; of infection so many of them, None: nobody has looked."""
     masks = {"lungs": np.ones((1, 1, 4), bool)} if lungs else {}
     if infection is not None:
         masks["infection"] = np.arange(4).reshape(1, 1, 4) < infection
-    return SimpleNamespace(slice_labels=None), SimpleNamespace(spacing_mm=(1.0, 1.0, 1.0), masks=masks)
+    return SimpleNamespace(spacing_mm=(1.0, 1.0, 1.0), masks=masks)
 
 
 def test_as_many_people_as_a_card_may_have_are_read_again_and_more_are_refused(tmp_path):
@@ -123,11 +123,12 @@ def test_an_ensemble_of_folds_holds_all_that_judged_and_no_others(tmp_path):
 def test_all_that_is_said_of_a_person_is_of_one_scan():
     """A scan before the infection, and one with it: what is there is of the scan that the errors are of."""
     person = Measured("somewhere", JUDGE)
-    person.add(*scan_of(), Called({}, stated=SAID))
+    case, told = SimpleNamespace(slice_labels=None), Called({}, stated=SAID)
+    person.add(case, truth_of(), told)
     assert (set(person.errors), person.there) == ({"volume_ml"}, False)
-    person.add(*scan_of(infection=0), Called({}, stated=SAID))
+    person.add(case, truth_of(infection=0), told)
     clear = dict(person.errors)
-    person.add(*scan_of(infection=2), Called({}, stated=SAID))
+    person.add(case, truth_of(infection=2), told)
     assert (set(clear), person.there, person.errors) == (set(FIGURES), False, clear)
 
 
@@ -139,7 +140,7 @@ def test_scans_that_have_no_interval_measure_nobody_and_are_counted(tmp_path, mo
     monkeypatch.setattr(judge, "process", lambda *_: result)
     monkeypatch.setattr(judge, "promise_of_report", lambda _: None)
     called = judge.look_at_series(None, SimpleNamespace(series="whole"))
-    (_, truth), done = scan_of(infection=2), Evaluated()
+    truth, done = truth_of(infection=2), Evaluated()
     for identity, one in ((("somewhere", "a"), called), (("somewhere", "b"), Called({}, stated=SAID))):
         case = SimpleNamespace(identity=identity, known_as="somewhere", slice_labels=None)
         done.measure(case, JUDGE, truth, one)
@@ -147,3 +148,21 @@ def test_scans_that_have_no_interval_measure_nobody_and_are_counted(tmp_path, mo
     weights = make_weights(tmp_path / "weights")
     said = Calibrating.into(weights, find_judges(weights)).write(done.people.values(), done.unlike)
     assert said.endswith("infection.json; scans left out that look like nothing learned: 1")
+
+
+@pytest.mark.parametrize("changes", [{"flip": True}, {"threshold": 0.4}, {"least_air_mm2": 50.0}])
+def test_cards_that_feed_the_same_network_in_another_way_are_not_calibrated(tmp_path, changes):
+    weights, other = make_weights(tmp_path / "weights"), make_weights(tmp_path / "other")
+    write_card(read_card(other / "lungs.json").replaced(**changes), other)
+    with pytest.raises(UsageError, match="its cards feed the networks in another way"):
+        Calibrating.into(other, find_judges(weights))
+
+
+@pytest.mark.parametrize("name", ["both", "cv/fold-1"])
+def test_an_empty_slices_network_that_did_not_judge_is_not_counted_on(tmp_path, name):
+    both = together(tmp_path / "both", [fold(tmp_path / "cv" / f"fold-{number}", number) for number in (0, 1)])
+    (tmp_path / name / "empty-slices.keras").write_bytes(b"empty")
+    card = threshold_card("empty-slices", file_sha256(tmp_path / name / "empty-slices.keras"))
+    write_card(card, tmp_path / name)
+    with pytest.raises(UsageError, match="wanted the same settings and thresholds, and the same empty-slices network"):
+        Calibrating.into(both, find_judges(tmp_path / "cv"))

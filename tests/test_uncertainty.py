@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -26,6 +27,7 @@ from covct.pipeline.uncertainty import (
     classes,
     doubts,
     next_class,
+    settings_of,
     sides_in_view,
     stated_figures,
     tally_lungs,
@@ -212,6 +214,40 @@ def test_people_measured_with_other_networks_say_nothing(networks, changes):
     sure = measured(calibrated(networks, **changes))
     assert sure.intervals == dict.fromkeys(FIGURES)
     assert "people were measured with other" in sure.guarantees["infection_percent"].reason
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"flip": True},
+        {"recipe": {"name": "hu-window", "arguments": {"low": -1000, "high": 300}}},
+        {"field_of_view": "whole"},
+        {"least_air_mm2": 900.0},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_people_measured_by_other_settings_say_nothing(networks, changes):
+    """The same weights at the same threshold, which call something else."""
+    card = calibrated(networks).infection.card
+    sure = measured(replace(networks, infection=replace(networks.infection, card=card.replaced(**changes))))
+    assert sure.intervals == dict.fromkeys(FIGURES)
+    assert "people were measured with other settings" in sure.guarantees["volume_ml"].reason
+
+
+def test_people_measured_with_another_empty_slice_network_say_nothing(networks):
+    gate = Network(threshold_card("empty-slices"), len)
+    with_it = calibrated(replace(networks, empty_slices=gate))
+    other = replace(gate, card=gate.card.replaced(threshold=0.7))
+    for changed in (None, other):
+        assert measured(replace(with_it, empty_slices=changed)).intervals == dict.fromkeys(FIGURES)
+    assert None not in measured(with_it).intervals.values()
+    assert None not in measured(calibrated(networks, settings=None)).intervals.values(), "of an earlier version"
+
+
+def test_the_shipped_people_are_those_of_the_shipped_cards():
+    folder = Path(__file__).parents[1] / "weights"
+    lungs, infection = (read_card(folder / f"{task}.json") for task in ("lungs", "infection"))
+    assert infection.calibration.settings == settings_of(lungs, infection, None)
 
 
 def test_an_older_factor_is_read_and_promises_nothing(tmp_path, networks):

@@ -16,9 +16,10 @@ from covct.evaluation.eligible import Judge
 from covct.evaluation.judge import Called
 from covct.evaluation.truth import Truth
 from covct.networks.cards import LARGEST_CARD, MOST_PEOPLE, Calibrated, Card, PersonSeen, ensemble, read_card
+from covct.pipeline.uncertainty import settings_of
 
 DIGITS = 4
-BOTH = ("lungs", "infection")
+BOTH, EMPTY = ("lungs", "infection"), "empty-slices"
 SOURCE = "covct evaluate --calibrate"
 
 
@@ -66,12 +67,15 @@ class Calibrating:
         The infection network's.
     own : dict of str to list of Card
         By task, as in the folder.
+    settings : str
+        As `settings_of`.
     folds : dict of str to int
         By the judge's name, which network of the ensemble is theirs.
     """
 
     card: Path
     own: dict[str, list[Card]]
+    settings: str
     folds: dict[str, int]
 
     @classmethod
@@ -86,10 +90,10 @@ class Calibrating:
             Nothing can be written into the folder.
         """
         own = {task: [read_card(path) for path in ensemble(folder, task)] for task in BOTH}
-        folds = _places(folder, own, judges)
+        folds, settings = _places(folder, own, judges), _settings(folder, own, judges)
         with output_errors(folder), tempfile.TemporaryFile(dir=folder):
             pass
-        return cls(ensemble(folder, "infection")[0], own, folds)
+        return cls(ensemble(folder, "infection")[0], own, settings, folds)
 
     def write(self, people: Iterable[Measured], unlike: int = 0) -> str:
         """Put people into the card, which is whole at any moment, and say in a sentence what came of it.
@@ -126,6 +130,7 @@ class Calibrating:
         return Calibrated(
             networks=[one.sha256 for task in BOTH for one in self.own[task]],
             thresholds=[self.own[task][0].threshold for task in BOTH],
+            settings=self.settings,
             by_folds=len(self.folds) > 1,
             source=f"{SOURCE}: {len(people)} people of {sources}"[:999],
             people=people,
@@ -154,6 +159,25 @@ def _places(folder: Path, own: dict[str, list[Card]], judges: Sequence[Judge]) -
     if len(judges) == 1:
         return {judges[0].name: 0}
     return {judge.name: hashes["infection"].index(_hashes(judge, "infection")[0]) for judge in judges}
+
+
+def _settings(folder: Path, own: dict[str, list[Card]], judges: Sequence[Judge]) -> str:
+    """Of the folder: those of who judged. Folds may have thresholds of their own."""
+    path = folder / f"{EMPTY}.json"
+    lungs, infection = (own[task][0] for task in BOTH)
+    empty = read_card(path) if path.is_file() else None
+    whole = settings_of(lungs, infection, empty)
+    for judge in judges:
+        theirs = judge.cards["lungs"], judge.cards["infection"]
+        same = settings_of(*theirs, judge.cards.get(EMPTY)) == whole
+        if len(judges) == 1:
+            same &= [card.threshold for card in theirs] == [lungs.threshold, infection.threshold]
+        if not same:
+            raise UsageError(
+                f"{folder}: its cards feed the networks in another way than those that judged ({judge.folder}); wanted "
+                "the same settings and thresholds, and the same empty-slices network or none"
+            )
+    return whole
 
 
 def _hashes(judge: Judge, task: str) -> list[str]:

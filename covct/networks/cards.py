@@ -98,6 +98,11 @@ class Calibrated(Document):
         description="Of the weights of all networks for lungs and infection; with others it does not apply."
     )
     thresholds: list[float] = Field(description="Of lungs and infection; with others it does not apply.")
+    settings: Sha256 | None = Field(
+        None,
+        description="Of what their cards say of how they are fed, and of the empty-slices network; with others it does "
+        "not apply. null: of earlier versions, not compared.",
+    )
     by_folds: bool = Field(
         description="Each person was judged by the fold that held them out, and the networks are these folds together."
     )

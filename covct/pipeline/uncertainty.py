@@ -14,6 +14,8 @@ not tell the sides apart.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +24,7 @@ import cv2
 import numpy as np
 
 from covct.intake.gate_rules import WIDE_PERCENT, Finding
-from covct.networks.cards import Calibrated
+from covct.networks.cards import Calibrated, Card
 from covct.networks.network import Networks
 from covct.pipeline.burden import RegionBurden, severity
 from covct.pipeline.conformal import LEVEL, Guarantee, Seen, Stated, ends, guarantee
@@ -42,6 +44,9 @@ MAY_BE_NOTHING = {"volume_ml": False, "infection_ml": True, "infection_percent":
 MOST = {"infection_percent": 100.0}
 # Of folds only this is what each of them says by itself: in mL there is the volume of the ensemble's lungs in it.
 BY_EACH_FOLD = ("infection_percent",)
+# What of a card changes what its network calls, beside its weights and its threshold.
+SETTINGS = ("recipe", "field_of_view", "size", "channels", "neighbours_mm", "patch", "classes", "spacing_mm",
+            "flip", "least_air_mm2")  # fmt: skip
 
 
 def band(threshold: float) -> tuple[float, float]:
@@ -222,10 +227,22 @@ def weights_of(networks: Networks) -> tuple[list[str], list[float]]:
     return hashes, [network.card.threshold for network in both]
 
 
+def settings_of(lungs: Card, infection: Card, empty_slices: Card | None) -> str:
+    """sha256 of how networks are fed, and of all that an empty-slices network, where there is one, leaves out by."""
+    of = [card.model_dump(include=set(SETTINGS)) for card in (lungs, infection)]
+    if empty_slices:
+        of.append(empty_slices.model_dump(include={*SETTINGS, "sha256", "threshold"}))
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
+
+
 def _of_other_networks(told: Calibrated, networks: Networks) -> str | None:
     """Why a card's people say nothing of these networks; None where they do."""
     if (told.networks, told.thresholds) != weights_of(networks):
         return "people were measured with other networks or thresholds"
+    empty = networks.empty_slices.card if networks.empty_slices else None
+    settings = settings_of(networks.lungs.card, networks.infection.card, empty)
+    if told.settings not in (None, settings):
+        return "people were measured with other settings of the networks, or another empty-slices network"
     folds = len(networks.infection.members) + 1 if told.by_folds and networks.infection.members else 0
     if any(one.fold >= max(1, folds) for one in told.people) or (told.by_folds and not folds):
         return "people were measured with other folds than there are networks"

@@ -11,7 +11,7 @@ import numpy as np
 
 from covct.networks.cards import Card, file_sha256, write_card
 from covct.networks.network import Device, Network, Networks
-from covct.pipeline.uncertainty import MAY_BE_NOTHING, weights_of
+from covct.pipeline.uncertainty import MAY_BE_NOTHING, settings_of, weights_of
 
 
 def threshold_card(task: str, sha256: str = "0" * 64) -> Card:
@@ -77,7 +77,9 @@ def calibrated(made: Networks, errors: Iterable[float] = range(-9, 10), **change
         for error in errors
     ]
     hashes, thresholds = weights_of(made)
-    told = {"networks": hashes, "thresholds": thresholds, "by_folds": False, "source": "people of a test",
-            "people": people, **changes}  # fmt: skip
+    empty = made.empty_slices and made.empty_slices.card
+    settings = settings_of(made.lungs.card, made.infection.card, empty)
+    told = {"networks": hashes, "thresholds": thresholds, "settings": settings, "by_folds": False,
+            "source": "people of a test", "people": people, **changes}  # fmt: skip
     card = made.infection.card.replaced(calibration=told)
     return replace(made, infection=replace(made.infection, card=card))
