@@ -33,7 +33,7 @@ def study_page(result: Result) -> str:
         infection=SEGMENTS[2].label,
         made_smaller=_made_smaller(scan, encoding),
         sides=list(SIDES.values()),
-        figures=[(_meaning(figure), _cells(report, figure)) for figure in FIGURES],
+        figures=[(figure.meaning, _cells(report, figure)) for figure in FIGURES],
         about_intervals=_about_intervals(report),
         thirds=_thirds(report),
         lesion_count=_lesion_count(report),
@@ -96,10 +96,6 @@ def _heading(report: dict[str, Any]) -> str:
     ends = both["infection_percent_interval"]
     words = f"{percent(both['infection_percent'], ends)} of the lungs marked"
     return f"{words} ({from_to(ends)})" if ends else words
-
-
-def _meaning(figure: Figure) -> str:
-    return f"{figure.meaning}, {figure.unit.symbol}"
 
 
 def _cells(report: dict[str, Any], figure: Figure) -> list[tuple[str, str]]:
