@@ -43,7 +43,12 @@ FAIL, KILL_BEFORE, KILL_AFTER, TEAR, TERMINATE, VANISH, CLOCK, REMOVE, GROW, CUT
 CHANGES = CREATE | WRITE | SYNC | RENAME | MKDIR | UNLINK
 SECONDS = 120.0  # after which a run counts as hung
 STOP_SECONDS = 5.0
-RUN_OF = {"finished", "seconds", "signatures"}  # what in an outcome or a summary tells of the run, or of files' times
+RUN_OF = {
+    "finished",
+    "seconds",
+    "signatures",
+    "moments",
+}  # what in an outcome or a summary tells of the run, or of files' times
 KEYED = {"patient"}  # digests under a key that each tree draws for itself
 DONE, NOT_WRITABLE, LOCKED, STOPPED = 0, 12, 11, 130
 ALL_FORMATS = "seg,sr,ko,sc,nifti,png"

@@ -14,7 +14,7 @@ from covct.dicom.evidence import SERIES_NUMBERS
 from covct.dicom.syntaxes import SYNTAXES
 from covct.outputs import SEG_TYPES, Outputs
 from covct.unattended import batch
-from support.thresholds import make_networks, make_weights
+from support.thresholds import calibrated, make_networks, make_weights
 
 STATEMENT = (Path(covct.__file__).parent / "dicom" / "CONFORMANCE.md").read_text()
 
@@ -35,7 +35,7 @@ def written(tmp_path_factory, phantom_series):
     for kind in SEG_TYPES:
         outputs = Outputs(("seg", "sr", "sc", "ko"), kind)
         order = batch.Order((phantom_series,), folder / kind, weights, outputs)
-        assert batch.scan(order, make_networks, lambda event: None)["done"] == 1
+        assert batch.scan(order, lambda: calibrated(make_networks()), lambda event: None)["done"] == 1
         for path in sorted((folder / kind).glob("*/*/*.dcm")):
             name = path.suffixes[-2][1:]
             objects[f"seg ({kind})" if name == "seg" else name] = pydicom.dcmread(path)

@@ -241,7 +241,7 @@ def test_ci_fails_where_its_packages_cannot_be_installed(tmp_path):
     run = [str(tools / "bash"), "-c", script, str(ROOT / ".ci" / "run")]
     result = subprocess.run(run, env={"PATH": str(tools)}, capture_output=True, text=True, timeout=60)
     assert result.returncode == 1
-    assert "could not install jq, orthanc" in result.stderr
+    assert "could not install jq, chromium, orthanc" in result.stderr
     assert "make" not in called.read_text()
 
 

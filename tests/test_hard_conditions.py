@@ -23,6 +23,7 @@ from covct.disk.outcome import read_outcome
 from covct.networks.cards import file_sha256
 from covct.outputs import Outputs
 from covct.phantom.dicom import write_dicom_series
+from covct.pipeline import memory
 from covct.unattended import batch
 from support.batches import watched
 from support.line import night
@@ -39,6 +40,7 @@ PROGRAM = """
 from support.thresholds import make_networks
 from covct import cli
 from covct.commands import scan
+from covct.pipeline import memory
 scan.networks_of = lambda *_: make_networks
 {before}
 cli.main()
@@ -89,7 +91,11 @@ def assert_whole(out):
 
 @pytest.fixture(scope="module")
 def growth(phantom, phantom_series, tmp_path_factory):
-    """Peak memory that a scan of 90 x 512 x 512 takes beyond one of 30 x 128 x 128, in volumes of int16."""
+    """Peak memory that a scan of 90 x 512 x 512 takes beyond one of 30 x 128 x 128, in volumes of int16.
+
+    Less what each slice takes in the networks' space, which the gate counts apart; the least of two runs, as threads
+    meet at other moments each time.
+    """
     folder = tmp_path_factory.mktemp("large")
     array = phantom.volume.array.repeat(3, axis=0).repeat(4, axis=1).repeat(4, axis=2)
     volume = hd.Volume.from_components(
@@ -106,9 +112,15 @@ for source in ({str(phantom_series)!r}, {str(folder / "in")!r}):
     status = Path("/proc/self/status").read_text()  # getrusage would begin with what this test's process had
     print(1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]))
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
-    small, large = map(int, run.stdout.split())
-    return (large - small) / array.nbytes
+    taken = []
+    for _ in range(2):
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment()
+        )
+        small, large = map(int, run.stdout.split())
+        taken.append(large - small)
+    more_slices = len(array) - phantom.volume.shape[0]
+    return (min(taken) - more_slices * memory.SLICE_MIB * memory.MIB) / array.nbytes
 
 
 def test_18_memory_grows_by_the_volume_and_no_faster(growth):
@@ -118,7 +130,7 @@ def test_18_memory_grows_by_the_volume_and_no_faster(growth):
 
 def test_18_1500_slices_of_768_fit_4_gib(growth):
     """Case 18: the bound, measured on a scan of a fortieth of the size."""
-    assert growth < 2.2
+    assert growth < 2.0
 
 
 def test_21_killed_while_it_segments(scan_of, tmp_path):

@@ -56,7 +56,7 @@ def test_clean_lung_is_written_and_says_zero(series_folder, tmp_path, weights, n
     folder = segment(series_folder, tmp_path / "out", weights, nothing)
     report = read_json(folder / "report.json")
     assert report["regions"]["lungs"]["infection_percent"] == 0
-    assert report["lesions"] == {"count": 0, "smallest_counted_ml": 0.1, "largest": []}
+    assert report["lesions"].items() >= {"count": 0, "smallest_counted_ml": 0.1, "largest": []}.items()
     assert report["severity"]["class"] == 1
     seg = hd.seg.segread(folder / "segmentation.seg.dcm")
     assert [seg.get_segment_description(n).segment_label for n in (1, 2, 3)] == [s.label for s in SEGMENTS]
