@@ -45,6 +45,11 @@ def share(percent: float | None, interval: Sequence[float] | None = None) -> str
     return f"< {least:g} %" if 0 < percent < least / 2 else f"{percent:.{digits}f} %"
 
 
+def from_to(interval: Sequence[float], between: str = "–") -> str:
+    """The interval of a share in percent, with the decimals that the share has."""
+    return between.join(f"{end:.{decimals(interval)}f}" for end in interval)
+
+
 def utc(moment: datetime | None = None) -> str:
     """A moment, now by default, as a log has it: 2026-01-31T22:00:00Z."""
     return (moment or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

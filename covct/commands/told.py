@@ -17,7 +17,7 @@ from covct.commands.exit_codes import meaning_of
 from covct.errors import RunError, Stopped, whereabouts
 from covct.outputs import Emit
 from covct.unattended.logs import QUIET, JsonLines, LogFormat
-from covct.visible import decimals, json_line, share
+from covct.visible import from_to, json_line, share
 
 
 @contextmanager
@@ -179,14 +179,7 @@ def _figure(event: dict[str, Any]) -> str:
     percent, figure = event["infection_percent"], "no percentage"
     if percent is not None:
         interval = event.get("infection_percent_interval")
-        within = _within(interval)
+        within = f" ({from_to(interval)})" if interval else ""
         figure = f"{share(percent, interval)}{within} opacity (class {event['severity_class']})"
     warned = f"  [yellow]{', '.join(event['warnings'])}[/]" if event["warnings"] else ""
     return f"{figure}  {event['seconds']:.1f} s{warned}"
-
-
-def _within(interval: list[float] | None) -> str:
-    """An interval in percent, as `` (10–26)``."""
-    if interval is None:
-        return ""
-    return f" ({'–'.join(f'{end:.{decimals(interval)}f}' for end in interval)})"

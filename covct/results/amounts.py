@@ -1,23 +1,10 @@
-"""Figures as pages show them: with as many digits as a segmentation can promise."""
+"""Volumes, masses and means as pages show them: with as many digits as a segmentation can promise."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from covct.terms import Unit
-from covct.visible import decimals, share
 
 Interval = tuple[float, float]
-
-
-def percent(value: float | None, interval: Sequence[float] | None = None) -> str:
-    """A share; without decimals where its interval is wide."""
-    return share(value, interval)
-
-
-def from_to(interval: Sequence[float] | None, between: str = "–") -> str:
-    """An interval of a share."""
-    return "-" if interval is None else between.join(f"{end:.{decimals(interval)}f}" for end in interval)
 
 
 def number(value: float) -> str:

@@ -13,9 +13,10 @@ from urllib.parse import quote
 
 from covct.html import inline_script, render
 from covct.outputs import FORMATS
-from covct.results.amounts import Interval, amount, from_to, percent
+from covct.results.amounts import Interval, amount
 from covct.results.entries import STATUSES, Entry, one_line
 from covct.terms import FIGURES, MILLILITRE, NOTHING_FOUND, VALID_FOR
+from covct.visible import from_to, share
 
 WITH_PICTURE = 500  # more thumbnails than that no browser scrolls and nobody looks at
 OPEN_GROUP = 25  # larger groups of rejected series are folded: a night has hundreds of localizers
@@ -125,9 +126,10 @@ def _in_brief(entry: Entry) -> tuple[str, ...]:
     """What a series without a picture shows of itself."""
     sides = (entry.figure("infection_percent", side) for side in ("right_lung", "left_lung"))
     volumes = (amount(entry.figure(name), MILLILITRE) for name in ("volume_ml", "infection_ml"))
-    share = (percent(entry.infection_percent, entry.percent_interval), from_to(entry.percent_interval))
+    interval = entry.percent_interval
+    both = (share(entry.infection_percent, interval), from_to(interval) if interval else "-")
     named = (_name(entry), _time(entry.finished))
-    return (*share, *map(percent, sides), str(entry.severity_class or "-"), *volumes, *named)
+    return (*both, *map(share, sides), str(entry.severity_class or "-"), *volumes, *named)
 
 
 def _identity(entry: Entry) -> list[tuple[str, str]]:
@@ -204,5 +206,5 @@ def _short(text: str, limit: int = 400) -> str:
 
 _FILTERS = (
     _facts, _pictures, _shares, _volumes, _in_brief, _identity, _name, _warnings, _links, _address,
-    _bar_length, percent, from_to, _time, _short,
+    _bar_length, share, from_to, _time, _short,
 )  # fmt: skip

@@ -10,9 +10,10 @@ import numpy as np
 
 from covct.html import inline_script, render
 from covct.pipeline.series import Result
-from covct.results.amounts import amount, from_to, number, percent
+from covct.results.amounts import amount, number
 from covct.results.study_pictures import HU_A_GREY, LOWEST_HU, Encoding, Picture, fitting, pictures
 from covct.terms import FIGURES, PERCENT, SEGMENTS, Figure
+from covct.visible import from_to, share
 from covct.voxels.volume import Scan, spacing_mm
 
 SIDES = {"lungs": "both lungs", "right_lung": "right lung", "left_lung": "left lung"}
@@ -94,7 +95,7 @@ def _heading(report: dict[str, Any]) -> str:
     if both["infection_percent"] is None:
         return "no percentage"
     ends = both["infection_percent_interval"]
-    words = f"{percent(both['infection_percent'], ends)} of the lungs marked"
+    words = f"{share(both['infection_percent'], ends)} of the lungs marked"
     return f"{words} ({from_to(ends)})" if ends else words
 
 
@@ -105,7 +106,7 @@ def _cells(report: dict[str, Any], figure: Figure) -> list[tuple[str, str]]:
         region = report["regions"][side]
         value, ends = region[figure.name], region.get(f"{figure.name}_interval")
         if figure.unit is PERCENT:
-            cells.append((percent(value, ends), from_to(ends) if ends else ""))
+            cells.append((share(value, ends), from_to(ends) if ends else ""))
         else:
             cells.append((amount(value, figure.unit), "–".join(map(number, ends)) if ends else ""))
     return cells
@@ -131,7 +132,7 @@ def _about_intervals(report: dict[str, Any]) -> str:
 def _thirds(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
     names = report["regions"]["lungs"]["thirds"]
     return [
-        (name, [percent(report["regions"][side]["thirds"][name]["infection_percent"]) for side in SIDES])
+        (name, [share(report["regions"][side]["thirds"][name]["infection_percent"]) for side in SIDES])
         for name in names
     ]
 

@@ -14,7 +14,7 @@ from covct.dicom.sr import write_sr
 from covct.intake.nifti import write_mask
 from covct.outputs import FORMATS, Outputs
 from covct.pipeline.series import Result
-from covct.visible import decimals, share
+from covct.visible import from_to, share
 from covct.voxels.volume import spacing_mm
 
 REPORT_NAME = "report.json"
@@ -82,7 +82,7 @@ def _caption(report: dict[str, Any]) -> list[str]:
         interval = report["regions"][region]["infection_percent_interval"] if region == "lungs" else None
         parts.append(f"{name} {share(percent, interval)} opacity" if percent is not None else f"{name} no percentage")
         if percent is not None and interval:
-            parts[-1] += f" ({' to '.join(f'{end:.{decimals(interval)}f}' for end in interval)})"
+            parts[-1] += f" ({from_to(interval, ' to ')})"
     warned = ", ".join(warning["slug"] for warning in report["warnings"])
     return ["   ".join(parts), *([f"warnings: {warned}"] if warned else [])]
 
