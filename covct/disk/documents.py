@@ -42,6 +42,8 @@ def _moment(text: str) -> str:
 
 
 Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Moment = Annotated[str, AfterValidator(_moment)]  # ISO 8601, as `datetime.isoformat` writes it
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from covct.disk.documents import Count, Document
+from covct.disk.documents import Count, Document, Sha256, Share
 from covct.disk.versions import EVALUATION, EvaluationSchema
 from covct.evaluation.schema_calls import (
     BySlice,
@@ -15,12 +15,10 @@ from covct.evaluation.schema_calls import (
     FalseCalls,
     Figure,
     Robustness,
-    Share,
 )
 
 Task = Literal["lungs", "infection"]
 Positive = Annotated[float, Field(gt=0)]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Settings(Document):

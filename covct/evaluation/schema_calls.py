@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from covct.disk.documents import Count, Document
+from covct.disk.documents import Count, Document, Share
 
 RegionName = Literal["outline", "dome", "arch", "vessel", "outside", "apex", "dependent", "rest"]  # `anatomy.REGIONS`
-Share = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 

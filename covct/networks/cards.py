@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from covct.disk import versions
-from covct.disk.documents import DamagedDocument, Document
+from covct.disk.documents import DamagedDocument, Document, Sha256
 from covct.errors import WeightsError
 from covct.networks.lineage import Lineage
 
@@ -60,7 +60,6 @@ def _argument(value: Any) -> Any:
 
 
 Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Argument = Annotated[Any, AfterValidator(_argument), WithJsonSchema({"type": ["string", "number", "boolean"]})]
 
 

@@ -11,13 +11,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from covct.disk import versions
-from covct.disk.documents import Count, DamagedDocument, Document
+from covct.disk.documents import Count, DamagedDocument, Document, Sha256
 from covct.disk.versions import ReportSchema
 from covct.pipeline.report_figures import Least, Regions, SeverityClass, Text, withheld_figures
 from covct.pipeline.report_uncertainty import Uncertainty
 from covct.terms import VALID_FOR
 
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Slug = Annotated[str, Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$", description="Stable reason, listed in the manual.")]
 Side = Literal["right_lung", "left_lung"]
 ReadFrom = Literal["dicom", "nifti", "metaimage", "nrrd"]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 
-from covct.disk.documents import Count, Document
+from covct.disk.documents import Count, Document, Share
 from covct.pipeline.report_figures import SeverityClass, Text
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Calibration(Document):
