@@ -19,10 +19,13 @@ def procedures(source: pydicom.Dataset) -> list[CodedTerm]:
     """Procedure Code Sequence (0008,1032) of a valid header; a CT of something (CID 100), where it has none."""
     told = [
         CodedTerm(str(item.CodeValue), str(item.CodingSchemeDesignator), str(item.CodeMeaning))
-        for item in source.get("ProcedureCodeSequence") or []
-        if item.get("CodeValue")
+        for item in _coded_procedures(source)
     ]
     return told or [CT_OF_SOMETHING]
+
+
+def _coded_procedures(source: pydicom.Dataset) -> list[pydicom.Dataset]:
+    return [item for item in source.get("ProcedureCodeSequence") or [] if item.get("CodeValue")]
 
 
 def requests(source: pydicom.Dataset) -> list[pydicom.Dataset]:
@@ -50,7 +53,7 @@ def requests(source: pydicom.Dataset) -> list[pydicom.Dataset]:
 def not_told(source: pydicom.Dataset) -> list[str]:
     """What a document would take over of the source and cannot."""
     absent = {
-        "procedure": not any(item.get("CodeValue") for item in source.get("ProcedureCodeSequence") or []),
+        "procedure": not _coded_procedures(source),
         "request": not requests(source),
         "equipment": not source.get("Manufacturer"),
     }

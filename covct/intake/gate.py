@@ -322,9 +322,9 @@ def age_years(value: str | None) -> float | None:
 
 def _enclosed_air(hu_slice: np.ndarray) -> int:
     """Pixels of air that are not connected with the border of the slice."""
-    air = (hu_slice < AIR_BELOW_HU).astype(np.uint8)
     import cv2  # for those who have work
 
+    air = (hu_slice < AIR_BELOW_HU).astype(np.uint8)
     _, labels = cv2.connectedComponents(air)
     outside = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     return int(np.count_nonzero((air > 0) & ~np.isin(labels, outside[outside > 0])))
