@@ -448,15 +448,7 @@ def test_nothing_that_holds(seg_type, series_folder, phantom, tmp_path, weights,
     }
     report["lesions"]["largest"] = [{**one, "volume_ml": None} for one in report["lesions"]["largest"]]
     scan = load_dicom(discover([series_folder]).series[0])
-    write_sr(
-        tmp_path / SR,
-        scan,
-        Masks(phantom.lungs, phantom.infection, None, None),
-        report,
-        report["work_key"],
-        Outputs(ALL, seg_type),
-        MAKING,
-    )
+    write_anew(tmp_path / SR, scan, phantom, report, Outputs(ALL, seg_type))
     assert judge(tmp_path / SR) == (0, [])
     for group in groups(tmp_path).values():
         assert figures(group) == {}
@@ -539,19 +531,16 @@ def test_right_is_the_patients_right_however_he_lay(phantom, tmp_path, weights, 
         assert found[1][identifier] == pytest.approx(numbers, rel=0.01), identifier
 
 
+def write_anew(path, scan, phantom, report, outputs):
+    masks = Masks(phantom.lungs, phantom.infection, None, None)
+    write_sr(path, scan, masks, report, report["work_key"], outputs, MAKING)
+
+
 def test_multi_frame_source_is_one_instance(series_folder, phantom, tmp_path, weights, networks):
     folder = segment(series_folder, tmp_path / "out", weights, networks)
     report = read_json(folder / "report.json")
     scan = as_multi_frame(load_dicom(discover([series_folder]).series[0]))
-    write_sr(
-        tmp_path / SR,
-        scan,
-        Masks(phantom.lungs, phantom.infection, None, None),
-        report,
-        report["work_key"],
-        Outputs(ALL),
-        MAKING,
-    )
+    write_anew(tmp_path / SR, scan, phantom, report, Outputs(ALL))
     document = pydicom.dcmread(tmp_path / SR)
     assert scan.headers[0].SOPInstanceUID in evidence(document)
     assert len(evidence(document)) == 2, "the source and the SEG"

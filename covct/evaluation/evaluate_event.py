@@ -6,10 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, RootModel
 
-from covct.disk.documents import Document, json_schema
+from covct.disk.documents import Document, Share, json_schema
 from covct.disk.versions import EVALUATE_EVENT
 from covct.evaluation.schema import Group, LeftOut, Task
-from covct.evaluation.schema_calls import Share
 
 
 class CasesFound(Document):
