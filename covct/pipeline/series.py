@@ -32,6 +32,7 @@ from covct.intake.volume_file import declared_size, load_volume
 from covct.networks.devices import TENSORFLOW, Device
 from covct.networks.network import Network, Networks, field_of_view, holds_infection, probabilities
 from covct.pipeline.burden import RegionBurden, find_lesions, measure_burden
+from covct.pipeline.chest_wall import remove_chest_wall
 from covct.pipeline.conformal import Stated
 from covct.pipeline.likeness import Likeness, unlike
 from covct.pipeline.memory import BASE_MIB, at_hand_mib, needed_mib
@@ -194,8 +195,10 @@ def _find_lungs(network: Network, scan: Scan) -> _Lungs:
     seen = to_model_space(hu, view, card.size, np.int16)
     remove_outside_air(probability, seen, card.threshold)
     remove_enclosed_air(probability, seen, card.threshold)
+    seen_spacing = _model_spacing(spacing, view, card.size)
+    remove_chest_wall(probability, seen, card.threshold, seen_spacing)
     del seen
-    sides = separate_lungs(probability, card.threshold, _model_spacing(spacing, view, card.size))
+    sides = separate_lungs(probability, card.threshold, seen_spacing)
     labels = to_source_lungs(sides, probability, card.threshold, view, hu.shape[1:])
     return _Lungs(labels, Probability(probability, view), tally_lungs(sides, probability, card.threshold))
 

@@ -1,0 +1,93 @@
+"""Muscle behind the ribs that was called lung, where dense lung touches the chest wall. In model space."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from covct.voxels.preprocess import BODY_HU
+
+BONE_HU = 150
+DENSE_HU = -300  # denser than this, lung and muscle look alike
+AERATED_HU = -500
+SLAB_MM = 9.0  # ribs run downwards: those of so many millimetres above and below close the gaps between them
+GAP_MM = 8.0  # between two ribs, or bone too thin to be seen at this size
+DETOUR, MARGIN_MM = 1.6, 10.0  # a way is nearly straight if it is no longer than DETOUR times the distance, and a margin
+LEAST_DENSE_MM2 = 200.0  # dense lung called in a slice: with less there is nothing to look for
+LEAST_BEYOND_MM2 = 50.0
+
+
+def remove_chest_wall(
+    probability: np.ndarray, hu: np.ndarray, threshold: float, spacing_mm: tuple[float, float, float]
+) -> None:
+    """Take back what was called lung beyond the ribs: dense, behind bone as seen from aerated lung, not from the skin.
+
+    Nothing is taken back from a slice without aerated lung or without a skin to look from, such as a crop.
+
+    Parameters
+    ----------
+    probability : (slices, rows, columns) float
+        Changed in place.
+    hu : (slices, rows, columns)
+    threshold : float
+        From which probability on lung is called.
+    spacing_mm : (float, float, float)
+        Between slices, rows and columns.
+    """
+    apart, pixel = spacing_mm[0], float(np.sqrt(spacing_mm[1] * spacing_mm[2]))
+    near = max(1, round(SLAB_MM / apart))
+    for index, one in enumerate(probability):
+        called = one >= threshold
+        dense = called & (hu[index] > DENSE_HU)
+        if np.count_nonzero(dense) * pixel**2 < LEAST_DENSE_MM2:
+            continue
+        bones = (hu[max(0, index - near) : index + near + 1] > BONE_HU).any(0)
+        beyond = _beyond(called, dense, hu[index], bones, pixel)
+        if beyond is not None:
+            one[beyond] = 0
+
+
+def _beyond(
+    called: np.ndarray, dense: np.ndarray, hu: np.ndarray, bones: np.ndarray, pixel: float
+) -> np.ndarray | None:
+    """What of the dense pixels of a slice lies behind the bones, with what of it lies between them; or None."""
+    aerated, skin = called & (hu < AERATED_HU), _outside(hu)
+    if not aerated.any() or not skin.any():
+        return None
+    wall = _closed(bones, max(1, round(GAP_MM / pixel)))
+    hidden = dense & ~_in_reach(aerated, ~wall | aerated, dense, pixel)
+    behind = hidden & ~wall
+    behind &= _in_reach(skin, ~bones | skin, behind, pixel)
+    if np.count_nonzero(behind) * pixel**2 < LEAST_BEYOND_MM2:
+        return None
+    _, parts = cv2.connectedComponents(hidden.view(np.uint8), connectivity=4)
+    return np.isin(parts, np.unique(parts[behind]))
+
+
+def _in_reach(start: np.ndarray, free: np.ndarray, wanted: np.ndarray, pixel: float) -> np.ndarray:
+    """Which pixels a nearly straight way leads to from the start, through free ones, as far as those wanted lie."""
+    if not wanted.any():
+        return start
+    far = cv2.distanceTransform((~start).view(np.uint8), cv2.DIST_L2, 3)[wanted].max()
+    reached, way = start.astype(np.uint8), free.astype(np.uint8)
+    kernels = np.ones((3, 3), np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    for step in range(int(np.ceil(DETOUR * far + MARGIN_MM / pixel))):
+        reached = cv2.dilate(reached, kernels[step % 2]) & way
+    return reached > 0
+
+
+def _closed(bones: np.ndarray, radius: int) -> np.ndarray:
+    """Bones with the gaps between them closed."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    framed = cv2.copyMakeBorder(bones.view(np.uint8), *[radius] * 4, cv2.BORDER_CONSTANT, value=0)
+    closed = cv2.morphologyEx(framed, cv2.MORPH_CLOSE, kernel)[radius:-radius, radius:-radius]
+    return np.ascontiguousarray(closed) > 0
+
+
+def _outside(hu: np.ndarray) -> np.ndarray:
+    """The air around the body."""
+    framed = cv2.copyMakeBorder((hu < BODY_HU).view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    _, parts = cv2.connectedComponents(framed, connectivity=4)
+    parts = parts[1:-1, 1:-1]
+    edge = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+    return np.isin(parts, edge[edge > 0])
