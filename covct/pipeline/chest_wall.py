@@ -5,14 +5,17 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from covct.voxels.preprocess import BODY_HU
+from covct.pipeline.postprocess import air_around
 
 BONE_HU = 150
 DENSE_HU = -300  # denser than this, lung and muscle look alike
 AERATED_HU = -500
 SLAB_MM = 9.0  # ribs run downwards: those of so many millimetres above and below close the gaps between them
 GAP_MM = 8.0  # between two ribs, or bone too thin to be seen at this size
-DETOUR, MARGIN_MM = 1.6, 10.0  # a way is nearly straight if it is no longer than DETOUR times the distance, and a margin
+DETOUR, MARGIN_MM = (
+    1.6,
+    10.0,
+)  # a way is nearly straight if it is no longer than DETOUR times the distance, and a margin
 LEAST_DENSE_MM2 = 200.0  # dense lung called in a slice: with less there is nothing to look for
 LEAST_BEYOND_MM2 = 50.0
 
@@ -22,7 +25,7 @@ def remove_chest_wall(
 ) -> None:
     """Take back what was called lung beyond the ribs: dense, behind bone as seen from aerated lung, not from the skin.
 
-    Nothing is taken back from a slice without aerated lung or without a skin to look from, such as a crop.
+    Nothing is taken back from a slice without aerated lung or a skin to look from: a crop, lung at the edge.
 
     Parameters
     ----------
@@ -51,8 +54,8 @@ def _beyond(
     called: np.ndarray, dense: np.ndarray, hu: np.ndarray, bones: np.ndarray, pixel: float
 ) -> np.ndarray | None:
     """What of the dense pixels of a slice lies behind the bones, with what of it lies between them; or None."""
-    aerated, skin = called & (hu < AERATED_HU), _outside(hu)
-    if not aerated.any() or not skin.any():
+    aerated, skin = called & (hu < AERATED_HU), air_around(hu)
+    if not aerated.any() or not skin.any() or (aerated & skin).any():
         return None
     wall = _closed(bones, max(1, round(GAP_MM / pixel)))
     hidden = dense & ~_in_reach(aerated, ~wall | aerated, dense, pixel)
@@ -82,12 +85,3 @@ def _closed(bones: np.ndarray, radius: int) -> np.ndarray:
     framed = cv2.copyMakeBorder(bones.view(np.uint8), *[radius] * 4, cv2.BORDER_CONSTANT, value=0)
     closed = cv2.morphologyEx(framed, cv2.MORPH_CLOSE, kernel)[radius:-radius, radius:-radius]
     return np.ascontiguousarray(closed) > 0
-
-
-def _outside(hu: np.ndarray) -> np.ndarray:
-    """The air around the body."""
-    framed = cv2.copyMakeBorder((hu < BODY_HU).view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    _, parts = cv2.connectedComponents(framed, connectivity=4)
-    parts = parts[1:-1, 1:-1]
-    edge = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
-    return np.isin(parts, edge[edge > 0])

@@ -79,7 +79,7 @@ def remove_outside_air(probability: np.ndarray, hu: np.ndarray, threshold: float
         called = one >= threshold
         if not called.any():
             continue
-        outside = _connected_with_border(hu_slice < BODY_HU)
+        outside = air_around(hu_slice)
         if np.count_nonzero(outside & called) < 0.5 * np.count_nonzero(called):
             one[outside] = 0
 
@@ -118,9 +118,10 @@ def _enclosed(dark: Components, number: int, hu: np.ndarray) -> list[tuple[int, 
     return rims if dense >= ENCLOSED_SHARE * all_around > 0 else []
 
 
-def _connected_with_border(air: np.ndarray) -> np.ndarray:
-    """The air of one slice that is connected with a border of air around the slice."""
-    framed = cv2.copyMakeBorder(air.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
+def air_around(hu_slice: np.ndarray) -> np.ndarray:
+    """(rows, columns) bool: the air of one slice that is connected with its edge."""
+    air = (hu_slice < BODY_HU).astype(np.uint8)
+    framed = cv2.copyMakeBorder(air, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
     cv2.floodFill(framed, None, (0, 0), 2)
     outside: np.ndarray = framed[1:-1, 1:-1] == 2
     return outside

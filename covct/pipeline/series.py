@@ -31,6 +31,7 @@ from covct.intake.load_dicom import bytes_beside, hu_type, load_dicom
 from covct.intake.volume_file import declared_size, load_volume
 from covct.networks.devices import TENSORFLOW, Device
 from covct.networks.network import Network, Networks, field_of_view, holds_infection, probabilities
+from covct.pipeline.aerated import complete_aerated
 from covct.pipeline.burden import RegionBurden, find_lesions, measure_burden
 from covct.pipeline.chest_wall import remove_chest_wall
 from covct.pipeline.conformal import Stated
@@ -194,6 +195,7 @@ def _find_lungs(network: Network, scan: Scan) -> _Lungs:
     fill_between(probability, looked_at)
     seen = to_model_space(hu, view, card.size, np.int16)
     remove_outside_air(probability, seen, card.threshold)
+    complete_aerated(probability, seen, card.threshold)
     remove_enclosed_air(probability, seen, card.threshold)
     seen_spacing = _model_spacing(spacing, view, card.size)
     remove_chest_wall(probability, seen, card.threshold, seen_spacing)
