@@ -34,7 +34,7 @@ def complete_aerated(probability: np.ndarray, hu: np.ndarray, threshold: float) 
     for index, one in enumerate(probability):
         lung = one >= threshold
         called += np.bincount(regions.on_slice(index)[lung], minlength=len(called))
-        total += np.count_nonzero(lung)
+        total += int(np.count_nonzero(lung))
     is_lung = np.concatenate([[False], called[1:] >= CALLED_SHARE * regions.sizes])
     for index, one in enumerate(probability):
         aerated[index] = is_lung[regions.on_slice(index)] & (one < threshold)
@@ -51,7 +51,8 @@ def _aerated(hu_slice: np.ndarray) -> np.ndarray:
     """Where a slice is as dense as aerated lung over three pixels, outside air excepted."""
     mean = cv2.blur(hu_slice.astype(np.float32), (3, 3))
     aerated = (mean > LEAST_HU) & (mean < MOST_HU) & ~air_around(hu_slice)
-    return cv2.morphologyEx(aerated.view(np.uint8), cv2.MORPH_OPEN, SQUARE) > 0
+    opened: np.ndarray = cv2.morphologyEx(aerated.view(np.uint8), cv2.MORPH_OPEN, SQUARE) > 0
+    return opened
 
 
 def _wide(numbers: np.ndarray) -> list[int]:

@@ -44,7 +44,7 @@ def remove_chest_wall(
         dense = called & (hu[index] > DENSE_HU)
         if np.count_nonzero(dense) * pixel**2 < LEAST_DENSE_MM2:
             continue
-        bones = (hu[max(0, index - near) : index + near + 1] > BONE_HU).any(0)
+        bones = np.any(hu[max(0, index - near) : index + near + 1] > BONE_HU, axis=0)
         beyond = _beyond(called, dense, hu[index], bones, pixel)
         if beyond is not None:
             one[beyond] = 0
@@ -82,6 +82,6 @@ def _in_reach(start: np.ndarray, free: np.ndarray, wanted: np.ndarray, pixel: fl
 def _closed(bones: np.ndarray, radius: int) -> np.ndarray:
     """Bones with the gaps between them closed."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    framed = cv2.copyMakeBorder(bones.view(np.uint8), *[radius] * 4, cv2.BORDER_CONSTANT, value=0)
+    framed = cv2.copyMakeBorder(bones.view(np.uint8), radius, radius, radius, radius, cv2.BORDER_CONSTANT, value=0)
     closed = cv2.morphologyEx(framed, cv2.MORPH_CLOSE, kernel)[radius:-radius, radius:-radius]
     return np.ascontiguousarray(closed) > 0
