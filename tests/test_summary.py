@@ -17,13 +17,13 @@ from covct.results import entries as results
 from covct.results import page as page_module
 from covct.results import summary
 from covct.results.entries import Entry, read_tree, worst_first
+from covct.results.nights import nights_of
 from covct.results.page import as_html
 from covct.results.summary import Summary, write_summary
-from covct.terms import FIGURES
 from support.example_report import example_report
+from support.tree import DICOM_FILES, put, view
 
 NIGHT = datetime(2026, 3, 4, 6, 30, tzinfo=timezone(timedelta(hours=1)))
-DICOM_FILES = ("report.json", "segmentation.seg.dcm", "overlay.png")
 
 
 @pytest.fixture
@@ -31,39 +31,8 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
-def put(out, folder, status="done", files=DICOM_FILES, report=None, **changes):
-    """A result as the program leaves it; `changes` replace keys of its outcome."""
-    place = out / folder
-    place.mkdir(parents=True)
-    study, series = folder.split("/")
-    outcome = {
-        "status": status,
-        "slug": None,
-        "message": None,
-        "work_key": "a" * 64,
-        "files": {name: "b" * 64 for name in files} if status == "done" else {},
-        "covct_version": "0.1.0",
-        "finished": "2026-03-04T02:15:00Z",
-        "seconds": 41.7,
-        "study_instance_uid": study,
-        "series_instance_uid": series,
-        "source": "/archive/Doe^Jane",
-    }
-    if status == "done":
-        (place / "report.json").write_text(json.dumps(report or example_report()))
-    (place / "outcome.json").write_text(json.dumps(outcome | changes))
-    return place
-
-
 def percent(value):
     return example_report(regions__lungs__infection_percent=value)
-
-
-def withhold(report, *kinds):
-    figures = [figure.name for figure in FIGURES if set(kinds) & set(figure.valid_for)]
-    for region in report["regions"].values():
-        for part in (region, *region["thirds"].values()):
-            part.update({name: None for name in part if name.removesuffix("_interval") in figures})
 
 
 def shown(percent, right=None, left=None, interval=None, **more):
@@ -209,6 +178,33 @@ def test_worst_is_first_then_failed_then_rejected(out):
     assert places == sorted(places)
 
 
+def test_what_has_no_share_of_the_lungs_is_placed_by_that_of_the_lung_in_view(out):
+    for name, report in {
+        "a": percent(62.0), "b": view(71.0), "c": percent(3.0), "d": view(None), "e": view(10.0)
+    }.items():  # fmt: skip
+        put(out, f"1.1/{name}", report=report, files=())
+    entries = write_summary(out)
+    assert [entry.folder[-1] for entry in entries] == ["b", "a", "e", "c", "d"]
+    text = " ".join("".join(Tags(page(out)).text).split())
+    assert "71.0 %of the lung in view, not of the lungsno severity class" in text
+    table = {row["series_instance_uid"]: row for row in rows(out)}
+    assert (table["b"]["infection_percent"], table["b"]["called_in_view_percent"]) == ("", "71.0")
+    assert (table["a"]["infection_percent"], table["a"]["called_in_view_percent"]) == ("62.0", "")
+
+
+def test_what_is_new_is_told_from_what_was_done_again(out):
+    """By when the series first had a result: new weights make no new patients."""
+    put(out, "1.2/1.2.3", moments={"a" * 64: "2026-03-04T02:15:00+00:00"})
+    put(out, "1.2/1.2.4", moments={"b" * 64: "2026-02-01T02:15:00+00:00", "a" * 64: "2026-03-04T02:15:00+00:00"})
+    put(out, "1.2/1.2.5")
+    put(out, "1.2/1.2.6", finished="2026-03-02T02:15:00Z")
+    entries = {entry.series_instance_uid: entry for entry in write_summary(out, NIGHT)}
+    shown = nights_of(entries.values(), NIGHT)
+    made = {uid: shown.made(entry) for uid, entry in entries.items()}
+    assert made == {"1.2.3": "new", "1.2.4": "again", "1.2.5": "new", "1.2.6": ""}
+    assert page(out).count("done again</p>") == 1
+
+
 def test_csv_holds_a_row_a_series_with_units_in_its_names(out):
     put(out, "1.2/1.2.3")
     put(out, "1.2/1.2.9", "rejected", slug="too-few-slices", message="2 slices, at least 10 wanted")
@@ -323,7 +319,7 @@ def test_top_counts_and_says_when(out):
     assert "<b>2</b> series" in html
     assert "<b>1</b> done" in html and "<b>1</b> failed" in html and "<b>0</b> rejected" in html
     assert "Written 2026-03-04 06:30 UTC+01:00." in text
-    assert "Results from 2026-03-04 02:15 UTC to 2026-03-04 05:10 UTC." in text
+    assert "Results from 2026-03-04 03:15 UTC+01:00 to 2026-03-04 06:10 UTC+01:00." in text, "in the zone of the page"
     assert html.count(RESEARCH_USE) == 2
 
 
@@ -338,17 +334,22 @@ def test_rejected_are_grouped_by_reason_largest_group_first(out):
 
 
 def test_figures_that_are_not_valid_are_said_to_be_missing(out):
-    report = example_report(valid_for={"volume": False, "percent": False, "hu_bands": True})
-    withhold(report, "volume", "percent")
-    report["severity"] = {"scale": "CT-SS", "class": None, "label": "not determined"}
-    report["uncertainty"].update(lowest_class=None, highest_class=None, nearest_class=None, low_confidence=None)
-    report["lesions"]["largest"] = []
+    report = view(None)
     put(out, "1.2/1.2.3", report=report)
     write_summary(out)
     html = page(out)
     assert "no volumes, no shares of opacity, severity class" in html
     assert "no severity class" in html
     assert "None" not in html and "nan" not in html
+
+
+def test_what_is_folded_is_markup_only_for_whoever_runs_no_script(out):
+    """Ten thousand rows of earlier nights cost a browser seconds; as text of a <noscript> they cost nothing."""
+    put(out, "1.2/1.2.3")
+    put(out, "1.2/1.2.4", finished="2026-02-20T03:00:00+00:00", series_instance_uid="</noscript><b>x")
+    write_summary(out, NIGHT)
+    [folded] = re.findall(r"<noscript>(.*?)</noscript>", page(out), re.S)
+    assert "&lt;/noscript&gt;&lt;b&gt;x" in folded and "<b>x" not in page(out)
 
 
 def test_bar_is_as_long_as_the_share():

@@ -77,6 +77,7 @@ def build_report(
         "thirds": _thirds_divided(measured.burden["lungs"]),
         "lesions": _lesions(scan, *measured.lesions, valid_for),
         "severity": {"scale": SEVERITY_SCALE, "class": cls, "label": words},
+        "in_view": _in_view(measured),
         "uncertainty": _uncertainty(percent, measured.sure, valid_for),
         "hu_bands": {name: list(band) for name, band in HU_BANDS.items()},
         "networks": _networks(networks, skipped_slices),
@@ -142,6 +143,12 @@ def _lesions(scan: Scan, count: int, largest: list[Lesion], valid_for: ValidFor)
         "smallest_counted_voxels": None if one_slice else math.ceil(SPECK_MM3 / voxel_volume_mm3(scan.working)),
         "largest": listed,
     }
+
+
+def _in_view(measured: Measurements) -> dict[str, float] | None:
+    """Of a slice, of a part of the lungs, of voxels whose size is in doubt: a share needs none of it."""
+    called = measured.burden["lungs"].infection_percent
+    return None if measured.valid_for.percent or called is None else {"called_percent": round(called, 2)}
 
 
 def _thirds_divided(lungs: RegionBurden) -> dict[str, Any]:

@@ -173,6 +173,17 @@ class Severity(Document):
     label: str = Field(description="The class in words.")
 
 
+class InView(Document):
+    """What was called of the lung that the scan shows, where it does not allow the share of the lungs."""
+
+    called_percent: float = Field(
+        ge=0,
+        le=100,
+        description="Share of opacity in the lung in view, percent: to say what to look at first. It is no share of "
+        "the lungs, and has no severity class.",
+    )
+
+
 class HuBands(Document):
     """Bands that split the opacity, Hounsfield units, from (included) and to (not included)."""
 
@@ -288,6 +299,11 @@ class Report(Document):
     lesions: Lesions = Field(description="Connected regions of opacity.")
     severity: Severity = Field(description="CT severity score.")
     uncertainty: Uncertainty | None = Field(None, description="What the intervals of the regions are worth.")
+    in_view: InView | None = Field(
+        None,
+        description="What was called of the lung that the scan shows. Null where the share of the lungs is given, or "
+        "no lung is in view.",
+    )
     hu_bands: HuBands = Field(description="Bands that split the opacity, Hounsfield units.")
     networks: NetworksUsed = Field(description="The networks that drew the masks.")
     run: Run = Field(description="How the result was computed. Differs from run to run.")

@@ -28,6 +28,7 @@ SEG, SR = FORMATS["seg"].file, FORMATS["sr"].file
 # Decimals that the report gives, by the unit at the end of a figure's name. What has none of them is exact.
 DIGITS = {"ml": 3, "g": 3, "percent": 2, "hu": 2, "mm": 4, "mm3": 6, "degrees": 2}
 CENTROID_DIGITS = 1
+SHARE = "regions.lungs.infection_percent"
 SAME = 1e-9  # of the value: by so much sums in another order differ
 # A figure is null where the input does not allow it, which masks cannot tell.
 NEEDS = {
@@ -142,6 +143,9 @@ def _report(report: dict[str, Any], made: Recomputed) -> Iterator[Defect | None]
         parent, name = _at(report, path.rpartition(".")[0]), path.rpartition(".")[2]
         if isinstance(parent, dict) and name in parent:  # figures of later versions are not in earlier reports
             yield _compared(REPORT, path, parent[name], value, report, made)
+    if seen := report.get("in_view"):
+        called = _at(made.tree, SHARE)
+        yield _compared(REPORT, SHARE, seen["called_percent"], called, report, made, "in_view.called_percent")
     yield from _lesions(report, made)
 
 

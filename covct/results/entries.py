@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,18 @@ class Entry:
         By name of a row of FIGURES and region: those of SHOWN.
     intervals : dict of str to ((float, float) or None)
         Of both lungs, by name of the figure.
+    called_in_view : float or None
+        Where the scan does not allow the share of the lungs: what was called of the lung that it shows, percent.
     low_confidence : bool or None
         Whether the share's interval reaches another class or is wide.
+    first : str
+        When the series first had a result; empty where that is not known.
     valid_for : tuple of (str, bool)
         Name of a kind of figure, and whether the input allows it.
     warnings : tuple of (str, str)
         Slug and message.
+    identifiers : tuple of (str, str)
+        Name and value of what the archive knows the study by; empty unless a reader asked for it.
     """
 
     folder: str
@@ -64,15 +72,18 @@ class Entry:
     source: str = ""
     covct_version: str = ""
     finished: str = ""
+    first: str = ""
     seconds: float | None = None
     files: tuple[str, ...] = ()
     figures: dict[tuple[str, str], float | None] = field(default_factory=dict)
     intervals: dict[str, Interval | None] = field(default_factory=dict)
+    called_in_view: float | None = None
     low_confidence: bool | None = None
     severity_class: int | None = None
     severity_label: str = ""
     valid_for: tuple[tuple[str, bool], ...] = ()
     warnings: tuple[tuple[str, str], ...] = ()
+    identifiers: tuple[tuple[str, str], ...] = ()
 
     def figure(self, name: str, region: str = "lungs") -> float | None:
         """A figure of SHOWN; None where the report has none."""
@@ -82,6 +93,11 @@ class Entry:
     def infection_percent(self) -> float | None:
         """Infected share of both lungs."""
         return self.figure("infection_percent")
+
+    @property
+    def place_percent(self) -> float | None:
+        """What the series is placed by among the others: the infected share of both lungs, else of the lung in view."""
+        return self.called_in_view if self.infection_percent is None else self.infection_percent
 
     @property
     def percent_interval(self) -> Interval | None:
@@ -99,10 +115,11 @@ def read_tree(out: Path) -> list[Entry]:
 
 
 def worst_first(entries: Iterable[Entry]) -> list[Entry]:
-    """Done by infected share, highest first and those without one last; then failed; then rejected."""
+    """Done by infected share, highest first: of the lungs, else of the lung in view. Those without one come last; then
+    failed; then rejected."""
 
     def rank(entry: Entry) -> tuple[Any, ...]:
-        percent = entry.infection_percent
+        percent = entry.place_percent
         badness = (percent is None, -(percent or 0), -(entry.figure("infection_ml") or 0))
         return STATUSES.index(entry.status), badness, entry.slug, entry.folder
 
@@ -149,9 +166,19 @@ def _from_outcome(outcome: Outcome, relative: str) -> dict[str, Any]:
         "source": one_line(outcome.source) if is_volume_folder(relative) else "",
         "covct_version": one_line(outcome.covct_version),
         "finished": one_line(outcome.finished),
+        "first": _first(outcome),
         "seconds": outcome.seconds,
         "files": tuple(sorted(outcome.files)),
     }
+
+
+def _first(outcome: Outcome) -> str:
+    """The earliest of its moments that is one; those of an outcome are local times, each with its distance from UTC."""
+    moments = []
+    for told in outcome.moments.values():
+        with suppress(ValueError):
+            moments.append(datetime.fromisoformat(told).astimezone(UTC))
+    return min(moments).isoformat(timespec="seconds") if moments else ""
 
 
 def _read_report(folder: Path) -> Report:
@@ -166,6 +193,7 @@ def _from_report(report: Report) -> dict[str, Any]:
     return {
         "figures": {(name, region): report.regions.named(region).figure(name) for name, region in SHOWN},
         "intervals": _intervals(report.regions),
+        "called_in_view": report.in_view.called_percent if report.in_view else None,
         "low_confidence": sure.low_confidence if sure else None,
         "severity_class": report.severity.class_,
         "severity_label": one_line(report.severity.label),

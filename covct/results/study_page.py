@@ -11,6 +11,7 @@ import numpy as np
 from covct.html import inline_script, render
 from covct.pipeline.series import Result
 from covct.results.amounts import amount, number
+from covct.results.nights import IN_VIEW
 from covct.results.study_pictures import HU_A_GREY, LOWEST_HU, Encoding, Picture, fitting, pictures
 from covct.terms import FIGURES, PERCENT, SEGMENTS, Figure
 from covct.visible import from_to, share
@@ -93,7 +94,8 @@ def _made_smaller(scan: Scan, encoding: Encoding) -> str:
 def _heading(report: dict[str, Any]) -> str:
     both = report["regions"]["lungs"]
     if both["infection_percent"] is None:
-        return "no percentage"
+        seen = report.get("in_view")
+        return "no percentage" + (f"; {share(seen['called_percent'])} {IN_VIEW} marked" if seen else "")
     ends = both["infection_percent_interval"]
     words = f"{share(both['infection_percent'], ends)} of the lungs marked"
     return f"{words} ({from_to(ends)})" if ends else words

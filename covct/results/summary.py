@@ -15,11 +15,14 @@ from typing import Any
 from covct import RESEARCH_USE
 from covct.disk.durable import replace_file
 from covct.results.entries import Entry, damaged, read_entry, read_tree, worst_first
-from covct.results.page import OVERLAY, as_html
+from covct.results.identifiers import with_identifiers
+from covct.results.page import OVERLAY, SHOWS_IDENTIFIERS, as_html
 from covct.terms import FIGURES, VALID_FOR, Figure
 
+HEAD_BYTES = 4096  # of the page; what it says of itself stands before its stylesheet
 
-def write_summary(out: Path, written: datetime | None = None) -> list[Entry]:
+
+def write_summary(out: Path, written: datetime | None = None, *, identifiers: bool = False) -> list[Entry]:
     """Write OUT/summary.csv and OUT/index.html, each whole or not at all.
 
     Parameters
@@ -28,6 +31,8 @@ def write_summary(out: Path, written: datetime | None = None) -> list[Entry]:
         The output tree.
     written : datetime, optional
         The time the page shows; now, in local time, by default.
+    identifiers : bool
+        The page shows what the archive knows the studies by; the table never does.
 
     Returns
     -------
@@ -39,7 +44,7 @@ def write_summary(out: Path, written: datetime | None = None) -> list[Entry]:
     OSError
         Where the files cannot be written. Damaged results do not raise: they are listed as failed.
     """
-    return Summary(out).write(written=written)
+    return Summary(out, identifiers=identifiers).write(written=written)
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,8 @@ class Summary:
     or gone. A watch over ten thousand results that does one more looks at the others, but opens none.
     """
 
-    def __init__(self, out: Path):
-        self._out = out
+    def __init__(self, out: Path, *, identifiers: bool = False):
+        self._out, self._identifiers = out, identifiers
         self._shown: dict[str, _Shown] | None = None
 
     def write(self, touched: Iterable[str] = (), written: datetime | None = None) -> list[Entry]:
@@ -74,20 +79,26 @@ class Summary:
         shown = self._seen(touched)
         entries = worst_first(one.entry for one in shown.values())
         try:
-            page = as_html(entries, written)
+            page = as_html(entries, written, identifiers=self._identifiers)
         except Exception:  # one of them breaks it: which?
             shown = {folder: _fit(one, written) for folder, one in shown.items()}
             entries = worst_first(one.entry for one in shown.values())
-            page = as_html(entries, written)
+            page = as_html(entries, written, identifiers=self._identifiers)
         self._shown = shown
         rows = _header() + "".join(shown[entry.folder].row for entry in entries)
         replace_file(self._out / "summary.csv", rows.encode("utf-8", "replace"))
         replace_file(self._out / "index.html", page.encode("utf-8", "replace"))
         return entries
 
+    def refresh(self) -> None:
+        """Write both files again where the page shows identifiers and should not, or the other way round."""
+        shows = page_shows_identifiers(self._out)
+        if shows is not None and shows != self._identifiers:
+            self.write()
+
     def _seen(self, touched: Iterable[str]) -> dict[str, _Shown]:
         if self._shown is None:
-            return {entry.folder: _show(entry, _mark(self._out, entry.folder)) for entry in read_tree(self._out)}
+            return {entry.folder: self._show(entry) for entry in read_tree(self._out)}
         known = dict(self._shown)
         marks = {folder: _mark(self._out, folder) for folder in known.keys() | set(touched)}
         for folder, mark in marks.items():
@@ -95,8 +106,21 @@ class Summary:
                 continue
             known.pop(folder, None)
             if mark and (entry := read_entry(self._out / folder)):
-                known[folder] = _show(entry, mark)
+                known[folder] = self._show(entry, mark)
         return known
+
+    def _show(self, entry: Entry, mark: tuple[int, ...] | None = None) -> _Shown:
+        mark = _mark(self._out, entry.folder) if mark is None else mark
+        return _show(with_identifiers(self._out, entry) if self._identifiers else entry, mark)
+
+
+def page_shows_identifiers(out: Path) -> bool | None:
+    """What the page says of itself; None where there is none."""
+    try:
+        with open(out / "index.html", "rb") as file:
+            return SHOWS_IDENTIFIERS.encode() in file.read(HEAD_BYTES)
+    except OSError:
+        return None
 
 
 def _mark(out: Path, folder: str) -> tuple[int, ...]:
@@ -146,6 +170,7 @@ def _csv_row(entry: Entry) -> dict[str, str | float | None]:
         "slug": entry.slug,
         "message": entry.message,
         **{name: value for figure in FIGURES if figure.column for name, value in _columns(entry, figure).items()},
+        "called_in_view_percent": entry.called_in_view,
         "low_confidence": {True: "yes", False: "no", None: ""}[entry.low_confidence],
         "severity_class": entry.severity_class,
         **{f"valid_for_{name}": {True: "yes", False: "no", None: ""}[valid_for.get(name)] for name in VALID_FOR},

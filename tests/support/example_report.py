@@ -126,6 +126,7 @@ _REPORT: dict[str, Any] = {
         "largest": [{"volume_ml": 210.4, "centroid_lps_mm": [62.1, 40.0, -210.5], "side": "left_lung"}],
     },
     "severity": {"scale": "CT-SS (whole lung, 1-5)", "class": 2, "label": "5 to below 25 %"},
+    "in_view": None,
     "uncertainty": {
         "looks": 2,
         "calibration": None,
