@@ -50,6 +50,10 @@ class Commands(ByName):
             EXIT_CODES,
         ),
         "summary": results("results.summary", "Rewrite summary.csv and index.html of an output tree."),
+        "digest": results(
+            "results.digest",
+            "Tell what the last run came to, to be mailed or posted: figures, the most affected series, reasons.",
+        ),
         "verify": results(
             "results.verify",
             "Check every result against its hashes, its report, its references and its source; exit 3 on any defect.",

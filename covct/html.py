@@ -67,6 +67,13 @@ def inline_script(name: str) -> dict[str, str]:
     return {"script": text, "script_sha256": _sha256(text)}
 
 
+@cache
+def small_style(name: str) -> dict[str, str]:
+    """A stylesheet of `covct/templates` in place of the one of all pages; values for `render`."""
+    text = files("covct").joinpath("templates", name).read_text(encoding="utf-8")
+    return {"style": text, "style_sha256": _sha256(text)}
+
+
 def _sha256(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 

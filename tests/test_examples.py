@@ -244,6 +244,38 @@ def test_nightly_that_cannot_write_its_logs_says_so(night):
     assert result.returncode == 12 and "logs cannot be written" in result.stderr
 
 
+def told(night, **settings):
+    """`tell.sh` with a mailer and a curl that keep what they are given."""
+    for tool in ("sendmail", "msmtp", "curl"):
+        executable(
+            night.folder / "bin" / tool,
+            f"#!{BASH}\necho {tool} \"$*\" >>'{night.folder}/calls'\ncat >>'{night.folder}/sent'\n"
+            f"[ ! -e '{night.folder}/broken' ] || exit 7\n",
+        )
+    environment = {"PATH": f"{night.folder / 'bin'}:/usr/bin:/bin", "COVCT_OUT": str(night.out), **settings}
+    return run(EXAMPLES / "nightly/tell.sh", path=environment.pop("PATH"), **environment)
+
+
+def test_the_morning_mail_goes_through_the_mailer_of_the_host(night):
+    assert told(night, COVCT_MAIL_TO="a@example.org", COVCT_MAIL_FROM="b@example.org").returncode == 0
+    calls, sent = ((night.folder / name).read_text() for name in ("calls", "sent"))
+    assert calls.splitlines() == [f"digest {night.out} --format mail", "sendmail -t"]
+    assert sent == "To: a@example.org\nFrom: b@example.org\nstatus table\n"
+    assert told(night, COVCT_MAIL_TO="a@example.org", COVCT_SENDMAIL="msmtp -t").returncode == 0
+    assert (night.folder / "calls").read_text().splitlines()[-1] == "msmtp -t"
+
+
+def test_a_webhook_is_posted_by_curl_and_its_failure_is_told(night):
+    assert told(night, COVCT_WEBHOOK="https://chat.example.org/x").returncode == 0
+    calls = (night.folder / "calls").read_text().splitlines()
+    assert f"digest {night.out} --format json" in calls
+    assert any(call.startswith("curl ") and call.endswith(" -- https://chat.example.org/x") for call in calls)
+    (night.folder / "broken").touch()
+    failed = told(night, COVCT_WEBHOOK="https://chat.example.org/x")
+    assert failed.returncode == 1 and "nothing was posted" in failed.stderr
+    assert told(night).returncode == 2
+
+
 def test_nightly_knows_every_exit_code_of_covct():
     kinds = {kind.exit_code for kind in errors.RunError.__subclasses__()} - {errors.NotANumber.exit_code}  # of training
     codes = {0, 1, 3, 130} | kinds

@@ -71,6 +71,13 @@ AllFrames = Annotated[
     bool, _output("--all-frames", help="Write a SEG frame for every slice and segment, even if it is empty.")
 ]
 CapturesOption = Annotated[Captures, _output(help="Slices that the secondary capture (format sc) shows.")]
+PageIdentifiers = Annotated[
+    bool,
+    _output(
+        "--show-identifiers",
+        help="Show accession number, study date, description and patient ID on index.html; else none is shown.",
+    ),
+]
 MoveDone = Annotated[
     Path | None, _output(help="Move source files to this directory once their study is done.", show_default=False)
 ]
@@ -128,6 +135,12 @@ LogFormatOption = Annotated[
 HashIdentifiers = Annotated[
     bool,
     _logs("--hash-identifiers", help="Hash UIDs and paths in logs and events, omit free text, hash paths in results."),
+]
+ShowIdentifiers = Annotated[
+    bool,
+    typer.Option(
+        "--show-identifiers", help="Show accession number, study date, description and patient ID; else none is shown."
+    ),
 ]
 MetricsFile = Annotated[
     Path | None,

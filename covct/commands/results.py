@@ -1,4 +1,4 @@
-"""`covct status`, `covct summary` and `covct verify`: an output tree read back."""
+"""`covct status`, `covct summary`, `covct digest` and `covct verify`: an output tree read back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import asdict
 from datetime import datetime
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,13 +15,22 @@ from rich.table import Table
 
 from covct import RESEARCH_USE
 from covct.commands.console import plain, stderr, stdout
-from covct.commands.options import Json, check_there
+from covct.commands.options import Json, ShowIdentifiers, check_there, since_of
 from covct.disk.signals import stoppable
 from covct.errors import UsageError
-from covct.visible import json_line
+from covct.visible import json_line, visible
 
 if TYPE_CHECKING:
     from covct.results.defects import Defect
+
+
+class DigestFormat(str, Enum):
+    """Of `--format`."""
+
+    text = "text"
+    html = "html"
+    mail = "mail"
+    json = "json"
 
 
 def status_command(
@@ -28,6 +38,11 @@ def status_command(
     why: Annotated[
         str | None, typer.Option(help="Explain why this study or series (UID, or folder in the tree) is not done.")
     ] = None,
+    list_results: Annotated[
+        bool,
+        typer.Option("--list", help="List every result as index.html does: last night first, most affected first."),
+    ] = False,
+    show_identifiers: ShowIdentifiers = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
     """Show whether covct is alive, its current work and queue, its last run, and results by outcome and reason."""
@@ -35,6 +50,11 @@ def status_command(
 
     _check_tree(out)
     now = datetime.now().astimezone()
+    if show_identifiers and not list_results:
+        raise UsageError("--show-identifiers shows them in a list; wanted --list with it")
+    if list_results:
+        _list(out, now, show_identifiers, json_output)
+        return
     if why is not None:
         _show_why(told_of.why(out, why, now), why, json_output)
         return
@@ -48,6 +68,24 @@ def status_command(
     stdout.print(table)
     for heading, sentence in told_of.sentences(told):
         stdout.print(f"{heading:11} {plain(sentence)}", highlight=False, soft_wrap=True)
+
+
+def _list(out: Path, now: datetime, show_identifiers: bool, json_output: bool) -> None:
+    from covct.results.entries import read_tree, worst_first
+    from covct.results.identifiers import with_identifiers
+    from covct.results.listing import as_document, as_lines
+    from covct.results.nights import nights_of
+
+    entries = worst_first(read_tree(out))
+    if show_identifiers:
+        entries = [with_identifiers(out, entry) for entry in entries]
+    shown = nights_of(entries, now)
+    if json_output:
+        print(json_line(as_document(shown)))
+        return
+    for line in as_lines(shown):
+        print(visible(line))
+    print(RESEARCH_USE)
 
 
 def _check_tree(out: Path) -> None:
@@ -72,15 +110,43 @@ def _show_why(said: list[str], uid: str, json_output: bool) -> None:
         raise typer.Exit(3)
 
 
-def summary_command(out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)]) -> None:
+def summary_command(
+    out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)],
+    show_identifiers: ShowIdentifiers = False,
+) -> None:
     """Rewrite summary.csv and index.html of an output tree."""
     from covct.disk.durable import output_errors
     from covct.results.summary import write_summary
 
     _check_tree(out)
     with output_errors(out):
-        write_summary(out)
+        write_summary(out, identifiers=show_identifiers)
     typer.echo(str(out / "index.html"))
+
+
+def digest_command(
+    out: Annotated[Path, typer.Argument(help="Output tree.", show_default=False)],
+    form: Annotated[
+        DigestFormat,
+        typer.Option("--format", help="Text, HTML, a mail of both without recipients, or JSON with that text."),
+    ] = DigestFormat.text,
+    since: Annotated[
+        str | None,
+        typer.Option(help="Tell of series finished since 2026-01-31T18:00 or 24h ago, in place of the last run."),
+    ] = None,
+    show_identifiers: ShowIdentifiers = False,
+) -> None:
+    """Tell what the last run came to, to be mailed or posted: figures, the most affected series, reasons."""
+    from covct.unattended import digest
+
+    _check_tree(out)
+    told = digest.digest(out, datetime.now().astimezone(), since=since_of(since), identifiers=show_identifiers)
+    if form is DigestFormat.json:
+        print(json_line(digest.as_document(told)))
+        return
+    made = {DigestFormat.text: digest.as_text, DigestFormat.html: digest.as_html, DigestFormat.mail: digest.as_mail}
+    text = made[form](told)
+    print("\n".join(map(visible, text.splitlines())) if form is DigestFormat.text else text.rstrip("\n"))
 
 
 def verify_command(

@@ -33,6 +33,7 @@ from covct.commands.options import (
     MetricsFile,
     MoveDone,
     Out,
+    PageIdentifiers,
     RequireGpu,
     RetryFailed,
     Runtime,
@@ -84,6 +85,7 @@ def scan_command(
     seg_type: SegTypeOption = SegType.binary,
     all_frames: AllFrames = False,
     captures: CapturesOption = Captures.key,
+    show_identifiers: PageIdentifiers = False,
     weights: Weights = None,
     device: DeviceOption = "auto",
     runtime: RuntimeOption = Runtime.auto,
@@ -113,6 +115,7 @@ def scan_command(
         sources, out, outputs, weights, force=force, retry_failed=retry_failed, strict=strict,
         series_uids=tuple(series or ()), select=patterns_of(select), move_done=move_done, memory_mib=mib(memory_limit),
         since=since_of(since), until=until_of(until), limit=limit,
+        show_identifiers=show_identifiers,
     )  # fmt: skip
     order = _with_runtime(order, device, require_gpu, runtime.value)
     check_there(sources)
@@ -137,6 +140,7 @@ def watch_command(
     seg_type: SegTypeOption = SegType.binary,
     all_frames: AllFrames = False,
     captures: CapturesOption = Captures.key,
+    show_identifiers: PageIdentifiers = False,
     weights: Weights = None,
     device: DeviceOption = "auto",
     runtime: RuntimeOption = Runtime.auto,
@@ -163,6 +167,7 @@ def watch_command(
     order = order_of(
         [inbox], out, outputs, weights, retry_failed=retry_failed, strict=strict, select=patterns_of(select),
         memory_mib=mib(memory_limit), until=until_of(until), marker=marker, move_done=move_done,
+        show_identifiers=show_identifiers,
     )  # fmt: skip
     order = _with_runtime(order, device, require_gpu, runtime.value)
     check_places(order)

@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from covct.disk import state
+from covct.disk.durable import output_errors
 from covct.disk.outcome import Outcome
 from covct.disk.places import PRIVATE
 from covct.disk.sources import Problem
@@ -53,12 +54,12 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> PassResu
     with _tree(order, emit, "scan") as (index, emit):
         state.recover(order.out)
         with recorded(_run(order, "scan"), emit) as heard:
+            summary = _summary(order)
             heard({"event": "kept-back", "studies": []})
             troubles = Troubles(heard)
             seen = _survey(order, index, troubles)
             not_read = seen.unread.by_source(seen.problems)
             troubles.tell_all([*seen.problems, *not_read])
-            summary = Summary(order.out)
             tally = _studies(order, seen, list(seen.studies), index, cache(networks), troubles, summary)
             if order.move_done:
                 move_done(order, seen, movable(seen, tally, troubles), index, troubles)
@@ -78,6 +79,14 @@ def _since(order: Order, found: Discovery) -> Discovery:
 
 def _run(order: Order, command: Command) -> Run:
     return Run(order.out, command, order.began or datetime.now(UTC), order.already)
+
+
+def _summary(order: Order) -> Summary:
+    """Table and page of this run. A page that shows identifiers nobody asks for any more does not wait for a result."""
+    summary = Summary(order.out, identifiers=order.show_identifiers)
+    with output_errors(order.out):
+        summary.refresh()
+    return summary
 
 
 @contextmanager
@@ -188,11 +197,11 @@ def watch(
     settling = Settling(settle_s, order.marker, order.sources)
     done: dict[str, int] = {}
     told: set[str] = set()
-    loaded, summary = cache(networks), Summary(order.out)
-    roots = Roots(order.sources)
+    loaded, roots = cache(networks), Roots(order.sources)
     with _tree(order, emit, "watch") as (index, emit):
         state.recover(order.out)
         with recorded(_run(order, "watch"), emit) as heard:
+            summary = _summary(order)
             troubles = Troubles(heard)
             while True:
                 if why := closed(order, 0):

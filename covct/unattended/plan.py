@@ -63,6 +63,8 @@ class Order:
         Folders that have an outcome of this run from a process before: neither forced nor retried.
     identifier_key : bytes or None
         What paths in results are hashed with; None: they stand as they are.
+    show_identifiers : bool
+        index.html shows what the archive knows the studies by.
     """
 
     sources: tuple[Path, ...]
@@ -84,6 +86,7 @@ class Order:
     began: datetime | None = None
     already: frozenset[str] = frozenset()
     identifier_key: bytes | None = None
+    show_identifiers: bool = False
 
 
 @dataclass(frozen=True)

@@ -192,11 +192,21 @@ def sentences(told: dict[str, Any]) -> list[tuple[str, str]]:
     for row in told["waiting_studies"]:
         lines.append(("waiting", f"{row['studies']} {_reason(row['why'])}; the oldest for {span(row['oldest_s'])}"))
     if told["last_run"]:
-        lines.append(("last run", _last_run(told)))
-        lines.append(("lost", _lost(told)))
+        lines += _of_last_run(told)
     if error := told["last_error"]:
         lines.append(("last error", f"{error['finished']}  {error['slug']}: {error['message']} ({error['folder']})"))
     return lines
+
+
+def run_sentences(run: RunSummary, alive: Life, now: datetime) -> list[tuple[str, str]]:
+    """What came of a run, and whether anything of it is missing, in the same words."""
+    seconds = _age(run.updated, now)
+    rate = run.series_per_hour
+    return _of_last_run({"last_run": _run(run, alive), "series_per_hour": rate, "last_run_seconds_ago": seconds})
+
+
+def _of_last_run(told: dict[str, Any]) -> list[tuple[str, str]]:
+    return [("last run", _last_run(told)), ("lost", _lost(told))]
 
 
 def _alive(now: dict[str, Any]) -> str:
