@@ -1,11 +1,15 @@
 """Sources are read once, however many plans are made of them."""
 
+import hashlib
+
 import pytest
 
 pytest.importorskip("keras")
 
 from covct.data.published import find_sources  # noqa: E402
 from covct.errors import UsageError  # noqa: E402
+from covct.networks.cards import default_weights_folder, read_card  # noqa: E402
+from covct.training import loop  # noqa: E402
 from covct.training.samples import reading as module  # noqa: E402
 from covct.training.samples.plans import plan_infection, plan_lungs  # noqa: E402
 from covct.training.samples.reading import Reading, Readings  # noqa: E402
@@ -66,3 +70,33 @@ def test_another_folder_or_restorer_is_read_anew(tmp_path, published_data, monke
 def test_slices_in_clahe_want_a_restorer(published_data):
     with pytest.raises(UsageError, match="need a restorer: --restorer CARD"):
         Reading(find_sources(published_data)).parts(("ma",))
+
+
+def test_slices_in_clahe_go_through_the_shipped_restorer_where_none_is_given(published_data, monkeypatch):
+    """Only once a slice needs it: a folder in HU never loads it."""
+    loaded = []
+    monkeypatch.setattr(module, "load_restorer", lambda card: loaded.append(card) or fake_restore)
+    reading = Readings().of(published_data, None)
+    assert (loaded, reading.restored_by) == ([], None)
+    plan_lungs(reading, Settings("lungs", 1, 8))
+    [card] = loaded
+    assert reading.restored_by == card == default_weights_folder() / "restorer.json"
+
+
+def test_the_shipped_restorer_is_refused_where_it_has_learned_held_out_people(published_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "load_restorer", lambda card: fake_restore)
+    settings, told = Settings("lungs", 1, 8, base_filters=2, seed=0), []
+    card = read_card(default_weights_folder() / "restorer.json")
+
+    def with_learned(*names):
+        learned = {"ma": [hashlib.sha256(name.encode()).hexdigest()[:12] for name in names]}
+        training = {"held_out_patients": {"ma": []}, "learned_patients": learned}
+        monkeypatch.setattr(loop, "read_card", lambda path: card.replaced(training=training))
+        return loop.prepare(settings, published_data, tmp_path, None, None, report=told.append)
+
+    plan, _, facts = with_learned("somebody")
+    assert facts["restorer"] == {"sha256": card.sha256}
+    assert "shipped restorer" in told[-1]["text"]
+    [held] = plan.held_out["ma"]
+    with pytest.raises(UsageError, match=rf"was trained on {held}.*shipped restorer: train one of your own"):
+        with_learned(held)

@@ -128,7 +128,8 @@ class Asked:
         bool, _learning("--exact", help="Compute on one thread: every run gives the same weights, bit for bit.")
     ] = False
     find_lr: Annotated[
-        bool, _learning("--find-lr", help="Run a learning rate range test instead, and plot it in OUT.")
+        bool,
+        _learning("--find-lr", help="Find the learning rate instead: a range test, then a short training at its rate."),
     ] = False
 
     augment: Annotated[Augment, _samples(help="Strength of the augmentation.")] = Augment.standard
@@ -140,7 +141,10 @@ class Asked:
     size: Annotated[int, _samples(help="Width and height of the network's input, in pixels.")] = 256
     restorer: Annotated[
         Path | None,
-        _samples(help="Card of the restorer, for 8-bit CLAHE slices; {fold} stands for the number of the fold."),
+        _samples(
+            help="Card of the restorer, for 8-bit CLAHE slices; {fold} stands for the number of the fold. "
+            "Default: the shipped one, where slices need one."
+        ),
     ] = None
     show_augmented: Annotated[
         int, _samples(help="Write a sheet of N augmented samples to OUT instead of training.", min=0, max=240)

@@ -30,6 +30,7 @@ from covct.training import checkpoints, histories
 from covct.training.average import RunningAverage
 from covct.training.batches import batches, sample_seed
 from covct.training.build import arguments_of, build, check, compiled, started
+from covct.training.curves import write_progress
 from covct.training.events import EpochEvents
 from covct.training.fingerprint import differences, fingerprint
 from covct.training.finish import finish, leak_of
@@ -41,8 +42,11 @@ from covct.training.samples.plans import PLANS
 from covct.training.samples.reading import Readings
 from covct.training.schedules import SCHEDULES
 from covct.training.settings import Settings, with_defaults
+from covct.training.validation import Examples, parts_of, validate
 
 CHECKPOINT_STEPS = 100
+OWN_SPLIT = "use its --seed and --split or --folds"
+OWN_RESTORER = "it is the shipped restorer: train one of your own (covct train restorer) and name it with --restorer"
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -97,7 +101,7 @@ def train(
     """
     folder = out / f"fold-{settings.fold}" if settings.folds else out
     with lock(folder):
-        plan, network, facts = prepare(settings, data, out, initial, restorer, readings, backbone)
+        plan, network, facts = prepare(settings, data, out, initial, restorer, readings, backbone, report)
         if plan.on_both_sides:
             report({"event": "note", "text": leak_of(plan)})
         started_from = read_card(initial) if initial else None  # now: the new card may take its place
@@ -121,12 +125,14 @@ def prepare(
     restorer: Path | None,
     readings: Readings | None = None,
     backbone: Path | None = None,
+    report: Report = lambda event: None,
 ) -> tuple[Plan, keras.Model, dict[str, Any]]:
     """Plan, compiled network, and the facts that must be the same for a training to go on."""
     check(settings)
     if backbone:
         _check_backbone(settings, initial)
     keras.utils.set_random_seed(settings.seed)
+    report({"event": "note", "text": f"reading {data}"})
     reading = (readings or Readings()).of(data, restorer)
     plan = PLANS[settings.task](reading, settings)
     if settings.folds:
@@ -153,9 +159,11 @@ def prepare(
     if backbone:
         start_from_backbone(network, backbone)
         facts["backbone"] = {"sha256": file_sha256(backbone)}
-    if restorer:
-        _refuse_a_leak(plan, read_card(restorer), plan.restored)
-        facts["restorer"] = {"sha256": read_card(restorer).sha256}
+    if used := reading.restored_by:
+        if not restorer:
+            report({"event": "note", "text": f"8-bit CLAHE slices are brought to HU by the shipped restorer, {used}"})
+        _refuse_a_leak(plan, read_card(used), plan.restored, OWN_SPLIT if restorer else OWN_RESTORER)
+        facts["restorer"] = {"sha256": read_card(used).sha256}
     return plan, compiled(network, settings, plan.loss), facts
 
 
@@ -166,7 +174,7 @@ def _check_backbone(settings: Settings, initial: Path | None) -> None:
         raise UsageError(f"--backbone: {settings.architecture} has no ResNet50; wanted --architecture deeplabv3-plus")
 
 
-def _refuse_a_leak(plan: Plan, earlier: Card, judged: Iterable[str]) -> None:
+def _refuse_a_leak(plan: Plan, earlier: Card, judged: Iterable[str], mend: str = OWN_SPLIT) -> None:
     """A patient held out now must not have been learned from before, by the network started from or the restorer.
 
     judged : the sources that the earlier network has a hand in. A restorer is never asked of HU slices, so that the
@@ -177,7 +185,7 @@ def _refuse_a_leak(plan: Plan, earlier: Card, judged: Iterable[str]) -> None:
         if seen:
             raise UsageError(
                 f"{earlier.name} was trained on {', '.join(sorted(seen))}, or started from a network that was, and "
-                "would be validated on them here; use its --seed and --split or --folds"
+                f"would be validated on them here; {mend}"
             )
 
 
@@ -211,6 +219,8 @@ class _Run:
         self.written: tuple[int, int, bool] | None = None
         self.bests: deque[str | None] = deque(maxlen=checkpoints.KEPT)  # as the kept checkpoints name them
         self.tensorboard: Path = folder / "tensorboard" / settings.task
+        self.parts = parts_of(plan)
+        self.examples = Examples.of(self.parts, settings.task)
 
     def begin(self) -> None:
         """From the start; an unfinished training that lies here is not thrown away for it."""
@@ -328,14 +338,13 @@ class _Run:
             variable.assign(total)
         logs = {name: float(np.asarray(value)) for name, value in self.network.get_metrics_result().items()}
         logs["learning_rate"] = float(np.asarray(self.network.optimizer.learning_rate))
-        score, best = None, None
+        score, best, picture = None, None, None
         with self._averaged_weights():
-            if self.plan.validation is not None:
-                values = self.network.evaluate(
-                    *self.plan.validation, batch_size=settings.batch_size, verbose=0, return_dict=True
-                )
-                logs |= {f"val_{name}": float(value) for name, value in values.items()}
+            if self.parts:
+                logs |= validate(self.network, self.parts, settings.batch_size)
                 score = logs[self.monitor]
+            if self.examples:
+                picture = self.examples.draw(self.network)
             better = score is None or p.is_better(score, self.lower_is_better)
             if better:
                 best = {str(i): array for i, array in enumerate(self.network.get_weights())}
@@ -344,8 +353,9 @@ class _Run:
                 p.best_file = checkpoints.write_arrays(self.folder, f"best-{p.epoch:05d}", best, {}).name
             p.end_epoch(logs, better, score, settings.schedule == "plateau")
             histories.write(self.out, settings.task, p.history)
+            write_progress(self.out, settings.task, p.history, p.best_epoch, settings.epochs)
             with output_errors(self.out):
-                told.add(p.epoch, logs)
+                told.add(p.epoch, logs, picture)
             self._checkpoint()
         self.report({"event": "epoch", "epoch": p.epoch, "best_epoch": (p.best_epoch or 0) + 1, **logs})
 

@@ -60,8 +60,8 @@ class Progress:
 
     def end_epoch(self, logs: dict[str, float], better: bool, score: float | None, plateau: bool) -> None:
         """An epoch is done and validated."""
-        for name, value in logs.items():
-            self.history.setdefault(name, []).append(value)
+        for name, value in logs.items():  # what an earlier version did not measure is no number
+            self.history.setdefault(name, [math.nan] * self.epoch).append(value)
         if better:
             self.best_score, self.best_epoch, self.waited, self.stale = score, self.epoch, 0, 0
         else:

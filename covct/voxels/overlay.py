@@ -23,6 +23,10 @@ TEXT: Colour = (232, 236, 241)
 DIM_TEXT: Colour = (168, 178, 190)
 NOTICE: Colour = (255, 196, 87)
 
+RIGHT_RGB: Colour = (0, 158, 115)  # right, false and missed: told apart by the colour-blind (Okabe and Ito 2008)
+FALSE_RGB: Colour = (230, 159, 0)
+MISSED_RGB: Colour = (86, 180, 233)
+
 LUNG_WINDOW_HU = (-1350, 150)
 FILL = 0.38  # enough to see at thumbnail size, while ground glass can still be told from consolidation
 WIDTH = 1600
@@ -151,6 +155,22 @@ def paint(hu: np.ndarray, right_lung: np.ndarray, left_lung: np.ndarray, infecte
     _outline_around(image, left_lung, LEFT_LUNG_RGB)
     _outline(image, infected, INFECTION_RGB)
     return image
+
+
+def paint_agreement(image: np.ndarray, truth: np.ndarray, called: np.ndarray, fill_right: bool = True) -> None:
+    """What is called rightly, falsely and not at all, in three colours over a slice, in place.
+
+    image (rows, columns, 3) uint8 RGB; truth, called (rows, columns) bool. `fill_right`: else what is right is only
+    outlined, so that one sees the scan within.
+    """
+    for mask, colour in (
+        (truth & called, RIGHT_RGB),
+        (called & ~truth, FALSE_RGB),
+        (truth & ~called, MISSED_RGB),
+    ):
+        if fill_right or colour != RIGHT_RGB:
+            image[mask] = ((1 - FILL) * image[mask] + FILL * np.array(colour, np.float32)).astype(np.uint8)
+        _outline(image, mask, colour)
 
 
 def _cut(one: np.ndarray, view: FieldOfView, side: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -31,26 +32,32 @@ UNKNOWN_COLOUR = (122, 162, 247)
 TILE = 256
 PER_ROW = 6
 HEADER, FOOTER = 64, 56
+Watch = Callable[[int, int], None]  # how many are done, and of how many
 
 
-def write_augmented(settings: Settings, data: Path, out: Path, restorer: Path | None, count: int) -> Path:
-    """Draw `count` samples as training would and write them as `OUT/TASK-augmented.png`."""
+def write_augmented(
+    settings: Settings, data: Path, out: Path, restorer: Path | None, count: int, watch: Watch = lambda done, of: None
+) -> Path:
+    """Draw `count` samples as training would and write them as `OUT/TASK-augmented.png`; `watch` is told of each."""
     check_inputs(settings)
     plan = PLANS[settings.task](Readings().of(data, restorer), settings)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{settings.task}-augmented.png"
-    _, png = cv2.imencode(".png", sheet(plan, settings, count)[:, :, ::-1])
+    _, png = cv2.imencode(".png", sheet(plan, settings, count, watch)[:, :, ::-1])
     replace_file(path, png.tobytes(), to_disk=False)
     return path
 
 
-def sheet(plan: Plan, settings: Settings, count: int) -> np.ndarray:
+def sheet(plan: Plan, settings: Settings, count: int, watch: Watch = lambda done, of: None) -> np.ndarray:
     """(rows, columns, 3) uint8 RGB: samples in rows of six, numbered; the same settings give the same sheet.
 
     Sample i is drawn from the generator of (seed, i) alone, so that a larger sheet begins with the smaller one. Of the
     restorer each tile is a pair: what it is shown, and what it shall answer.
     """
-    tiles = [_tile(plan, settings, index) for index in range(count)]
+    tiles = []
+    for index in range(count):
+        tiles.append(_tile(plan, settings, index))
+        watch(index + 1, count)
     width = max(3, min(PER_ROW, count)) * (TILE + GAP) - GAP
     rows = -(-count // PER_ROW)
     image = np.full((HEADER + rows * (TILE + GAP) + FOOTER, width + 2 * MARGIN, 3), BACKGROUND, np.uint8)
@@ -72,11 +79,11 @@ def _tile(plan: Plan, settings: Settings, index: int) -> np.ndarray:
         seen, truth = seen[shown], truth[shown]
     grey = seen[..., seen.shape[-1] // 2]
     if settings.task == "restorer":
-        tile = np.hstack([_scaled(grey, TILE // 2), _scaled(truth[..., 0], TILE // 2)])
+        tile = np.hstack([scaled(grey, TILE // 2), scaled(truth[..., 0], TILE // 2)])
         tile = np.vstack([tile, np.zeros((TILE - len(tile), TILE), np.uint8)])
         image = np.repeat(tile[:, :, None], 3, 2)
     else:
-        image = np.repeat(_scaled(grey, TILE)[:, :, None], 3, 2)
+        image = np.repeat(scaled(grey, TILE)[:, :, None], 3, 2)
         _outline(image, truth[..., 1] == 0, UNKNOWN_COLOUR)
         _outline(image, truth[..., 0] > 0.5, INFECTION_RGB)
     cv2.rectangle(image, (0, 0), (TILE - 1, TILE - 1), FRAME, 1)
@@ -86,7 +93,7 @@ def _tile(plan: Plan, settings: Settings, index: int) -> np.ndarray:
     return image
 
 
-def _scaled(grey: np.ndarray, side: int) -> np.ndarray:
+def scaled(grey: np.ndarray, side: int) -> np.ndarray:
     """0..1 as it is; what goes beyond (z-score) by its own darkest and brightest pixel. (side, side) uint8."""
     if grey.min() < 0 or grey.max() > 1:
         grey = (grey - grey.min()) / (grey.max() - grey.min())
