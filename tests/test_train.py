@@ -11,7 +11,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -26,13 +28,15 @@ from covct.networks.cards import Call, file_sha256, read_card, write_card  # noq
 from covct.networks.network import Network  # noqa: E402
 from covct.networks.runtimes import why_not_converted  # noqa: E402
 from covct.networks.segment import load_network  # noqa: E402
-from covct.training import checkpoints  # noqa: E402
+from covct.training import checkpoints, find_lr  # noqa: E402
 from covct.training.average import EVERY, RunningAverage  # noqa: E402
 from covct.training.batches import batches, draw_batch, sample_seed  # noqa: E402
-from covct.training.build import arguments_of, build, check, started  # noqa: E402
+from covct.training.build import arguments_of, build, check, compiled, started  # noqa: E402
 from covct.training.cross_validation import FoldFailed, credit, gpus, run_in_parallel, summarise, threshold_of  # noqa: E402
+from covct.training.curves import LEFT, MARGIN, WIDTH, draw_progress  # noqa: E402
 from covct.training.events import EpochEvents  # noqa: E402
-from covct.training.find_lr import draw_plot, find_learning_rate, suggest  # noqa: E402
+from covct.training.find_lr import draw_plot, find_learning_rate, smoothed, suggest  # noqa: E402
+from covct.training.find_lr import told as sentence_of  # noqa: E402
 from covct.training.finish import _card  # noqa: E402
 from covct.training.folds import assign_folds, held_out, keep_folds, parse_split  # noqa: E402
 from covct.training.loop import prepare, train  # noqa: E402
@@ -42,6 +46,7 @@ from covct.training.schedules import SCHEDULES  # noqa: E402
 from covct.training.settings import Settings  # noqa: E402
 from covct.training.threshold import choose_threshold  # noqa: E402
 from covct.training.train_event import TrainEvent  # noqa: E402
+from covct.training.validation import Examples, parts_of, tile, validate  # noqa: E402
 from support import tiny_training  # noqa: E402
 from support.events import as_published, events_in  # noqa: E402
 from support.running import invoke  # noqa: E402
@@ -154,8 +159,8 @@ def test_an_unfinished_training_is_not_thrown_away_for_a_new_one(data, tmp_path)
         train(SETTINGS, data, tmp_path / "out")
 
 
-def events_of(folder: Path) -> list[dict[str, float]]:
-    """As TensorFlow reads them, which checks the checksums."""
+def epochs_of(folder: Path):
+    """Events by epoch, as TensorFlow reads them, which checks the checksums."""
     tensorflow = pytest.importorskip("tensorflow")
     from tensorflow.core.util import event_pb2
 
@@ -163,21 +168,103 @@ def events_of(folder: Path) -> list[dict[str, float]]:
     read = [event_pb2.Event.FromString(record.numpy()) for record in tensorflow.data.TFRecordDataset(str(file))]
     assert read[0].file_version == "brain.Event:2"
     assert [event.step for event in read] == list(range(len(read)))
-    return [{value.tag: value.simple_value for value in event.summary.value} for event in read[1:]]
+    return [event.summary.value for event in read[1:]]
+
+
+def events_of(folder: Path) -> list[dict[str, float]]:
+    return [
+        {value.tag: value.simple_value for value in values if value.HasField("simple_value")}
+        for values in epochs_of(folder)
+    ]
+
+
+def pictures_of(folder: Path) -> list[np.ndarray]:
+    """The example overlays, an epoch each."""
+    return [
+        cv2.imdecode(np.frombuffer(value.image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+        for values in epochs_of(folder)
+        for value in values
+        if value.HasField("image")
+    ]
 
 
 def test_a_training_that_goes_on_has_no_step_twice_in_its_event_file(data, tmp_path):
-    """Killed after the event of its second epoch and before the checkpoint that knows of it."""
+    """Killed after the event of its second epoch and before the checkpoint that knows of it, within the picture."""
     out = tmp_path / "out"
     stopped_after_an_epoch(data, out)
-    stray = EpochEvents(out / "tensorboard" / "lungs", {"loss": [0.5, 0.25]})
+    [first] = pictures_of(out / "tensorboard" / "lungs")
+    stray = EpochEvents(out / "tensorboard" / "lungs", {"loss": [0.5]})
+    stray.add(2, {"loss": 0.25}, cv2.imencode(".png", np.zeros((300, 300, 3), np.uint8))[1].tobytes())
     stray.close()
+    file = next((out / "tensorboard" / "lungs").iterdir())
+    file.write_bytes(file.read_bytes()[:-9])
     train(SETTINGS, data, out, resume=True)
     rows = list(csv.DictReader((out / "lungs.csv").read_text().splitlines()))
     assert [event["val_dice"] for event in events_of(out / "tensorboard" / "lungs")] == [
         pytest.approx(float(row["val_dice"]), rel=1e-6) for row in rows
     ]
     assert len(rows) == SETTINGS.epochs
+    pictures = pictures_of(out / "tensorboard" / "lungs")
+    assert len(pictures) == SETTINGS.epochs
+    assert (pictures[0] == first).all()
+    assert pictures[1].shape == (256, 2 * 256, 3), "two samples of one source"
+    shown = cv2.imread(str(out / "progress.png"))
+    width = len(draw_progress("lungs", json.loads((out / "lungs-history.json").read_text()), 1, 3)[0])
+    assert shown.shape[1] == width
+    assert not list(out.glob("*.part*")), "nothing half written"
+
+
+def test_curves_mark_the_best_epoch_and_leave_out_what_is_no_number():
+    history = {"loss": [1.0, 0.5], "val_loss": [float("nan"), 0.4], "learning_rate": [1e-3, 1e-3]}
+    plain, marked = (draw_progress("restorer", history, best, 4) for best in (None, 1))
+    assert plain.shape == marked.shape
+    assert plain.shape[1] < draw_progress("lungs", {**history, "dice": [0.1, 0.2]}, None, 4).shape[1]
+    columns = np.flatnonzero((plain != marked).any((0, 2)))
+    panels = [columns[(columns > left) & (columns < left + WIDTH - 200)] for left in (MARGIN, MARGIN + WIDTH)]
+    for left, mine in zip((MARGIN, MARGIN + WIDTH), panels, strict=True):
+        assert mine.tolist() == [left + LEFT + round((WIDTH - MARGIN - LEFT) / 3)], "the second epoch of four"
+
+
+def test_each_source_has_its_dice_and_all_of_them_theirs(tmp_path):
+    """One pass over the samples of each gives what a pass over all would; who has nothing to find has no Dice."""
+    network = compiled(build(replace(SETTINGS, norm=None), 16), SETTINGS, "dice+ce")
+    rng = np.random.default_rng(0)
+    x = rng.random((11, 16, 16, 1)).astype(np.float32)
+    truth = np.stack([x[..., 0] > 0.6, np.ones(x.shape[:3])], -1).astype(np.float32)
+    truth[8:, ..., 0] = 0
+    plan = SimpleNamespace(validation=(x, truth), validated=("a",) * 5 + ("b",) * 3 + ("clean",) * 3)
+    parts = parts_of(plan)
+    logs = validate(network, parts, 4)
+    whole = network.evaluate(x, truth, batch_size=4, verbose=0, return_dict=True)
+    assert logs["val_dice"] == pytest.approx(whole["dice"], abs=1e-6)
+    assert set(logs) == {"val_loss", "val_dice", "val_dice_a", "val_dice_b"}
+    for name, of in (("a", slice(0, 5)), ("b", slice(5, 8))):
+        alone = network.evaluate(x[of], truth[of], batch_size=4, verbose=0, return_dict=True)
+        assert logs[f"val_dice_{name}"] == pytest.approx(alone["dice"], abs=1e-6)
+    assert "val_dice_a" not in validate(network, parts[:1], 4), "of one source it would be the same again"
+    assert Examples.of(parts, "lungs").sources == ("a", "a", "b", "b", "clean", "clean")
+    assert Examples.of(parts, "restorer") is None
+
+
+def test_what_an_earlier_version_did_not_measure_is_no_number():
+    progress = Progress(epoch=2, history={"loss": [1.0, 0.9]})
+    progress.end_epoch({"loss": 0.8, "val_dice_ma": 0.5}, True, 0.5, False)
+    assert progress.history["loss"] == [1.0, 0.9, 0.8]
+    np.testing.assert_equal(progress.history["val_dice_ma"], [np.nan, np.nan, 0.5])
+
+
+def test_an_example_shows_in_three_colours_what_is_right_false_and_missed():
+    truth, answer = np.zeros((16, 16, 2), np.float32), np.zeros((16, 16, 1), np.float32)
+    truth[..., 1] = 1
+    truth[4:12, 2:8, 0] = 1
+    answer[4:12, 5:14] = 0.9
+    drawn = tile(np.full((16, 16, 1), 0.5, np.float32), truth, answer, "ma").astype(int)
+    grey = drawn[200, 8]
+    assert (drawn[128, 50] - grey).argmax() == 2, "missed: blue"
+    assert (drawn[128, 104] - grey).argmax() == 1, "right: green"
+    assert (drawn[128, 180] - grey).argmax() == 0, "false: orange"
+    truth[..., 1] = 0
+    assert len(np.unique(tile(np.full((16, 16, 1), 0.5, np.float32), truth, answer, "")[30:, :250])) == 1, "not known"
 
 
 def test_a_full_disk_is_told_when_the_events_of_an_epoch_are_written():
@@ -500,22 +587,52 @@ def test_folds_in_parallel_have_a_gpu_each_and_one_that_fails_is_named(tmp_path,
     assert used[2] in ("3", "5")
 
 
-def test_range_test_suggests_where_the_loss_falls_fastest(tmp_path):
-    rates = [float(10.0**power) for power in np.linspace(-6, 0, 61)]
-    losses = [1 / (1 + np.exp(4 * (np.log10(rate) + 3))) + max(0.0, np.log10(rate) + 1) * 5 for rate in rates]
-    assert suggest(rates, losses) == pytest.approx(1e-3, rel=0.3)
+RATES = [float(10.0**power) for power in np.linspace(-6, 0, 61)]
+
+
+def test_range_test_suggests_where_the_loss_falls_fastest():
+    losses = [1 / (1 + np.exp(4 * (np.log10(rate) + 3))) + max(0.0, np.log10(rate) + 1) * 5 for rate in RATES]
+    assert suggest(RATES, losses) == pytest.approx(1e-3, rel=0.3)
     with pytest.raises(UsageError, match="never fell"):
-        suggest(rates, [1.0 + n for n in range(61)])
+        suggest(RATES, [1.0 + n for n in range(61)])
+
+
+def test_range_test_stays_well_below_the_rate_of_the_least_loss():
+    """A loss that collapses at 0.1, where one batch is learned by heart: the steepest fall is next to its end."""
+    rng = np.random.default_rng(0)
+    losses = [1.5 - 0.1 * np.exp(-((np.log10(rate) + 3) ** 2)) - 0.4 * (rate >= 0.1) for rate in RATES]
+    losses = [loss + (rate > 0.3) * 2 + rng.normal(0, 0.02) for loss, rate in zip(losses, RATES, strict=True)]
+    smooth = smoothed(RATES, losses)
+    assert suggest(RATES, smooth) <= 0.02
+    assert np.abs(np.diff(smooth[5:40])).max() < np.abs(np.diff(losses[5:40])).max() / 3
 
 
 def test_find_lr_writes_its_plot_and_trains_nothing(data, tmp_path):
-    out = tmp_path / "out"
-    found = find_learning_rate(SETTINGS, data, out, steps=40)
+    out, told = tmp_path / "out", []
+    found = find_learning_rate(SETTINGS, data, out, steps=40, report=told.append)
     assert 1e-6 < found.suggestion < 1
+    assert found.trials[-1].trains
+    assert found.trials[-1].last < found.trials[-1].first
+    assert told[-1] == {"event": "note", "text": sentence_of(found.trials[-1])}
     svg = (out / "lungs-find-lr.svg").read_text()
     assert svg == draw_plot(found)
     assert svg.count("<polyline") == 1
     assert sorted(path.name for path in out.iterdir()) == ["lungs-find-lr.json", "lungs-find-lr.svg"]
+    assert json.loads((out / "lungs-find-lr.json").read_text())["trials"][-1]["rate"] == found.suggestion
+
+
+def test_find_lr_goes_lower_where_its_rate_does_not_train(data, tmp_path, monkeypatch):
+    """A suggestion that is far too high: what it gave is said, and a lower one is tried, from the same beginning."""
+    monkeypatch.setattr(find_lr, "suggest", lambda rates, losses: 1e4)
+    monkeypatch.setattr(find_lr, "LOWER", 1e6)
+    settings = replace(SETTINGS, optimizer="sgd", clip_norm=0)
+    found = find_learning_rate(settings, data, tmp_path / "out", steps=40)
+    assert [(trial.rate, trial.trains) for trial in found.trials] == [(1e4, False), (1e-2, True)]
+    assert "too high, a lower rate is tried" in sentence_of(found.trials[0])
+    monkeypatch.setattr(find_lr, "LOWER", 1.0)
+    with pytest.raises(UsageError, match="in short trainings at 10000, 10000, .* the loss did not fall"):
+        find_learning_rate(settings, data, tmp_path / "none", steps=40)
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
@@ -617,9 +734,9 @@ def test_events_are_one_object_a_line_on_stderr(data, tmp_path):
         assert ended.exit_code == 0, ended.exception
         return [event["event"] for event in events_in(ended.stderr, TrainEvent)]
 
-    assert set(events("--find-lr")) == {"step"}
-    assert events() == ["started", "step", "epoch", "note"], "one step in half a minute"
-    assert events("--resume") == ["note", "note"]
+    assert events("--find-lr") == ["note", "step", "note"], "what is read, one step in half a minute, what it gave"
+    assert events() == ["note", "started", "step", "epoch", "note"]
+    assert events("--resume") == ["note", "note", "note"]
 
 
 @pytest.fixture

@@ -32,7 +32,9 @@ class Started(Document):
 
 
 class Step(Document):
-    """A step of the optimizer; one in half a minute is told."""
+    """A step of the optimizer; one in half a minute is told. With --find-lr epoch 1 is the range test, and each further
+    one a short training.
+    """
 
     event: Literal["step"]
     epoch: Positive
