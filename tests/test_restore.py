@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from covct.architectures import ARCHITECTURES
+from covct.data.domains import detect_domain
 from covct.data.layouts import search_cases
 from covct.data.model_space import recipe_pixels
 from covct.data.restore import find_images, output_name, read_stack
+from covct.data.tables import read_table
 from covct.errors import UsageError
 from covct.intake.nifti import read_description, write_nifti
 from covct.intake.volume_file import read_volume
@@ -155,6 +157,27 @@ def test_slices_that_do_not_tell_their_domain_want_to_be_told(tmp_path):
     write_pictures(tmp_path / "in", np.full((2, 64, 64), 30, np.uint8))
     result = invoke("restore", tmp_path / "in", "-o", tmp_path / "out")
     assert "say --source-kind clahe or window" in str(result.exception)
+
+
+def test_dark_clahe_slices_are_not_taken_for_a_window(chest, tmp_path):
+    """The publisher's min-max of a slice with metal makes tissue dark, so that it piles up as in a window."""
+    dark = (0.55 * windowed(chest[0])).astype(np.uint8)
+    dark[:, 40:90, 40:120] = 200  # as bright as tissue is in a window, though not as much of it
+    write_pictures(tmp_path / "in", dark)
+    result = invoke("restore", tmp_path / "in", "-o", tmp_path / "out")
+    assert "dark CLAHE slices" in str(result.exception)
+    assert "say --source-kind clahe or window" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+    assert invoke("restore", tmp_path / "in", "-o", tmp_path / "out", "--source-kind", "window").exit_code == 0
+
+
+@pytest.mark.parametrize("volume", ["coronacases_001", "coronacases_008", "coronacases_010"])
+def test_ten_dark_slices_of_a_published_volume_ask_for_their_kind(volume, shared):
+    folder = shared / "ma-slices"
+    row = next(row for row in read_table(folder / "volumes.csv", ("first",)) if row["patient_group"] == volume)
+    slices = [cv2.imread(str(folder / "ct" / f"{int(row['first']) + k:04d}.png"), 0) for k in range(60)]
+    assert detect_domain(np.stack(slices[:10]))[0] == ""
+    assert detect_domain(np.stack(slices))[0] == "clahe-8bit"
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from covct.commands.bars import progress
 from covct.commands.console import plain, stderr, stdout
 from covct.commands.quiet import quiet_tensorflow
 from covct.disk.durable import replace_file
@@ -38,13 +39,15 @@ def explore_command(
     from covct.data.explore import explore
 
     restore = None
-    if restorer:
-        with quiet_tensorflow():
-            from covct.training.samples.restoration import load_restorer
+    with progress("looking for cases", quiet=as_json) as bar:
+        if restorer:
+            bar.say("loading the restorer")
+            with quiet_tensorflow():
+                from covct.training.samples.restoration import load_restorer
 
-            restore = load_restorer(restorer)
-    with stderr.status("looking for cases") as status:
-        found = explore(data, restore, lambda done, total: status.update(f"{done} of {total} cases read"))
+                restore = load_restorer(restorer)
+        bar.say(f"reading {data}")
+        found = explore(data, restore, bar.at)
     document = found.as_json()
     if out:
         from covct.data.explore_page import as_html

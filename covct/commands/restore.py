@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from covct import RESEARCH_USE
+from covct.commands.bars import Bar, progress
 from covct.commands.console import plain, stderr, stdout
 from covct.commands.quiet import quiet_tensorflow
 from covct.disk.signals import stoppable
@@ -59,7 +60,7 @@ def restore_command(
     json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object per volume to stdout.")] = False,
 ) -> None:
     """Restore Hounsfield units of 8-bit slices (CLAHE or a lung window); exit 3 if some volumes were refused."""
-    from covct.data.restore import find_images
+    from covct.data.restore import RECORD, find_images
     from covct.networks.cards import default_weights_folder
 
     window_hu, spacing_mm = _numbers("--window", window, 2), _numbers("--spacing", spacing, 3)
@@ -75,10 +76,16 @@ def restore_command(
     if restorer:
         way.check()
     refused = [f"{one.case}: {one.message}" for one in found.left_out]
-    for one in refused:
-        _print_refused(one)
     kind = source_kind.value if source_kind else None
-    done = _restore_all(found.cases, refused, way, json_lines, out=out, kind=kind, window=window_hu, spacing=spacing_mm)
+    with progress(f"restoring {slices}", quiet=json_lines) as way.bar:
+        for one in refused:
+            _print_refused(way.bar, one)
+        done = _restore_all(
+            found.cases, refused, way, json_lines, out=out, kind=kind, window=window_hu, spacing=spacing_mm
+        )
+    if done and not json_lines:
+        _show(done)
+        stderr.print(plain(str(out / RECORD)), soft_wrap=True)
     if not done:
         raise UsageError(f"{slices}: none of {len(found.cases)} volumes was restored; the first: {refused[0]}")
     if refused:
@@ -94,8 +101,8 @@ def _nothing_there(cases: Sequence[Any], out: Path) -> None:
             raise UsageError(f"{path} already exists; --force replaces it")
 
 
-def _print_refused(message: str) -> None:
-    stderr.print(f"[yellow]refused[/]  {plain(message)}", soft_wrap=True)
+def _print_refused(bar: Bar, message: str) -> None:
+    bar.print(f"[yellow]refused[/]  {plain(message)}")
 
 
 def _restore_all(
@@ -116,14 +123,15 @@ def _restore_all(
 
     done = []
     with stoppable():
-        for case in cases:
+        for number, case in enumerate(cases):
+            way.begin(number, len(cases))
             try:
                 one = restore_case(case, out, kind, way, window, spacing)
             except UsageError as error:
                 if len(cases) == 1:
                     raise
                 refused.append(str(error))
-                _print_refused(str(error))
+                _print_refused(way.bar, str(error))
                 continue
             done.append(one)
             if json_lines:
@@ -131,10 +139,7 @@ def _restore_all(
         if done:
             card = way.card
             told = {"name": card.name, "sha256": card.sha256, "licence": card.licence} if card else None
-            record = write_record(out, done, told)
-            if not json_lines:
-                _show(done)
-                stderr.print(plain(str(record)), soft_wrap=True)
+            write_record(out, done, told)
     return done
 
 
@@ -151,12 +156,23 @@ def _numbers(option: str, text: str | None, count: int) -> Any:
 
 
 class _Restorer:
-    """The way back from CLAHE, loaded when the first slice needs it: windows need none, and no keras."""
+    """The way back from CLAHE, loaded when the first slice needs it: windows need none, and no keras.
+
+    It tells the bar how far it is: which volume, and of CLAHE how many of its slices.
+    """
+
+    bar: Bar
 
     def __init__(self, path: Path):
         self.path = path
         self.card: Any = None
         self._way: Any = None
+        self._place, self._of, self._slices = 0, 0, 0
+
+    def begin(self, number: int, count: int) -> None:
+        """A volume begins, counted from 0."""
+        self._place, self._of, self._slices = number, count, 0
+        self.bar.at(number, count)
 
     def check(self) -> Any:
         """The card, once its weights are found unaltered."""
@@ -174,6 +190,8 @@ class _Restorer:
             with quiet_tensorflow():
                 from covct.training.samples.restoration import load_restorer
             self._way = load_restorer(self.path)
+        self._slices += len(pixels)
+        self.bar.at(self._place, self._of, f"{self._slices} slices of volume {self._place + 1}")
         return self._way(pixels)
 
 

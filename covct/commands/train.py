@@ -8,14 +8,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from covct.commands.console import stderr
+from covct.commands.bars import QUIET_S, Bar, progress
+from covct.commands.console import plain, stderr
 from covct.commands.quiet import quiet_tensorflow
 from covct.commands.recipe import write_recipe
 from covct.commands.train_options import Asked, Task, takes
@@ -26,7 +27,7 @@ from covct.unattended.logs import LogFormat
 if TYPE_CHECKING:
     from covct.training.settings import Settings
 
-QUIET_S = 30.0  # between two lines where there is no terminal to draw on
+RANGE_TEST_STEPS = 100
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -38,12 +39,12 @@ def train_command(asked: Asked) -> None:
         _compute_on_one_thread()
     if _all_folds(asked) and asked.parallel and not asked.find_lr and _in_parallel(asked):
         return
-    with quiet_tensorflow():
+    with progress("loading TensorFlow", asked.log_format == LogFormat.json), quiet_tensorflow():
         settings = _settings(asked)
     if asked.show_augmented:
         _show_augmented(asked, settings)
         return
-    with _told(asked.log_format, settings.epochs * settings.steps_per_epoch) as report, _resumable():
+    with _told(asked, settings.epochs * settings.steps_per_epoch) as report, _resumable():
         if asked.find_lr:
             _find_learning_rate(asked, settings, report)
             return
@@ -104,7 +105,8 @@ def _show_augmented(asked: Asked, settings: Settings) -> None:
     from covct.training.samples.sheet import write_augmented
 
     restorer = _of(asked.restorer, settings.fold)
-    sheet = write_augmented(settings, asked.data, asked.out, restorer, asked.show_augmented)
+    with progress(f"reading {asked.data}", asked.log_format == LogFormat.json) as bar:
+        sheet = write_augmented(settings, asked.data, asked.out, restorer, asked.show_augmented, bar.at)
     typer.echo(json.dumps({"sheet": str(sheet)}))
 
 
@@ -114,10 +116,11 @@ def _find_learning_rate(asked: Asked, settings: Settings, report: Report) -> Non
 
     initial, restorer = _of(asked.initial, settings.fold), _of(asked.restorer, settings.fold)
     found = find_learning_rate(
-        settings, asked.data, asked.out, initial, restorer, report=report, backbone=asked.backbone
+        settings, asked.data, asked.out, initial, restorer, RANGE_TEST_STEPS, report=report, backbone=asked.backbone
     )
     plot = str(asked.out / f"{asked.task.value}-find-lr.svg")
-    typer.echo(json.dumps({"learning_rate": found.suggestion, "plot": plot}))
+    tried = [asdict(trial) for trial in found.trials]
+    typer.echo(json.dumps({"learning_rate": found.suggestion, "plot": plot, "tried": tried}))
 
 
 def _train_folds(asked: Asked, settings: Settings, report: Report) -> None:
@@ -214,33 +217,30 @@ def _resumable() -> Iterator[None]:
 
 
 @contextmanager
-def _told(log_format: LogFormat, steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Where events go: JSON lines, a line that is drawn over on a terminal, or a line now and then."""
-    if log_format == LogFormat.json:
+def _told(asked: Asked, steps: int) -> Iterator[Report]:
+    """Where events go: JSON lines, a bar on a terminal, or a line now and then."""
+    if asked.log_format == LogFormat.json:
         yield _seldom(lambda event: stderr.print(json.dumps(event), markup=False, highlight=False, soft_wrap=True))
     elif not stderr.is_terminal:
         yield _seldom(lambda event: stderr.print(_sentence(event), markup=False, highlight=False, soft_wrap=True))
     else:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}", markup=False),
-        )
-        with Progress(*columns, console=stderr) as bar:
-            line = bar.add_task("training", total=steps, told="")
-            seen = {"steps": 0}
+        counts = {"all": steps, "epoch": 0, **({"part": RANGE_TEST_STEPS} if asked.find_lr else {})}
+        with progress("preparing", time_left=False) as bar:
+            yield partial(_draw, bar, counts)
 
-            def report(event: dict[str, Any]) -> None:
-                if event["event"] == "started":
-                    seen["steps"] = event["steps"]
-                if event["event"] == "step":
-                    done = (event["epoch"] - 1) * seen["steps"] + event["step"]
-                    bar.update(line, completed=done, description=f"epoch {event['epoch']}", told=_sentence(event))
-                else:
-                    bar.console.print(_sentence(event), markup=False, highlight=False)
 
-            yield report
+def _draw(bar: Bar, steps: dict[str, int], event: dict[str, Any]) -> None:
+    """One event on a terminal; `steps` are all, of an epoch, and of each part of a range test, where it is one."""
+    if event["event"] == "started":
+        steps["epoch"] = event["steps"]
+    if event["event"] != "step":
+        bar.print(plain(_sentence(event)))
+    elif "part" in steps:
+        bar.say("range test" if event["epoch"] == 1 else f"short training {event['epoch'] - 1}")
+        bar.at(event["step"], steps["part"], _sentence(event))
+    else:
+        bar.say(f"epoch {event['epoch']}")
+        bar.at((event["epoch"] - 1) * steps["epoch"] + event["step"], steps["all"], _sentence(event))
 
 
 def _seldom(write: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:

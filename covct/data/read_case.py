@@ -129,7 +129,7 @@ def _domain(case: Case, pixels: np.ndarray, any_domain: bool) -> tuple[str, str]
     seen, reason = detect_domain(pixels)
     if not case.domain:
         if not seen and not any_domain:
-            raise CaseError("unknown-domain", f"{case.where}: {reason}")
+            raise CaseError("unknown-domain", f"{case.where}: {reason}; declare the domain")
         return seen, f"detected: {reason}"
     # Among 8-bit domains the histogram of few slices is no proof; between HU and grey there is no doubt.
     if seen and (seen == HU) != (case.domain == HU):

@@ -30,6 +30,7 @@ from covct.intake.nifti import write_nifti
 from covct.intake.volume_header import format_of, stem_of
 
 FORMAT = 1
+RECORD = "restored.json"
 KINDS = {"clahe": CLAHE, "window": WINDOW}
 RANGE_HU = (-1100, 3071)
 # Where the literature has the medians: healthy lung between inspiration and expiration, infection from ground glass
@@ -348,7 +349,7 @@ def _declare(path: Path, name: str, case: Case) -> None:
 
 def write_record(out: Path, restored: list[Restored], restorer: dict[str, str] | None) -> Path:
     """``restored.json``: what the slices were, and what became of them."""
-    path = out / "restored.json"
+    path = out / RECORD
     record: dict[str, Any] = {
         "format": FORMAT,
         "research_use": RESEARCH_USE,
