@@ -53,3 +53,13 @@ def from_to(interval: Sequence[float], between: str = "–") -> str:
 def utc(moment: datetime | None = None) -> str:
     """A moment, now by default, as a log has it: 2026-01-31T22:00:00Z."""
     return (moment or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def cell(value: str | float | None) -> str | float | None:
+    """A value as a spreadsheet may open it: text that would be run as a formula gets an apostrophe in front.
+
+    After a semicolon too, where spreadsheets of half of Europe begin a new cell.
+    """
+    if isinstance(value, str):
+        return re.sub(r"(^|;)(\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])", r"\1\2'", value)
+    return round(value, 3) if isinstance(value, float) else value

@@ -284,7 +284,9 @@ def test_written_files_follow_the_schema_and_hold_no_names(pairs, tmp_path):
     assert "Research use only" in text
     assert "Research use only" in page
     assert "://" not in page
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["evaluation.html", "evaluation.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "cases.csv", "evaluation.html", "evaluation.json",
+    ]  # fmt: skip
     judge(data, calls, tmp_path / "named", names=True)
     assert "Doe^Jane" in (tmp_path / "named" / "evaluation.json").read_text()
 
@@ -919,4 +921,4 @@ def test_half_a_page_is_never_left(pairs, tmp_path, monkeypatch):
     with pytest.raises(OutputNotWritable, match="No space left"):
         judge(*pairs, out=tmp_path / "out", tolerance_mm=9)
     assert (tmp_path / "out" / "evaluation.json").read_bytes() == before
-    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert len(list((tmp_path / "out").iterdir())) == 3

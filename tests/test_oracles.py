@@ -159,7 +159,7 @@ def test_lesions_match_as_scipy_s_labels_do(seed):
     touching = [(a, b) for a in large[0] for b in large[1] if ((one == a) & (other == b)).any()]
     matched = [(a, b) for a, b in touching if ((one == a) & (other == b)).sum() * 2 > ((one == a) | (other == b)).sum()]
     expected = [*map(len, large), len({a for a, _ in touching}), len({b for _, b in touching}), len(matched)]
-    assert lesion_sums(truth, called, voxel_mm3).tolist() == expected
+    assert lesion_sums(truth, called, voxel_mm3)[: len(expected)].tolist() == expected
     assert len(matched) < len(touching), "some touch and do not match"
 
 

@@ -260,9 +260,9 @@ def test_an_example_shows_in_three_colours_what_is_right_false_and_missed():
     answer[4:12, 5:14] = 0.9
     drawn = tile(np.full((16, 16, 1), 0.5, np.float32), truth, answer, "ma").astype(int)
     grey = drawn[200, 8]
-    assert (drawn[128, 50] - grey).argmax() == 2, "missed: blue"
+    assert (drawn[128, 50] - grey).argmin() == 1, "missed: purple"
     assert (drawn[128, 104] - grey).argmax() == 1, "right: green"
-    assert (drawn[128, 180] - grey).argmax() == 0, "false: orange"
+    assert (drawn[128, 180] - grey).argmin() == 2, "false: orange"
     truth[..., 1] = 0
     assert len(np.unique(tile(np.full((16, 16, 1), 0.5, np.float32), truth, answer, "")[30:, :250])) == 1, "not known"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from covct import RESEARCH_USE
 from covct.commands import scan
+from covct.commands.bars import Bar, progress
 from covct.commands.console import plain, stderr
 from covct.commands.options import Runtime, RuntimeOption
 from covct.commands.quiet import quiet_tensorflow
@@ -49,7 +51,7 @@ _naming = partial(typer.Option, rich_help_panel="Names")
 
 def evaluate_command(
     data: Annotated[Path, typer.Argument(help="Folder with scans and their reference masks.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder for evaluation.json and evaluation.html.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder for the page, JSON and CSV.")],
     weights: Annotated[
         Path | None,
         _what(
@@ -59,6 +61,10 @@ def evaluate_command(
     predictions: Annotated[
         Path | None,
         _what(help="Evaluate the masks in this folder: volumes by name, DICOM SEG by reference, or PNG slices."),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        _what(help="Compare with this other folder of cards, of folds or of masks, patient by patient."),
     ] = None,
     task: Annotated[Task | None, _what(help="Evaluate this task only.", show_default="both")] = None,
     patients: Annotated[
@@ -103,7 +109,7 @@ def evaluate_command(
         Path | None,
         _reading(
             help="Card of the restorer, for 8-bit CLAHE slices; {fold} stands for the number of the fold.",
-            show_default="restorer.json of --weights",
+            show_default="restorer.json of --weights, otherwise the shipped one",
         ),
     ] = None,
     clahe: Annotated[
@@ -120,6 +126,7 @@ def evaluate_command(
     from covct.data.labels import parse_labels
     from covct.evaluation.order import EVERYONE, HELD_OUT, EvaluationOrder
     from covct.evaluation.run import PAGE, evaluate
+    from covct.networks.cards import default_weights_folder
 
     if out:
         check_apart(out, [data], "--out")
@@ -129,19 +136,16 @@ def evaluate_command(
         patients=patients.value if patients else HELD_OUT if weights else EVERYONE,
         also_seen=also_seen, threshold=threshold, labels=parse_labels(label or ()), resample=resample,
         tolerance_mm=tolerance, resamples=resamples, seed=seed, source=source, names=names,
-        clahe=clahe.value, robustness=robustness, calibrate=calibrate,
+        clahe=clahe.value, robustness=robustness, calibrate=calibrate, against=against,
     )  # fmt: skip
 
-    def emit(event: dict[str, Any]) -> None:
-        if json_events:
-            print(json_line(event), flush=True)
-        elif line := _line(event):
-            stderr.print(line, highlight=False, soft_wrap=True)
+    with stoppable(), progress(f"reading {data}", quiet=json_events) as bar:
+        emit = partial(_tell, _Told(bar, json_events))
 
-    def networks(folder: Path) -> Networks:
-        return scan.networks_of(folder, "auto", False, runtime.value)()
+        def networks(folder: Path) -> Networks:
+            bar.say("loading the networks")
+            return scan.networks_of(folder, "auto", False, runtime.value, default_weights_folder())()
 
-    with stoppable():
         evaluation = evaluate(order, networks, _restorer, emit)
     if json_events:
         emit({"event": "evaluated", "page": str(out / PAGE), "groups": evaluation["groups"]})
@@ -150,6 +154,31 @@ def evaluate_command(
         typer.echo(str(out / PAGE))
     if evaluation["left_out"]:
         raise typer.Exit(3)
+
+
+@dataclass
+class _Told:
+    """Where events go, and how many cases there are and are done."""
+
+    bar: Bar
+    as_json: bool
+    cases: int = 0
+    done: int = 0
+    last: str = "judged"
+
+
+def _tell(told: _Told, event: dict[str, Any]) -> None:
+    if told.as_json:
+        print(json_line(event), flush=True)
+    else:
+        told.bar.print(_line(event))
+    if event["event"] == "found":
+        told.cases = event["cases"]
+    if event["event"] in ("judged", "compared"):
+        told.done = 1 + (told.done if event["event"] == told.last else 0)
+        told.last = event["event"]
+    told.bar.say("comparing" if told.last == "compared" else "evaluating")
+    told.bar.at(told.done, told.cases)
 
 
 def _restorer(card: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -164,7 +193,8 @@ def _line(event: dict[str, Any]) -> str:
     if event["event"] == "left-out":
         return f"[yellow]left out[/]  {plain(event['case'])}: {plain(event['reason'])}"
     dice = "  ".join(f"{task} {_short(d)}" for task, d in event["dice"].items())
-    return f"[green]judged[/]    {plain(event['case'])}  {event['slices']} slices  {dice}  {event['seconds']:.1f} s"
+    told = f"{event['slices']} slices  {dice}  {event['seconds']:.1f} s"
+    return f"[green]{event['event']:8}[/]  {plain(event['case'])}  {told}"
 
 
 def _show(evaluation: dict[str, Any]) -> None:

@@ -181,8 +181,13 @@ def watch_command(
         raise typer.Exit(3)
 
 
-def networks_of(weights: Path, device: str, require_gpu: bool, runtime: str = "auto") -> Callable[[], Networks]:
-    """What loads the networks onto the device asked for, for every command that runs them; tests replace it here."""
+def networks_of(
+    weights: Path, device: str, require_gpu: bool, runtime: str = "auto", rest: Path | None = None
+) -> Callable[[], Networks]:
+    """What loads the networks onto the device asked for, for every command that runs them; tests replace it here.
+
+    `rest`: where the network of a task lies that the folder of weights lacks.
+    """
     from covct.networks import devices, runtimes
 
     wish = devices.parse_wish(device)
@@ -191,7 +196,7 @@ def networks_of(weights: Path, device: str, require_gpu: bool, runtime: str = "a
     def load() -> Networks:
         visible = dict(os.environ)
         devices.select(wish, os.environ)  # before tensorflow looks
-        choice = runtimes.choose(runtime, weights, require_gpu or runtimes.may_have_gpu(wish, os.environ))
+        choice = runtimes.choose(runtime, weights, require_gpu or runtimes.may_have_gpu(wish, os.environ), rest)
         if choice.runtime == devices.TENSORFLOW:
             with quiet_tensorflow():
                 from covct.networks.segment import device_in_use, load_keras_networks
@@ -200,12 +205,12 @@ def networks_of(weights: Path, device: str, require_gpu: bool, runtime: str = "a
             if not on_gpu and (require_gpu or wish.kind == "gpu"):
                 raise devices.missing(wish, visible)
             if not on_gpu:  # there is a driver, but keras cannot use it
-                choice = runtimes.choose(runtime, weights, on_gpu=False)
+                choice = runtimes.choose(runtime, weights, on_gpu=False, rest=rest)
             if choice.runtime == devices.TENSORFLOW:
-                return load_keras_networks(weights, (choice.fallback,) if choice.fallback else ())
+                return load_keras_networks(weights, (choice.fallback,) if choice.fallback else (), rest)
         from covct.networks.converted import load_converted_networks
 
-        return load_converted_networks(weights)
+        return load_converted_networks(weights, rest)
 
     return load
 

@@ -15,6 +15,7 @@ from covct.evaluation.judge import Judged
 from covct.evaluation.networks import held_out_by
 from covct.evaluation.order import EvaluationOrder
 from covct.evaluation.pooled_calls import case_calls, group_calls
+from covct.evaluation.pooled_detection import case_detection, group_detection
 from covct.evaluation.pooling import ALL, by_fold, case_figures, group_figures
 from covct.evaluation.truth import Truth
 from covct.networks.cards import Card, file_sha256
@@ -44,7 +45,7 @@ def row(
         "seen_by": seen,
         "slices": len(truth.hu),
         "spacing_mm": [round(mm, 4) for mm in spacing] if spacing else None,
-        "tasks": {one.task: case_figures(one) for one in found},
+        "tasks": {one.task: {**case_figures(one), **case_detection(one)} for one in found},
         **case_calls(calls),
     }
 
@@ -58,7 +59,8 @@ def groups(judged: list[Judged], order: EvaluationOrder, fold_of: dict[str, str]
         for source in [*sources, *([ALL] if len(sources) > 1 else [])]:
             mine = [one for one in of_task if source in (ALL, one.case.known_as)]
             figures = group_figures(source, task, mine, order.resamples, order.seed)
-            out.append({**figures, "folds": by_fold(mine, fold_of)})
+            detected = group_detection(mine, order.resamples, order.seed)
+            out.append({**figures, **detected, "folds": by_fold(mine, fold_of)})
     return out
 
 

@@ -35,8 +35,14 @@ class CaseJudged(Document):
     seconds: float = Field(ge=0)
 
 
+class CaseCompared(CaseJudged):
+    """A case was judged by what --against names."""
+
+    event: Literal["compared"]  # type: ignore[assignment]
+
+
 class Evaluated(Document):
-    """All cases are judged, and both files are written."""
+    """All cases are judged, and the files are written."""
 
     event: Literal["evaluated"]
     page: str = Field(description="The page, evaluation.html.")
@@ -44,7 +50,7 @@ class Evaluated(Document):
 
 
 class EvaluateEvent(
-    RootModel[Annotated[CasesFound | CaseLeftOut | CaseJudged | Evaluated, Field(discriminator="event")]]
+    RootModel[Annotated[CasesFound | CaseLeftOut | CaseJudged | CaseCompared | Evaluated, Field(discriminator="event")]]
 ):
     """An event of covct evaluate. Kinds and fields may be added; read the ones that you know."""
 

@@ -14,7 +14,7 @@ from covct.data.cases import Case
 from covct.data.slice_distance import estimated_distance_mm
 from covct.data.slices import first_of_runs, one_volume
 from covct.errors import UsageError
-from covct.evaluation import calibration
+from covct.evaluation import calibration, detection
 from covct.evaluation.intervals import Promise, promise_of_report
 from covct.evaluation.lesions import lesion_sums
 from covct.evaluation.outline import outline_sums
@@ -32,7 +32,7 @@ from covct.pipeline.series import Clock, process
 from covct.voxels.around import Around
 from covct.voxels.fields_of_view import MODEL_PIXEL_MM, lung_field_of_view
 from covct.voxels.half import to_half
-from covct.voxels.overlay import BACKGROUND, draw_slice
+from covct.voxels.overlay import BACKGROUND, cut, draw_slice, paint_agreement
 from covct.voxels.preprocess import FieldOfView, from_model_space, whole_slice
 
 PICTURE_SIDE, GAP = 260, 4
@@ -124,6 +124,8 @@ class Judged:
     promise : Promise or None
         Infection only: our networks' interval for its share of the lungs.
     histogram : (calibration.LENGTH,) float or None
+    detection : (detection.LENGTH,) float or None
+        Infection only, where there are probabilities.
     lesions : (lesions.LENGTH,) float or None
         Infection only: as `lesions.lesion_sums`; None where the spacing is unknown, or of a single slice.
     """
@@ -139,6 +141,7 @@ class Judged:
     marked_inside: tuple[int, int] | None
     promise: Promise | None
     histogram: np.ndarray | None
+    detection: np.ndarray | None
     lesions: np.ndarray | None
     truth_sha256: str
     called_sha256: str
@@ -146,10 +149,10 @@ class Judged:
     pictures: tuple[Picture, ...] = ()
 
 
-def look_at_slices(networks: Networks, truth: Truth, infection: bool = True) -> Called:
-    """Our networks on slices in model space: thresholds only, infection inside the lungs found."""
-    probability = {"lungs": _probability(networks.lungs, truth)}
-    masks = {"lungs": probability["lungs"] >= networks.lungs.card.threshold}
+def look_at_slices(networks: Networks, truth: Truth, infection: bool = True, lungs: np.ndarray | None = None) -> Called:
+    """Our networks on slices in model space: thresholds only, infection inside the lungs found, or in `lungs`."""
+    probability = {"lungs": _probability(networks.lungs, truth)} if lungs is None else {}
+    masks = {"lungs": probability["lungs"] >= networks.lungs.card.threshold if lungs is None else lungs}
     if infection:
         probability["infection"] = _probability(networks.infection, truth, masks["lungs"])
         masks["infection"] = (probability["infection"] >= networks.infection.card.threshold) & masks["lungs"]
@@ -250,7 +253,7 @@ def _judge(case: Case, label: str, truth: Truth, called: Called, task: str, tole
         _burden(truth, called, counts) if task == "infection" else None,
         _marked_inside(true, called) if task == "infection" else None,
         called.promise if task == "infection" else None,
-        _histogram(truth, called, task) if task in called.probability else None,
+        *_histograms(truth, called, task),
         lesions,
         digest([true]),
         digest([mine]),
@@ -275,14 +278,20 @@ def _marked_inside(true: np.ndarray, called: Called) -> tuple[int, int] | None:
     return None if lungs is None else (int(np.count_nonzero(true & lungs)), int(np.count_nonzero(true)))
 
 
-def _histogram(truth: Truth, called: Called, task: str) -> np.ndarray:
-    """Infection is asked for in the lungs found, lungs everywhere."""
-    total = np.zeros(calibration.LENGTH)
+def _histograms(truth: Truth, called: Called, task: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """For calibration and for detection. Infection is asked for in the lungs found, lungs everywhere."""
+    if task not in called.probability:
+        return None, None
+    calibrated, detected = np.zeros(calibration.LENGTH), np.zeros(detection.LENGTH)
     for index, true in enumerate(truth.masks[task]):
         region = called.masks["lungs"][index] if task == "infection" else np.ones(true.shape, bool)
-        region = region if truth.known is None else region & truth.known[index]
-        total += calibration.histogram(called.probability[task](index), true, region)
-    return total
+        if truth.known is not None:
+            region, true = region & truth.known[index], true & truth.known[index]
+        probability = called.probability[task](index)
+        calibrated += calibration.histogram(probability, true, region)
+        if task == "infection":
+            detected += detection.histogram(probability, true, region)
+    return calibrated, detected if task == "infection" else None
 
 
 def _pictures(label: str, truth: Truth, called: Called, task: str, slice_counts: np.ndarray) -> Iterator[Picture]:
@@ -305,15 +314,18 @@ def _view(truth: Truth, called: Called) -> FieldOfView:
 
 
 def _drawn(truth: Truth, called: Called, task: str, index: int, view: FieldOfView) -> bytes:
-    """Scan, truth and call of a slice, side by side."""
+    """Scan, truth and call of a slice, side by side; of the call what is right, false and missed."""
     nothing = np.zeros(truth.hu.shape[1:], np.uint8)
 
-    def layers(masks: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        lungs = masks["lungs"][index].astype(np.uint8) if "lungs" in masks else nothing
-        return lungs, masks["infection"][index] if task == "infection" else nothing
+    def lungs_of(masks: dict[str, np.ndarray]) -> np.ndarray:
+        return masks["lungs"][index].astype(np.uint8) if "lungs" in masks else nothing
 
-    pairs = [(nothing, nothing), layers(truth.masks), layers(called.masks)]
-    panels = [draw_slice(truth.hu[index], *pair, view, PICTURE_SIDE) for pair in pairs]
+    marked = truth.masks["infection"][index] if task == "infection" else nothing
+    beside = lungs_of(called.masks) if task == "infection" else nothing
+    layers = [(nothing, nothing), (lungs_of(truth.masks), marked), (beside, nothing)]
+    panels = [draw_slice(truth.hu[index], *pair, view, PICTURE_SIDE) for pair in layers]
+    true, mine = (cut(masks[task][index], view, PICTURE_SIDE) > 0.5 for masks in (truth.masks, called.masks))
+    paint_agreement(panels[2], true, mine, fill_right=task == "infection")
     gap = np.full((PICTURE_SIDE, GAP, 3), BACKGROUND, np.uint8)
     row = np.concatenate([panels[0], gap, panels[1], gap, panels[2]], 1)
     _, png = cv2.imencode(".png", row[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])

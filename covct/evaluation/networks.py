@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from covct.data.cases import Case
 from covct.data.model_space import Restore
 from covct.data.views import as_hounsfield
@@ -31,8 +33,9 @@ def choose(
     if order.patients == HELD_OUT:
         if len(seen) == len(cases):
             raise UsageError(
-                f"{order.data}: the networks have learned from all {len(cases)} cases; judge patients that the cards "
-                "hold out, or say --patients all --also-seen (the scores then say nothing about other patients)"
+                f"{order.data}: the networks have learned from all {len(cases)} cases{_by_lent(seen, chosen)}; judge "
+                "patients that the cards hold out, or say --patients all --also-seen (the scores then say nothing "
+                "about other patients)"
             )
         return [case for case in cases if not chosen[case.key][1]], chosen
     if seen and not order.also_seen:
@@ -43,9 +46,18 @@ def choose(
     return cases, chosen
 
 
-def cards_of(judges: list[Judge], with_restorer: bool) -> dict[str, Card]:
+def _by_lent(seen: list[Case], chosen: dict[str, tuple[Judge, list[str]]]) -> str:
+    """From how many of them only the shipped lungs network has learned."""
+    told = (chosen[case.key] for case in seen)
+    count = sum(set(names) <= judge.lent.keys() for judge, names in told)
+    return f" (from {count} of them only the shipped lungs network, since the weights hold none)" if count else ""
+
+
+def cards_of(judges: list[Judge], with_restorer: bool, with_lent: bool) -> dict[str, Card]:
     """The cards of all judges by the names of their files, of folds as "fold-0/lungs"."""
     named = {judge.key(name): card for judge in judges for name, card in judge.cards.items()}
+    if with_lent:
+        named |= {judge.key(name): card for judge in judges for name, card in judge.lent.items()}
     if with_restorer:
         named |= {judge.key("restorer"): judge.restorer_card for judge in judges}
     return named
@@ -69,7 +81,8 @@ class Loaded:
 
     def networks(self, judge: Judge) -> Networks:
         if self.last is None or self.folder != judge.folder:
-            self.folder, self.last = judge.folder, _with_threshold(self.load_networks(judge.folder), self.order)
+            loaded = _with_threshold(self.load_networks(judge.folder), self.order)
+            self.folder, self.last = judge.folder, loaded if "infection" in judge.tasks else _silent(loaded)
         return self.last
 
     def restore(self, judge: Judge) -> Restore:
@@ -78,6 +91,16 @@ class Loaded:
         if judge.restorer not in self.restorers:
             self.restorers = {judge.restorer: self.load_restorer(judge.restorer)}
         return self.restorers[judge.restorer]
+
+
+def _silent(networks: Networks) -> Networks:
+    """With an infection network that finds none, and takes no time: only the lungs are judged."""
+
+    def find_nothing(seen: np.ndarray) -> np.ndarray:
+        return np.zeros(seen.shape[:-1], np.float32)
+
+    infection = replace(networks.infection, predict=find_nothing, members=(), describe=None, learned=None)
+    return replace(networks, infection=infection, empty_slices=None)
 
 
 def _with_threshold(networks: Networks, order: EvaluationOrder) -> Networks:

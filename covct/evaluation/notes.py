@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from covct.data.cases import MA, Case
 from covct.data.domains import CLAHE
 from covct.data.leakage import two_names, untold
 from covct.evaluation.bootstrap import FEWEST_PATIENTS
+from covct.evaluation.eligible import RESTORER, Judge
 from covct.evaluation.networks import held_out_by
 from covct.evaluation.order import RESTORED, EvaluationOrder
 from covct.evaluation.pooling import ALL
 from covct.evaluation.truth import is_whole
-from covct.networks.cards import Card
+from covct.networks.cards import Card, default_weights_folder
 
 
 def notes_on(
@@ -22,14 +23,33 @@ def notes_on(
     rows: list[dict[str, Any]],
     groups: list[dict[str, Any]],
     cases: Sequence[Case],
+    lent: Sequence[str] = (),
 ) -> list[str]:
-    """Sentences, the gravest first; `cases` are those that were to be judged, with their domains."""
+    """Sentences, the gravest first; `cases` are those that were to be judged, with their domains; `lent`: whose lungs
+    and restorer were taken."""
     return [
         *_on_patients(order, cards, rows),
+        *lent,
         *_on_thresholds(order, cards, rows),
         *_on_slices(rows, [] if order.predictions else cases, order.clahe == RESTORED),
         *_on_figures(rows, groups),
     ]
+
+
+def lent_notes(chosen: Mapping[str, tuple[Judge, list[str]]], cases: Sequence[Case], restored: bool) -> Iterator[str]:
+    """Where a folder lacks a network and which took its place."""
+    by = [(chosen[case.key][0], case) for case in cases if case.key in chosen]
+    alone = [(judge, case) for judge, case in by if judge.lent]
+    if alone:
+        asked = sum(judge.needs_lent(case) for judge, case in alone)
+        inside = [
+            *([f"inside the true lungs of {len(alone) - asked} cases"] if asked < len(alone) else []),
+            *([f"inside the lungs that the shipped network finds in {asked} cases"] if asked else []),
+        ]
+        yield f"The weights hold no lungs network: infection is called {' and '.join(inside)}."
+    borrowed = {judge.restorer for judge, case in by if case.domain == CLAHE and judge.restorer.parent != judge.folder}
+    if restored and borrowed & {default_weights_folder() / RESTORER}:
+        yield "The weights hold no restorer: 8-bit CLAHE slices are restored by the shipped one."
 
 
 def _on_patients(order: EvaluationOrder, cards: dict[str, Card], rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -120,3 +140,21 @@ def _on_figures(rows: list[dict[str, Any]], groups: list[dict[str, Any]]) -> Ite
         yield "Several cases of one patient count once in bias and limits of agreement, with their mean."
     if any(group["source"] == ALL for group in groups):
         yield "Pooled over all sources, those with more voxels a case count more."
+
+
+def notes_against(against: dict[str, Any]) -> list[str]:
+    """What must be known to read a comparison rightly."""
+    what = "another folder's networks" if against["what"] == "networks" else "masks of another tool"
+    cases = len({(row["source"], row["case"]) for row in against["cases"]})
+    notes = [
+        f"Compared with {what} on {cases} cases that both may judge; intervals of differences are by patients, paired."
+    ]
+    if against["what"] == "predictions":
+        notes.append("Whom the tool that is compared with has learned from is not known.")
+    others = max((group["other_pixels"] for group in against["groups"]), default=0)
+    if others:
+        notes.append(
+            f"In {others} cases the two sides are judged on different pixels: networks on slices brought to 256 x 256, "
+            "masks on the slices' own."
+        )
+    return notes

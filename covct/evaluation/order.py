@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from covct.data.cases import TASKS
@@ -41,6 +42,8 @@ class EvaluationOrder:
         Whole series are segmented again, smoothed, sharpened and at other thicknesses.
     calibrate : Path or None
         Folder of weights into whose card goes what the intervals of reports rest on.
+    against : Path or None
+        Folder of weights, or of another tool's masks, that the same cases are compared with.
     """
 
     data: Path
@@ -62,19 +65,30 @@ class EvaluationOrder:
     clahe: str = RESTORED
     robustness: bool = False
     calibrate: Path | None = None
+    against: Path | None = None
+
+
+def with_tasks_of(order: EvaluationOrder, tasks: Collection[str], whose: Path | None) -> EvaluationOrder:
+    """For the tasks that there are networks of alone; UsageError where the only one that is asked for is not."""
+    mine = tuple(task for task in order.tasks if task in tasks)
+    if not mine:
+        raise UsageError(f"{whose}: no network for {' or '.join(order.tasks)}; wanted {order.tasks[0]}.json")
+    return replace(order, tasks=mine)
 
 
 def check_order(order: EvaluationOrder) -> None:
     """Raise UsageError where wishes contradict each other, or say nothing to judge."""
     if not order.weights and not order.predictions:
         raise UsageError("say what to judge: --weights DIR or --predictions DIR")
-    for folder in (order.weights, order.predictions):
+    for folder in (order.weights, order.predictions, order.against):
         if folder and not folder.is_dir():
             raise UsageError(f"no such directory: {folder}")
     if order.also_seen and order.patients != EVERYONE:
         raise UsageError("--also-seen goes with --patients all")
     if order.threshold is not None and (order.predictions or len(order.tasks) > 1):
         raise UsageError("--threshold is of one network: it goes with --weights and with --task")
+    if order.against and order.threshold is not None:
+        raise UsageError("--threshold is of one network: it does not go with --against")
     if order.robustness and order.predictions:
         raise UsageError("--robustness segments changed scans: it goes with --weights alone")
     if order.calibrate and (order.predictions or order.threshold is not None or len(order.tasks) < len(TASKS)):

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from covct.data.cases import identity
+from covct.evaluation.cells import Cell, Group, figure, with_interval
 from covct.evaluation.figures import SERIES, Plot, bland_altman, curves, minus, reliability, threshold_curve
 from covct.evaluation.judge import Picture
+from covct.evaluation.page_detection import against_section, detection_plots, detection_scores
 from covct.html import png_address, render
 
-Group = dict[str, Any]
 History = dict[str, list[float]]
-Cell = tuple[str, str]  # a figure, and what stands small beside it
 
 POOLED = {
     "dice": "Dice, F1", "iou": "IoU", "precision": "precision", "recall": "recall, sensitivity",
@@ -41,13 +41,8 @@ REGIONS = {
     "arch": "under or over soft tissue (arch, hila, ribs)", "vessel": "in or around a thin bright structure",
     "outside": "outside the marked lungs", "apex": "top 20 mm", "dependent": "dependent 25 mm", "rest": "elsewhere",
 }  # fmt: skip
-LESIONS = {
-    "sensitivity": "share of marked ones found", "precision": "share of called ones that touch a marked one",
-    "recognition_quality": "F1 at an IoU above 0.5",
-}  # fmt: skip
 VARIANTS = {"smooth": "softer kernel", "sharp": "sharper kernel"}
 CALIBRATION = {"expected_calibration_error": "calibration error", "brier_score": "Brier score"}
-DIGITS = {"hd95_mm": 1, "ml": 1, "points": 2, **dict.fromkeys(CALIBRATION, 4)}  # else 3
 MOST_ROWS = 80
 MOST_PICTURES = 4  # worst, and as many best
 EPOCH_LINES = {"loss": ("loss", "val_loss"), "Dice": ("dice", "val_dice")}
@@ -139,6 +134,7 @@ def as_html(evaluation: dict[str, Any], history: dict[str, History | None], pict
         whose=_patients_words(evaluation),
         sections=[_section(evaluation, task, pictures.get(task, [])) for task in tasks],
         calls=_calls_section(evaluation),
+        against=against_section(evaluation["against"]),
         most_rows=MOST_ROWS,
         training=_training(history) if history else None,
         without_history=[task for task, told in history.items() if not told],
@@ -165,6 +161,7 @@ def _section(evaluation: dict[str, Any], task: str, pictures: list[Picture]) -> 
         legend=[(cls, source) for source, cls in classes.items()] if len(sources) > 1 else [],
         scores=list(_scores(groups)),
         plots=_agreement_plots(evaluation, task, groups, classes)
+        + detection_plots([{**row, "figures": figures} for row, figures in cases], groups, classes)
         + _calibration_plots(evaluation, task, groups, classes),
         cases=cases,
         with_mm=any(row["spacing_mm"] for row, _ in cases),
@@ -176,24 +173,21 @@ def _section(evaluation: dict[str, Any], task: str, pictures: list[Picture]) -> 
 def _scores(groups: Sequence[Group]) -> Iterator[tuple[str, str, list[Cell]]]:
     """A row a figure and a column a source, so that a narrow screen scrolls over few columns."""
     for name, words in POOLED.items():
-        yield words, "pooled", [_with_interval(g["pooled"][name]) for g in groups]
+        yield words, "pooled", [with_interval(g["pooled"][name]) for g in groups]
     in_mm = any(g["mean"]["surface_dice"]["cases"] for g in groups)
     for name, words in {**MEANS, **(MEANS_MM if in_mm else {})}.items():
         yield words, "mean of cases", [_mean(g["mean"][name], name) for g in groups]
     outlined = [g["outline"] for g in groups]
     if any(outlined):
         for name, (words, of) in OUTLINE.items():
-            yield words, of, [_with_interval(one and one[name]) for one in outlined]
+            yield words, of, [with_interval(one and one[name]) for one in outlined]
     inside = [g["marked_inside_lungs"] for g in groups]
     if any(inside):
-        yield "marked infection", "share inside the lungs found", [_with_interval(one) for one in inside]
-    lesions = [g["lesions"] for g in groups]
-    if any(lesions):
-        for name, of in LESIONS.items():
-            yield "lesions", of, [_with_interval(one and one[name]) for one in lesions]
+        yield "marked infection", "share inside the lungs found", [with_interval(one) for one in inside]
+    yield from detection_scores(groups)
     burdens = [g["burden"] for g in groups]
     if any(burdens):
-        sizes = [_with_interval(one and one["mean_absolute_error"], "ml") for one in burdens]
+        sizes = [with_interval(one and one["mean_absolute_error"], "ml") for one in burdens]
         yield "infected share by patient, points", "mean size of the error", sizes
         yield "severity class by patient", "true → called", [(_class_changes(one), "") for one in burdens]
     promised = [g["intervals"] for g in groups]
@@ -202,13 +196,13 @@ def _scores(groups: Sequence[Group]) -> Iterator[tuple[str, str, list[Cell]]]:
     for key, words in AGREEMENT.items():
         found = [g[key] for g in groups]
         if any(found):
-            yield words, "bias", [_with_interval(one and one["bias"], "ml") for one in found]
+            yield words, "bias", [with_interval(one and one["bias"], "ml") for one in found]
             yield words, "95 % limits of agreement", [_limits(one) for one in found]
-            yield words, "mean size", [_with_interval(one and one["mean_absolute_error"], "ml") for one in found]
+            yield words, "mean size", [with_interval(one and one["mean_absolute_error"], "ml") for one in found]
     calibrated = [g["calibration"] for g in groups]
     if any(calibrated):
         for name, words in CALIBRATION.items():
-            yield words, "", [_with_interval(one and one[name], name) for one in calibrated]
+            yield words, "", [with_interval(one and one[name], name) for one in calibrated]
         yield "Dice", "threshold chosen on the other patients", [_by_others(g) for g in groups]
 
 
@@ -225,7 +219,7 @@ def _class_changes(burden: dict[str, Any] | None) -> str:
 def _held(one: dict[str, Any] | None) -> Cell:
     if not one:
         return "–", ""
-    width = f"{100 * one['level']:.0f} % promised, width {_figure(one['mean_width'], 'ml')} points"
+    width = f"{100 * one['level']:.0f} % promised, width {figure(one['mean_width'], 'ml')} points"
     return f"{one['held']} of {one['cases']}", width
 
 
@@ -249,12 +243,12 @@ def _calls_scores(groups: Sequence[Group]) -> Iterator[tuple[str, str, list[Cell
         yield "clear slices called", "specificity", [_of_slices(one, "specificity") for one in slices]
     if any(without):
         for name, of in (("percent_of_lung", "% of the lungs"), ("percent_of_aerated_lung", "% of aerated lung")):
-            yield "called where none was marked", of, [_with_interval(one and one[name]) for one in without]
+            yield "called where none was marked", of, [with_interval(one and one[name]) for one in without]
     if any(false):
-        yield "falsely called", "mL", [(_figure(one and one["ml"], "ml"), "") for one in false]
-        yield "falsely called", "% of the lungs", [_with_interval(one and one["percent_of_lung"]) for one in false]
+        yield "falsely called", "mL", [(figure(one and one["ml"], "ml"), "") for one in false]
+        yield "falsely called", "% of the lungs", [with_interval(one and one["percent_of_lung"]) for one in false]
         for name, words in REGIONS.items():
-            yield words, "share of it", [_with_interval(one and one["regions"][name]["share"]) for one in false]
+            yield words, "share of it", [with_interval(one and one["regions"][name]["share"]) for one in false]
     yield from _robustness_scores(groups)
 
 
@@ -268,12 +262,12 @@ def _robustness_scores(groups: Sequence[Group]) -> Iterator[tuple[str, str, list
 def _variant(one: dict[str, Any] | None) -> Cell:
     if not one:
         return "–", ""
-    shown, note = _with_interval(one["mean_absolute"], "points")
-    return shown, f"{note} at most {_figure(one['worst'], 'points')}".strip()
+    shown, note = with_interval(one["mean_absolute"], "points")
+    return shown, f"{note} at most {figure(one['worst'], 'points')}".strip()
 
 
 def _of_slices(one: dict[str, Any] | None, name: str) -> Cell:
-    value, note = _with_interval(one and one[name])
+    value, note = with_interval(one and one[name])
     if not one:
         return value, note
     part, whole = ("found", "labelled") if name == "sensitivity" else ("called", "clear")
@@ -284,34 +278,23 @@ def _calls_cells(row: dict[str, Any]) -> Iterator[str]:
     slices, false = row["by_slice"], row["false_calls"]
     yield f"{slices['found']} of {slices['labelled']}" if slices and slices["labelled"] else "–"
     yield f"{slices['called']} of {slices['clear']}" if slices and slices["clear"] else "–"
-    yield _figure(false and false["ml"], "ml")
-    yield _figure(false and false["percent_of_lung"])
+    yield figure(false and false["ml"], "ml")
+    yield figure(false and false["percent_of_lung"])
     for name in REGIONS:
-        yield _figure(false and false["regions"][name]["percent_of_lung"])
-
-
-def _with_interval(figure: dict[str, Any] | None, name: str = "") -> Cell:
-    if figure is None or figure["value"] is None:
-        return "–", ""
-    ends = [_figure(end, name) for end in figure["interval"] or ()]
-    return _figure(figure["value"], name), f"({' to '.join(ends)})" if ends else ""
+        yield figure(false and false["regions"][name]["percent_of_lung"])
 
 
 def _mean(mean: dict[str, Any], name: str) -> Cell:
     """With how many cases it leaves out since their distance is infinite."""
-    shown, note = _with_interval(mean, name)
+    shown, note = with_interval(mean, name)
     count = mean["infinite"]
     left_out = f"and ∞ in {count} of {count + mean['cases']} cases" if count else ""
     return shown, " ".join(part for part in (note, left_out) if part)
 
 
-def _figure(value: float | None, name: str = "") -> str:
-    return "–" if value is None else minus(f"{value:.{DIGITS.get(name, 3)}f}")
-
-
 def _limits(figures: dict[str, Any] | None) -> Cell:
     low, high = (figures[key]["value"] if figures else None for key in ("lower_limit", "upper_limit"))
-    return ("–" if low is None or high is None else f"{_figure(low, 'ml')} to {_figure(high, 'ml')}"), ""
+    return ("–" if low is None or high is None else f"{figure(low, 'ml')} to {figure(high, 'ml')}"), ""
 
 
 def _by_others(group: Group) -> Cell:
@@ -319,7 +302,7 @@ def _by_others(group: Group) -> Cell:
     if not found:
         return "–", ""
     span = f"{found['least']:g}" if found["least"] == found["most"] else f"{found['least']:g} to {found['most']:g}"
-    return _figure(found["dice"]), f"(threshold {span})"
+    return figure(found["dice"]), f"(threshold {span})"
 
 
 def _agreement_plots(
@@ -328,9 +311,9 @@ def _agreement_plots(
     plots = []
     for key, unit, words in (("percent_of_lung", "% of the lungs", "Infected share"), ("volume_ml", "mL", "Volume")):
         rows = [
-            (row["case"], classes[row["source"]], figure["truth"], figure["called"])
+            (row["case"], classes[row["source"]], pair["truth"], pair["called"])
             for row in evaluation["cases"]
-            if (figure := row["tasks"].get(task, {}).get(key))
+            if (pair := row["tasks"].get(task, {}).get(key))
         ]
         whole = next((g[key] for g in reversed(groups) if g[key]), None)
         if rows and whole:
@@ -375,4 +358,4 @@ def _hundredths(share: float) -> str:
     return f"{100 * share:.2f}"
 
 
-_FILTERS = (_figure, _hundredths, minus, png_address)
+_FILTERS = (figure, _hundredths, minus, png_address)

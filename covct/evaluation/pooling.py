@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from covct.data.cases import Case
-from covct.evaluation import agreement, bootstrap, calibration, lesions, outline
+from covct.evaluation import agreement, bootstrap, calibration, outline
 from covct.evaluation.judge import Burden, Judged
 from covct.evaluation.scores import SCORES, ratio, scores
 
@@ -48,7 +48,6 @@ def case_figures(one: Judged) -> dict[str, Any]:
         "outline": {name: plain(score(one.outline)) for name, score in outline.SCORES.items()},
         "marked_inside_lungs": plain(ratio(*inside)) if inside else None,
         "interval": _promised(one),
-        "lesions": _case_lesions(one.lesions),
         "truth_sha256": one.truth_sha256,
         "called_sha256": one.called_sha256,
     }  # fmt: skip
@@ -61,23 +60,6 @@ def _promised(one: Judged) -> dict[str, Any] | None:
     low, high, level = one.promise.low, one.promise.high, one.promise.level
     holds = one.promise.holds(one.burden.percent[0])
     return {"low": plain(low), "high": plain(high), "level": plain(level), "holds_truth": holds}
-
-
-def _case_lesions(sums: np.ndarray | None) -> dict[str, int] | None:
-    return None if sums is None else dict(zip(lesions.NAMES, map(int, sums), strict=True))
-
-
-def _lesions(judged: list[Judged], figure: Figure) -> dict[str, Any] | None:
-    """Lesions marked, called, found, right and matched in all cases, and their shares."""
-    there = [one.lesions for one in judged if one.lesions is not None]
-    if not there:
-        return None
-
-    def sums(cases: list[Judged]) -> np.ndarray:
-        return sum((one.lesions for one in cases if one.lesions is not None), np.zeros(lesions.LENGTH))
-
-    shares = {name: figure(sums, score) for name, score in lesions.SCORES.items()}
-    return {**(_case_lesions(np.sum(there, axis=0)) or {}), **shares}
 
 
 def _pair(both: tuple[float, float]) -> dict[str, Any]:
@@ -128,7 +110,6 @@ def group_figures(
         "intervals": _intervals(judged, figure),
         "outline": {name: figure(_outlines, score) for name, score in outline.SCORES.items()},
         "marked_inside_lungs": _marked_inside(judged, figure),
-        "lesions": _lesions(judged, figure),
         **_calibration(task, of_patient, figure),
     }
 

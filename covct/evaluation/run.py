@@ -1,4 +1,4 @@
-"""From a folder with truth to evaluation.json and evaluation.html."""
+"""From a folder with truth to evaluation.json, evaluation.html and cases.csv."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from covct.disk.durable import output_errors, replace_file
 from covct.disk.versions import EVALUATION, EVALUATION_FORMAT
 from covct.errors import OutputNotWritable, SeriesError, UsageError
 from covct.evaluation import document
+from covct.evaluation.against import compare, order_against, pairs_of, rows_of
 from covct.evaluation.calls import CaseCalls, look_at_calls
+from covct.evaluation.cases_csv import as_csv
 from covct.evaluation.eligible import Judge, find_judges
 from covct.evaluation.judge import Called, Judged, judge, look_at_series, look_at_slices
 from covct.evaluation.networks import Loaded, cards_of, choose, held_out_by
-from covct.evaluation.notes import notes_on
-from covct.evaluation.order import RESTORED, EvaluationOrder, check_order
+from covct.evaluation.notes import lent_notes, notes_against, notes_on
+from covct.evaluation.order import RESTORED, EvaluationOrder, check_order, with_tasks_of
 from covct.evaluation.page import as_html, read_history
 from covct.evaluation.people import Calibrating, Measured
 from covct.evaluation.predictions import Predictions, find_predictions, read_predictions
@@ -36,7 +38,7 @@ from covct.networks.network import Networks
 from covct.outputs import Emit
 from covct.voxels.volume import Scan
 
-JSON, PAGE = "evaluation.json", "evaluation.html"
+JSON, PAGE, TABLE = "evaluation.json", "evaluation.html", "cases.csv"
 # Left out of the data, and still no fault of it: what has no mask is no case, an older mask has a newer one, and a
 # table says itself which slices are doubtful.
 NO_CASES = ("no-mask", "unclaimed", "superseded", DOUBTFUL)
@@ -113,7 +115,8 @@ class Session:
         if is_whole(case):
             return truth, look_at_series(self.loaded.networks(by), case)
         infection = "infection" in tasks and "infection" in truth.masks
-        return truth, look_at_slices(self.loaded.networks(by), truth, infection)
+        own_lungs = None if not by.lent or by.needs_lent(case) else truth.masks.get("lungs")
+        return truth, look_at_slices(self.loaded.networks(by), truth, infection, own_lungs)
 
     def vary(self, case: Case, scan: Scan, called: Called) -> Varied:
         """A whole series, called again as other kernels and thicknesses would show it."""
@@ -127,7 +130,7 @@ def evaluate(
     load_restorer: Callable[[Path], Restore],
     emit: Emit = lambda event: None,
 ) -> dict[str, Any]:
-    """Judge every case asked for, and write both files, each whole or not at all.
+    """Judge every case asked for, and write the three files, each whole or not at all.
 
     Parameters
     ----------
@@ -151,8 +154,12 @@ def evaluate(
     """
     check_order(order)
     found = at_least_one(search_cases(order.data, order.labels or {}, by_slice=True), order.data)
-    session = _session(order, found.cases, Loaded(order, load_networks, load_restorer))
-    cases, done = session.cases, Evaluated()
+    session, rival = (
+        wanted and _session(wanted, found.cases, Loaded(wanted, load_networks, load_restorer))
+        for wanted in (order, order_against(order) if order.against else None)
+    )
+    assert session
+    order, cases, done = session.order, session.cases, Evaluated()
     emit({"event": "found", "cases": len(cases)})
     _leave_out_unfit(found.left_out, order, done, emit)
     for case in cases:
@@ -161,6 +168,9 @@ def evaluate(
         why = done.left_out[0]["reason"]
         raise UsageError(f"{order.data}: none of {len(cases)} cases could be judged; first: {why}")
     evaluation, not_written = _document(session, done), None
+    if rival:
+        evaluation["against"] = _against(session, rival, done, emit)
+        evaluation["notes"] += notes_against(evaluation["against"])
     if session.calibrating:
         try:
             evaluation["notes"].append(session.calibrating.write(done.people.values(), done.unlike))
@@ -175,11 +185,14 @@ def evaluate(
 
 def _session(order: EvaluationOrder, found: Sequence[Case], loaded: Loaded) -> Session:
     judges = find_judges(order.weights, order.restorer) if order.weights else []
+    if judges and not order.predictions:
+        order = with_tasks_of(order, {task for judge in judges for task in judge.tasks}, order.weights)
     restored = order.clahe == RESTORED and not order.predictions
     all_cases = named(each_once(found), order.source, not order.predictions)
     cases, chosen = choose(order, all_cases, judges, restored)
     calls = find_predictions(order.predictions, order.labels or {}, order.resample) if order.predictions else None
-    cards = cards_of(judges, restored and any(case.domain == CLAHE for case in cases))
+    lent = not order.predictions and any(chosen[case.key][0].needs_lent(case) for case in cases)
+    cards = cards_of(judges, restored and any(case.domain == CLAHE for case in cases), lent)
     calibrating = Calibrating.into(order.calibrate, judges) if order.calibrate else None
     return Session(order, loaded, calls, judges, cards, cases, chosen, _named_by(cards), calibrating)
 
@@ -238,6 +251,7 @@ def _document(session: Session, done: Evaluated) -> dict[str, Any]:
     order, cards = session.order, session.cards
     fold_of = {key: by.name for key, (by, _) in session.chosen.items() if by.name}
     groups = document.groups(done.judged, order, fold_of)
+    lent = [] if order.predictions else list(lent_notes(session.chosen, session.cases, order.clahe == RESTORED))
     return {
         "schema": EVALUATION,
         "format": EVALUATION_FORMAT,
@@ -247,11 +261,37 @@ def _document(session: Session, done: Evaluated) -> dict[str, Any]:
         "settings": document.settings(order),
         "judged": document.judged_what(order, cards, session.judges),
         "also_seen": any(row["seen_by"] for row in done.rows),
-        "notes": notes_on(order, cards, done.rows, groups, session.cases),
+        "notes": notes_on(order, cards, done.rows, groups, session.cases, lent),
         "groups": groups,
         "calls": document.calls_groups(done.calls, order),
         "cases": done.rows,
         "left_out": done.left_out,
+        "against": None,
+    }
+
+
+def _against(session: Session, rival: Session, done: Evaluated, emit: Emit) -> dict[str, Any]:
+    """The same cases judged by what they are compared with, as far as it may judge them too."""
+    order, again = session.order, Evaluated()
+
+    def tell(event: dict[str, Any]) -> None:
+        emit({**event, "event": "compared"} if event["event"] == "judged" else event)
+
+    mine = {one.case.key for one in done.judged}
+    for case in rival.cases:
+        if case.key in mine:
+            _judge_case(rival, case, again, tell)
+    pairs = pairs_of(done.judged, again.judged)
+    if not pairs:
+        raise UsageError(
+            f"--against {order.against}: it may judge none of the {len(mine)} cases; wanted patients that neither side "
+            "has learned from"
+        )
+    return {
+        **document.judged_what(rival.order, rival.cards, rival.judges),
+        "groups": compare(pairs, order.resamples, order.seed),
+        "cases": rows_of(pairs, lambda case: session.label(case)[0]),
+        "left_out": again.left_out,
     }
 
 
@@ -264,5 +304,6 @@ def _write(order: EvaluationOrder, evaluation: dict[str, Any], judges: list[Judg
     pictures = {task: [p for one in judged if one.task == task for p in one.pictures] for task in order.tasks}
     with output_errors(order.out):
         order.out.mkdir(parents=True, exist_ok=True)
+        replace_file(order.out / TABLE, as_csv(evaluation))
         replace_file(order.out / JSON, Evaluation.model_validate(evaluation).as_json(indent=1))
         replace_file(order.out / PAGE, as_html(evaluation, history, pictures))

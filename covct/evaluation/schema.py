@@ -16,6 +16,14 @@ from covct.evaluation.schema_calls import (
     Figure,
     Robustness,
 )
+from covct.evaluation.schema_detection import (
+    CaseAgainst,
+    CaseCurves,
+    Curves,
+    GroupAgainst,
+    LesionCounts,
+    Lesions,
+)
 
 Task = Literal["lungs", "infection"]
 Positive = Annotated[float, Field(gt=0)]
@@ -181,24 +189,6 @@ class Intervals(Document):
     mean_width: float = Field(ge=0, description="In points of the infected share.")
 
 
-class LesionCounts(Document):
-    """Lesions of whole series, as a report counts them: connected through faces, of 0.1 mL or more."""
-
-    marked: Count
-    called: Count
-    found: int = Field(ge=0, description="Marked, and touched by a called one.")
-    right: int = Field(ge=0, description="Called, and touching a marked one.")
-    matched: int = Field(ge=0, description="Marked, and covered by one called lesion with an IoU above one half.")
-
-
-class Lesions(LesionCounts):
-    """The same of all cases, with shares."""
-
-    sensitivity: Figure = Field(description="Found of the marked.")
-    precision: Figure = Field(description="Right of the called.")
-    recognition_quality: Figure = Field(description="F1 of matched lesions (panoptic quality, Kirillov 2019).")
-
-
 class Group(Document):
     source: str
     task: Task
@@ -221,6 +211,7 @@ class Group(Document):
         None, description="Share of marked infection inside the lungs found; null for lungs."
     )
     lesions: Lesions | None = None
+    curves: Curves | None = Field(None, description="Infection only, and where there are probabilities.")
     burden: BurdenError | None = None
     intervals: Intervals | None = None
 
@@ -292,6 +283,7 @@ class CaseTask(Document):
     marked_inside_lungs: Share | None = None
     interval: CaseInterval | None = None
     lesions: LesionCounts | None = None
+    curves: CaseCurves | None = None
 
 
 class Case(Document):
@@ -316,6 +308,14 @@ class LeftOut(Document):
     reason: str
 
 
+class Against(Judged):
+    """What was compared with, on the cases that both sides may judge."""
+
+    groups: list[GroupAgainst]
+    cases: list[CaseAgainst]
+    left_out: list[LeftOut]
+
+
 class Evaluation(Document):
     """What `covct evaluate` writes. Scores are 0 to 1 and null where undefined; volumes in mL, distances in mm;
     intervals by bootstrap over patients.
@@ -337,3 +337,4 @@ class Evaluation(Document):
     calls: list[CallsGroup] = []
     cases: list[Case] = Field(min_length=1)
     left_out: list[LeftOut]
+    against: Against | None = None

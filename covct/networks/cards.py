@@ -319,6 +319,15 @@ def ensemble(folder: Path, task: str) -> list[Path]:
     return [folder / f"{task}.json", *sorted(members, key=lambda path: int(path.stem[len(task) + 6 :]))]
 
 
+def members(folder: Path, rest: Path | None = None) -> dict[str, list[Path]]:
+    """By task the cards of a weights folder, as `ensemble`; those of a task that it lacks from the folder `rest`."""
+
+    def home(task: str) -> Path:
+        return folder if rest is None or os.path.lexists(folder / f"{task}.json") else rest
+
+    return {task: ensemble(home(task), task) for task in tasks_in(folder)}
+
+
 def tasks_in(folder: Path) -> tuple[str, ...]:
     """Tasks of the networks in a weights folder: the two that the pipeline needs, and what it can make use of."""
     optional = ("empty-slices",)

@@ -35,8 +35,10 @@ OPERATIONS = frozenset({
 })  # fmt: skip
 
 
-def load_converted_networks(folder: Path) -> Networks:
+def load_converted_networks(folder: Path, rest: Path | None = None) -> Networks:
     """The networks of a weights folder, ready to call, each in the form that its card names.
+
+    `rest`: where the network of a task lies that it lacks.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def load_converted_networks(folder: Path) -> Networks:
     """
     core = openvino().Core()
     precision = _precision(core)
-    ready = networks_in(folder, partial(_load, core, precision))
+    ready = networks_in(folder, partial(_load, core, precision), rest)
     device = Device("cpu", f"cpu (openvino, {precision})", BATCH, runtime="openvino", precision=precision)
     return Networks(**ready, device=device)
 

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from covct.errors import WeightsError
-from covct.networks.cards import Card, ensemble, tasks_in
+from covct.networks.cards import Card, members
 from covct.networks.network import Network
 
 
-def networks_in(folder: Path, load: Callable[[Path], Network]) -> dict[str, Any]:
+def networks_in(folder: Path, load: Callable[[Path], Network], rest: Path | None = None) -> dict[str, Any]:
     """Every network that the pipeline can make use of, by its field of `Networks`, its ensemble with it.
 
     Parameters
     ----------
     load : function (Path of a card) -> Network
+    rest : Path, optional
+        Where the network of a task lies that the folder lacks.
 
     Raises
     ------
@@ -25,8 +27,8 @@ def networks_in(folder: Path, load: Callable[[Path], Network]) -> dict[str, Any]
         A card of another task, or an ensemble whose networks do not see the same slices.
     """
     loaded = {}
-    for task in tasks_in(folder):
-        first, *others = (_of_task(path, task, load(path)) for path in ensemble(folder, task))
+    for task, paths in members(folder, rest).items():
+        first, *others = (_of_task(path, task, load(path)) for path in paths)
         for other in others:
             _check_member(folder, first.card, other.card)
         loaded[task.replace("-", "_")] = replace(first, members=tuple(others))

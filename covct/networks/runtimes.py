@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from covct.errors import DeviceMissing, RunError, UsageError, WeightsError
-from covct.networks.cards import Card, ensemble, read_card, tasks_in
+from covct.networks.cards import Card, members, read_card
 from covct.networks.devices import DRIVER, OPENVINO, TENSORFLOW, Wish
 
 AUTO = "auto"  # `--runtime`, or one of both
@@ -37,13 +37,15 @@ def check(runtime: str, wish: Wish, require_gpu: bool) -> None:
         raise UsageError("--runtime openvino computes on the CPU: leave out --device gpu and --require-gpu")
 
 
-def choose(runtime: str, folder: Path, on_gpu: bool) -> Choice:
+def choose(runtime: str, folder: Path, on_gpu: bool, rest: Path | None = None) -> Choice:
     """The runtime for all networks of a weights folder: one for all, so that they compute in the same numbers.
 
     Parameters
     ----------
     on_gpu : bool
         A GPU is to compute, or may be there.
+    rest : Path, optional
+        Where the network of a task lies that the folder lacks.
 
     Raises
     ------
@@ -58,8 +60,7 @@ def choose(runtime: str, folder: Path, on_gpu: bool) -> Choice:
         if runtime == OPENVINO:
             raise DeviceMissing("OpenVINO was asked for and is not installed: pip install 'covct[cpu]' or covct[slim]")
         return Choice(TENSORFLOW, "openvino: not installed")
-    paths = [path for task in tasks_in(folder) for path in ensemble(folder, task)]
-    lack = why_not_converted({path: read_card(path) for path in paths})
+    lack = why_not_converted({path: read_card(path) for paths in members(folder, rest).values() for path in paths})
     if not lack:
         return Choice(OPENVINO)
     if runtime == OPENVINO:

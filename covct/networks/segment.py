@@ -197,14 +197,14 @@ def _one_of(outputs: np.ndarray, seen: int, combine: Callable[[np.ndarray], np.n
     return combine(outputs) if combine else np.squeeze(outputs, -1)
 
 
-def load_keras_networks(folder: Path, fallbacks: tuple[str, ...] = ()) -> Networks:
+def load_keras_networks(folder: Path, fallbacks: tuple[str, ...] = (), rest: Path | None = None) -> Networks:
     """The networks of a weights folder, ready to call. On the CPU where the GPU has no memory for so much as them.
 
-    `fallbacks`: what was tried before, and why not that.
+    `fallbacks`: what was tried before, and why not that. `rest`: where the network of a task lies that it lacks.
     """
     device = replace(device_in_use(), fallbacks=fallbacks)
     try:
-        return _load_on(folder, device)
+        return _load_on(folder, device, rest)
     except Exception as error:
         if device.kind == "cpu" or not is_out_of_memory(error):
             raise
@@ -213,12 +213,12 @@ def load_keras_networks(folder: Path, fallbacks: tuple[str, ...] = ()) -> Networ
         fallbacks=(*fallbacks, "gpu: out of memory for the weights"),
     )  # fmt: skip
     with keras.device("cpu:0"):
-        return _load_on(folder, cpu)
+        return _load_on(folder, cpu, rest)
 
 
-def _load_on(folder: Path, device: Device) -> Networks:
+def _load_on(folder: Path, device: Device, rest: Path | None) -> Networks:
     ladder = Ladder(device, BATCH)
-    return Networks(**networks_in(folder, partial(_loaded, ladder)), device=device, ladder=ladder)
+    return Networks(**networks_in(folder, partial(_loaded, ladder), rest), device=device, ladder=ladder)
 
 
 def _loaded(ladder: Ladder, path: Path) -> Network:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +17,7 @@ from covct.results.entries import Entry, damaged, read_entry, read_tree, worst_f
 from covct.results.identifiers import with_identifiers
 from covct.results.page import OVERLAY, SHOWS_IDENTIFIERS, as_html
 from covct.terms import FIGURES, VALID_FOR, Figure
+from covct.visible import cell
 
 HEAD_BYTES = 4096  # of the page; what it says of itself stands before its stylesheet
 
@@ -157,7 +157,7 @@ def _header() -> str:
 
 def _lines(rows: Iterable[dict[str, Any]]) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([_cell(value) for value in row.values()] for row in rows)
+    csv.writer(out, lineterminator="\n").writerows([cell(value) for value in row.values()] for row in rows)
     return out.getvalue()
 
 
@@ -194,13 +194,3 @@ def _columns(entry: Entry, figure: Figure) -> dict[str, float | None]:
     if figure.column_sides:
         columns |= {f"{figure.column}_{side}": entry.figure(figure.name, f"{side}_lung") for side in ("right", "left")}
     return columns
-
-
-def _cell(value: str | float | None) -> str | float | None:
-    """A value as a spreadsheet may open it: text that would be run as a formula gets an apostrophe in front.
-
-    After a semicolon too, where spreadsheets of half of Europe begin a new cell.
-    """
-    if isinstance(value, str):
-        return re.sub(r"(^|;)(\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])", r"\1\2'", value)
-    return round(value, 3) if isinstance(value, float) else value

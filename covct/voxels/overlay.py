@@ -25,7 +25,7 @@ NOTICE: Colour = (255, 196, 87)
 
 RIGHT_RGB: Colour = (0, 158, 115)  # right, false and missed: told apart by the colour-blind (Okabe and Ito 2008)
 FALSE_RGB: Colour = (230, 159, 0)
-MISSED_RGB: Colour = (86, 180, 233)
+MISSED_RGB: Colour = (204, 121, 167)
 
 LUNG_WINDOW_HU = (-1350, 150)
 FILL = 0.38  # enough to see at thumbnail size, while ground glass can still be told from consolidation
@@ -139,8 +139,8 @@ def _most_infected(infection: Slices, start: int, stop: int) -> int:
 
 def draw_slice(hu: np.ndarray, lungs: np.ndarray, infection: np.ndarray, view: FieldOfView, side: int) -> np.ndarray:
     """One slice in the lung window with its outlines: (rows, columns) each -> (side, side, 3) uint8 RGB."""
-    masks = (_cut(mask, view, side) > 0.5 for mask in (lungs == 1, lungs == 2, infection > 0))
-    return paint(_cut(hu, view, side), *masks)
+    masks = (cut(mask, view, side) > 0.5 for mask in (lungs == 1, lungs == 2, infection > 0))
+    return paint(cut(hu, view, side), *masks)
 
 
 def paint(hu: np.ndarray, right_lung: np.ndarray, left_lung: np.ndarray, infected: np.ndarray) -> np.ndarray:
@@ -173,9 +173,10 @@ def paint_agreement(image: np.ndarray, truth: np.ndarray, called: np.ndarray, fi
         _outline(image, mask, colour)
 
 
-def _cut(one: np.ndarray, view: FieldOfView, side: int) -> np.ndarray:
-    cut: np.ndarray = to_model_space(one[None], view, side)[0]
-    return cut
+def cut(one: np.ndarray, view: FieldOfView, side: int) -> np.ndarray:
+    """A slice or mask (rows, columns) as the square of a field of view: (side, side)."""
+    square: np.ndarray = to_model_space(one[None], view, side)[0]
+    return square
 
 
 def _outline(image: np.ndarray, mask: np.ndarray, colour: Colour) -> None:
