@@ -27,7 +27,7 @@ from covct.errors import SeriesError, why
 from covct.intake.discover import Series
 from covct.intake.gate import check_people
 from covct.intake.gate_rules import TILT_WARNED_DEGREES
-from covct.intake.grid import grid_of
+from covct.intake.grid import Grid, grid_of
 from covct.voxels.volume import Scan
 
 # Of a file with one slice; 4096 x 4096 pixels have half of it. Some are in memory at once.
@@ -51,6 +51,34 @@ def load_dicom(series: Series) -> Scan:
     ordered = list(grid.ordered)
     array, headers, digests = _read_slices(ordered, keep_digests=bool(series.twins))
     _check_twins(series, ordered, array, digests)
+    return _scan(grid, array, headers)
+
+
+def load_headers(series: Series) -> Scan:
+    """As `load_dicom`, but no pixel is decoded: its volume is 0 HU throughout, and takes no memory.
+
+    For whoever knows that the files are those that were read before.
+
+    Raises
+    ------
+    SeriesError
+        As `load_dicom`, of what headers tell.
+    """
+    check_people(series)
+    grid = grid_of(series)
+    ordered = list(grid.ordered)
+    of_files = ordered[:1] if ordered[0].frame else ordered
+    largest = LARGEST_FILE if ordered[0].frame else LARGEST_SLICE
+    headers = []
+    for instance, (file, contents) in zip(of_files, _read(of_files, largest), strict=True):
+        headers.append(_dataset(file, contents, instance))
+        headers[-1].pop("PixelData", None)
+    nothing: np.ndarray = np.broadcast_to(np.zeros((), hu_type(ordered)), (len(ordered), *ordered[0].shape))
+    return _scan(grid, nothing, _checked(headers, ordered))
+
+
+def _scan(grid: Grid, array: np.ndarray, headers: tuple[pydicom.Dataset, ...]) -> Scan:
+    ordered = grid.ordered
     affine = np.eye(4)
     affine[:3, 0] = step = grid.step if len(ordered) > 1 else grid.normal * _thickness(ordered[0])
     affine[:3, 1] = grid.column * grid.spacing[0]  # moving down the rows follows the column cosines
@@ -126,11 +154,17 @@ def _read_slices(
         if not headers or not instance.frame:
             headers.append(one.header)
     assert array is not None
-    for header, instance in zip(headers, ordered, strict=False):  # one header for all frames of one file
+    for header in headers:
         header.pop("PixelData", None)
+    return array, _checked(headers, ordered), digests
+
+
+def _checked(headers: list[pydicom.Dataset], ordered: list[Instance]) -> tuple[pydicom.Dataset, ...]:
+    """Headers of one study and series, all of which say whose they are."""
+    for header, instance in zip(headers, ordered, strict=False):  # one header for all frames of one file
         _check_identity(header, headers[0], instance)
     _say_whose(headers)
-    return array, tuple(headers), digests
+    return tuple(headers)
 
 
 def _say_whose(headers: list[pydicom.Dataset]) -> None:

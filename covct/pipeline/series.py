@@ -27,7 +27,7 @@ from covct.intake.gate import (
 from covct.intake.gate_geometry import default_affine, nifti_geometry
 from covct.intake.gate_rules import NOTED, ONE_LUNG, TILTED_MASKS, Finding, ValidFor
 from covct.intake.gate_voxels import judge_chest, measure_chest
-from covct.intake.load_dicom import bytes_beside, hu_type, load_dicom
+from covct.intake.load_dicom import bytes_beside, hu_type, load_dicom, load_headers
 from covct.intake.volume_file import declared_size, load_volume
 from covct.networks.devices import TENSORFLOW, Device
 from covct.networks.network import Network, Networks, field_of_view, holds_infection, probabilities
@@ -103,11 +103,19 @@ def process(
     return process_scan(choice, load(choice, clock, memory_mib, runtime), load_networks, work_key, clock, strict)
 
 
-def load(choice: Choice, clock: Clock, memory_mib: float | None = None, runtime: str = TENSORFLOW) -> Scan:
+def load(
+    choice: Choice,
+    clock: Clock,
+    memory_mib: float | None = None,
+    runtime: str = TENSORFLOW,
+    headers_only: bool = False,
+) -> Scan:
     """Read the chosen series.
 
     Parameters
     ----------
+    headers_only : bool
+        Of a DICOM series: no pixel is decoded.
     memory_mib : float, optional
         Memory that may be used; default: all that the machine or the container has.
     runtime : str
@@ -120,6 +128,8 @@ def load(choice: Choice, clock: Clock, memory_mib: float | None = None, runtime:
     """
     assert choice.chosen is not None
     with clock.step("load"):
+        if headers_only and choice.chosen.kind == "dicom":
+            return load_headers(choice.chosen)
         return read(choice.chosen, at_hand_mib() if memory_mib is None else memory_mib, runtime)
 
 
