@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -30,6 +30,8 @@ class Format:
         Of DICOM objects, which have a series of their own; None: it is no DICOM.
     stands_in : bool
         Written in place of DICOM objects where there are no instances to refer to.
+    of_pixels : bool
+        The scan is seen in it: masks and headers alone do not make it.
     """
 
     what: str
@@ -38,6 +40,7 @@ class Format:
     needs: tuple[str, ...] = ()
     series_number: int | None = None
     stands_in: bool = False
+    of_pixels: bool = False
 
     @property
     def file(self) -> str:
@@ -72,6 +75,7 @@ FORMATS = {
         "DICOM secondary capture: the slices with outlines burned in, for a PACS without SEG",
         {"capture-*.sc.dcm": "capture"},
         series_number=9202,
+        of_pixels=True,
     ),
     "ko": Format(
         "DICOM key object selection: the source slices with most opacity",
@@ -83,14 +87,18 @@ FORMATS = {
         {"lungs.nii.gz": "lungs NIfTI", "infection.nii.gz": "infection NIfTI"},
         stands_in=True,
     ),
-    "png": Format("a montage to look at", {"overlay.png": "picture"}, default=True),
+    "png": Format("a montage to look at", {"overlay.png": "picture"}, default=True, of_pixels=True),
     "page": Format(
-        "a page to look through the slices", {"study.html": "study page", "thumbnail.jpg": ""}, default=True
+        "a page to look through the slices",
+        {"study.html": "study page", "thumbnail.jpg": ""},
+        default=True,
+        of_pixels=True,
     ),
 }
 DICOM_FORMATS = tuple(name for name, one in FORMATS.items() if one.series_number)
 SEG_TYPES = ("binary", "labelmap", "fractional")
 CAPTURES = ("key", "all")
+ALL_FRAMES = " all-frames"  # follows the type in the kind of a SEG
 
 
 @dataclass(frozen=True)
@@ -115,8 +123,38 @@ class Outputs:
     captures: str = "key"
 
     def settings(self) -> dict[str, Any]:
-        """What of it decides a result: part of the work key."""
+        """All of it, as two calls that ask for the same say it."""
         return {**asdict(self), "formats": sorted(self.formats)}
+
+    def of_key(self, kind: str) -> str:
+        """What of it is part of the work key, for a series of a kind: the kind of SEG, which the SR points at. Formats
+        are not, as they can be added."""
+        return self.kind("seg") if "seg" in formats_for(kind, self.formats) else SEG_TYPES[0]
+
+    def kind(self, name: str) -> str:
+        """How a format is written; empty where there is one way only. An SR is of the kind of the SEG it points at."""
+        seg = self.seg_type + (ALL_FRAMES if self.all_frames else "")
+        return {"seg": seg, "sr": seg, "sc": self.captures}.get(name, "")
+
+    def beside(self, held: Mapping[str, str]) -> Outputs:
+        """What a result is to hold for which this is asked, and which holds something: nothing of that goes.
+
+        A SEG of another type takes the place of the one that is there; more frames, and captures of more slices, stay.
+
+        Parameters
+        ----------
+        held : mapping of str to str
+            Its formats, each with its kind; empty where that is not known.
+        """
+        of_seg = bool(with_needed(self.formats) & {"seg"})
+        held_type, held_frames = held.get("seg", "").removesuffix(ALL_FRAMES), held.get("seg", "").endswith(ALL_FRAMES)
+        seg_type = self.seg_type if of_seg else held_type or self.seg_type
+        return Outputs(
+            tuple(name for name in FORMATS if name in self.formats or name in held),
+            seg_type,
+            (of_seg and self.all_frames) or (seg_type == held_type and held_frames),
+            "all" if held.get("sc") == "all" or ("sc" in self.formats and self.captures == "all") else "key",
+        )
 
 
 def formats_for(kind: str, wanted: tuple[str, ...], referable: bool = True) -> tuple[str, ...]:
@@ -125,7 +163,24 @@ def formats_for(kind: str, wanted: tuple[str, ...], referable: bool = True) -> t
     A volume file has no DICOM instances to refer to, and no more has a DICOM series that is not `referable`, as its
     instances have no valid UIDs: what stands in for DICOM objects is always written then.
     """
-    formats = {*wanted, *(needed for name in wanted for needed in FORMATS[name].needs)}
+    formats = with_needed(wanted)
     if kind != "dicom" or not referable:
         formats = formats - set(DICOM_FORMATS) | {name for name, one in FORMATS.items() if one.stands_in}
     return tuple(name for name in FORMATS if name in formats)
+
+
+def held_in(files: Iterable[str], kinds: Mapping[str, str]) -> dict[str, str]:
+    """The formats that files of a result are of, each with its kind: empty where `kinds` does not tell it."""
+    names = list(files)
+    return {name: kinds.get(name, "") for name, one in FORMATS.items() if one.among(names)}
+
+
+def with_needed(names: Iterable[str]) -> set[str]:
+    """Formats, and those that they need."""
+    wanted = set(names)
+    return wanted | {needed for name in wanted for needed in FORMATS[name].needs}
+
+
+def hold_masks(held: Mapping[str, str]) -> bool:
+    """Whether what was called can be read from such formats, voxel by voxel: probabilities do not tell it."""
+    return "nifti" in held or held.get("seg", "").split(" ")[0] in ("binary", "labelmap")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from covct.intake.discover import Series
     from covct.networks.network import Networks
     from covct.outputs import Emit
-    from covct.unattended.plan import Order
+    from covct.unattended.plan import Job, Order
 
 _inbox = partial(typer.Option, rich_help_panel="Inbox")
 
@@ -258,18 +259,8 @@ def _show_plan(order: Order, json_events: bool) -> None:
     rows: list[dict[str, Any]] = []
     for job in plan(order, found, card_hashes(order.weights)):
         series = job.series
-        verdict = {"series": series.series_uid or series.folder, "slices": len(series.instances) or None}
-        if job.finished:
-            rows.append({**verdict, "verdict": "finished", "why": job.finished.slug or job.finished.status})
-        elif job.doubtful and job.before:
-            why = "its files have changed; processed again if its slices have"
-            rows.append({**verdict, "verdict": "compare", "why": why})
-        elif job.trouble:
-            rows.append({**verdict, "verdict": "fail", "why": f"unexpected-error: {job.trouble}"})
-        elif job.refusal:
-            rows.append({**verdict, "verdict": "reject", "why": ": ".join(job.refusal)})
-        else:
-            rows.append({**verdict, **_foreseen(series, job.choice.reasons, order.strict)})
+        told = {"series": series.series_uid or series.folder, "slices": len(series.instances) or None}
+        rows.append({**told, **_verdict(job, order.strict)})
         if not job.refusal:
             rows += [
                 {
@@ -287,6 +278,24 @@ def _show_plan(order: Order, json_events: bool) -> None:
     _show_rows(rows, json_events)
     if found.not_read or any(row["verdict"] == "fail" for row in rows):
         raise typer.Exit(3)
+
+
+def _verdict(job: Job, strict: bool) -> dict[str, str]:
+    """What would become of a series, and why."""
+    made = "computes nothing" if job.from_masks else "computes it again, as it holds no masks to make that of"
+    addition = f"adds {', '.join(job.lacking)} to its result; {made}"
+    if job.finished:
+        return {"verdict": "finished", "why": job.finished.slug or job.finished.status}
+    if job.doubtful:
+        why = "its files have changed; processed again if its slices have"
+        return {"verdict": "compare", "why": f"{why}, else {addition}" if job.lacking else why}
+    if job.lacking:
+        return {"verdict": "add" if job.from_masks else "segment", "why": addition}
+    if job.trouble:
+        return {"verdict": "fail", "why": f"unexpected-error: {job.trouble}"}
+    if job.refusal:
+        return {"verdict": "reject", "why": ": ".join(job.refusal)}
+    return _foreseen(job.series, job.choice.reasons, strict)
 
 
 def _foreseen(series: Series, reasons: tuple[str, ...], strict: bool) -> dict[str, str]:
@@ -315,3 +324,6 @@ def _show_rows(rows: list[dict[str, Any]], json_events: bool) -> None:
         why = row["why"] + (f"; with a warning: {row['warned']}" if "warned" in row else "")
         table.add_row(plain(short(row["series"])), str(row["slices"] or ""), row["verdict"], plain(why))
     stdout.print(table)
+    for what, number in sorted(Counter(row["why"] for row in rows if row["verdict"] == "add").items()):
+        results = "1 result" if number == 1 else f"{number} results"
+        stdout.print(what.replace("its result", results))

@@ -141,7 +141,8 @@ def _line(event: dict[str, Any]) -> str:
         said = "[yellow]unreadable[/]" if event["slug"] == "unreadable" else f"[red]{event['slug']}[/]"
         return f"{said}  {plain(event['file'])}: {plain(event['message'])}"
     if kind == "done":
-        return f"[green]done[/]        {series}  {_figure(event)}"
+        added = f"  added {', '.join(event['added'])}, computed nothing" if event.get("added") else ""
+        return f"[green]done[/]        {series}  {_figure(event)}{added}"
     if kind == "converted":
         warned = ", ".join(finding["slug"] for finding in event["findings"])
         named = "  ".join(plain(event[name]) for name in ("source", "path") if event[name])
@@ -154,7 +155,7 @@ def _line(event: dict[str, Any]) -> str:
     if kind == "failed":
         return f"[red]failed[/]      {series}  {event['slug']}: {plain(event['message'])}"
     if kind == "unchanged":
-        return f"unchanged   {series}  its files have changed; its result stays"
+        return f"unchanged   {series}  its result stays"
     if kind == "waiting":
         why = {"limit": "--limit was reached", "until": "--until has passed"}[event["why"]]
         return f"[yellow]waiting[/]     {event['series']} series left for the next run: {why}"

@@ -110,6 +110,7 @@ def captures(
     refers to its source slice; a slice reformatted from coronal or sagittal images refers to all of them, since each
     gave it a row or a column of its pixels.
     """
+    kind = "sc" if outputs.captures == "key" else "sc-all"
     scan = replace(scan, headers=tuple(encodable(scan.headers, key, float(scan.volume.spacing[0]))))
     volume = scan.working
     sheet = _sheet(volume, report)
@@ -119,7 +120,7 @@ def captures(
         slice_ = _drawn(volume.array[index], masks.lungs[index], masks.infection[index], sheet)
         header = _labelled(sheet, _slice_label(scan, index, source))
         picture = np.concatenate([header, slice_, sheet.footer])
-        dataset = _instance(picture, scan, key, number, bool(report["source"]["lossy"]), making)
+        dataset = _instance(picture, scan, key, kind, number, bool(report["source"]["lossy"]), making)
         _add_plane(dataset, scan, index, source, sheet)
         _add_references(dataset, scan, range(scan.volume.shape[0]) if source is None else (source,))
         yield dataset
@@ -269,7 +270,9 @@ def _fitted(one: np.ndarray, sheet: Sheet) -> np.ndarray:
     return resized
 
 
-def _instance(picture: np.ndarray, scan: Scan, key: str, number: int, lossy: bool, making: Making) -> pydicom.Dataset:
+def _instance(
+    picture: np.ndarray, scan: Scan, key: str, kind: str, number: int, lossy: bool, making: Making
+) -> pydicom.Dataset:
     """A picture (rows, columns, 3) as an instance of the source's study, without its place in the patient."""
     first = scan.headers[0]
     dataset = hd.sc.SCImage(
@@ -279,10 +282,10 @@ def _instance(picture: np.ndarray, scan: Scan, key: str, number: int, lossy: boo
         coordinate_system="PATIENT",
         patient_orientation=("L", "P"),
         study_instance_uid=first.StudyInstanceUID,
-        series_instance_uid=object_uids(key, "sc")["series_instance_uid"],
+        series_instance_uid=object_uids(key, kind)["series_instance_uid"],
         series_number=SERIES_NUMBERS["sc"],
         series_description=f"covct {__version__} overlay (research use only)",
-        sop_instance_uid=instance_uid(key, "sc", number),
+        sop_instance_uid=instance_uid(key, kind, number),
         instance_number=number,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         contributing_equipment=contributing_equipment(),

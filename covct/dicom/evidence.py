@@ -19,7 +19,7 @@ from covct import RESEARCH_USE, __version__
 from covct.dicom.inherited import TYPE_2, Valid, can_be_written, copied, leave_out
 from covct.dicom.orientation import snapped
 from covct.dicom.valid import is_uid
-from covct.outputs import FORMATS
+from covct.outputs import DICOM_FORMATS, FORMATS
 from covct.terms import ARTIFICIAL_INTELLIGENCE, DEVICE, PROCESSING_EQUIPMENT, CodedTerm
 
 OF_FRAMES = (0x00280008, 0x52009229, 0x52009230)  # what makes the library take an image for a multi-frame one
@@ -28,6 +28,8 @@ MANUFACTURER = "covct"
 # Attributes with Date and Time that tell when an object was made; SecondaryCapture of those that have it.
 OF_THE_MAKING = ("Content", "Series", "InstanceCreation")
 OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")  # Timezone Offset From UTC (0008,0201)
+# Captures of every slice are other objects than those of key slices, under the same number.
+OBJECTS = {name: (name,) for name in DICOM_FORMATS} | {"sc": ("sc", "sc-all")}
 # Series numbers far above a scanner's, one a kind of object, so that they sort last and together.
 SERIES_NUMBERS = {name: one.series_number for name, one in FORMATS.items() if one.series_number}
 
@@ -61,7 +63,7 @@ def equipment() -> dict[str, str]:
 def object_uids(key: str, kind: str) -> dict[str, str]:
     """Series and SOP Instance UID of an object, from the work key: a redo sends a PACS the same object.
 
-    `kind` is a key of SERIES_NUMBERS; more instances of a series take ``instance_uid``.
+    `kind` is one of OBJECTS; more instances of a series take ``instance_uid``.
     """
     return {
         "series_instance_uid": generate_uid(entropy_srcs=[key, f"{kind}-series"]),

@@ -16,7 +16,8 @@ from covct.dicom.read import read_dataset
 from covct.dicom.seg_frames import frame_pixels, frame_places, referenced_slices
 from covct.disk.sources import SourceFile, read_all
 from covct.errors import SourceDefect, UsageError, why
-from covct.terms import LEFT, LUNG, OPACITY, RIGHT
+from covct.terms import LEFT, LEFT_LUNG, LUNG, OPACITY, RIGHT, RIGHT_LUNG
+from covct.voxels.labels import INFECTED as INFECTED_VOXEL
 from covct.voxels.volume import Scan
 
 SEG_STORAGE = {str(SegmentationStorage), str(LABEL_MAP_STORAGE)}
@@ -49,6 +50,9 @@ OF_A_LUNG = {"lung", "lungs", "left", "right", "l", "r", "both", "whole", "field
 INFECTED = (INFECTION_NAME, GROUND_GLASS, CONSOLIDATION)
 ANY_LUNG = (LUNGS_NAME, RIGHT_LUNG_NAME, LEFT_LUNG_NAME)
 OF_TASK = {"lungs": ANY_LUNG, "infection": (*INFECTED, EFFUSION)}
+# By segment number of SEGMENTS and of LABELMAP_SEGMENTS: the label of a voxel, or what it adds to it.
+OF_SEGMENT = np.array([0, RIGHT_LUNG, LEFT_LUNG, INFECTED_VOXEL], np.uint8)
+OF_LABEL_MAP = np.array([0, RIGHT_LUNG, LEFT_LUNG, RIGHT_LUNG + INFECTED_VOXEL, LEFT_LUNG + INFECTED_VOXEL], np.uint8)
 # What a user says that segments are: by task, their numbers or labels in small letters.
 LabelNames = Mapping[str, frozenset[str]]
 
@@ -216,6 +220,36 @@ def read_masks(file: SourceFile, scan: Scan, labels: LabelNames | None = None) -
     if labelmap and masks.keys() & set(ANY_LUNG) and "lungs" not in (labels or {}):
         _fill_lungs(masks)
     return masks
+
+
+def read_labels(file: SourceFile, scan: Scan) -> np.ndarray:
+    """Lungs and infection of a SEG that covct wrote as masks or as a label map.
+
+    Returns
+    -------
+    (slices, rows, columns) uint8
+        In the order of the scan's source: 0 background, 1 right lung, 2 left lung; 4 is added where infected.
+
+    Raises
+    ------
+    SeriesError
+        The file cannot be read.
+    SourceDefect
+        Its grid is another than the scan's; what was got and wanted.
+    """
+    dataset = _read(file)
+    shape = scan.volume.shape
+    if (dataset.Rows, dataset.Columns) != shape[1:]:
+        raise SourceDefect(f"the SEG has {dataset.Rows} x {dataset.Columns} pixels, its series {shape[1]} x {shape[2]}")
+    labels = np.zeros(shape, np.uint8)
+    frames = dataset.PerFrameFunctionalGroupsSequence
+    for groups, place, pixels in zip(frames, frame_places(dataset, scan), frame_pixels(dataset), strict=True):
+        if dataset.SOPClassUID == LABEL_MAP_STORAGE:
+            labels[place] = OF_LABEL_MAP[pixels]
+        else:
+            number = int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+            labels[place] |= (pixels > 0) * OF_SEGMENT[number]
+    return labels
 
 
 def _names(segment: pydicom.Dataset, labels: LabelNames) -> tuple[str, ...]:

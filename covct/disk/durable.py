@@ -129,6 +129,14 @@ def _is_running(process: str) -> bool:
     return process.isdecimal() and process != str(os.getpid()) and Path("/proc", process).exists()
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file that nobody writes to again; a copy where the file system, or its rules, allow none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def rename(source: Path, target: Path) -> None:
     """Rename, and bring it to the disk: both folders it changes."""
     os.rename(source, target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 from covct.disk import versions
 from covct.disk.documents import DamagedDocument, Document
 from covct.disk.places import OUTCOME, is_bare_name
+from covct.outputs import held_in
 
 Status = Literal["done", "rejected", "failed"]
 MOMENTS_KEPT = 32  # of results of other settings, weights, slices
@@ -40,6 +41,14 @@ class Outcome(Document):
     message: str | None = Field(None, description="The same in one sentence.")
     files: dict[Annotated[str, AfterValidator(_bare_name)], str] = Field(
         {}, description="Names of the result's files, each with its sha256."
+    )
+    formats: dict[str, str] = Field(
+        {},
+        description="Formats that these files are of, each with its kind: the type of a SEG, which slices captures "
+        "show; empty where there is one kind only. The report is no format. Earlier versions did not note them.",
+    )
+    pruned: list[str] = Field(
+        [], description="Formats that covct prune took away: nothing is missing, and a scan does not write them again."
     )
     covct_version: str = ""
     finished: str = Field("", description="UTC, ISO 8601.")
@@ -71,6 +80,11 @@ class Outcome(Document):
         description="sha256 of sizes and times (in archives: of sizes and checksums) of files that hold these slices, "
         "newest first.",
     )
+
+    @property
+    def held(self) -> dict[str, str]:
+        """The formats of its files, each with its kind; of earlier versions without it."""
+        return held_in(self.files, self.formats)
 
     def is_of(self, key: str) -> bool:
         """Whether it has this work key, or the one that the key becomes for slices that were replaced."""
@@ -106,6 +120,13 @@ def first_computed(before: Outcome | None, key: str, now: datetime) -> datetime:
     except ValueError:
         return now
     return moment if moment.tzinfo and moment.year >= 2020 else now
+
+
+def moment_of(outcome: Outcome) -> datetime | None:
+    """When a result was first computed; None where its outcome does not tell."""
+    unknown = datetime.max.replace(tzinfo=UTC)
+    moment = first_computed(outcome, outcome.work_key, unknown)
+    return None if moment == unknown else moment
 
 
 def with_moment(before: Outcome | None, key: str, moment: datetime | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pydicom
 
-from covct.dicom.evidence import SERIES_NUMBERS, instance_uid, object_uids
+from covct.dicom.evidence import OBJECTS, SERIES_NUMBERS, instance_uid, object_uids
 from covct.pipeline.report_document import Report
 from covct.results.check_file import Damage, check_pixels, is_seg, quietly, read_whole
 from covct.results.check_seg import check_seg, numbers
@@ -119,10 +119,12 @@ def _check_identity(objects: dict[str, pydicom.Dataset], report: Report) -> Iter
     for name, dataset in objects.items():
         if dataset.get("StudyInstanceUID") != study:
             yield Defect("wrong-identity", f"it belongs to study {dataset.get('StudyInstanceUID')}", name)
-        kind = kinds.get(dataset.get("SeriesNumber"))
-        if kind is None:
+        possible = OBJECTS.get(kinds.get(dataset.get("SeriesNumber"), ""), ())
+        series = {object_uids(key, kind)["series_instance_uid"]: kind for kind in possible}
+        kind = series.get(dataset.SeriesInstanceUID)
+        if not possible:
             yield Defect("wrong-identity", f"series number {dataset.get('SeriesNumber')} is none of covct's", name)
-        elif dataset.SeriesInstanceUID != object_uids(key, kind)["series_instance_uid"]:
+        elif kind is None:
             yield Defect("wrong-identity", "its Series Instance UID is not that of the report's work key", name)
         elif dataset.SOPInstanceUID not in {
             instance_uid(key, kind, number)

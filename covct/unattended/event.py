@@ -65,8 +65,8 @@ class Skipped(OfSeries):
 
 
 class Unchanged(OfSeries):
-    """A series whose files have changed, and whose result stays: its slices are the same, or, as a problem says, cannot
-    be read."""
+    """A series whose result stays as it is: its files have changed and its slices are the same, or, as a problem says,
+    they cannot be read or nothing could be added to it."""
 
     event: Literal["unchanged"]
     status: Status
@@ -102,6 +102,9 @@ class Done(OfSeries):
     device: str
     runtime: str | None = Field(None, description="What computed the networks: openvino, tensorflow or jax.")
     precision: str | None = Field(None, description="Numbers they were computed in: bfloat16 or float32.")
+    added: list[str] | None = Field(
+        None, description="Formats written beside what its result holds; absent where all was computed."
+    )
     research_use: str
 
 
@@ -147,7 +150,7 @@ class Plan(Told):
     event: Literal["plan"]
     series: str
     slices: int | None
-    verdict: Literal["segment", "finished", "reject", "leave out", "unreadable", "fail", "compare"]
+    verdict: Literal["segment", "add", "finished", "reject", "leave out", "unreadable", "fail", "compare"]
     why: str
     warned: str | None = None
 

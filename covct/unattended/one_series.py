@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 from covct import __version__
 from covct.disk import state
 from covct.disk.attempts import MOST_ATTEMPTS, Attempt, begin_attempt, forgive_attempt
-from covct.disk.durable import output_errors, write_json
+from covct.disk.durable import link_or_copy, output_errors, write_json
 from covct.disk.outcome import Outcome, content_key, first_computed, read_outcome, with_moment
 from covct.disk.places import PRIVATE
 from covct.errors import RunError, Stopped, UsageError
 from covct.networks.cards import file_sha256
-from covct.outputs import Emit, formats_for
+from covct.outputs import FORMATS, Emit, formats_for
 from covct.unattended.ahead import Line
 from covct.unattended.job_events import file_meant, job_event
 from covct.unattended.logs import hashed, identifier_key
 from covct.unattended.plan import NEVER_FINAL, Job, Order, superseded
 from covct.unattended.preparing import End, Kept, Loaded, Prepared, Read, clock_of, ends
+from covct.unattended.replaced import still_of
 from covct.unattended.whose import record
 
 if TYPE_CHECKING:  # highdicom and SimpleITK are for those who have work
@@ -58,10 +60,12 @@ def do(
             return end
         if end.status != "done":
             stage = state.new_stage(order.out, job.work_key)
-        outcome = _outcome(order, job, prepared.read, stage, end, prepared.seconds + time.perf_counter() - start)
+        seconds = prepared.seconds + time.perf_counter() - start
+        outcome = _outcome(order, job, prepared, stage, end, seconds)
         state.commit(order.out, folder, stage, outcome, superseded(job.choice) if end.status == "done" else ())
-    told = {"slug": end.slug, "message": end.message, "seconds": outcome.seconds}
-    emit(job_event(end.status, job, **told, **file_meant(end.file), **end.figures))
+    told = {"slug": end.slug, "message": end.message, "seconds": round(seconds, 3)}
+    added = {"added": list(prepared.added)} if prepared.added else {}
+    emit(job_event(end.status, job, **told, **file_meant(end.file), **end.figures, **added))
     return outcome
 
 
@@ -77,19 +81,29 @@ def _given_up(job: Job, attempt: Attempt) -> End | Kept | None:
         return _kept_if_unread(job, End("rejected", *job.refusal), Read(job.work_key))
     if job.trouble:
         return End("failed", "unexpected-error", job.trouble)
+    end = None
     if attempt.timed_out_s is not None:
-        return End("failed", "timeout", f"no result within {attempt.timed_out_s:g} s (--series-timeout)")
-    if attempt.attempts > MOST_ATTEMPTS:
-        return End("failed", "crashed-repeatedly", f"{MOST_ATTEMPTS} attempts ended without an outcome")
-    return None
+        end = End("failed", "timeout", f"no result within {attempt.timed_out_s:g} s (--series-timeout)")
+    elif attempt.attempts > MOST_ATTEMPTS:
+        end = End("failed", "crashed-repeatedly", f"{MOST_ATTEMPTS} attempts ended without an outcome")
+    return _kept_without(job, end) if end and job.lacking and not job.doubtful else end
 
 
 def _kept_if_unread(job: Job, end: End | Kept, read: Read) -> End | Kept:
-    if not (job.doubtful and job.before) or isinstance(end, Kept) or read.slices:
+    """What was to be added to a result is no reason to lose it; nor is what may be the same slices."""
+    if not job.before or not job.stays or isinstance(end, Kept) or end.status == "done":
         return end
-    if end.status == "failed" or end.slug in NEVER_FINAL:  # nothing says yet that its slices are others
-        return Kept(job.before, end.slug or "", end.message or "")
-    return end
+    if job.lacking and (read.slices == job.before.slices or not (job.doubtful or read.slices)):
+        return _kept_without(job, end)
+    unread = job.doubtful and not read.slices  # nothing says yet that its slices are others
+    return _kept_without(job, end) if unread and (end.status == "failed" or end.slug in NEVER_FINAL) else end
+
+
+def _kept_without(job: Job, end: End) -> Kept:
+    """The result that stands stays as it is, without what it lacks."""
+    assert job.before
+    without = f" ({', '.join(job.lacking)} not added)" if job.lacking else ""
+    return Kept(job.before, end.slug or "", f"{end.message}{without}")
 
 
 @contextmanager
@@ -147,12 +161,18 @@ def _write(
     from covct.results.writers import REPORT_NAME, WRITERS
 
     assert prepared.result is not None and prepared.clock is not None
-    result, clock = _as_told(prepared.result, _source(order, job)), clock_of(job, emit)
+    result, clock = prepared.result, clock_of(job, emit)
+    if not prepared.added:
+        result = _as_told(result, _source(order, job))
     with clock.step("write"):
         go_on()
         making = Making(computed, installation(order.out))
-        for name in formats_for(job.series.kind, order.outputs.formats, job.series.can_be_referred_to):
-            WRITERS[name](result, stage, order.outputs, making)
+        for name in _formats(job, prepared):
+            WRITERS[name](result, stage, job.outputs, making)
+    if prepared.added:
+        for name in _carried(job, prepared.added):
+            link_or_copy(order.out / job.series.folder / name, stage / name)
+        return dict(json.loads((stage / REPORT_NAME).read_text(encoding="utf-8")))
     run = {
         "device": asdict(result.device),
         "timings_s": {**prepared.clock.seconds, **clock.seconds},
@@ -161,6 +181,27 @@ def _write(
     report = finished(result.report, run).model_dump()
     write_json(stage / REPORT_NAME, report)
     return report
+
+
+def _formats(job: Job, prepared: Prepared) -> tuple[str, ...]:
+    """The formats to write."""
+    pruned = _pruned(job, prepared)
+    wanted = formats_for(job.series.kind, job.outputs.formats, job.series.can_be_referred_to)
+    return prepared.added or tuple(name for name in wanted if name not in pruned)
+
+
+def _pruned(job: Job, prepared: Prepared) -> list[str]:
+    """Formats that were taken away from a result, and stay away where it is only to hold others too."""
+    if not job.lacking or not job.before or job.before.work_key != prepared.read.work_key:
+        return []
+    return [name for name in job.before.pruned if name not in job.lacking]
+
+
+def _carried(job: Job, added: tuple[str, ...]) -> list[str]:
+    """Files of a result that stay beside what is added."""
+    assert job.before
+    replaced = {one for name in added for one in FORMATS[name].among(job.before.files)}
+    return [name for name in job.before.files if name not in replaced]
 
 
 def _as_told(result: Result, path: str) -> Result:
@@ -175,13 +216,18 @@ def _source(order: Order, job: Job) -> str:
     return hashed(path, order.identifier_key) if path and order.identifier_key else path
 
 
-def _outcome(order: Order, job: Job, read: Read, stage: Path, end: End, seconds: float) -> Outcome:
+def _outcome(order: Order, job: Job, prepared: Prepared, stage: Path, end: End, seconds: float) -> Outcome:
+    read, done = prepared.read, end.status == "done"
+    if prepared.added and done:
+        return _added_to(job, prepared, stage)
     return Outcome(
         status=end.status,
         work_key=read.work_key,
         slug=end.slug,
         message=end.message,
         files={path.name: file_sha256(path) for path in sorted(stage.iterdir())},
+        formats={name: job.outputs.kind(name) for name in _formats(job, prepared)} if done else {},
+        pruned=_pruned(job, prepared) if done else [],
         covct_version=__version__,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
@@ -191,9 +237,24 @@ def _outcome(order: Order, job: Job, read: Read, stage: Path, end: End, seconds:
         patient=record(order.out, job.series),
         content=content_key(job.series.content),
         slices=read.slices,
-        first_slices=(job.before.first_slices if job.before else "") or (read.slices if end.status == "done" else ""),
+        first_slices=(job.before.first_slices if job.before else "") or (read.slices if done else ""),
         moments=with_moment(_standing(order, job), read.work_key, end.computed),
         signatures=[job.signature] if job.signature else [],
+    )
+
+
+def _added_to(job: Job, prepared: Prepared, stage: Path) -> Outcome:
+    """The outcome before, with what was added: when it was computed, by which version, and the hashes of files that
+    stayed are not this run's to tell."""
+    assert job.before
+    stayed = {name: job.before.files[name] for name in _carried(job, prepared.added)}
+    formats = {**job.before.held, **{name: job.outputs.kind(name) for name in prepared.added}}
+    return still_of(job.before, job.signature).model_copy(
+        update={
+            "files": {path.name: stayed.get(path.name) or file_sha256(path) for path in sorted(stage.iterdir())},
+            "formats": {name: formats[name] for name in FORMATS if name in formats},
+            "pruned": _pruned(job, prepared),
+        }
     )
 
 

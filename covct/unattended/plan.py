@@ -20,7 +20,7 @@ from covct.intake.gate import check_headers
 from covct.intake.older_trees import where_it_lies
 from covct.networks.cards import ensemble, file_sha256, read_card, tasks_in
 from covct.networks.devices import TENSORFLOW
-from covct.outputs import Outputs
+from covct.outputs import Outputs, formats_for, hold_masks, with_needed
 from covct.unattended.replaced import may_be_replaced, signature
 from covct.unattended.whose import further_patients, told_apart
 
@@ -107,6 +107,12 @@ class Job:
         `before` stands if the series still holds the slices that it was made of: files have changed since.
     signature : str
         Of the files, as `replaced.signature` has it.
+    outputs : Outputs
+        What its result is to hold: what is asked for, beside what the result in its folder holds.
+    lacking : tuple of str
+        Formats that `before`, which stands, lacks of that.
+    from_masks : bool
+        They are written from the masks that `before` holds.
     """
 
     series: Series
@@ -118,6 +124,14 @@ class Job:
     before: Outcome | None = None
     doubtful: bool = False
     signature: str = ""
+    outputs: Outputs = Outputs()
+    lacking: tuple[str, ...] = ()
+    from_masks: bool = False
+
+    @property
+    def stays(self) -> bool:
+        """Whether `before` stays where nothing comes of the work."""
+        return self.before is not None and (self.doubtful or bool(self.lacking))
 
     @property
     def to_do(self) -> bool:
@@ -180,7 +194,7 @@ def _with_folders(order: Order, found: Discovery, cards: dict[str, str]) -> list
 
     def lying(series: Series) -> Series:
         try:
-            return where_it_lies(order.out, series, lambda one: _key(order, one, cards))
+            return where_it_lies(order.out, series, lambda one: _key(order, one, cards, order.outputs))
         except (RunError, OSError):
             raise
         except Exception as error:  # planning its study will tell
@@ -220,27 +234,58 @@ def _job(
     refusal: tuple[str, str] | None,
     opener: Opener | None,
 ) -> Job:
-    key, now = _key(order, series, cards), signature(series, opener)
     outcome = read_outcome(order.out / series.folder)
+    outputs, now = order.outputs.beside(outcome.held if outcome else {}), signature(series, opener)
+    key = _key(order, series, cards, outputs)
     stands = outcome is not None and _stands(order, series.folder, key, outcome)
     changed = outcome is not None and may_be_replaced(outcome, now)
+    lacking = _lacking(outcome, series, outputs) if outcome and stands and not refusal else ()
+    from_masks = bool(lacking and outcome and hold_masks(outcome.held) and not _of_probabilities(outputs, lacking))
     return Job(
         series,
         choice,
         key,
-        outcome if stands and not changed else None,
+        outcome if stands and not changed and not lacking else None,
         refusal,
         before=outcome if outcome and outcome.content == content_key(series.content) else None,
         doubtful=bool(stands and changed and outcome and outcome.status == "done" and not refusal),
         signature=now,
+        outputs=outputs,
+        lacking=lacking,
+        from_masks=from_masks,
     )
 
 
-def _key(order: Order, series: Series, cards: dict[str, str]) -> str:
-    return work_key(series.content, settings(order), cards)
+def _lacking(outcome: Outcome, series: Series, outputs: Outputs) -> tuple[str, ...]:
+    """The formats that a result which stands is to hold and does not, with what they need; less what was taken away by
+    `covct prune`: nobody wants that back every night."""
+    if outcome.status != "done":
+        return ()
+    lacking = _missing(outcome, formats_for(series.kind, outputs.formats), outputs)
+    if lacking and not series.can_be_referred_to:  # which looks at every UID
+        lacking = _missing(outcome, formats_for(series.kind, outputs.formats, referable=False), outputs)
+    return lacking
+
+
+def _missing(outcome: Outcome, wanted: tuple[str, ...], outputs: Outputs) -> tuple[str, ...]:
+    held = outcome.held
+    missing = [name for name in wanted if held.get(name) != outputs.kind(name)]
+    needed = with_needed(name for name in missing if name not in outcome.pruned)
+    return tuple(name for name in missing if name in needed)
+
+
+def _of_probabilities(outputs: Outputs, formats: tuple[str, ...]) -> bool:
+    """Whether one of them holds what networks said, and not only what was called."""
+    return "seg" in formats and outputs.seg_type == "fractional"
+
+
+def _key(order: Order, series: Series, cards: dict[str, str], outputs: Outputs) -> str:
+    """Of what decides masks and figures, and the kind of SEG. Formats do not: what is there can be added to."""
+    return work_key(series.content, {"seg": outputs.of_key(series.kind), "strict": order.strict}, cards)
 
 
 def settings(order: Order) -> dict[str, Any]:
+    """All that a call asks for of each result."""
     return {**order.outputs.settings(), "strict": order.strict}
 
 

@@ -16,7 +16,7 @@ from covct.disk import state
 from covct.disk.attempts import is_noted
 from covct.disk.outcome import Outcome, Status, key_of_replaced
 from covct.errors import RunError, SeriesError, logged, whereabouts
-from covct.outputs import Emit
+from covct.outputs import FORMATS, Emit
 from covct.pipeline.memory import steady_heap
 from covct.unattended.ahead import Closed, Line, Steps
 from covct.unattended.job_events import job_event
@@ -26,6 +26,7 @@ from covct.unattended.replaced import slices_digest, still_of
 if TYPE_CHECKING:  # highdicom, SimpleITK and OpenCV are for those who have work
     from covct.networks.network import Network, Networks
     from covct.pipeline.series import Clock, Result
+    from covct.results.standing import Standing
     from covct.voxels.volume import Scan
 
 OUT_OF_MEMORY = "out-of-memory"
@@ -60,6 +61,10 @@ class Read:
     work_key: str
     slices: str = ""
 
+    def believe(self, before: Outcome) -> None:
+        """Take its files for those that were read before: sizes and times say so."""
+        self.slices, self.work_key = before.slices, before.work_key
+
     def take(self, job: Job, scan: Scan) -> bool:
         """Note its slices. Returns whether they are those of a result that stands if they are."""
         self.slices = slices_digest(job.series, scan)
@@ -77,6 +82,8 @@ class Prepared:
     ----------
     seconds : float
         That reading and computing took, while others were perhaps at work.
+    added : tuple of str
+        Formats to be written beside those that the result in its folder holds; empty: all of it is new.
     """
 
     read: Read
@@ -84,6 +91,7 @@ class Prepared:
     result: Result | None = None
     end: End | Kept | None = None
     seconds: float = 0.0
+    added: tuple[str, ...] = ()
 
     @property
     def ran_out_of_memory(self) -> bool:
@@ -92,11 +100,21 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A scan as it was read, and the clock that runs for its series."""
+    """A scan as it was read, and the clock that runs for its series.
+
+    Attributes
+    ----------
+    standing : Standing or None
+        The result to write further formats of; None where all is to be computed.
+    headers_only : bool
+        No pixel was decoded.
+    """
 
     scan: Scan
     clock: Clock
     seconds: float
+    standing: Standing | None = None
+    headers_only: bool = False
 
 
 def line(order: Order, networks: Callable[[], Networks]) -> Line[Loaded, Prepared]:
@@ -127,8 +145,19 @@ def _load(order: Order, job: Job, tell: Emit) -> Loaded:
     start = time.perf_counter()
     clock = clock_of(job, tell)
     state.ensure_temporary_folder(order.out)
-    scan = load(job.choice, clock, order.memory_mib, order.runtime)
-    return Loaded(scan, clock, time.perf_counter() - start)
+    found = _standing(order, job)
+    headers_only = found is not None and not job.doubtful and not any(FORMATS[name].of_pixels for name in job.lacking)
+    scan = load(job.choice, clock, order.memory_mib, order.runtime, headers_only)
+    return Loaded(scan, clock, time.perf_counter() - start, found, headers_only)
+
+
+def _standing(order: Order, job: Job) -> Standing | None:
+    """The result that further formats are to be made of, if they can be."""
+    if not job.from_masks or not job.before:
+        return None
+    from covct.results.standing import standing
+
+    return standing(order.out / job.series.folder, job.before)
 
 
 def clock_of(job: Job, emit: Emit) -> Clock:
@@ -150,11 +179,33 @@ def _prepare(
     with ends(ended):
         scan = loaded()
         start = time.perf_counter() - scan.seconds
-        if read.take(job, scan.scan) and job.before:
+        same = _is_as_before(job, scan, read)
+        if same and job.before and not job.lacking:
             return Prepared(read, end=Kept(still_of(job.before, job.signature)))
-        result = _computed(order, job, scan.scan, read.work_key, networks, scan.clock, tell)
-        return Prepared(read, scan.clock, result, seconds=time.perf_counter() - start)
+        added = job.lacking if same and scan.standing else ()
+        if added:
+            result = _read_back(job, scan, read.work_key)
+        else:
+            result = _computed(order, job, scan.scan, read.work_key, networks, scan.clock, tell)
+        return Prepared(read, scan.clock, result, seconds=time.perf_counter() - start, added=added)
     return Prepared(read, end=ended[0], seconds=time.perf_counter() - start)
+
+
+def _is_as_before(job: Job, loaded: Loaded, read: Read) -> bool:
+    """Note what was read. Returns whether it is what the result was made of that stands if it is."""
+    if loaded.headers_only and job.before:
+        read.believe(job.before)
+        return True
+    same = read.take(job, loaded.scan)
+    return same or bool(job.lacking and job.before and job.before.slices == read.slices)
+
+
+def _read_back(job: Job, loaded: Loaded, work_key: str) -> Result:
+    from covct.results.standing import as_computed
+
+    assert loaded.standing
+    with loaded.clock.step("masks"):
+        return as_computed(loaded.standing, job.series, loaded.scan, work_key)
 
 
 def _fit(order: Order, job: Job, other: Job) -> bool:
