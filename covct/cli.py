@@ -54,6 +54,11 @@ class Commands(ByName):
             "results.digest",
             "Tell what the last run came to, to be mailed or posted: figures, the most affected series, reasons.",
         ),
+        "prune": results(
+            "prune.prune",
+            "Remove formats from old results of an output tree; outcome, report and what is to be kept stay.",
+            EXIT_CODES,
+        ),
         "verify": results(
             "results.verify",
             "Check every result against its hashes, its report, its references and its source; exit 3 on any defect.",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import errno
+import hashlib
 import json
 import os
 import random
@@ -207,6 +208,60 @@ def recover(root: Path, mark: Callable[[str], None]) -> None:
     state.recover(root / "out")
 
 
+# Formats that are taken away
+
+MASK, REPORT = "lungs.nii.gz", "report.json"
+
+
+def old_results(root: Path) -> None:
+    from covct.disk import state
+    from covct.disk.outcome import Outcome
+
+    for key in ("k1", "k2"):
+        stage = state.new_stage(root / "out", key)
+        files = {"segmentation.seg.dcm": b"seg " * 100, MASK: b"mask" * 100, REPORT: b"{}"}
+        for name, contents in files.items():
+            (stage / name).write_bytes(contents)
+        outcome = Outcome(
+            status="done",
+            work_key=key,
+            files={name: hashlib.sha256(contents).hexdigest() for name, contents in files.items()},
+            formats={"seg": "binary", "nifti": ""},
+            moments={key: "2026-01-01T00:00:00+00:00"},
+        )
+        state.commit(root / "out", f"s/{key}", stage, outcome)
+
+
+def prune(root: Path, mark: Callable[[str], None] = lambda mark: None) -> None:
+    from covct.unattended.prune import prune as pruned
+
+    for one in pruned(root / "out", datetime(2026, 2, 1, tzinfo=UTC), {"seg"}):
+        mark(one.folder)
+
+
+def check_pruned(root: Path, passed: set[str]) -> list[str]:
+    """Each result is whole, with the mask or without; what was said to be removed is; a second call does the rest."""
+    from covct.disk import state
+    from covct.disk.outcome import read_outcome
+
+    out, said = root / "out", []
+    state.recover(out)
+    for again in (False, True):
+        for folder in (out / "s" / "k1", out / "s" / "k2"):
+            outcome = read_outcome(folder)
+            found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("[!o]*")}
+            if not outcome or found != outcome.files:
+                said.append(f"{folder.name} is not whole: {sorted(found)}")
+            elif (MASK in found) == ("nifti" in outcome.pruned):
+                said.append(f"{folder.name} has {sorted(found)}, pruned {outcome.pruned}")
+            elif MASK in found and (again or f"s/{folder.name}" in passed):
+                said.append(f"the mask of {folder.name} came back")
+        prune(root)
+    if MASK in (out / "index.html").read_text():
+        said.append("the page leads to what is gone")
+    return said
+
+
 # Files that are moved
 
 
@@ -290,7 +345,7 @@ def check_index(root: Path, passed: set[str]) -> list[str]:
 
 @dataclass
 class Night:
-    """Two studies, one of them done before in another format; their files are moved when they are done."""
+    """Two studies, one of them done before in another format, which is added to; their files are moved when done."""
 
     inbox: Path
     weights: Path
@@ -310,7 +365,7 @@ class Night:
 
     def prepare(self, root: Path) -> None:
         shutil.copytree(self.inbox / "1", root / "in" / "1")
-        self.run(root, formats=(), moves=False)
+        self.run(root, formats=("nifti",), moves=False)
         shutil.copytree(self.inbox / "2", root / "in" / "2")
         self.slices = contents(root / "in")
 
@@ -353,6 +408,7 @@ def scenarios(base: Path, names: list[str]) -> dict[str, Scenario]:
         ),
         "recover-aside": Scenario(both(crashed, at="staging"), recover, check_commit),
         "recover-end": Scenario(both(crashed, at="rubbish"), recover, check_commit),
+        "prune": Scenario(old_results, prune, check_pruned, True),
         "move": Scenario(three_slices, lambda root, mark: _ignore(move(root, mark)), check_moved),
         "move-across": Scenario(
             three_slices, lambda root, mark: _ignore(move(root, mark, True)), both(check_moved, across=True)
@@ -371,7 +427,7 @@ def scenarios(base: Path, names: list[str]) -> dict[str, Scenario]:
     return found
 
 
-NAMES = ("commit", "first", "recover-aside", "recover-end", "move", "move-across", "index", "night")
+NAMES = ("commit", "first", "recover-aside", "recover-end", "prune", "move", "move-across", "index", "night")
 
 
 def _ignore(value: object) -> None:

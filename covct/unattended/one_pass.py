@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from covct.disk import state
 from covct.disk.durable import output_errors
 from covct.disk.outcome import Outcome, read_outcome
-from covct.disk.places import PRIVATE
+from covct.disk.places import PRIVATE, SUMMARY_DUE
 from covct.intake.discover import Discovery
 from covct.results.summary import Summary
 from covct.unattended.job_events import job_event, skipped_event
@@ -23,8 +23,6 @@ from covct.unattended.troubles import Troubles
 
 if TYPE_CHECKING:  # OpenCV is for those who have work
     from covct.networks.network import Networks
-
-SUMMARY_DUE = "summary-due"  # in the output tree's private folder
 
 
 @dataclass
