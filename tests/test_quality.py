@@ -136,6 +136,23 @@ def test_a_head_has_no_lungs(other_part, slug):
     assert caught.value.slug == slug
 
 
+@pytest.mark.parametrize(
+    ("areas", "said"),
+    [
+        ([0], "no lung found in the one slice; wanted a chest CT (at least 40 cm² a slice)"),
+        ([20], "only 5.0 cm² of lung found in the one slice; wanted a chest CT (at least 40 cm² a slice)"),
+        ([20, 40], "only 7.5 cm² of lung found a slice in 2 slices; wanted a chest CT (at least 40 cm² a slice)"),
+        ([0] * 40, "no lung found in 40 slices over 200 mm; wanted a chest CT (at least 300 mL)"),
+        ([20] * 40, "only 100 mL of lung found in 40 slices over 200 mm; wanted a chest CT (at least 300 mL)"),
+    ],
+)
+def test_few_slices_without_lung_are_told_by_their_area(areas, said):
+    """One slice was 0 mL of lung over 2 mm: its volume says only how thick it is."""
+    with pytest.raises(SeriesError) as caught:
+        coverage(lungs_of(*areas), SPACING)
+    assert caught.value.message == said
+
+
 def test_lungs_cut_in_half_have_no_volume_and_no_percentage():
     valid, [warning] = coverage(lungs_of(*[0] * 10, *[900] * 10), SPACING)
     assert (valid.volume, valid.percent, valid.hu_bands) == (False, False, True)

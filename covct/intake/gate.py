@@ -330,6 +330,18 @@ def _enclosed_air(hu_slice: np.ndarray) -> int:
     return int(np.count_nonzero((air > 0) & ~np.isin(labels, outside[outside > 0])))
 
 
+def _little_lung(volume_ml: float, extent_mm: float, slices: int, least_ml: float, least_cm2: float) -> str:
+    """Of few slices by their area: their volume says only how thick they are."""
+    if slices < FEW_SLICES:
+        found = f"{10 * volume_ml / extent_mm:.1f} cm² of lung found" if volume_ml else "no lung found"
+        of = (
+            "in the one slice" if slices == 1 else f"a slice in {slices} slices" if volume_ml else f"in {slices} slices"
+        )
+        return f"{'only ' * bool(volume_ml)}{found} {of}; wanted a chest CT (at least {least_cm2:g} cm² a slice)"
+    found = f"only {volume_ml:.0f} mL of lung found" if volume_ml else "no lung found"
+    return f"{found} in {slices} slices over {extent_mm:.0f} mm; wanted a chest CT (at least {least_ml:g} mL)"
+
+
 def coverage(
     lungs: Slices,
     spacing_mm: tuple[float, float, float],
@@ -361,8 +373,7 @@ def coverage(
     if volume_ml < least_ml and volume_ml / (extent_mm / 10) < least_cm2:
         raise SeriesError(
             "head-or-abdomen" if other_part else "no-lungs",
-            f"only {volume_ml:.0f} mL of lung found over {extent_mm:.0f} mm; wanted a "
-            f"chest CT (at least {least_ml:g} mL)",
+            _little_lung(volume_ml, extent_mm, slices, least_ml, least_cm2),
         )
     if slices < FEW_SLICES:
         message = f"{slices} slice{'s' * (slices > 1)}: the figures describe what is shown, not the whole lungs"
