@@ -32,7 +32,7 @@ def json_line(value: Any) -> str:
 
 
 def decimals(interval: Sequence[float] | None) -> int:
-    """How many decimals a share in percent is worth beside its interval: none where that is 10 points wide."""
+    """How many decimals a figure, and each end of its interval, is worth: none where the interval is 10 wide."""
     return 0 if interval is not None and interval[1] - interval[0] >= 10 else 1
 
 

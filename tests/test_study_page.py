@@ -12,8 +12,10 @@ import pydicom
 import pytest
 
 from covct.results import study_page, study_pictures
+from covct.results.amounts import amount, ends
 from covct.results.study_pictures import HU_A_GREY, LOWEST_HU, Encoding, fitting, pictures
 from covct.results.writers import WRITERS
+from covct.terms import MILLILITRE
 from support.line import night
 from support.pages import Elements
 
@@ -148,3 +150,10 @@ def test_smaller_pictures_keep_the_marks_apart():
     [one] = pictures(np.zeros(marked.shape, np.int16), marked, infection, Encoding(32, 32, 80))
     assert np.unique(picture(one.marks)).tolist() == [0, 1, 2, 5]
     assert (one.lung, one.infected) == (800, 100)
+
+
+def test_an_amount_and_both_ends_of_its_interval_have_the_same_decimals():
+    """One rule, that of shares: by the interval's width."""
+    assert (amount(1204.31, MILLILITRE, (9.51, 1420.0)), ends((9.51, 1420.0))) == ("1,204 mL", "10–1,420")
+    assert (amount(12.34, MILLILITRE, (9.51, 14.0)), ends((9.51, 14.0))) == ("12.3 mL", "9.5–14.0")
+    assert [amount(value, MILLILITRE) for value in (9.51, 12.34, None)] == ["9.5 mL", "12 mL", "-"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from covct.html import inline_script, render
 from covct.pipeline.series import Result
-from covct.results.amounts import amount, number
+from covct.results.amounts import amount, ends
 from covct.results.nights import IN_VIEW
 from covct.results.study_pictures import HU_A_GREY, LOWEST_HU, Encoding, Picture, fitting, pictures
 from covct.terms import FIGURES, PERCENT, SEGMENTS, Figure
@@ -96,9 +96,9 @@ def _heading(report: dict[str, Any]) -> str:
     if both["infection_percent"] is None:
         seen = report.get("in_view")
         return "no percentage" + (f"; {share(seen['called_percent'])} {IN_VIEW} marked" if seen else "")
-    ends = both["infection_percent_interval"]
-    words = f"{share(both['infection_percent'], ends)} of the lungs marked"
-    return f"{words} ({from_to(ends)})" if ends else words
+    interval = both["infection_percent_interval"]
+    words = f"{share(both['infection_percent'], interval)} of the lungs marked"
+    return f"{words} ({from_to(interval)})" if interval else words
 
 
 def _cells(report: dict[str, Any], figure: Figure) -> list[tuple[str, str]]:
@@ -106,11 +106,11 @@ def _cells(report: dict[str, Any], figure: Figure) -> list[tuple[str, str]]:
     cells = []
     for side in SIDES:
         region = report["regions"][side]
-        value, ends = region[figure.name], region.get(f"{figure.name}_interval")
+        value, interval = region[figure.name], region.get(f"{figure.name}_interval")
         if figure.unit is PERCENT:
-            cells.append((share(value, ends), from_to(ends) if ends else ""))
+            cells.append((share(value, interval), from_to(interval) if interval else ""))
         else:
-            cells.append((amount(value, figure.unit), "–".join(map(number, ends)) if ends else ""))
+            cells.append((amount(value, figure.unit, interval), ends(interval) if interval else ""))
     return cells
 
 
