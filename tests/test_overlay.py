@@ -1,7 +1,10 @@
+from datetime import UTC, datetime
+
 import cv2
 import numpy as np
 import pytest
 
+from covct.results.writers import _caption
 from covct.voxels.fields_of_view import lung_field_of_view
 from covct.voxels.overlay import (
     BACKGROUND,
@@ -186,3 +189,32 @@ def test_file_is_a_png_of_the_montage_and_carries_no_text(chest, tmp_path):
     contents = path.read_bytes()
     assert contents.startswith(b"\x89PNG")
     assert not any(chunk in contents for chunk in (b"tEXt", b"iTXt", b"eXIf"))
+
+
+def test_consolidation_is_hatched_and_ground_glass_is_not(chest):
+    """Told apart without telling colours apart; the legend says so, unless figures by HU are denied."""
+    hu, lungs, infection = chest
+    glass = montage(hu, lungs, infection, SPACING, [])
+    assert (glass[:-64] == montage(hu, lungs, infection, SPACING, [], bands=False)[:-64]).all()
+    hu[infection] = 0
+    dense, plain = (montage(hu, lungs, infection, SPACING, [], bands=bands) for bands in (True, False))
+    lines = (dense != plain).any(axis=2)[:-64]
+    assert lines.sum() > 300 and has_colour(dense[:-64][lines], INFECTION_RGB).all()
+    assert (dense[-64:] != plain[-64:]).any(), "the legend"
+
+
+def test_noise_makes_no_hatching_of_its_own(chest):
+    hu, lungs, infection = chest
+    hu[infection] = np.random.default_rng(0).choice([-700, -399], infection.sum(), p=(0.8, 0.2))
+    montages = [montage(hu, lungs, infection, SPACING, [], bands=bands)[:-64] for bands in (True, False)]
+    assert (montages[0] != montages[1]).any(axis=2).mean() < 0.001
+
+
+def test_a_caption_says_what_its_interval_is_worth_and_when_it_was_computed():
+    side = {"infection_percent": 12.34, "infection_percent_interval": None}
+    regions = {"lungs": {**side, "infection_percent_interval": [9.87, 21.0]}, "right_lung": side, "left_lung": side}
+    figures = {"infection_percent": {"level": 0.95}}
+    report = {"regions": regions, "uncertainty": {"figures": figures}, "warnings": [{"slug": "partial-lungs"}]}
+    first, second = _caption(report, datetime(2026, 5, 4, 22, 15, tzinfo=UTC))
+    assert first.startswith("lungs 12 % opacity (10 to 21, level 95 %)   right 12.3 % opacity")
+    assert second == "computed 2026-05-04 22:15   warnings: partial-lungs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def write_png(result: Result, folder: Path, outputs: Outputs, making: Making) ->
         result.masks.lungs,
         result.masks.infection,
         spacing_mm(volume)[1:],
-        _caption(result.report),
+        _caption(result.report, making.computed),
+        bands=bool(result.report["valid_for"]["hu_bands"]),
     )
 
 
@@ -75,16 +77,18 @@ def write_study_page(result: Result, folder: Path, outputs: Outputs, making: Mak
     write_thumbnail(folder / thumbnail, volume.array, masks.lungs, masks.infection, spacing_mm(volume)[1:])
 
 
-def _caption(report: dict[str, Any]) -> list[str]:
-    parts = []
+def _caption(report: dict[str, Any], computed: datetime) -> list[str]:
+    """Figures, what the interval is worth, when it was computed (not when the patient was scanned), warnings."""
+    parts, level = [], report["uncertainty"]["figures"]["infection_percent"]["level"]
     for name, region in (("lungs", "lungs"), ("right", "right_lung"), ("left", "left_lung")):
         percent = report["regions"][region]["infection_percent"]
         interval = report["regions"][region]["infection_percent_interval"] if region == "lungs" else None
         parts.append(f"{name} {share(percent, interval)} opacity" if percent is not None else f"{name} no percentage")
         if percent is not None and interval:
-            parts[-1] += f" ({from_to(interval, ' to ')})"
+            parts[-1] += f" ({from_to(interval, ' to ')}, level {100 * level:g} %)"
     warned = ", ".join(warning["slug"] for warning in report["warnings"])
-    return ["   ".join(parts), *([f"warnings: {warned}"] if warned else [])]
+    when = f"computed {computed:%Y-%m-%d %H:%M}"
+    return ["   ".join(parts), f"{when}   warnings: {warned}" if warned else when]
 
 
 WRITERS: dict[str, Callable[[Result, Path, Outputs, Making], None]] = {

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from covct import RESEARCH_USE
-from covct.terms import SEGMENTS
+from covct.terms import HU_BANDS, SEGMENTS
 from covct.voxels.fields_of_view import lung_field_of_view
 from covct.voxels.labels import Slices
 from covct.voxels.preprocess import FieldOfView, to_model_space
@@ -29,12 +29,15 @@ MISSED_RGB: Colour = (204, 121, 167)
 
 LUNG_WINDOW_HU = (-1350, 150)
 FILL = 0.38  # enough to see at thumbnail size, while ground glass can still be told from consolidation
+LEGEND = (("right lung", RIGHT_LUNG_RGB), ("left lung", LEFT_LUNG_RGB), ("opacity", INFECTION_RGB))
 WIDTH = 1600
 MARGIN = 20
 GAP = 8
 PER_ROW = 4
 THUMBNAIL_WIDTH, THUMBNAIL_TILES, THUMBNAIL_BYTES = 480, 8, 40_000  # shown half as wide: sharp on any screen
 LARGEST_TILE = 776  # two fill a row; a lone slice is not blown up further
+HATCH_PITCH = 6  # pixels between the lines over consolidation
+CONSOLIDATION_HU = HU_BANDS["consolidation"]
 
 
 def write_overlay(
@@ -45,9 +48,10 @@ def write_overlay(
     pixel_spacing_mm: tuple[float, float],
     caption_lines: Sequence[str],
     tiles: int = 12,
+    bands: bool = True,
 ) -> None:
     """Write the `montage` as a PNG file. No metadata goes into it."""
-    image = montage(hu, lungs, infection, pixel_spacing_mm, caption_lines, tiles)
+    image = montage(hu, lungs, infection, pixel_spacing_mm, caption_lines, tiles, bands)
     _, png = cv2.imencode(".png", image[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 6])
     Path(path).write_bytes(png.tobytes())
 
@@ -59,6 +63,7 @@ def montage(
     pixel_spacing_mm: tuple[float, float],
     caption_lines: Sequence[str],
     tiles: int = 12,
+    bands: bool = True,
 ) -> np.ndarray:
     """Draw the most telling slices of one series side by side.
 
@@ -75,14 +80,16 @@ def montage(
         Drawn above the slices, the first one larger. The caller keeps names of patients out of them.
     tiles : int
         Most slices to draw.
+    bands : bool
+        Hatch consolidation, by its HU; not where contrast medium or wrong units deny figures by HU.
 
     Returns
     -------
     (rows, columns, 3) uint8
         RGB, 1600 columns. All slices show the same square of the patient, at the same scale.
     """
-    grid, pixels_per_mm = _grid(hu, lungs, infection, pixel_spacing_mm, tiles)
-    return np.concatenate([_header(caption_lines), grid, _footer(pixels_per_mm)])
+    grid, pixels_per_mm = _grid(hu, lungs, infection, pixel_spacing_mm, tiles, bands)
+    return np.concatenate([_header(caption_lines), grid, _footer(pixels_per_mm, bands)])
 
 
 def write_thumbnail(
@@ -100,7 +107,12 @@ def write_thumbnail(
 
 
 def _grid(
-    hu: np.ndarray, lungs: Slices, infection: Slices, pixel_spacing_mm: tuple[float, float], tiles: int
+    hu: np.ndarray,
+    lungs: Slices,
+    infection: Slices,
+    pixel_spacing_mm: tuple[float, float],
+    tiles: int,
+    bands: bool = False,
 ) -> tuple[np.ndarray, float]:
     """(rows, columns, 3) uint8 RGB, and its scale in pixels a mm."""
     chosen = choose_slices(lungs, infection, tiles)
@@ -114,6 +126,8 @@ def _grid(
         top = place // per_row * (side + GAP)
         start = left + place % per_row * (side + GAP)
         tile = draw_slice(hu[index], lungs[index], infection[index], view, side)
+        if bands:
+            hatch(tile, _consolidated(hu[index], infection[index], view, side))
         _annotate(tile, f"slice {index + 1}/{len(hu)}")
         grid[top : top + side, start : start + side] = tile
     return grid, side / (view.width * pixel_spacing_mm[1])
@@ -173,6 +187,23 @@ def paint_agreement(image: np.ndarray, truth: np.ndarray, called: np.ndarray, fi
         _outline(image, mask, colour)
 
 
+def _consolidated(hu: np.ndarray, infection: np.ndarray, view: FieldOfView, side: int) -> np.ndarray:
+    """(side, side) bool: opacity that most of its surroundings, 5 pixels wide, show as consolidation: noise makes no
+    pattern of its own."""
+    low, high = CONSOLIDATION_HU
+    infected = infection > 0
+    dense = cut(infected & (hu >= low) & (hu < high), view, side)
+    around = cv2.blur(dense, (5, 5)) / np.maximum(cv2.blur(cut(infected, view, side), (5, 5)), 1e-6)
+    marked: np.ndarray = (cut(infected, view, side) > 0.5) & (around > 0.5)
+    return marked
+
+
+def hatch(image: np.ndarray, mask: np.ndarray) -> None:
+    """Diagonal lines in the colour of opacity: told apart without telling colours apart."""
+    rows, columns = np.indices(mask.shape)
+    image[mask & ((rows + columns) % HATCH_PITCH < 2)] = INFECTION_RGB
+
+
 def cut(one: np.ndarray, view: FieldOfView, side: int) -> np.ndarray:
     """A slice or mask (rows, columns) as the square of a field of view: (side, side)."""
     square: np.ndarray = to_model_space(one[None], view, side)[0]
@@ -219,15 +250,19 @@ def _header(caption_lines: Sequence[str]) -> np.ndarray:
     return image
 
 
-def _footer(pixels_per_mm: float) -> np.ndarray:
-    """What the colours mean, the scale, the window, and that this is research."""
+def _footer(pixels_per_mm: float, bands: bool) -> np.ndarray:
+    """What colours and hatching mean, the scale, the window, and that this is research."""
     image = _blank(64)
     x, baseline = MARGIN, 38
-    for name, colour in (("right lung", RIGHT_LUNG_RGB), ("left lung", LEFT_LUNG_RGB), ("opacity", INFECTION_RGB)):
+    consolidation = [("consolidation", INFECTION_RGB)] if bands else []
+    for name, colour in (*LEGEND, *consolidation):
         corner, opposite = (x, baseline - 13), (x + 20, baseline + 1)
         if colour == INFECTION_RGB:
             dimmed = [round(FILL * channel + 60 * (1 - FILL)) for channel in colour]
             cv2.rectangle(image, corner, opposite, dimmed, cv2.FILLED)
+        if name == "consolidation":
+            box = image[corner[1] : opposite[1] + 1, corner[0] : opposite[0] + 1]
+            hatch(box, np.ones(box.shape[:2], bool))
         cv2.rectangle(image, corner, opposite, colour, 2)
         put_text(image, name, x + 30, baseline, 14, TEXT)
         x += 30 + text_width(name, 14) + 28
