@@ -23,12 +23,16 @@ LIMITS = "The marks are a network's: how much it marked, not whether it is COVID
 
 def study_page(result: Result) -> str:
     """A self-contained page that fetches nothing; no name, date or identifier of a patient is on it."""
+    return page_of(result, fitting(result.scan.working.array), "study.html")
+
+
+def page_of(result: Result, encoding: Encoding, template: str, **more: Any) -> str:
+    """The same by another template on top of it, and with slices in another encoding; `more` is what that asks for."""
     scan, report = result.scan, result.report
-    encoding = fitting(scan.working.array)
     drawn = list(pictures(scan.working.array, result.masks.lungs, result.masks.infection, encoding))
     first = _first(drawn)
     return render(
-        "study.html",
+        template,
         heading=_heading(report),
         limits=LIMITS,
         warnings=[(one["slug"], one["message"]) for one in report["warnings"]],
@@ -46,6 +50,7 @@ def study_page(result: Result) -> str:
         first_slice=_as_scripts([(first, drawn[first])]),
         later_slices=_as_scripts((index, one) for index, one in enumerate(drawn) if index != first),
         **inline_script("study.js"),
+        **more,
     )
 
 
@@ -118,6 +123,8 @@ def _about_intervals(report: dict[str, Any]) -> str:
     sure = report.get("uncertainty")
     if not sure:
         return "This result has no intervals."
+    if not sure["figures"]:
+        return "How often its intervals hold the truth was not measured by the version that wrote them."
     made = sure["figures"]["infection_percent"]
     if made["level"] is None:
         return f"The share has no interval: {made['reason']}."

@@ -140,6 +140,7 @@
     for (const box of stage.children)
       view.letters.forEach((letter, i) => { box.querySelectorAll("span")[i].textContent = letter; });
     drawStrip(); words();
+    document.dispatchEvent(new Event("drawn"));
   }
 
   let waiting = false;
@@ -180,6 +181,7 @@
     1: () => setPlane("axial"), 2: () => setPlane("coronal"), 3: () => setPlane("sagittal")};
   document.addEventListener("keydown", event => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.matches("input[type=text], select")) return;
     const letter = event.key.toLowerCase();
     if (event.target.matches("input")) { if (!(letter in LETTERS)) return; }  // a slider has its own arrows
     else if (event.target !== stage && event.key in KEYS) return;  // else the page scrolls
@@ -219,8 +221,14 @@
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 
+  // For a script that adds to this page: what it shows, and when all of it is there.
+  const whole = new Promise(resolve => {
+    const begin = () => loadAll().then(() => resolve(!broken.size));
+    if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
+    else begin();
+  });
+  document.dispatchEvent(new CustomEvent("study", {detail: {scan, marks, state, PLANES, redraw, go, whole}}));
+
   $("viewer").hidden = false;
   inTurn(scan.first).then(draw);
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", loadAll);
-  else loadAll();
 })();
