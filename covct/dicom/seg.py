@@ -64,7 +64,14 @@ class Content:
 
 
 def write_seg(
-    path: Path, scan: Scan, masks: Masks, key: str, networks: dict[str, Any], outputs: Outputs, making: Making
+    path: Path,
+    scan: Scan,
+    masks: Masks,
+    key: str,
+    networks: dict[str, Any],
+    outputs: Outputs,
+    making: Making,
+    reader: str = "",
 ) -> None:
     """Write a segmentation with right lung, left lung and infection.
 
@@ -79,6 +86,8 @@ def write_seg(
     outputs : Outputs
         Its `seg_type`: "binary" has a mask a segment, which overlap, as infection lies in a lung; "labelmap" one label
         a voxel (RLE, a tenth of the size; fewer viewers show it); "fractional" the networks' probabilities.
+    reader : str
+        Who corrected the masks, as a person's name; empty: nobody did. What a reader corrected is SEMIAUTOMATIC.
 
     Notes
     -----
@@ -95,17 +104,15 @@ def write_seg(
             pixel_array=_one_pixel_a_slice(held, outputs.seg_type),
             segmentation_type=outputs.seg_type.upper(),
             segment_descriptions=[
-                _description(segment, key, networks, outputs.seg_type) for segment in content.segments
+                _description(segment, key, networks, outputs.seg_type, reader) for segment in content.segments
             ],
             series_number=SERIES_NUMBERS["seg"],
             instance_number=1,
             content_description=RESEARCH_USE,
-            content_label="COVCT",
-            content_creator_name="covct^",
             transfer_syntax_uid=ExplicitVRLittleEndian,
             omit_empty_frames=not outputs.all_frames and bool(held.any()),
             contributing_equipment=contributing_equipment(),
-            series_description=f"covct {__version__} lungs, opacity (research use only)",
+            **_made_by(reader),
             **object_uids(key, "seg"),
             **equipment(),
         )
@@ -123,6 +130,17 @@ def write_seg(
         frame for layer, wanted in zip(content.layers, places, strict=True) for frame in _frames(scan, layer, wanted)
     )
     _append_pixels(path, frames, sum(map(len, places)), content.syntax)
+
+
+def _made_by(reader: str) -> dict[str, str]:
+    """How it is labelled and who made it, as highdicom's arguments."""
+    return {
+        "content_label": "CORRECTED" if reader else "COVCT",
+        "content_creator_name": reader or "covct^",
+        "series_description": "covct lungs, opacity, corrected by a reader (research use only)"
+        if reader
+        else f"covct {__version__} lungs, opacity (research use only)",
+    }
 
 
 def _sources_of_one_pixel(scan: Scan, key: str) -> list[pydicom.Dataset]:
@@ -304,13 +322,16 @@ def _renumber(segmentation: pydicom.Dataset, frames: tuple[int, ...]) -> None:
         reference.ReferencedFrameNumber = [frames[int(number) - 1] for number in several]
 
 
-def _description(segment: Segment, key: str, networks: dict[str, Any], seg_type: str) -> hd.seg.SegmentDescription:
+def _description(
+    segment: Segment, key: str, networks: dict[str, Any], seg_type: str, reader: str = ""
+) -> hd.seg.SegmentDescription:
+    drawn_by = hd.seg.SegmentAlgorithmTypeValues
     description = hd.seg.SegmentDescription(
         segment_number=segment.number,
         segment_label=segment.label,
         segmented_property_category=code(segment.category),
         segmented_property_type=code(segment.type),
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_type=drawn_by.SEMIAUTOMATIC if reader else drawn_by.AUTOMATIC,
         algorithm_identification=algorithm(segment.task, networks),
         tracking_uid=tracking_uid(key, segment.label),
         tracking_id=f"covct {segment.label}",

@@ -288,18 +288,20 @@ def write_nifti(volume: hd.Volume, path: Path, affine: np.ndarray | None = None,
     nibabel.save(_described(volume, affine, description), path)
 
 
-def write_mask(scan: Scan, mask: Slices, path: Path, dicom_grid: bool) -> None:
+def write_mask(scan: Scan, mask: Slices, path: Path, dicom_grid: bool, description: str = "") -> None:
     """Write a mask in working orientation as .nii.gz in the order of the source, in the memory of a few slices.
 
     Parameters
     ----------
     dicom_grid : bool
         In the order of columns, rows and slices, as `write_dicom_grid`; else in the axis order of the source.
+    description : str
+        As `write_nifti` has it.
     """
     # One byte in place of each voxel's: the image is only asked for its header.
     nothing = scan.volume.with_array(np.broadcast_to(np.uint8(0), scan.volume.shape))
     order = [2, 1, 0] if dicom_grid else [0, 1, 2]
-    image = _described(nothing.permute_spatial_axes(order), scan.affine[:, [*order, 3]], "")
+    image = _described(nothing.permute_spatial_axes(order), scan.affine[:, [*order, 3]], description)
     header = image.header
     header.set_slope_inter(1, 0)
     header.set_data_offset(HEADER_BYTES)
