@@ -64,6 +64,10 @@ class Commands(ByName):
             "Check every result against its hashes, its report, its references and its source; exit 3 on any defect.",
             EXIT_CODES,
         ),
+        "view": results(
+            "view.view",
+            "Look at results or a scan in the browser, compare the masks with a truth, and correct them.",
+        ),
         "explore": networks(
             "explore.explore",
             "Show what training data holds, in which intensity domain, and what is left out and why.",

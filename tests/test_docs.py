@@ -101,6 +101,7 @@ def check_options(table, command, options):
     [
         ("nightly", "scan"),
         ("convert", "convert"),
+        ("view", "view"),
         ("restore", "restore"),
         ("evaluate", "evaluate"),
         ("train-options", "train"),

@@ -27,7 +27,7 @@ FLOORS = [
     {"intake", "phantom"},
     {"pipeline", "data"},
     {"results", "training", "evaluation"},
-    {"unattended"},
+    {"unattended", "viewer"},
     {"commands"},
     {"cli"},
     {"__main__"},

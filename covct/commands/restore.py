@@ -72,7 +72,7 @@ def restore_command(
     found = find_images(slices, anterior.value if anterior else None, each)
     if not force:
         _nothing_there(found.cases, out)
-    way = _Restorer(restorer or default_weights_folder() / "restorer.json")
+    way = Restorer(restorer or default_weights_folder() / "restorer.json")
     if restorer:
         way.check()
     refused = [f"{one.case}: {one.message}" for one in found.left_out]
@@ -108,7 +108,7 @@ def _print_refused(bar: Bar, message: str) -> None:
 def _restore_all(
     cases: Sequence[Any],
     refused: list[str],
-    way: _Restorer,
+    way: Restorer,
     json_lines: bool,
     *,
     out: Path,
@@ -155,7 +155,7 @@ def _numbers(option: str, text: str | None, count: int) -> Any:
     return found
 
 
-class _Restorer:
+class Restorer:
     """The way back from CLAHE, loaded when the first slice needs it: windows need none, and no keras.
 
     It tells the bar how far it is: which volume, and of CLAHE how many of its slices.

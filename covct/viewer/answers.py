@@ -1,0 +1,126 @@
+"""What the viewer answers: pages of the series, and to its own pages what became of a correction or of a truth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from covct.data.cases import TASKS
+from covct.errors import OutputNotWritable, UsageError
+from covct.viewer.opened import Opened, open_study
+from covct.viewer.pages import list_page, result_page, scan_page
+from covct.viewer.saved import check_reader, save
+from covct.viewer.studies import Study
+from covct.viewer.truth import read_truth
+
+HTML, JSON = "text/html; charset=utf-8", "application/json"
+# What of a page is left of a result is read from the tree: its script may draw, and ask for nothing.
+SANDBOXED = "sandbox allow-scripts allow-top-navigation-by-user-activation; connect-src 'none'"
+ONLY_OURS = "frame-ancestors 'none'; base-uri 'none'; form-action 'none'; object-src 'none'"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """To one request."""
+
+    body: bytes
+    kind: str = HTML
+    status: int = HTTPStatus.OK
+    policy: str = ONLY_OURS
+
+
+def told(status: int = HTTPStatus.OK, **values: Any) -> Answer:
+    """An answer to a script."""
+    return Answer(json.dumps(values, allow_nan=False).encode(), JSON, status)
+
+
+NOT_FOUND = told(HTTPStatus.NOT_FOUND, message="There is no such page.")
+
+
+@dataclass
+class Viewer:
+    """What is looked at, and what is kept of it in memory: one series.
+
+    Attributes
+    ----------
+    studies : list of Study
+    save_to : Path
+        Where corrections go.
+    reader : str
+        Who corrects, as the page proposes it.
+    with_scan : bool
+        As `saved.save` has it.
+    """
+
+    studies: list[Study]
+    save_to: Path
+    reader: str = ""
+    with_scan: bool = False
+    _opened: tuple[int, Opened] | None = None
+    _one_at_a_time: Lock = field(default_factory=Lock)
+
+    def get(self, path: str) -> Answer:
+        """The page of an address."""
+        if path == "/":
+            return Answer(list_page(self.studies).encode())
+        number, rest = self._series(path)
+        if number is None or rest:
+            return NOT_FOUND
+        with self._one_at_a_time:
+            try:
+                return Answer(scan_page(self._open(number), self.reader).encode())
+            except UsageError as error:
+                sentence = f"This is the result alone: {error}. Nothing can be corrected or compared here."
+                return Answer(result_page(self.studies[number], sentence), policy=SANDBOXED)
+
+    def post(self, path: str, query: Mapping[str, str], body: bytes) -> Answer:
+        """What becomes of a correction (``/marks``) or a truth (``/truth``) of a series."""
+        number, rest = self._series(path)
+        does = {"marks": self._correct, "truth": self._compare}.get(rest)
+        if number is None or does is None:
+            return NOT_FOUND
+        with self._one_at_a_time:
+            try:
+                return does(self._open(number), query, body)
+            except (UsageError, OutputNotWritable) as error:
+                return told(HTTPStatus.BAD_REQUEST, message=f"Not done: {error}.")
+
+    def _series(self, path: str) -> tuple[int | None, str]:
+        """Number and what follows it, of ``/series/NUMBER/...``; None of what is not there."""
+        first, _, rest = path.removeprefix("/series/").partition("/")
+        there = path.startswith("/series/") and first.isdecimal() and len(first) < 9 and int(first) < len(self.studies)
+        return (int(first), rest) if there and self.studies[int(first)].done else (None, rest)
+
+    def _open(self, number: int) -> Opened:
+        if self._opened is None or self._opened[0] != number:
+            self._opened = None  # its memory first
+            self._opened = number, open_study(self.studies[number])
+        return self._opened[1]
+
+    def _correct(self, opened: Opened, query: Mapping[str, str], body: bytes) -> Answer:
+        try:
+            sent = json.loads(body)
+            reader, slices = str(sent["reader"]), sent["slices"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UsageError("what was sent is no correction") from error
+        check_reader(reader)
+        opened.correct(slices)
+        paths = save(opened, self.save_to, reader, self.with_scan)
+        names = " and ".join(path.name for path in paths)
+        last = next(reversed(opened.truths), "")  # brought last
+        compared = opened.compared(last) if last else None
+        return told(message=f"Saved: {names} in {self.save_to}.", compared=compared)
+
+    def _compare(self, opened: Opened, query: Mapping[str, str], body: bytes) -> Answer:
+        task = query.get("task", "")
+        if task not in TASKS:
+            raise UsageError(f"no such task; wanted {' or '.join(TASKS)}")
+        truth = read_truth(body, query.get("name", ""), task, query.get("labels", ""), opened.scan)
+        opened.truths.pop(task, None)
+        opened.truths[task] = truth
+        return told(**opened.compared(task), runs=opened.truth_runs(task))
