@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 # C1 controls, line and paragraph separators, marks that turn the direction of reading: json.dumps leaves them be.
@@ -63,3 +63,18 @@ def cell(value: str | float | None) -> str | float | None:
     if isinstance(value, str):
         return re.sub(r"(^|;)(\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])", r"\1\2'", value)
     return round(value, 3) if isinstance(value, float) else value
+
+
+def span(seconds: float | None) -> str:
+    """A length of time as a person says it: 41 s, 12 min, 3 h 5 min, 2 days."""
+    if seconds is None:
+        return "?"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{timedelta(hours=hours).days} days"

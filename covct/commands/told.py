@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from covct import RESEARCH_USE
-from covct.commands.console import plain, stamp, stderr
+from covct.commands.console import plain, stamp, stderr, stdout
 from covct.commands.exit_codes import meaning_of
+from covct.commands.run_bar import RunBar
 from covct.errors import RunError, Stopped, whereabouts
 from covct.outputs import Emit
 from covct.unattended.logs import QUIET, JsonLines, LogFormat
@@ -36,18 +35,27 @@ def told(
             shown = stack.enter_context(showing(json_events, lines))
             listeners.append(lambda event: shown(hide(event) if hide else event))
             yield logs.tell_all(*listeners)
+            _name_page(out, quiet=bool(lines) or hash_identifiers)
         except RunError as error:
             if not lines and not hash_identifiers:
                 raise
             _end(lines, error, meaning_of(error) if hash_identifiers else str(error), error.exit_code)
         except Stopped as stopped:
             if not lines:
+                _name_page(out, quiet=hash_identifiers)
                 raise
             _end(lines, stopped, f"stopped by {stopped}; finished series are kept", 130)
         except Exception as error:
             if not lines or isinstance(error, typer.Exit):
                 raise
             _end(lines, error, whereabouts(error), 1)
+
+
+def _name_page(out: Path, *, quiet: bool) -> None:
+    """Where to look, as the last that is said of a run."""
+    page = (out / "index.html").absolute()
+    if not quiet and page.exists():
+        stderr.print(f"{stamp()}open {plain(page)}", highlight=False, soft_wrap=True)
 
 
 def _end(lines: JsonLines | None, error: BaseException, message: str, exit_code: int) -> NoReturn:
@@ -81,20 +89,12 @@ def _hiding(out: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
 @contextmanager
 def showing(json_events: bool, lines: JsonLines | None = None) -> Iterator[Emit]:
     """A function that shows events: JSON lines on stdout, and on stderr a bar, plain lines or `lines`."""
-    with Progress(
-        TextColumn("{task.description}", style="progress.description", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}", markup=False),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=stderr,
-        disable=not stderr.is_terminal or lines is not None,
-    ) as progress:
-        bar = progress.add_task("looking for studies", total=None, rate="")
-        begun = time.monotonic()
+    # Where JSON goes to the terminal, the lines are all there is: a bar would be written among them.
+    bar = RunBar(short, shown=stderr.is_terminal and lines is None and not (json_events and stdout.is_terminal))
+    with bar.progress as progress:
 
         def emit(event: dict[str, Any]) -> None:
+            bar.hear(event)
             if event["event"] in QUIET:
                 return
             if json_events:
@@ -102,18 +102,6 @@ def showing(json_events: bool, lines: JsonLines | None = None) -> Iterator[Emit]
             if lines:
                 lines.tell(event)
                 return
-            kind = event["event"]
-            if kind == "found":
-                progress.update(bar, total=event["to_do"], completed=0)
-            elif kind == "step":
-                progress.update(bar, description=f"{short(event.get('series', ''))} {event['step']}")
-            elif kind == "unchanged":
-                progress.advance(bar)
-            elif kind in ("done", "converted", "rejected", "failed"):
-                progress.advance(bar)
-                finished = progress.tasks[0].completed
-                rate = 3600 * finished / (time.monotonic() - begun)
-                progress.update(bar, rate=f"{rate:.0f} series/h")
             line = _line(event)
             if line:
                 progress.console.print(f"{stamp()}{line}", highlight=False, soft_wrap=True)

@@ -59,10 +59,12 @@ LUNGS_APART_MM = 2.0
 
 @dataclass
 class Clock:
-    """Seconds by step, and a call at the beginning and at the end of each, the latter with its seconds."""
+    """Seconds by step, and a call at the beginning and at the end of each, the latter with its seconds; `progress` is
+    told within a step how many slices are done, of how many."""
 
     announce: Callable[[str], None] = lambda step: None
     ended: Callable[[str, float], None] = lambda step, seconds: None
+    progress: Callable[[int, int], None] = lambda done, of: None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -156,10 +158,10 @@ def process_scan(
     networks = load_networks()
     networks.begin()
     with clock.step("lungs"):
-        lungs = _find_lungs(networks.lungs, scan)
+        lungs = _find_lungs(networks.lungs, scan, clock.progress)
         valid_for, findings = _judge(scan, lungs.labels.lungs, age, is_other_part(series), findings)
     with clock.step("infection"):
-        infection = _find_infection(networks, scan, lungs.labels.lungs)
+        infection = _find_infection(networks, scan, lungs.labels.lungs, clock.progress)
     with clock.step("postprocess"):
         _mark(lungs.labels, infection.probability, networks.infection.card.threshold, scan)
     with clock.step("measure"):
@@ -197,11 +199,24 @@ class _Lungs:
     tally: Tally
 
 
-def _find_lungs(network: Network, scan: Scan) -> _Lungs:
+def _counting(looked_at: np.ndarray, tell: Callable[[int, int], None]) -> Callable[[np.ndarray], None]:
+    """What is called with the indices of slices that are done: tells how many that makes, of all that are looked at."""
+    done, of = 0, int(np.count_nonzero(looked_at))
+
+    def counted(indices: np.ndarray) -> None:
+        nonlocal done
+        done += len(indices)
+        tell(done, of)
+
+    return counted
+
+
+def _find_lungs(network: Network, scan: Scan, tell: Callable[[int, int], None] = lambda done, of: None) -> _Lungs:
     card, hu, spacing = network.card, scan.working.array, spacing_mm(scan.working)
     view = field_of_view(card, hu, spacing[1:])
     looked_at = np.ones(len(hu), bool) if card.patch else every(len(hu), spacing[0], LUNGS_APART_MM)
-    probability = probabilities(network, hu, view, looked_at, spacing)
+    counted = _counting(looked_at, tell)
+    probability = probabilities(network, hu, view, looked_at, spacing, lambda indices, looks: counted(indices))
     fill_between(probability, looked_at)
     seen = to_model_space(hu, view, card.size, np.int16)
     remove_outside_air(probability, seen, card.threshold)
@@ -226,7 +241,9 @@ class _Infection:
     apart: float | None
 
 
-def _find_infection(networks: Networks, scan: Scan, lungs: Layer) -> _Infection:
+def _find_infection(
+    networks: Networks, scan: Scan, lungs: Layer, tell: Callable[[int, int], None] = lambda done, of: None
+) -> _Infection:
     card, hu, spacing = networks.infection.card, scan.working.array, spacing_mm(scan.working)
     view = field_of_view(card, hu, spacing[1:], lungs)
     network, likeness = networks.infection, Likeness(networks.infection.learned)
@@ -236,9 +253,11 @@ def _find_infection(networks: Networks, scan: Scan, lungs: Layer) -> _Infection:
         sides = sides_in_view((lungs[index] for index in indices.tolist()), view, card.size)
         for tally, own in zip(tallies, (looks, *network.by_member(looks)), strict=False):
             tally.add(own, sides)
+        counted(indices)
 
     with_lung = per_slice(lungs) > 0
     looked_at = _not_empty(networks, hu, spacing, with_lung, lungs)
+    counted = _counting(looked_at, tell)
     skipped = int(np.count_nonzero(with_lung & ~looked_at))
     probability = probabilities(network, hu, view, looked_at, spacing_mm=spacing, watch=watch, notice=likeness.notice)
     return _Infection(Probability(probability, view), tallies, skipped, likeness.apart)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -102,10 +103,11 @@ def _tree(order: Order, emit: Emit, command: str) -> Iterator[tuple[Index, Emit]
 
 def _survey(order: Order, index: Index, troubles: Troubles) -> Survey:
     """What lies in the sources; with what was moved away of studies of which more has come."""
-    alive = heartbeat.now_and_then(troubles.emit)
-    seen = survey(order.sources, order.out, index, alive)
+    looked = Counter(files=0)
+    watched = heartbeat.now_and_then(troubles.emit, looked), lambda: looked.update(files=1)
+    seen = survey(order.sources, order.out, index, *watched)
     if order.move_done and put_back(seen.aside, order.move_done):
-        seen = survey(order.sources, order.out, index, alive)
+        seen = survey(order.sources, order.out, index, *watched)
     if order.move_done:
         for study in list(seen.studies):
             with troubles.of(study, "looking for what was moved before"):
@@ -210,7 +212,7 @@ def watch(
                 source_ok, complaints = roots.problems(clock())
                 troubles.tell_all(complaints)
                 if not source_ok:  # what was seen there is not forgotten meanwhile
-                    heard({"event": "look", **settling.counts, "source_ok": False})
+                    heard({"event": "look", **settling.counts, **settling.settles, "source_ok": False})
                     _rest(interval_s, sleep, heard)
                     continue
                 heard({"event": "looking"})
@@ -220,7 +222,7 @@ def watch(
                 troubles.studies |= before.difference(ready)  # these are done anew: an earlier trouble may be over
                 troubles.tell_all(settling.problems(seen, clock()))
                 heard({"event": "kept-back", "studies": settling.kept_back})
-                heard({"event": "look", **settling.counts, "source_ok": True})
+                heard({"event": "look", **settling.counts, **settling.settles, "source_ok": True})
                 if ready:
                     tally = _studies(order, replace(seen, problems=[]), ready, index, loaded, troubles, summary)
                     total.counts.update(tally.counts)
@@ -237,6 +239,7 @@ def watch(
 
 def _rest(seconds: float, sleep: Callable[[float], None], emit: Emit) -> None:
     """Sleep with a sign of life now and then."""
+    emit({"event": "alive", "rest_s": seconds})
     while seconds > LONGEST_SLEEP_S:
         sleep(LONGEST_SLEEP_S)
         emit({"event": "alive"})

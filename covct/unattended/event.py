@@ -37,6 +37,7 @@ class Found(Told):
     candidates: Count
     to_do: Count
     finished_before: Count
+    slices_to_do: Count | None = Field(None, description="Slices of the series to do; a volume file counts as 150.")
     problems: Count = Field(description="Files that cannot be read.")
     ignored_files: Count = Field(description="Files that are no images.")
 

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -231,15 +231,18 @@ class _Waiting:
             self._said, self._at = said, now
 
 
-def now_and_then(emit: Emit) -> Callable[[], None]:
-    """A function for what takes long outside of a series: it tells that covct lives, once a second at most."""
+def now_and_then(emit: Emit, about: Mapping[str, int] | None = None) -> Callable[[], None]:
+    """A function for what takes long outside of a series: it tells that covct lives, once a second at most.
+
+    `about` is told too, as it stands then.
+    """
     last = -math.inf
 
     def alive() -> None:
         nonlocal last
         if time.monotonic() - last >= MOST_OFTEN_S:
             last = time.monotonic()
-            emit({"event": "alive"})
+            emit({"event": "alive", **(about or {})})
 
     return alive
 

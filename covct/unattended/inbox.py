@@ -42,8 +42,10 @@ class Study:
 
 @dataclass
 class Survey(Sighting):
-    """Studies by the folder of their results; `aside` are files that a crash left under the name of a move."""
+    """Studies by the folder of their results; `aside` are files that a crash left under the name of a move. `met` is
+    called with each file."""
 
+    met: Callable[[], None] = lambda: None
     aside: list[Path] = field(default_factory=list)
     studies: dict[str, Study] = field(default_factory=lambda: defaultdict(Study))
 
@@ -89,11 +91,15 @@ def device_of(root: Path) -> int | None:
 
 
 def survey(
-    sources: Iterable[Path], avoid: Path | None, index: Index, alive: Callable[[], None] = lambda: None
+    sources: Iterable[Path],
+    avoid: Path | None,
+    index: Index,
+    alive: Callable[[], None] = lambda: None,
+    met: Callable[[], None] = lambda: None,
 ) -> Survey:
-    """Which files belong to which study; only new and changed ones are read."""
+    """Which files belong to which study; only new and changed ones are read. `met` is called with each file."""
     sources = list(sources)
-    seen = Survey(alive=alive, unread=Unread(frozenset(sources)))
+    seen = Survey(alive=alive, met=met, unread=Unread(frozenset(sources)))
     add(seen, sources, avoid, index)
     return seen
 
@@ -101,6 +107,7 @@ def survey(
 def add(seen: Survey, sources: Iterable[Path], avoid: Path | None, index: Index) -> None:
     """Survey further files or directories."""
     for file in candidates(sources, avoid, seen):
+        seen.met()
         if ASIDE.fullmatch(file.path.name) and not file.member:
             seen.aside.append(file.path)
         if answer := asked(file, index.study_of, seen):
@@ -143,6 +150,7 @@ class Settling:
         self.roots = {str(root) for root in roots}
         self.kept_back: list[dict[str, Any]] = []  # at the last look
         self.counts = {"studies": 0, "waiting": 0, "without_marker": 0}  # of the last look: studies by what keeps them
+        self.settles: dict[str, float] = {"settling_files": 0, "settles_in_s": 0.0}  # how many, and for how long
         self._since: dict[str, tuple[int, float]] = {}
         self._taken: dict[str, _Taken] = {}
         self._problems: dict[str, float] = {}
@@ -164,6 +172,12 @@ class Settling:
         counts = Counter(found.values())
         waiting, unmarked = counts[SETTLING] + counts[UNMARKED], counts[UNMARKED]
         self.counts = {"studies": len(seen.studies), "waiting": waiting, "without_marker": unmarked}
+        unsettled = [name for name, state in found.items() if state == SETTLING]
+        left = (self.settle_s - (now - self._since.get(name, (0, now))[1]) for name in unsettled)
+        self.settles = {
+            "settling_files": sum(len(seen.studies[name].files) for name in unsettled),
+            "settles_in_s": round(max(0.0, *left, 0.0), 1),
+        }
         self.kept_back = [one for name, state in found.items() if (one := self._kept_back(name, state, now))]
         return [name for name, state in found.items() if state == READY]
 

@@ -16,6 +16,7 @@ from covct.disk.places import PRIVATE, SUMMARY_DUE
 from covct.intake.discover import Discovery
 from covct.results.summary import Summary
 from covct.unattended.job_events import job_event, skipped_event
+from covct.unattended.live import UNKNOWN_SLICES
 from covct.unattended.one_series import do
 from covct.unattended.plan import Job, Order, follow, plan, superseded
 from covct.unattended.preparing import Kept, line
@@ -85,6 +86,7 @@ def one_pass(
         raise
     with output_errors(order.out):
         if due.exists() or not all((order.out / name).exists() for name in ("summary.csv", "index.html")):
+            emit({"event": "alive", "step": "page"})
             summary.write(touched)
             due.unlink(missing_ok=True)
     emit({"event": "finished", **with_troubles(tally, troubles).counts})
@@ -188,6 +190,7 @@ def _found_event(found: Discovery, jobs: list[Job], before: int) -> dict[str, An
         "candidates": len(found.series) + before,
         "to_do": sum(job.to_do for job in jobs),
         "finished_before": sum(not job.to_do for job in jobs) + before,
+        "slices_to_do": sum(len(job.series.instances) or UNKNOWN_SLICES for job in jobs if job.to_do),
         "problems": len(found.problems),
         "ignored_files": found.ignored,
     }

@@ -167,7 +167,10 @@ def clock_of(job: Job, emit: Emit) -> Clock:
     def told(step: str, seconds: float | None = None) -> None:
         emit(job_event("step", job, step=step, **({} if seconds is None else {"seconds": seconds})))
 
-    return Clock(told, told)
+    def progress(done: int, of: int) -> None:
+        emit(job_event("alive", job, done=done, of=of))
+
+    return Clock(told, told, progress)
 
 
 def _prepare(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from covct.unattended import heartbeat
 from covct.unattended.heartbeat import BROKEN, ENDED, IDLE, Heartbeat, age_s, read_beat, read_waiting, since_boot
 from covct.unattended.run_summary import RunSummary
 from covct.unattended.runs import latest
+from covct.visible import span
 
 MAX_AGE_S = 1800.0
 STATUSES = ("done", "rejected", "failed")
@@ -272,21 +273,6 @@ def _lost(told: dict[str, Any]) -> str:
     if not parts:
         return "nothing so far" if run["end"] is None else "nothing: every series found has an outcome"
     return "; ".join(parts)
-
-
-def span(seconds: float | None) -> str:
-    """A length of time as a person says it: 41 s, 12 min, 3 h 5 min, 2 days."""
-    if seconds is None:
-        return "?"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    return f"{timedelta(hours=hours).days} days"
 
 
 def why(out: Path, uid: str, now: datetime) -> list[str]:
