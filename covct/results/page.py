@@ -117,7 +117,7 @@ def _in_brief(entry: Entry, shown: Nights) -> tuple[str, ...]:
 
 def _identity(entry: Entry) -> list[tuple[str, str]]:
     named = (("file", entry.source), ("series", series_name(entry)), ("study", entry.study_instance_uid))
-    return [*entry.identifiers, *((what, value) for what, value in named if value)]
+    return [(what, value) for what, value in named if value]
 
 
 def _links(entry: Entry) -> list[tuple[str, str]]:
