@@ -13,7 +13,7 @@ import pytest
 from covct.data.cases import Case
 from covct.errors import UsageError
 from covct.evaluation import detection, lesions
-from covct.evaluation.against import holds_cards
+from covct.evaluation.against import holds_cards, order_against
 from covct.evaluation.evaluate_event import EvaluateEvent
 from covct.evaluation.judge import Called, judge
 from covct.evaluation.order import EvaluationOrder
@@ -169,6 +169,17 @@ def test_against_on_the_command_line(two_tools, tmp_path):
     assert isinstance(invoke(*asked, "--against", tmp_path / "nowhere").exception, UsageError)
     (far / "=p3_lungs.nii.gz").unlink()
     assert "no lungs mask of =p3" in str(invoke(*asked, "--against", far).exception)
+
+
+def test_networks_that_masks_are_compared_with_judge_whom_they_have_not_learned_from(two_tools, tmp_path):
+    data, near, _ = two_tools
+    weights = alone(tmp_path / "w", "lungs", lctsc=["=p4"])
+    order = EvaluationOrder(data, tmp_path / "out", predictions=near, against=weights, patients="all",
+                            tasks=("lungs",), resamples=100, names=True, source="lctsc")  # fmt: skip
+    seen = order_against(order)
+    assert (seen.weights, seen.predictions, seen.patients) == (weights, None, "held-out")
+    assert order_against(replace(order, also_seen=True)).patients == "all"
+    assert order_against(replace(order, against=near)).patients == "all"
 
 
 # A network by itself

@@ -20,6 +20,7 @@ from covct.evaluation.anatomy import REGIONS
 from covct.evaluation.judge import Picture
 from covct.evaluation.outline import SCORES as OUTLINE
 from covct.evaluation.page import as_html as evaluation_page
+from covct.evaluation.page_detection import COMPARED, CURVES
 from covct.results.entries import Entry
 from covct.results.page import as_html as night_page
 from support.pages import Elements
@@ -53,6 +54,8 @@ def evaluation():
     agreement = {key: value(1.5) for key in ("bias", "mean_absolute_error", "lower_limit", "upper_limit")}
     bins = [{"from": 0.0, "to": 0.1, "pixels": 9, "probability": 0.05, "frequency": 0.5}]
     curve = [{"threshold": 0.5, "dice": 0.75}]
+    shares = {"sensitivity": value(0.75), "precision": value(0.75)}
+    points = [{"threshold": 0.9, "recall": x, "precision": 1 - x, "false_positive_rate": x / 2} for x in (0.1, 0.9)]
     names = ("dice", "iou", "precision", "recall", "specificity", "accuracy", "f1", "hd95_mm", "surface_dice")
     group = {
         "source": HOSTILE, "task": "infection", "patients": 1, "cases": 2, "slices": 1200,
@@ -63,7 +66,11 @@ def evaluation():
         "outline": dict.fromkeys(OUTLINE, value(0.75)), "marked_inside_lungs": value(0.75),
         "burden": {"patients": 3, "mean_absolute_error": value(2.5),
                    "classes": [{"truth": 2, "called": 2, "patients": 2}, {"truth": 2, "called": 1, "patients": 1}]},
-        "lesions": dict.fromkeys(("sensitivity", "precision", "recognition_quality"), value(0.75)),
+        "lesions": {**shares, "recognition_quality": value(0.75), "by_size": [
+            {**shares, "from_ml": 0.1, "to_ml": end, "found": 3, "missed": 1, "called": 5, "false": 2}
+            for end in (1.0, None)
+        ]},
+        "curves": {**dict.fromkeys(CURVES, value(0.75)), "points": points},
         "intervals": {"cases": 3, "held": 2, "level": 0.9, "mean_width": 4.5},
     }  # fmt: skip
     slices = {"labelled": 80, "found": 72, "clear": 59, "called": 17}
@@ -81,7 +88,13 @@ def evaluation():
     quartiles = {"slices": 9, "p5": 0.1, "q1": 0.2, "median": 0.5, "q3": 0.7, "p95": 0.9}
     pair = {"truth": 12.0, "called": 10.0}
     figures = {**dict.fromkeys(names, 0.75), "hd95_infinite": False, "slice_dice": quartiles, "volume_ml": pair,
-               "volume_error_percent": -4.0, "percent_of_lung": pair}  # fmt: skip
+               "volume_error_percent": -4.0, "percent_of_lung": pair, "curves": {"points": points}}  # fmt: skip
+    compared = {"value": 0.75, "against": 0.5, "difference": value(0.25)}
+    against = {
+        "what": "networks", "groups": [{"task": "infection", "source": HOSTILE, "patients": 2,
+                                        "figures": dict.fromkeys(COMPARED, compared)}],
+        "cases": [{"case": HOSTILE, "source": HOSTILE, "task": "infection", "dice": 0.75, "against": 0.5}],
+    }  # fmt: skip
     case = {"case": HOSTILE, "patient": HOSTILE, "source": HOSTILE, "slices": 9, "spacing_mm": [5.0, 1.0, 1.0],
             "seen_by": [HOSTILE], "tasks": {"infection": figures},
             "calls_without_truth": without, "by_slice": slices, "false_calls": false}  # fmt: skip
@@ -90,7 +103,7 @@ def evaluation():
         "settings": {"tasks": ["infection"], "resamples": 2000, "surface_tolerance_mm": 2.0},
         "judged": {"what": "networks", "cards": {HOSTILE: {"sha256": HOSTILE, "threshold": 0.5}}},
         "also_seen": True, "notes": [HOSTILE], "groups": [group, {**group, "source": "other"}], "cases": [case],
-        "calls": [calls],
+        "calls": [calls], "against": against,
         "left_out": [{"case": HOSTILE, "source": HOSTILE, "reason": HOSTILE}],
     }  # fmt: skip
 

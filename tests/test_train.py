@@ -148,7 +148,7 @@ def test_a_checkpoint_of_before_there_were_neighbours_and_patches_is_gone_on_wit
     checkpoints.write_checkpoint(folder / "lungs", 999, before.arrays, before.state)
     told = []
     train(settings, data, tmp_path / "out", resume=True, report=told.append)
-    assert told[0]["text"] == "finished before"
+    assert told[1]["text"] == "finished before"
     with pytest.raises(UsageError, match="settings.neighbours was 0, is 1"):
         train(replace(settings, neighbours=1), data, tmp_path / "out", resume=True)
 
@@ -501,7 +501,7 @@ def test_splits_that_mean_nothing(text):
 def test_a_split_by_slice_says_whom_it_leaks_and_marks_the_card(data, tmp_path):
     told = []
     card = train(replace(SETTINGS, epochs=1, split="slice"), data, tmp_path / "out", report=told.append)
-    assert "3 of 4 patients lie on both sides" in told[0]["text"]
+    assert "3 of 4 patients lie on both sides" in told[1]["text"]
     assert card.limits.startswith("Split by slice: 3 of 4 patients")
     assert card.training["split"] == "slice"
     assert card.training["held_out_patients"] == {"ma": []}, "whoever starts from it must know that all were seen"

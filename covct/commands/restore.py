@@ -187,9 +187,11 @@ class Restorer:
     def __call__(self, pixels: Any) -> Any:
         if self._way is None:
             self.check()
+            self.bar.say("loading the restorer")
             with quiet_tensorflow():
                 from covct.training.samples.restoration import load_restorer
             self._way = load_restorer(self.path)
+            self.bar.say("restoring")
         self._slices += len(pixels)
         self.bar.at(self._place, self._of, f"{self._slices} slices of volume {self._place + 1}")
         return self._way(pixels)

@@ -56,8 +56,8 @@ def detect_domain(pixels: np.ndarray) -> tuple[str, str]:
         return WINDOW, seen
     if sharpness >= WINDOW_ABOVE:
         return "", (
-            f"{seen} as in a lung window, but {100 * bright:.0f} % of them are as bright as soft tissue in one (wanted "
-            f"{100 * LEAST_BRIGHT_WINDOW:.0f} and more): dark CLAHE slices, of metal or bright bone, look like that too"
+            f"{seen} as in a lung window, but only {100 * bright:.0f} % of the pixels are as bright as soft tissue in "
+            f"one, wanted {100 * LEAST_BRIGHT_WINDOW:.0f} %: dark CLAHE slices (metal, bright bone) look like that too"
         )
     return "", f"{seen}: between CLAHE (up to {CLAHE_BELOW}) and a window ({WINDOW_ABOVE} and more)"
 

@@ -13,7 +13,7 @@ import numpy as np
 from covct.data.cases import TASKS, Case
 from covct.evaluation import agreement, detection, lesions
 from covct.evaluation.judge import Judged
-from covct.evaluation.order import EVERYONE, EvaluationOrder
+from covct.evaluation.order import EVERYONE, HELD_OUT, EvaluationOrder
 from covct.evaluation.pooling import ALL, by_patient, figure_over, plain
 from covct.evaluation.scores import ratio, scores
 
@@ -39,7 +39,8 @@ def order_against(order: EvaluationOrder) -> EvaluationOrder:
     assert order.against
     alike = replace(order, against=None, calibrate=None, robustness=False, threshold=None)
     if holds_cards(order.against):
-        return replace(alike, weights=order.against, predictions=None)
+        patients = order.patients if order.also_seen else HELD_OUT
+        return replace(alike, weights=order.against, predictions=None, patients=patients)
     return replace(alike, weights=None, predictions=order.against, patients=EVERYONE, also_seen=False)
 
 

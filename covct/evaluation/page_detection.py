@@ -9,6 +9,7 @@ from typing import Any
 from covct.evaluation.cells import Cell, Group, figure, with_interval
 from covct.evaluation.figures import Dot, Line, Plot, Rule, share_axis
 
+MOST_LINES = 60  # thin ones of a plot
 LESIONS = {
     "sensitivity": "share of marked ones found", "precision": "share of called ones that touch a marked one",
     "recognition_quality": "F1 at an IoU above 0.5",
@@ -65,7 +66,7 @@ def _of_size(lesions: Mapping[str, Any] | None, number: int) -> Cell:
 
 
 def detection_plots(cases: Sequence[dict[str, Any]], groups: Sequence[Group], classes: Mapping[str, str]) -> list[Plot]:
-    """Precision by recall and the ROC: a line a source, and a thin one a case.
+    """Precision by recall and the ROC: a line a source, and a thin one a case, of some where they are many.
 
     Parameters
     ----------
@@ -74,10 +75,10 @@ def detection_plots(cases: Sequence[dict[str, Any]], groups: Sequence[Group], cl
     drawn = [(classes[g["source"]], g) for g in groups if g["source"] in classes and g["curves"]]
     if not drawn:
         return []
+    there = [case for case in cases if case["figures"]["curves"]]
     thin = [
         (f"{classes[case['source']]} one", case["figures"]["curves"]["points"])
-        for case in cases
-        if case["figures"]["curves"]
+        for case in there[:: max(1, -(-len(there) // MOST_LINES))]
     ]
     bold = [(cls, g["curves"]["points"]) for cls, g in drawn]
     called = [
