@@ -103,6 +103,19 @@ def test_validators_find_no_error(series_folder, tmp_path, weights, networks):
     assert (verdict.returncode, verdict.stderr) == (0, ""), "patient, study and frame of reference are the source's"
 
 
+def test_pictures_are_compressed_without_loss(phantom, tmp_path, monkeypatch):
+    """As DCMTK, which is in most archives, decodes them."""
+    scan, masks = load(phantom, tmp_path / "in")
+    key = Outputs(captures="key")
+    [packed, *_] = capture.captures(scan, masks, example_report(), KEY, key, MAKING)
+    monkeypatch.setattr(capture, "_compress", lambda dataset, picture: None)
+    [plain, *_] = capture.captures(scan, masks, example_report(), KEY, key, MAKING)
+    assert len(packed.PixelData) < 0.7 * len(plain.PixelData)
+    packed.save_as(tmp_path / "packed.dcm")
+    subprocess.run([tool("dcmdrle"), tmp_path / "packed.dcm", tmp_path / "back.dcm"], check=True)
+    assert (pydicom.dcmread(tmp_path / "back.dcm").pixel_array == plain.pixel_array).all()
+
+
 @pytest.mark.parametrize("position", ["HFS", "FFP", "HFDL", "FFDR"])
 def test_infection_is_drawn_where_the_seg_has_it(position, phantom, weights, networks, tmp_path):
     """By the capture's own geometry, however the patient lay: a mirrored or shifted plane marks other tissue."""
@@ -328,7 +341,7 @@ def test_attributes_say_what_it_is(phantom, tmp_path):
 
 def test_no_more_than_a_few_pictures_are_in_memory_at_once(phantom, tmp_path):
     scan, masks = load(phantom, tmp_path)
-    size = len(draw(scan, masks)[0].PixelData)
+    size = draw(scan, masks)[0].pixel_array.nbytes
     tracemalloc.start()
     for _ in capture.captures(scan, masks, example_report(), KEY, Outputs(captures="all"), MAKING):
         pass

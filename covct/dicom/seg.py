@@ -31,6 +31,7 @@ from covct.dicom.evidence import (
     finish,
     object_uids,
 )
+from covct.dicom.run_lengths import run_lengths
 from covct.outputs import Outputs
 from covct.terms import LABELMAP_SEGMENTS, LEFT_LUNG, RIGHT_LUNG, SEGMENTS, Segment
 from covct.voxels.volume import Masks, Probability, Scan
@@ -39,7 +40,6 @@ TYPE_MODIFIERS = "SegmentedPropertyTypeModifierCodeSequence"
 REGION_MODIFIERS = "AnatomicRegionModifierSequence"
 PIXEL_DATA, ITEM, END_OF_ITEMS = b"\xe0\x7f\x10\x00", b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 UNDEFINED_LENGTH = 0xFFFFFFFF
-RLE_HEADER = struct.Struct("<16L")  # number of segments, offsets of 15 (PS3.5 G.5)
 
 
 @dataclass(frozen=True)
@@ -236,22 +236,11 @@ def _append_encapsulated(file: BinaryIO, frames: Iterator[np.ndarray], count: in
     start, offsets = file.tell(), []
     for frame in frames:
         offsets.append(file.tell() - start)
-        encoded = _run_lengths(frame)
+        encoded = run_lengths(frame)
         file.write(ITEM + struct.pack("<L", len(encoded)) + encoded)
     file.write(END_OF_ITEMS + struct.pack("<L", 0))
     file.seek(table)
     file.write(struct.pack(f"<{count}L", *offsets))
-
-
-def _run_lengths(frame: np.ndarray) -> bytes:
-    """A frame of bytes as RLE (PS3.5 annex G): one segment, of which no run goes beyond its row.
-
-    Not by whatever encoder pydicom finds installed: GDCM's ends the process at odd sizes.
-    """
-    import imagecodecs
-
-    segment = b"".join(imagecodecs.packbits_encode(row.tobytes()) for row in frame)
-    return RLE_HEADER.pack(1, RLE_HEADER.size, *[0] * 14) + segment + b"\0" * (len(segment) % 2)
 
 
 def _binary(masks: Masks) -> Content:
