@@ -27,7 +27,8 @@ class Format:
     needs : tuple of str
         Formats that are written with it.
     series_number : int or None
-        Of DICOM objects, which have a series of their own; None: it is no DICOM.
+        Of DICOM objects, which have a series of their own; None: it is no DICOM. Of files of both kinds those without
+        the suffix ".dcm" are written where there are no instances to refer to.
     stands_in : bool
         Written in place of DICOM objects where there are no instances to refer to.
     of_pixels : bool
@@ -46,6 +47,11 @@ class Format:
     def file(self) -> str:
         """Name of its first file."""
         return self.name(1)
+
+    @property
+    def only_dicom(self) -> bool:
+        """Whether it has no file that stands without instances to refer to."""
+        return all(name.endswith(".dcm") for name in self.files)
 
     def name(self, number: int) -> str:
         """Name of one of several files, counted from 1."""
@@ -82,12 +88,19 @@ FORMATS = {
         {"key-slices.ko.dcm": "DICOM KO"},
         series_number=9203,
     ),
+    "pdf": Format(
+        "a report on two pages of A4, as PDF and as DICOM Encapsulated PDF, which nearly every PACS shows",
+        {"report.pdf": "report", "report.pdf.dcm": "DICOM PDF"},
+        default=True,
+        series_number=9204,
+        of_pixels=True,
+    ),
     "nifti": Format(
         "NIfTI masks",
         {"lungs.nii.gz": "lungs NIfTI", "infection.nii.gz": "infection NIfTI"},
         stands_in=True,
     ),
-    "png": Format("a montage to look at", {"overlay.png": "picture"}, default=True, of_pixels=True),
+    "png": Format("a montage to look at", {"overlay.png": "picture"}, of_pixels=True),
     "page": Format(
         "a page to look through the slices",
         {"study.html": "study page", "thumbnail.jpg": ""},
@@ -161,11 +174,13 @@ def formats_for(kind: str, wanted: tuple[str, ...], referable: bool = True) -> t
     """The formats to write, each once and in the order of FORMATS, with those that they need.
 
     A volume file has no DICOM instances to refer to, and no more has a DICOM series that is not `referable`, as its
-    instances have no valid UIDs: what stands in for DICOM objects is always written then.
+    instances have no valid UIDs: what stands in for DICOM objects is always written then, and what is nothing else
+    is not.
     """
     formats = with_needed(wanted)
     if kind != "dicom" or not referable:
-        formats = formats - set(DICOM_FORMATS) | {name for name, one in FORMATS.items() if one.stands_in}
+        objects = {name for name, one in FORMATS.items() if one.only_dicom}
+        formats = formats - objects | {name for name, one in FORMATS.items() if one.stands_in}
     return tuple(name for name in FORMATS if name in formats)
 
 

@@ -91,6 +91,7 @@ PRIVATE_SCHEME = "99COVCT"
 CT_OF_SOMETHING = CodedTerm("25045-6", "LN", "CT unspecified body region")
 OF_INTEREST = CodedTerm("113000", "DCM", "Of Interest")
 COMMENT = CodedTerm("121106", "DCM", "Comment")
+MEASUREMENT_REPORT = CodedTerm("126000", "DCM", "Imaging Measurement Report")
 MEASUREMENTS = CodedTerm("126010", "DCM", "Imaging Measurements")
 SUM_OF_VOXELS = CodedTerm("126030", "DCM", "Sum of segmented voxel method for volume")
 NOT_ATTEMPTED = CodedTerm("114007", "DCM", "Measurement not attempted")

@@ -820,7 +820,7 @@ def _warm(base: Path) -> None:
     """Whatever libraries do at their first call is done before the forks."""
     from support.line import night
 
-    night(base / "one", out=base / "warm", formats=("seg", "sr", "ko", "sc", "nifti", "png"))
+    night(base / "one", out=base / "warm", formats=("seg", "sr", "ko", "sc", "pdf", "nifti", "png"))
     if len(os.listdir("/proc/self/task")) > 1:
         raise SystemExit("this process has threads, and cannot be forked")
 

@@ -100,7 +100,7 @@ def test_what_is_added_has_the_bytes_of_all_at_once(one_order, source, tmp_path,
     scanned(asking(one_order, *first, seg_type=seg_type), lambda: networks)
     folder, before = only(one_order.out)
     report = (folder / "report.json").read_bytes()
-    for more in (("seg", "ko"), ("sr", "nifti"), ("sc", "png"), ("page",)):
+    for more in (("seg", "ko"), ("sr", "nifti"), ("sc", "png"), ("pdf", "page")):
         tally, events = scanned(asking(one_order, *more, seg_type=seg_type), never)
         assert tally["failed"] == tally["troubled"] == 0, events
     assert files(one_order.out) == files(at_once.out)
@@ -118,7 +118,7 @@ def test_added_to_a_volume_file(tmp_path, weights, networks, one_moment):
     scanned(at_once, lambda: networks)
     scanned(asking(order, "seg"), lambda: networks)
     assert set(files(order.out)) == set(FORMATS["nifti"].files), "NIfTI masks stand in for a SEG"
-    scanned(asking(order, "page", "png", "sc"), never)
+    scanned(asking(order, "page", "png", "pdf", "sc"), never)
     assert files(order.out) == files(at_once.out)
 
 

@@ -33,7 +33,7 @@ def written(tmp_path_factory, phantom_series):
     weights = make_weights(folder / "weights")
     objects = {}
     for kind in SEG_TYPES:
-        outputs = Outputs(("seg", "sr", "sc", "ko"), kind)
+        outputs = Outputs(("seg", "sr", "sc", "ko", "pdf"), kind)
         order = batch.Order((phantom_series,), folder / kind, weights, outputs)
         assert batch.scan(order, lambda: calibrated(make_networks()), lambda event: None)["done"] == 1
         for path in sorted((folder / kind).glob("*/*/*.dcm")):

@@ -32,7 +32,7 @@ from support.thresholds import make_networks, make_weights
 
 pytestmark = pytest.mark.slow
 
-EVERYTHING = Outputs(formats=("seg", "sr", "sc", "ko", "nifti", "png"))
+EVERYTHING = Outputs(formats=("seg", "sr", "sc", "ko", "pdf", "nifti", "png"))
 
 
 def night(source, tmp_path, outputs=Outputs(("seg",)), **wishes):  # noqa: B008 - it is frozen
@@ -298,7 +298,7 @@ def test_a_series_without_uids_is_done_without_dicom_objects(nameless, tmp_path)
     night(nameless, tmp_path, EVERYTHING)
     [outcome] = outcomes(tmp_path)
     assert outcome["status"] == "done"
-    assert set(outcome["files"]) == {"report.json", "overlay.png", "lungs.nii.gz", "infection.nii.gz"}
+    assert set(outcome["files"]) == {"report.json", "report.pdf", "overlay.png", "lungs.nii.gz", "infection.nii.gz"}
     message = warned(tmp_path)["missing-uids"]
     assert "SOPInstanceUID" in message
     assert "StudyInstanceUID" in message

@@ -22,13 +22,12 @@ def test_rows_are_told_apart():
     numbers = [FORMATS[name].series_number for name in DICOM_FORMATS]
     assert len(set(files)) == len(files) and len(set(numbers)) == len(numbers)
     assert all(set(one.needs) <= set(FORMATS) for one in FORMATS.values())
-    assert all(
-        name.endswith(".dcm") == (one.series_number is not None) for one in FORMATS.values() for name in one.files
-    )
+    for one in FORMATS.values():
+        assert any(name.endswith(".dcm") for name in one.files) == (one.series_number is not None)
 
 
 def test_what_is_written_by_default():
-    assert Outputs().formats == ("seg", "sr", "png", "page")
+    assert Outputs().formats == ("seg", "sr", "pdf", "page")
 
 
 @pytest.mark.parametrize(
@@ -38,6 +37,7 @@ def test_what_is_written_by_default():
         ("dicom", ("ko", "sc"), True, ("sc", "ko")),
         ("dicom", ("sr", "png"), False, ("nifti", "png")),
         ("nifti", ("seg",), True, ("nifti",)),
+        ("nifti", ("seg", "pdf"), True, ("pdf", "nifti")),
         ("dicom", (), True, ()),
     ],
 )

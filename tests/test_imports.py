@@ -33,7 +33,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-FOR_WRITING = {"jinja2", "prometheus_client", "tensorboardX"}
+FOR_WRITING = {"jinja2", "prometheus_client", "reportlab", "tensorboardX"}
 KERAS = {"architectures", "training", "networks.segment", "networks.to_openvino"}
 
 

@@ -28,7 +28,7 @@ from support.thresholds import make_networks
 
 pytestmark = pytest.mark.slow
 
-OUTPUTS = Outputs(formats=("seg", "sr", "ko", "sc"))
+OUTPUTS = Outputs(formats=("seg", "sr", "ko", "sc", "pdf"))
 
 
 def items(**values):

@@ -72,7 +72,7 @@ def test_masks_and_report_but_no_seg_and_it_says_so(phantom, tmp_path, weights, 
     assert batch.scan(order, lambda: networks, lambda event: None)["done"] == 1
     [folder] = [p.parent for p in (tmp_path / "out").glob("*/*/report.json")]
     assert {p.name for p in folder.iterdir()} == {
-        "report.json", "outcome.json", "overlay.png", "lungs.nii.gz", "infection.nii.gz", "study.html", "thumbnail.jpg"
+        "report.json", "outcome.json", "report.pdf", "lungs.nii.gz", "infection.nii.gz", "study.html", "thumbnail.jpg"
     }  # fmt: skip
     assert "no-seg" in [warning["slug"] for warning in read_json(folder / "report.json")["warnings"]]
     source, mask = nibabel.load(tmp_path / "patient.nii"), nibabel.load(folder / "lungs.nii.gz")

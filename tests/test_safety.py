@@ -78,7 +78,7 @@ def memory_limit():
 
 @pytest.fixture
 def order(series_folder, tmp_path, weights) -> Order:
-    return Order((series_folder,), tmp_path / "out", weights, Outputs(("seg", "sr", "sc", "ko", "png")))
+    return Order((series_folder,), tmp_path / "out", weights, Outputs(("seg", "sr", "sc", "ko", "pdf", "png")))
 
 
 # What lies in the inbox
@@ -685,7 +685,7 @@ def _texts() -> Iterator[str]:
 def test_only_what_dicom_needs_is_copied_into_results(order, series_folder, networks, capfd):
     """A text in every attribute of the source that holds texts: the library copies modules, we what is needed."""
     planted = plant(series_folder)
-    order = replace(order, outputs=Outputs(("seg", "sr", "sc", "ko", "png", "nifti")))
+    order = replace(order, outputs=Outputs(("seg", "sr", "sc", "ko", "pdf", "png", "nifti")))
     told: list[dict] = []
     scan(order, lambda: networks, told.append)
     assert [event["event"] for event in told][-2:] == ["done", "finished"]

@@ -40,12 +40,12 @@ def files(out):
 @pytest.mark.parametrize("seg_type", SEG_TYPES)
 def test_two_runs_write_the_same_bytes(phantom_series, tmp_path, weights, networks, seg_type, one_moment):
     """The second one runs in another folder, and after the first: but for the moment nothing of that may be in it."""
-    outputs = Outputs(("seg", "sr", "sc", "ko", "png", "nifti"), seg_type)
+    outputs = Outputs(("seg", "sr", "sc", "ko", "pdf", "png", "nifti"), seg_type)
     order = batch.Order((phantom_series,), tmp_path / "first", weights, outputs)
     for one in (order, replace(order, out=tmp_path / "second")):
         assert batch.scan(one, lambda: networks, lambda event: None)["done"] == 1
     first = files(tmp_path / "first")
-    assert {name.rsplit(".", 2)[-2] for name in first} >= {"seg", "sr", "sc", "ko"}
+    assert {name.rsplit(".", 2)[-2] for name in first} >= {"seg", "sr", "sc", "ko", "pdf"}
     assert files(tmp_path / "second") == first
 
 
@@ -56,7 +56,7 @@ def test_a_watch_writes_the_bytes_of_a_scan(inbox, tmp_path, weights, networks, 
     change(inbox / "a" / "other", StudyInstanceUID="1.2.1")
     change(inbox / "c", Modality="MR")
     write_nifti(make_phantom(**{**SMALL, "slices": 20}, lesions="moderate", seed=1).volume, inbox / "volume.nii.gz")
-    outputs = Outputs(("seg", "sr", "sc", "ko", "png", "nifti"))
+    outputs = Outputs(("seg", "sr", "sc", "ko", "pdf", "png", "nifti"))
     order = batch.Order((inbox,), tmp_path / "scanned", weights, outputs)
     batch.scan(order, lambda: networks, lambda event: None)
 
@@ -78,8 +78,8 @@ def test_a_watch_writes_the_bytes_of_a_scan(inbox, tmp_path, weights, networks, 
 
 def test_a_redo_keeps_the_moment_of_the_first_computation(phantom_series, tmp_path, weights, networks, monkeypatch):
     """Forced, or back from other settings: the objects are those that the archive has. Another key, another moment."""
-    order = batch.Order((phantom_series,), tmp_path / "out", weights, Outputs(("seg", "sr", "sc", "ko")))
-    other = replace(order, outputs=Outputs(("seg", "sr", "sc", "ko"), "labelmap"))
+    order = batch.Order((phantom_series,), tmp_path / "out", weights, Outputs(("seg", "sr", "sc", "ko", "pdf")))
+    other = replace(order, outputs=Outputs(("seg", "sr", "sc", "ko", "pdf"), "labelmap"))
 
     def scan(order, hour):
         monkeypatch.setattr(one_series, "now", lambda: datetime(2026, 5, 4, hour, tzinfo=UTC))

@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 from jsonschema import Draft202012Validator
 
 from covct.commands import scan
-from covct.dicom import sr
+from covct.dicom.sentences import remarks
 from covct.errors import WeightsError
 from covct.networks.cards import Card, ensemble, file_sha256, read_card, write_card
 from covct.networks.network import Network, looks, predict, probabilities
@@ -175,7 +174,7 @@ def test_folds_promise_nothing_of_figures_in_ml(networks):
 def test_intervals_of_folds_are_told_without_a_band_of_coverage():
     given = {"level": 0.9, "people": 38, "coverage": None}
     report = {"warnings": [], "uncertainty": {"figures": {"infection_percent": given}, "source": "a test"}}
-    told = [item.value for item in sr._remarks(pydicom.Dataset(), report)]
+    told = [words for _, words in remarks(report, [])]
     assert "infection_percent: interval of level 0.9, of 38 people, measured on: a test" in told
     assert "(for people like the 38 measured). Measured on: a test." in study_page._about_intervals(report)
 

@@ -6,6 +6,7 @@ import zipfile
 import pydicom
 import pytest
 
+from covct.outputs import DICOM_FORMATS
 from covct.phantom.dicom import write_dicom_series
 from support.cuts import CUTS, POSITIONS, write_cut
 from support.line import segment
@@ -65,7 +66,7 @@ SOURCES = {
 def judged(source, folder, tmp_path):
     """Assert that nobody finds an error in the result of a source."""
     files = sorted(folder.glob("*.dcm"))
-    assert {SEG, SR, KO} < {file.name for file in files}
+    assert {SEG, SR, KO, "report.pdf.dcm"} < {file.name for file in files}
     assert any(".sc." in file.name for file in files)
     for file in files:
         assert judge(file) == (0, []), file.name
@@ -87,7 +88,7 @@ def judged(source, folder, tmp_path):
 def test_no_validator_finds_an_error(name, phantom, weights, networks, tmp_path):
     source = tmp_path / "in"
     SOURCES[name](phantom, source)
-    judged(source, segment(source, tmp_path / "out", weights, networks, formats=("seg", "sr", "sc", "ko")), tmp_path)
+    judged(source, segment(source, tmp_path / "out", weights, networks, formats=DICOM_FORMATS), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["HFS", "stripped of type 2 and 3"])
@@ -95,7 +96,7 @@ def test_nor_in_those_of_a_clean_lung(name, phantom, weights, networks, tmp_path
     source = tmp_path / "in"
     SOURCES[name](phantom, source)
     clean = without_infection(networks)
-    judged(source, segment(source, tmp_path / "out", weights, clean, formats=("seg", "sr", "sc", "ko")), tmp_path)
+    judged(source, segment(source, tmp_path / "out", weights, clean, formats=DICOM_FORMATS), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["lctsc-case-005.zip", "ricord-covid-15-slices"])
@@ -107,5 +108,5 @@ def test_nor_in_those_of_real_scans(name, shared, weights, networks, tmp_path):
                 (tmp_path / "in").mkdir(exist_ok=True)
                 (tmp_path / "in" / f"{number:04d}.dcm").write_bytes(archive.read(member))
         source = tmp_path / "in"
-    folder = segment(source, tmp_path / "out", weights, networks, formats=("seg", "sr", "sc", "ko"))
+    folder = segment(source, tmp_path / "out", weights, networks, formats=DICOM_FORMATS)
     judged(source, folder, tmp_path)

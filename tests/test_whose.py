@@ -491,7 +491,7 @@ def test_verify_finds_nothing_where_one_person_is_spelled_in_two_ways(jane):
     call(jane, {"PatientName": "DÖ^JANE", "PatientID": "004711 "}, slice(5, 16), SpecificCharacterSet="ISO_IR 100")
     call(jane, {"PatientName": "Dö^Jane"}, slice(16, None), SpecificCharacterSet="ISO_IR 192")
     call(jane, NOBODY, slice(25, None))
-    done = night(jane, formats=("seg", "sr", "ko", "sc"))
+    done = night(jane, formats=("seg", "sr", "ko", "sc", "pdf"))
     assert done.said("done") and not defects(done.out, jane)
     written = [pydicom.dcmread(path) for path in done.result.glob("*.dcm")]
     [(name, born)] = {(str(one.PatientName), one.PatientBirthDate) for one in written}

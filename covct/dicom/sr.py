@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pydicom
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.uid import SegmentationStorage
 
-from covct import RESEARCH_USE, __version__
+from covct import __version__
 from covct.dicom.evidence import (
     LABEL_MAP_STORAGE,
     MANUFACTURER,
@@ -29,23 +29,19 @@ from covct.dicom.evidence import (
 )
 from covct.dicom.requested import not_told, procedures, requests
 from covct.dicom.seg import tracking_uid
+from covct.dicom.sentences import remarks, why_withheld
 from covct.dicom.sr_groups import Group, Measured, groups_of
 from covct.dicom.sr_regions import Place, image_region, library, places
 from covct.outputs import Outputs
 from covct.terms import (
     ARTIFICIAL_INTELLIGENCE,
     BILATERAL,
-    COMMENT,
-    INTERVAL,
     LUNG,
     MEASUREMENTS,
-    NOT_TOLD,
     PRIVATE_SCHEME,
     SEVERITY_CLASSES,
     SEVERITY_NAME,
     SUM_OF_VOXELS,
-    VALID_FOR,
-    WARNING,
     WITHHELD,
     CodedTerm,
 )
@@ -115,7 +111,7 @@ def _content(
     """The document's tree: each group, followed by the regions on slices of those that have one."""
     algorithm = _algorithm(report["networks"])
     encoded = [_encoded(group, source, report, key, outputs, algorithm) for group in groups]
-    encoded[0][0].ContentSequence.extend(_remarks(source, report))
+    encoded[0][0].ContentSequence.extend(_text(name, told) for name, told in remarks(report, not_told(source)))
     regions = [_planar(group, scan, found[group.label], key) for group in groups]
     content = hd.sr.MeasurementReport(
         observation_context=hd.sr.ObservationContext(observer_device_context=device_observer(making)),
@@ -179,10 +175,9 @@ def _encoded(
         measurements=[_measurement(one) for one in group.measured],
         **arguments,
     )
-    withheld = [VALID_FOR[name] for name, valid in report["valid_for"].items() if not valid]
+    withheld = why_withheld(report)
     if withheld and any(one.withheld for one in group.measured):
-        text = f"The input does not allow: {'; '.join(withheld)}. What has no value here was withheld, it is not 0."
-        encoded[0].ContentSequence.append(_text(WITHHELD, text))
+        encoded[0].ContentSequence.append(_text(WITHHELD, withheld))
     return encoded
 
 
@@ -235,23 +230,6 @@ def _uncertainty(measured: Measured) -> hd.sr.MeasurementProperties:
     for item in properties:
         item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence = [code(figure.unit.code)]
     return properties
-
-
-def _remarks(source: pydicom.Dataset, report: dict[str, Any]) -> Iterable[hd.sr.TextContentItem]:
-    """What a reader must know, as texts of the first group: research use, the report's warnings, what is absent."""
-    yield _text(COMMENT, RESEARCH_USE)
-    for warned in report["warnings"]:
-        yield _text(WARNING, f"{warned['slug']}: {warned['message']}")
-    sure = report.get("uncertainty") or {}
-    for figure, given in (sure.get("figures") or {}).items():
-        if given["level"]:
-            worth = f"interval of level {given['level']:g}, of {given['people']} people"
-            if given["coverage"]:  # none of folds
-                low, high = given["coverage"]
-                worth += f" between {low:g} and {high:g}"
-            yield _text(INTERVAL, f"{figure}: {worth}, measured on: {sure['source']}")
-    if absent := not_told(source):
-        yield _text(NOT_TOLD, ", ".join(absent))
 
 
 def _text(name: CodedTerm, value: str) -> hd.sr.TextContentItem:

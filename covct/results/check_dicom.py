@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+from pydicom.uid import EncapsulatedPDFStorage
 
 from covct.dicom.evidence import OBJECTS, SERIES_NUMBERS, instance_uid, object_uids
+from covct.outputs import FORMATS
 from covct.pipeline.report_document import Report
 from covct.results.check_file import Damage, check_pixels, is_seg, quietly, read_whole
+from covct.results.check_pdf import check_pdf
 from covct.results.check_seg import check_seg, numbers
 from covct.results.check_source import PATIENT_AND_STUDY, Sources, check_source, text_of
 from covct.results.defects import Defect
@@ -68,6 +71,8 @@ def _check_object(
     except Exception as error:  # damage makes a parser raise anything; its text may quote the patient
         return [Defect("unreadable-dicom", f"it cannot be parsed ({type(error).__name__})", path.name)]
     objects[path.name] = dataset
+    if dataset.SOPClassUID == EncapsulatedPDFStorage:
+        return _guarded(path.name, check_pdf, dataset, path.with_name(FORMATS["pdf"].file))
     if not is_seg(dataset):
         return _guarded(path.name, _check_template, dataset)
     found = _guarded(path.name, check_seg, dataset, counts, report)
@@ -159,12 +164,16 @@ def _check_references(objects: dict[str, pydicom.Dataset], report: Report | None
 
 
 def _source_instances(objects: Iterable[pydicom.Dataset], report: Report | None) -> set[str]:
-    """SOP Instance UIDs of the source: as the SEG lists them; without a SEG, as the others' evidence does."""
+    """SOP Instance UIDs of the source: as the SEG lists them; without a SEG, as the others' evidence does, and the PDF
+    by itself."""
     every = list(objects)
     if segs := [dataset for dataset in every if is_seg(dataset)]:
         return {uid for dataset in segs for uid, series, _ in _referenced(dataset) if series}
     wanted = report.source.series_instance_uid if report else None
-    return {uid for dataset in every for uid, series, _ in _referenced(dataset) if series and wanted in (None, series)}
+    listed = {
+        uid for dataset in every for uid, series, _ in _referenced(dataset) if series and wanted in (None, series)
+    }
+    return listed | {str(o.ReferencedSOPInstanceUID) for d in every for o in d.get("SourceInstanceSequence") or []}
 
 
 def _referenced(

@@ -14,7 +14,7 @@ import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.pixels import iter_pixels
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import SegmentationStorage
+from pydicom.uid import EncapsulatedPDFStorage, SegmentationStorage
 
 from covct.dicom.evidence import LABEL_MAP_STORAGE
 
@@ -45,6 +45,8 @@ def read_whole(path: Path) -> pydicom.Dataset:
 
 def _content(dataset: pydicom.Dataset) -> str:
     """The attribute that comes last and that an object of its kind is for."""
+    if dataset.get("SOPClassUID") == EncapsulatedPDFStorage:
+        return "EncapsulatedDocument"
     return "ContentSequence" if dataset.get("Modality") in ("SR", "KO") else "PixelData"
 
 

@@ -17,6 +17,7 @@ DEFECTS = {
     "duplicate-uid": "a SOP Instance or Series UID occurs twice in the tree",
     "unreadable-dicom": "a DICOM file is truncated or cannot be parsed",
     "bad-pixels": "pixel data have the wrong length or cannot be decoded",
+    "bad-document": "an encapsulated document is damaged, or is not the `report.pdf` beside it",
     "patient-differs": "patient or study attributes differ within a result, or from the source's",
     "wrong-segments": "segment numbers, labels or codes are not covct's",
     "wrong-frame-of-reference": "the SEG's Frame of Reference UID is not the report's",

@@ -33,7 +33,7 @@ def page_of(result: Result, encoding: Encoding, template: str, **more: Any) -> s
     first = _first(drawn)
     return render(
         template,
-        heading=_heading(report),
+        heading=heading(report),
         limits=LIMITS,
         warnings=[(one["slug"], one["message"]) for one in report["warnings"]],
         infection=SEGMENTS[2].label,
@@ -44,7 +44,7 @@ def page_of(result: Result, encoding: Encoding, template: str, **more: Any) -> s
         thirds=_thirds(report),
         lesion_count=_lesion_count(report),
         lesions=_lesions(scan, report, encoding),
-        provenance=_provenance(report),
+        provenance=provenance(report),
         left_out=[(one["series_instance_uid"], one["message"]) for one in report["selection"]["left_out"]],
         scan=_for_script(scan, drawn, first, encoding),
         first_slice=_as_scripts([(first, drawn[first])]),
@@ -96,7 +96,7 @@ def _made_smaller(scan: Scan, encoding: Encoding) -> str:
     return f"{text}, and {encoding.rows} x {encoding.columns} pixels instead of {rows} x {columns}."
 
 
-def _heading(report: dict[str, Any]) -> str:
+def heading(report: dict[str, Any]) -> str:
     both = report["regions"]["lungs"]
     if both["infection_percent"] is None:
         seen = report.get("in_view")
@@ -167,7 +167,7 @@ def _lesions(scan: Scan, report: dict[str, Any], encoding: Encoding) -> list[tup
     return shown
 
 
-def _provenance(report: dict[str, Any]) -> list[tuple[str, str]]:
+def provenance(report: dict[str, Any]) -> list[tuple[str, str]]:
     source, geometry, networks = report["source"], report["geometry"], report["networks"]
     said = [
         ("chosen because", "; ".join(report["selection"]["reasons"])),

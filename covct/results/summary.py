@@ -15,7 +15,7 @@ from covct import RESEARCH_USE
 from covct.disk.durable import replace_file
 from covct.results.entries import Entry, damaged, read_entry, read_tree, worst_first
 from covct.results.identifiers import with_identifiers
-from covct.results.page import OVERLAY, SHOWS_IDENTIFIERS, as_html
+from covct.results.page import OVERLAY, SHOWS_IDENTIFIERS, THUMBNAIL, as_html
 from covct.terms import FIGURES, VALID_FOR, Figure
 from covct.visible import cell
 
@@ -178,7 +178,7 @@ def _csv_row(entry: Entry) -> dict[str, str | float | None]:
         "seconds": entry.seconds,
         "covct_version": entry.covct_version,
         "finished": entry.finished,
-        "overlay": f"{entry.folder}/{OVERLAY}" if OVERLAY in entry.files else "",
+        "overlay": next((f"{entry.folder}/{name}" for name in (OVERLAY, THUMBNAIL) if name in entry.files), ""),
         "folder": entry.folder,
         "source": entry.source,
         "research_use": RESEARCH_USE,

@@ -42,6 +42,18 @@ def write_dicom_key_object(result: Result, folder: Path, outputs: Outputs, makin
     write_key_object(folder / FORMATS["ko"].file, result.scan, result.masks, result.work_key, making)
 
 
+def write_pdf(result: Result, folder: Path, outputs: Outputs, making: Making) -> None:
+    """The report on paper; where there are instances to refer to, also as a DICOM object."""
+    from covct.dicom.encapsulated_pdf import write_encapsulated_pdf
+    from covct.results.paper import report_pdf  # ReportLab and OpenCV; not needed to write the rest
+
+    plain, encapsulated = FORMATS["pdf"].files
+    pdf = report_pdf(result, making.computed)
+    (folder / plain).write_bytes(pdf)
+    if result.series.can_be_referred_to:
+        write_encapsulated_pdf(folder / encapsulated, pdf, result.scan, result.work_key, making)
+
+
 def write_nifti_masks(result: Result, folder: Path, outputs: Outputs, making: Making) -> None:
     """Two masks: lungs (1 right, 2 left) and infection (1); on the NIfTI's own grid and axis order, or on the grid that
     `covct convert` gives a DICOM series."""
@@ -96,6 +108,7 @@ WRITERS: dict[str, Callable[[Result, Path, Outputs, Making], None]] = {
     "sr": write_dicom_sr,
     "ko": write_dicom_key_object,
     "sc": write_dicom_captures,
+    "pdf": write_pdf,
     "nifti": write_nifti_masks,
     "png": write_png,
     "page": write_study_page,

@@ -35,6 +35,7 @@ MARGIN = 20
 GAP = 8
 PER_ROW = 4
 THUMBNAIL_WIDTH, THUMBNAIL_TILES, THUMBNAIL_BYTES = 480, 8, 40_000  # shown half as wide: sharp on any screen
+PRINTED_TILES = 8  # two rows of them leave room for figures on a sheet of paper
 LARGEST_TILE = 776  # two fill a row; a lone slice is not blown up further
 HATCH_PITCH = 6  # pixels between the lines over consolidation
 CONSOLIDATION_HU = HU_BANDS["consolidation"]
@@ -104,6 +105,21 @@ def write_thumbnail(
         if len(jpeg) <= THUMBNAIL_BYTES:
             break
     path.write_bytes(jpeg)
+
+
+def printed(
+    hu: np.ndarray, lungs: Slices, infection: Slices, pixel_spacing_mm: tuple[float, float], bands: bool
+) -> np.ndarray:
+    """The slices of the `montage`, without words and margins, for a sheet of paper; parameters as there.
+
+    Returns
+    -------
+    (rows, columns, 3) uint8
+        RGB.
+    """
+    grid, _ = _grid(hu, lungs, infection, pixel_spacing_mm, PRINTED_TILES, bands)
+    drawn = np.flatnonzero((grid != np.array(BACKGROUND, np.uint8)).any(axis=(0, 2)))
+    return grid[:, drawn[0] : drawn[-1] + 1]
 
 
 def _grid(

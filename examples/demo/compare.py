@@ -23,7 +23,7 @@ def main(truth_path: str, out: str) -> None:
         print(f"{name:18}{true:9.0f}{found:9.0f}{100 * (found - true) / true:8.1f} %")
     lungs = report["regions"]["lungs"]
     print(f"infected: {lungs['infection_percent']:.1f} % of the lungs, severity class {report['severity']['class']}")
-    print(f"\nlook at   {path.with_name('overlay.png')}\n          {Path(out) / 'index.html'}")
+    print(f"\nlook at   {path.with_name('report.pdf')}\n          {Path(out) / 'index.html'}")
     print(report["research_use"])
 
 

@@ -1,0 +1,50 @@
+"""What a report says of itself in sentences: texts of the DICOM SR, and the same words in the report on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from covct import RESEARCH_USE
+from covct.terms import COMMENT, INTERVAL, NOT_TOLD, VALID_FOR, WARNING, CodedTerm
+
+
+def remarks(report: dict[str, Any], absent: Iterable[str]) -> Iterator[tuple[CodedTerm, str]]:
+    """What a reader must know, each with its concept: research use, the report's warnings, intervals, what is absent.
+
+    `absent` is what the source does not tell, by `requested.not_told`.
+    """
+    yield COMMENT, RESEARCH_USE
+    for warned in report["warnings"]:
+        yield WARNING, f"{warned['slug']}: {warned['message']}"
+    yield from ((INTERVAL, f"{figure}: {worth}") for figure, worth in worth_of_intervals(report).items())
+    if named := ", ".join(absent):
+        yield NOT_TOLD, named
+
+
+def worth_of_intervals(report: dict[str, Any]) -> dict[str, str]:
+    """What the interval of each figure that has one holds, by the figure's name."""
+    sure = report.get("uncertainty") or {}
+    told = {}
+    for figure, given in (sure.get("figures") or {}).items():
+        if given["level"]:
+            worth = f"interval of level {given['level']:g}, of {given['people']} people"
+            if given["coverage"]:  # none of folds
+                low, high = given["coverage"]
+                worth += f" between {low:g} and {high:g}"
+            told[figure] = f"{worth}, measured on: {sure['source']}"
+    return told
+
+
+def missing_intervals(report: dict[str, Any]) -> dict[str, str]:
+    """Why there is no interval, by the name of the figure."""
+    figures = (report.get("uncertainty") or {}).get("figures") or {}
+    return {figure: given["reason"] for figure, given in figures.items() if not given["level"]}
+
+
+def why_withheld(report: dict[str, Any]) -> str:
+    """Which figures the input does not allow; empty where it allows all."""
+    withheld = [VALID_FOR[name] for name, valid in report["valid_for"].items() if not valid]
+    if not withheld:
+        return ""
+    return f"The input does not allow: {'; '.join(withheld)}. What has no value here was withheld, it is not 0."
