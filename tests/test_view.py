@@ -21,6 +21,7 @@ import pytest
 
 from covct.commands import view
 from covct.commands.options import Runtime
+from covct.commands.restore import Anterior
 from covct.data.read_case import read_case
 from covct.errors import UsageError
 from covct.intake.nifti import read_description, read_mask, write_nifti
@@ -176,13 +177,15 @@ def test_a_readers_name_is_no_markup(opened):
 def test_a_picture_is_brought_to_hu_and_compared_with_a_picture(phantom, threshold_networks, tmp_path):
     hu = cv2.resize(phantom.volume.to_patient_orientation("FPL").array[14], (512, 512))
     picture, weights = tmp_path / "slice.png", make_weights(tmp_path / "weights")
-    cv2.imwrite(str(picture), np.clip((hu + 1250.0) / 1500 * 255, 0, 255).astype(np.uint8))
-    tree, sources = view._segmented([picture], None, tmp_path / "scratch", weights, "auto", Runtime.auto)
+    grey = np.clip((hu + 1250.0) / 1500 * 255, 0, 255).astype(np.uint8)
+    cv2.imwrite(str(picture), np.rot90(grey))  # as in the set of medicalsegmentation.com
+    asked = ([picture], None, tmp_path / "scratch", weights, "auto", Runtime.auto, None, Anterior.left)
+    tree, sources = view._segmented(*asked)
     [study] = studies_of(tree, sources)
     opened = open_study(study)
     assert opened.labels.shape == (1, 512, 512) and opened.mask("lungs").any()
-    png = cv2.imencode(".png", 255 * opened.mask("lungs")[0].astype(np.uint8))[1].tobytes()
-    opened.truths["lungs"] = read_truth(png, "Lungs.PNG", "lungs", "", opened.scan)
+    png = cv2.imencode(".png", 255 * np.rot90(opened.mask("lungs")[0]).astype(np.uint8))[1].tobytes()
+    opened.truths["lungs"] = read_truth(png, "Lungs.PNG", "lungs", "", opened.scan, "left")
     told = opened.compared("lungs")
     assert told["dice"] == 1 and told["missed_ml"] is None, "of a picture nobody knows the spacing"
     assert [path.name for path in save(opened, tmp_path / "to", READER)] == [

@@ -25,7 +25,7 @@ from covct.commands.options import (
     check_there,
     order_of,
 )
-from covct.commands.restore import Restorer, SourceKind
+from covct.commands.restore import Anterior, Restorer, SourceKind
 from covct.commands.told import showing
 from covct.disk.signals import stoppable, unbroken
 from covct.errors import Stopped, UsageError
@@ -58,6 +58,9 @@ def view_command(
         SourceKind | None,
         typer.Option(help="Of a picture: what its grey values are. Default: told by themselves.", show_default=False),
     ] = None,
+    anterior: Annotated[
+        Anterior | None, typer.Option(help="Side of a picture that shows the front of the patient. Default: up.")
+    ] = None,
     reader: Annotated[str, _correcting(help="Name of the reader who corrects, as the masks' creator.")] = "",
     save_to: Annotated[Path, _correcting(help="Folder for corrected masks.")] = Path("corrected"),
     with_scan: Annotated[
@@ -77,7 +80,7 @@ def view_command(
     A scan is segmented first. The viewer ends with Ctrl-C; nothing leaves the machine.
     """
     from covct.disk.places import is_output_tree
-    from covct.viewer.answers import Viewer
+    from covct.viewer.answers import UP, Viewer
     from covct.viewer.server import listening
     from covct.viewer.studies import studies_of
 
@@ -93,9 +96,9 @@ def view_command(
             tree = place
         else:
             tree, sources = _segmented(
-                [place, *(sources or [])], out, Path(scratch), weights, device, runtime, source_kind
+                [place, *(sources or [])], out, Path(scratch), weights, device, runtime, source_kind, anterior
             )
-        viewer = Viewer(studies_of(tree, sources or []), save_to, reader, with_scan)
+        viewer = Viewer(studies_of(tree, sources or []), save_to, reader, with_scan, anterior.value if anterior else UP)
         with listening(viewer, host, port) as server:
             _serve(server, no_browser)
 
@@ -108,12 +111,14 @@ def _segmented(
     device: str,
     runtime: Runtime,
     source_kind: SourceKind | None = None,
+    anterior: Anterior | None = None,
 ) -> tuple[Path, list[Path]]:
     """The output tree of scans, and where they now lie: pictures are brought to HU first."""
     from covct.outputs import Outputs
     from covct.unattended import batch
 
-    sources = _in_hounsfield(places, scratch / "restored", weights, source_kind.value if source_kind else None)
+    told = source_kind.value if source_kind else None, anterior.value if anterior else None
+    sources = _in_hounsfield(places, scratch / "restored", weights, *told)
     outputs = Outputs() if out else Outputs(MASKS)
     order = order_of(sources, out or scratch / "results", outputs, weights)
     check_places(order)
@@ -124,7 +129,9 @@ def _segmented(
     return order.out, sources
 
 
-def _in_hounsfield(places: Sequence[Path], folder: Path, weights: Path | None, kind: str | None) -> list[Path]:
+def _in_hounsfield(
+    places: Sequence[Path], folder: Path, weights: Path | None, kind: str | None, anterior: str | None
+) -> list[Path]:
     from covct.data.pictures import is_picture
     from covct.data.restore import find_images, restore_case
     from covct.networks.cards import default_weights_folder
@@ -136,7 +143,7 @@ def _in_hounsfield(places: Sequence[Path], folder: Path, weights: Path | None, k
         for done, number in enumerate(pictures):
             sources[number] = folder / str(number)
             restorer.begin(done, len(pictures))
-            for case in find_images(places[number]).cases:
+            for case in find_images(places[number], anterior).cases:
                 restore_case(case, sources[number], kind, restorer)
     return sources
 

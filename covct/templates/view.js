@@ -163,6 +163,7 @@ document.addEventListener("study", ({detail: study}) => {
     most.onclick = () => { document.querySelector("input[value=axial]").click(); go(told.most); };
     most.hidden = differ.disabled = false;
     if (!differ.checked) differ.click();
+    stage.focus({preventScroll: true});  // out of the fields, where letters are no keys
     redraw();
   }
 

@@ -18,6 +18,7 @@ from covct.viewer.saved import check_reader, save
 from covct.viewer.studies import Study
 from covct.viewer.truth import read_truth
 
+UP = "up"
 HTML, JSON = "text/html; charset=utf-8", "application/json"
 # What of a page is left of a result is read from the tree: its script may draw, and ask for nothing.
 SANDBOXED = "sandbox allow-scripts allow-top-navigation-by-user-activation; connect-src 'none'"
@@ -55,12 +56,15 @@ class Viewer:
         Who corrects, as the page proposes it.
     with_scan : bool
         As `saved.save` has it.
+    anterior : str
+        Where the front of the patient is in pictures, one of `pictures.ANTERIOR`.
     """
 
     studies: list[Study]
     save_to: Path
     reader: str = ""
     with_scan: bool = False
+    anterior: str = UP
     _opened: tuple[int, Opened] | None = None
     _one_at_a_time: Lock = field(default_factory=Lock)
 
@@ -120,7 +124,8 @@ class Viewer:
         task = query.get("task", "")
         if task not in TASKS:
             raise UsageError(f"no such task; wanted {' or '.join(TASKS)}")
-        truth = read_truth(body, query.get("name", ""), task, query.get("labels", ""), opened.scan)
+        name, labels = query.get("name", ""), query.get("labels", "")
+        truth = read_truth(body, name, task, labels, opened.scan, self.anterior)
         opened.truths.pop(task, None)
         opened.truths[task] = truth
         return told(**opened.compared(task), runs=opened.truth_runs(task))

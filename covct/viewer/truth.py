@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from covct.data.grids import on_grid
-from covct.data.pictures import is_picture
+from covct.data.pictures import is_picture, upright
 from covct.dicom.seg_masks import LabelNames, read_segmentation
 from covct.disk.sources import SourceFile
 from covct.errors import SeriesError, SourceDefect, UsageError
@@ -20,7 +20,7 @@ from covct.voxels.volume import Scan
 HINT = re.compile(r", e\.g\. --label .*| \(--resample brings it to that grid\)")  # of a command line
 
 
-def read_truth(contents: bytes, name: str, task: str, labels: str, scan: Scan) -> np.ndarray:
+def read_truth(contents: bytes, name: str, task: str, labels: str, scan: Scan, anterior: str = "up") -> np.ndarray:
     """A mask on the voxels of the scan, (slices, rows, columns) bool in working orientation.
 
     Parameters
@@ -32,6 +32,8 @@ def read_truth(contents: bytes, name: str, task: str, labels: str, scan: Scan) -
         `lungs` or `infection`.
     labels : str
         Which of its labels mean that, separated by commas; empty: as `covct evaluate` takes them.
+    anterior : str
+        Where the front of the patient is in a picture, as in that of the scan.
 
     Raises
     ------
@@ -46,6 +48,8 @@ def read_truth(contents: bytes, name: str, task: str, labels: str, scan: Scan) -
         path = Path(folder, f"covct-truth{ending}")
         path.write_bytes(contents)
         try:
+            if is_picture(path):
+                return _of_picture(path, task, names, scan, anterior)
             return _read(path, task, names, scan)
         except UsageError as error:
             told = HINT.sub("", str(error).replace(f"{folder}/", "the "))
@@ -53,8 +57,6 @@ def read_truth(contents: bytes, name: str, task: str, labels: str, scan: Scan) -
 
 
 def _read(path: Path, task: str, labels: LabelNames, scan: Scan) -> np.ndarray:
-    if is_picture(path):
-        return _of_picture(path, task, labels, scan)
     if format_of(path.name):
         return on_grid(read_volume_mask(path, task, labels), path, scan.working)
     try:
@@ -69,9 +71,10 @@ def _read(path: Path, task: str, labels: LabelNames, scan: Scan) -> np.ndarray:
     return mask
 
 
-def _of_picture(path: Path, task: str, labels: LabelNames, scan: Scan) -> np.ndarray:
-    mask, (slices, rows, columns) = read_png_mask(path, task, labels), scan.working.shape
-    if slices != 1 or mask.shape != (rows, columns):
-        got = " x ".join(map(str, mask.shape))
+def _of_picture(path: Path, task: str, labels: LabelNames, scan: Scan, anterior: str) -> np.ndarray:
+    mask = upright(read_png_mask(path, task, labels)[None], anterior)
+    slices, rows, columns = scan.working.shape
+    if mask.shape != (slices, rows, columns):
+        got = " x ".join(map(str, mask.shape[1:]))
         raise UsageError(f"the picture has {got} pixels; wanted {slices} x {rows} x {columns} as its scan has")
-    return mask[None]
+    return mask
