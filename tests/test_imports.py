@@ -138,7 +138,10 @@ def test_what_is_imported_is_declared(folder, extras):
         ),
         (["--version"], {"keras", "tensorflow", "highdicom", "pydicom", "pydantic", "SimpleITK"} | FOR_WRITING),
         (["scan", "--help"], {"keras", "tensorflow", "highdicom", "pydantic", "SimpleITK", "nibabel"} | FOR_WRITING),
-        (["status", "."], {"keras", "tensorflow", "highdicom", "pydicom", "SimpleITK", "nibabel", "cv2"} | FOR_WRITING),
+        *(
+            (command, {"keras", "tensorflow", "highdicom", "pydicom", "SimpleITK", "nibabel", "cv2"} | FOR_WRITING)
+            for command in (["status", "."], ["status", ".", "--list"], ["digest", "."])
+        ),
     ],
 )
 def test_heavy_packages_are_loaded_only_for_work(command, forbidden, tmp_path):

@@ -382,7 +382,7 @@ def test_thousands_of_series_show_the_worst_with_pictures_and_the_rest_as_rows()
     )
     html = as_html(entries, NIGHT)
     assert html.count("<img ") == page_module.WITH_PICTURE == html.count('loading="lazy"')
-    assert "the 500 most affected of 10,000" in html
+    assert "the 200 most affected of 10,000" in html
     assert all(f"<code>2.{n}</code>" in html for n in (0, 9499, 9500, 9999))
     assert len(html) < 12e6
 

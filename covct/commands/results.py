@@ -141,7 +141,9 @@ def digest_command(
     from covct.unattended import digest
 
     check_tree(out)
-    told = digest.digest(out, datetime.now().astimezone(), since=since_of(since), identifiers=show_identifiers)
+    told = digest.digest(
+        out, datetime.now().astimezone(), since=since_of(since) if since else None, identifiers=show_identifiers
+    )
     if form is DigestFormat.json:
         print(json_line(digest.as_document(told)))
         return

@@ -28,7 +28,7 @@ from covct.results.nights import (
 from covct.terms import FIGURES, MILLILITRE
 from covct.visible import from_to, share
 
-WITH_PICTURE = 500  # more thumbnails than that no browser scrolls and nobody looks at
+WITH_PICTURE = 200  # more thumbnails than that no browser scrolls and nobody looks at
 OPEN_GROUP = 25  # larger groups are folded, and made by the script once opened: a night has hundreds of localizers
 AT_ONCE = 100  # failed series
 SHOWS_IDENTIFIERS = "covct-identifiers"  # the name under which the page says so of itself
