@@ -2,15 +2,18 @@
 
 import io
 import json
+import re
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import covct
 from covct.commands import run_bar, told
 from covct.errors import Stopped
 from covct.unattended import batch
-from covct.unattended.live import SHARES, Live
+from covct.unattended.live import BESIDE, SHARES, WORDS, Live
 from support.batches import Clock
 from support.running import invoke
 
@@ -52,6 +55,13 @@ def test_it_is_further_within_a_series_and_time_left_is_told_from_the_first_on()
     assert live(*at_work[:7]).left_s(44.0) is None, "nobody can tell yet"
     assert live(*at_work[:2]).at(10.5) == "1.2.3 loading the libraries"
     assert live(*at_work, (60.0, of_series("done")), (60.0, {"event": "finished"})).at(61.0) == "done"
+
+
+def test_every_step_of_a_series_has_words():
+    code = "".join(path.read_text() for path in Path(covct.__file__).parent.rglob("*.py"))
+    steps = set(re.findall(r'(?:clock\.step|clock\.announce)\("([a-z]+)"\)', code))
+    assert {"load", "networks", "masks"} <= steps <= WORDS.keys()
+    assert steps - {*BESIDE} == SHARES.keys(), "and its share of the time"
 
 
 def test_the_time_of_a_series_is_divided_as_it_was_in_those_before():

@@ -5,11 +5,16 @@ from datetime import UTC, datetime, timedelta, timezone
 from email import message_from_string, policy
 from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 
 import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from covct.intake.gate_rules import ValidFor
+from covct.pipeline.report import _in_view
+from covct.recompute.result import Recomputed
+from covct.results import check_figures
 from covct.results.entries import read_tree, worst_first
 from covct.results.listing import as_document, as_lines
 from covct.results.nights import nights_of
@@ -145,6 +150,24 @@ def test_the_list_for_machines_has_the_figures_of_the_reports(out):
     assert told["failed"][0]["slug"] == "timeout" and told["rejected"] == []
     assert "identifiers" not in row
     assert as_document(nights_of(worst_first(read_tree(out)), NIGHT))["nights"][0]["night"] == "2026-03-03"
+
+
+def test_a_report_tells_the_share_of_the_lung_in_view_only_where_there_is_no_other():
+    lungs = SimpleNamespace(infection_percent=70.987)
+    measured = SimpleNamespace(burden={"lungs": lungs}, valid_for=ValidFor(volume=False, percent=False))
+    assert _in_view(measured) == {"called_percent": 70.99}
+    assert _in_view(SimpleNamespace(burden={"lungs": lungs}, valid_for=ValidFor())) is None
+
+
+def test_the_share_of_the_lung_in_view_is_derived_anew(out):
+    """By `covct verify --recompute`, as every figure."""
+    made = Recomputed({"regions": {"lungs": {"infection_percent": 70.99}}}, [])
+    report = view(70.99)
+    report["lesions"] = {"count": 0, "largest": []}
+    assert not [one for one in check_figures._report(report, made) if one]
+    report["in_view"]["called_percent"] = 17.0
+    [wrong] = [one for one in check_figures._report(report, made) if one]
+    assert wrong.slug == "figure-differs" and wrong.message.startswith("in_view.called_percent is 17, recomputed 70.99")
 
 
 def a_run(out, began):

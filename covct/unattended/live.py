@@ -16,9 +16,11 @@ UNKNOWN_SLICES = 150  # what a volume file counts as: its slices are not known b
 SHARES = {
     "load": 0.05, "check": 0.01, "lungs": 0.5, "infection": 0.29, "postprocess": 0.01, "measure": 0.01, "write": 0.13,
 }  # fmt: skip
+BESIDE = ("networks", "masks")  # steps that not every series has, after it was read
 WORDS = {
     "load": "reading the slices",
     "check": "checking the slices",
+    "masks": "reading the masks",
     "networks": "loading the networks",
     "lungs": "finding the lungs",
     "infection": "finding opacity",
@@ -130,7 +132,7 @@ class Live:
             shares = {step: self._spent[step] / sum(self._spent.values()) for step in SHARES}
         steps = list(shares)
         if self._step not in steps:
-            return shares["load"] + shares["check"] if self._step == "networks" else 0.0
+            return shares["load"] + shares["check"] if self._step in BESIDE else 0.0
         done, of = self._of_step
         return sum(shares[step] for step in steps[: steps.index(self._step)]) + shares[self._step] * done / max(1, of)
 
