@@ -311,10 +311,11 @@ def differences(tree: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return said + [f"differs: {_short(name)}" for name in sorted(tree.keys() & wanted) if tree[name] != wanted[name]]
 
 
-def _fate(outcome: Path | dict[str, Any]) -> tuple[str, str]:
-    """Status and reason: a series that could not be read is rightly done again, though its key is the same."""
+def _fate(outcome: Path | dict[str, Any]) -> tuple[str, str, dict[str, str]]:
+    """Status, reason and formats: a series that could not be read is rightly done again, and one that lacks formats is
+    added to, though its key is the same."""
     read = json.loads(outcome.read_text()) if isinstance(outcome, Path) else outcome
-    return read["status"], read["slug"]
+    return read["status"], read["slug"], read["formats"]
 
 
 def whole(folder: Path) -> str:
