@@ -19,6 +19,8 @@ from covct.intake.nifti import write_nifti
 from covct.outputs import Outputs
 from covct.pipeline.series import Result
 from covct.results.check_dicom import check_objects
+from covct.results.entries import read_entry
+from covct.results.identifiers import with_identifiers
 from covct.results.paper import PAGES, report_pdf
 from covct.results.sheet import BOTTOM, MORE, PAGE_HEIGHT, writable
 from covct.terms import COMMENT, FIGURES, INTERVAL, NOT_TOLD, WITHHELD
@@ -214,6 +216,8 @@ def test_nobody_is_named_on_the_pages(series_folder, weights, networks, tmp_path
     told = words(made / PDF) + repr(pypdf.PdfReader(made / PDF).metadata)
     assert not [name for name in ("zq", "someone", "1931") if name in told.lower()]
     assert b"Zq^Someone" in (made / DICOM).read_bytes(), "the test sees what is there"
+    told = with_identifiers(tmp_path / "out", read_entry(made)).identifiers
+    assert ("patient ID", "ZQ-77") in told, "who asks for it is told, from the header of the PDF"
 
 
 @pytest.mark.slow

@@ -20,7 +20,8 @@ LAST_TAG = 0x00100020  # of these; what follows in the file is not read
 
 def with_identifiers(out: Path, entry: Entry) -> Entry:
     """The entry with its identifiers, as far as they can be read."""
-    objects = [name for one in DICOM_FORMATS for name in sorted(FORMATS[one].among(entry.files))]
+    files = [name for one in DICOM_FORMATS for name in sorted(FORMATS[one].among(entry.files))]
+    objects = [name for name in files if name.endswith(".dcm")]
     return replace(entry, identifiers=_read(out / entry.folder / objects[0])) if objects else entry
 
 

@@ -11,7 +11,7 @@ from covct.disk import state
 from covct.disk.durable import link_or_copy, output_errors
 from covct.disk.outcome import Outcome, moment_of, read_outcome
 from covct.disk.places import OUTCOME, PRIVATE, SUMMARY_DUE
-from covct.outputs import DICOM_FORMATS, FORMATS, with_needed
+from covct.outputs import FORMATS, with_needed
 from covct.results.summary import Summary
 
 
@@ -87,7 +87,8 @@ def _found(out: Path, before: datetime, keep: Collection[str]) -> Iterator[tuple
 def _kept(outcome: Outcome, keep: Collection[str]) -> set[str]:
     """What stays of a result: where it has no DICOM object, what stands in for those."""
     kept = with_needed(keep)
-    if kept & set(DICOM_FORMATS) and not set(outcome.held) & set(DICOM_FORMATS):
+    objects = {name for name, one in FORMATS.items() if one.only_dicom}
+    if kept & objects and not any(name.endswith(".dcm") for name in outcome.files):
         kept |= {name for name, one in FORMATS.items() if one.stands_in}
     return kept
 
