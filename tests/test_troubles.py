@@ -58,7 +58,7 @@ STEPS = {
     "going on with the next best": (one_pass, "follow", lambda order, job, *_: of_series(job.series)),
     "reading results": (results, "_from_outcome", lambda outcome, relative: relative.startswith(BAD)),
     "making the table": (summary, "_csv_row", lambda entry: entry.folder.startswith(BAD) and entry.seconds is not None),
-    "making the page": (page, "_tally", lambda done: any(entry.folder.startswith(BAD) for entry in done)),
+    "making the page": (page, "tally", lambda done: any(entry.folder.startswith(BAD) for entry in done)),
 }
 OUTCOMES_ALL_THE_SAME = ("going on", "reading", "making")  # the result stood before the step broke
 
