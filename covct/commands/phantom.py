@@ -12,6 +12,7 @@ import typer
 class Lesions(str, Enum):
     none = "none"
     one_voxel = "one-voxel"
+    mild = "mild"
     moderate = "moderate"
     severe = "severe"
 
@@ -24,13 +25,15 @@ def phantom_command(
         str, typer.Option(help="Patient position: HFS, HFP, FFS, FFP, HFDR, HFDL, FFDR, FFDL.")
     ] = "HFS",
     seed: Annotated[int, typer.Option(help="Random seed; each gives another patient.")] = 0,
+    day: Annotated[int, typer.Option(help="Day of the study, counted from the patient's first.", min=0)] = 0,
 ) -> None:
     """Write a synthetic chest CT as a DICOM series, with its true volumes in truth.json."""
     from covct.phantom.chest import make_phantom
-    from covct.phantom.dicom import write_dicom_series, write_truth
+    from covct.phantom.dicom import PATIENT_ID, write_dicom_series, write_truth
 
     made = make_phantom(slices=slices, slice_spacing_mm=None, lesions=lesions.value, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
-    write_dicom_series(made, folder / "dicom", orientation=position)
+    patient_id = f"{PATIENT_ID}-{seed}" if seed else PATIENT_ID
+    write_dicom_series(made, folder / "dicom", orientation=position, day=day, patient_id=patient_id)
     write_truth(made, folder / "truth.json")
     typer.echo(str(folder))

@@ -24,7 +24,7 @@ from covct.terms import LEFT_LUNG, RIGHT_LUNG
 
 COVERAGE_MM = 300.0
 FIELD_OF_VIEW_MM = 384.0
-LESIONS = ("none", "one-voxel", "moderate", "severe")
+LESIONS = ("none", "one-voxel", "mild", "moderate", "severe")
 _LUNGS_NEED_MM = (270.0, 225.0, 290.0)
 _ABOVE_APEX_MM = 30.0  # of the 300 mm covered, lungs take the 240 from here on
 
@@ -94,8 +94,8 @@ def make_phantom(
     pixel_spacing_mm : (float, float), optional
         Between rows and between columns. Default: 384 mm divided by rows and columns, 0.75 mm for 512.
     lesions : str
-        "none", "one-voxel" (a single voxel in the right lung), "moderate" (about an eighth of the lungs) or "severe"
-        (nearly a half).
+        "none", "one-voxel" (a single voxel in the right lung), "mild" (some of the lesions of "moderate", as if the
+        others had healed), "moderate" (about an eighth of the lungs) or "severe" (nearly a half).
     seed : int
         Chooses size of the patient, vessels, lesions and noise.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ PATIENT_POSITIONS = {
     "FFDR": "HRA",
     "FFDL": "HLP",
 }
+FIRST_DAY = date(2020, 1, 1)
+DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
+PATIENT_ID = "COVCT-PHANTOM"
 
 
 def write_dicom_series(
@@ -39,6 +43,8 @@ def write_dicom_series(
     orientation_cosines: Sequence[float] | None = None,
     study_uid: str | None = None,
     series_uid: str | None = None,
+    day: int = 0,
+    patient_id: str = PATIENT_ID,
 ) -> list[Path]:
     """Write a volume as CT Image Storage, one file per slice named by instance number.
 
@@ -56,6 +62,9 @@ def write_dicom_series(
         (coronal, sagittal). Oblique: the patient turns with the planes around the volume's centre.
     study_uid, series_uid : str, optional
         Default: derived from the phantom's seed and arguments, or from the voxels of a bare volume.
+    day : int
+        Of the study, counted from the patient's first: another day, another study.
+    patient_id : str
 
     Returns
     -------
@@ -70,13 +79,16 @@ def write_dicom_series(
     if orientation not in PATIENT_POSITIONS:
         raise UsageError(f"unknown patient position {orientation!r}; choose from {', '.join(PATIENT_POSITIONS)}")
     source = phantom_or_volume.volume if isinstance(phantom_or_volume, Phantom) else phantom_or_volume
-    identity = _identity(phantom_or_volume)
+    identity = [*_identity(phantom_or_volume), *([f"day {day}"] if day else [])]
     volume = _oriented(source, PATIENT_POSITIONS[orientation], orientation_cosines)
     study_uid = study_uid or generate_uid(entropy_srcs=["covct phantom study", *identity])
     cosines = [f"{value:.6f}" for value in np.concatenate(_image_orientation(volume))]
     series_uid = series_uid or generate_uid(entropy_srcs=["covct phantom series", *identity, orientation, *cosines])
     frame_uid = volume.frame_of_reference_uid or generate_uid(entropy_srcs=["covct phantom frame", *identity])
     header = series_header(orientation, study_uid, series_uid, frame_uid)
+    header.PatientID = patient_id
+    for name in DATES:
+        setattr(header, name, (FIRST_DAY + timedelta(days=day)).strftime("%Y%m%d"))
     return write_ct_series(
         folder,
         volume.array,
@@ -152,8 +164,8 @@ def series_header(position: str, study_uid: str, series_uid: str, frame_uid: str
     """What all slices say of patient, study and series."""
     dataset = pydicom.Dataset()
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    for name in ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"):
-        setattr(dataset, name, "20200101")
+    for name in DATES:
+        setattr(dataset, name, FIRST_DAY.strftime("%Y%m%d"))
     for name in ("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"):
         setattr(dataset, name, "120000")
     dataset.AccessionNumber = ""
@@ -162,7 +174,7 @@ def series_header(position: str, study_uid: str, series_uid: str, frame_uid: str
     dataset.StudyDescription = "Synthetic chest CT"
     dataset.SeriesDescription = "Synthetic chest CT"
     dataset.PatientName = "Phantom^Covct"
-    dataset.PatientID = "COVCT-PHANTOM"
+    dataset.PatientID = PATIENT_ID
     dataset.PatientBirthDate = ""
     dataset.PatientSex = ""
     dataset.BodyPartExamined = "CHEST"

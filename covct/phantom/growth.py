@@ -89,10 +89,12 @@ def _tree(
     return np.column_stack([nodes[parent], np.minimum(radius[parent], radius[1:] * 1.25), nodes[1:], radius[1:]])
 
 
+_LEFT_OF_MODERATE = (4, 1)  # of its ground glass and consolidations, in "mild"
 # number and radii (mm) of ground glass and consolidations
 _EXTENT = {
     "none": (0, (1, 1), 0, (1, 1)),
     "one-voxel": (0, (1, 1), 0, (1, 1)),
+    "mild": (12, (15, 32), 5, (10, 17)),
     "moderate": (12, (15, 32), 5, (10, 17)),
     "severe": (26, (22, 44), 9, (12, 24)),
 }
@@ -113,4 +115,6 @@ def _blobs(points: Floats, depth: Floats, lesions: str, rng: np.random.Generator
     ground_glass, dense = draw(count, radii), draw(dense_count, dense_radii)
     # every other consolidation has formed inside ground glass
     dense[::2, :3] = ground_glass[: len(dense[::2]), :3]
+    if lesions == "mild":
+        return ground_glass[: _LEFT_OF_MODERATE[0]], dense[: _LEFT_OF_MODERATE[1]]
     return ground_glass, dense
