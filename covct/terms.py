@@ -109,6 +109,7 @@ THIRD_OF_LUNG = {
 }
 INTERVAL = CodedTerm("interval", PRIVATE_SCHEME, "What intervals hold")
 NOT_TOLD = CodedTerm("not-told", PRIVATE_SCHEME, "Not told by the source")
+SINCE = CodedTerm("since", PRIVATE_SCHEME, "Since the last result")
 WARNING = CodedTerm("warning", PRIVATE_SCHEME, "Warning about the input")
 WITHHELD = CodedTerm("withheld", PRIVATE_SCHEME, "Figures withheld")
 SEVERITY_NAME = CodedTerm("246112005", "SCT", "Severity")

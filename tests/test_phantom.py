@@ -77,7 +77,18 @@ def test_grid_that_would_cut_the_lungs_off_is_refused(grid):
 
 def test_unknown_lesions_are_refused():
     with pytest.raises(UsageError, match="one-voxel"):
-        make_phantom(30, 64, 64, lesions="mild")
+        make_phantom(30, 64, 64, lesions="awful")
+
+
+def test_mild_is_what_is_left_of_moderate_and_another_day_another_study(tmp_path):
+    mild, moderate = (make_phantom(30, 128, 128, lesions=lesions, seed=1) for lesions in ("mild", "moderate"))
+    assert mild.infection.any() and not (mild.infection & ~moderate.infection).any()
+    assert 3 * mild.infection.sum() < 2 * moderate.infection.sum()
+    first, later = (pydicom.dcmread(write_dicom_series(mild, tmp_path / str(day), day=day)[0]) for day in (0, 12))
+    assert (first.StudyDate, later.StudyDate, later.AcquisitionDate) == ("20200101", "20200113", "20200113")
+    assert first.PatientID == later.PatientID
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        assert getattr(first, keyword) != getattr(later, keyword)
 
 
 def test_volumes_are_those_of_a_grown_up(healthy):

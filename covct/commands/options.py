@@ -95,6 +95,10 @@ Since = Annotated[
     str | None,
     _choice(help="Process only studies modified since 2026-01-31, 2026-01-31T18:00, or 90m, 24h or 7d ago."),
 ]
+Priors = Annotated[
+    list[Path] | None,
+    _choice("--priors", help="Another results tree with earlier results of the same patients; may be repeated."),
+]
 Force = Annotated[bool, _choice("--force", help="Redo finished series.")]
 RetryFailed = Annotated[bool, _choice("--retry-failed", help="Retry series that failed unexpectedly.")]
 
@@ -157,7 +161,7 @@ def check_there(sources: list[Path]) -> None:
 
 def check_places(order: Order) -> None:
     """Nothing is written where sources are looked for, and no source is looked for among results."""
-    from covct.disk.places import is_foreign
+    from covct.disk.places import is_foreign, is_output_tree
     from covct.disk.sources import check_apart
     from covct.unattended.move_done import check_place
 
@@ -165,6 +169,9 @@ def check_places(order: Order) -> None:
     taken = [name for name in ("index.html", "summary.csv") if (order.out / name).exists()]
     if taken and is_foreign(order.out):
         raise UsageError(f"--out {order.out}: its {taken[0]} is not covct's and would be written over")
+    for tree in order.priors:
+        if not is_output_tree(tree):
+            raise UsageError(f"--priors {tree}: no results tree of covct")
     if order.move_done:
         check_place(order.move_done, order.sources, order.out)
 
@@ -224,12 +231,20 @@ def until_of(text: str | None) -> datetime | None:
         raise UsageError(f"--until {text}: wanted a time of day such as 06:30") from None
 
 
-def order_of(sources: Iterable[Path], out: Path, outputs: Outputs, weights: Path | None, **wishes: Any) -> Order:
+def order_of(
+    sources: Iterable[Path],
+    out: Path,
+    outputs: Outputs,
+    weights: Path | None,
+    priors: Iterable[Path] | None = None,
+    **wishes: Any,
+) -> Order:
     """What is asked of a scan or watch, as `batch.Order`."""
     from covct.networks.cards import default_weights_folder
     from covct.unattended.plan import Order
 
-    return Order(tuple(sources), out, weights or default_weights_folder(), outputs, **wishes)
+    trees = tuple(tree for tree in priors or () if tree.absolute() != out.absolute())
+    return Order(tuple(sources), out, weights or default_weights_folder(), outputs, priors=trees, **wishes)
 
 
 def mib(gib: float | None) -> float | None:

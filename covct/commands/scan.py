@@ -35,6 +35,7 @@ from covct.commands.options import (
     MoveDone,
     Out,
     PageIdentifiers,
+    Priors,
     RequireGpu,
     RetryFailed,
     Runtime,
@@ -97,6 +98,7 @@ def scan_command(
     select: Select = None,
     force: Force = False,
     retry_failed: RetryFailed = False,
+    priors: Priors = None,
     move_done: MoveDone = None,
     since: Since = None,
     until: Until = None,
@@ -113,7 +115,7 @@ def scan_command(
 
     outputs = outputs_of(formats, seg_type, all_frames, captures)
     order = order_of(
-        sources, out, outputs, weights, force=force, retry_failed=retry_failed, strict=strict,
+        sources, out, outputs, weights, priors, force=force, retry_failed=retry_failed, strict=strict,
         series_uids=tuple(series or ()), select=patterns_of(select), move_done=move_done, memory_mib=mib(memory_limit),
         since=since_of(since), until=until_of(until), limit=limit,
         show_identifiers=show_identifiers,
@@ -150,6 +152,7 @@ def watch_command(
     strict: Strict = False,
     select: Select = None,
     retry_failed: RetryFailed = False,
+    priors: Priors = None,
     marker: Annotated[str, _inbox(help="Wait for a file of this name in the study's folder.")] = "",
     move_done: MoveDone = None,
     until: Until = None,
@@ -166,7 +169,7 @@ def watch_command(
         raise UsageError(f"no such directory: {inbox}")
     outputs = outputs_of(formats, seg_type, all_frames, captures)
     order = order_of(
-        [inbox], out, outputs, weights, retry_failed=retry_failed, strict=strict, select=patterns_of(select),
+        [inbox], out, outputs, weights, priors, retry_failed=retry_failed, strict=strict, select=patterns_of(select),
         memory_mib=mib(memory_limit), until=until_of(until), marker=marker, move_done=move_done,
         show_identifiers=show_identifiers,
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import pydicom
@@ -18,7 +19,9 @@ from covct.dicom.evidence import (
     equipment,
     finish,
     identified,
+    instance_uid,
     object_uids,
+    telling_key,
 )
 from covct.terms import MEASUREMENT_REPORT
 from covct.voxels.volume import Scan
@@ -27,7 +30,9 @@ TITLE = "Opacity in the lungs, chest CT (research use only)"
 MIME_TYPE = "application/pdf"
 
 
-def write_encapsulated_pdf(path: Path, pdf: bytes, scan: Scan, key: str, making: Making) -> None:
+def write_encapsulated_pdf(
+    path: Path, pdf: bytes, scan: Scan, report: dict[str, Any], key: str, making: Making
+) -> None:
     """Write a PDF as an instance of the source's study, with its patient.
 
     Parameters
@@ -36,6 +41,8 @@ def write_encapsulated_pdf(path: Path, pdf: bytes, scan: Scan, key: str, making:
         The document. It names no patient: Burned In Annotation is NO, and viewers show the header with it.
     scan : Scan
         With its source headers. All are what the document was derived from.
+    report : dict
+        What it tells; the SOP Instance UID derives from a comparison that is in it.
     key : str
         Work key: all UIDs derive from it.
     """
@@ -49,7 +56,7 @@ def write_encapsulated_pdf(path: Path, pdf: bytes, scan: Scan, key: str, making:
         transfer_syntax_uid=ExplicitVRLittleEndian,
         series_description=f"covct {__version__} report (research use only)",
         specific_character_set="ISO_IR 192",
-        **object_uids(key, "pdf"),
+        **object_uids(key, "pdf") | {"sop_instance_uid": instance_uid(telling_key(key, report.get("since")), "pdf")},
         **equipment(),
     )
     with warnings.catch_warnings():  # highdicom warns of odd person names, and quotes them: no names in logs
@@ -66,7 +73,7 @@ def write_encapsulated_pdf(path: Path, pdf: bytes, scan: Scan, key: str, making:
     dataset.MIMETypeOfEncapsulatedDocument = MIME_TYPE
     dataset.EncapsulatedDocument = pdf + b"\0" * (len(pdf) % 2)
     dataset.EncapsulatedDocumentLength = len(pdf)
-    finish(dataset, scan.headers[0], key, making)
+    finish(dataset, scan.headers[0], key, making.of_comparison)
     dataset.save_as(path)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -44,10 +46,18 @@ class Making:
         The first time, with an offset from UTC. Computed again, a result keeps it, and so its objects their bytes.
     installation : str
         Stands for the installation; says nothing of it.
+    compared : datetime or None
+        When it was first compared with the earlier result that it is compared with; None: with none.
     """
 
     computed: datetime
     installation: str
+    compared: datetime | None = None
+
+    @property
+    def of_comparison(self) -> Making:
+        """Of an object that tells of the comparison."""
+        return replace(self, computed=self.compared or self.computed)
 
 
 def equipment() -> dict[str, str]:
@@ -69,6 +79,23 @@ def object_uids(key: str, kind: str) -> dict[str, str]:
         "series_instance_uid": generate_uid(entropy_srcs=[key, f"{kind}-series"]),
         "sop_instance_uid": instance_uid(key, kind),
     }
+
+
+def telling_key(key: str, since: dict[str, Any] | None) -> str:
+    """What the SOP Instance UID of an object derives from that tells how a result compares with an earlier one.
+
+    The work key alone where there is nothing to tell. Compared with another one, or with the same done otherwise, it is
+    another object, of the same series: a PACS never gets two contents under one UID.
+
+    Parameters
+    ----------
+    since : dict or None
+        The report's `since`, as it is written.
+    """
+    if not since or not since["comparison"]:
+        return key
+    told = json.dumps(since, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(f"{key} since {told}".encode()).hexdigest()
 
 
 def instance_uid(key: str, kind: str, number: int = 1) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from hashlib import blake2b
 from typing import Any
@@ -21,6 +21,18 @@ NOBODY = {
     "n/a", "na", "nil", "noid", "none", "noname", "null", "removed", "unbekannt", "unknown",
 }  # fmt: skip
 NO_BIRTH_DATES = {"00000000", "00010101", "19000101"}
+# Numbers that are given to nobody in particular; never compared over time, whoever else agrees.
+GIVEN_TO_ANYBODY = {
+    "test", "testpatient", "patient", "dummy", "temp", "tmp", "xyz", "abc", "id", "pid", "mrn", "123", "1234", "12345",
+    "123456", "1234567", "12345678", "123456789",
+}  # fmt: skip
+WORDS_FOR = {
+    "PatientID": "Patient ID",
+    "IssuerOfPatientID": "issuer of the Patient ID",
+    "PatientName": "name",
+    "PatientBirthDate": "birth date",
+    "PatientSex": "sex",
+}
 UMLAUTS = str.maketrans({"æ": "a", "œ": "o", "ø": "o", "ł": "l", "đ": "d", "ı": "i"})
 
 
@@ -122,6 +134,46 @@ def _equal(one: str, other: str) -> bool | None:
     return one == other if one and other else None
 
 
+def why_unsure(one: Patient, other: Patient) -> str:
+    """Why results of two headers are not compared over time, in words without a value; empty where they may be.
+
+    Stricter than `Patient.kin`, which keeps the series of one study together: years lie between, hospitals give the
+    same numbers, and an anonymiser's patient 1 is anybody. The Patient ID has to be equal and somebody's own, its
+    issuer the same, and of name and birth date at least one has to agree and none to differ.
+    """
+    if why := why_nobody(one) or why_nobody(other):
+        return why
+    if one.id != other.id:
+        return "the Patient IDs differ"
+    differing = {tag for tag in one.differing(other) if tag != "PatientName"}
+    mine, theirs = set(one.names.split()), set(other.names.split())
+    if mine and theirs and not (mine <= theirs or theirs <= mine):
+        differing.add("PatientName")
+    if differing:
+        words = [WORDS_FOR[tag] for tag in PATIENT_TAGS if tag in differing]
+        return f"the {_listed(words)} {'differs' if len(words) == 1 else 'differ'}"
+    named, born = bool(mine and theirs), bool(one.birth_date and other.birth_date)
+    if bool(one.issuer) != bool(other.issuer) and not (named and born):
+        return "one of them alone says who issued the Patient ID"
+    if not (named or born):
+        return "neither a name nor a birth date agrees with it"
+    return ""
+
+
+def why_nobody(one: Patient) -> str:
+    """Why a header does not say who it is well enough to compare over time, in words; empty where it does."""
+    if not one.id:
+        return "the header has no Patient ID"
+    if one.id in NOBODYS_OWN:
+        return "the Patient ID is one that many have"
+    return "" if one.names or one.birth_date else "the header has neither a name nor a birth date beside the Patient ID"
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def patient_of(get: Callable[[str], Any]) -> Patient:
     """The patient of a header.
 
@@ -195,3 +247,18 @@ def _words(name: str) -> list[str]:
 
 def _digest(text: str) -> str:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest() if text else ""
+
+
+def said_once(get: Callable[[str], Any]) -> Patient:
+    """The patient of a header, without a name that only repeats the Patient ID, as anonymisers write it."""
+    number, name = (
+        "".join(re.findall(r"[^\W_]+", text_of(get, tag))).casefold() for tag in ("PatientID", "PatientName")
+    )
+    who = patient_of(get)
+    return replace(who, names="") if name == number else who
+
+
+NOBODYS_OWN = frozenset(
+    _digest(_number(text))
+    for text in (*GIVEN_TO_ANYBODY, *(one * count for one in "123456789x-" for count in range(1, 17)))
+)

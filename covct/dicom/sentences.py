@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from covct import RESEARCH_USE
-from covct.terms import COMMENT, INTERVAL, NOT_TOLD, VALID_FOR, WARNING, CodedTerm
+from covct.terms import COMMENT, INTERVAL, NOT_TOLD, SINCE, VALID_FOR, WARNING, CodedTerm
 
 
 def remarks(report: dict[str, Any], absent: Iterable[str]) -> Iterator[tuple[CodedTerm, str]]:
-    """What a reader must know, each with its concept: research use, the report's warnings, intervals, what is absent.
+    """What a reader must know, each with its concept: research use, the report's warnings, intervals, what has changed
+    since the last result, what is absent.
 
     `absent` is what the source does not tell, by `requested.not_told`.
     """
@@ -18,6 +19,9 @@ def remarks(report: dict[str, Any], absent: Iterable[str]) -> Iterator[tuple[Cod
     for warned in report["warnings"]:
         yield WARNING, f"{warned['slug']}: {warned['message']}"
     yield from ((INTERVAL, f"{figure}: {worth}") for figure, worth in worth_of_intervals(report).items())
+    since = report.get("since") or {}
+    if since.get("comparison"):
+        yield from ((SINCE, words) for words in since["sentences"])
     if named := ", ".join(absent):
         yield NOT_TOLD, named
 

@@ -24,8 +24,10 @@ from covct.dicom.evidence import (
     equipment,
     finish,
     identified,
+    instance_uid,
     object_uids,
     separate_items,
+    telling_key,
 )
 from covct.dicom.requested import not_told, procedures, requests
 from covct.dicom.seg import tracking_uid
@@ -78,7 +80,7 @@ def write_sr(
     with warnings.catch_warnings():  # highdicom warns of odd person names, and quotes them: no names in logs
         warnings.simplefilter("ignore", UserWarning)
         document = hd.sr.Comprehensive3DSR(
-            evidence=[*sources, _segmentation(sources[0], key, outputs)],
+            evidence=[*sources, _segmentation(sources[0], key, outputs), *_prior(report)],
             content=_content(scan, sources[0], report, key, outputs, making, groups, found),
             series_number=SERIES_NUMBERS["sr"],
             instance_number=1,
@@ -90,11 +92,11 @@ def write_sr(
                     designator=PRIVATE_SCHEME, name="covct", version=RELEASE, responsible_organization=MANUFACTURER
                 )
             ],
-            **object_uids(key, "sr"),
+            **object_uids(key, "sr") | {"sop_instance_uid": instance_uid(telling_key(key, report.get("since")), "sr")},
             **equipment(),
         )
     _complete(document, sources[0], report)
-    finish(document, scan.headers[0], key, making)
+    finish(document, scan.headers[0], key, making.of_comparison)
     document.save_as(path)
 
 
@@ -260,3 +262,16 @@ def _segmentation(source: pydicom.Dataset, key: str, outputs: Outputs) -> pydico
     header.SeriesInstanceUID = uids["series_instance_uid"]
     header.StudyInstanceUID = source.StudyInstanceUID
     return header
+
+
+def _prior(report: dict[str, Any]) -> list[pydicom.Dataset]:
+    """The SEG of the earlier result that this one is compared with: other pertinent evidence (PS3.3 C.17.2.3)."""
+    comparison = (report.get("since") or {}).get("comparison")
+    masks = comparison["prior"]["masks"] if comparison else None
+    if not comparison or not masks:
+        return []
+    header = pydicom.Dataset()
+    header.SOPClassUID, header.SOPInstanceUID = masks["sop_class_uid"], masks["sop_instance_uid"]
+    header.SeriesInstanceUID = masks["series_instance_uid"]
+    header.StudyInstanceUID = comparison["prior"]["study_instance_uid"]
+    return [header]

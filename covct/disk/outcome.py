@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -72,8 +73,9 @@ class Outcome(Document):
     )
     moments: dict[str, str] = Field(
         {},
-        description="When each result of this series was first computed, by work key: local time with its offset from "
-        "UTC, ISO 8601. Computed again it keeps its moment, and so its DICOM objects their dates.",
+        description="When each result of this series was first computed, by work key, and when it was first compared "
+        "with an earlier one, by the key of that comparison: local time with its offset from UTC, ISO 8601. Computed "
+        "again it keeps its moment, and so its DICOM objects their dates.",
     )
     signatures: list[str] = Field(
         [],
@@ -129,10 +131,10 @@ def moment_of(outcome: Outcome) -> datetime | None:
     return None if moment == unknown else moment
 
 
-def with_moment(before: Outcome | None, key: str, moment: datetime | None) -> dict[str, str]:
-    """The moments of an outcome, with that of its own work key where it has a result."""
+def with_moments(before: Outcome | None, computed: Mapping[str, datetime]) -> dict[str, str]:
+    """The moments of an outcome, with those of the keys of its own result, where it has one."""
     moments = dict(before.moments) if before else {}
-    if moment:
+    for key, moment in computed.items():
         moments[key] = moment.isoformat()
     return dict(list(moments.items())[-MOMENTS_KEPT:])
 

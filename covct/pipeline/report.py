@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from covct import RESEARCH_USE, __version__
+from covct.dicom.quotable import quoted_kernel
 from covct.disk.versions import REPORT
 from covct.intake.choice import Choice
 from covct.intake.gate_rules import Finding, ValidFor
@@ -79,6 +80,7 @@ def build_report(
         "severity": {"scale": SEVERITY_SCALE, "class": cls, "label": words},
         "in_view": _in_view(measured),
         "uncertainty": _uncertainty(percent, measured.sure, valid_for),
+        "since": None,  # compared with the patient's earlier results once it is this one's turn to be written
         "hu_bands": {name: list(band) for name, band in HU_BANDS.items()},
         "networks": _networks(networks, skipped_slices),
     }
@@ -114,6 +116,8 @@ def _source(choice: Choice, scan: Scan, filled: list[str]) -> dict[str, Any]:
         "path": series.path.label if series.path else None,
         "transfer_syntaxes": list(scan.transfer_syntaxes),
         "lossy": any(i.lossy for i in series.instances),
+        "kernel": quoted_kernel(series.instances[0].kernel) or None if series.instances else None,
+        "contrast": any(i.contrast for i in series.instances) if series.instances else None,
         "filled": filled,
     }
 

@@ -14,6 +14,7 @@ from covct.disk import versions
 from covct.disk.documents import Count, DamagedDocument, Document, Sha256
 from covct.disk.versions import ReportSchema
 from covct.pipeline.report_figures import Least, Regions, SeverityClass, Text, withheld_figures
+from covct.pipeline.report_since import Since
 from covct.pipeline.report_uncertainty import Uncertainty
 from covct.terms import VALID_FOR
 
@@ -55,6 +56,12 @@ class Source(Document):
         json_schema_extra={"uniqueItems": True},
     )
     lossy: bool = Field(description="Whether any instance was ever compressed with loss (0028,2110).")
+    kernel: Text | None = Field(
+        None, description="Convolution Kernel (0018,1210), where it looks like one; null for volume files."
+    )
+    contrast: bool | None = Field(
+        None, description="Whether the headers tell of a contrast agent (0018,0010); null for volume files."
+    )
     filled: list[Text] = Field(
         [],
         description="Attributes that were missing or not valid, and what the DICOM results carry in their place. None "
@@ -304,6 +311,7 @@ class Report(Document):
         description="What was called of the lung that the scan shows. Null where the share of the lungs is given, or "
         "no lung is in view.",
     )
+    since: Since | None = Field(None, description="What has changed since the patient's last result.")
     hu_bands: HuBands = Field(description="Bands that split the opacity, Hounsfield units.")
     networks: NetworksUsed = Field(description="The networks that drew the masks.")
     run: Run = Field(description="How the result was computed. Differs from run to run.")

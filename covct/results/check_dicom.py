@@ -11,7 +11,7 @@ from typing import Any
 import pydicom
 from pydicom.uid import EncapsulatedPDFStorage
 
-from covct.dicom.evidence import OBJECTS, SERIES_NUMBERS, instance_uid, object_uids
+from covct.dicom.evidence import OBJECTS, SERIES_NUMBERS, instance_uid, object_uids, telling_key
 from covct.outputs import FORMATS
 from covct.pipeline.report_document import Report
 from covct.results.check_file import Damage, check_pixels, is_seg, quietly, read_whole
@@ -20,10 +20,11 @@ from covct.results.check_seg import check_seg, numbers
 from covct.results.check_source import PATIENT_AND_STUDY, Sources, check_source, text_of
 from covct.results.defects import Defect
 
-# Copied with the source's patient and study modules: they name studies and procedure steps, not evidence.
+# Copied with the source's patient and study modules: they name studies and procedure steps, not evidence. And what lies
+# in another study, as the result that this one is compared with, which may have been superseded.
 NOT_EVIDENCE = {
     "ReferencedStudySequence", "ReferencedPatientSequence", "ReferencedPerformedProcedureStepSequence",
-    "ReferencedRequestSequence",
+    "ReferencedRequestSequence", "PertinentOtherEvidenceSequence",
 }  # fmt: skip
 MEASUREMENT_REPORT = "1500"
 
@@ -50,7 +51,7 @@ def check_objects(
     for path in paths:
         defects += _check_object(path, objects, report, sources)
     defects += _guarded("", _same_patient, objects)
-    defects += _guarded("", _same_moment, objects)
+    defects += _guarded("", _same_moment, _of_one_moment(objects, report))
     if report:
         defects += _guarded("", _check_identity, objects, report)
     defects += _guarded("", _check_references, objects, report)
@@ -116,10 +117,17 @@ def _same_moment(objects: dict[str, pydicom.Dataset]) -> Iterator[Defect]:
             yield Defect("wrong-identity", f"its Content Date and Time are not those of {first[0]}", name)
 
 
+def _of_one_moment(objects: dict[str, pydicom.Dataset], report: Report | None) -> dict[str, pydicom.Dataset]:
+    """Without the documents that tell of a comparison: these may have been made later."""
+    compared = report is not None and report.since is not None and report.since.comparison is not None
+    return {name: one for name, one in objects.items() if not (compared and one.get("Modality") in ("SR", "DOC"))}
+
+
 def _check_identity(objects: dict[str, pydicom.Dataset], report: Report) -> Iterator[Defect]:
     """UIDs derive from the report's work key: an object of another result, or of another series, is found out."""
     kinds = {number: kind for kind, number in SERIES_NUMBERS.items()}
     study, key = report.source.study_instance_uid, report.work_key
+    telling = telling_key(key, report.since.model_dump() if report.since else None)
     numbers = Counter(dataset.get("SeriesNumber") for dataset in objects.values())
     for name, dataset in objects.items():
         if dataset.get("StudyInstanceUID") != study:
@@ -132,7 +140,7 @@ def _check_identity(objects: dict[str, pydicom.Dataset], report: Report) -> Iter
         elif kind is None:
             yield Defect("wrong-identity", "its Series Instance UID is not that of the report's work key", name)
         elif dataset.SOPInstanceUID not in {
-            instance_uid(key, kind, number)
+            instance_uid(telling if kind in ("sr", "pdf") else key, kind, number)
             for number in {*range(1, numbers[dataset.SeriesNumber] + 1), int(dataset.get("InstanceNumber") or 1)}
         }:
             yield Defect("wrong-identity", "its SOP Instance UID is not that of the report's work key", name)

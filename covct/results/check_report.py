@@ -11,6 +11,7 @@ from covct.disk.outcome import Outcome
 from covct.pipeline.burden import LARGEST_LESIONS, severity
 from covct.pipeline.report_document import Geometry, Lesions, Report
 from covct.pipeline.report_figures import Interval, Measured, Region, Regions
+from covct.pipeline.report_since import Between, Comparison
 from covct.pipeline.report_uncertainty import Uncertainty
 from covct.pipeline.uncertainty import classes
 from covct.results.defects import Defect
@@ -56,6 +57,24 @@ def contradictions(report: Report) -> Iterator[str]:
         yield from _intervals(regions, report.uncertainty)
     yield from _lesions(report.lesions, regions.lungs.figure("infection_ml"))
     yield from _voxel(report.geometry)
+    if report.since is not None and report.since.comparison is not None:
+        yield from _since(report.since.comparison, report)
+
+
+def _since(change: Comparison, report: Report) -> Iterator[str]:
+    """What is compared is this report's, and the difference that of both."""
+    for name in ("infection_percent", "infection_ml", "volume_ml"):
+        between: Between = getattr(change, name)
+        now = report.regions.lungs.figure(name)
+        if between.now != now:
+            yield f"since: {name} is {between.now} now, the report says {now}"
+        then, difference = between.then, between.difference
+        if then is None or now is None or difference is None:
+            continue
+        if abs(now - then - difference) > ROUNDED_PERCENT:
+            yield f"since: {name} was {then} and is {now}, which do not differ by {difference}"
+    if change.severity_class.now != report.severity.class_:
+        yield f"since: severity class {change.severity_class.now} now, the report says {report.severity.class_}"
 
 
 def _voxel(geometry: Geometry) -> Iterator[str]:

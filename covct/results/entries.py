@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from covct.disk.outcome import Outcome
+from covct.disk.outcome import Outcome, read_outcome
 from covct.disk.places import OUTCOME
 from covct.errors import logged
 from covct.pipeline.report_document import Report
@@ -26,6 +26,31 @@ SHOWN = tuple(
     for figure in FIGURES
     for region in ("lungs", *(("right_lung", "left_lung") if figure.column_sides else ()))
 )
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a report says has changed since the patient's last result; empty or None where it says nothing.
+
+    Attributes
+    ----------
+    mark : str
+        "first", "changed", "unchanged".
+    days : int or None
+        Between the two studies.
+    percent_then, points : float or None
+        Infected share of both lungs then, and by how many percentage points it is more now.
+    is_superseded : bool or None
+        Whether another result lies where that one lay; None where it was of another tree.
+    sentences : tuple of str
+    """
+
+    mark: str = ""
+    days: int | None = None
+    percent_then: float | None = None
+    points: float | None = None
+    is_superseded: bool | None = None
+    sentences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +86,7 @@ class Entry:
         Slug and message.
     identifiers : tuple of (str, str)
         Name and value of what the archive knows the study by; empty unless a reader asked for it.
+    since : Change
     """
 
     folder: str
@@ -84,6 +110,7 @@ class Entry:
     valid_for: tuple[tuple[str, bool], ...] = ()
     warnings: tuple[tuple[str, str], ...] = ()
     identifiers: tuple[tuple[str, str], ...] = ()
+    since: Change = Change()
 
     def figure(self, name: str, region: str = "lungs") -> float | None:
         """A figure of SHOWN; None where the report has none."""
@@ -142,7 +169,8 @@ def read_entry(folder: Path) -> Entry | None:
         known = _from_outcome(outcome, relative)
         if outcome.status != "done":
             return Entry(relative, outcome.status, **known)
-        return Entry(relative, "done", **known, **_from_report(_read_report(folder)))
+        report = _read_report(folder)
+        return Entry(relative, "done", **known, **_from_report(report), since=_since(report, folder.parent.parent))
     except (ValueError, OSError, RecursionError) as error:
         if not folder.exists():
             return None  # replaced by a newer result while we read
@@ -200,6 +228,21 @@ def _from_report(report: Report) -> dict[str, Any]:
         "valid_for": tuple(report.valid_for),
         "warnings": tuple((warned.slug, one_line(warned.message)) for warned in report.warnings),
     }
+
+
+def _since(report: Report, out: Path) -> Change:
+    told = report.since
+    if told is None:
+        return Change()
+    sentences = tuple(one_line(one) for one in told.sentences)
+    if told.comparison is None:
+        return Change(told.mark or "", sentences=sentences)
+    prior, percent = told.comparison.prior, told.comparison.infection_percent
+    superseded = None
+    if not prior.elsewhere:
+        there = read_outcome(out / prior.folder)
+        superseded = there is None or there.work_key != prior.work_key
+    return Change(told.mark or "", prior.days_before, percent.then, percent.difference, superseded, sentences)
 
 
 def _intervals(regions: Regions) -> dict[str, Interval | None]:

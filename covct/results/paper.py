@@ -49,6 +49,7 @@ from covct.terms import (
     OPACITY,
     PERCENT,
     SEGMENTS,
+    SINCE,
     THIRDS,
     WARNING,
     CodedTerm,
@@ -62,7 +63,7 @@ JPEG = (
     cv2.IMWRITE_JPEG_QUALITY, 85,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,  # outlines are thin, and of bright colours
 )  # fmt: skip
-MOST_WARNING_LINES = 12
+MOST_WARNING_LINES, MOST_SINCE_LINES = 12, 4
 LEAST_PICTURE_MM = 60.0
 # Words for the side of a group of the SR.
 SIDE_OF: dict[CodedTerm | None, str] = {None: SIDES["lungs"][1], **{side: words for side, words in SIDES.values()}}
@@ -81,7 +82,8 @@ def report_pdf(result: Result, computed: datetime) -> bytes:
     canvas, file = blank("Opacity in the lungs, chest CT", RESEARCH_USE, f"covct {report['covct_version']}", computed)
     told = list(remarks(report, _absent(result.scan)))
     groups = groups_of(report, Outputs(("sr",)))  # of the binary SEG: a label map's have figures that are sums of these
-    _first_page(canvas, result, computed, [words for name, words in told if name == WARNING], groups)
+    warnings, since = ([words for name, words in told if name == wanted] for wanted in (WARNING, SINCE))
+    _first_page(canvas, result, computed, warnings, since, groups)
     canvas.showPage()
     _second_page(canvas, result, groups, [words for name, words in told if name == NOT_TOLD])
     canvas.showPage()
@@ -93,7 +95,9 @@ def _absent(scan: Scan) -> list[str]:
     return not_told(identified(scan.headers[:1])[0]) if scan.headers else []
 
 
-def _first_page(canvas: Canvas, result: Result, computed: datetime, warnings: list[str], groups: list[Group]) -> None:
+def _first_page(
+    canvas: Canvas, result: Result, computed: datetime, warnings: list[str], since: list[str], groups: list[Group]
+) -> None:
     """What was found, what to mind, the figures by side, and pictures as large as there is room for."""
     report = result.report
     top = write(canvas, f"Chest CT: {heading(report)}", TOP, size=LARGE, font=BOLD, most=2)
@@ -102,7 +106,9 @@ def _first_page(canvas: Canvas, result: Result, computed: datetime, warnings: li
     top = head(canvas, "Findings", top)
     for words, _ in figure_lines(report):
         top = write(canvas, words, top)
-    top = _warnings(canvas, warnings, top)
+    if since:
+        top = write(canvas, " ".join(since), head(canvas, SINCE.meaning, top), most=MOST_SINCE_LINES)
+    top = _warnings(canvas, warnings, top, MOST_WARNING_LINES - (MOST_SINCE_LINES + 2 if since else 0))
     lungs = [one for one in groups if one.finding == LUNG and not one.third]
     opacity = [one for one in groups if one.finding == OPACITY and one.centre_mm is None]
     top = _by_side(canvas, lungs, head(canvas, "Lungs", top))
@@ -119,12 +125,11 @@ def _first_page(canvas: Canvas, result: Result, computed: datetime, warnings: li
     _foot(canvas, report, 1)
 
 
-def _warnings(canvas: Canvas, warnings: list[str], top: float) -> float:
-    """As sentences, as many as there is room for."""
+def _warnings(canvas: Canvas, warnings: list[str], top: float, left: int) -> float:
+    """As sentences, as many as there is room for in so many lines."""
     if not warnings:
         return top
     top = head(canvas, "Warnings", top)
-    left = MOST_WARNING_LINES
     for words in warnings:
         left -= lines_of(words)
         if left < 0:

@@ -12,6 +12,7 @@ from covct.html import inline_script, render
 from covct.pipeline.series import Result
 from covct.results.amounts import amount, ends
 from covct.results.nights import IN_VIEW
+from covct.results.over_time import line_of
 from covct.results.study_pictures import HU_A_GREY, LOWEST_HU, Encoding, Picture, fitting, pictures
 from covct.terms import FIGURES, PERCENT, SEGMENTS, Figure
 from covct.visible import from_to, share
@@ -43,7 +44,10 @@ def page_of(result: Result, encoding: Encoding, template: str, **more: Any) -> s
         about_intervals=_about_intervals(report),
         thirds=_thirds(report),
         lesion_count=_lesion_count(report),
-        lesions=_lesions(scan, report, encoding),
+        lesions=_lesions(scan, report["lesions"]["largest"], encoding),
+        since=(report.get("since") or {}).get("sentences", []),
+        over_time=line_of(report),
+        come_and_gone=_come_and_gone(scan, report, encoding),
         provenance=provenance(report),
         left_out=[(one["series_instance_uid"], one["message"]) for one in report["selection"]["left_out"]],
         scan=_for_script(scan, drawn, first, encoding),
@@ -152,14 +156,23 @@ def _lesion_count(report: dict[str, Any]) -> str:
     return f"{lesions['count']} in all" + (f", the {shown} largest" if lesions["count"] > shown else "")
 
 
-def _lesions(scan: Scan, report: dict[str, Any], encoding: Encoding) -> list[tuple[str, str, str]]:
+def _come_and_gone(
+    scan: Scan, report: dict[str, Any], encoding: Encoding
+) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """New and vanished lesions, with where they are or were."""
+    lesions = ((report.get("since") or {}).get("comparison") or {}).get("lesions") or {}
+    named = (("New lesions", lesions.get("new")), ("Vanished lesions", lesions.get("vanished")))
+    return [(name, _lesions(scan, found, encoding)) for name, found in named if found]
+
+
+def _lesions(scan: Scan, lesions: Iterable[dict[str, Any]], encoding: Encoding) -> list[tuple[str, str, str]]:
     """Size, side, and where: slice, row and column of the pictures."""
     to_index = np.linalg.inv(scan.working_affine)
     shape = scan.working.array.shape
     sizes = np.array([1, encoding.rows / shape[1], encoding.columns / shape[2]])
     most = np.array([shape[0], encoding.rows, encoding.columns]) - 1
     shown = []
-    for lesion in report["lesions"]["largest"]:
+    for lesion in lesions:
         at = (to_index @ [*lesion["centroid_lps_mm"], 1])[:3] * sizes
         place = np.clip(at.round(), 0, most).astype(int)
         size = "size unknown" if lesion["volume_ml"] is None else f"{lesion['volume_ml']:.1f} mL"

@@ -48,10 +48,10 @@ def write_pdf(result: Result, folder: Path, outputs: Outputs, making: Making) ->
     from covct.results.paper import report_pdf  # ReportLab and OpenCV; not needed to write the rest
 
     plain, encapsulated = FORMATS["pdf"].files
-    pdf = report_pdf(result, making.computed)
+    pdf = report_pdf(result, making.of_comparison.computed)
     (folder / plain).write_bytes(pdf)
     if result.series.can_be_referred_to:
-        write_encapsulated_pdf(folder / encapsulated, pdf, result.scan, result.work_key, making)
+        write_encapsulated_pdf(folder / encapsulated, pdf, result.scan, result.report, result.work_key, making)
 
 
 def write_nifti_masks(result: Result, folder: Path, outputs: Outputs, making: Making) -> None:

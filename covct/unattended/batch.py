@@ -29,6 +29,7 @@ from covct.unattended.movable import movable, move_done, sent_again
 from covct.unattended.move_done import moved_before, put_back
 from covct.unattended.one_pass import PassResult, closed, one_pass, with_troubles
 from covct.unattended.plan import NEVER_FINAL, Order, card_hashes, settings, standing
+from covct.unattended.priors import Past
 from covct.unattended.run_summary import Command
 from covct.unattended.runs import Run, recorded
 from covct.unattended.since_until import changed_since
@@ -61,7 +62,8 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> PassResu
             seen = _survey(order, index, troubles)
             not_read = seen.unread.by_source(seen.problems)
             troubles.tell_all([*seen.problems, *not_read])
-            tally = _studies(order, seen, list(seen.studies), index, cache(networks), troubles, summary)
+            past = Past((order.out, *order.priors))
+            tally = _studies(order, seen, list(seen.studies), index, cache(networks), troubles, summary, past)
             if order.move_done:
                 move_done(order, seen, movable(seen, tally, troubles), index, troubles)
             if not_read:
@@ -128,6 +130,7 @@ def _studies(
     networks: Callable[[], Networks],
     troubles: Troubles,
     summary: Summary,
+    past: Past,
 ) -> PassResult:
     """Bring studies to their outcomes. One that is as it was when it got them is not even planned again."""
     cards = card_hashes(order.weights)
@@ -136,12 +139,12 @@ def _studies(
     before = {}
     for name in names:
         with troubles.of(name, "looking for its results"):
-            if (past := _as_before(order, seen, name, wishes, index)) is not None:
-                before[name] = past
+            if (outcomes := _as_before(order, seen, name, wishes, index)) is not None:
+                before[name] = outcomes
     new = [name for name in names if name not in before]
     series, problems, lost = _assembled(seen, new, index, troubles)
     found = _since(order, Discovery(series, (*seen.problems, *problems), seen.ignored))
-    tally = one_pass(order, found, networks, troubles, cards, before, summary)
+    tally = one_pass(order, found, networks, troubles, cards, before, summary, past)
     tally.lost |= lost
     for name in tally.studies.keys() - before.keys() - troubles.studies - tally.left:
         outcomes = tally.studies[name]
@@ -199,7 +202,7 @@ def watch(
     settling = Settling(settle_s, order.marker, order.sources)
     done: dict[str, int] = {}
     told: set[str] = set()
-    loaded, roots = cache(networks), Roots(order.sources)
+    loaded, roots, past = cache(networks), Roots(order.sources), Past((order.out, *order.priors))
     with _tree(order, emit, "watch") as (index, emit):
         state.recover(order.out)
         with recorded(_run(order, "watch"), emit) as heard:
@@ -224,7 +227,7 @@ def watch(
                 heard({"event": "kept-back", "studies": settling.kept_back})
                 heard({"event": "look", **settling.counts, **settling.settles, "source_ok": True})
                 if ready:
-                    tally = _studies(order, replace(seen, problems=[]), ready, index, loaded, troubles, summary)
+                    tally = _studies(order, replace(seen, problems=[]), ready, index, loaded, troubles, summary, past)
                     total.counts.update(tally.counts)
                     for name in ready:
                         outcomes = tally.studies.get(name, {}).values()

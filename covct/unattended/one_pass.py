@@ -20,6 +20,7 @@ from covct.unattended.live import UNKNOWN_SLICES
 from covct.unattended.one_series import do
 from covct.unattended.plan import Job, Order, follow, plan, superseded
 from covct.unattended.preparing import Kept, line
+from covct.unattended.priors import Past, by_day
 from covct.unattended.troubles import Troubles
 
 if TYPE_CHECKING:  # OpenCV is for those who have work
@@ -54,12 +55,13 @@ def one_pass(
     cards: dict[str, str],
     before: dict[str, dict[str, Outcome]],
     summary: Summary,
+    past: Past,
 ) -> PassResult:
     """Bring everything found to an outcome. The caller holds the lock.
 
-    `before` are the outcomes of studies that need no look.
+    `before` are the outcomes of studies that need no look, `past` the results that others are compared with.
     """
-    jobs, emit = plan(order, found, cards), troubles.emit
+    jobs, emit = by_day(plan(order, found, cards)), troubles.emit
     tally = PassResult(studies={one.study_folder: {} for one in found.series} | before)
     if found.problems:
         tally.counts["unreadable files"] = len(found.problems)
@@ -75,7 +77,7 @@ def one_pass(
         state.withdraw(order.out, outlived)
     touched: list[str] = []
     try:
-        left, why = _work(order, jobs, networks, troubles, cards, tally, touched)
+        left, why = _work(order, jobs, networks, troubles, cards, tally, touched, past)
         if left:
             emit({"event": "kept-back", "studies": [{"folder": one, "why": why, "age_s": 0.0} for one in left]})
             tally.counts["waiting"] = len(left)
@@ -101,6 +103,7 @@ def _work(
     cards: dict[str, str],
     tally: PassResult,
     touched: list[str],
+    past: Past,
 ) -> tuple[list[str], str]:
     """Do the jobs in turn, and count them. Returns the folders of those that no time was left for, and why.
 
@@ -122,7 +125,7 @@ def _work(
             started += 1
             following = None if closed(order, started) else next((one for one in jobs if one.to_prepare), None)
             with troubles.of(job.series.study_folder, "working on a series"):
-                outcome = do(order, job, prepare, troubles.emit, following)
+                outcome = do(order, job, prepare, troubles.emit, past, following)
                 if isinstance(outcome, Kept):
                     started -= 1  # it gets no outcome in this run
                     outcome = _kept(order, job, outcome, troubles, tally)

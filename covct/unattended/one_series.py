@@ -16,7 +16,7 @@ from covct import __version__
 from covct.disk import state
 from covct.disk.attempts import MOST_ATTEMPTS, Attempt, begin_attempt, forgive_attempt
 from covct.disk.durable import link_or_copy, output_errors, write_json
-from covct.disk.outcome import Outcome, content_key, first_computed, read_outcome, with_moment
+from covct.disk.outcome import Outcome, content_key, first_computed, read_outcome, with_moments
 from covct.disk.places import PRIVATE
 from covct.errors import RunError, Stopped, UsageError
 from covct.networks.cards import file_sha256
@@ -26,17 +26,22 @@ from covct.unattended.job_events import file_meant, job_event
 from covct.unattended.logs import hashed, identifier_key
 from covct.unattended.plan import NEVER_FINAL, Job, Order, superseded
 from covct.unattended.preparing import End, Kept, Loaded, Prepared, Read, clock_of, ends
+from covct.unattended.priors import Past, since
 from covct.unattended.replaced import still_of
 from covct.unattended.whose import record
 
 if TYPE_CHECKING:  # highdicom and SimpleITK are for those who have work
-    from covct.pipeline.series import Result
+    from covct.pipeline.series import Clock, Result
+
+CRASHED = "an attempt before this one ended in a crash"
 
 
 def do(
-    order: Order, job: Job, prepare: Line[Loaded, Prepared], emit: Emit, following: Job | None = None
+    order: Order, job: Job, prepare: Line[Loaded, Prepared], emit: Emit, past: Past, following: Job | None = None
 ) -> Outcome | Kept:
     """Bring one series to its outcome, whatever happens short of a RunError or a stop; or find that it has one.
+
+    A result is compared with those of the `past`, and added to them.
 
     The `following` one is prepared meanwhile. Not after an attempt that a crash ended: whose fault it was is seen when
     each works by itself.
@@ -51,9 +56,9 @@ def do(
         if end is None:
             prepared = _taken(prepare, job, emit, None if attempt.attempts > 1 else following)
             start = time.perf_counter()
-            end = _kept_if_unread(
-                job, prepared.end or _written(order, job, prepared, stage, emit, prepare.go_on), prepared.read
-            )
+            known = past if attempt.attempts == 1 else None
+            end = prepared.end or _written(order, job, prepared, stage, emit, prepare.go_on, known)
+            end = _kept_if_unread(job, end, prepared.read)
         if isinstance(end, Kept):
             state.keep(order.out, folder, stage, None if end.slug else end.outcome)
             emit(job_event("unchanged", job, status=end.outcome.status, slug=end.outcome.slug))
@@ -63,6 +68,7 @@ def do(
         seconds = prepared.seconds + time.perf_counter() - start
         outcome = _outcome(order, job, prepared, stage, end, seconds)
         state.commit(order.out, folder, stage, outcome, superseded(job.choice) if end.status == "done" else ())
+    past.add(folder)
     told = {"slug": end.slug, "message": end.message, "seconds": round(seconds, 3)}
     added = {"added": list(prepared.added)} if prepared.added else {}
     emit(job_event(end.status, job, **told, **file_meant(end.file), **end.figures, **added))
@@ -118,13 +124,36 @@ def _not_an_attempt_when_stopped(out: Path, folder: str) -> Iterator[None]:
         raise
 
 
-def _written(order: Order, job: Job, prepared: Prepared, stage: Path, emit: Emit, go_on: Callable[[], None]) -> End:
-    """Write every file of the result into the stage. `go_on` is called once it is told that this is written."""
+def _written(
+    order: Order, job: Job, prepared: Prepared, stage: Path, emit: Emit, go_on: Callable[[], None], past: Past | None
+) -> End:
+    """Write every file of the result into the stage. `go_on` is called once it is told that this is written.
+
+    `past`: results that it may be compared with; None where an attempt before this one ended in a crash, perhaps there.
+    """
+    from covct.pipeline.since import not_compared
+
     ended = list[End]()
     with ends(ended):
-        computed = first_computed(_standing(order, job), prepared.read.work_key, now())
-        return End(figures=_figures(_write(order, job, prepared, stage, emit, go_on, computed)), computed=computed)
+        assert prepared.result is not None
+        clock = clock_of(job, emit)
+        if not prepared.added:  # else it stays what its report says
+            block = since(past, prepared.result, clock) if past else not_compared(CRASHED)
+            prepared = replace(prepared, result=_as_told(prepared.result, _source(order, job), block))
+        computed = _moments(order, job, prepared)
+        report = _write(order, job, prepared, stage, clock, go_on, list(computed.values()))
+        return End(figures=_figures(report), computed=computed)
     return ended[0]
+
+
+def _moments(order: Order, job: Job, prepared: Prepared) -> dict[str, datetime]:
+    """When this was first computed, and when it was first so compared, by the keys that its objects derive from."""
+    from covct.dicom.evidence import telling_key
+
+    assert prepared.result is not None
+    before, key = _standing(order, job), prepared.read.work_key
+    keys = dict.fromkeys((key, telling_key(key, prepared.result.report.get("since"))))
+    return {one: first_computed(before, one, now()) for one in keys}
 
 
 def now() -> datetime:
@@ -150,23 +179,21 @@ def _write(
     job: Job,
     prepared: Prepared,
     stage: Path,
-    emit: Emit,
+    clock: Clock,
     go_on: Callable[[], None],
-    computed: datetime,
+    computed: list[datetime],
 ) -> dict[str, Any]:
-    """As `_written`. Returns the report."""
+    """As `_written`; `computed` as `_moments` has it. Returns the report."""
     from covct.dicom.evidence import Making
     from covct.pipeline.report import finished
     from covct.pipeline.series import peak_memory_mib
     from covct.results.writers import REPORT_NAME, WRITERS
 
     assert prepared.result is not None and prepared.clock is not None
-    result, clock = prepared.result, clock_of(job, emit)
-    if not prepared.added:
-        result = _as_told(result, _source(order, job))
+    result = prepared.result
     with clock.step("write"):
         go_on()
-        making = Making(computed, installation(order.out))
+        making = Making(computed[0], installation(order.out), computed[-1])
         for name in _formats(job, prepared):
             WRITERS[name](result, stage, job.outputs, making)
     if prepared.added:
@@ -204,10 +231,10 @@ def _carried(job: Job, added: tuple[str, ...]) -> list[str]:
     return [name for name in job.before.files if name not in replaced]
 
 
-def _as_told(result: Result, path: str) -> Result:
-    """A result with the path that all its files may tell, pages too."""
+def _as_told(result: Result, path: str, since: dict[str, Any]) -> Result:
+    """A result with the path that all its files may tell, pages too, and with what has changed since the last."""
     source = {**result.report["source"], "path": path or None}
-    return replace(result, report={**result.report, "source": source})
+    return replace(result, report={**result.report, "source": source, "since": since})
 
 
 def _source(order: Order, job: Job) -> str:
@@ -219,7 +246,7 @@ def _source(order: Order, job: Job) -> str:
 def _outcome(order: Order, job: Job, prepared: Prepared, stage: Path, end: End, seconds: float) -> Outcome:
     read, done = prepared.read, end.status == "done"
     if prepared.added and done:
-        return _added_to(job, prepared, stage)
+        return _added_to(job, prepared, stage, end)
     return Outcome(
         status=end.status,
         work_key=read.work_key,
@@ -238,12 +265,12 @@ def _outcome(order: Order, job: Job, prepared: Prepared, stage: Path, end: End, 
         content=content_key(job.series.content),
         slices=read.slices,
         first_slices=(job.before.first_slices if job.before else "") or (read.slices if done else ""),
-        moments=with_moment(_standing(order, job), read.work_key, end.computed),
+        moments=with_moments(_standing(order, job), end.computed),
         signatures=[job.signature] if job.signature else [],
     )
 
 
-def _added_to(job: Job, prepared: Prepared, stage: Path) -> Outcome:
+def _added_to(job: Job, prepared: Prepared, stage: Path, end: End) -> Outcome:
     """The outcome before, with what was added: when it was computed, by which version, and the hashes of files that
     stayed are not this run's to tell."""
     assert job.before
@@ -254,6 +281,7 @@ def _added_to(job: Job, prepared: Prepared, stage: Path) -> Outcome:
             "files": {path.name: stayed.get(path.name) or file_sha256(path) for path in sorted(stage.iterdir())},
             "formats": {name: formats[name] for name in FORMATS if name in formats},
             "pruned": _pruned(job, prepared),
+            "moments": with_moments(job.before, {k: v for k, v in end.computed.items() if k != job.before.work_key}),
         }
     )
 

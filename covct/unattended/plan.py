@@ -61,6 +61,8 @@ class Order:
         The run's beginning, where a process before this one began it.
     already : frozenset of str
         Folders that have an outcome of this run from a process before: neither forced nor retried.
+    priors : tuple of Path
+        Further results trees with earlier results of the same patients.
     identifier_key : bytes or None
         What paths in results are hashed with; None: they stand as they are.
     show_identifiers : bool
@@ -85,6 +87,7 @@ class Order:
     limit: int | None = None
     began: datetime | None = None
     already: frozenset[str] = frozenset()
+    priors: tuple[Path, ...] = ()
     identifier_key: bytes | None = None
     show_identifiers: bool = False
 

@@ -35,14 +35,15 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class End:
-    """How the work on a series ended; `figures` for the event of one that is done, which was first `computed` then."""
+    """How the work on a series ended; `figures` for the event of one that is done, and when it was first computed, by
+    the keys that its objects derive from."""
 
     status: Status = "done"
     slug: str | None = None
     message: str | None = None
     file: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
-    computed: datetime | None = None
+    computed: dict[str, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

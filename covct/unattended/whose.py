@@ -68,7 +68,7 @@ def told_apart(
     studies: dict[str, list[int]] = defaultdict(list)
     for index, series in enumerate(found):
         studies[_study(series)].append(index)
-    seal = _seal(_key(out))
+    seal = sealing(tree_key(out))
     homes: dict[str, list[Series]] = defaultdict(list)
     for study, candidates in studies.items():
         groups = people(namings[index] for index in candidates if not found[index].mixed)
@@ -113,11 +113,11 @@ def record(out: Path, series: Series) -> list[str]:
         key = identifier_key(out / PRIVATE)
     except (OSError, UsageError):  # another user's, or no key: `--hash-identifiers` says so, no result is lost for it
         return []
-    seal = _seal(key)
+    seal = sealing(key)
     return [*astuple(seal(series.patient))[:RECORDED], _mark_of(seal)]
 
 
-def _key(out: Path) -> bytes:
+def tree_key(out: Path) -> bytes:
     """The tree's key, where there is one that can be read; none is made."""
     with suppress(OSError):
         key = (out / PRIVATE / KEY_NAME).read_bytes().strip()
@@ -125,7 +125,9 @@ def _key(out: Path) -> bytes:
     return b""
 
 
-def _seal(key: bytes) -> Seal:
+def sealing(key: bytes) -> Seal:
+    """What seals a patient's digests with a tree's key; without one they stay as they are."""
+
     def digest(value: str) -> str:
         return hmac.new(key, f"patient {value}".encode(), "sha256").hexdigest()[:16] if value else ""
 
@@ -166,7 +168,7 @@ def _owners(folder: Path, seal: Seal) -> list[Patient]:
     """Whose results lie in a study's folder, as far as can be known."""
     with suppress(OSError):
         outcomes = [(path.parent, read_outcome(path.parent)) for path in sorted(folder.glob("*/outcome.json"))]
-        known = [_owner(place, outcome, seal) for place, outcome in outcomes if outcome]
+        known = [owner_of(place, outcome, seal) for place, outcome in outcomes if outcome]
         return [owner for owner in known if owner is not None]
     return []
 
@@ -218,7 +220,11 @@ def _mark_of(seal: Seal) -> str:
     return seal(Patient("identifier-key")).id
 
 
-def _owner(folder: Path, outcome: Outcome, seal: Seal) -> Patient | None:
+def owner_of(folder: Path, outcome: Outcome, seal: Seal) -> Patient | None:
+    """Whose a result is, sealed: by its outcome, or by its DICOM objects where that was sealed with another key.
+
+    None where nothing tells, SOMEBODY where that cannot be read any more.
+    """
     *noted, mark = outcome.patient if len(outcome.patient) == RECORDED + 1 else [*outcome.patient, ""]
     if mark == _mark_of(seal):
         return Patient(*noted)

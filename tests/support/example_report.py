@@ -87,6 +87,8 @@ _REPORT: dict[str, Any] = {
         "path": None,
         "transfer_syntaxes": ["1.2.840.10008.1.2.1"],
         "lossy": False,
+        "kernel": "B70f",
+        "contrast": False,
         "filled": [],
     },
     "selection": {
@@ -147,6 +149,13 @@ _REPORT: dict[str, Any] = {
         "nearest_class": {"class": 1, "boundary_percent": 5.0, "distance_percent": 7.27},
         "low_confidence": False,
         "unlikeness": 0.8,
+    },
+    "since": {
+        "mark": "first",
+        "reason": "no earlier result of this patient was found",
+        "sentences": ["No earlier result of this patient was found."],
+        "earlier": [],
+        "comparison": None,
     },
     "hu_bands": {"ground_glass": [-750, -400], "consolidation": [-400, 100]},
     "networks": {
