@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,9 @@ from covct.pipeline.lesions_since import Marked, NotMatched, match
 from covct.pipeline.report_document import Report
 from covct.pipeline.series import Clock
 from covct.pipeline.since import compared
-from covct.results.entries import read_entry
+from covct.results.entries import read_entry, read_tree
+from covct.results.listing import as_lines
+from covct.results.nights import nights_of
 from covct.results.verify import verify
 from covct.unattended.logs import KEY_NAME
 from covct.unattended.priors import Past, by_day, since
@@ -107,6 +110,11 @@ def test_document_table_and_page_repeat_it(nights, told):
     percent = told["comparison"]["infection_percent"]
     assert float(second["since_infection_percent"]) == percent["then"]
     assert float(second["since_points"]) == percent["difference"]
+
+    words = f"{-percent['difference']:.1f} points less than 12 days before"
+    index = (nights[1].out / "index.html").read_text()
+    assert words in index and 'data-since="changed"' in index and 'data-since="first"' in index
+    assert any(words in line for line in as_lines(nights_of(read_tree(nights[1].out), datetime.now(UTC))))
 
     page = (nights[1].result / "study.html").read_text()
     assert all(sentence.replace("&", "&amp;") in page for sentence in told["sentences"])

@@ -8,7 +8,7 @@ from typing import Any
 from covct import RESEARCH_USE
 from covct.results.amounts import amount
 from covct.results.entries import Entry
-from covct.results.nights import IN_VIEW, Nights, headline, name, severity, short, warnings
+from covct.results.nights import IN_VIEW, Nights, headline, name, severity, short, since, warnings
 from covct.terms import MILLILITRE
 from covct.visible import from_to, share
 
@@ -49,6 +49,7 @@ def done_lines(entries: Sequence[Entry], shown: Nights, *, hide_files: bool = Fa
     for entry, line in zip(entries, lines, strict=True):
         yield line
         said = ["low confidence"] if entry.low_confidence else []
+        said += [since(entry)] if since(entry) else []
         said += ["done again"] if shown.made(entry) == "again" else []
         said += [short(words, LONGEST) for _, words in warnings(entry)]
         yield from (f"{INDENT}{INDENT}{words}" for words in said)
@@ -115,6 +116,13 @@ def series_document(entry: Entry, shown: Nights) -> dict[str, Any]:
         "severity_class": entry.severity_class,
         "severity": severity(entry),
         "low_confidence": entry.low_confidence,
+        "since": {
+            "mark": entry.since.mark or None,
+            "days": entry.since.days,
+            "infection_percent": entry.since.percent_then,
+            "points": entry.since.points,
+            "superseded": entry.since.is_superseded,
+        },
         "made": shown.made(entry) or None,
         "warnings": [{"slug": slug, "message": message} for slug, message in entry.warnings],
         "files": list(entry.files),

@@ -145,3 +145,15 @@ def warnings(entry: Entry) -> Iterator[tuple[bool, str]]:
 def short(text: str, limit: int = 400) -> str:
     """A text, cut off where it is long."""
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def since(entry: Entry) -> str:
+    """How a series compares with the patient's last result; empty where there is none to compare with."""
+    change = entry.since
+    if change.days is None or change.points is None:
+        return ""
+    ago = f"{change.days} day{'s' * (change.days > 1)} before"
+    if not round(abs(change.points), 1):
+        return f"as {ago}"
+    told = f"{abs(change.points):.1f} points {'more' if change.points > 0 else 'less'} than {ago}"
+    return f"{told}, by a result that was replaced" if change.is_superseded else told

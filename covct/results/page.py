@@ -22,6 +22,7 @@ from covct.results.nights import (
     nights_of,
     series_name,
     short,
+    since,
     tally,
     warnings,
 )
@@ -93,7 +94,7 @@ def _facts(entry: Entry, shown: Nights) -> tuple[str, ...]:
     """What rows are filtered and sorted by."""
     known = (entry.infection_percent, entry.place_percent, entry.severity_class, int(entry.low_confidence or False))
     told = ("" if one is None else str(one) for one in known)
-    return (*told, str(len(entry.warnings)), shown.made(entry), entry.finished)
+    return (*told, str(len(entry.warnings)), shown.made(entry), entry.finished, entry.since.mark)
 
 
 def _pictures(entry: Entry) -> tuple[str, str]:
@@ -153,5 +154,5 @@ def _bar_length(percent: float | None) -> str:
 
 _FILTERS = (
     _facts, _pictures, _shares, _volumes, _in_brief, _identity, _links, _address, _bar_length,
-    clock_time, from_to, headline, name, share, short, warnings,
+    clock_time, from_to, headline, name, share, short, since, warnings,
 )  # fmt: skip

@@ -15,6 +15,8 @@
     severe: row => number(row, "class") >= 3,
     new: row => row.dataset.made === "new",
     again: row => row.dataset.made === "again",
+    changed: row => row.dataset.since === "changed",
+    first: row => row.dataset.since === "first",
     doubtful: row => row.dataset.low === "1",
     warned: row => +row.dataset.warned > 0,
     unknown: row => row.dataset.percent === "",
