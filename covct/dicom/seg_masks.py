@@ -204,10 +204,7 @@ def read_masks(file: SourceFile, scan: Scan, labels: LabelNames | None = None) -
     SourceDefect
         Its grid is another than the scan's; what was got and wanted.
     """
-    dataset = _read(file)
-    shape = scan.volume.shape
-    if (dataset.Rows, dataset.Columns) != shape[1:]:
-        raise SourceDefect(f"the SEG has {dataset.Rows} x {dataset.Columns} pixels, its series {shape[1]} x {shape[2]}")
+    dataset, shape = _read_for(file, scan), scan.volume.shape
     names = {int(segment.SegmentNumber): _names(segment, labels or {}) for segment in dataset.SegmentSequence}
     masks = {name: np.zeros(shape, bool) for several in names.values() for name in several}
     labelmap = dataset.SOPClassUID == LABEL_MAP_STORAGE
@@ -220,6 +217,14 @@ def read_masks(file: SourceFile, scan: Scan, labels: LabelNames | None = None) -
     if labelmap and masks.keys() & set(ANY_LUNG) and "lungs" not in (labels or {}):
         _fill_lungs(masks)
     return masks
+
+
+def _read_for(file: SourceFile, scan: Scan) -> pydicom.Dataset:
+    """A SEG whose pixels are those of a scan's slices."""
+    dataset, shape = _read(file), scan.volume.shape
+    if (dataset.Rows, dataset.Columns) != shape[1:]:
+        raise SourceDefect(f"the SEG has {dataset.Rows} x {dataset.Columns} pixels, its series {shape[1]} x {shape[2]}")
+    return dataset
 
 
 def read_labels(file: SourceFile, scan: Scan) -> np.ndarray:
@@ -237,10 +242,7 @@ def read_labels(file: SourceFile, scan: Scan) -> np.ndarray:
     SourceDefect
         Its grid is another than the scan's; what was got and wanted.
     """
-    dataset = _read(file)
-    shape = scan.volume.shape
-    if (dataset.Rows, dataset.Columns) != shape[1:]:
-        raise SourceDefect(f"the SEG has {dataset.Rows} x {dataset.Columns} pixels, its series {shape[1]} x {shape[2]}")
+    dataset, shape = _read_for(file, scan), scan.volume.shape
     labels = np.zeros(shape, np.uint8)
     frames = dataset.PerFrameFunctionalGroupsSequence
     for groups, place, pixels in zip(frames, frame_places(dataset, scan), frame_pixels(dataset), strict=True):
