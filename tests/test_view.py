@@ -42,6 +42,7 @@ from support.running import invoke
 from support.thresholds import make_weights
 
 READER = "Müller^Ada"
+EARLIER = "is there already, from an earlier session or of another scan of that name, and is not loaded here"
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +242,7 @@ def test_a_corrected_volume_is_saved_by_its_name_and_with_its_scan(opened_volume
     drawn = corrected(opened_volume)
     lungs, infection = save(opened_volume, tmp_path, READER, with_scan=True)
     assert (lungs.name, infection.name) == ("one_lungs.nii.gz", "one_infection.nii.gz")
-    assert read_description(infection) == f"covct, corrected by {READER}".encode().decode("ascii", "replace")
+    assert read_description(infection) == f"covct, corrected by {READER}"
     [case] = find_cases(tmp_path)
     read = read_case(case)
     assert (read.infection[14] == (drawn >= 4)).all()
@@ -250,6 +251,69 @@ def test_a_corrected_volume_is_saved_by_its_name_and_with_its_scan(opened_volume
     nibabel.save(nibabel.Nifti1Image(array, nibabel.load(infection).affine), infection)  # somebody else's, with no word
     with pytest.raises(UsageError, match=r"one_infection\.nii\.gz is there already"):
         save(opened_volume, tmp_path, READER)
+
+
+def test_readers_in_any_script_are_told_apart(opened_volume, tmp_path):
+    save(opened_volume, tmp_path, "李明")
+    with pytest.raises(UsageError, match="王芳 did not save it"):
+        save(opened_volume, tmp_path, "王芳")
+
+
+def test_a_scan_that_lies_there_already_is_not_written_over(tree, phantom_series, tmp_path):
+    """Its files are in another order than its slices."""
+    [study] = studies_of(tree, [phantom_series])
+    data = tmp_path / study.series.folder.split("/")[-1]
+    data.mkdir()
+    for number, path in enumerate(sorted(phantom_series.iterdir(), reverse=True), start=1):
+        shutil.copy(path, data / f"{number:04d}.dcm")
+    before = {path.name: path.read_bytes() for path in data.iterdir()}
+    [study] = studies_of(tree, [data])
+    save(open_study(study), tmp_path, READER, with_scan=True)
+    assert {path.name: path.read_bytes() for path in data.iterdir()} == before
+
+
+def test_another_scan_of_that_name_stays(opened_volume, tmp_path):
+    (tmp_path / "one_ct.nii.gz").write_bytes(b"another scan")
+    with pytest.raises(UsageError, match="is there already, and is another scan"):
+        save(opened_volume, tmp_path, READER, with_scan=True)
+    assert (tmp_path / "one_ct.nii.gz").read_bytes() == b"another scan"
+
+
+def sent(viewer, index, number=0, reader=READER):
+    """A square of opacity on one slice, as the page sends it. Returns the answer."""
+    page = marks(viewer._open(number))[index]
+    page[40:60, 40:60] |= 4
+    body = json.dumps({"reader": reader, "slices": {str(index): to_runs(page)}}).encode()
+    return viewer.post(f"/series/{number}/marks", {}, body)
+
+
+def test_what_was_saved_is_there_when_a_series_is_opened_again(tree, phantom_series, tmp_path):
+    viewer = Viewer(studies_of(tree, [phantom_series]), tmp_path)
+    assert sent(viewer, 14).status == 200
+    viewer._opened = None  # another series was looked at
+    assert sent(viewer, 15).status == 200
+    [study] = studies_of(tree, [phantom_series])
+    before = marks(open_study(study))
+    read = pydicom.dcmread(next(tmp_path.glob("*.seg.dcm")))
+    changed = [index for index, one in enumerate(marks(viewer._open(0))) if (one != before[index]).any()]
+    assert changed == [14, 15] and len(read.PerFrameFunctionalGroupsSequence)
+
+
+def test_corrections_that_are_not_loaded_are_not_written_over(tree, phantom_series, tmp_path):
+    assert sent(Viewer(studies_of(tree, [phantom_series]), tmp_path), 14).status == 200
+    [path] = tmp_path.glob("*.seg.dcm")
+    saved, viewer = path.read_bytes(), Viewer(studies_of(tree, [phantom_series]), tmp_path)
+    before = marks(viewer._open(0))
+    answer = sent(viewer, 15)
+    assert answer.status == 400 and EARLIER in answer.body.decode()
+    assert path.read_bytes() == saved and (marks(viewer._open(0)) == before).all()
+
+
+def test_marks_that_could_not_be_saved_are_taken_back(tree, phantom_series, tmp_path):
+    (tmp_path / "file").touch()
+    viewer = Viewer(studies_of(tree, [phantom_series]), tmp_path / "file")
+    before = marks(viewer._open(0))
+    assert sent(viewer, 14).status == 400 and (marks(viewer._open(0)) == before).all()
 
 
 @pytest.mark.slow

@@ -329,7 +329,7 @@ def _described(volume: hd.Volume, affine: np.ndarray | None, description: str) -
 def read_description(path: Path) -> str:
     """The header's `descrip`; empty for what is no NIfTI."""
     try:
-        text: str = nibabel.load(path).header["descrip"].item().decode("ascii", "replace")
+        text: str = nibabel.load(path).header["descrip"].item().decode("utf-8", "replace")
         return text
     except Exception:  # a damaged or foreign file raises what the damage hits
         return ""

@@ -14,14 +14,18 @@ from covct.data.cases import TASKS
 from covct.errors import OutputNotWritable, UsageError
 from covct.viewer.opened import Opened, open_study
 from covct.viewer.pages import list_page, result_page, scan_page
-from covct.viewer.saved import check_reader, save
+from covct.viewer.saved import check_reader, places, save
 from covct.viewer.studies import Study
 from covct.viewer.truth import read_truth
+from covct.voxels.labels import Labels
 
 UP = "up"
 HTML, JSON = "text/html; charset=utf-8", "application/json"
 # What of a page is left of a result is read from the tree: its script may draw, and ask for nothing.
-SANDBOXED = "sandbox allow-scripts allow-top-navigation-by-user-activation; connect-src 'none'"
+SANDBOXED = (
+    "sandbox allow-scripts allow-top-navigation-by-user-activation; default-src 'none'; img-src data: blob:; "
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 ONLY_OURS = "frame-ancestors 'none'; base-uri 'none'; form-action 'none'; object-src 'none'"
 
 
@@ -66,6 +70,8 @@ class Viewer:
     with_scan: bool = False
     anterior: str = UP
     _opened: tuple[int, Opened] | None = None
+    _corrected: dict[int, Labels] = field(default_factory=dict)  # by series, as last saved
+    _written: dict[Path, int] = field(default_factory=dict)  # files, with the series that each holds
     _one_at_a_time: Lock = field(default_factory=Lock)
 
     def get(self, path: str) -> Answer:
@@ -103,7 +109,10 @@ class Viewer:
     def _open(self, number: int) -> Opened:
         if self._opened is None or self._opened[0] != number:
             self._opened = None  # its memory first
-            self._opened = number, open_study(self.studies[number])
+            opened = open_study(self.studies[number])
+            for index, marks in enumerate(self._corrected.get(number, ())):
+                opened.labels[index] = marks
+            self._opened = number, opened
         return self._opened[1]
 
     def _correct(self, opened: Opened, query: Mapping[str, str], body: bytes) -> Answer:
@@ -113,12 +122,29 @@ class Viewer:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError("what was sent is no correction") from error
         check_reader(reader)
-        opened.correct(slices)
-        paths = save(opened, self.save_to, reader, self.with_scan)
+        number = self._opened[0] if self._opened else -1
+        self._check_loaded(number, opened)
+        before = opened.correct(slices)
+        try:
+            paths = save(opened, self.save_to, reader, self.with_scan)
+        except BaseException:  # what was not saved is not said to be
+            opened.put_back(before)
+            raise
+        self._corrected[number] = opened.labels
+        self._written |= dict.fromkeys(paths, number)
         names = " and ".join(path.name for path in paths)
         last = next(reversed(opened.truths), "")  # brought last
         compared = opened.compared(last) if last else None
         return told(message=f"Saved: {names} in {self.save_to}.", compared=compared)
+
+    def _check_loaded(self, number: int, opened: Opened) -> None:
+        """Refuse to write over corrections that nobody has loaded here: they would be lost."""
+        for path in places(opened, self.save_to):
+            if path.exists() and self._written.get(path) != number:
+                raise UsageError(
+                    f"{path.name} is there already, from an earlier session or of another scan of that name, and is "
+                    "not loaded here; wanted another --save-to"
+                )
 
     def _compare(self, opened: Opened, query: Mapping[str, str], body: bytes) -> Answer:
         task = query.get("task", "")

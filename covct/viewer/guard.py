@@ -10,6 +10,7 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 LOCAL = "localhost"
+ANY = ("", "0.0.0.0", "::")  # every address of this machine
 NO_TOKEN = "This address lacks its token; open the one that covct view printed."
 OTHER_HOST = "The viewer is asked for under a name that is not its own."
 OTHER_PAGE = "Another page asks; only the viewer's own may."
@@ -48,7 +49,8 @@ class Guard:
 
     def address(self, token: str) -> str:
         """Where the viewer is reached, with a token."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = socket.gethostname() if self.host in ANY else self.host
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.port}/?token={token}"
 
     def opens(self, token: str) -> bool:
@@ -87,7 +89,7 @@ class Guard:
             name = (urlsplit(f"//{host}").hostname or "").lower()
         except ValueError:
             return False
-        if name in self._names():
+        if name in self._names() or (not is_loopback(self.host) and _first(name) == _first(socket.gethostname())):
             return True
         try:
             return ipaddress.ip_address(name).is_loopback or not is_loopback(self.host)
@@ -95,8 +97,12 @@ class Guard:
             return False
 
     def _names(self) -> set[str]:
-        own = {LOCAL, self.host.lower()}
-        return own if is_loopback(self.host) else own | {socket.gethostname().lower()}
+        return {LOCAL, self.host.lower()}
+
+
+def _first(name: str) -> str:
+    """Of a machine's name, which may be followed by its domain."""
+    return name.lower().split(".")[0]
 
 
 def same(got: str, wanted: str) -> bool:

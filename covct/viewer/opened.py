@@ -61,13 +61,23 @@ class Opened:
         """`lungs` or `infection`, (slices, rows, columns) bool."""
         return np.asarray(getattr(self.labels, task), bool)
 
-    def correct(self, slices: Any) -> None:
-        """Take marks of slices from the browser: all of them, or none where one is not as wanted (UsageError)."""
+    def correct(self, slices: Any) -> dict[int, np.ndarray]:
+        """Take marks of slices from the browser: all of them, or none where one is not as wanted (UsageError).
+
+        Returns the marks of these slices before, for `put_back`.
+        """
         if not isinstance(slices, dict) or not all(key.isdecimal() and int(key) < len(self.labels) for key in slices):
             raise UsageError(f"marks of slices that are not there; wanted slices 0 to {len(self.labels) - 1}")
         shape = self.labels.shape[1:]
-        for index, marks in {int(key): from_runs(runs, shape) for key, runs in slices.items()}.items():
-            self.labels[index] = marks
+        marked = {int(key): from_runs(runs, shape) for key, runs in slices.items()}
+        before = {index: self.labels[index].copy() for index in marked}
+        self.put_back(marked)
+        return before
+
+    def put_back(self, marks: dict[int, np.ndarray]) -> None:
+        """Set the marks of slices."""
+        for index, one in marks.items():
+            self.labels[index] = one
 
     def compared(self, task: str) -> dict[str, Any]:
         """The masks against a truth: overlap, volumes (None where the spacing is unknown), where they differ most."""

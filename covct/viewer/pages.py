@@ -54,7 +54,8 @@ def result_page(study: Study, sentence: str) -> bytes:
     page = study.folder / STUDY_PAGE
     if page.is_file():
         notice = render("view-notice.html", sentence=sentence).encode()
-        return page.read_bytes().replace(HEADER, HEADER + notice, 1)
+        left = page.read_bytes()
+        return left.replace(HEADER, HEADER + notice, 1) if HEADER in left else notice + left
     picture = study.folder / PICTURE
     image = png_address(picture.read_bytes()) if picture.is_file() else ""
     return render("view-result.html", sentence=sentence, image=image, came_of=_came_of(study)).encode()

@@ -56,7 +56,7 @@ def save(opened: Opened, folder: Path, reader: str, with_scan: bool = False) -> 
         No reader's name; or a file of that name is there, which this reader did not save.
     """
     reader = check_reader(reader)
-    paths = _places(opened, folder)
+    paths = places(opened, folder)
     for path in paths:
         _check_own(path, reader)
     with output_errors(folder):
@@ -69,11 +69,11 @@ def save(opened: Opened, folder: Path, reader: str, with_scan: bool = False) -> 
             for path, mask in zip(paths, (opened.labels.lungs, opened.labels.infection), strict=True):
                 with replacing(path, suffix=".nii.gz") as beside:
                     dicom_grid = opened.series.kind == "dicom"
-                    write_mask(opened.scan, mask, beside, dicom_grid, f"{CORRECTED}{reader}")
+                    write_mask(opened.scan, mask, beside, dicom_grid, _described(reader))
     return paths
 
 
-def _places(opened: Opened, folder: Path) -> list[Path]:
+def places(opened: Opened, folder: Path) -> list[Path]:
     """A SEG is found by what it refers to, a volume's masks by their names: NAME_lungs, NAME_infection."""
     name = _name(opened)
     if opened.series.can_be_referred_to:
@@ -106,8 +106,7 @@ def _check_own(path: Path, reader: str) -> None:
 
 
 def _described(reader: str) -> str:
-    """As `read_description` reads it back."""
-    return f"{CORRECTED}{reader}".encode().decode("ascii", "replace")
+    return f"{CORRECTED}{reader}"
 
 
 def _save_seg(opened: Opened, path: Path, reader: str) -> None:
@@ -123,24 +122,35 @@ def _save_seg(opened: Opened, path: Path, reader: str) -> None:
 
 
 def _copy_scan(opened: Opened, folder: Path) -> None:
-    """The source beside its masks: slices in a folder of their own, a volume as NAME_ct."""
+    """The source beside its masks: slices in a folder of their own, a volume as NAME_ct. Nothing is written over."""
+    sources = [file.path.resolve() for file in _files(opened)]
+    if any(path.is_relative_to(folder.resolve()) for path in sources):
+        return  # it lies there
     name = _name(opened)
     if opened.series.kind == "dicom":
         (folder / name).mkdir(exist_ok=True)
         for number, (_, contents) in enumerate(read_all(_files(opened)), start=1):
-            replace_file(folder / name / f"{number:04d}.dcm", contents, to_disk=False)
+            _copy(folder / name / f"{number:04d}.dcm", contents)
         return
     file = opened.series.path
     assert file is not None
     ending = file.name.removeprefix(stem_of(file.name) or "")
     if ending.lower() not in (".nii", ".nii.gz"):
         raise UsageError(f"--with-scan copies DICOM and NIfTI, and this is {ending}; put it beside the masks by hand")
-    there = folder / f"{name}_ct{ending}"
-    if not (there.exists() and file.path.exists() and there.samefile(file.path)):
-        [(_, contents)] = read_all([file])
-        replace_file(there, contents, to_disk=False)
+    [(_, contents)] = read_all([file])
+    _copy(folder / f"{name}_ct{ending}", contents)
+
+
+def _copy(path: Path, contents: bytes) -> None:
+    if not path.exists():
+        replace_file(path, contents, to_disk=False)
+    elif path.read_bytes() != contents:
+        raise UsageError(f"{path.name} is there already, and is another scan; wanted another --save-to")
 
 
 def _files(opened: Opened) -> Iterator[SourceFile]:
-    """Each file once, in the order of the slices."""
+    """Each file once, in the order of the slices; of a volume file that file."""
+    if opened.series.kind != "dicom" and opened.series.path is not None:
+        yield opened.series.path
+        return
     yield from dict.fromkeys(instance.file for instance in opened.series.instances)
