@@ -70,3 +70,16 @@ def test_where_one_cannot_tell_nothing_is_taken_back(change, beyond):
     change(hu)
     remove_chest_wall(probability, hu, 0.5, SPACING)
     np.testing.assert_array_equal(probability, called(beyond))
+
+
+@pytest.mark.parametrize("sigma", [35, 50, 70])
+def test_noise_makes_no_wall_through_a_consolidation(sigma):
+    """In a slab of thin slices some pixel is bright nearly everywhere; and the skin is seen between two ribs."""
+    hu = chest(19)
+    hu[:, (FROM_MIDDLE >= 45) & (FROM_MIDDLE < 49) & (np.abs(COLUMNS - 80) < 8) & (ROWS > 80)] = 40
+    hu[:, (FROM_MIDDLE < 45) & (ROWS > 80)] = 50
+    hu += np.random.default_rng(0).normal(0, sigma, hu.shape)
+    before = np.repeat((FROM_MIDDLE < 45)[None], 19, 0).astype(np.float32)
+    probability = before.copy()
+    remove_chest_wall(probability, hu, 0.5, (1.0, 1.4, 1.4))
+    np.testing.assert_array_equal(probability, before)

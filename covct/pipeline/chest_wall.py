@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import cv2
 import numpy as np
 
 from covct.pipeline.postprocess import air_around
 
-BONE_HU = 150
+BONE_HU, SOFT_HU = 150, 50
+NOISE = 4.5  # standard deviations of it above soft tissue is no bone
+SIGMAS = 1.57  # standard deviations of noise to the median distance from the mean of nine pixels
 DENSE_HU = -300  # denser than this, lung and muscle look alike
 AERATED_HU = -500
 SLAB_MM = 9.0  # ribs run downwards: those of so many millimetres above and below close the gaps between them
@@ -18,6 +22,7 @@ DETOUR, MARGIN_MM = (
 )  # a way is nearly straight if it is no longer than DETOUR times the distance, and a margin
 LEAST_DENSE_MM2 = 200.0  # dense lung called in a slice: with less there is nothing to look for
 LEAST_BEYOND_MM2 = 50.0
+MOST_BEYOND = 0.8  # of the dense lung of a slice: muscle is never nearly all of it
 
 
 def remove_chest_wall(
@@ -39,12 +44,13 @@ def remove_chest_wall(
     """
     apart, pixel = spacing_mm[0], float(np.sqrt(spacing_mm[1] * spacing_mm[2]))
     near = max(1, round(SLAB_MM / apart))
+    bones_on = cache(lambda index: _bones(hu[index]))
     for index, one in enumerate(probability):
         called = one >= threshold
         dense = called & (hu[index] > DENSE_HU)
         if np.count_nonzero(dense) * pixel**2 < LEAST_DENSE_MM2:
             continue
-        bones = np.any(hu[max(0, index - near) : index + near + 1] > BONE_HU, axis=0)
+        bones = np.any([bones_on(one) for one in range(max(0, index - near), min(index + near + 1, len(hu)))], axis=0)
         beyond = _beyond(called, dense, hu[index], bones, pixel)
         if beyond is not None:
             one[beyond] = 0
@@ -60,11 +66,22 @@ def _beyond(
     wall = _closed(bones, max(1, round(GAP_MM / pixel)))
     hidden = dense & ~_in_reach(aerated, ~wall | aerated, dense, pixel)
     behind = hidden & ~wall
-    behind &= _in_reach(skin, ~bones | skin, behind, pixel)
+    behind &= _in_reach(skin, ~_closed(bones, max(1, round(GAP_MM / 2 / pixel))) | skin, behind, pixel)
     if np.count_nonzero(behind) * pixel**2 < LEAST_BEYOND_MM2:
         return None
     _, parts = cv2.connectedComponents(hidden.view(np.uint8), connectivity=4)
-    return np.isin(parts, np.unique(parts[behind]))
+    beyond = np.isin(parts, np.unique(parts[behind]))
+    return beyond if np.count_nonzero(beyond) <= MOST_BEYOND * np.count_nonzero(dense) else None
+
+
+def _bones(hu_slice: np.ndarray) -> np.ndarray:
+    """Where bone is: dense, and more so than noise makes soft tissue, or a few bright pixels of a slab were a wall."""
+    hu_slice = hu_slice.astype(np.float32)
+    mean = cv2.blur(hu_slice, (3, 3))
+    tissue = (mean > -100) & (mean < BONE_HU)
+    noise = SIGMAS * np.median(np.abs(hu_slice - mean)[tissue]) if tissue.any() else 0.0
+    bones: np.ndarray = hu_slice > max(BONE_HU, SOFT_HU + NOISE * noise)
+    return bones
 
 
 def _in_reach(start: np.ndarray, free: np.ndarray, wanted: np.ndarray, pixel: float) -> np.ndarray:
