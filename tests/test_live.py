@@ -13,7 +13,7 @@ import covct
 from covct.commands import run_bar, told
 from covct.errors import Stopped
 from covct.unattended import batch
-from covct.unattended.live import BESIDE, SHARES, WORDS, Live
+from covct.unattended.live import AT_THE_END, BESIDE, SHARES, WORDS, Live
 from support.batches import Clock
 from support.running import invoke
 
@@ -61,7 +61,7 @@ def test_every_step_of_a_series_has_words():
     code = "".join(path.read_text() for path in Path(covct.__file__).parent.rglob("*.py"))
     steps = set(re.findall(r'(?:clock\.step|clock\.announce)\("([a-z]+)"\)', code))
     assert {"load", "networks", "masks"} <= steps <= WORDS.keys()
-    assert steps - {*BESIDE} == SHARES.keys(), "and its share of the time"
+    assert steps - {*BESIDE, *AT_THE_END} == SHARES.keys(), "and its share of the time"
 
 
 def test_the_time_of_a_series_is_divided_as_it_was_in_those_before():
@@ -70,6 +70,14 @@ def test_the_time_of_a_series_is_divided_as_it_was_in_those_before():
     second = [(14.0, of_series("started", slices=200)), (20.0, of_series("step", step="write"))]
     assert live(*first).share == 0.5
     assert live(*first, *second).share == pytest.approx(0.5 + 0.5 * 6 / 14)
+
+
+def test_a_series_to_which_formats_are_added_has_few_of_the_steps():
+    steps = [(0.0, of_series("step", step=step, seconds=1.0)) for step in ("load", "masks", "write")]
+    first = [(0.0, FOUND), (0.0, of_series("started", slices=200)), *steps, (3.0, of_series("done"))]
+    second = [(3.0, of_series("started", slices=200)), (4.0, of_series("step", step="compare"))]
+    assert live(*first).share == 0.5
+    assert live(*first, *second).share == pytest.approx(1 - SHARES["write"] / 2)
 
 
 def test_a_large_series_counts_for_more_than_a_small_one():

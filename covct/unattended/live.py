@@ -17,6 +17,7 @@ SHARES = {
     "load": 0.05, "check": 0.01, "lungs": 0.5, "infection": 0.29, "postprocess": 0.01, "measure": 0.01, "write": 0.13,
 }  # fmt: skip
 BESIDE = ("networks", "masks")  # steps that not every series has, after it was read
+AT_THE_END = ("compare",)  # the same, before it is written
 WORDS = {
     "load": "reading the slices",
     "check": "checking the slices",
@@ -26,6 +27,7 @@ WORDS = {
     "infection": "finding opacity",
     "postprocess": "putting the masks together",
     "measure": "measuring",
+    "compare": "comparing with earlier results",
     "write": "writing the results",
     "page": "writing summary.csv and index.html",
 }
@@ -126,11 +128,14 @@ class Live:
 
     def _of_series(self) -> float:
         """How much of the series at work is done."""
-        if not self.finished or self._spent.keys() < SHARES.keys():
+        spent = {step: self._spent[step] for step in SHARES if step in self._spent}
+        if not self.finished or len(spent) < len(SHARES):  # a series to which formats are added has few of the steps
             shares = SHARES
         else:
-            shares = {step: self._spent[step] / sum(self._spent.values()) for step in SHARES}
+            shares = {step: seconds / sum(spent.values()) for step, seconds in spent.items()}
         steps = list(shares)
+        if self._step in AT_THE_END:
+            return 1 - shares["write"]
         if self._step not in steps:
             return shares["load"] + shares["check"] if self._step in BESIDE else 0.0
         done, of = self._of_step
