@@ -16,7 +16,7 @@ from covct.outputs import FORMATS, Outputs
 from covct.phantom.chest import make_phantom
 from covct.phantom.dicom import write_dicom_series
 from covct.results.verify import verify
-from covct.unattended import batch
+from covct.unattended import batch, prune
 from support.batches import never, well_told
 from support.chests import SMALL
 from support.running import change_json, invoke, read_json
@@ -153,6 +153,16 @@ def test_of_a_volume_file_the_masks_stay_in_place_of_a_seg(tmp_path, weights, ne
     age(folder)
     pruned(tmp_path / "out")
     assert names(folder) == {"outcome.json", "report.json", *FORMATS["nifti"].files}
+
+
+def test_masks_stay_where_a_pdf_is_the_only_dicom_object(nights):
+    """NIfTI holds what was found; a report on paper does not."""
+    outcome = read_outcome(results(nights.out)[0])
+    files = {
+        name: "0" * 64 for name in ("report.json", "lungs.nii.gz", "infection.nii.gz", "report.pdf", "report.pdf.dcm")
+    }
+    held = outcome.model_copy(update={"files": files, "formats": {"nifti": "", "pdf": ""}})
+    assert "nifti" in prune._kept(held, ("seg",)) and "nifti" not in prune._kept(outcome, ("seg",))
 
 
 def test_what_is_missing_is_missing_still(nights):

@@ -267,11 +267,28 @@ def test_results_of_another_tree_are_found_by_its_key_or_by_their_objects(nights
     assert told["comparison"]["prior"]["elsewhere"] and told["comparison"]["prior"]["days_before"] == 12
 
 
-def test_damaged_results_are_passed_over(nights, header, tmp_path):
+def test_what_came_into_another_tree_meanwhile_is_found(nights, header, tmp_path):
+    other = tmp_path / "elsewhere"
+    (other / ".covct").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    past = Past((tmp_path / "out", other))
+    assert since(past, standing_in(nights, header), Clock())["mark"] == "first"
+    shutil.copytree(nights[0].out, other, dirs_exist_ok=True)
+    past.look_again()
+    assert since(past, standing_in(nights, header), Clock())["comparison"]["prior"]["elsewhere"]
+
+
+@pytest.mark.parametrize("damage", ["report", "objects"])
+def test_what_cannot_be_read_of_an_earlier_result_is_a_doubt_and_not_a_first_time(nights, header, tmp_path, damage):
     tree = shutil.copytree(nights[0].out, tmp_path / "out")
     place = next(tree.glob(f"*/{nights[0].result.name}"))
-    (place / "report.json").write_text("{")
-    assert asked(nights, header, tree)["mark"] == "first"
+    if damage == "report":
+        (place / "report.json").write_text("{")
+    else:
+        for path in place.glob("*.dcm"):
+            path.unlink()
+    told = asked(nights, header, tree)
+    assert told["mark"] is None and "cannot be read, or holds no DICOM object" in told["reason"]
 
 
 def test_another_protocol_is_a_caution(nights, header):

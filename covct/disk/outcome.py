@@ -135,6 +135,7 @@ def with_moments(before: Outcome | None, computed: Mapping[str, datetime]) -> di
     """The moments of an outcome, with those of the keys of its own result, where it has one."""
     moments = dict(before.moments) if before else {}
     for key, moment in computed.items():
+        moments.pop(key, None)  # those in use are the last
         moments[key] = moment.isoformat()
     return dict(list(moments.items())[-MOMENTS_KEPT:])
 

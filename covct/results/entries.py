@@ -43,6 +43,8 @@ class Change:
     is_superseded : bool or None
         Whether another result lies where that one lay; None where it was of another tree.
     sentences : tuple of str
+    prior : str
+        Folder of that result, where it lies in this tree.
     """
 
     mark: str = ""
@@ -51,6 +53,7 @@ class Change:
     points: float | None = None
     is_superseded: bool | None = None
     sentences: tuple[str, ...] = ()
+    prior: str = ""
 
 
 @dataclass(frozen=True)
@@ -238,11 +241,11 @@ def _since(report: Report, out: Path) -> Change:
     if told.comparison is None:
         return Change(told.mark or "", sentences=sentences)
     prior, percent = told.comparison.prior, told.comparison.infection_percent
-    superseded = None
-    if not prior.elsewhere:
+    superseded, folder = None, "" if prior.elsewhere else prior.folder
+    if folder:
         there = read_outcome(out / prior.folder)
         superseded = there is None or there.work_key != prior.work_key
-    return Change(told.mark or "", prior.days_before, percent.then, percent.difference, superseded, sentences)
+    return Change(told.mark or "", prior.days_before, percent.then, percent.difference, superseded, sentences, folder)
 
 
 def _intervals(regions: Regions) -> dict[str, Interval | None]:

@@ -153,7 +153,7 @@ def since(entry: Entry) -> str:
     if change.days is None or change.points is None:
         return ""
     ago = f"{change.days} day{'s' * (change.days > 1)} before"
-    if not round(abs(change.points), 1):
-        return f"as {ago}"
     told = f"{abs(change.points):.1f} points {'more' if change.points > 0 else 'less'} than {ago}"
+    if not round(abs(change.points), 1):
+        told = f"as {ago}"
     return f"{told}, by a result that was replaced" if change.is_superseded else told

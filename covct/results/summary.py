@@ -101,12 +101,12 @@ class Summary:
             return {entry.folder: self._show(entry) for entry in read_tree(self._out)}
         known = dict(self._shown)
         marks = {folder: _mark(self._out, folder) for folder in known.keys() | set(touched)}
-        for folder, mark in marks.items():
-            if folder in known and known[folder].mark == mark:
-                continue
+        changed = {folder for folder, mark in marks.items() if folder not in known or known[folder].mark != mark}
+        changed |= {folder for folder, one in known.items() if one.entry.since.prior in changed}  # which says of that
+        for folder in changed:
             known.pop(folder, None)
-            if mark and (entry := read_entry(self._out / folder)):
-                known[folder] = self._show(entry, mark)
+            if marks[folder] and (entry := read_entry(self._out / folder)):
+                known[folder] = self._show(entry, marks[folder])
         return known
 
     def _show(self, entry: Entry, mark: tuple[int, ...] | None = None) -> _Shown:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # highdicom and SimpleITK are for those who have work
 
 STUDY_DAY = "StudyDate"
 SEG = FORMATS["seg"].file
+UNREADABLE = "one of them cannot be read, or holds no DICOM object"
 MOST_CANDIDATES = 200  # of one patient, the last in the order of their folders
 
 
@@ -83,6 +84,11 @@ class Past:
                 if outcome and outcome.status == "done":
                     found.append(Candidate(tree, folder, outcome))
         return found
+
+    def look_again(self) -> None:
+        """Forget what lies in other trees than the run's own: others write to them."""
+        for tree in self.trees[1:]:
+            self._known.pop(tree, None)
 
     def add(self, folder: str) -> None:
         """Take note of a result that came into the run's own tree."""
@@ -164,12 +170,14 @@ def _sorted_out(candidates: Iterable[Candidate], me: Patient, day: date) -> tupl
     """Those that are surely the patient's and of an earlier day; and why others are not surely the patient's."""
     sure, doubts = [], set()
     for one in candidates:
-        with suppress(SeriesError, OSError, ValueError):  # gone, damaged, or without a DICOM object: it tells nothing
+        try:
             told = _header(one)
             if doubt := why_unsure(me, said_once(told.get)):
                 doubts.add(doubt)
             elif (then := _day(told[STUDY_DAY])) and then < day:
                 sure.append(Sure(one, _report(one), (day - then).days))
+        except (SeriesError, OSError, ValueError):
+            doubts.add(UNREADABLE)
     return sure, doubts
 
 

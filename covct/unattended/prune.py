@@ -85,10 +85,11 @@ def _found(out: Path, before: datetime, keep: Collection[str]) -> Iterator[tuple
 
 
 def _kept(outcome: Outcome, keep: Collection[str]) -> set[str]:
-    """What stays of a result: where it has no DICOM object, what stands in for those."""
+    """What stays of a result: where it has no DICOM object, or no SEG, what stands in for those."""
     kept = with_needed(keep)
     objects = {name for name, one in FORMATS.items() if one.only_dicom}
-    if kept & objects and not any(name.endswith(".dcm") for name in outcome.files):
+    none = not any(name.endswith(".dcm") for name in outcome.files)
+    if (kept & objects and none) or ("seg" in kept and "seg" not in outcome.held):
         kept |= {name for name, one in FORMATS.items() if one.stands_in}
     return kept
 
