@@ -39,7 +39,7 @@ def train_command(asked: Asked) -> None:
         _compute_on_one_thread()
     if _all_folds(asked) and asked.parallel and not asked.find_lr and _in_parallel(asked):
         return
-    with progress("loading TensorFlow", asked.log_format == LogFormat.json), quiet_tensorflow():
+    with progress("loading Keras", asked.log_format == LogFormat.json), quiet_tensorflow():
         settings = _settings(asked)
     if asked.show_augmented:
         _show_augmented(asked, settings)

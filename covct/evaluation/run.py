@@ -167,10 +167,15 @@ def evaluate(
     if not done.rows:
         why = done.left_out[0]["reason"]
         raise UsageError(f"{order.data}: none of {len(cases)} cases could be judged; first: {why}")
-    evaluation, not_written = _document(session, done), None
+    evaluation = _document(session, done)
+    not_written: UsageError | OutputNotWritable | None = None
     if rival:
-        evaluation["against"] = _against(session, rival, done, emit)
-        evaluation["notes"] += notes_against(evaluation["against"])
+        try:
+            evaluation["against"] = _against(session, rival, done, emit)
+            evaluation["notes"] += notes_against(evaluation["against"])
+        except UsageError as error:  # hours of judging are not thrown away for it
+            evaluation["notes"].append("nothing was compared: what --against names does not fit these cases")
+            not_written = error
     if session.calibrating:
         try:
             evaluation["notes"].append(session.calibrating.write(done.people.values(), done.unlike))

@@ -87,8 +87,9 @@ def find_learning_rate(
     lab = _Lab(settings, plan, network, steps, workers, report)
     rates, losses = lab.range_test()
     smooth = smoothed(rates, losses)
+    rate = suggest(rates, smooth)
     least = int(np.argmin(smooth))
-    trials = list(_try_out(lab, suggest(rates, smooth), max(smooth[: least + 1]) - smooth[least]))
+    trials = list(_try_out(lab, rate, max(smooth[: least + 1]) - smooth[least]))
     if not trials[-1].trains:
         tried = ", ".join(f"{trial.rate:g}" for trial in trials)
         raise UsageError(
