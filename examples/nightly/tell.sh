@@ -2,7 +2,7 @@
 # Mail or post what the last run came to, after run.sh. covct itself reaches no network: sendmail and curl do.
 # Research use only. Not a medical device.
 #
-#   COVCT_OUT=/srv/ct/out COVCT_MAIL_TO=team@example.org examples/nightly/tell.sh [OPTION OF covct digest ...]
+#   COVCT_OUT=/srv/ct/out COVCT_MAIL_TO=team@hospital.example examples/nightly/tell.sh [OPTION OF covct digest ...]
 #
 # Settings from the environment:
 #   COVCT_OUT        output tree (required)
