@@ -18,6 +18,7 @@ from covct.disk import state
 from covct.disk.outcome import Outcome, content_key, read_outcome
 from covct.disk.sources import SourceFile
 from covct.intake.discover import Discovery, Sighting, assemble
+from covct.outputs import FORMATS, formats_for
 from covct.unattended import one_pass
 from covct.unattended.plan import Order, plan, superseded
 from covct.unattended.whose import record
@@ -152,8 +153,14 @@ def night(headers: dict[SourceFile, Header], out: Path) -> int:
         whose = record(out, job.series)
         about = {"study_instance_uid": "1.2.1", "source": source, "patient": whose}
         content = content_key(job.series.content)
+        formats = formats_for(job.series.kind, job.outputs.formats, job.series.can_be_referred_to)
+        if status == "done":
+            about["files"] = {file: "0" * 64 for name in formats for file in FORMATS[name].files}
+            about["formats"] = {name: job.outputs.kind(name) for name in formats}
         outcome = Outcome(status=status, work_key=job.work_key, slug=slug, content=content, **about)
         stage = state.new_stage(out, job.work_key)
+        for name in outcome.files:
+            (stage / name).touch()
         state.commit(out, job.series.folder, stage, outcome, superseded(job.choice) if status == "done" else ())
     return len(to_do)
 

@@ -33,7 +33,7 @@ from covct.unattended.whose import record
 if TYPE_CHECKING:  # highdicom and SimpleITK are for those who have work
     from covct.pipeline.series import Clock, Result
 
-CRASHED = "an attempt before this one ended in a crash"
+CRASHED = "the attempts before this one ended in a crash"
 
 
 def do(
@@ -56,7 +56,7 @@ def do(
         if end is None:
             prepared = _taken(prepare, job, emit, None if attempt.attempts > 1 else following)
             start = time.perf_counter()
-            known = past if attempt.attempts == 1 else None
+            known = past if attempt.attempts < MOST_ATTEMPTS else None
             end = prepared.end or _written(order, job, prepared, stage, emit, prepare.go_on, known)
             end = _kept_if_unread(job, end, prepared.read)
         if isinstance(end, Kept):
@@ -129,7 +129,8 @@ def _written(
 ) -> End:
     """Write every file of the result into the stage. `go_on` is called once it is told that this is written.
 
-    `past`: results that it may be compared with; None where an attempt before this one ended in a crash, perhaps there.
+    `past`: results that it may be compared with; None in the last attempt, since those before ended in a crash,
+    perhaps there.
     """
     from covct.pipeline.since import not_compared
 

@@ -22,7 +22,7 @@ from covct.networks.cards import ensemble, file_sha256, read_card, tasks_in
 from covct.networks.devices import TENSORFLOW
 from covct.outputs import Outputs, formats_for, hold_masks, with_needed
 from covct.unattended.replaced import may_be_replaced, signature
-from covct.unattended.whose import further_patients, told_apart
+from covct.unattended.whose import further_patients, record, told_apart
 
 # A file that was still being copied has the same identity when it is whole; and memory is not the series' own.
 NEVER_FINAL = ("unreadable", "too-large")
@@ -243,7 +243,13 @@ def _job(
     stands = outcome is not None and _stands(order, series.folder, key, outcome)
     changed = outcome is not None and may_be_replaced(outcome, now)
     lacking = _lacking(outcome, series, outputs) if outcome and stands and not refusal else ()
-    from_masks = bool(lacking and outcome and hold_masks(outcome.held) and not _of_probabilities(outputs, lacking))
+    from_masks = bool(
+        lacking
+        and outcome
+        and hold_masks(outcome.held)
+        and not _of_probabilities(outputs, lacking)
+        and outcome.patient == record(order.out, series)  # else one result's objects would tell of two
+    )
     return Job(
         series,
         choice,
