@@ -741,10 +741,11 @@ CALLS = {"eval", "exec", "compile", "__import__", "system", "popen", "load_model
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_nothing_runs_what_it_reads_and_nothing_calls_home(path):
+    forbidden = FORBIDDEN - {"http"} if path.parent.name == "viewer" else FORBIDDEN  # which serves, on loopback
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            assert not {name.split(".")[0] for name in names} & FORBIDDEN
+            assert not {name.split(".")[0] for name in names} & forbidden
             assert "urllib.request" not in names
         elif isinstance(node, ast.Call):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -765,7 +766,7 @@ def test_a_whole_scan_opens_no_socket(order, networks, monkeypatch):
         monkeypatch.setattr(socket, name, refuse)
     told: list[dict] = []
     scan(order, lambda: networks, told.append)
-    assert told[-2]["event"] == "done"
+    assert [event["event"] for event in told if event["event"] != "alive"][-2:] == ["done", "finished"]
 
 
 NO_SOCKET = """
