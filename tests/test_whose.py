@@ -263,7 +263,7 @@ def test_a_series_that_names_nobody_does_not_supersede_one_that_names_its_patien
     for dataset in each_slice(nobody):
         dataset.ConvolutionKernel, dataset.SliceThickness = "B70f", 0.6
     both = night(jane, nobody, out=first.out, formats=("seg",))
-    assert not both.said("started")
+    assert not both.said("done")
     assert patients(first) == {study_of(jane): "4711"}
 
 
