@@ -14,7 +14,7 @@ from covct.data.cases import TASKS, Case
 from covct.evaluation import agreement, detection, lesions
 from covct.evaluation.judge import Judged
 from covct.evaluation.order import EVERYONE, HELD_OUT, EvaluationOrder
-from covct.evaluation.pooling import ALL, by_patient, figure_over, plain
+from covct.evaluation.pooling import by_patient, by_source, figure_over, plain
 from covct.evaluation.scores import ratio, scores
 
 Sums = Callable[[Sequence[Judged]], np.ndarray]
@@ -59,10 +59,7 @@ def compare(pairs: Sequence[Pair], resamples: int, seed: int) -> list[dict[str, 
     """By task and source, and over all sources: each figure of both, and their difference with its interval."""
     groups = []
     for task in dict.fromkeys(pair.one.task for pair in pairs):
-        of_task = [pair for pair in pairs if pair.one.task == task]
-        sources = list(dict.fromkeys(pair.case.known_as for pair in of_task))
-        for source in [*sources, *([ALL] if len(sources) > 1 else [])]:
-            mine = [pair for pair in of_task if source in (ALL, pair.case.known_as)]
+        for source, mine in by_source([pair for pair in pairs if pair.one.task == task], lambda pair: pair.case):
             groups.append({"task": task, "source": source, **_compared(mine, resamples, seed)})
     return groups
 

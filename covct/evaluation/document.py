@@ -16,7 +16,7 @@ from covct.evaluation.networks import held_out_by
 from covct.evaluation.order import EvaluationOrder
 from covct.evaluation.pooled_calls import case_calls, group_calls
 from covct.evaluation.pooled_detection import case_detection, group_detection
-from covct.evaluation.pooling import ALL, by_fold, case_figures, group_figures
+from covct.evaluation.pooling import by_fold, by_source, case_figures, group_figures
 from covct.evaluation.truth import Truth
 from covct.networks.cards import Card, file_sha256
 from covct.networks.network import Networks
@@ -54,10 +54,7 @@ def groups(judged: list[Judged], order: EvaluationOrder, fold_of: dict[str, str]
     """Pooled figures of each task and source, and of all sources; `fold_of` a case's key says which fold judged it."""
     out = []
     for task in order.tasks:
-        of_task = [one for one in judged if one.task == task]
-        sources = list(dict.fromkeys(one.case.known_as for one in of_task))
-        for source in [*sources, *([ALL] if len(sources) > 1 else [])]:
-            mine = [one for one in of_task if source in (ALL, one.case.known_as)]
+        for source, mine in by_source([one for one in judged if one.task == task], lambda one: one.case):
             figures = group_figures(source, task, mine, order.resamples, order.seed)
             detected = group_detection(mine, order.resamples, order.seed)
             out.append({**figures, **detected, "folds": by_fold(mine, fold_of)})
@@ -66,10 +63,9 @@ def groups(judged: list[Judged], order: EvaluationOrder, fold_of: dict[str, str]
 
 def calls_groups(calls: list[CaseCalls], order: EvaluationOrder) -> list[dict[str, Any]]:
     """What is called, slice by slice and by anatomy, of each source and of all."""
-    sources = list(dict.fromkeys(one.case.known_as for one in calls))
     return [
-        group_calls(source, [one for one in calls if source in (ALL, one.case.known_as)], order.resamples, order.seed)
-        for source in [*sources, *([ALL] if len(sources) > 1 else [])]
+        group_calls(source, mine, order.resamples, order.seed)
+        for source, mine in by_source(calls, lambda one: one.case)
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -120,6 +120,13 @@ def by_patient(found: Iterable[Of], case_of: Callable[[Of], Case]) -> list[list[
     for one in sorted(found, key=lambda one: (case_of(one).known_as, case_of(one).patient)):
         by_person.setdefault(case_of(one).identity, []).append(one)
     return list(by_person.values())
+
+
+def by_source(found: Sequence[Of], case_of: Callable[[Of], Case]) -> Iterator[tuple[str, list[Of]]]:
+    """What cases come to, source by source, and of all sources where there are several."""
+    sources = list(dict.fromkeys(case_of(one).known_as for one in found))
+    for source in [*sources, *([ALL] if len(sources) > 1 else [])]:
+        yield source, [one for one in found if source in (ALL, case_of(one).known_as)]
 
 
 def figure_over(of_patient: list[list[Of]], resamples: int, seed: int) -> FigureOf[Of]:
