@@ -19,9 +19,7 @@ from covct.dicom.evidence import (
     equipment,
     finish,
     identified,
-    instance_uid,
-    object_uids,
-    telling_key,
+    telling_uids,
 )
 from covct.terms import MEASUREMENT_REPORT
 from covct.voxels.volume import Scan
@@ -56,7 +54,7 @@ def write_encapsulated_pdf(
         transfer_syntax_uid=ExplicitVRLittleEndian,
         series_description=f"covct {__version__} report (research use only)",
         specific_character_set="ISO_IR 192",
-        **object_uids(key, "pdf") | {"sop_instance_uid": instance_uid(telling_key(key, report.get("since")), "pdf")},
+        **telling_uids(key, "pdf", report),
         **equipment(),
     )
     with warnings.catch_warnings():  # highdicom warns of odd person names, and quotes them: no names in logs

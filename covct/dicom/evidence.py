@@ -98,6 +98,12 @@ def telling_key(key: str, since: dict[str, Any] | None) -> str:
     return hashlib.sha256(f"{key} since {told}".encode()).hexdigest()
 
 
+def telling_uids(key: str, kind: str, report: dict[str, Any]) -> dict[str, str]:
+    """As `object_uids`, of an object that tells of the comparison that a report holds."""
+    instance = instance_uid(telling_key(key, report.get("since")), kind)
+    return object_uids(key, kind) | {"sop_instance_uid": instance}
+
+
 def instance_uid(key: str, kind: str, number: int = 1) -> str:
     """SOP Instance UID of the `number`-th object of a kind; the first is that of `object_uids`."""
     uid: str = generate_uid(entropy_srcs=[key, f"{kind}-instance", *([str(number)] if number > 1 else [])])

@@ -24,10 +24,9 @@ from covct.dicom.evidence import (
     equipment,
     finish,
     identified,
-    instance_uid,
     object_uids,
     separate_items,
-    telling_key,
+    telling_uids,
 )
 from covct.dicom.requested import not_told, procedures, requests
 from covct.dicom.seg import tracking_uid
@@ -92,7 +91,7 @@ def write_sr(
                     designator=PRIVATE_SCHEME, name="covct", version=RELEASE, responsible_organization=MANUFACTURER
                 )
             ],
-            **object_uids(key, "sr") | {"sop_instance_uid": instance_uid(telling_key(key, report.get("since")), "sr")},
+            **telling_uids(key, "sr", report),
             **equipment(),
         )
     _complete(document, sources[0], report)
