@@ -61,7 +61,7 @@ def restore_command(
 ) -> None:
     """Restore Hounsfield units of 8-bit slices (CLAHE or a lung window); exit 3 if some volumes were refused."""
     from covct.data.restore import RECORD, find_images
-    from covct.networks.cards import default_weights_folder
+    from covct.networks.cards import RESTORER, default_weights_folder
 
     window_hu, spacing_mm = _numbers("--window", window, 2), _numbers("--spacing", spacing, 3)
     if window_hu and window_hu[0] >= window_hu[1]:
@@ -72,7 +72,7 @@ def restore_command(
     found = find_images(slices, anterior.value if anterior else None, each)
     if not force:
         _nothing_there(found.cases, out)
-    way = Restorer(restorer or default_weights_folder() / "restorer.json")
+    way = Restorer(restorer or default_weights_folder() / RESTORER)
     if restorer:
         way.check()
     refused = [f"{one.case}: {one.message}" for one in found.left_out]

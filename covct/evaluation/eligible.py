@@ -12,9 +12,7 @@ from covct.data.domains import CLAHE
 from covct.data.leakage import has_learned_from
 from covct.errors import UsageError
 from covct.evaluation.truth import is_whole
-from covct.networks.cards import Card, default_weights_folder, ensemble, read_card, tasks_in
-
-RESTORER = "restorer.json"
+from covct.networks.cards import RESTORER, Card, default_weights_folder, ensemble, read_card, tasks_in
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from covct.data.cases import MA, Case
 from covct.data.domains import CLAHE
 from covct.data.leakage import two_names, untold
 from covct.evaluation.bootstrap import FEWEST_PATIENTS
-from covct.evaluation.eligible import RESTORER, Judge
+from covct.evaluation.eligible import Judge
 from covct.evaluation.networks import held_out_by
 from covct.evaluation.order import RESTORED, EvaluationOrder
 from covct.evaluation.pooling import ALL
 from covct.evaluation.truth import is_whole
-from covct.networks.cards import Card, default_weights_folder
+from covct.networks.cards import RESTORER, Card, default_weights_folder
 
 
 def notes_on(

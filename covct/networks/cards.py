@@ -340,6 +340,9 @@ def _mend(path: Path) -> str:
     return "reinstall covct" if shipped else "wanted a folder with lungs.json, infection.json and their weights"
 
 
+RESTORER = "restorer.json"  # its card, in a folder of weights
+
+
 def default_weights_folder() -> Path:
     """`$COVCT_WEIGHTS`, else the weights inside the installed package, else those of the source checkout."""
     if chosen := os.environ.get("COVCT_WEIGHTS"):

@@ -21,10 +21,9 @@ from covct.data.published import (
 )
 from covct.data.slices import Slices
 from covct.errors import UsageError
-from covct.networks.cards import default_weights_folder
+from covct.networks.cards import RESTORER, default_weights_folder
 from covct.training.samples.restoration import load_restorer
 
-SHIPPED = "restorer.json"
 Read = TypeVar("Read")
 
 
@@ -115,7 +114,7 @@ class Readings:
 
         Raises UsageError where there is nothing to learn from.
         """
-        sources, shipped = find_sources(data), default_weights_folder() / SHIPPED
+        sources, shipped = find_sources(data), default_weights_folder() / RESTORER
         if self._last is None or (self._last.sources, self._last.restorer) != (sources, restorer):
             restore = load_restorer(restorer) if restorer else None
             self._last = Reading(sources, restore, restorer, shipped if shipped.is_file() else None)
