@@ -80,7 +80,7 @@ def view_command(
     A scan is segmented first. The viewer ends with Ctrl-C; nothing leaves the machine.
     """
     from covct.disk.places import is_output_tree
-    from covct.viewer.answers import UP, Viewer
+    from covct.viewer.answers import Viewer
     from covct.viewer.server import listening
     from covct.viewer.studies import studies_of
 
@@ -98,7 +98,8 @@ def view_command(
             tree, sources = _segmented(
                 [place, *(sources or [])], out, Path(scratch), weights, device, runtime, source_kind, anterior
             )
-        viewer = Viewer(studies_of(tree, sources or []), save_to, reader, with_scan, anterior.value if anterior else UP)
+        front = (anterior or Anterior.up).value
+        viewer = Viewer(studies_of(tree, sources or []), save_to, reader, with_scan, front)
         with listening(viewer, host, port) as server:
             _serve(server, no_browser)
 
@@ -134,9 +135,9 @@ def _in_hounsfield(
 ) -> list[Path]:
     from covct.data.pictures import is_picture
     from covct.data.restore import find_images, restore_case
-    from covct.networks.cards import default_weights_folder
+    from covct.networks.cards import RESTORER, default_weights_folder
 
-    restorer = Restorer((weights or default_weights_folder()) / "restorer.json")
+    restorer = Restorer((weights or default_weights_folder()) / RESTORER)
     sources = list(places)
     pictures = [number for number, place in enumerate(places) if place.is_file() and is_picture(place)]
     with progress("restoring pictures", quiet=not pictures) as restorer.bar:

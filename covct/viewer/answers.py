@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any
 
 from covct.data.cases import TASKS
+from covct.data.pictures import ANTERIOR
 from covct.errors import OutputNotWritable, UsageError
 from covct.viewer.opened import Opened, open_study
 from covct.viewer.pages import list_page, result_page, scan_page
@@ -19,7 +20,6 @@ from covct.viewer.studies import Study
 from covct.viewer.truth import read_truth
 from covct.voxels.labels import Labels
 
-UP = "up"
 HTML, JSON = "text/html; charset=utf-8", "application/json"
 # What of a page is left of a result is read from the tree: its script may draw, and ask for nothing.
 SANDBOXED = (
@@ -68,7 +68,7 @@ class Viewer:
     save_to: Path
     reader: str = ""
     with_scan: bool = False
-    anterior: str = UP
+    anterior: str = ANTERIOR[0]
     _opened: tuple[int, Opened] | None = None
     _corrected: dict[int, Labels] = field(default_factory=dict)  # by series, as last saved
     _written: dict[Path, int] = field(default_factory=dict)  # files, with the series that each holds
@@ -96,7 +96,7 @@ class Viewer:
             return NOT_FOUND
         with self._one_at_a_time:
             try:
-                return does(self._open(number), query, body)
+                return does(number, query, body)
             except (UsageError, OutputNotWritable) as error:
                 return told(HTTPStatus.BAD_REQUEST, message=f"Not done: {error}.")
 
@@ -115,14 +115,14 @@ class Viewer:
             self._opened = number, opened
         return self._opened[1]
 
-    def _correct(self, opened: Opened, query: Mapping[str, str], body: bytes) -> Answer:
+    def _correct(self, number: int, query: Mapping[str, str], body: bytes) -> Answer:
+        opened = self._open(number)
         try:
             sent = json.loads(body)
             reader, slices = str(sent["reader"]), sent["slices"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError("what was sent is no correction") from error
         check_reader(reader)
-        number = self._opened[0] if self._opened else -1
         self._check_loaded(number, opened)
         before = opened.correct(slices)
         try:
@@ -146,7 +146,8 @@ class Viewer:
                     "not loaded here; wanted another --save-to"
                 )
 
-    def _compare(self, opened: Opened, query: Mapping[str, str], body: bytes) -> Answer:
+    def _compare(self, number: int, query: Mapping[str, str], body: bytes) -> Answer:
+        opened = self._open(number)
         task = query.get("task", "")
         if task not in TASKS:
             raise UsageError(f"no such task; wanted {' or '.join(TASKS)}")
