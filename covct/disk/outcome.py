@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -114,21 +114,21 @@ def key_of_replaced(key: str, slices: str) -> str:
 
 def first_computed(before: Outcome | None, key: str, now: datetime) -> datetime:
     """When the result of a work key was first computed: as the outcome `before` tells, else `now`."""
-    if before is None:
-        return now
-    told = before.moments.get(key) or (before.finished if before.is_of(key) and before.status == "done" else "")
-    try:
-        moment = datetime.fromisoformat(told)
-    except ValueError:
-        return now
-    return moment if moment.tzinfo and moment.year >= 2020 else now
+    return (before and _told_moment(before, key)) or now
 
 
 def moment_of(outcome: Outcome) -> datetime | None:
     """When a result was first computed; None where its outcome does not tell."""
-    unknown = datetime.max.replace(tzinfo=UTC)
-    moment = first_computed(outcome, outcome.work_key, unknown)
-    return None if moment == unknown else moment
+    return _told_moment(outcome, outcome.work_key)
+
+
+def _told_moment(outcome: Outcome, key: str) -> datetime | None:
+    told = outcome.moments.get(key) or (outcome.finished if outcome.is_of(key) and outcome.status == "done" else "")
+    try:
+        moment = datetime.fromisoformat(told)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo and moment.year >= 2020 else None
 
 
 def with_moments(before: Outcome | None, computed: Mapping[str, datetime]) -> dict[str, str]:

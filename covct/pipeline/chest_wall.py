@@ -16,10 +16,7 @@ DENSE_HU = -300  # denser than this, lung and muscle look alike
 AERATED_HU = -500
 SLAB_MM = 9.0  # ribs run downwards: those of so many millimetres above and below close the gaps between them
 GAP_MM = 8.0  # between two ribs, or bone too thin to be seen at this size
-DETOUR, MARGIN_MM = (
-    1.6,
-    10.0,
-)  # a way is nearly straight if it is no longer than DETOUR times the distance, and a margin
+DETOUR, MARGIN_MM = 1.6, 10.0  # a way no longer than so many times the distance, and a margin, is nearly straight
 LEAST_DENSE_MM2 = 200.0  # dense lung called in a slice: with less there is nothing to look for
 LEAST_BEYOND_MM2 = 50.0
 MOST_BEYOND = 0.8  # of the dense lung of a slice: muscle is never nearly all of it

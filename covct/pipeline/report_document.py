@@ -6,19 +6,18 @@ Every key is written. A field with a default came later than the first version: 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from covct.disk import versions
 from covct.disk.documents import Count, DamagedDocument, Document, Sha256
 from covct.disk.versions import ReportSchema
-from covct.pipeline.report_figures import Least, Regions, SeverityClass, Text, withheld_figures
+from covct.pipeline.report_figures import Least, Regions, SeverityClass, Slug, Text, withheld_figures
 from covct.pipeline.report_since import Since
 from covct.pipeline.report_uncertainty import Uncertainty
 from covct.terms import VALID_FOR
 
-Slug = Annotated[str, Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$", description="Stable reason, listed in the manual.")]
 Side = Literal["right_lung", "left_lung"]
 ReadFrom = Literal["dicom", "nifti", "metaimage", "nrrd"]
 FieldOfView = Literal["body", "otsu-body", "whole", "lung-contours", "lung-mask"]

@@ -10,6 +10,7 @@ from covct.disk.documents import Document
 from covct.terms import FIGURES, THIRDS, Figure
 
 Text = Annotated[str, Field(min_length=1)]
+Slug = Annotated[str, Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$", description="Stable reason, listed in the manual.")]
 SeverityClass = Annotated[int, Field(ge=1, le=5)]
 Least = Annotated[float, Field(ge=0)]
 

@@ -7,12 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from covct.disk.documents import Count, Document, Sha256, Share
-from covct.pipeline.report_figures import SeverityClass, Text
+from covct.pipeline.report_figures import Least, SeverityClass, Slug, Text
 
-Slug = Annotated[str, Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$", description="Stable reason, listed in the manual.")]
 Mark = Literal["first", "changed", "unchanged"]
 Percent = Annotated[float, Field(ge=0, le=100)]
-Least0 = Annotated[float, Field(ge=0)]
 
 
 class EarlierResult(Document):
@@ -21,8 +19,8 @@ class EarlierResult(Document):
     days_before: int = Field(ge=1, description="Days from its study to this one.")
     infection_percent: Percent | None = Field(description="Share of opacity in both lungs then.")
     infection_percent_interval: tuple[Percent, Percent] | None = Field(description="Its interval, where it had one.")
-    infection_ml: Least0 | None = Field(description="Volume of opacity then, mL.")
-    volume_ml: Least0 | None = Field(description="Volume of both lungs then, mL.")
+    infection_ml: Least | None = Field(description="Volume of opacity then, mL.")
+    volume_ml: Least | None = Field(description="Volume of both lungs then, mL.")
     severity_class: SeverityClass | None = Field(description="Severity class then.")
 
 
@@ -75,7 +73,7 @@ class ChangeOfClass(Document):
 class LesionSince(Document):
     """A lesion that is in one of the scans alone."""
 
-    volume_ml: Least0 = Field(description="Volume in the scan that shows it, mL.")
+    volume_ml: Least = Field(description="Volume in the scan that shows it, mL.")
     centroid_lps_mm: tuple[float, float, float] = Field(
         description="Centroid in the patient in this scan, LPS mm; of a lesion that has vanished, where it would be."
     )

@@ -176,7 +176,7 @@ class Settling:
         left = (self.settle_s - (now - self._since.get(name, (0, now))[1]) for name in unsettled)
         self.settles = {
             "settling_files": sum(len(seen.studies[name].files) for name in unsettled),
-            "settles_in_s": round(max(0.0, *left, 0.0), 1),
+            "settles_in_s": round(max([0.0, *left]), 1),
         }
         self.kept_back = [one for name, state in found.items() if (one := self._kept_back(name, state, now))]
         return [name for name, state in found.items() if state == READY]
