@@ -65,6 +65,11 @@ def cell(value: str | float | None) -> str | float | None:
     return round(value, 3) if isinstance(value, float) else value
 
 
+def days(count: int) -> str:
+    """A number of days in words."""
+    return f"{count} day{'s' * (count != 1)}"
+
+
 def span(seconds: float | None) -> str:
     """A length of time as a person says it: 41 s, 12 min, 3 h 5 min, 2 days."""
     if seconds is None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 PRIVATE = ".covct"  # the folder of the tree's own state
-OUTCOME = "outcome.json"
+OUTCOME, REPORT_NAME = "outcome.json", "report.json"  # of a result
 SUMMARY_DUE = "summary-due"  # in the private folder: results are about to change, or have since it was written
+
+
+def results_in(out: Path) -> Iterator[Path]:
+    """The folders of the results of an output tree, in their order; what is being staged is none."""
+    for path in sorted(out.glob(f"*/*/{OUTCOME}")):
+        if not any(name.startswith(".") for name in path.parts[-3:]):
+            yield path.parent
 
 
 def is_output_tree(out: Path) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from covct.pipeline.lesions_since import Matched
 from covct.pipeline.report_document import Report
-from covct.visible import share
+from covct.visible import days, share
 
 MOST_EARLIER = 20  # results on the line over time
 CHANGED_POINTS = 5.0  # of share, where there is no interval: what is worth a second look, not what is proven
@@ -174,7 +174,7 @@ def _cautions(report: dict[str, Any], then: Report, others: bool) -> Iterator[tu
 def _sentences(change: dict[str, Any]) -> Iterator[str]:
     percent, ml, lungs = (change[name] for name in ("infection_percent", "infection_ml", "volume_ml"))
     severity, lesions = change["severity_class"], change["lesions"]
-    ago = _days(change["prior"]["days_before"])
+    ago = days(change["prior"]["days_before"])
     if percent["difference"] is None:
         yield f"The share of opacity cannot be compared with that of the scan {ago} before: {percent['reason']}."
     else:
@@ -201,10 +201,6 @@ def _sentences(change: dict[str, Any]) -> Iterator[str]:
         counts = ", ".join(f"{lesions[f'{kind}_count']} {kind}" for kind in ("new", "vanished", "persisting"))
         yield f"Lesions: {counts}."
     yield from (f"Caution: {one['message']}." for one in change["cautions"])
-
-
-def _days(days: int) -> str:
-    return "1 day" if days == 1 else f"{days} days"
 
 
 def _more(difference: float, digits: int, unit: str) -> str:

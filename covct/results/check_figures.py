@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from covct.dicom.header import Instance
+from covct.disk.places import REPORT_NAME
 from covct.disk.sources import read_all
 from covct.errors import logged
 from covct.intake.discover import Series
@@ -20,7 +21,6 @@ from covct.recompute.masks import NoMasks, read_nifti_pair, read_nifti_source, r
 from covct.recompute.result import Recomputed, of_masks, of_seg, of_volume
 from covct.recompute.told import Told, of_row, of_sr
 from covct.results.check_masks import MASKS
-from covct.results.check_report import REPORT
 from covct.results.defects import Defect
 
 SUMMARY = "summary.csv"
@@ -82,13 +82,13 @@ def check_figures(
     """
     there = set(files)
     try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        report = json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
         made = _recomputed(folder, there, report, sources)
     except NoMasks as reason:
-        return [Defect("not-recomputed", f"no figure: {reason}", REPORT)], 0
+        return [Defect("not-recomputed", f"no figure: {reason}", REPORT_NAME)], 0
     except Exception as error:  # damage raises anything; its text may quote the patient
-        return [Defect("not-recomputed", f"no figure: {logged(error)}", REPORT)], 0
-    defects = [Defect("not-recomputed", f"{what}: {why}", REPORT) for what, why in made.missing.items()]
+        return [Defect("not-recomputed", f"no figure: {logged(error)}", REPORT_NAME)], 0
+    defects = [Defect("not-recomputed", f"{what}: {why}", REPORT_NAME) for what, why in made.missing.items()]
     compared = list(_report(report, made))
     if SR in there:
         compared += _copies(SR, of_sr(folder / SR), report, made)
@@ -142,10 +142,10 @@ def _report(report: dict[str, Any], made: Recomputed) -> Iterator[Defect | None]
     for path, value in _leaves(made.tree):
         parent, name = _at(report, path.rpartition(".")[0]), path.rpartition(".")[2]
         if isinstance(parent, dict) and name in parent:  # figures of later versions are not in earlier reports
-            yield _compared(REPORT, path, parent[name], value, report, made)
+            yield _compared(REPORT_NAME, path, parent[name], value, report, made)
     if seen := report.get("in_view"):
         called = _at(made.tree, SHARE)
-        yield _compared(REPORT, SHARE, seen["called_percent"], called, report, made, "in_view.called_percent")
+        yield _compared(REPORT_NAME, SHARE, seen["called_percent"], called, report, made, "in_view.called_percent")
     yield from _lesions(report, made)
 
 
@@ -224,11 +224,15 @@ def _lesions(report: dict[str, Any], made: Recomputed) -> Iterator[Defect | None
     told = report["lesions"]
     count, listed = len(made.lesions), told["largest"]
     differs = told["count"] != count
-    yield Defect("figure-differs", f"lesions.count is {told['count']}, recomputed {count}", REPORT) if differs else None
+    yield (
+        Defect("figure-differs", f"lesions.count is {told['count']}, recomputed {count}", REPORT_NAME)
+        if differs
+        else None
+    )
     left = list(made.lesions)
     for rank, (one, ranked) in enumerate(zip(listed, made.lesions, strict=False)):
         path = f"lesions.largest[{rank}]"
-        yield _compared(REPORT, f"{path}.volume_ml", one["volume_ml"], ranked.volume_ml, report, made)
+        yield _compared(REPORT_NAME, f"{path}.volume_ml", one["volume_ml"], ranked.volume_ml, report, made)
         found = next((lesion for lesion in left if lesion.voxels == ranked.voxels and _is_at(lesion, one, made)), None)
         if found:
             left.remove(found)
@@ -236,7 +240,7 @@ def _lesions(report: dict[str, Any], made: Recomputed) -> Iterator[Defect | None
             continue
         where, wanted = (f"at {_place(place)} mm" for place in (one["centroid_lps_mm"], ranked.centroid_lps_mm))
         message = f"{path} lies {where} ({one['side']}), recomputed {wanted} ({ranked.side}; tolerance 0.05)"
-        yield Defect("figure-differs", message, REPORT)
+        yield Defect("figure-differs", message, REPORT_NAME)
 
 
 def _is_at(lesion: Lesion, told: dict[str, Any], made: Recomputed) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from covct.disk.documents import DamagedDocument
 from covct.disk.outcome import Outcome
+from covct.disk.places import REPORT_NAME
 from covct.pipeline.burden import LARGEST_LESIONS, severity
 from covct.pipeline.report_document import Geometry, Lesions, Report
 from covct.pipeline.report_figures import Interval, Measured, Region, Regions
@@ -17,24 +18,23 @@ from covct.pipeline.uncertainty import classes
 from covct.results.defects import Defect
 from covct.terms import FIGURES, HU_AROUND, HU_BANDS, SEVERITY, Figure
 
-REPORT = "report.json"
 ROUNDED_ML, ROUNDED_PERCENT = 0.0005, 0.005  # the report's last digit, halved
 
 
 def check_report(folder: Path, outcome: Outcome) -> tuple[list[Defect], Report | None]:
     """Defects, and the report where it is valid enough to compare with."""
     try:
-        report = Report.read(folder / REPORT, exact=True)
+        report = Report.read(folder / REPORT_NAME, exact=True)
     except OSError as error:
-        return [Defect("report-invalid", f"it cannot be read ({error.strerror})", REPORT)], None
+        return [Defect("report-invalid", f"it cannot be read ({error.strerror})", REPORT_NAME)], None
     except DamagedDocument as damage:
         more = f", and {len(damage.faults) - 3} more" * (len(damage.faults) > 3)
-        return [Defect("report-invalid", "; ".join(damage.faults[:3]) + more, REPORT)], None
-    defects = [Defect("report-contradicts-itself", message, REPORT) for message in contradictions(report)]
+        return [Defect("report-invalid", "; ".join(damage.faults[:3]) + more, REPORT_NAME)], None
+    defects = [Defect("report-contradicts-itself", message, REPORT_NAME) for message in contradictions(report)]
     source = report.source
     told = (report.work_key, source.study_instance_uid or "", source.series_instance_uid or "")
     if told != (outcome.work_key, outcome.study_instance_uid, outcome.series_instance_uid):
-        defects.append(Defect("wrong-identity", "work key, study or series is not the outcome's", REPORT))
+        defects.append(Defect("wrong-identity", "work key, study or series is not the outcome's", REPORT_NAME))
     return defects, report
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from covct.disk.outcome import Outcome, read_outcome
-from covct.disk.places import OUTCOME
+from covct.disk.places import OUTCOME, REPORT_NAME, results_in
 from covct.errors import logged
 from covct.pipeline.report_document import Report
 from covct.pipeline.report_figures import Interval, Regions
@@ -140,8 +140,7 @@ def read_tree(out: Path) -> list[Entry]:
 
     A file that cannot be read or makes no sense becomes an entry with status "failed" and slug "damaged-result".
     """
-    found = (read_entry(path.parent) for path in sorted(Path(out).glob(f"*/*/{OUTCOME}")) if _is_result(path))
-    return [entry for entry in found if entry]
+    return [entry for folder in results_in(Path(out)) if (entry := read_entry(folder))]
 
 
 def worst_first(entries: Iterable[Entry]) -> list[Entry]:
@@ -154,10 +153,6 @@ def worst_first(entries: Iterable[Entry]) -> list[Entry]:
         return STATUSES.index(entry.status), badness, entry.slug, entry.folder
 
     return sorted(entries, key=rank)
-
-
-def _is_result(path: Path) -> bool:
-    return not any(name.startswith(".") for name in path.parts[-3:])  # .covct and what is being staged
 
 
 def read_entry(folder: Path) -> Entry | None:
@@ -214,7 +209,7 @@ def _first(outcome: Outcome) -> str:
 
 def _read_report(folder: Path) -> Report:
     try:
-        return Report.read(folder / "report.json")
+        return Report.read(folder / REPORT_NAME)
     except FileNotFoundError as error:
         raise ValueError("report.json is missing") from error
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 
 from covct.results.entries import STATUSES, Entry, one_line
 from covct.terms import NOTHING_FOUND, VALID_FOR
-from covct.visible import share
+from covct.visible import days, from_to, share
 
 IN_VIEW = "of the lung in view"
 Night = tuple[str, list[Entry]]
@@ -114,6 +114,12 @@ def headline(entry: Entry) -> str:
     return "not known" if entry.infection_percent is None else share(entry.infection_percent, entry.percent_interval)
 
 
+def marked(percent: float, interval: Sequence[float] | None) -> str:
+    """A share of the lungs as a heading says it."""
+    words = f"{share(percent, interval)} of the lungs marked"
+    return f"{words} ({from_to(interval)})" if interval else words
+
+
 def severity(entry: Entry) -> str:
     """The class in words."""
     if entry.severity_class is None:
@@ -152,7 +158,7 @@ def since(entry: Entry) -> str:
     change = entry.since
     if change.days is None or change.points is None:
         return ""
-    ago = f"{change.days} day{'s' * (change.days > 1)} before"
+    ago = f"{days(change.days)} before"
     told = f"{abs(change.points):.1f} points {'more' if change.points > 0 else 'less'} than {ago}"
     if not round(abs(change.points), 1):
         told = f"as {ago}"

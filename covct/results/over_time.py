@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from covct.visible import from_to, share
+from covct.visible import days, from_to, share
 
 WIDTH, HEIGHT = 560, 160  # of the drawing; it scales with the page
 LEFT, RIGHT, TOP, BOTTOM = 48, 16, 12, 28  # what axes and their numbers take
@@ -78,8 +78,7 @@ def line_of(report: dict[str, Any]) -> Line | None:
         ends = one["infection_percent_interval"]
         x = round(WIDTH - RIGHT - one["days_before"] / max(1, longest) * (WIDTH - LEFT - RIGHT), 1)
         low, high = map(height, ends) if ends else (None, None)
-        days = one["days_before"]
-        when = "now" if not days else f"{days} day{'s' * (days > 1)} before"
+        when = f"{days(one['days_before'])} before" if one["days_before"] else "now"
         value = share(one["infection_percent"], ends)
         return Point(x, height(one["infection_percent"]), low, high, when, value, from_to(ends) if ends else "")
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import lru_cache
 from urllib.parse import quote
 
+from covct.disk.places import REPORT_NAME
 from covct.html import inline_script, render
 from covct.outputs import FORMATS
 from covct.results.amounts import Interval, amount
@@ -133,7 +134,7 @@ def _linked(files: tuple[str, ...]) -> list[tuple[str, str]]:
 
     Remembered, since most series of a night have files of the same names.
     """
-    labels, links = {"report.json": "report"}, []
+    labels, links = {REPORT_NAME: "report"}, []
     for one in FORMATS.values():
         labels |= one.files
     for pattern, label in labels.items():

@@ -15,6 +15,7 @@ import numpy as np
 
 from covct.dicom.seg_masks import read_labels
 from covct.disk.outcome import Outcome
+from covct.disk.places import REPORT_NAME
 from covct.disk.sources import SourceFile
 from covct.intake.discover import Series
 from covct.intake.nifti import read_mask
@@ -22,7 +23,6 @@ from covct.networks.cards import file_sha256
 from covct.networks.devices import Device
 from covct.outputs import FORMATS, hold_masks
 from covct.pipeline.series import Result
-from covct.results.writers import REPORT_NAME
 from covct.voxels.labels import INFECTED, Labels
 from covct.voxels.preprocess import FieldOfView
 from covct.voxels.volume import WORKING_ORIENTATION, Masks, Probability, Scan
@@ -83,13 +83,16 @@ def as_computed(found: Standing, series: Series, scan: Scan, work_key: str) -> R
 
 
 def _labels(found: Standing, scan: Scan) -> Labels:
-    """In working orientation, packed slice by slice."""
     first, *second = (found.folder / name for name in found.masks)
-    in_source = _of_pair(first, second[0], scan) if second else read_labels(SourceFile(first), scan)
+    return packed(scan, _of_pair(first, second[0], scan) if second else read_labels(SourceFile(first), scan))
+
+
+def packed(scan: Scan, in_source: np.ndarray) -> Labels:
+    """Marks (slices, rows, columns) in the order of the source, packed slice by slice in working orientation."""
     working = scan.volume.with_array(in_source).to_patient_orientation(WORKING_ORIENTATION).array
     labels = Labels(working.shape)
     for index, one in enumerate(working):
-        labels[index] = one
+        labels[index] = np.ascontiguousarray(one)
     return labels
 
 

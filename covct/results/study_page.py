@@ -11,7 +11,7 @@ import numpy as np
 from covct.html import inline_script, render
 from covct.pipeline.series import Result
 from covct.results.amounts import amount, ends
-from covct.results.nights import IN_VIEW
+from covct.results.nights import IN_VIEW, marked
 from covct.results.over_time import line_of
 from covct.results.study_pictures import HU_A_GREY, LOWEST_HU, Encoding, Picture, fitting, pictures
 from covct.terms import FIGURES, PERCENT, SEGMENTS, Figure
@@ -105,9 +105,7 @@ def heading(report: dict[str, Any]) -> str:
     if both["infection_percent"] is None:
         seen = report.get("in_view")
         return "no percentage" + (f"; {share(seen['called_percent'])} {IN_VIEW} marked" if seen else "")
-    interval = both["infection_percent_interval"]
-    words = f"{share(both['infection_percent'], interval)} of the lungs marked"
-    return f"{words} ({from_to(interval)})" if interval else words
+    return marked(both["infection_percent"], both["infection_percent_interval"])
 
 
 def _cells(report: dict[str, Any], figure: Figure) -> list[tuple[str, str]]:

@@ -18,8 +18,6 @@ from covct.pipeline.series import Result
 from covct.visible import from_to, share
 from covct.voxels.volume import spacing_mm
 
-REPORT_NAME = "report.json"
-
 
 def write_dicom_seg(result: Result, folder: Path, outputs: Outputs, making: Making) -> None:
     networks = result.report["networks"]

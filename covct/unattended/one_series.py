@@ -17,7 +17,7 @@ from covct.disk import state
 from covct.disk.attempts import MOST_ATTEMPTS, Attempt, begin_attempt, forgive_attempt
 from covct.disk.durable import link_or_copy, output_errors, write_json
 from covct.disk.outcome import Outcome, content_key, first_computed, read_outcome, with_moments
-from covct.disk.places import PRIVATE
+from covct.disk.places import PRIVATE, REPORT_NAME
 from covct.errors import RunError, Stopped, UsageError
 from covct.networks.cards import file_sha256
 from covct.outputs import FORMATS, Emit, formats_for
@@ -188,7 +188,7 @@ def _write(
     from covct.dicom.evidence import Making
     from covct.pipeline.report import finished
     from covct.pipeline.series import peak_memory_mib
-    from covct.results.writers import REPORT_NAME, WRITERS
+    from covct.results.writers import WRITERS
 
     assert prepared.result is not None and prepared.clock is not None
     result = prepared.result

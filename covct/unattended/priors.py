@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from covct.dicom.header import read_values
 from covct.dicom.patient import PATIENT_TAGS, Patient, said_once, text_of, why_nobody, why_unsure
 from covct.disk.outcome import Outcome, read_outcome
-from covct.disk.places import OUTCOME
+from covct.disk.places import REPORT_NAME, results_in
 from covct.disk.sources import SourceFile
 from covct.errors import SeriesError, logged
 from covct.outputs import FORMATS
@@ -113,9 +113,8 @@ class _Numbers:
 
 def _numbers(tree: Path, key: bytes) -> _Numbers:
     found = _Numbers(key, defaultdict(set))
-    for path in sorted(tree.glob(f"*/*/{OUTCOME}")):
-        if not any(name.startswith(".") for name in path.parts[-3:]):
-            found.add(tree, f"{path.parts[-3]}/{path.parts[-2]}")
+    for folder in results_in(tree):
+        found.add(tree, f"{folder.parent.name}/{folder.name}")
     return found
 
 
@@ -146,9 +145,9 @@ def _since(past: Past, result: Result, clock: Clock) -> dict[str, Any]:
     sure, doubts = _sorted_out(candidates, me, day)
     if sure:
         with clock.step("compare"):
-            last = _in_order(result, sure)[-1]
-            lesions = _lesions(result, last)
-            return compared(result.report, _in_order(result, sure), _prior(past, last), lesions, bool(doubts))
+            earlier = _in_order(result, sure)
+            last = earlier[-1]
+            return compared(result.report, earlier, _prior(past, last), _lesions(result, last), bool(doubts))
     if doubts:
         told = "; ".join(sorted(doubts))
         return not_compared(f"there are results under this Patient ID that are not surely this patient's ({told})")
@@ -193,7 +192,7 @@ def _header(one: Candidate) -> dict[str, str]:
 def _report(one: Candidate) -> Report:
     from covct.pipeline.report_document import Report
 
-    report: Report = Report.read(one.path / "report.json")
+    report: Report = Report.read(one.path / REPORT_NAME)
     if report.work_key != one.outcome.work_key:
         raise ValueError("another result's report")
     return report

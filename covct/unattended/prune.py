@@ -10,7 +10,7 @@ from pathlib import Path
 from covct.disk import state
 from covct.disk.durable import link_or_copy, output_errors
 from covct.disk.outcome import Outcome, moment_of, read_outcome
-from covct.disk.places import OUTCOME, PRIVATE, SUMMARY_DUE
+from covct.disk.places import PRIVATE, SUMMARY_DUE, results_in
 from covct.outputs import FORMATS, with_needed
 from covct.results.summary import Summary
 
@@ -71,13 +71,11 @@ def prune(out: Path, before: datetime, keep: Collection[str], *, dry_run: bool =
 
 
 def _found(out: Path, before: datetime, keep: Collection[str]) -> Iterator[tuple[Outcome, Pruned]]:
-    for path in sorted(out.glob(f"*/*/{OUTCOME}")):
-        folder = path.parent
-        if any(part.startswith(".") for part in (folder.parent.name, folder.name)):
-            continue
+    for folder in results_in(out):
         outcome = read_outcome(folder)
         if outcome and outcome.status == "done" and (moment := moment_of(outcome)) and moment < before:
-            formats = tuple(name for name in outcome.held if name not in _kept(outcome, keep))
+            kept = _kept(outcome, keep)
+            formats = tuple(name for name in outcome.held if name not in kept)
             files = tuple(one for name in formats for one in FORMATS[name].among(outcome.files))
             if files:
                 sizes = ((folder / name).stat().st_size for name in files if (folder / name).exists())

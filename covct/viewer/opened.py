@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from covct.disk.documents import DamagedDocument
+from covct.disk.places import REPORT_NAME
 from covct.errors import SeriesError, UsageError, why
 from covct.evaluation.scores import count, scores
 from covct.intake.discover import Series
@@ -20,13 +21,12 @@ from covct.pipeline.memory import at_hand_mib
 from covct.pipeline.report_document import Report
 from covct.pipeline.series import Result, read
 from covct.recompute.masks import NoMasks, read_seg
-from covct.results.standing import NOT_KEPT
+from covct.results.standing import NOT_KEPT, packed
 from covct.viewer.marks import from_runs, to_runs
 from covct.viewer.studies import Study
 from covct.voxels.labels import INFECTED, LUNG_BITS, Labels
 from covct.voxels.volume import Masks, Scan, voxel_volume_mm3
 
-REPORT = "report.json"
 SEG, NIFTI = FORMATS["seg"].file, tuple(FORMATS["nifti"].files)
 UNSET = "default-affine"  # the warning that no program set voxel sizes
 BESIDE = 1e-2  # mm: corners of masks and scan lie no further apart, as NIfTI holds single precision
@@ -115,7 +115,7 @@ def open_study(study: Study) -> Opened:
     if study.series is None:
         raise UsageError("the scan is not among the sources")
     try:
-        report = json.loads(Report.read(study.folder / REPORT).as_json())
+        report = json.loads(Report.read(study.folder / REPORT_NAME).as_json())
         scan = read(study.series, at_hand_mib())
     except SeriesError as error:
         raise UsageError(f"the scan cannot be read: {error.message}") from error
@@ -141,15 +141,6 @@ def _labels(study: Study, scan: Scan) -> Labels:
     except Exception as error:  # a damaged file raises what the damage hits
         raise UsageError(f"the masks of the result cannot be read ({why(error)})") from error
     return packed(scan, array)
-
-
-def packed(scan: Scan, array: np.ndarray) -> Labels:
-    """Marks in the order of the source, packed slice by slice in working orientation."""
-    working = scan.volume.with_array(array).match_orientation(scan.working).array
-    labels = Labels(working.shape)
-    for index, one in enumerate(working):
-        labels[index] = np.ascontiguousarray(one)
-    return labels
 
 
 def _of_nifti(study: Study, scan: Scan) -> np.ndarray:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 from covct.html import inline_script, png_address, render
 from covct.outputs import FORMATS
-from covct.results.nights import headline
+from covct.results.nights import headline, marked
 from covct.results.study_page import page_of
 from covct.results.study_pictures import QUALITIES, Encoding
 from covct.viewer.opened import Opened
 from covct.viewer.studies import Study
-from covct.visible import from_to, share
 
 STUDY_PAGE, PICTURE = FORMATS["page"].file, FORMATS["png"].file
 HEADER = b"<header>"  # of a study's page: the sentence stands below it
@@ -29,9 +28,7 @@ def _came_of(study: Study) -> str:
         return f"{entry.status}: {entry.message}"
     if entry.infection_percent is None:
         return "no percentage" if entry.called_in_view is None else f"{headline(entry)} marked"
-    ends = entry.percent_interval
-    said = f"{share(entry.infection_percent, ends)} of the lungs marked"
-    return f"{said} ({from_to(ends)})" if ends else said
+    return marked(entry.infection_percent, entry.percent_interval)
 
 
 def scan_page(opened: Opened, reader: str) -> str:
