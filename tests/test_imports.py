@@ -28,6 +28,7 @@ FLOORS = [
     {"pipeline", "data"},
     {"results", "training", "evaluation"},
     {"unattended", "viewer"},
+    {"exchange"},
     {"commands"},
     {"cli"},
     {"__main__"},
