@@ -23,6 +23,7 @@ from covct.unattended.logs import install
 SUPERVISED = ("scan", "watch")
 
 segmentation = partial(Row, "Segmentation", epilog=EXIT_CODES)
+exchange = partial(Row, "Other machines", epilog=EXIT_CODES)
 results = partial(Row, "Results and runs")
 networks = partial(Row, "Networks")
 tools = partial(Row, "Tools")
@@ -39,6 +40,10 @@ class Commands(ByName):
         "watch": segmentation(
             "scan.watch",
             "Poll an inbox and segment each study once it is complete, until stopped by SIGTERM or SIGINT (exit 130).",
+        ),
+        "pull": exchange(
+            "pull.pull",
+            "Pull chest CT of some days from a PACS into an inbox: only what is not known and not there yet.",
         ),
         "status": results(
             "results.status",

@@ -36,6 +36,12 @@ class UsageError(RunError):
     exit_code = 2
 
 
+class PeerError(RunError):
+    """Another machine cannot be reached, refuses, or does not answer as the standard wants it to."""
+
+    exit_code = 3
+
+
 class WeightsError(RunError):
     exit_code = 10
 

@@ -20,6 +20,7 @@ from covct.commands.exit_codes import EXIT_CODES
 from covct.commands.figure_rows import STATEMENT, with_codes, with_rows
 from covct.commands.schemas import schema_path
 from covct.evaluation.evaluate_event import EvaluateEvent
+from covct.exchange.pull_event import PullEvent
 from covct.intake import gate_rules
 from covct.results.summary import write_summary
 from covct.training.train_event import TrainEvent
@@ -101,6 +102,7 @@ def check_options(table, command, options):
     [
         ("nightly", "scan"),
         ("convert", "convert"),
+        ("pull", "pull"),
         ("view", "view"),
         ("restore", "restore"),
         ("evaluate", "evaluate"),
@@ -239,7 +241,7 @@ def test_every_event_of_a_night():
     assert {name for name in listed if f'"{name}"' not in "".join(CODE.values())} == set()
 
 
-@pytest.mark.parametrize("event", [ConvertEvent, EvaluateEvent, TrainEvent])
+@pytest.mark.parametrize("event", [ConvertEvent, EvaluateEvent, PullEvent, TrainEvent])
 def test_every_event_of_the_other_commands(event):
     text, command = page("logs-and-metrics"), event.TITLE.split()[1]
     listed = [name for cells in rows(text, f"event of `{command}` | when") for name in names(cells[0])]

@@ -9,7 +9,7 @@ import pytest
 from covct.outputs import DICOM_FORMATS
 from covct.results.writers import WRITERS
 from support.line import segmented_tree
-from support.pacs import Orthanc
+from support.pacs import Orthanc, data_set
 
 pytestmark = pytest.mark.slow
 
@@ -30,12 +30,6 @@ def objects(out) -> list[Path]:
     paths = sorted(out.glob("*/*/*.dcm"))
     assert len(paths) >= len(FORMATS) > 0
     return paths
-
-
-def data_set(contents: bytes) -> bytes:
-    """A file without preamble and file meta information (PS3.10 7.1), which whoever writes the file may word anew."""
-    assert contents[128:132] == b"DICM" and contents[132:136] == b"\x02\x00\x00\x00"
-    return contents[144 + int.from_bytes(contents[140:144], "little") :]
 
 
 def assert_same(sent: bytes, back: bytes) -> None:

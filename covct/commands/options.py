@@ -204,14 +204,14 @@ def patterns_of(select: list[str] | None) -> tuple[tuple[str, re.Pattern[str]], 
     return tuple(out)
 
 
-def since_of(text: str | None) -> datetime | None:
+def since_of(text: str | None, option: str = "--since") -> datetime | None:
     """`--since` as a moment; days and hours are counted back from the run's begin."""
     from covct.unattended.since_until import parse_since
 
     try:
         return parse_since(text, run_began().astimezone()) if text else None
     except ValueError:
-        raise UsageError(f"--since {text}: wanted a date or time such as 2026-01-31T18:00, or 90m, 24h, 7d") from None
+        raise UsageError(f"{option} {text}: wanted a date or time such as 2026-01-31T18:00, or 90m, 24h, 7d") from None
 
 
 def run_began() -> datetime:

@@ -10,6 +10,7 @@ from covct.disk.documents import Document, Published, json_schema
 from covct.disk.outcome import Outcome
 from covct.evaluation.evaluate_event import EvaluateEvent
 from covct.evaluation.schema import Evaluation
+from covct.exchange.pull_event import PullEvent
 from covct.networks.cards import Card
 from covct.pipeline.report_document import Report
 from covct.training.train_event import TrainEvent
@@ -17,7 +18,7 @@ from covct.unattended.convert_event import ConvertEvent
 from covct.unattended.event import Event
 from covct.unattended.run_summary import RunSummary
 
-PUBLISHED = (Card, ConvertEvent, EvaluateEvent, Evaluation, Event, Outcome, Report, RunSummary, TrainEvent)
+PUBLISHED = (Card, ConvertEvent, EvaluateEvent, Evaluation, Event, Outcome, PullEvent, Report, RunSummary, TrainEvent)
 
 
 def schema_path(document: type[Published]) -> Path:

@@ -32,6 +32,11 @@ class Orthanc:
     http_port: int
     dicom_port: int
 
+    @property
+    def peer(self) -> str:
+        """As `--from` names it."""
+        return f"ORTHANC@127.0.0.1:{self.dicom_port}"
+
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[bytes, str]:
         """Body and content type of the answer, which must be a success."""
         with closing(http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=60)) as connection:
@@ -96,6 +101,12 @@ class Orthanc:
         [_, part, end] = answer.split(b"--" + boundary)
         assert end.strip() == b"--"
         return part.split(b"\r\n\r\n", 1)[1].removesuffix(b"\r\n")
+
+
+def data_set(contents: bytes) -> bytes:
+    """A file without preamble and file meta information (PS3.10 7.1), which whoever writes the file may word anew."""
+    assert contents[128:132] == b"DICM" and contents[132:136] == b"\x02\x00\x00\x00"
+    return contents[144 + int.from_bytes(contents[140:144], "little") :]
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,0 +1,81 @@
+"""Sessions with web services: who we are stands in files, never on a command line or in a log."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from covct.errors import UsageError
+
+if TYPE_CHECKING:
+    from requests import Session
+
+
+@contextmanager
+def session_of(
+    url: str,
+    auth_file: Path | None = None,
+    authorities: Path | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
+) -> Iterator[Session]:
+    """A session with a web service.
+
+    Parameters
+    ----------
+    auth_file : Path, optional
+        One line: ``USER:PASSWORD``, or a bearer token, which holds no colon.
+    authorities, certificate, key : Path, optional
+        As in `tls.client_context`.
+
+    Raises
+    ------
+    UsageError
+        A file cannot be read, or does not hold that; or credentials would be seen: in the URL, or without TLS.
+    """
+    import requests
+
+    from covct.exchange.tls import client_context
+
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise UsageError("--from: credentials stand in no URL, where logs and lists of processes show them")
+    if auth_file and parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+        raise UsageError(f"--auth-file: a password or token goes nowhere without TLS; wanted https in place of {url}")
+    client_context(authorities, certificate, key)  # what is wrong with them is said in a sentence now
+    with requests.Session() as session:
+        session.trust_env = False  # neither proxies nor passwords of somebody's home
+        if auth_file:
+            _authenticate(session, auth_file)
+        if authorities:
+            session.verify = str(authorities)
+        if certificate and key:
+            session.cert = (str(certificate), str(key))
+        yield session
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _authenticate(session: Session, auth_file: Path) -> None:
+    try:
+        lines = auth_file.read_text(encoding="utf-8").split()
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--auth-file {auth_file}: cannot be read: {getattr(error, 'strerror', None) or 'no text'}"
+        ) from error
+    if len(lines) != 1:
+        raise UsageError(f"--auth-file {auth_file}: wanted one line, USER:PASSWORD or a bearer token")
+    user, is_basic, password = lines[0].partition(":")
+    if is_basic:
+        session.auth = (user, password)
+    else:
+        session.headers["Authorization"] = f"Bearer {lines[0]}"
