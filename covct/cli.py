@@ -41,6 +41,11 @@ class Commands(ByName):
             "scan.watch",
             "Poll an inbox and segment each study once it is complete, until stopped by SIGTERM or SIGINT (exit 130).",
         ),
+        "listen": exchange(
+            "listen.listen",
+            "Receive CT from modalities and archives (C-STORE) into an inbox, until stopped by SIGTERM or SIGINT "
+            "(exit 130).",
+        ),
         "pull": exchange(
             "pull.pull",
             "Pull chest CT of some days from a PACS into an inbox: only what is not known and not there yet.",

@@ -101,6 +101,7 @@ def check_options(table, command, options):
     ("name", "command"),
     [
         ("nightly", "scan"),
+        ("listen", "listen"),
         ("convert", "convert"),
         ("pull", "pull"),
         ("view", "view"),

@@ -822,9 +822,5 @@ def test_a_network_of_neighbours_starts_as_the_network_of_slices_it_comes_from()
     alone = plain.predict(stack[..., 1:2], verbose=0)
     np.testing.assert_allclose(wide.predict(stack, verbose=0), alone, atol=1e-6)
     assert started(plain, wide) is None
-    classes = build(Settings("infection", 1, 8, base_filters=2, classes=True), 32)
-    *body, kernel, _ = started(classes, plain)
-    assert all(map(np.array_equal, body, plain.get_weights()))
-    assert np.array_equal(kernel, np.asarray(classes.weights[-2])), "its head is its own"
     assert started(build(Settings("infection", 1, 8, base_filters=4), 32), plain) is None
     assert started(build(Settings("infection", 1, 8, architecture="segnet"), 32), plain) is None

@@ -9,7 +9,6 @@ import keras
 from keras import layers
 
 SMALLEST_SIDE, LARGEST_SIDE = 16, 1024
-HEAD = "probability"  # how the names of layers begin that make a network's output
 
 
 def within(network: str, **bounds: tuple[float, int, int]) -> None:
@@ -77,7 +76,7 @@ def check_norm(norm: str) -> None:
 
 
 def head(
-    x: keras.KerasTensor, outputs: int, activation: str, dimensions: int = 2, name: str = HEAD
+    x: keras.KerasTensor, outputs: int, activation: str, dimensions: int = 2, name: str = "probability"
 ) -> keras.KerasTensor:
     """Probabilities by a 1-wide convolution.
 

@@ -11,7 +11,6 @@ import keras
 import numpy as np
 
 from covct.architectures import ARCHITECTURES
-from covct.architectures.blocks import HEAD
 from covct.errors import UsageError
 from covct.training.folds import parse_split
 from covct.training.losses import LOSSES, WeightedDice
@@ -78,17 +77,13 @@ def started(network: keras.Model, trained: keras.Model) -> list[np.ndarray] | No
     """Weights with which a network does what a trained one does; None where they are not of one kind.
 
     A network of more channels (2.5D) starts from one of fewer: those in the middle see what they saw, the others begin
-    at 0, so that it does not forget what a slice by itself tells. One that tells other classes apart begins with a
-    head of its own.
+    at 0, so that it does not forget what a slice by itself tells.
     """
     channels = network.input_shape[-1], trained.input_shape[-1]
     if len(network.weights) != len(trained.weights):
         return None
-    other_classes = network.output_shape != trained.output_shape
     fitted = []
     for kernel, wanted in zip(trained.get_weights(), network.weights, strict=True):
-        if other_classes and wanted.path.startswith(HEAD) and kernel.shape[:-1] == tuple(wanted.shape)[:-1]:
-            kernel = np.asarray(wanted)
         wide = _widened(kernel, tuple(wanted.shape), *channels)
         if wide is None:
             return None
