@@ -21,6 +21,7 @@ TINY = {
     "deeplabv3-plus": {"base_filters": 4},
     "segnet": {"base_filters": 4},
     "smallcovid-net": {"base_filters": 4, "depth": 2},
+    "mask-rcnn": {"base_filters": 2, "blocks": 1},
     "unet3d": {"base_filters": 2, "depth": 2, "size": 16, "slices": 8},
     "slice-classifier": {"base_filters": 2},
 }
@@ -110,7 +111,7 @@ def test_a_network_sees_neighbouring_slices(name):
     assert np.abs(keras_predictor(network)(seen) - keras_predictor(network)(changed)).max() > 1e-4
 
 
-@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - {"mask-rcnn"}))  # with losses of its own, tested there
 def test_a_network_learns(name):
     """One step on one batch: the loss falls, so the gradient reaches what matters."""
     from covct.training.losses import LOSSES

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import keras
 
 from covct.architectures.deeplab import deeplabv3_plus
+from covct.architectures.mask_rcnn import mask_rcnn
 from covct.architectures.segnet import segnet, smallcovid_net
 from covct.architectures.slice_classifier import slice_classifier
 from covct.architectures.unet import attention_unet, unet, unet_plus_plus
@@ -24,10 +25,16 @@ ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
     "deeplabv3-plus": deeplabv3_plus,
     "segnet": segnet,
     "smallcovid-net": smallcovid_net,
+    "mask-rcnn": mask_rcnn,
     "unet3d": unet3d,
     "slice-classifier": slice_classifier,
 }
-ALIASES = {"unet++": "unet-plus-plus", "deeplabv3+": "deeplabv3-plus", "attention": "attention-unet"}
+ALIASES = {
+    "unet++": "unet-plus-plus",
+    "deeplabv3+": "deeplabv3-plus",
+    "attention": "attention-unet",
+    "mask_rcnn": "mask-rcnn",
+}
 
 
 def architecture_name(text: str) -> str:

@@ -27,7 +27,8 @@ from covct.voxels.preprocess import bound_recipe
 
 BATCH = 8
 PATCHES = 1  # of a volume at once: one is as much as thirty slices
-SNAKE = re.compile(r"(?<=[a-z])(?=[A-Z])")  # BatchNormalization, batch_normalization; Conv2D, conv2d
+# BatchNormalization, batch_normalization; Conv2D, conv2d; Conv2DTranspose, conv2d_transpose
+SNAKE = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def load_network(card_path: Path) -> tuple[Card, keras.Model]:

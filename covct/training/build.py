@@ -12,9 +12,11 @@ import numpy as np
 
 from covct.architectures import ARCHITECTURES
 from covct.errors import UsageError
+from covct.training.detector import Detector
 from covct.training.folds import parse_split
 from covct.training.losses import LOSSES, WeightedDice
 from covct.training.optimizers import OPTIMIZERS
+from covct.training.samples import lesions
 from covct.training.samples.inputs import arguments_for, check_inputs, input_of
 from covct.training.schedules import SCHEDULES
 from covct.training.settings import Settings
@@ -33,6 +35,8 @@ def check(settings: Settings) -> None:
     if settings.norm and "norm" not in inspect.signature(ARCHITECTURES[settings.architecture]).parameters:
         raise UsageError(f"--norm {settings.norm}: {settings.architecture} has its own normalisation, as published")
     check_inputs(settings)
+    if settings.architecture == lesions.NETWORK:
+        lesions.check(settings)
     if not settings.steps_per_epoch:
         raise UsageError(f"--samples {settings.samples_per_epoch}: wanted --batch-size {settings.batch_size} or more")
     if settings.folds and not (settings.folds >= 2 and 0 <= settings.fold < settings.folds):
@@ -113,9 +117,13 @@ def _arithmetic(policy: str) -> Iterator[None]:
 
 
 def compiled(network: keras.Model, settings: Settings, loss: str) -> keras.Model:
-    """With its loss, optimizer and metrics. `loss` is the task's own, for where none was asked for."""
+    """With its loss, optimizer and metrics. `loss` is the plan's own, for where none was asked for."""
     metrics = [] if settings.task == "restorer" else [WeightedDice()]
     optimizer = OPTIMIZERS[settings.optimizer](settings.clip_norm or None)
-    network.compile(optimizer, LOSSES[settings.loss or loss], metrics=metrics)
+    if loss == lesions.OWN_LOSS:
+        network = Detector(network)
+        network.compile(optimizer, metrics=metrics)
+    else:
+        network.compile(optimizer, LOSSES[settings.loss or loss], metrics=metrics)
     optimizer.build(network.trainable_variables)  # else it has no state to bring back before the first step
     return network

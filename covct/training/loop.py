@@ -37,6 +37,7 @@ from covct.training.finish import finish, leak_of
 from covct.training.folds import keep_folds
 from covct.training.not_a_number import refuse_what_is_not_a_number
 from covct.training.progress import Pace, Progress
+from covct.training.samples import lesions
 from covct.training.samples.plan import Plan
 from covct.training.samples.plans import PLANS
 from covct.training.samples.reading import Readings
@@ -135,6 +136,8 @@ def prepare(
     report({"event": "note", "text": f"reading {data}"})
     reading = (readings or Readings()).of(data, restorer)
     plan = PLANS[settings.task](reading, settings)
+    if settings.architecture == lesions.NETWORK:
+        plan = lesions.of_lesions(plan)
     if settings.folds:
         keep_folds(out, plan.patients, settings)
     network = build(settings, plan.size)
