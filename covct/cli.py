@@ -20,7 +20,7 @@ from covct.commands.listeners import listen, unheard
 from covct.errors import OutputNotWritable, RunError, SeriesError, Stopped, whereabouts
 from covct.unattended.logs import install
 
-SUPERVISED = ("scan", "watch")
+SUPERVISED = ("scan", "watch", "platform")
 
 segmentation = partial(Row, "Segmentation", epilog=EXIT_CODES)
 exchange = partial(Row, "Other machines", epilog=EXIT_CODES)
@@ -49,6 +49,11 @@ class Commands(ByName):
         "pull": exchange(
             "pull.pull",
             "Pull chest CT of some days from a PACS into an inbox: only what is not known and not there yet.",
+        ),
+        "platform": segmentation(
+            "platform.platform",
+            "Scan as the platform wants it that started this container, and write results in its form; exit 0 only if "
+            "done.",
         ),
         "status": results(
             "results.status",

@@ -102,6 +102,7 @@ def check_options(table, command, options):
     [
         ("nightly", "scan"),
         ("listen", "listen"),
+        ("platforms", "platform"),
         ("convert", "convert"),
         ("pull", "pull"),
         ("view", "view"),
@@ -403,7 +404,13 @@ def test_links_lead_to_files(text):
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_settings_and_targets_that_are_named_exist(text):
-    beside = [ROOT / "Makefile", *ROOT.glob("examples/*/*.sh"), *ROOT.glob("docker/*.yaml"), *ROOT.glob("tests/*.py")]
+    beside = [
+        ROOT / "Makefile",
+        *ROOT.glob("examples/*/*.sh"),
+        *ROOT.glob("docker/*.yaml"),
+        *ROOT.glob("examples/*/*.yaml"),
+        *ROOT.glob("tests/*.py"),
+    ]
     code = "".join([*CODE.values(), *(path.read_text() for path in beside)])
     for variable in set(re.findall(r"COVCT_[A-Z_]+", text.read_text())):
         assert variable in code or variable in VARIABLES, variable

@@ -28,7 +28,7 @@ FLOORS = [
     {"pipeline", "data"},
     {"results", "training", "evaluation"},
     {"unattended", "viewer"},
-    {"exchange"},
+    {"exchange", "platforms"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -52,9 +52,9 @@ def told(
 
 
 def _name_page(out: Path, *, quiet: bool) -> None:
-    """Where to look, as the last that is said of a run."""
+    """Where to look, as the last that is said of a run; a hidden tree is not there to be looked at."""
     page = (out / "index.html").absolute()
-    if not quiet and page.exists():
+    if not quiet and page.exists() and not out.name.startswith("."):
         stderr.print(f"{stamp()}open {plain(page)}", highlight=False, soft_wrap=True)
 
 

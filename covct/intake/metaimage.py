@@ -23,6 +23,11 @@ SYNONYMS = {
     "Offset": ("Position", "Origin"),
     "ElementSpacing": (),
 }
+# What says where voxels lie, under any of its names.
+PLACES = (
+    "DimSize", "TransformMatrix", *SYNONYMS["TransformMatrix"], "Offset", *SYNONYMS["Offset"], "CenterOfRotation",
+    "AnatomicalOrientation", "ElementSpacing",
+)  # fmt: skip
 
 
 def parse(start: bytes) -> VoxelLayout:
@@ -59,6 +64,31 @@ def parse(start: bytes) -> VoxelLayout:
         affine=affine,
         missing=missing,
     )
+
+
+def header_of_mask(start: bytes, compressed: int) -> bytes:
+    """The header of a mask of bytes on the grid of a MetaImage: the fields that tell places are repeated as they are.
+
+    Parameters
+    ----------
+    start : bytes
+        Of the image: its header and more.
+    compressed : int
+        The bytes of the mask's voxels, as zlib packs them.
+    """
+    fields, _ = _fields(start)
+    places = {name: fields[name] for name in ("NDims", *PLACES) if name in fields}
+    written = {
+        "ObjectType": "Image",
+        **places,
+        "BinaryData": "True",
+        "BinaryDataByteOrderMSB": "False",
+        "CompressedData": "True",
+        "CompressedDataSize": str(compressed),
+        "ElementType": "MET_UCHAR",
+        LAST: "LOCAL",
+    }
+    return "".join(f"{name} = {value}\n" for name, value in written.items()).encode("latin-1")
 
 
 def _fields(start: bytes) -> tuple[dict[str, str], int]:
