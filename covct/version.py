@@ -22,8 +22,9 @@ def full_version(package: Path = PACKAGE) -> str:
     built = _text(package / "VERSION")  # of a wheel; editable, it is left in the checkout and outdated soon
     if built and not commit:
         return built
-    commit = commit or _commit_of_archive(package.parent / ".git_archival.txt") or os.environ.get("COVCT_COMMIT", "")
-    return f"{RELEASE}+g{commit[:DIGITS]}" if re.fullmatch("[0-9a-f]{40,64}", commit) else RELEASE
+    told = (commit, _commit_of_archive(package.parent / ".git_archival.txt"), os.environ.get("COVCT_COMMIT", ""))
+    commit = next((one for one in told if re.fullmatch("[0-9a-f]{40,64}", one)), "")
+    return f"{RELEASE}+g{commit[:DIGITS]}" if commit else RELEASE
 
 
 def _text(path: Path) -> str:

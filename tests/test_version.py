@@ -95,7 +95,8 @@ def test_a_commit_has_one_version_wherever_it_is_read(place, checkout, expected,
 
 
 def test_an_image_is_told_its_commit(tmp_path, monkeypatch):
-    """Its build has no .git: `docker build --build-arg REVISION=...`."""
+    """Its build has no .git, and an archive's file that nobody filled in: `docker build --build-arg REVISION=...`."""
+    (tmp_path / ".git_archival.txt").write_bytes((ROOT / ".git_archival.txt").read_bytes())
     monkeypatch.setenv("COVCT_COMMIT", "0123456789" * 4)
     assert full_version(tmp_path / "covct") == f"{RELEASE}+g0123456"
 
