@@ -79,8 +79,8 @@ bench: $(VENV)/.run ## measure speed and memory of a 300-slice series
 
 # The heads of the files, which say what they are, stay: they are the lines before the first package.
 lock: ## renew the locks of images, tools and build (pip install uv)
-	for name in cpu gpu slim; do \
-	    bash docker/lock.sh docker/constraints-$$name.txt $(UV_COMPILE) $(ON_LINUX) --extra $$name pyproject.toml; done
+	for extras in 'cpu --extra workers' 'gpu --extra workers' slim; do \
+	    bash docker/lock.sh docker/constraints-$${extras%% *}.txt $(UV_COMPILE) $(ON_LINUX) --extra $$extras pyproject.toml; done
 	sed -n 's/^\(tensorflow-cpu==[^ ]*\).*/\1/p' docker/constraints-cpu.txt >.same-tensorflow
 	bash docker/lock.sh $(LOCK) $(UV_COMPILE) --universal --extra cpu --extra dev --constraint .same-tensorflow pyproject.toml
 	rm .same-tensorflow

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Build the image on a host that has neither a docker engine nor a registry, and run it once on a phantom.
+# Build the image on a host that has neither a docker engine nor a registry, and run it on a phantom: an ordinary scan,
+# then as Mercure and as Grand-challenge start it, read-only, without network and capabilities.
 #
 #   apt-get install buildah debootstrap
 #   docker/build-with-buildah.sh
@@ -124,37 +125,71 @@ if [ -n "${COVCT_SAVE:-}" ]; then
 fi
 [ "${COVCT_RUN:-1}" = 1 ] || exit 0
 
-# One run on a phantom.
-# What a docker engine would add and chroot isolation does not: ENTRYPOINT (so covct is named here), a read-only root
-# (so the files that the run left outside /out and /tmp are counted), and network isolation (so unshare takes it away).
-container=$(b from --pull-never "localhost/$tag")
-rm -rf "$work/phantom" "$work/out"
-mkdir "$work/phantom" "$work/out"
-chown "$uid:$uid" "$work/phantom" "$work/out"
+# Runs on a phantom, as an engine would start them (run-rootfs.sh): with the image's environment, entry point and command.
+root_of_image=$(b mount "$(b from --pull-never "localhost/$tag")")
+of_image() { b inspect --type image --format "{{range .OCIv1.Config.$1}}{{println .}}{{end}}" "localhost/$tag" | sed '/^$/d'; }
+mapfile -t settings < <(of_image Env | sed 's/^/-e\n/')
+mapfile -t entrypoint < <(of_image Entrypoint)
+mapfile -t command < <(of_image Cmd)
+settings+=(-e COVCT_SCAN_DEVICE=cpu)
 
+# in_image [-e NAME=VALUE | -v FOLDER:PLACE[:ro]]... -- [ARGUMENT...]: without arguments, the image's command.
 in_image() {
-    unshare --net -- buildah --root "$work/store" --runroot "$work/run" --storage-driver vfs \
-        run --isolation chroot --user "$uid:$uid" --volume "$work/$1:/in:$2" --volume "$work/out:/out" \
-        "$container" -- "${@:3}"
+    local options=("${settings[@]}")
+    while [ "$1" != -- ]; do options+=("$1"); shift; done
+    shift
+    [ $# -gt 0 ] || set -- "${command[@]}"
+    "$root/docker/run-rootfs.sh" "$root_of_image" "$uid" "${options[@]}" -- "${entrypoint[@]}" "$@"
 }
+ended() { # ended CODE FUNCTION...: what it has to end with
+    local code=0
+    "${@:2}" || code=$?
+    [ "$code" = "$1" ] || fail "'${*:2}' ended with exit code $code, wanted $1"
+}
+fresh() { rm -rf "${@/#/$work/}"; mkdir -p "${@/#/$work/}"; chown "$uid:$uid" "${@/#/$work/}"; }
 
-say "uid $uid, no network; $(in_image phantom ro covct --version)"
-in_image phantom rw covct phantom /in/series
-in_image phantom ro sh -c '! touch /in/written 2>/dev/null' || fail "the input is writable in the image"
+say "the files of the image: $(du -sm "$root_of_image" | cut -f1) MB; what it holds: $(wc -l <"$root_of_image/usr/share/doc/covct/LICENCES.txt") packages"
+say "uid $uid, read-only, no network, no capabilities: $(in_image -- --version)"
+fresh phantom out mercure/in mercure/out challenge/input/images/ct challenge/output
+in_image -v "$work/phantom:/in" -- phantom /in/series
+series=$work/phantom/series/dicom
 
+say "without arguments and without a platform"
+ended 2 in_image --
+
+say "an ordinary scan"
 start=$SECONDS
-in_image phantom ro covct scan /in --out /out --device cpu || fail "covct scan ended with exit code $?"
+ended 0 in_image -v "$work/phantom:/in:ro" -v "$work/out:/out" -- scan /in --out /out
 say "first pass: exit code 0 after $((SECONDS - start)) s"
 start=$SECONDS
-in_image phantom ro covct scan /in --out /out --device cpu || fail "the second pass ended with exit code $?"
+ended 0 in_image -v "$work/phantom:/in:ro" -v "$work/out:/out" -- scan /in --out /out
 say "second pass, nothing left to do: exit code 0 after $((SECONDS - start)) s"
-in_image phantom ro covct status /out
-in_image phantom ro covct health /out
-in_image phantom ro covct doctor --out /out --networks
-
-find "$work/out" -type f -printf '%P\t%s bytes\n' | sort
+ended 0 in_image -v "$work/out:/out" -- status /out
+ended 0 in_image -v "$work/out:/out" -- health /out
+ended 0 in_image -v "$work/out:/out" -- doctor --out /out --networks
 find "$work/out" -mindepth 3 -name outcome.json -exec grep -q '"done"' {} + || fail "no series is done"
-root_of_run=$(b mount "$container")
-stray=$(find "$root_of_run" -xdev -user "$uid" -not -path "$root_of_run/tmp/*" | wc -l)
-say "files the run left outside /out and /tmp: $stray"
-[ "$stray" = 0 ] || fail "the image would not run on a read-only root"
+
+say "as Mercure starts it"
+for file in "$series"/*; do cp "$file" "$work/mercure/in/1.2#$(basename "$file" .dcm).dcm"; done
+echo '{"id": "1", "process": {"settings": {"formats": "seg,sr", "notify-from": 5}}}' >"$work/mercure/in/task.json"
+ended 0 in_image -e MERCURE_IN_DIR=/tmp/data -e MERCURE_OUT_DIR=/tmp/output -e HOLOSCAN_INPUT_PATH=/tmp/data \
+    -e HOLOSCAN_OUTPUT_PATH=/tmp/output -v "$work/mercure/in:/tmp/data" -v "$work/mercure/out:/tmp/output" --
+cat "$work/mercure/out/result.json"
+echo '{"id": "1", "process": {"settings": {"formts": "seg"}}}' >"$work/mercure/in/task.json"
+ended 2 in_image -e MERCURE_IN_DIR=/tmp/data -e MERCURE_OUT_DIR=/tmp/output \
+    -v "$work/mercure/in:/tmp/data" -v "$work/mercure/out:/tmp/output" --
+
+say "as Grand-challenge starts it"
+(entrypoint=(python); in_image -v "$series:/in:ro" -v "$work/challenge/input/images/ct:/out" -- -c '
+import SimpleITK
+reader = SimpleITK.ImageSeriesReader()
+reader.SetFileNames(reader.GetGDCMSeriesFileNames("/in"))
+SimpleITK.WriteImage(reader.Execute(), "/out/8f2c9d0a.mha", True)')
+ended 0 in_image -v "$work/challenge/input:/input:ro" -v "$work/challenge/output:/output" --
+
+for place in out mercure/out challenge/output; do
+    find "$work/$place" -type f -printf "$place/%P\t%s bytes\n" | sort
+done
+[ "$(find "$work/challenge/output/images" -name '*.mha' | wc -l)" = 2 ] || fail "Grand-challenge got no two masks"
+[ "$(find "$work/mercure/out" -mindepth 1 -type d | wc -l)" = 0 ] || fail "Mercure got folders"
+say "all runs ended as they should"

@@ -230,3 +230,26 @@ def test_exit_codes_follow_the_table():
     assert exit_code([ok, warn]) == 0
     assert exit_code([ok, plain]) == 3
     assert exit_code([plain, disk, weights_]) == 12
+
+
+def test_an_image_for_a_gpu_says_that_there_is_none(weights, monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "DRIVER", (tmp_path / "no-driver",))
+    monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", "all")
+    _, checks = examined("--weights", weights)
+    assert checks["device"]["verdict"] == "warn" and "--gpus all" in checks["device"]["fix"]
+
+
+@pytest.mark.parametrize(("most", "verdict"), [("20", "warn"), ("4096", "ok"), ("max", "ok")])
+def test_too_few_processes_for_the_threads_of_a_network(weights, monkeypatch, tmp_path, most, verdict):
+    (tmp_path / "pids.max").write_text(most)
+    monkeypatch.setattr(doctor, "control_groups", lambda controller: [tmp_path])
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda _: (-1, -1))
+    _, checks = examined("--weights", weights)
+    assert checks["limits"]["verdict"] == verdict
+    assert ("--pids-limit" in checks["limits"]["fix"]) == (verdict == "warn")
+
+
+def test_a_read_only_root_is_said(weights, monkeypatch):
+    flags = type("Flags", (), {"f_flag": os.ST_RDONLY, "f_frsize": 1, "f_blocks": 1, "f_bavail": 1, "f_bfree": 1})
+    monkeypatch.setattr(doctor.os, "statvfs", lambda path: flags)
+    assert "/ is read-only" in "".join(check.message for check in doctor.check_environment())

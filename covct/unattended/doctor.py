@@ -8,11 +8,13 @@ import importlib.metadata
 import importlib.util
 import math
 import os
+import resource
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +26,7 @@ from covct.disk.places import PRIVATE
 from covct.disk.versions import check_format
 from covct.errors import DeviceMissing, OutputNotWritable, RunError, UsageError, WeightsError, whereabouts
 from covct.networks.cards import read_card, tasks_in
+from covct.networks.control_groups import control_groups
 from covct.networks.devices import DRIVER
 from covct.networks.network import Networks, input_shape
 from covct.pipeline.memory import at_hand_mib
@@ -39,6 +42,7 @@ LEAST_OUT, ENOUGH_OUT = 100 * MIB, 5 * GIB  # a result has 1 to 50 MiB, a night 
 ENOUGH_TMP = 100 * MIB
 ENOUGH_MEMORY_GIB = 4  # a series of 1500 x 768 x 768
 FEWEST_FILES = 10_000
+PROCESSES = 32  # Python's, and what libraries start whatever the number of processors
 CLOCK_SKEW_S = 60.0
 RELEASED = datetime(2025, 1, 1, tzinfo=UTC)  # no machine with covct on it lives before
 IMPORTS = ("pydicom", "highdicom", "imagecodecs", "nibabel", "numpy", "cv2", "SimpleITK", "rich", "typer")
@@ -85,7 +89,7 @@ def examine(
     checks: list[Callable[[], Iterator[Check]]] = [
         check_python, check_packages, check_decoders, lambda: check_weights(weights),
         lambda: check_networks(load_networks, require_gpu), check_memory, check_temporary, check_environment,
-        check_clock, check_validators,
+        check_limits, check_clock, check_validators,
     ]  # fmt: skip
     if out is not None:
         checks.append(lambda: check_output(out))
@@ -187,6 +191,10 @@ def check_networks(load: Callable[[], Networks] | None, require_gpu: bool) -> It
     driver = next((path for path in DRIVER if path.exists()), None)
     if load is None:
         seen = f"NVIDIA driver found ({driver})" if driver else "no NVIDIA driver: covct runs on the CPU"
+        if not driver and os.environ.get("NVIDIA_VISIBLE_DEVICES", "void") not in ("", "void", "none"):
+            fix = "give the container a GPU (docker run --gpus all); the host needs driver and container toolkit"
+            yield Check("device", WARN, f"made for a GPU (NVIDIA_VISIBLE_DEVICES is set), but {seen}", fix)
+            return
         yield Check("device", OK, f"{seen}; --networks checks whether the networks run there")
         return
     fix = "check the driver (nvidia-smi), the container's --gpus, and that covct[gpu] is installed"
@@ -254,12 +262,27 @@ def check_environment() -> Iterator[Check]:
         shared = f"/dev/shm has {shutil.disk_usage('/dev/shm').total // MIB} MiB"
     except OSError:
         shared = "no /dev/shm"
+    root = "read-only" if os.statvfs("/").f_flag & os.ST_RDONLY else "writable"
     yield Check(
         "environment",
         OK,
-        f"{said}, {shared}, user {os.getuid()}: covct needs neither a home directory nor shared memory",
+        f"{said}, {shared}, / is {root}, user {os.getuid()}: covct needs neither a home directory nor shared memory",
     )
     yield Check("network", OK, "not needed, and not used")
+
+
+def check_limits() -> Iterator[Check]:
+    """Processes, which threads count as: OpenVINO starts some for each processor."""
+    limits = [float(limit) for limit, _ in [resource.getrlimit(resource.RLIMIT_NPROC)] if limit >= 0]
+    for group in control_groups("pids"):
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            limits.append(float((group / "pids.max").read_text()))
+    most, wanted = min(limits, default=math.inf), PROCESSES + 2 * (os.cpu_count() or 1)
+    if most < wanted:
+        fix = "allow more (docker run --pids-limit 1024)"
+        yield Check("limits", WARN, f"at most {most:.0f} processes and threads, wanted {wanted}", fix)
+    else:
+        yield Check("limits", OK, "enough processes and threads" + (f": {most:.0f}" if math.isfinite(most) else ""))
 
 
 def check_clock() -> Iterator[Check]:
