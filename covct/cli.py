@@ -69,6 +69,12 @@ class Commands(ByName):
             "results.digest",
             "Tell what the last run came to, to be mailed or posted: figures, the most affected series, reasons.",
         ),
+        "send": results(
+            "send.send",
+            "Send the DICOM objects of results to archives: each once, again where it failed; exit 3 if something "
+            "waits.",
+            EXIT_CODES,
+        ),
         "prune": results(
             "prune.prune",
             "Remove formats from old results of an output tree; outcome, report and what is to be kept stay.",

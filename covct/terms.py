@@ -90,6 +90,7 @@ LABELMAP_SEGMENTS = (
 PRIVATE_SCHEME = "99COVCT"
 CT_OF_SOMETHING = CodedTerm("25045-6", "LN", "CT unspecified body region")
 OF_INTEREST = CodedTerm("113000", "DCM", "Of Interest")
+REJECTED_FOR_QUALITY = CodedTerm("113001", "DCM", "Rejected for Quality Reasons")
 COMMENT = CodedTerm("121106", "DCM", "Comment")
 MEASUREMENT_REPORT = CodedTerm("126000", "DCM", "Imaging Measurement Report")
 MEASUREMENTS = CodedTerm("126010", "DCM", "Imaging Measurements")

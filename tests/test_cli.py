@@ -170,7 +170,9 @@ def test_a_mistyped_command_and_option_are_met_with_the_near_one(tmp_path):
         assert told.returncode == 2 and near in told.stderr
 
 
-@pytest.mark.parametrize(("words", "wanted"), [("covct s", "scan status summary"), ("covct verify --dc", "--dciodvfy")])
+@pytest.mark.parametrize(
+    ("words", "wanted"), [("covct s", "scan status summary send"), ("covct verify --dc", "--dciodvfy")]
+)
 def test_a_shell_completes_commands_and_options(words, wanted):
     asked = {"_COVCT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     code = "import sys; sys.argv[0] = 'covct'; from covct.cli import main; main()"

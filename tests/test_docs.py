@@ -105,6 +105,7 @@ def check_options(table, command, options):
         ("platforms", "platform"),
         ("convert", "convert"),
         ("pull", "pull"),
+        ("send", "send"),
         ("view", "view"),
         ("restore", "restore"),
         ("evaluate", "evaluate"),

@@ -18,6 +18,7 @@ import typer
 from covct.errors import UsageError
 
 NAME = "covct.toml"
+DESTINATIONS = "destinations"  # tables that are no command's: [destinations.NAME]
 VARIABLE = "COVCT_CONFIG"
 LARGEST = 64 * 1024  # bytes; a page of settings has two thousand
 WANTED = {
@@ -65,6 +66,17 @@ class ConfigFile:
         if isinstance(value, list):
             return [self._in_place(one, kind_in_list(kind)) for one in value]
         return value
+
+    @property
+    def destinations(self) -> dict[str, Any]:
+        """The tables of destinations by their names, paths in their places."""
+        from covct.exchange.destinations import PATHS
+
+        tables = self.document.get(DESTINATIONS, {})
+        return {
+            name: {key: self._in_place(value, Path) if key in PATHS else value for key, value in table.items()}
+            for name, table in tables.items()
+        }
 
     def line(self, command: str, key: str) -> int:
         """The line at which a command's value begins, in its table or above all tables."""
@@ -155,6 +167,9 @@ def check(config: ConfigFile, commands: Mapping[str, Any]) -> None:
         A key that no command has, or a value that it does not take, with the file and the line.
     """
     for name, value in config.document.items():
+        if name == DESTINATIONS:
+            _check_destinations(config, value)
+            continue
         if isinstance(value, dict):
             if name not in commands:
                 raise _unknown(config, "", name, "no such command", commands)
@@ -168,6 +183,19 @@ def check(config: ConfigFile, commands: Mapping[str, Any]) -> None:
             raise _unknown(config, "", name, why, every)
         for command in having:
             _check_value(config, "", command, name, value)
+
+
+def _check_destinations(config: ConfigFile, tables: Any) -> None:
+    from covct.exchange.destinations import Fault, named
+
+    if not isinstance(tables, dict):
+        raise _refusal(config, "", DESTINATIONS, f"wanted tables, [{DESTINATIONS}.NAME]")
+    for name, table in tables.items():
+        try:
+            named(name, table)
+        except Fault as fault:
+            where = f"{config.path}, line {config.line(DESTINATIONS, name)}: [{DESTINATIONS}.{name}]"
+            raise UsageError(f"{where}{f' {fault.key}' if fault.key else ''}: {fault.why}") from None
 
 
 def _check_key(config: ConfigFile, command: Any, key: str, value: Any) -> None:

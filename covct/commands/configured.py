@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 from covct.commands.config_file import VARIABLE, ConfigFile, check, find, name_of, read
 
 COMMAND_LINE, ENVIRONMENT, FILE, DEFAULT = "command line", "environment", "file", "default"
+CONFIG = "covct.config"  # of a context: the configuration file that was read
 ORIGINS = {"COMMANDLINE": COMMAND_LINE, "ENVIRONMENT": ENVIRONMENT, "DEFAULT_MAP": FILE, "DEFAULT": DEFAULT}
 
 
@@ -78,6 +79,7 @@ class Configured(TyperCommand):
             every = ctx.parent.command.every() if ctx.parent else {str(self.name): self}
             check(config, {name: one for name, one in every.items() if isinstance(one, Configured)})
         ctx.default_map = config.defaults(self)
+        ctx.meta[CONFIG] = config
         return config
 
     def settings(self, arguments: list[str], parent: Any) -> tuple[ConfigFile, list[Setting]]:
@@ -101,6 +103,12 @@ class Configured(TyperCommand):
         if value is not None:
             value = _plain(param.process_value(ctx, value))
         return Setting(name, value, origin, place, missing)
+
+
+def config_of(context: typer.Context) -> ConfigFile:
+    """The configuration file that a command's settings came from; an empty one where there is none."""
+    found: ConfigFile = context.meta.get(CONFIG, ConfigFile())
+    return found
 
 
 @cache

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 EXIT_CODES = (
     "Exit codes: 0 nothing left to do; 1 internal error (traceback); 2 usage error; 3 finished, but series failed or "
-    "(with --strict) were rejected, nothing could be read from a source, or verify, health or doctor found a problem; "
+    "(with --strict) were rejected, nothing could be read from a source, something could not be sent, or verify, "
+    "health or doctor found a problem; "
     "10 weights missing or altered; 11 output tree locked; 12 output not writable or disk full; "
     "13 GPU or runtime required but absent; "
     "14 a source or driver is not responding, and what hung was killed or cannot be; "

@@ -82,6 +82,14 @@ MoveDone = Annotated[
     Path | None, _output(help="Move source files to this directory once their study is done.", show_default=False)
 ]
 
+SendTo = Annotated[
+    list[str] | None,
+    _output(
+        help="Also send results: TITLE@HOST:PORT, https://HOST/PATH, or a name of covct.toml; may be repeated.",
+        show_default=False,
+    ),
+]
+
 SeriesUids = Annotated[
     list[str] | None, _choice("--series", help="Process only this Series Instance UID; may be repeated.")
 ]

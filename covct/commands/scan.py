@@ -43,6 +43,7 @@ from covct.commands.options import (
     SegType,
     SegTypeOption,
     Select,
+    SendTo,
     SeriesTimeout,
     SeriesUids,
     Since,
@@ -61,6 +62,7 @@ from covct.commands.options import (
     until_of,
 )
 from covct.commands.quiet import quiet_tensorflow
+from covct.commands.send import sending_of
 from covct.commands.told import identifier_key_of, short, told
 from covct.disk.signals import stoppable
 from covct.errors import SeriesError, UsageError
@@ -78,6 +80,7 @@ _inbox = partial(typer.Option, rich_help_panel="Inbox")
 
 
 def scan_command(
+    context: typer.Context,
     sources: Sources,
     out: Out,
     dry_run: Annotated[
@@ -100,6 +103,7 @@ def scan_command(
     retry_failed: RetryFailed = False,
     priors: Priors = None,
     move_done: MoveDone = None,
+    send_to: SendTo = None,
     since: Since = None,
     until: Until = None,
     limit: Limit = None,
@@ -128,13 +132,17 @@ def scan_command(
             raise UsageError("--dry-run shows identifiers and writes nothing, not even a key to hash them with")
         _show_plan(order, json_events)
         return
+    sending = sending_of(context, out, send_to)
     with _under_way(order, series_timeout, json_events, log_format, hash_identifiers, metrics) as (emit, order):
-        tally = batch.scan(order, networks_of(order.weights, device, require_gpu, runtime.value), emit)
-    if ended_badly(tally, strict) or ((expect_input or series) and not tally.series):
+        with sending(emit) as sent:
+            tally = batch.scan(order, networks_of(order.weights, device, require_gpu, runtime.value), sent.emit)
+        arrived = sent.all_there()
+    if ended_badly(tally, strict) or not arrived or ((expect_input or series) and not tally.series):
         raise typer.Exit(3)
 
 
 def watch_command(
+    context: typer.Context,
     inbox: Annotated[Path, typer.Argument(help="Directory in which studies arrive.", show_default=False)],
     out: Out,
     settle: Annotated[float, _inbox(help="Process a study once it has not changed for N seconds.", min=0)] = 30.0,
@@ -155,6 +163,7 @@ def watch_command(
     priors: Priors = None,
     marker: Annotated[str, _inbox(help="Wait for a file of this name in the study's folder.")] = "",
     move_done: MoveDone = None,
+    send_to: SendTo = None,
     until: Until = None,
     series_timeout: SeriesTimeout = LONGEST_SERIES_S,
     json_events: Json = False,
@@ -177,11 +186,14 @@ def watch_command(
     check_places(order)
     if os.path.basename(marker) != marker:
         raise UsageError(f"--marker {marker}: wanted the name of a file, not a path")
+    sending = sending_of(context, out, send_to)
     with _under_way(order, series_timeout, json_events, log_format, hash_identifiers, metrics) as (emit, order):
         emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
         networks = networks_of(order.weights, device, require_gpu, runtime.value)
-        tally = batch.watch(order, networks, emit, settle, interval)
-    if ended_badly(tally, strict):
+        with sending(emit) as sent:
+            tally = batch.watch(order, networks, sent.emit, settle, interval)
+        arrived = sent.all_there()
+    if ended_badly(tally, strict) or not arrived:
         raise typer.Exit(3)
 
 

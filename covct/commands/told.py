@@ -18,12 +18,23 @@ from covct.outputs import Emit
 from covct.unattended.logs import QUIET, JsonLines, LogFormat
 from covct.visible import from_to, json_line, share
 
+OF_SENDING = ("sent", "not-reached", "destination")
+
 
 @contextmanager
 def told(
-    out: Path, json_events: bool, log_format: LogFormat, hash_identifiers: bool, metrics: Path | None
+    out: Path,
+    json_events: bool,
+    log_format: LogFormat,
+    hash_identifiers: bool,
+    metrics: Path | None,
+    *,
+    of_series: bool = True,
 ) -> Iterator[Emit]:
-    """A function that tells events to stdout, stderr and the metrics; what ends the process is told likewise."""
+    """A function that tells events to stdout, stderr and the metrics; what ends the process is told likewise.
+
+    `of_series`: they tell of series, so that a bar says how far they are, and the page to open is named.
+    """
     from covct.unattended import logs
     from covct.unattended.prometheus import measured
 
@@ -32,17 +43,17 @@ def told(
         try:
             hide = _hiding(out) if hash_identifiers else None
             listeners = [stack.enter_context(measured(metrics))] if metrics else []
-            shown = stack.enter_context(showing(json_events, lines))
+            shown = stack.enter_context(showing(json_events, lines, of_series=of_series))
             listeners.append(lambda event: shown(hide(event) if hide else event))
             yield logs.tell_all(*listeners)
-            _name_page(out, quiet=bool(lines) or hash_identifiers)
+            _name_page(out, quiet=bool(lines) or hash_identifiers or not of_series)
         except RunError as error:
             if not lines and not hash_identifiers:
                 raise
             _end(lines, error, meaning_of(error) if hash_identifiers else str(error), error.exit_code)
         except Stopped as stopped:
             if not lines:
-                _name_page(out, quiet=hash_identifiers)
+                _name_page(out, quiet=hash_identifiers or not of_series)
                 raise
             _end(lines, stopped, f"stopped by {stopped}; finished series are kept", 130)
         except Exception as error:
@@ -87,10 +98,11 @@ def _hiding(out: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 @contextmanager
-def showing(json_events: bool, lines: JsonLines | None = None) -> Iterator[Emit]:
+def showing(json_events: bool, lines: JsonLines | None = None, *, of_series: bool = True) -> Iterator[Emit]:
     """A function that shows events: JSON lines on stdout, and on stderr a bar, plain lines or `lines`."""
     # Where JSON goes to the terminal, the lines are all there is: a bar would be written among them.
-    bar = RunBar(short, shown=stderr.is_terminal and lines is None and not (json_events and stdout.is_terminal))
+    drawn = of_series and stderr.is_terminal and lines is None and not (json_events and stdout.is_terminal)
+    bar = RunBar(short, shown=drawn)
     with bar.progress as progress:
 
         def emit(event: dict[str, Any]) -> None:
@@ -102,7 +114,7 @@ def showing(json_events: bool, lines: JsonLines | None = None) -> Iterator[Emit]
             if lines:
                 lines.tell(event)
                 return
-            line = _line(event)
+            line = _of_sending(event) if event["event"] in OF_SENDING else _line(event)
             if line:
                 progress.console.print(f"{stamp()}{line}", highlight=False, soft_wrap=True)
 
@@ -156,6 +168,19 @@ def _line(event: dict[str, Any]) -> str:
         counts = ", ".join(f"{number} {name}" for name, number in event.items() if name != "event") or "nothing to do"
         return f"{counts}. {RESEARCH_USE}"
     return ""
+
+
+def _of_sending(event: dict[str, Any]) -> str:
+    if event["event"] == "destination":
+        from covct.unattended.sending import sentence
+
+        return plain(sentence(event))
+    to = f"to {plain(event['destination'])}"
+    if event["event"] == "not-reached":
+        return f"[yellow]not reached[/] {to}: {plain(event['why'])}"
+    counts = ", ".join(f"{event[state]} {state}" for state in ("delivered", "refused", "failed") if event[state])
+    why = f": {plain(event['why'])}" if event["why"] else ""
+    return f"[green]sent[/]        {short(event['folder'].split('/')[-1])}  {counts} {to}{why}"
 
 
 def _of_other_files(number: int) -> str:

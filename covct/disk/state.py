@@ -71,11 +71,11 @@ def lock(out: Path) -> Iterator[None]:
     try:
         with ExitStack() as held:
             with output_errors(out):
-                flocked, broken = _flocked(handle, out)
-                held.enter_context(lockfile.held(private / OWNER, flocked))
+                taken, broken = flocked(handle, f"{out}: another covct is writing here")
+                held.enter_context(lockfile.held(private / OWNER, taken))
                 if broken:  # said only now: where another covct is at work here, that is what counts
                     raise OSError(broken.errno, f"the file system's locks are not responding ({broken.strerror})")
-                if flocked:
+                if taken:
                     handle.truncate(0)
                     handle.write(
                         f"process {os.getpid()}, started by {os.getppid()}, on {socket.gethostname()}\n".encode()
@@ -121,8 +121,8 @@ def ensure_temporary_folder(out: Path) -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
 
-def _flocked(handle: IO[bytes], out: Path) -> tuple[bool, OSError | None]:
-    """Lock the file: whether it is locked, and why not where that is no answer.
+def flocked(handle: IO[bytes], busy: str) -> tuple[bool, OSError | None]:
+    """Lock the file: whether it is locked, and why not where that is no answer. `busy` is said where another has it.
 
     A file system without locks says so. Anything else (a lock service that is down, for one) may be so for this process
     only, while another holds the lock.
@@ -136,7 +136,7 @@ def _flocked(handle: IO[bytes], out: Path) -> tuple[bool, OSError | None]:
             if time.monotonic() > deadline:
                 handle.seek(0)
                 holder = handle.read().decode(errors="replace").strip() or "unknown"
-                raise OutputLocked(f"{out}: another covct is writing here ({holder})") from error
+                raise OutputLocked(f"{busy} ({holder})") from error
             time.sleep(0.05)
         except OSError as error:
             return False, None if error.errno in NO_LOCKS else error

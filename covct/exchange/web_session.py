@@ -22,6 +22,8 @@ def session_of(
     authorities: Path | None = None,
     certificate: Path | None = None,
     key: Path | None = None,
+    *,
+    credentials: str = "",
 ) -> Iterator[Session]:
     """A session with a web service.
 
@@ -31,6 +33,8 @@ def session_of(
         One line: ``USER:PASSWORD``, or a bearer token, which holds no colon.
     authorities, certificate, key : Path, optional
         As in `tls.client_context`.
+    credentials : str, optional
+        What would stand in `auth_file`, from elsewhere.
 
     Raises
     ------
@@ -43,14 +47,16 @@ def session_of(
 
     parts = urlsplit(url)
     if parts.username or parts.password:
-        raise UsageError("--from: credentials stand in no URL, where logs and lists of processes show them")
-    if auth_file and parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
-        raise UsageError(f"--auth-file: a password or token goes nowhere without TLS; wanted https in place of {url}")
+        raise UsageError("credentials stand in no URL, where logs and lists of processes show them")
+    if auth_file:
+        credentials = credentials_in(auth_file)
+    if credentials and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise UsageError(f"a password or token goes nowhere without TLS; wanted https in place of {url}")
     client_context(authorities, certificate, key)  # what is wrong with them is said in a sentence now
     with requests.Session() as session:
         session.trust_env = False  # neither proxies nor passwords of somebody's home
-        if auth_file:
-            _authenticate(session, auth_file)
+        if credentials:
+            _authenticate(session, credentials)
         if authorities:
             session.verify = str(authorities)
         if certificate and key:
@@ -58,24 +64,33 @@ def session_of(
         yield session
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
 
-def _authenticate(session: Session, auth_file: Path) -> None:
+def credentials_in(auth_file: Path) -> str:
+    """What a file holds: ``USER:PASSWORD``, or a bearer token.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or holds more than one line, or none.
+    """
     try:
         lines = auth_file.read_text(encoding="utf-8").split()
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"--auth-file {auth_file}: cannot be read: {getattr(error, 'strerror', None) or 'no text'}"
-        ) from error
+        raise UsageError(f"{auth_file}: cannot be read: {getattr(error, 'strerror', None) or 'no text'}") from error
     if len(lines) != 1:
-        raise UsageError(f"--auth-file {auth_file}: wanted one line, USER:PASSWORD or a bearer token")
-    user, is_basic, password = lines[0].partition(":")
+        raise UsageError(f"{auth_file}: wanted one line, USER:PASSWORD or a bearer token")
+    return lines[0]
+
+
+def _authenticate(session: Session, credentials: str) -> None:
+    user, is_basic, password = credentials.partition(":")
     if is_basic:
         session.auth = (user, password)
     else:
-        session.headers["Authorization"] = f"Bearer {lines[0]}"
+        session.headers["Authorization"] = f"Bearer {credentials}"

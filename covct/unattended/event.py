@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, RootModel
 from covct.disk.documents import Count, Document, json_schema
 from covct.disk.outcome import Status
 from covct.disk.versions import EVENT
+from covct.unattended.sending import Kind
 
 Seconds = Annotated[float, Field(ge=0)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -136,6 +137,34 @@ class Waiting(Told):
     why: Literal["limit", "until"]
 
 
+class NotThere(Document):
+    """Objects that a destination has not, or should no longer have, and why."""
+
+    kind: Kind
+    why: str
+    objects: Count
+    results: Count
+    oldest_s: Count
+
+
+class Destination(Told):
+    """With --send-to, at the end: how a destination stands."""
+
+    event: Literal["destination"]
+    name: str
+    address: str
+    delivered: Count = Field(description="Objects that it has, of all results of the tree.")
+    waiting: Count = Field(description="Objects still to be sent.")
+    refused: Count = Field(description="Objects that it does not take.")
+    pruned: Count = Field(description="Formats that covct prune took away before they were sent.")
+    superseded: Count = Field(description="Objects that it has, and that were replaced here.")
+    reasons: list[NotThere]
+    failures: Count = Field(description="Attempts in a row that did not reach it.")
+    error: str = Field(description="Why it was not reached; empty where it was.")
+    next_attempt_s: int | None = Field(description="Seconds until a resident sender tries it again.")
+    last_delivered: str = Field(description="UTC, ISO 8601; empty before the first.")
+
+
 class Finished(Told):
     """A pass is over: how many series, by what became of them; files and studies in trouble."""
 
@@ -192,6 +221,7 @@ OfStdout = (
     | NotDone
     | NotMoved
     | Waiting
+    | Destination
     | Finished
     | Plan
 )

@@ -26,7 +26,7 @@ from covct.outputs import Emit, Event
 from covct.visible import json_line
 
 # For metrics and the heartbeat: many a minute, and nothing new for a reader.
-QUIET = {"look", "looking", "kept-back", "alive"}
+QUIET = {"look", "looking", "kept-back", "alive", "sending"}
 LEVELS = {"failed": "error", "rejected": "warning", "problem": "warning", "not-moved": "warning", "warning": "warning"}
 KEY_NAME = "identifier-key"
 SHORTEST_KEY = 32  # characters; covct's own have 64

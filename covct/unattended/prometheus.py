@@ -39,6 +39,8 @@ METRICS = {
     "covct_source_ok": ("gauge", "1 while the inbox of watch can be read, 0 if it is gone or unreadable."),
     "covct_problems_total": ("counter", "Problems with files, studies and sources, by reason."),
     "covct_unreadable_files": ("gauge", "Files that this run could not read."),
+    "covct_deliveries_waiting": ("gauge", "Objects still to be sent, by destination."),
+    "covct_deliveries_failed": ("gauge", "Objects that a destination refuses, by destination."),
     "covct_device_info": ("gauge", "Always 1; the label says where the last series was computed: cpu or gpu."),
     "covct_series_total": ("counter", "Series by outcome and, unless done, by reason."),
     "covct_series_seconds": ("summary", "Seconds from the start of a series to its outcome."),
@@ -47,6 +49,8 @@ METRICS = {
 LABELS = {
     "covct_build_info": ("version",),
     "covct_problems_total": ("reason",),
+    "covct_deliveries_waiting": ("destination",),
+    "covct_deliveries_failed": ("destination",),
     "covct_device_info": ("device",),
     "covct_series_total": ("outcome", "reason"),
     "covct_series_seconds": ("outcome",),
@@ -107,11 +111,15 @@ class Metrics:
             self._set("covct_queue_depth", max(0.0, self.samples["covct_queue_depth", ()] - 1))
         elif kind == "finished":
             self._set("covct_last_pass_timestamp_seconds", self.now())
+        elif kind == "sending":
+            destination = _name(event["destination"])
+            self._set("covct_deliveries_waiting", event["waiting"], destination=destination)
+            self._set("covct_deliveries_failed", event["refused"], destination=destination)
         elif kind == "look":
             self._set("covct_last_look_timestamp_seconds", self.now())
             self._set("covct_waiting_studies", event["waiting"])
             self._set("covct_source_ok", event["source_ok"])
-        return kind in ("found", "done", "rejected", "failed", "finished", "look")
+        return kind in ("found", "done", "rejected", "failed", "finished", "look", "sending")
 
     def end(self) -> None:
         self._set("covct_up", 0)
@@ -244,3 +252,8 @@ def read_counters(file: Path) -> dict[tuple[str, LabelPairs], float]:
 def _word(text: str) -> str:
     """A label's value: one of covct's own words, never what a file says."""
     return text if not text or WORD.fullmatch(text) else "other"
+
+
+def _name(text: str) -> str:
+    """A destination as a label: its name in covct.toml, or its address without what no label needs."""
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")[:40]

@@ -17,6 +17,8 @@ from covct.unattended import heartbeat
 from covct.unattended.heartbeat import BROKEN, ENDED, IDLE, Heartbeat, age_s, read_beat, read_waiting, since_boot
 from covct.unattended.run_summary import RunSummary
 from covct.unattended.runs import latest
+from covct.unattended.sending import as_document, read_sending
+from covct.unattended.sending import sentence as of_destination
 from covct.visible import span
 
 MAX_AGE_S = 1800.0
@@ -103,6 +105,7 @@ def tree_status(out: Path, now: datetime) -> dict[str, Any]:
         "waiting": run.waiting if run else None,
         "waiting_studies": _waiting(waiting, now),
         "series_per_hour": run.series_per_hour if run else None,
+        "destinations": _destinations(out, now),
         "last_error": _last_error(failed[-1]) if failed else None,
         "last_run": _run(run, alive) if run else None,
         "last_run_seconds_ago": _age(run.updated, now) if run else None,
@@ -159,6 +162,13 @@ def _waiting(rows: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
     ]
 
 
+def _destinations(out: Path, now: datetime) -> list[dict[str, Any]]:
+    """Where results are sent to, and what waits there, by the last that their sender said."""
+    said = read_sending(out)
+    rows = as_document(said.destinations, now.timestamp()) if said else []
+    return [{**row, "told_s_ago": _age(said.updated, now)} for row in rows if said]
+
+
 def _run(run: RunSummary, alive: Life) -> dict[str, Any]:
     """The last run, and what it may have lost: a killed one has no end, and nothing holds the tree."""
     told = run.model_dump(include={"command", "began", "updated", "end", "error"})
@@ -192,6 +202,8 @@ def sentences(told: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("progress", _progress(told["now"])))
     for row in told["waiting_studies"]:
         lines.append(("waiting", f"{row['studies']} {_reason(row['why'])}; the oldest for {span(row['oldest_s'])}"))
+    for row in told["destinations"]:
+        lines.append(("sending", f"{of_destination(row)} (told {span(row['told_s_ago'])} ago)"))
     if told["last_run"]:
         lines += _of_last_run(told)
     if error := told["last_error"]:
