@@ -46,6 +46,10 @@ class Commands(ByName):
             "Receive CT from modalities and archives (C-STORE) into an inbox, until stopped by SIGTERM or SIGINT "
             "(exit 130).",
         ),
+        "node": exchange(
+            "node.node",
+            "Receive, segment and send, until stopped: covct listen, watch and send under one supervisor (exit 130).",
+        ),
         "pull": exchange(
             "pull.pull",
             "Pull chest CT of some days from a PACS into an inbox: only what is not known and not there yet.",

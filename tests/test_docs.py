@@ -124,6 +124,14 @@ def test_options_of_watch_are_its_own_and_those_of_scan():
     assert set(names(excluded)) == set(shared) - set(own)
 
 
+def test_options_of_node_are_its_own_and_those_of_listen():
+    own, shared = parameters("node"), parameters("listen")
+    table = rows(page("node"), "option | default | meaning")
+    check_options(table, "node", {name: own[name] for name in own if name not in shared})
+    [excluded] = re.findall(r"options-of-covct-listen\) apply except ([^.]+)\.", page("node"))
+    assert set(names(excluded)) == set(shared) - set(own)
+
+
 def test_every_command():
     assert {names(cells[0])[0].split()[1] for cells in rows(page("commands"), "command | what it does | read")} == set(
         COMMANDS

@@ -335,6 +335,30 @@ def test_a_study_does_not_settle_before_its_association_has_ended(sent, inbox, t
         assert ready() == ["1.2.3", "1.2.9"]
 
 
+def test_a_study_with_all_that_was_announced_need_not_settle(sent, inbox, tmp_path):
+    settling, private = Settling(60.0, "", [inbox]), tmp_path / "private"
+    private.mkdir()
+    two = [own_data(sent, number=number, NumberOfStudyRelatedInstances=2) for number in (1, 2)]
+    with running(inbox) as node, open_index(private / INDEX_NAME) as index:
+
+        def ready() -> list[str]:
+            return settling.ready(survey([inbox], None, index), index, time.monotonic())
+
+        for number, data in enumerate(two, 1):
+            with Raw(node.port) as peer:
+                assert peer.store(f"1.2.3.4.{number}", data) == SUCCESS
+                assert ready() == []  # its association has not ended
+                peer.pdu(5, bytes(4))
+            node.told(number)
+            time.sleep(0.1)
+            assert ready() == (["1.2.3"] if number == 2 else [])
+        with Raw(node.port) as peer:  # one more than was announced
+            assert peer.store("1.2.3.4.3", own_data(sent, number=3, NumberOfStudyRelatedInstances=2)) == SUCCESS
+            peer.pdu(5, bytes(4))
+        node.told(3)
+        assert ready() == []
+
+
 def test_signs_and_halves_of_a_listener_that_was_killed_go(inbox):
     (inbox / "1.2.3").mkdir(parents=True)
     (inbox / "1.2.3" / SIGN).touch()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +24,7 @@ from covct.commands.network_options import (
     TlsKey,
     server_tls_of,
 )
-from covct.commands.options import Json, LogFormatOption
+from covct.commands.options import Json, LogFormatOption, MetricsFile, check_metrics
 from covct.disk.signals import stoppable
 from covct.errors import UsageError
 from covct.outputs import Emit
@@ -52,6 +52,7 @@ def listen_command(
     audit: Audit = None,
     json_events: Json = False,
     log_format: LogFormatOption = LogFormat.text,
+    metrics: MetricsFile = None,
 ) -> None:
     """Receive CT from modalities and archives (C-STORE) into an inbox, until stopped by SIGTERM or SIGINT (exit 130).
 
@@ -67,8 +68,9 @@ def listen_command(
     terms = Terms(title_of(ae_title, "--ae-title"), callers_of(allow, address), max_pdu, timeout)
     tls = server_tls_of(tls_certificate, tls_key, tls_authorities)
     log = AuditLog(audit) if audit else None
+    check_metrics(metrics, inbox)
     with (
-        telling(json_events, log_format, said) as emit,
+        telling(json_events, log_format, said, metrics) as emit,
         stoppable(),
         listening(address, port, terms, Inbox(inbox), tls, max_associations, emit, log) as listener,
     ):
@@ -92,15 +94,20 @@ def callers_of(allow: list[str] | None, address: str) -> tuple[Caller, ...]:
 
 
 @contextmanager
-def telling(json_events: bool, log_format: LogFormat, line_of: Callable[[dict[str, Any]], str]) -> Iterator[Emit]:
-    """A function that tells events: to stdout as JSON where wanted, and to stderr as a line or as JSON."""
-    from contextlib import nullcontext
-
+def telling(
+    json_events: bool, log_format: LogFormat, line_of: Callable[[dict[str, Any]], str], metrics: Path | None = None
+) -> Iterator[Emit]:
+    """A function that tells events: to stdout as JSON where wanted, to stderr as a line or as JSON, and as figures."""
     from covct.unattended import logs
+    from covct.unattended.prometheus import measured
 
-    with logs.as_json_lines() if log_format is LogFormat.json else nullcontext() as lines:
+    with ExitStack() as stack:
+        lines = stack.enter_context(logs.as_json_lines()) if log_format is LogFormat.json else None
+        counted = stack.enter_context(measured(metrics)) if metrics else None
 
         def emit(event: dict[str, Any]) -> None:
+            if counted:
+                counted(event)
             if json_events:
                 print(json_line(event), flush=True)
             if lines:
@@ -117,6 +124,9 @@ def said(event: dict[str, Any]) -> str:
     if kind == "listening":
         secured = " by TLS" if event["tls"] else ""
         return f"listening as {plain(event['ae_title'])} on {event['address']}, port {event['port']}{secured}"
+    if kind == "part-ended":
+        again = f"; again in {event['again_in_s']:g} s" if event["again_in_s"] else ""
+        return f"[yellow]{event['part']} ended[/] with exit code {event['exit_code']}{again}"
     if kind == "turned-away":
         return f"[yellow]turned away[/]  {event['address']}: {plain(event['why'])}"
     if kind != "association":

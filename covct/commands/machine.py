@@ -29,23 +29,30 @@ def health_command(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
     """Check that scans and watches are alive; exit 3 if one hangs, was killed, failed or lost its source."""
+    from covct.disk.places import PRIVATE
+    from covct.unattended.parts import read_parts
     from covct.unattended.running import output_trees
     from covct.unattended.status import life
 
     if out is not None and not out.is_dir():
         raise UsageError(f"no such directory: {out}")
-    found = [life(tree, max_age) for tree in ([out] if out else output_trees())]
+    trees = [out] if out else output_trees()
+    found = [life(tree, max_age) for tree in trees]
+    down = [[part for part in read_parts(tree / PRIVATE) if not part.up] for tree in trees]
     if not found:
         typer.echo("no scan or watch is running on this machine")
-    for one in found:
+    for one, parts in zip(found, down, strict=True):
         if json_output:
-            told = {"healthy": one.healthy, "state": one.state, "age_s": one.age_s, "max_age_s": max_age}
+            told = {"healthy": one.healthy and not parts, "state": one.state, "age_s": one.age_s, "max_age_s": max_age}
+            told |= {"down": [part.name for part in parts]} if parts else {}
             typer.echo(json.dumps({**told, "state": None if one.beat is None else one.state}))
         elif one.beat is None:
             typer.echo("covct has not given a sign of life here yet")
         else:
             typer.echo(f"{one.state}, {one.age_s:.0f} s ago ({one.beat.time}); wanted {max_age:g} s or less")
-    if not all(one.healthy for one in found):
+        for part in parts if not json_output else ():
+            typer.echo(f"the node's {part.name} is down: it ended with exit code {part.exit_code}")
+    if any(down) or not all(one.healthy for one in found):
         raise typer.Exit(3)
 
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import struct
 import threading
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any
 
-from pydicom.dataset import Dataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID
-from pynetdicom.dsutils import decode, encode
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
@@ -50,6 +48,10 @@ TAKEN_SYNTAXES = (EXPLICIT_LITTLE_ENDIAN, *sorted(SYNTAXES.keys() - {EXPLICIT_LI
 )))  # fmt: skip
 ECHO, STORE, RESPONSE = 0x0030, 0x0001, 0x8000
 NO_DATA_SET = 0x0101
+# Elements of a command set, of group 0.
+GROUP_LENGTH, AFFECTED_CLASS, COMMAND_FIELD, MESSAGE, MESSAGE_RESPONDED_TO = 0x0, 0x2, 0x100, 0x110, 0x120
+DATA_SET_TYPE, STATUS, ERROR_COMMENT, AFFECTED_INSTANCE = 0x800, 0x900, 0x902, 0x1000
+LONGEST_COMMENT = 64
 LARGEST_COMMAND = 1 << 16
 # Result, source and reason of a rejection (PS3.8 9.3.4): permanent by the user, by the protocol, or for the time being.
 OTHER_CALLED, OTHER_CALLING, OTHER_VERSION, TOO_MANY = (1, 1, 7), (1, 1, 3), (1, 2, 2), (2, 3, 2)
@@ -137,11 +139,13 @@ class Acceptor:
                         self.wire.send(pdus.abort_pdu(pdus.NOT_SPECIFIED))
                         raise Gone("covct stops")
         except Violation as violation:
-            self.wire.send(pdus.abort_pdu(violation.reason))
+            with suppress(Gone):
+                self.wire.send(pdus.abort_pdu(violation.reason))
             raise
         finally:
             if self._incoming:
                 self._incoming.discard()
+            self.wire.close()
 
     def _negotiate(self) -> None:
         kind, body = self.wire.read()
@@ -276,31 +280,52 @@ def _acceptance(request: Any, terms: Terms) -> tuple[dict[int, tuple[str, str]],
 
 
 def _command_of(encoded: bytes, context: int) -> _Command:
+    """A request's command set (PS3.7 E.1): elements of group 0, implicit, little endian."""
+    values: dict[int, bytes] = {}
     try:
-        found = decode(BytesIO(encoded), True, True)
-        return _Command(
-            context,
-            int(found.CommandField),
-            int(found.MessageID),
-            str(found.get("AffectedSOPClassUID") or ""),
-            str(found.get("AffectedSOPInstanceUID") or ""),
-            int(found.CommandDataSetType) != NO_DATA_SET,
-        )
-    except Exception as error:  # as above
-        raise Violation(f"a command that cannot be read ({type(error).__name__})") from error
+        at = 0
+        while at < len(encoded):
+            group, number, length = struct.unpack_from("<HHL", encoded, at)
+            at += 8 + length
+            if group or at > len(encoded):
+                raise Violation("a command that cannot be read")
+            values[number] = encoded[at - length : at]
+        kind, message, data_set = (_number(values[one]) for one in (COMMAND_FIELD, MESSAGE, DATA_SET_TYPE))
+    except (struct.error, KeyError) as error:
+        raise Violation("a command that cannot be read") from error
+    sop_class, instance = (_text(values.get(one, b"")) for one in (AFFECTED_CLASS, AFFECTED_INSTANCE))
+    return _Command(context, kind, message, sop_class, instance, data_set != NO_DATA_SET)
+
+
+def _number(value: bytes) -> int:
+    number: int = struct.unpack("<H", value)[0]
+    return number
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0 ").decode("ascii", "replace")
 
 
 def _response(command: _Command, status: int, said: str) -> bytes:
-    """A response's command set, encoded."""
-    response = Dataset()
-    response.AffectedSOPClassUID = command.sop_class_uid
-    response.CommandField = command.field | RESPONSE
-    response.MessageIDBeingRespondedTo = command.message
-    response.CommandDataSetType = NO_DATA_SET
-    response.Status = status
-    if is_name(command.sop_instance_uid):
-        response.AffectedSOPInstanceUID = command.sop_instance_uid
+    """A response's command set (PS3.7 E.1), encoded as command sets are: implicit, little endian."""
+    elements = [
+        _element(AFFECTED_CLASS, _even(command.sop_class_uid, "\0")),
+        _element(COMMAND_FIELD, struct.pack("<H", command.field | RESPONSE)),
+        _element(MESSAGE_RESPONDED_TO, struct.pack("<H", command.message)),
+        _element(DATA_SET_TYPE, struct.pack("<H", NO_DATA_SET)),
+        _element(STATUS, struct.pack("<H", status)),
+    ]
     if status != SUCCESS:
-        response.ErrorComment = said[:64]
-    encoded = encode(response, True, True) or b""
-    return struct.pack("<HHLL", 0, 0, 4, len(encoded)) + encoded
+        elements.append(_element(ERROR_COMMENT, _even(said[:LONGEST_COMMENT], " ")))
+    if is_name(command.sop_instance_uid):
+        elements.append(_element(AFFECTED_INSTANCE, _even(command.sop_instance_uid, "\0")))
+    encoded = b"".join(elements)
+    return _element(GROUP_LENGTH, struct.pack("<L", len(encoded))) + encoded
+
+
+def _element(number: int, value: bytes) -> bytes:
+    return struct.pack("<HHL", 0, number, len(value)) + value
+
+
+def _even(text: str, padding: str) -> bytes:
+    return (text + padding * (len(text) % 2)).encode("ascii", "replace")

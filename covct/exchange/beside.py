@@ -135,7 +135,7 @@ def _start(task: Task, *options: str) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=_die_with_parent,
+        preexec_fn=die_with_parent,
     )
     with suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
@@ -163,7 +163,7 @@ def _libc() -> ctypes.CDLL | None:
 _LIBC = _libc()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In the child, before it becomes another program: the kernel ends it with its parent (Linux)."""
     if _LIBC is not None and hasattr(_LIBC, "prctl"):
         _LIBC.prctl(DIES_WITH_PARENT, signal.SIGKILL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import select
 import socket
 import ssl
@@ -28,8 +27,6 @@ STOP_GRACE_S = 3.0  # for the instances at hand, once covct is to stop
 MOST_REJECTED = 8  # connections beyond the limit that are told so at one time; more are closed
 BACKLOG = 64
 SAY_AGAIN_S = 60.0  # between two events of the same address that is turned away
-
-log = logging.getLogger("covct")
 
 
 @dataclass

@@ -3,17 +3,18 @@
     INBOX/.3.4711.tmp                      an instance that is being received; hidden, and gone with its process
     INBOX/STUDY/SOP_INSTANCE.dcm           one that was acknowledged
     INBOX/STUDY/receiving.part             an association brings this study now: its time goes on
+    INBOX/.whole/STUDY                     how many instances it has, once all have come that its sender announced
 
 Whoever looks for studies (`scan`, `watch`) passes over the first, and takes the last, by its name, for a transfer into
 the same folder that goes on: a study does not settle before its association has ended. What a killed listener leaves
-changes no more, and holds nothing back.
+changes no more, and holds nothing back. A study that is whole need not settle.
 """
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
+import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -23,21 +24,18 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
-from pydicom.dataset import FileMetaDataset
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID
+from pydicom.uid import PYDICOM_IMPLEMENTATION_UID
 
 from covct.dicom.valid import is_uid
-from covct.disk.durable import BESIDE, fsync, make_folder, remove_halves
+from covct.disk.durable import BESIDE, fsync, make_folder, remove_halves, replace_file
 from covct.errors import OutputNotWritable
 from covct.exchange.data_set_head import DataSetHead, read_head
 from covct.intake.discover import safe_name
+from covct.unattended.inbox import WHOLE
 
 SIGN = "receiving.part"
 STORED, AGAIN, REPLACED = "stored", "again", "replaced"  # what became of an instance that was acknowledged
 PIECE = 1 << 20
-
-log = logging.getLogger("covct")
 
 
 @dataclass(frozen=True)
@@ -87,12 +85,16 @@ class Inbox:
         self.folder = folder
         self._numbers = count()
         self._open: Counter[Path] = Counter()  # associations that bring a study now, by its sign
+        self._announced: dict[Path, int] = {}  # instances that these studies will have
         self._lock = threading.Lock()
         try:
             make_folder(folder)
             remove_halves(folder)
             for sign in folder.glob(f"*/{SIGN}"):
                 sign.unlink(missing_ok=True)
+            for noted in folder.glob(f"{WHOLE}/*"):
+                if not (folder / noted.name).is_dir():
+                    noted.unlink(missing_ok=True)
             (probe := self._beside()).touch()
             probe.unlink()
         except OSError as error:
@@ -107,9 +109,10 @@ class Inbox:
 
     def touch(self) -> None:
         """Show that what is open goes on; to be called again and again."""
-        for sign in list(self._open):
-            with suppress(OSError):
-                os.utime(sign)
+        with self._lock:
+            for sign in self._open:
+                with suppress(OSError):
+                    sign.touch()
 
     @contextmanager
     def association(self) -> Iterator[Bringing]:
@@ -127,9 +130,17 @@ class Inbox:
             with suppress(OSError):
                 if self._open[sign] <= 0:
                     del self._open[sign]
+                    self._note_whole(sign.parent, self._announced.pop(sign, 0))
                     sign.unlink()
                 elif by > 0:
                     sign.touch()
+                    (self.folder / WHOLE / sign.parent.name).unlink(missing_ok=True)
+
+    def _note_whole(self, study: Path, announced: int) -> None:
+        """Note that a study has all that was announced, if it has: `watch` then waits no longer."""
+        if announced and sum(1 for _ in study.glob("*.dcm")) == announced:
+            (self.folder / WHOLE).mkdir(exist_ok=True)
+            replace_file(self.folder / WHOLE / study.name, str(announced), to_disk=False)
 
 
 @dataclass
@@ -146,13 +157,17 @@ class Bringing:
     acknowledged: Counter[tuple[str, str]] = field(default_factory=Counter)
     _sign: Path | None = None
 
-    def bring(self, folder: Path) -> None:
-        """An instance of the study in this folder has come: it is the one that goes on now."""
+    def bring(self, folder: Path, announced: int) -> None:
+        """An instance of the study in this folder has come: it is the one that goes on now.
+
+        `announced`: how many instances it will have, says its sender; 0 where nothing is said.
+        """
         sign = folder / SIGN
         if sign != self._sign:
             self.leave()
             self._sign = sign
             self.inbox._hold(sign, 1)
+        self.inbox._announced[sign] = announced
 
     def leave(self) -> None:
         """The association has ended, or has gone on to another study."""
@@ -207,7 +222,6 @@ class Incoming:
             head = self._head()
             return head if isinstance(head, Answer) else self._placed(head, bringing)
         except OSError as error:
-            log.error("an instance could not be stored: %s", error.strerror)
             return out_of_resources(error)
         finally:
             self.discard()
@@ -221,15 +235,8 @@ class Incoming:
             self._path.unlink(missing_ok=True)
 
     def _begin(self) -> None:
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = UID(self.sop_class_uid)
-        meta.MediaStorageSOPInstanceUID = UID(self.sop_instance_uid)
-        meta.TransferSyntaxUID = UID(self.syntax)
-        meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
-        meta.FileMetaInformationVersion = b"\0\1"
         self._file = self._path.open("w+b", PIECE)
-        self._file.write(bytes(128) + b"DICM")
-        write_file_meta_info(self._file, meta)  # the same for the same instance, whoever sends it, and when
+        self._file.write(file_header(self.sop_class_uid, self.sop_instance_uid, self.syntax))
         self._data_at = self._file.tell()
 
     def _head(self) -> DataSetHead | Answer:
@@ -259,7 +266,7 @@ class Incoming:
             os.fsync(self._file.fileno())
         for _ in range(2):
             make_folder(folder)
-            bringing.bring(folder)
+            bringing.bring(folder, head.related_instances)
             with suppress(FileNotFoundError):  # whoever moves studies away has just removed the emptied folder
                 if became != AGAIN:
                     os.replace(self._path, place)
@@ -267,6 +274,16 @@ class Incoming:
                 bringing.acknowledged[head.study_uid, self.sop_class_uid] += 1
                 return Answer(SUCCESS, became)
         raise FileNotFoundError(errno.ENOENT, "the study's folder is removed again and again")
+
+
+def file_header(sop_class_uid: str, sop_instance_uid: str, syntax: str) -> bytes:
+    """Preamble and file meta information (PS3.10 7.1): the same for the same instance, whoever sends it, and when."""
+    uids = {0x02: sop_class_uid, 0x03: sop_instance_uid, 0x10: syntax, 0x12: PYDICOM_IMPLEMENTATION_UID}
+    elements = struct.pack("<HH2sHL", 2, 1, b"OB", 0, 2) + b"\0\1"
+    for number, uid in uids.items():
+        value = (uid + "\0" * (len(uid) % 2)).encode()
+        elements += struct.pack("<HH2sH", 2, number, b"UI", len(value)) + value
+    return bytes(128) + b"DICM" + struct.pack("<HH2sHL", 2, 0, b"UL", 4, len(elements)) + elements
 
 
 def _known(path: Path, place: Path) -> str:

@@ -6,6 +6,7 @@ import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from covct.unattended.troubles import Troubles
 
 TAKEN, SETTLING, UNMARKED, READY = "taken", "settling", "without marker", "ready"  # a study of the inbox
 SOURCE_GONE = "source-gone"
+WHOLE = ".whole"  # folder of an inbox: by the folder of a study, how many instances it has once all have come
 SAY_AGAIN_S = 600.0  # between two complaints of a source that is gone
 LONGEST_DELAY_S = 3600.0  # between two attempts at a study whose files cannot be read
 
@@ -136,7 +138,8 @@ class Settling:
 
     A study is ready when the number, sizes and modification times of its files did not change for `settle_s`, and,
     if there is a marker, once a file of that name lies in each of its folders, or in one above within the inbox. Files
-    beside it with names of unfinished transfers, and files that cannot be read, count as its own. Whether the times
+    beside it with names of unfinished transfers, and files that cannot be read, count as its own. One that has as many
+    files as its sender announced, as a listener noted in `WHOLE`, has nothing to wait for. Whether the times
     lie in the future or the past does not matter, nor what the wall clock does: only changes count, and `now` runs
     evenly.
 
@@ -198,7 +201,7 @@ class Settling:
             self._since[name] = signature, now
         if self._is_taken(name, study, now):
             return TAKEN
-        if now - self._since[name][1] < self.settle_s:
+        if now - self._since[name][1] < self.settle_s and not self._is_whole(name, study):
             return SETTLING
         if self.marker and not all(self._is_marked(folder, marked) for folder in _folders(study)):
             return UNMARKED
@@ -230,6 +233,13 @@ class Settling:
     def _is_taken(self, name: str, study: Study, now: float) -> bool:
         taken = self._taken.get(name)
         return taken is not None and taken.marks.issuperset(study.marks) and (taken.due is None or now < taken.due)
+
+    def _is_whole(self, name: str, study: Study) -> bool:
+        """Whether all has come that its sender announced."""
+        for root in self.roots:
+            with suppress(OSError, ValueError):
+                return int(Path(root, WHOLE, name).read_text()) == len(study.files)
+        return False
 
     def _is_marked(self, folder: str, known: dict[str, bool]) -> bool:
         if folder not in known:

@@ -42,6 +42,13 @@ METRICS = {
     "covct_deliveries_waiting": ("gauge", "Objects still to be sent, by destination."),
     "covct_deliveries_failed": ("gauge", "Objects that a destination refuses, by destination."),
     "covct_device_info": ("gauge", "Always 1; the label says where the last series was computed: cpu or gpu."),
+    "covct_instances_received_total": (
+        "counter",
+        "Instances by what became of them: stored, again, replaced, refused.",
+    ),
+    "covct_associations_total": ("counter", "Associations of a listener, by how they ended."),
+    "covct_part_up": ("gauge", "1 while this process of a node runs."),
+    "covct_part_restarts": ("gauge", "How often this process of a node was started again."),
     "covct_series_total": ("counter", "Series by outcome and, unless done, by reason."),
     "covct_series_seconds": ("summary", "Seconds from the start of a series to its outcome."),
     "covct_step_seconds": ("summary", "Seconds per step of a series."),
@@ -51,6 +58,10 @@ LABELS = {
     "covct_problems_total": ("reason",),
     "covct_deliveries_waiting": ("destination",),
     "covct_deliveries_failed": ("destination",),
+    "covct_instances_received_total": ("outcome",),
+    "covct_associations_total": ("ended",),
+    "covct_part_up": ("part",),
+    "covct_part_restarts": ("part",),
     "covct_device_info": ("device",),
     "covct_series_total": ("outcome", "reason"),
     "covct_series_seconds": ("outcome",),
@@ -115,11 +126,15 @@ class Metrics:
             destination = _name(event["destination"])
             self._set("covct_deliveries_waiting", event["waiting"], destination=destination)
             self._set("covct_deliveries_failed", event["refused"], destination=destination)
+        elif kind == "association":
+            self._add("covct_associations_total", 1, ended=_word(event["ended"]))
+            for outcome in ("stored", "again", "replaced", "refused"):
+                self._add("covct_instances_received_total", event.get(outcome, 0), outcome=outcome)
         elif kind == "look":
             self._set("covct_last_look_timestamp_seconds", self.now())
             self._set("covct_waiting_studies", event["waiting"])
             self._set("covct_source_ok", event["source_ok"])
-        return kind in ("found", "done", "rejected", "failed", "finished", "look", "sending")
+        return kind in ("found", "done", "rejected", "failed", "finished", "look", "sending", "association")
 
     def end(self) -> None:
         self._set("covct_up", 0)

@@ -30,6 +30,7 @@ from covct.exchange.peers import caller_of
 from covct.exchange.received import Inbox
 
 TITLE, MODALITY, MAX_PDU = "COVCT", "CT1", 16384
+CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 PIXELS = b"\xfe\xff\x00\xe0\x00\x00\x00\x00\xfe\xff\x00\xe0\x04\x00\x00\x00abcd\xfe\xff\xdd\xe0\x00\x00\x00\x00"
 
 
@@ -91,7 +92,7 @@ class Running:
 
 @contextmanager
 def running(
-    folder: Path, allow: Iterable[str] = ("*",), timeout_s: float = 20.0, most: int = 4, tls: Any = None
+    folder: Path, allow: Iterable[str] = ("*",), timeout_s: float = 60.0, most: int = 4, tls: Any = None
 ) -> Iterator[Running]:
     """A listener on a free port."""
     events: list[dict[str, Any]] = []
@@ -129,7 +130,7 @@ class Raw:
     """A peer that sends what it is told to, over a socket of its own."""
 
     def __init__(self, port: int, title: str = MODALITY, called: str = TITLE, associate: bool = True):
-        self.socket = socket.create_connection(("127.0.0.1", port), 20)
+        self.socket = socket.create_connection(("127.0.0.1", port), 60)
         if associate:
             self.socket.sendall(request(title, called))
             self.answer = self.read()
