@@ -16,7 +16,7 @@ import SimpleITK as sitk
 import typer
 
 from covct import RESEARCH_USE, cli
-from covct.commands.platform import arguments_of
+from covct.commands.platform import Name, arguments_of
 from covct.errors import UsageError
 from covct.platforms import holoscan
 from covct.platforms.assignment import WORK, Results, Wishes
@@ -173,6 +173,10 @@ def test_a_task_that_was_killed_goes_on_where_it_was(mercure):
     mercure.settings(formats="seg")
     assert "already finished" in mercure.run().stderr
     assert len(list(mercure.out.glob("*.dcm"))) == 1 and not tree.exists()
+
+
+def test_every_platform_can_be_named():
+    assert [name.value for name in Name] == ["auto", *PLATFORMS]
 
 
 def test_without_a_platform_nothing_is_a_success(tmp_path):

@@ -28,9 +28,9 @@ DECIDED = {"sources", "out", "dry-run", "json", "move-done", "expect-input", "co
 class Name(str, Enum):
     auto = "auto"
     mercure = "mercure"
+    kaapana = "kaapana"
     holoscan = "holoscan"
     grand_challenge = "grand-challenge"
-    kaapana = "kaapana"
 
 
 def platform_command(

@@ -83,7 +83,7 @@ def sentences(results: Results) -> Iterator[str]:
 
 def _sentence(entry: Entry) -> str:
     if entry.status != "done":
-        return f"Not segmented ({entry.slug}): {entry.message}."
+        return f"Not segmented: {entry.slug}."  # its message may name an instance
     if entry.infection_percent is None:
         return "Segmented; the scan allows no percentage."
     interval = entry.percent_interval
