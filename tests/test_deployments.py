@@ -184,7 +184,10 @@ def test_dask_script_hands_the_scheduler_to_a_scan(monkeypatch):
     exec(compile(ast.parse((EXAMPLES / "slurm/dask_scan.py").read_text()), "dask_scan.py", "exec"), scope)
     assert scope["main"]() == 3
     assert asked["jobs"] == 8 and asked["job_extra_directives"] == ["--gres=gpu:1"] and asked["closed"]
-    assert run == [["covct", "scan", "/in", "--out", "/out", "--scheduler", "tcp://10.0.0.1:8786", "--strict"]]
+    assert asked["worker_extra_args"] == ["--resources", "GPU=1"]
+    [[_, *line]] = run
+    assert line[:5] == ["scan", "/in", "--out", "/out", "--strict"]
+    assert line[5:] == ["--scheduler", "tcp://10.0.0.1:8786", "--device", "gpu"]
 
 
 # systemd

@@ -30,20 +30,12 @@ def main() -> int:
         memory="16GB",
         walltime="08:00:00",
         job_extra_directives=["--gres=gpu:1"] if asked.gpu else [],
+        worker_extra_args=["--resources", "GPU=1"] if asked.gpu else [],  # by which a scan on GPUs chooses its workers
     )
     with cluster:
         cluster.scale(jobs=asked.jobs)
-        command = [
-            "covct",
-            "scan",
-            asked.source,
-            "--out",
-            asked.out,
-            "--scheduler",
-            cluster.scheduler_address,
-            *options,
-        ]
-        return subprocess.run(command).returncode
+        options += ["--scheduler", cluster.scheduler_address, "--device", "gpu" if asked.gpu else "cpu"]
+        return subprocess.run(["covct", "scan", asked.source, "--out", asked.out, *options]).returncode
 
 
 if __name__ == "__main__":
