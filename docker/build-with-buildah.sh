@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Build the image on a host that has neither a docker engine nor a registry, and run it on a phantom: an ordinary scan,
-# then as Mercure and as Grand-challenge start it, read-only, without network and capabilities.
+# then as each platform starts it, read-only, without network and capabilities.
 #
 #   apt-get install buildah debootstrap
 #   docker/build-with-buildah.sh
@@ -150,7 +150,8 @@ fresh() { rm -rf "${@/#/$work/}"; mkdir -p "${@/#/$work/}"; chown "$uid:$uid" "$
 
 say "the files of the image: $(du -sm "$root_of_image" | cut -f1) MB; what it holds: $(wc -l <"$root_of_image/usr/share/doc/covct/LICENCES.txt") packages"
 say "uid $uid, read-only, no network, no capabilities: $(in_image -- --version)"
-fresh phantom out mercure/in mercure/out challenge/input/images/ct challenge/output
+fresh phantom out mercure/in mercure/out challenge/input/images/ct challenge/output holoscan \
+    kaapana/batch/1.2
 in_image -v "$work/phantom:/in" -- phantom /in/series
 series=$work/phantom/series/dicom
 
@@ -187,7 +188,14 @@ reader.SetFileNames(reader.GetGDCMSeriesFileNames("/in"))
 SimpleITK.WriteImage(reader.Execute(), "/out/8f2c9d0a.mha", True)')
 ended 0 in_image -v "$work/challenge/input:/input:ro" -v "$work/challenge/output:/output" --
 
-for place in out mercure/out challenge/output; do
+say "as Holoscan and as Kaapana start it"
+ended 0 in_image -e HOLOSCAN_INPUT_PATH=/var/holoscan/input -e HOLOSCAN_OUTPUT_PATH=/var/holoscan/output \
+    -e COVCT_SCAN_FORMATS=seg -v "$series:/var/holoscan/input:ro" -v "$work/holoscan:/var/holoscan/output" --
+cp -r "$series" "$work/kaapana/batch/1.2/get-input-data"
+ended 0 in_image -e WORKFLOW_DIR=/kaapana -e BATCH_NAME=batch -e OPERATOR_IN_DIR=get-input-data -e OPERATOR_OUT_DIR=covct \
+    -e COVCT_SCAN_FORMATS=seg -v "$work/kaapana:/kaapana" --
+
+for place in out mercure/out challenge/output holoscan kaapana/batch/1.2/covct; do
     find "$work/$place" -type f -printf "$place/%P\t%s bytes\n" | sort
 done
 [ "$(find "$work/challenge/output/images" -name '*.mha' | wc -l)" = 2 ] || fail "Grand-challenge got no two masks"
