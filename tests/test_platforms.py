@@ -218,6 +218,7 @@ def test_manifests_of_holoscan_have_what_its_table_of_fields_asks_for(tmp_path):
     assert {"HOLOSCAN_INPUT_PATH", "HOLOSCAN_OUTPUT_PATH"} <= set(app["environment"])
     assert app["input"]["formats"] and app["output"]["format"] and app["workingDirectory"].startswith("/")
     assert app["liveness"]["command"] == ["covct", "health"]
+    assert {"lungs", "infection"} <= {model["name"] for model in package["models"]}
     assert package["applicationRoot"].startswith("/") and package["resources"]["gpu"] == 1
     semver = r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?"
     assert re.fullmatch(semver, app["version"]) and app["version"] == package["version"]

@@ -12,6 +12,7 @@ from typing import Any
 
 from covct.disk.durable import make_folder, output_errors, replace_json
 from covct.errors import UsageError
+from covct.networks.cards import default_weights_folder, tasks_in
 from covct.platforms.assignment import Assignment, Platform, Results, Wishes
 from covct.platforms.deliver import below_its_study, lay_out, tell
 from covct.version import RELEASE
@@ -82,7 +83,7 @@ def package_manifest(with_gpu: bool) -> dict[str, Any]:
         "apiVersion": MANIFEST_VERSION,
         "applicationRoot": APPLICATION,
         "modelRoot": MODELS,
-        "models": [{"name": task} for task in ("lungs", "infection", "empty-slices")],
+        "models": [{"name": task} for task in tasks_in(default_weights_folder())],
         "resources": {"cpu": 2, "gpu": int(with_gpu), "memory": "4Gi", "sharedMemory": "64Mi"},
         "version": semantic_version(),
     }
