@@ -201,7 +201,7 @@ class Named(Document):
     """A function of the program, and what it is called with."""
 
     name: Text = Field(description="Its name.")
-    arguments: dict[str, int | float] = Field(description="Its arguments, by name.")
+    arguments: dict[str, int | float | Text] = Field(description="Its arguments, by name.")
 
 
 class Member(Document):
