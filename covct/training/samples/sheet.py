@@ -84,8 +84,7 @@ def _tile(plan: Plan, settings: Settings, index: int) -> np.ndarray:
         image = np.repeat(tile[:, :, None], 3, 2)
     else:
         image = np.repeat(scaled(grey, TILE)[:, :, None], 3, 2)
-        _outline(image, truth[..., 1] == 0, UNKNOWN_COLOUR)
-        _outline(image, truth[..., 0] > 0.5, INFECTION_RGB)
+        _mark(image, truth)
     cv2.rectangle(image, (0, 0), (TILE - 1, TILE - 1), FRAME, 1)
     corner = image[TILE - 24 : TILE - 1, 1 : 12 + text_width(str(index), 10)]
     corner[:] = corner * 0.3  # some slices are white there
@@ -100,6 +99,16 @@ def scaled(grey: np.ndarray, side: int) -> np.ndarray:
     sized = cv2.resize(grey.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
     drawn: np.ndarray = np.rint(np.clip(sized, 0, 1) * 255).astype(np.uint8)
     return drawn
+
+
+def _mark(image: np.ndarray, truth: np.ndarray) -> None:
+    """Outlines, or of the whole slice (empty-slices) a frame: infection, and what is not counted."""
+    marked, unknown = truth[..., 0] > 0.5, truth[..., 1] == 0
+    if truth.ndim > 1:
+        _outline(image, unknown, UNKNOWN_COLOUR)
+        _outline(image, marked, INFECTION_RGB)
+    elif unknown or marked:
+        cv2.rectangle(image, (3, 3), (TILE - 4, TILE - 4), UNKNOWN_COLOUR if unknown else INFECTION_RGB, 2)
 
 
 def _outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> None:
