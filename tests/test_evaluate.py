@@ -27,6 +27,7 @@ from covct.errors import UsageError
 from covct.evaluation import agreement, bootstrap, calibration
 from covct.evaluation.eligible import find_judges, seen_by
 from covct.evaluation.evaluate_event import EvaluateEvent
+from covct.evaluation.figures import Box, Square, box_plot, confusion
 from covct.evaluation.judge import Judged
 from covct.evaluation.order import EvaluationOrder
 from covct.evaluation.outline import LENGTH
@@ -888,6 +889,40 @@ def test_training_curves_come_from_beside_the_card(chests, tmp_path):
     assert "lungs: loss" in page
     assert "No training history was found beside the card of infection" in page
     assert not re.search(r"points=\"[^\"]*nan", page)
+
+
+@pytest.mark.slow
+def test_the_figures_of_the_page_are_written_as_files_too(chests, tmp_path):
+    """Those of an evaluation before are gone, what else lies there stays."""
+    weights = with_held_out(make_weights(tmp_path / "w"), cases=["c0", "c1"])
+    (weights / "lungs-history.json").write_text(json.dumps({"loss": [1.0, 0.5], "val_dice": [0.1, 0.5]}))
+    figures = tmp_path / "out" / "figures"
+    figures.mkdir(parents=True)
+    for name in ("infection-old.png", "own.png"):
+        (figures / name).touch()
+    order = EvaluationOrder(chests, tmp_path / "out", weights=weights, resamples=100, figures=True)
+    evaluate(order, threshold_networks, no_networks)
+    found = {path.name for path in figures.iterdir()}
+    wanted = ["box-plot", "reliability", "dice-by-threshold", "precision-recall", "roc", "severity-classes",
+              "agreement-volume", "agreement-infected-share", "worst-slices"]  # fmt: skip
+    assert found >= {f"infection-{name}.png" for name in wanted} | {"lungs-box-plot.png", "own.png"}
+    assert found >= {"training-lungs-loss.png", "training-lungs-dice.png"}
+    assert "infection-old.png" not in found
+    for path in figures.glob("*-*.png"):
+        image = cv2.imread(str(path))
+        assert image is not None and image.std() > 5, f"{path.name} shows something"
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert page.count('class="quartiles"') > 8 and page.count('class="square"') == 1
+
+
+def test_a_box_plot_and_a_confusion_hold_what_they_are_given():
+    rows = [("a", "s0", 0.2), ("b", "s0", 0.4), ("c", "s1", 0.9)]
+    plot = box_plot({"Dice": rows}, "", "")
+    assert plot.boxes == [Box(1, 0.2, pytest.approx(0.3), 0.4, pytest.approx(0.65), 0.9)]
+    assert [dot.y for dot in plot.dots] == [0.2, 0.4, 0.9]
+    assert plot.x.told == [(1, "Dice")]
+    changes = [{"truth": 2, "called": 1, "patients": 3}, {"truth": 5, "called": 5, "patients": 6}]
+    assert confusion(changes, 5, "").squares == [Square(1, 2, 0.5, "3"), Square(5, 5, 1, "6")]
 
 
 def test_command_line(pairs, tmp_path):

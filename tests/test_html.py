@@ -88,7 +88,8 @@ def evaluation():
     quartiles = {"slices": 9, "p5": 0.1, "q1": 0.2, "median": 0.5, "q3": 0.7, "p95": 0.9}
     pair = {"truth": 12.0, "called": 10.0}
     figures = {**dict.fromkeys(names, 0.75), "hd95_infinite": False, "slice_dice": quartiles, "volume_ml": pair,
-               "volume_error_percent": -4.0, "percent_of_lung": pair, "curves": {"points": points}}  # fmt: skip
+               "volume_error_percent": -4.0, "percent_of_lung": pair, "curves": {"points": points},
+               "counts": {"hit": 6, "invented": 2, "missed": 2, "rest": 90}}  # fmt: skip
     compared = {"value": 0.75, "against": 0.5, "difference": value(0.25)}
     against = {
         "what": "networks", "groups": [{"task": "infection", "source": HOSTILE, "patients": 2,
@@ -102,7 +103,8 @@ def evaluation():
         "research_use": HOSTILE, "covct_version": HOSTILE, "software": {HOSTILE: HOSTILE},
         "settings": {"tasks": ["infection"], "resamples": 2000, "surface_tolerance_mm": 2.0},
         "judged": {"what": "networks", "cards": {HOSTILE: {"sha256": HOSTILE, "threshold": 0.5}}},
-        "also_seen": True, "notes": [HOSTILE], "groups": [group, {**group, "source": "other"}], "cases": [case],
+        "also_seen": True, "notes": [HOSTILE], "groups": [group, {**group, "source": "other"}],
+        "cases": [case, {**case, "patient": f"{HOSTILE} 2"}],
         "calls": [calls], "against": against,
         "left_out": [{"case": HOSTILE, "source": HOSTILE, "reason": HOSTILE}],
     }  # fmt: skip

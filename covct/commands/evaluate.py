@@ -115,6 +115,9 @@ def evaluate_command(
     clahe: Annotated[
         Clahe, _reading(help="Restore HU of 8-bit CLAHE slices, or read their grey values as linear HU.")
     ] = Clahe.restored,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Write the figures of the page as PNG files too, into OUT/figures.")
+    ] = False,
     names: Annotated[
         bool, _naming("--names", help="Write the names of all cases, also of those that no card publishes.")
     ] = False,
@@ -136,7 +139,7 @@ def evaluate_command(
         patients=patients.value if patients else HELD_OUT if weights else EVERYONE,
         also_seen=also_seen, threshold=threshold, labels=parse_labels(label or ()), resample=resample,
         tolerance_mm=tolerance, resamples=resamples, seed=seed, source=source, names=names,
-        clahe=clahe.value, robustness=robustness, calibrate=calibrate, against=against,
+        clahe=clahe.value, robustness=robustness, calibrate=calibrate, against=against, figures=figures,
     )  # fmt: skip
 
     with stoppable(), progress(f"reading {data}", quiet=json_events) as bar:

@@ -1,4 +1,6 @@
-"""Plots of an evaluation: what is where. `plot` and `box` of templates/plots.html draw them, in the page's colours."""
+"""Plots of an evaluation: what is where. `plot` and `box` of templates/plots.html draw them, in the page's colours;
+`drawn` draws the same as PNG.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 SERIES = ("s0", "s1", "s2", "s3", "s4", "s5")  # classes of the stylesheet, one a line or source
 _LIMITS = (("bias", "bias"), ("−1.96 SD", "lower_limit"), ("+1.96 SD", "upper_limit"))
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its range, its ticks and what it says."""
+    """One axis: its range, its ticks and what it says; `names` stand at the ticks in place of their numbers."""
 
     low: float
     high: float
     ticks: tuple[float, ...]
     label: str
+    names: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> list[tuple[float, str]]:
+        """Each tick with what stands there."""
+        return list(zip(self.ticks, self.names or [minus(f"{tick:g}") for tick in self.ticks], strict=True))
 
     def place(self, value: float) -> float:
         """0 at `low`, 1 at `high`; beyond them at the edge."""
@@ -68,8 +78,33 @@ class Words:
 
 
 @dataclass(frozen=True)
+class Box:
+    """A box plot at a place: whiskers to the least and the most, quartiles, a line at the median."""
+
+    x: float
+    least: float
+    q1: float
+    median: float
+    q3: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Square:
+    """A square of one by one around a place, as dark as its `shade` of 0 to 1 says, with words in it."""
+
+    x: float
+    y: float
+    shade: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Plot:
-    """Axes, and what lies between them, drawn in this order. Sizes are in pixels; the margins hold the axes' labels."""
+    """Axes, and what lies between them, drawn in this order. Sizes are in pixels; the margins hold the axes' labels.
+
+    `name` is that of its file, where it becomes one.
+    """
 
     width: ClassVar[int] = 400
     height: ClassVar[int] = 290
@@ -78,10 +113,13 @@ class Plot:
     top: ClassVar[int] = 12
     bottom: ClassVar[int] = 46
 
+    name: str
     title: str
     x: Axis
     y: Axis
     rules: Sequence[Rule] = ()
+    squares: Sequence[Square] = ()
+    boxes: Sequence[Box] = ()
     words: Sequence[Words] = ()
     lines: Sequence[Line] = ()
     dots: Sequence[Dot] = ()
@@ -116,7 +154,7 @@ def share_axis(label: str) -> Axis:
 
 
 def bland_altman(
-    rows: Sequence[tuple[str, str, float, float]], limits: Mapping[str, Any], unit: str, title: str
+    name: str, rows: Sequence[tuple[str, str, float, float]], limits: Mapping[str, Any], unit: str, title: str
 ) -> Plot:
     """Difference against mean (Bland & Altman 1986).
 
@@ -126,15 +164,16 @@ def bland_altman(
     limits : mapping
         bias, lower_limit and upper_limit of the evaluation.
     """
-    levels = [(name, limits[key]["value"]) for name, key in _LIMITS if limits[key]["value"] is not None]
+    levels = [(words, limits[key]["value"]) for words, key in _LIMITS if limits[key]["value"] is not None]
     x = axis([(truth + called) / 2 for _, _, truth, called in rows], f"mean of truth and call, {unit}")
     y = axis([*(called - truth for _, _, truth, called in rows), *(v for _, v in levels), 0.0], f"call − truth, {unit}")
     return Plot(
+        name,
         title,
         x,
         y,
-        rules=[Rule("bias" if name == "bias" else "limit", x.low, value, x.high, value) for name, value in levels],
-        words=[Words("end", x.high, value, 0, -4, f"{name} {minus(f'{value:+.3g}')}") for name, value in levels],
+        rules=[Rule("bias" if words == "bias" else "limit", x.low, value, x.high, value) for words, value in levels],
+        words=[Words("end", x.high, value, 0, -4, f"{words} {minus(f'{value:+.3g}')}") for words, value in levels],
         dots=[
             Dot(cls, (truth + called) / 2, called - truth, f"{case}: truth {truth:.3g}, called {called:.3g} {unit}")
             for case, cls, truth, called in rows
@@ -146,6 +185,7 @@ def reliability(lines: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title:
     """Frequency of the truth against probability, a line a source: (class, bins of the evaluation)."""
     there = [(cls, [one for one in bins if one["pixels"]]) for cls, bins in lines]
     return Plot(
+        "reliability",
         title,
         share_axis("probability"),
         share_axis("share that is true"),
@@ -172,16 +212,50 @@ def threshold_curve(lines: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], us
         rules = [Rule("bias", used, 0, used, 1)]
         words = [Words(cls, used, 0, side, -6, f"in use: {used:g}")]
     drawn = [Line(cls, [(p["threshold"], p["dice"]) for p in curve if p["dice"] is not None]) for cls, curve in lines]
-    return Plot(title, share_axis("threshold"), share_axis("pooled Dice"), rules, words, drawn)
+    axes = share_axis("threshold"), share_axis("pooled Dice")
+    return Plot("dice-by-threshold", title, *axes, rules=rules, words=words, lines=drawn)
 
 
-def curves(lines: Sequence[tuple[str, Sequence[float]]], label: str, title: str) -> Plot:
+def box_plot(values: Mapping[str, Sequence[tuple[str, str, float]]], label: str, title: str) -> Plot:
+    """A box a score over patients, each of them a dot beside it: (patient, class, value)."""
+    names = tuple(values)
+    places = tuple(float(number) for number in range(1, len(names) + 1))
+    boxes, dots = [], []
+    for place, (score, rows) in zip(places, values.items(), strict=True):
+        quartiles = np.quantile([value for _, _, value in rows], (0, 0.25, 0.5, 0.75, 1)).tolist()
+        boxes.append(Box(place, *quartiles))
+        dots += [
+            Dot(cls, place + 0.3 * spread, value, f"{patient}: {score} {value:.3f}")
+            for (patient, cls, value), spread in zip(rows, np.linspace(-1, 1, len(rows)).tolist(), strict=True)
+        ]
+    return Plot(
+        "box-plot", title, Axis(0.4, len(names) + 0.6, places, label, names), share_axis("by patient"), boxes=boxes,
+        dots=dots,
+    )  # fmt: skip
+
+
+def confusion(changes: Iterable[Mapping[str, int]], classes: int, title: str) -> Plot:
+    """How many patients of a class are called which: {"truth", "called", "patients"}, classes from 1."""
+    counts = {(one["truth"], one["called"]): one["patients"] for one in changes}
+    most = max(counts.values(), default=1)
+    ticks = tuple(float(number) for number in range(1, classes + 1))
+    return Plot(
+        "severity-classes",
+        title,
+        Axis(0.5, classes + 0.5, ticks, "class called"),
+        Axis(0.5, classes + 0.5, ticks, "true class"),
+        squares=[Square(called, true, n / most, str(n)) for (true, called), n in sorted(counts.items())],
+        rules=[Rule("limit", 0.5, 0.5, classes + 0.5, classes + 0.5)],
+    )
+
+
+def curves(name: str, lines: Sequence[tuple[str, Sequence[float]]], label: str, title: str) -> Plot:
     """Values by epoch, a line each: (class, values)."""
     last = max(2, *(len(values) for _, values in lines))
     ticks = tuple(t for t in axis([1, last], "").ticks if 1 <= t <= last and t == int(t))
     finite = [(cls, [(k, v) for k, v in enumerate(values, 1) if math.isfinite(v)]) for cls, values in lines]
     y = axis([v for _, points in finite for _, v in points], label)
-    return Plot(title, Axis(1, last, ticks, "epoch"), y, lines=[Line(cls, points) for cls, points in finite])
+    return Plot(name, title, Axis(1, last, ticks, "epoch"), y, lines=[Line(cls, points) for cls, points in finite])
 
 
 def minus(text: str) -> str:

@@ -44,6 +44,8 @@ class EvaluationOrder:
         Folder of weights into whose card goes what the intervals of reports rest on.
     against : Path or None
         Folder of weights, or of another tool's masks, that the same cases are compared with.
+    figures : bool
+        The figures of the page are written as PNG files too.
     """
 
     data: Path
@@ -66,6 +68,7 @@ class EvaluationOrder:
     robustness: bool = False
     calibrate: Path | None = None
     against: Path | None = None
+    figures: bool = False
 
 
 def with_tasks_of(order: EvaluationOrder, tasks: Collection[str], whose: Path | None) -> EvaluationOrder:

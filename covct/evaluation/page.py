@@ -5,19 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from covct.data.cases import identity
 from covct.evaluation.cells import Cell, Group, figure, with_interval
-from covct.evaluation.figures import SERIES, Plot, bland_altman, curves, minus, reliability, threshold_curve
+from covct.evaluation.figures import SERIES, Plot, minus
 from covct.evaluation.judge import Picture
-from covct.evaluation.page_detection import against_section, detection_plots, detection_scores
+from covct.evaluation.page_detection import against_section, detection_scores
+from covct.evaluation.page_plots import History, plots_of, training_plots
 from covct.html import png_address, render
-
-History = dict[str, list[float]]
 
 POOLED = {
     "dice": "Dice, F1", "iou": "IoU", "precision": "precision", "recall": "recall, sensitivity",
@@ -45,7 +44,6 @@ VARIANTS = {"smooth": "softer kernel", "sharp": "sharper kernel"}
 CALIBRATION = {"expected_calibration_error": "calibration error", "brier_score": "Brier score"}
 MOST_ROWS = 80
 MOST_PICTURES = 4  # worst, and as many best
-EPOCH_LINES = {"loss": ("loss", "val_loss"), "Dice": ("dice", "val_dice")}
 
 
 def read_history(folder: Path, task: str) -> History | None:
@@ -124,19 +122,17 @@ def as_html(evaluation: dict[str, Any], history: dict[str, History | None], pict
     pictures : dict of str to list of Picture
         By task; the worst and best of them are shown.
     """
-    judged = {group["task"] for group in evaluation["groups"]}
-    tasks = [task for task in evaluation["settings"]["tasks"] if task in judged]
     return render(
         "evaluation.html",
         *_FILTERS,
         evaluation=evaluation,
         patients=len({identity(row["source"], row["patient"]) for row in evaluation["cases"]}),
         whose=_patients_words(evaluation),
-        sections=[_section(evaluation, task, pictures.get(task, [])) for task in tasks],
+        sections=sections_of(evaluation, pictures),
         calls=_calls_section(evaluation),
         against=against_section(evaluation["against"]),
         most_rows=MOST_ROWS,
-        training=_training(history) if history else None,
+        training=training_plots(history) if history else None,
         without_history=[task for task, told in history.items() if not told],
     )
 
@@ -145,6 +141,13 @@ def _patients_words(evaluation: dict[str, Any]) -> str:
     if evaluation["also_seen"]:
         return "some of them seen by the networks in training"
     return "held out by the cards" if evaluation["judged"]["cards"] else "all in the folder"
+
+
+def sections_of(evaluation: dict[str, Any], pictures: Mapping[str, list[Picture]]) -> list[Section]:
+    """What the page has of each task that was judged."""
+    judged = {group["task"] for group in evaluation["groups"]}
+    tasks = [task for task in evaluation["settings"]["tasks"] if task in judged]
+    return [_section(evaluation, task, pictures.get(task, [])) for task in tasks]
 
 
 def _section(evaluation: dict[str, Any], task: str, pictures: list[Picture]) -> Section:
@@ -160,9 +163,7 @@ def _section(evaluation: dict[str, Any], task: str, pictures: list[Picture]) -> 
         groups,
         legend=[(cls, source) for source, cls in classes.items()] if len(sources) > 1 else [],
         scores=list(_scores(groups)),
-        plots=_agreement_plots(evaluation, task, groups, classes)
-        + detection_plots([{**row, "figures": figures} for row, figures in cases], groups, classes)
-        + _calibration_plots(evaluation, task, groups, classes),
+        plots=plots_of(evaluation, task, groups, classes, cases),
         cases=cases,
         with_mm=any(row["spacing_mm"] for row, _ in cases),
         worst=worst,
@@ -303,54 +304,6 @@ def _by_others(group: Group) -> Cell:
         return "–", ""
     span = f"{found['least']:g}" if found["least"] == found["most"] else f"{found['least']:g} to {found['most']:g}"
     return figure(found["dice"]), f"(threshold {span})"
-
-
-def _agreement_plots(
-    evaluation: dict[str, Any], task: str, groups: Sequence[Group], classes: dict[str, str]
-) -> list[Plot]:
-    plots = []
-    for key, unit, words in (("percent_of_lung", "% of the lungs", "Infected share"), ("volume_ml", "mL", "Volume")):
-        rows = [
-            (row["case"], classes[row["source"]], pair["truth"], pair["called"])
-            for row in evaluation["cases"]
-            if (pair := row["tasks"].get(task, {}).get(key))
-        ]
-        whole = next((g[key] for g in reversed(groups) if g[key]), None)
-        if rows and whole:
-            plots.append(bland_altman(rows, whole, unit, f"{words}: agreement with the truth (Bland-Altman)"))
-    return plots
-
-
-def _calibration_plots(
-    evaluation: dict[str, Any], task: str, groups: Sequence[Group], classes: dict[str, str]
-) -> list[Plot]:
-    calibrated = [(classes[g["source"]], g) for g in groups if g["source"] in classes and g["calibration"]]
-    if not calibrated:
-        return []
-    where = "in the lungs found" if task == "infection" else "in the whole slice"
-    bins = [(cls, g["calibration"]["bins"]) for cls, g in calibrated]
-    by_threshold = [(cls, g["thresholds"]["curve"]) for cls, g in calibrated]
-    return [
-        reliability(bins, f"Calibration {where}"),
-        threshold_curve(by_threshold, _threshold(evaluation, task), "Dice by threshold"),
-    ]
-
-
-def _threshold(evaluation: dict[str, Any], task: str) -> float | None:
-    """The one that was used; None where folds have different ones."""
-    cards = evaluation["judged"]["cards"]
-    used = {card["threshold"] for key, card in cards.items() if key.rpartition("/")[2] == task}
-    return used.pop() if len(used) == 1 else None
-
-
-def _training(history: dict[str, History | None]) -> list[Plot]:
-    plots = []
-    for task, told in history.items():
-        for label, wanted in EPOCH_LINES.items():
-            lines = [(SERIES[k], told[name]) for k, name in enumerate(wanted) if told and told.get(name)]
-            if lines:
-                plots.append(curves(lines, label, f"{task}: {label}"))
-    return plots
 
 
 def _hundredths(share: float) -> str:

@@ -90,12 +90,14 @@ def detection_plots(cases: Sequence[dict[str, Any]], groups: Sequence[Group], cl
     rates = share_axis("false-positive rate"), share_axis("recall")
     return [
         Plot(
+            "precision-recall",
             "Precision by recall in the lungs found",
             *axes,
             lines=_lines(thin + bold, "recall", "precision"),
             dots=called,
         ),
         Plot(
+            "roc",
             "ROC in the lungs found",
             *rates,
             rules=[Rule("limit", 0, 0, 1, 1)],
@@ -137,4 +139,10 @@ def _scatter(rows: Sequence[Mapping[str, Any]], task: str) -> Plot:
         if row["task"] == task and None not in (row["dice"], row["against"])
     ]
     axes = share_axis("Dice of what is compared with"), share_axis("Dice")
-    return Plot(f"{task.capitalize()}: Dice of each case", *axes, rules=[Rule("limit", 0, 0, 1, 1)], dots=dots)
+    return Plot(
+        f"{task}-against",
+        f"{task.capitalize()}: Dice of each case",
+        *axes,
+        rules=[Rule("limit", 0, 0, 1, 1)],
+        dots=dots,
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from covct import RESEARCH_USE, __version__
-from covct.data.cases import OWN, Case, LeftOut, person_of
+from covct.data.cases import OWN, TASKS, Case, LeftOut, person_of
 from covct.data.dicom_cases import AUTOMATIC
 from covct.data.domains import CLAHE
 from covct.data.layouts import at_least_one, search_cases
@@ -23,11 +23,13 @@ from covct.evaluation.against import compare, order_against, pairs_of, rows_of
 from covct.evaluation.calls import CaseCalls, look_at_calls
 from covct.evaluation.cases_csv import as_csv
 from covct.evaluation.eligible import Judge, find_judges
-from covct.evaluation.judge import Called, Judged, judge, look_at_series, look_at_slices
+from covct.evaluation.figure_files import figure_files
+from covct.evaluation.judge import Called, Judged, Picture, judge, look_at_series, look_at_slices
 from covct.evaluation.networks import Loaded, cards_of, choose, held_out_by
 from covct.evaluation.notes import lent_notes, notes_against, notes_on
 from covct.evaluation.order import RESTORED, EvaluationOrder, check_order, with_tasks_of
 from covct.evaluation.page import as_html, read_history
+from covct.evaluation.page_plots import History
 from covct.evaluation.people import Calibrating, Measured
 from covct.evaluation.predictions import Predictions, find_predictions, read_predictions
 from covct.evaluation.robustness import Varied, vary
@@ -38,7 +40,7 @@ from covct.networks.network import Networks
 from covct.outputs import Emit
 from covct.voxels.volume import Scan
 
-JSON, PAGE, TABLE = "evaluation.json", "evaluation.html", "cases.csv"
+JSON, PAGE, TABLE, FIGURES = "evaluation.json", "evaluation.html", "cases.csv", "figures"
 # Left out of the data, and still no fault of it: what has no mask is no case, an older mask has a newer one, and a
 # table says itself which slices are doubtful.
 NO_CASES = ("no-mask", "unclaimed", "superseded", DOUBTFUL)
@@ -312,3 +314,16 @@ def _write(order: EvaluationOrder, evaluation: dict[str, Any], judges: list[Judg
         replace_file(order.out / TABLE, as_csv(evaluation))
         replace_file(order.out / JSON, Evaluation.model_validate(evaluation).as_json(indent=1))
         replace_file(order.out / PAGE, as_html(evaluation, history, pictures))
+        if order.figures:
+            _write_figures(order.out / FIGURES, evaluation, history, pictures)
+
+
+def _write_figures(
+    folder: Path, evaluation: dict[str, Any], history: dict[str, History | None], pictures: dict[str, list[Picture]]
+) -> None:
+    """In place of those of an evaluation before, which may have had others."""
+    folder.mkdir(exist_ok=True)
+    for earlier in (path for kind in (*TASKS, "training") for path in folder.glob(f"{kind}-*.png")):
+        earlier.unlink()
+    for name, png in figure_files(evaluation, history, pictures):
+        replace_file(folder / name, png, to_disk=False)
