@@ -63,6 +63,7 @@ def train(
     report: Report = lambda event: None,
     readings: Readings | None = None,
     backbone: Path | None = None,
+    most_epochs: int | None = None,
 ) -> Card:
     """Train one network and write `<task>.keras` with its card and history into `out`.
 
@@ -89,6 +90,8 @@ def train(
         Given to every call, several folds and networks learn from data that are read once.
     backbone : Path, optional
         Published ResNet50 weights (`segment.start_from_backbone`) that a deeplabv3-plus starts from.
+    most_epochs : int, optional
+        The training pauses there, with a card of the best so far; `resume` goes on.
 
     Raises
     ------
@@ -113,7 +116,7 @@ def train(
             run.go_on()
         else:
             run.begin()
-        run.train(workers or min(8, max(1, len(os.sched_getaffinity(0)) // 2)))
+        run.train(workers or min(8, max(1, len(os.sched_getaffinity(0)) // 2)), most_epochs)
         told = facts | ({"ancestors": ancestors_of(started_from)} if started_from else {})
         return finish(run.best_weights(), settings, plan, run.progress, folder, told)
 
@@ -274,28 +277,29 @@ class _Run:
         network = {f"network/{i}": v for i, v in enumerate(self.network.variables)}
         return network | {f"optimizer/{i}": v for i, v in enumerate(self.network.optimizer.variables)}
 
-    def train(self, workers: int) -> None:
-        """The epochs that are left."""
+    def train(self, workers: int, most_epochs: int | None = None) -> None:
+        """The epochs that are left, up to `most_epochs` in all."""
         p, steps = self.progress, self.settings.steps_per_epoch
-        if p.finished:
+        self.end = min(self.settings.epochs, most_epochs or self.settings.epochs)
+        if p.finished or p.epoch >= self.end:
             return
         self.report(
             {
-                "event": "started", "task": self.settings.task, "epochs": self.settings.epochs, "steps": steps,
+                "event": "started", "task": self.settings.task, "epochs": self.end, "steps": steps,
                 "batch_size": self.settings.batch_size, "parameters": self.network.count_params(),
                 "device": device_in_use().name,
             }
         )  # fmt: skip
         with output_errors(self.out):
             told = EpochEvents(self.tensorboard, p.history)
-        places = ((e, s) for e, s in product(range(self.settings.epochs), range(steps)) if (e, s) >= (p.epoch, p.step))
+        places = ((e, s) for e, s in product(range(self.end), range(steps)) if (e, s) >= (p.epoch, p.step))
         drawn = batches(self.plan.draw, self.settings.batch_size, self.sample_seed, places, workers)
         try:
-            while p.epoch < self.settings.epochs and not self._is_enough():
+            while p.epoch < self.end and not self._is_enough():
                 while p.step < steps:
                     self._step(*next(drawn))
                 self._end_epoch(told)
-            p.finished = True
+            p.finished = p.epoch == self.settings.epochs or self._is_enough()
             self._checkpoint()
         except Stopped:
             with unbroken():
@@ -330,7 +334,7 @@ class _Run:
             {
                 "event": "step", "epoch": p.epoch + 1, "step": p.step, "loss": float(logs["loss"]),
                 "slices_per_second": rate and round(rate * settings.batch_size, 2),
-                "seconds_left": self.pace.seconds_left(now, settings.steps - done - 1),
+                "seconds_left": self.pace.seconds_left(now, self.end * settings.steps_per_epoch - done - 1),
             }
         )  # fmt: skip
 
@@ -356,7 +360,7 @@ class _Run:
                 p.best_file = checkpoints.write_arrays(self.folder, f"best-{p.epoch:05d}", best, {}).name
             p.end_epoch(logs, better, score, settings.schedule == "plateau")
             histories.write(self.out, settings.task, p.history)
-            write_progress(self.out, settings.task, p.history, p.best_epoch, settings.epochs)
+            write_progress(self.out, settings.task, p.history, p.best_epoch, self.end)
             with output_errors(self.out):
                 told.add(p.epoch, logs, picture)
             self._checkpoint()
