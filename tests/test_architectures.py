@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 
 TINY = {
     "unet": {"base_filters": 2},
+    "unet-transposed": {"base_filters": 2},
     "attention-unet": {"base_filters": 2, "norm": "group"},
     "unet-plus-plus": {"base_filters": 2, "depth": 3},
     "deeplabv3-plus": {"base_filters": 4},

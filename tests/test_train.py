@@ -21,7 +21,7 @@ keras = pytest.importorskip("keras")
 h5py = pytest.importorskip("h5py")
 
 from covct.architectures import ARCHITECTURES  # noqa: E402
-from covct.commands.train import _convert  # noqa: E402
+from covct.commands.training import _convert  # noqa: E402
 from covct.errors import NotANumber, OutputNotWritable, Stopped, UsageError, WeightsError  # noqa: E402
 from covct.networks import runtimes, to_openvino  # noqa: E402
 from covct.networks.cards import Call, file_sha256, read_card, write_card  # noqa: E402
@@ -482,14 +482,18 @@ def test_folds_stay_as_they_were_written(tmp_path):
 @pytest.mark.parametrize(
     ("text", "by", "share"),
     [("90/10", "patient", 0.1), ("70/30", "patient", 0.3), ("0.2", "patient", 0.2), ("slice", "slice", 0.3),
-     ("slice:80/20", "slice", 0.2), ("none", "none", 0)],
+     ("72/18/10", "patient", 0.2), ("slice:80/20", "slice", 0.2), ("none", "none", 0)],
 )  # fmt: skip
 def test_splits_as_they_are_written(text, by, share):
     split = parse_split(text)
     assert (split.by, pytest.approx(split.share)) == (by, share)
 
 
-@pytest.mark.parametrize("text", ["", "1", "0/0", "100/0", "120/20", "72/18", "slices", "volume", "slice:", "nan"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "1", "0/0", "100/0", "120/20", "72/18", "72/18/9", "72/28/0", "slice:72/18/10", "70/10/10/10", "slices",
+     "volume", "slice:", "nan"],
+)  # fmt: skip
 def test_splits_that_mean_nothing(text):
     if text == "slice:":
         assert parse_split(text).share == 0.3
@@ -542,6 +546,18 @@ def test_patients_left_out_are_on_neither_side_and_on_the_card():
     assert parted.held_out == {"ma": ["b"], "lctsc": ["x"]}
     with pytest.raises(UsageError, match="--leave-out nobody: no source has such a patient"):
         plans.split_sources(parts, replace(settings, leave_out=("nobody",)))
+
+
+def test_a_split_of_three_parts_leaves_patients_out_for_a_test():
+    parts = [tiny_training.slices("ma", tuple("abcdefghij")), tiny_training.slices("lctsc", tuple("uvwxyz"))]
+    parted = plans.split_sources(parts, Settings("lungs", 1, 8, split="72/18/10"))
+    for source, trained, checked in zip(("ma", "lctsc"), parted.train_sets, parted.check_sets, strict=True):
+        validated, told = set(checked.patients), set(parted.held_out[source])
+        assert len(told - validated) == 1, "a tenth is left out, and held out as the others are"
+        assert not set(trained.patients) & told
+    assert [len(set(part.patients)) for part in parted.train_sets] == [7, 4]
+    again = plans.split_sources(parts, Settings("infection", 1, 8, split="72/18/10"))
+    assert again.held_out == parted.held_out, "the same for every task"
 
 
 def test_all_folds_come_to_a_mean_and_a_spread(data, tmp_path):

@@ -14,12 +14,13 @@ from covct.architectures.deeplab import deeplabv3_plus
 from covct.architectures.mask_rcnn import mask_rcnn
 from covct.architectures.segnet import segnet, smallcovid_net
 from covct.architectures.slice_classifier import slice_classifier
-from covct.architectures.unet import attention_unet, unet, unet_plus_plus
+from covct.architectures.unet import attention_unet, unet, unet_plus_plus, unet_transposed
 from covct.architectures.unet3d import unet3d
 from covct.errors import UsageError
 
 ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
     "unet": unet,
+    "unet-transposed": unet_transposed,
     "attention-unet": attention_unet,
     "unet-plus-plus": unet_plus_plus,
     "deeplabv3-plus": deeplabv3_plus,

@@ -19,9 +19,10 @@ def unet(
     norm: str = "batch",
     residual: int = 0,
     attention: int = 0,
+    transposed: int = 0,
     activation: str = "sigmoid",
 ) -> keras.Model:
-    """2D U-Net (Ronneberger 2015) with normalisation and transposed-convolution-free upsampling.
+    """2D U-Net (Ronneberger 2015) with normalisation; upsampling is free of transposed convolutions unless asked for.
 
     Input (batch, size, size, channels); output (batch, size, size, outputs), probability, float32.
     Parameters: 1.9 million with 16 base filters and depth 4.
@@ -36,6 +37,8 @@ def unet(
         1: each pair of convolutions has a way around it (Zhang 2018, deep residual U-Net).
     attention : int
         1: gates on the skip connections (Oktay 2018), which let through what the deeper level asks for.
+    transposed : int
+        1: transposed convolutions on the way up, which may leave a pattern of squares (Odena 2016).
     activation : str
         "sigmoid" or "softmax", see `blocks.head`.
 
@@ -45,7 +48,7 @@ def unet(
         Beyond what fits into any memory: a weight card's arguments come from outside.
     """
     check_levels("U-Net", size, channels, outputs, base_filters, depth, 5)
-    within("U-Net", residual=(residual, 0, 1), attention=(attention, 0, 1))
+    within("U-Net", residual=(residual, 0, 1), attention=(attention, 0, 1), transposed=(transposed, 0, 1))
     inputs = keras.Input((size, size, channels))
     x, skips = inputs, []
     for level in range(depth):
@@ -54,12 +57,16 @@ def unet(
         x = layers.MaxPooling2D()(x)
     x = _two_convolutions(x, base_filters * 2**depth, norm, residual)
     for level in reversed(range(depth)):
-        x = layers.UpSampling2D()(x)
-        x = layers.Conv2D(base_filters * 2**level, 2, padding="same", activation="relu")(x)
+        x = _twice_as_large(x, base_filters * 2**level, transposed)
         skip = _gated(skips[level], x) if attention else skips[level]
         x = layers.Concatenate()([skip, x])
         x = _two_convolutions(x, base_filters * 2**level, norm, residual)
     return keras.Model(inputs, head(x, outputs, activation), name="unet")
+
+
+def unet_transposed(**arguments: Any) -> keras.Model:
+    """`unet` with transposed convolutions on the way up; the same arguments."""
+    return unet(**{"transposed": 1, **arguments})
 
 
 def attention_unet(**arguments: Any) -> keras.Model:
@@ -101,6 +108,12 @@ def unet_plus_plus(
         return keras.Model(inputs, head(rows[0][-1], outputs, activation), name="unet_plus_plus")
     heads = [head(node, outputs, activation, name=f"probability_{n}") for n, node in enumerate(rows[0][1:], 1)]
     return keras.Model(inputs, ops.stack(heads, -1), name="unet_plus_plus")
+
+
+def _twice_as_large(x: keras.KerasTensor, filters: int, transposed: int) -> keras.KerasTensor:
+    if transposed:
+        return layers.Conv2DTranspose(filters, 2, strides=2, activation="relu")(x)
+    return layers.Conv2D(filters, 2, padding="same", activation="relu")(layers.UpSampling2D()(x))
 
 
 def _two_convolutions(x: keras.KerasTensor, filters: int, norm: str, residual: int) -> keras.KerasTensor:

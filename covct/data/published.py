@@ -54,10 +54,14 @@ def find_sources(data: Path) -> dict[str, Path]:
     for name, better in (("ma", "ma-hu"), ("medseg", "medseg-full")):
         if name not in found and better in found:
             found[name] = found.pop(better)
-    if other_cases(data, found)[0]:
+    cases, left_out = other_cases(data, found) if data.is_dir() else ([], [])
+    if cases:
         found["cases"] = data
     if not found:
-        raise UsageError(f"{data}: no training data; {WANTED}; `covct explore {data}` says what is there and why not")
+        first = "".join(f"; {one.slug}: {one.message}" for one in left_out[:2])
+        raise UsageError(
+            f"{data}: no training data{first}; {WANTED}; `covct explore {data}` says what is there and why not"
+        )
     return found
 
 

@@ -161,7 +161,7 @@ class Card(Document):
     field_of_view: ViewName = Field(
         description="body, otsu-body: the square around the body, by fixed HU or by Otsu's threshold; whole: the whole "
         "slice; lung-contours: the square around the two largest contours of air in the body; lung-mask: around the "
-        "lungs found before. A network that finds the lungs cannot use the last two."
+        "lungs found before. A network that finds the lungs cannot use the last."
     )
     size: int = Field(ge=16, le=1024, description="Side of the input, pixels.")
     threshold: float = Field(
@@ -216,10 +216,10 @@ class Card(Document):
     @field_validator("field_of_view")
     @classmethod
     def _is_known_before(cls, view: str, info: ValidationInfo) -> str:
-        if info.data.get("task") in ("lungs", "restorer") and view.startswith("lung-"):
+        if info.data.get("task") in ("lungs", "restorer") and view == "lung-mask":
             raise ValueError(
-                f"wanted body, otsu-body or whole: a {info.data['task']} network runs before the lungs are known, and "
-                "a crop by them would cut off what is not aerated"
+                f"wanted body, otsu-body, lung-contours or whole: a {info.data['task']} network runs before the lungs "
+                "are known"
             )
         return view
 

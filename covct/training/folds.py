@@ -24,34 +24,44 @@ FILE = "folds.json"
 
 @dataclass(frozen=True)
 class Split:
-    """How data is parted. `by`: "patient", "slice" or "none"; `share` is what is held out."""
+    """How data is parted. `by`: "patient", "slice" or "none"; `share` is what is held out, `test` what is left out."""
 
     by: str
     share: float = 0.3
+    test: float = 0.0
 
 
 def parse_split(text: str) -> Split:
-    """Read "90/10", "70/30", "0.2", "slice", "slice:90/10" or "none"."""
+    """Read "90/10", "70/30", "0.2", "72/18/10", "slice", "slice:90/10" or "none"."""
     by, _, rest = text.partition(":") if text.startswith("slice") else ("patient", "", text)
     if text == "none":
         return Split("none", 0.0)
     try:
-        share = _share(rest) if rest or by == "patient" else Split.share
+        share, test = _shares(rest) if rest or by == "patient" else (Split.share, 0.0)
     except ValueError:
-        share = -1.0
-    if by not in ("patient", "slice") or not 0 < share < 1:
+        share, test = -1.0, 0.0
+    if by not in ("patient", "slice") or not 0 < share < 1 or not 0 <= test < 1 or (test and by == "slice"):
         raise UsageError(
-            f"--split {text}: wanted 90/10, 70/30 or a share held out such as 0.2 (by patient), "
-            "slice or slice:90/10 (by slice, leaks), or none (train on all)"
+            f"--split {text}: wanted 90/10, 70/30 or a share held out such as 0.2 (by patient), 72/18/10 (the last "
+            "tenth left out for a test), slice or slice:90/10 (by slice, leaks), or none (train on all)"
         )
-    return Split(by, share)
+    return Split(by, share, test)
 
 
-def _share(text: str) -> float:
+def _shares(text: str) -> tuple[float, float]:
+    """What is held out, of what is not left out; and what is left out."""
     if "/" not in text:
-        return float(text)
-    trained, held = (float(part) for part in text.split("/"))
-    return held / 100 if trained + held == 100 else -1.0
+        return float(text), 0.0
+    trained, held, *rest = (float(part) for part in text.split("/"))
+    if len(rest) > 1 or trained + held + sum(rest) != 100 or any(part <= 0 for part in rest):
+        return -1.0, 0.0
+    return held / (trained + held), sum(rest) / 100
+
+
+def left_for_a_test(patients: Sequence[str], settings: Settings) -> frozenset[str]:
+    """The patients of one source whom a split of three parts leaves out of training and validation."""
+    test = 0.0 if settings.folds else parse_split(settings.split).test
+    return held_out_patients(list(patients), test, settings.seed + 1) if test else frozenset()
 
 
 def assign_folds(patients: Sequence[str], folds: int, seed: int) -> dict[str, int]:

@@ -27,8 +27,8 @@ class Settings:
     ema : float
         Decay a step of the running average of the weights that is validated and kept; 0 keeps the weights as they are.
     split : str
-        What is held out, per source: "90/10", "70/30" or a share ("0.2") of the patients, "slice" or "slice:70/30" of
-        the slices, "none".
+        What is held out, per source: "90/10", "70/30" or a share ("0.2") of the patients, "72/18/10" with a tenth of
+        them left out for a test, "slice" or "slice:70/30" of the slices, "none".
     folds, fold : int
         Cross-validation by patient: so many folds, and the one that is held out; 0 folds is `split`.
     threshold : float or None

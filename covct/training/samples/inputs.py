@@ -156,6 +156,8 @@ def limits_of(settings: Settings) -> list[str]:
             "It was trained on slices whose distance is not known, on their own grid: "
             "a series of thicker or thinner slices looks compressed or stretched to it."
         )
+    if settings.task == "lungs" and settings.field_of_view == "lung-contours":
+        texts.append("It sees the square around what holds air: dense lung more than 25 mm beyond that is cut off.")
     if settings.classes:
         texts.append("Its classes were learned only from slices on which they were marked separately.")
     return texts

@@ -49,8 +49,10 @@ def preparation(settings: Settings) -> Preparation:
         raise UsageError(f"--field-of-view: got {settings.field_of_view!r}, wanted one of {', '.join(TRAINED_VIEWS)}")
     if settings.size % 16 or not LEAST_SIDE <= settings.size <= LARGEST_SIDE:
         raise UsageError(f"--size: got {settings.size}, wanted a multiple of 16 from {LEAST_SIDE} to {LARGEST_SIDE}")
-    if settings.task == "lungs" and settings.field_of_view.startswith("lung-"):
-        raise UsageError("--field-of-view: a lungs network runs before the lungs are known; wanted body or otsu-body")
+    if settings.task == "lungs" and settings.field_of_view == "lung-mask":
+        raise UsageError(
+            "--field-of-view: a lungs network runs before the lungs are known; wanted body, otsu-body or lung-contours"
+        )
     chosen = Preparation(PRESETS[settings.augment], recipe, arguments, settings.field_of_view, settings.size)
     plain = Settings(settings.task, 1, 1)
     if settings.task == "restorer" and any(

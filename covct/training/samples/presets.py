@@ -81,6 +81,7 @@ PRESETS = {
         {"scale": (0.9, 1.1), "rotation": 20.0, "shift": 0.06},
         intensities=((0.5, partial(noise, strongest=35.0)), (1.0, augment.contrast)),
     ),
+    "similar": Preset({"scale": (0.9, 1.1), "rotation": 20.0, "shift": 0.0}),  # no grey is another
     # as standard, and every lesion is where and as dense as radiologists marked it
     "real-lesions": Preset({}, intensities=((1.0, noise), (1.0, augment.contrast))),
     # as real-lesions, in slices of every thickness, and real lesions in people who have none

@@ -9,7 +9,13 @@ import numpy as np
 
 from covct.data.slices import Slices
 from covct.errors import UsageError
-from covct.training.folds import held_out, is_by_slice, patients_on_both_sides, refuse_patients_on_both_sides
+from covct.training.folds import (
+    held_out,
+    is_by_slice,
+    left_for_a_test,
+    patients_on_both_sides,
+    refuse_patients_on_both_sides,
+)
 from covct.training.settings import Settings
 
 
@@ -30,7 +36,8 @@ class Split:
 
 
 def split_sources(parts: list[Slices], settings: Settings) -> Split:
-    parts, left_out = _without(parts, settings.leave_out)
+    chosen = frozenset[str]().union(*(left_for_a_test(part.patients, settings) for part in parts))
+    parts, left_out = _without(parts, sorted(chosen | set(settings.leave_out)))
     held = {part.source: held_out(part.patients, settings) for part in parts}
     patients = {part.source: part.patients for part in parts}
     both, told = on_both_sides_and_held_out(patients, held, settings)
