@@ -36,6 +36,7 @@ with quiet_tensorflow():
 from covct.training.settings import Settings
 
 NOT_SLICES = (VOLUMETRIC, "slice-classifier")  # volumes; one figure a slice
+TASKS_OF = {"mask-rcnn": ("infection",)}  # it finds lesions
 TASKS = ("lungs", "infection")
 FIGURES = ("dice", "recall", "precision")
 PATCH, SLICES_A_PATCH = (16, 128, 128), 8
@@ -178,7 +179,7 @@ def main() -> None:
     readings = Readings()
     for name in options.only.split(","):
         for task in options.tasks.split(","):
-            if is_done(rows.get(name, {}).get(task, {}), options):
+            if task not in TASKS_OF.get(name, TASKS) or is_done(rows.get(name, {}).get(task, {}), options):
                 continue
             told = train_one(task, name, options, readings)
             row = rows.setdefault(name, measured(name))

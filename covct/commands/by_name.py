@@ -39,7 +39,7 @@ class Row:
 
 
 def command(name: str, row: Row) -> Any:
-    """The command, with its parameters."""
+    """The command, with its parameters; `COMMAND` of its module is a class of its own for it."""
     from covct.commands.configured import Configured
 
     name_of_module, _, function = row.function.partition(".")
@@ -50,7 +50,8 @@ def command(name: str, row: Row) -> Any:
         made: Any = typer.main.get_command(app)
         return made.commands[name]
     # What follows the arguments of one that is not configured is another command's line.
-    kind: dict[str, Any] = {"cls": Configured} if row.configured else {"context_settings": WHOLE_LINE}
+    of_its_own = getattr(module, "COMMAND", Configured)
+    kind: dict[str, Any] = {"cls": of_its_own} if row.configured else {"context_settings": WHOLE_LINE}
     app.command(name, rich_help_panel=row.panel, epilog=row.epilog, **kind)(getattr(module, f"{function}_command"))
     return typer.main.get_command(app)
 

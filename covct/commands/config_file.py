@@ -50,9 +50,12 @@ class ConfigFile:
 
     def defaults(self, command: Any) -> dict[str, Any]:
         """What a command gets from this file, by the names of its function's parameters. Its own table goes first."""
-        known = parameters(command)
         shared = {name: value for name, value in self.document.items() if not isinstance(value, dict)}
-        given = shared | self.document.get(command.name, {})
+        return self.of_options(command, shared | self.document.get(command.name, {}))
+
+    def of_options(self, command: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Options as this file has them, by the names of the parameters of a command that has them."""
+        known = parameters(command)
         return {
             known[name].name: self._in_place(value, annotation(command, known[name]))
             for name, value in given.items()
@@ -151,11 +154,11 @@ def lines_of(text: str) -> dict[tuple[str, str], int]:
     return found
 
 
-def _keys(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _keys(document: Mapping[str, Any], table: str = "") -> Iterator[tuple[str, str]]:
     for name, value in document.items():
         if isinstance(value, dict):
-            yield from ((name, key) for key in value)
-        yield "", name
+            yield from _keys(value, f"{table}.{name}" if table else name)
+        yield table, name
 
 
 def check(config: ConfigFile, commands: Mapping[str, Any]) -> None:
@@ -172,15 +175,14 @@ def check(config: ConfigFile, commands: Mapping[str, Any]) -> None:
             continue
         if isinstance(value, dict):
             if name not in commands:
-                raise _unknown(config, "", name, "no such command", commands)
-            for key, setting in value.items():
-                _check_key(config, commands[name], key, setting)
+                raise unknown(config, "", name, "no such command", commands)
+            check_table(config, name, commands[name], value)
             continue
         having = [command for command in commands.values() if name in parameters(command)]
         if not having:
             every = {key for command in commands.values() for key in parameters(command)}
             why = f"wanted a table, [{name}]" if name in commands else "no command has such an option"
-            raise _unknown(config, "", name, why, every)
+            raise unknown(config, "", name, why, every)
         for command in having:
             _check_value(config, "", command, name, value)
 
@@ -198,11 +200,13 @@ def _check_destinations(config: ConfigFile, tables: Any) -> None:
             raise UsageError(f"{where}{f' {fault.key}' if fault.key else ''}: {fault.why}") from None
 
 
-def _check_key(config: ConfigFile, command: Any, key: str, value: Any) -> None:
+def check_table(config: ConfigFile, table: str, command: Any, options: Mapping[str, Any]) -> None:
+    """Hold the options that stand in a table of a file against the parameters of a command. Raises UsageError."""
     known = parameters(command)
-    if key not in known:
-        raise _unknown(config, command.name, key, f"covct {command.name} has no such option", known)
-    _check_value(config, command.name, command, key, value)
+    for key, value in options.items():
+        if key not in known:
+            raise unknown(config, table, key, f"covct {command.name} has no such option", known)
+        _check_value(config, table, command, key, value)
 
 
 def _check_value(config: ConfigFile, table: str, command: Any, key: str, value: Any) -> None:
@@ -216,7 +220,8 @@ def _check_value(config: ConfigFile, table: str, command: Any, key: str, value: 
         raise _refusal(config, table, key, f"{_shown(value)}: {error.message}") from error
 
 
-def _unknown(config: ConfigFile, table: str, key: str, why: str, known: Any) -> UsageError:
+def unknown(config: ConfigFile, table: str, key: str, why: str, known: Any) -> UsageError:
+    """The refusal of a key that is not among the `known`, with the near one."""
     near = get_close_matches(key.replace("_", "-"), list(known), n=1)
     return _refusal(config, table, key, why + (f"; did you mean {near[0]}?" if near else ""))
 

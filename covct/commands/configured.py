@@ -78,7 +78,7 @@ class Configured(TyperCommand):
         if path:
             every = ctx.parent.command.every() if ctx.parent else {str(self.name): self}
             check(config, {name: one for name, one in every.items() if isinstance(one, Configured)})
-        ctx.default_map = config.defaults(self)
+        ctx.default_map = {**config.defaults(self), **(ctx.default_map or {})}  # a recipe's go before the file's
         ctx.meta[CONFIG] = config
         return config
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,17 @@ def _lines(asked: Asked) -> Iterator[str]:
     for name, value in asdict(asked).items():
         if name not in LEFT_OUT and value is not None:
             yield f"{name.replace('_', '-')} = {_toml(value)}"
+
+
+def command_line(asked: Asked) -> list[str]:
+    """The call of covct that asks for the same, in a process that tells JSON; what is as its default is not in it."""
+    words = ["train", asked.task.value, str(asked.data), "--log-format", "json"]
+    for one in fields(asked):
+        value, option = getattr(asked, one.name), f"--{one.name.replace('_', '-')}"
+        if one.name in ("task", "data", "log_format") or value == one.default:
+            continue
+        words += [option] if value is True else [option, str(value.value if isinstance(value, Enum) else value)]
+    return words
 
 
 def _toml(value: Any) -> str:

@@ -1,279 +1,209 @@
-"""`covct train`."""
+"""`covct train`: one network, or with --like all those of a published system."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from covct.commands.bars import QUIET_S, Bar, progress
-from covct.commands.console import plain, stderr
-from covct.commands.quiet import quiet_tensorflow
-from covct.commands.recipe import write_recipe
-from covct.commands.train_options import Asked, Task, takes
-from covct.disk.signals import stoppable
-from covct.errors import DeviceMissing, RunError, Stopped, UsageError, whereabouts
+from covct.commands.configured import Configured
+from covct.commands.systems import System, Training, published, read_system
+from covct.commands.train_options import Asked, takes
+from covct.commands.training import card_of, check, compute_on_one_thread, run, settings_of
+from covct.errors import UsageError
 from covct.unattended.logs import LogFormat
 
 if TYPE_CHECKING:
-    from covct.training.settings import Settings
+    from covct.training.samples.reading import Readings
 
-RANGE_TEST_STEPS = 100
-Report = Callable[[dict[str, Any]], None]
+LIKE = "covct.train.like"
+FOUND = "{task}-find-lr.json"
 
 
 @takes(Asked)
 def train_command(asked: Asked) -> None:
     """Train the restorer, lung, infection or empty-slice network; whole patients are held out."""
-    _check(asked)
-    if asked.exact:
-        _compute_on_one_thread()
-    if _all_folds(asked) and asked.parallel and not asked.find_lr and _in_parallel(asked):
-        return
-    with progress("loading Keras", asked.log_format == LogFormat.json), quiet_tensorflow():
-        settings = _settings(asked)
-    if asked.show_augmented:
-        _show_augmented(asked, settings)
-        return
-    with _told(asked, settings.epochs * settings.steps_per_epoch) as report, _resumable():
-        if asked.find_lr:
-            _find_learning_rate(asked, settings, report)
-            return
-        _train_folds(asked, settings, report)
-    if asked.folds:
-        _summarise(asked)
+    run(asked)
 
 
-def _check(asked: Asked) -> None:
-    """Refuse what does not go together, before anything heavy is loaded."""
-    if not asked.data.is_dir():
-        raise UsageError(f"no such directory: {asked.data}")
-    if asked.fold is not None and not asked.folds:
-        raise UsageError(f"--fold {asked.fold}: the number of folds is missing; give --folds")
-    if asked.ema >= 1:
-        raise UsageError(f"--ema {asked.ema}: wanted a decay below 1, such as 0.99")
-    if asked.cross_validated and asked.split != "none":
-        raise UsageError("--cross-validated is for weights trained on all patients; wanted --split none")
+@dataclass(frozen=True)
+class Wish:
+    """One training of a system: its place in words, what is asked for, and whether its rate is searched for first."""
+
+    where: str
+    asked: Asked
+    find_lr: bool
 
 
-def _compute_on_one_thread() -> None:
-    for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        os.environ[variable] = "1"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+class Train(Configured):
+    """`covct train`, and `covct train --like NAME [TASK] DATA`: the same options, which go before the recipe's."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The command's own parameters, and the two of systems."""
+        *own, asks_for_help = super().get_params(ctx)
+        return [*own, *_like_options(), asks_for_help]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Of a system the trainings, each as if it had been asked for by itself."""
+        if ctx.resilient_parsing or set(ctx.help_option_names) & set(args):
+            return super().parse_args(ctx, args)
+        given, rest, _ = self.make_parser(ctx).parse_args(list(args))
+        name, printed = (_given(given, option) for option in ("like", "print_recipe"))
+        if not name:
+            if printed:
+                raise UsageError("--print shows the recipe of a system: it goes with --like")
+            return super().parse_args(ctx, args)
+        system = read_system(name, self)
+        if printed:
+            ctx.meta[LIKE] = system
+        else:
+            ctx.meta[LIKE] = list(self._wishes(ctx, system, given, rest))
+        return []
+
+    def invoke(self, ctx: Any) -> Any:
+        """Train, or show a recipe."""
+        asked = ctx.meta.get(LIKE)
+        if asked is None:
+            return super().invoke(ctx)
+        if isinstance(asked, System):
+            typer.echo(asked.config.text, nl=False)
+        else:
+            train_all(asked)
+        return None
+
+    def _wishes(self, ctx: Any, system: System, given: dict[str, Any], rest: list[str]) -> Iterator[Wish]:
+        """Each training of a system as it is asked for: command line before environment before recipe."""
+        task, data = _arguments(given, rest)
+        if not (out := _given(given, "out")):
+            raise UsageError(f"--like {system.name}: no output folder; wanted --out OUT")
+        chosen = [one for one in system.trainings if task in (None, one.task)]
+        if not chosen:
+            raise UsageError(f"--like {system.name}: it has no training of {task}")
+        for one in chosen:
+            yield self._wish(ctx, system, one, given, [one.task, *data, "--out", str(Path(out) / one.folder)])
+
+    def _wish(self, ctx: Any, system: System, one: Training, given: dict[str, Any], words: list[str]) -> Wish:
+        alone = typer.Context(self, info_name=self.name, parent=ctx.parent, **self.context_settings)
+        alone.default_map = system.config.of_options(self, one.options)
+        beside = [word for name, value in given.items() for word in self._words(alone, name, value)]
+        super().parse_args(alone, [*words, "--resume", *beside])
+        source = alone.get_parameter_source("learning_rate")
+        rate_given = source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
+        asked = Asked(**alone.params)
+        where = f"--like {system.name}, {one.folder}/{one.task}"
+        return Wish(where, replace(asked, find_lr=False), asked.find_lr and not rate_given)
+
+    def _words(self, ctx: Any, name: str, value: Any) -> list[str]:
+        """An option as it was given on the command line, for another one."""
+        option = next(one for one in self.get_params(ctx) if one.name == name)
+        if name in ("like", "print_recipe", "out") or not option.opts[0].startswith("-") or value is None:
+            return []
+        if option.is_flag:
+            return [option.opts[0]] if value is True else []
+        return [option.opts[0], value] if isinstance(value, str) else []
 
 
-def _all_folds(asked: Asked) -> bool:
-    return bool(asked.folds) and asked.fold is None
+def train_all(wishes: list[Wish]) -> None:
+    """One training after another; what the data lack for any of them is said before the first begins.
 
+    Raises
+    ------
+    UsageError
+        Of a training, naming it.
+    """
+    from covct.commands.quiet import quiet_tensorflow
 
-def _settings(asked: Asked) -> Settings:
-    """What decides the weights."""
-    from covct.architectures import architecture_name
-    from covct.training.cross_validation import threshold_of
-    from covct.training.samples.empty_slices import NETWORK
-    from covct.training.samples.inputs import VOLUMETRIC, parse_distances, parse_patch, parse_three
-    from covct.training.settings import Settings
-
-    threshold = asked.threshold
-    if asked.cross_validated and threshold is None:
-        threshold = threshold_of(asked.cross_validated, asked.task.value)
-    name = architecture_name(asked.architecture or (NETWORK if asked.task is Task.empty_slices else "unet"))
-    return Settings(
-        task=asked.task.value, epochs=asked.epochs, samples_per_epoch=asked.samples,
-        batch_size=asked.batch_size or (1 if name == VOLUMETRIC else 8), learning_rate=asked.learning_rate,
-        base_filters=asked.base_filters, architecture=name, loss=asked.loss, optimizer=asked.optimizer.value,
-        schedule=asked.schedule.value, clip_norm=asked.clip_norm, patience=asked.patience, ema=asked.ema,
-        split=asked.split, folds=asked.folds, fold=asked.fold or 0, threshold=threshold, seed=asked.seed,
-        mixed_precision=asked.mixed_precision, augment=asked.augment.value, recipe=asked.recipe,
-        field_of_view=asked.field_of_view, size=asked.size, leave_out=tuple(filter(None, asked.leave_out.split(","))),
-        neighbours=asked.neighbours, neighbours_mm=parse_distances(asked.neighbours_mm), patch=parse_patch(asked.patch),
-        spacing_mm=parse_three("--spacing", asked.spacing), classes=asked.classes,
-        norm=asked.norm.value if asked.norm else None,
-    )  # fmt: skip
-
-
-def _show_augmented(asked: Asked, settings: Settings) -> None:
-    from covct.training.samples.sheet import write_augmented
-
-    restorer = _of(asked.restorer, settings.fold)
-    with progress(f"reading {asked.data}", asked.log_format == LogFormat.json) as bar:
-        sheet = write_augmented(settings, asked.data, asked.out, restorer, asked.show_augmented, bar.at)
-    typer.echo(json.dumps({"sheet": str(sheet)}))
-
-
-def _find_learning_rate(asked: Asked, settings: Settings, report: Report) -> None:
+    for wish in wishes:
+        check(wish.asked)
+    if any(wish.asked.exact for wish in wishes):
+        compute_on_one_thread()
     with quiet_tensorflow():
-        from covct.training.find_lr import find_learning_rate
-
-    initial, restorer = _of(asked.initial, settings.fold), _of(asked.restorer, settings.fold)
-    found = find_learning_rate(
-        settings, asked.data, asked.out, initial, restorer, RANGE_TEST_STEPS, report=report, backbone=asked.backbone
-    )
-    plot = str(asked.out / f"{asked.task.value}-find-lr.svg")
-    tried = [asdict(trial) for trial in found.trials]
-    typer.echo(json.dumps({"learning_rate": found.suggestion, "plot": plot, "tried": tried}))
-
-
-def _train_folds(asked: Asked, settings: Settings, report: Report) -> None:
-    """One network, or one after another where all folds are wanted."""
-    with quiet_tensorflow():
-        from covct.training.cross_validation import credit
-        from covct.training.loop import train
         from covct.training.samples.reading import Readings
-
-    all_folds = _all_folds(asked)
-    readings = Readings() if all_folds else None  # what was read is kept for the next fold
-    for number in range(asked.folds) if all_folds else [settings.fold]:
-        folder = asked.out / f"fold-{number}" if asked.folds else asked.out
-        card = train(
-            replace(settings, fold=number), asked.data, asked.out, _of(asked.initial, number),
-            _of(asked.restorer, number), asked.resume, asked.checkpoint_steps, asked.workers,
-            _with_recipe(report, asked, asked.out if all_folds else folder), readings, asked.backbone,
-        )  # fmt: skip
-        if asked.cross_validated:
-            card = credit(card, asked.cross_validated, folder)
-        _convert(folder / f"{card.name}.json", card.task, report)
-        typer.echo(json.dumps({"card": str(folder / f"{card.name}.json"), "scores": card.scores}))
+    readings = Readings()
+    for wish in wishes:
+        _naming(wish, partial(_look, wish.asked, readings))
+    for wish in wishes:
+        _naming(wish, partial(_train, wish, readings))
 
 
-def _convert(card: Path, task: str, report: Report) -> None:
-    """Also for OpenVINO. A training of days must not be lost to a conversion of seconds: what prevents it is noted."""
-    from covct.networks.runtimes import is_installed
+def _naming(wish: Wish, act: Callable[[], None]) -> None:
+    try:
+        act()
+    except UsageError as error:
+        raise UsageError(f"{wish.where}: {error}") from error
 
-    if task == "restorer":
+
+def _look(asked: Asked, readings: Readings) -> None:
+    """Plan a training without beginning it: UsageError where the data lack what it learns from."""
+    from covct.training.build import check as check_settings
+    from covct.training.samples.plans import PLANS
+
+    settings = settings_of(asked)
+    check_settings(settings)
+    restorer = card_of(asked.restorer, settings.fold)
+    if restorer and not restorer.exists():  # one that the system trains itself
         return
-    try:
-        if not is_installed("openvino"):
-            raise DeviceMissing("it is not installed: pip install 'covct[cpu]', then covct export openvino")
-        from covct.networks.to_openvino import convert
-
-        convert(card)
-        text = f"{card.name}: converted for OpenVINO too"
-    except Exception as error:
-        reason = error if isinstance(error, RunError) else whereabouts(error)
-        text = f"{card.name}: not converted for OpenVINO ({reason}); scans on a CPU take TensorFlow"
-    report({"event": "note", "text": text})
+    PLANS[settings.task](readings.of(asked.data, restorer), settings)
 
 
-def _with_recipe(report: Report, asked: Asked, folder: Path) -> Report:
-    """Also write the recipe, once the training begins: one that is refused must not replace an earlier one's."""
-
-    def reported(event: dict[str, Any]) -> None:
-        if event["event"] == "started":
-            write_recipe(asked, folder)
-        report(event)
-
-    return reported
-
-
-def _of(card: Path | None, fold: int) -> Path | None:
-    return Path(str(card).replace("{fold}", str(fold))) if card else None
-
-
-def _in_parallel(asked: Asked) -> bool:
-    """The same command a fold, on all GPUs; False where there are not two of them."""
-    from covct.training.cross_validation import gpus, run_in_parallel
-
-    devices = gpus()
-    if len(devices) < 2:
-        typer.echo(f"covct: --parallel: {len(devices)} GPU found, so the folds are trained one after another", err=True)
-        return False
-    arguments = [argument for argument in sys.argv[1:] if argument != "--parallel"]
-    commands = {
-        number: [sys.executable, "-m", "covct", *arguments, "--fold", str(number), "--log-format", "json"]
-        for number in range(asked.folds)
-    }
-    with _resumable():
-        run_in_parallel(commands, devices, lambda event: typer.echo(json.dumps(event), err=True))
-    write_recipe(asked, asked.out)
-    _summarise(asked)
-    return True
+def _train(wish: Wish, readings: Readings) -> None:
+    """A training with what belongs before it: a sheet of its samples, the search for its rate. None is made twice."""
+    asked = wish.asked
+    text = f"{wish.where}: begins"
+    typer.echo(json.dumps({"event": "note", "text": text}) if asked.log_format == LogFormat.json else text, err=True)
+    if asked.show_augmented and not list(asked.out.glob(f"{asked.task.value}-augmented*")):
+        run(asked)
+    if wish.find_lr:
+        found = asked.out / FOUND.format(task=asked.task.value)
+        if not found.exists():
+            run(replace(asked, show_augmented=0, find_lr=True))
+        asked = replace(asked, learning_rate=json.loads(found.read_text())["suggestion"])
+    run(replace(asked, show_augmented=0), readings)
 
 
-def _summarise(asked: Asked) -> None:
-    from covct.training.cross_validation import summarise
-
-    typer.echo(json.dumps(summarise(asked.out, asked.task.value, asked.folds)))
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """A stop signal ends the training behind its checkpoint, with exit code 130."""
-    try:
-        with stoppable():
-            yield
-    except Stopped as stopped:
-        typer.echo(f"covct: stopped by {stopped}; the checkpoint is written, continue with --resume", err=True)
-        raise typer.Exit(130) from stopped
+def _given(given: dict[str, Any], name: str) -> Any:
+    """What stands on the command line, None where nothing does."""
+    value = given.get(name)
+    return value if isinstance(value, str | bool | list) else None
 
 
-@contextmanager
-def _told(asked: Asked, steps: int) -> Iterator[Report]:
-    """Where events go: JSON lines, a bar on a terminal, or a line now and then."""
-    if asked.log_format == LogFormat.json:
-        yield _seldom(lambda event: stderr.print(json.dumps(event), markup=False, highlight=False, soft_wrap=True))
-    elif not stderr.is_terminal:
-        yield _seldom(lambda event: stderr.print(_sentence(event), markup=False, highlight=False, soft_wrap=True))
-    else:
-        counts = {"all": steps, "epoch": 0, **({"part": RANGE_TEST_STEPS} if asked.find_lr else {})}
-        with progress("preparing", time_left=False) as bar:
-            yield partial(_draw, bar, counts)
+def _arguments(given: dict[str, Any], rest: list[str]) -> tuple[str | None, list[str]]:
+    """The task, if one stands before the data, and the data, if they are said."""
+    words = [value for name in ("task", "data") if (value := _given(given, name))] + rest
+    return (words[0], words[1:]) if len(words) > 1 else (None, words)
 
 
-def _draw(bar: Bar, steps: dict[str, int], event: dict[str, Any]) -> None:
-    """One event on a terminal; `steps` are all, of an epoch, and of each part of a range test, where it is one."""
-    if event["event"] == "started":
-        steps["epoch"] = event["steps"]
-    if event["event"] != "step":
-        bar.print(plain(_sentence(event)))
-    elif "part" in steps:
-        bar.say("range test" if event["epoch"] == 1 else f"short training {event['epoch'] - 1}")
-        bar.at(event["step"], steps["part"], _sentence(event))
-    else:
-        bar.say(f"epoch {event['epoch']}")
-        bar.at((event["epoch"] - 1) * steps["epoch"] + event["step"], steps["all"], _sentence(event))
+@cache
+def _like_options() -> list[Any]:
+    """`--like` and `--print`, as typer makes options."""
+
+    def command(
+        like: Annotated[
+            str | None,
+            typer.Option(
+                "--like",
+                help=f"Train a published system: {', '.join(published())}, or a recipe FILE.toml. TASK may be left "
+                "out; options beside it go before the recipe's.",
+                rich_help_panel="Systems", allow_from_autoenv=False, expose_value=False, show_default=False,
+            ),
+        ] = None,
+        print_recipe: Annotated[
+            bool,
+            typer.Option(
+                "--print", help="Show the recipe of --like, and train nothing.",
+                rich_help_panel="Systems", allow_from_autoenv=False, expose_value=False,
+            ),
+        ] = False,
+    ) -> None: ...  # fmt: skip
+
+    app = typer.Typer(add_completion=False)
+    app.command()(command)
+    return [param for param in typer.main.get_command(app).params if param.name in ("like", "print_recipe")]
 
 
-def _seldom(write: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    """Every event but steps, of which one in half a minute is enough."""
-    last = [-QUIET_S]
-
-    def report(event: dict[str, Any]) -> None:
-        if event["event"] == "step":
-            if time.monotonic() - last[0] < QUIET_S:
-                return
-            last[0] = time.monotonic()
-        write(event)
-
-    return report
-
-
-def _sentence(event: dict[str, Any]) -> str:
-    if event["event"] == "note":
-        text: str = event["text"]
-        return text
-    if event["event"] == "started":
-        return (
-            f"{event['task']}: {event['epochs']} epochs of {event['steps']} steps of {event['batch_size']} samples, "
-            f"{event['parameters']} parameters, on {event['device']}"
-        )
-    if event["event"] == "step":
-        rate, left = event.get("slices_per_second"), event.get("seconds_left")
-        pace = f", {rate:.1f} samples/s" if rate else ""
-        return f"step {event['step']}: loss {event['loss']:.4f}{pace}{f', {_duration(left)} left' if left else ''}"
-    figures = ", ".join(f"{k} {v:.4g}" for k, v in event.items() if isinstance(v, float))
-    return f"epoch {event['epoch']}: {figures}; best epoch {event['best_epoch']}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+COMMAND = Train

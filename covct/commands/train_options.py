@@ -47,6 +47,7 @@ class Schedule(str, Enum):
 class Augment(str, Enum):
     none = "none"
     light = "light"
+    similar = "similar"
     real_lesions = "real-lesions"
     clinical = "clinical"
     standard = "standard"
@@ -157,8 +158,8 @@ class Asked:
     split: Annotated[
         str,
         _validation(
-            help="Hold out patients: 90/10, 70/30 or a share such as 0.2; slice or slice:90/10 holds out slices "
-            "(patients leak); none holds out nobody."
+            help="Hold out patients: 90/10, 70/30 or a share such as 0.2; 72/18/10 leaves a tenth out for a test; "
+            "slice or slice:90/10 holds out slices (patients leak); none holds out nobody."
         ),
     ] = "70/30"
     folds: Annotated[
