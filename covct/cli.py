@@ -110,7 +110,7 @@ class Commands(ByName):
             "Restore Hounsfield units of 8-bit slices (CLAHE or a lung window); exit 3 if some volumes were refused.",
             EXIT_CODES,
         ),
-        "export": networks("export.export", "Write networks for other runtimes."),
+        "export": tools("export.export", "Write results for reporting systems, and networks for other runtimes."),
         "doctor": tools(
             "machine.doctor",
             "Check packages, weights, device, memory, disk, locks and decoders here, with a fix for every problem.",

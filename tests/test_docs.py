@@ -116,6 +116,12 @@ def test_every_option_with_its_default(name, command):
     check_options(rows(page(name), "option | default | meaning"), command, parameters(command))
 
 
+def test_every_option_of_the_export_to_fhir():
+    [options] = [one.params for name, one in COMMANDS["export"].commands.items() if name == "fhir"]
+    table = rows(page("fhir"), "option | default | meaning")
+    assert {names(cells[0])[0] for cells in table} == {one.opts[0] for one in options if one.opts[0].startswith("--")}
+
+
 def test_options_of_watch_are_its_own_and_those_of_scan():
     own, shared = parameters("watch"), parameters("scan")
     table = rows(page("watch"), "option | default | meaning")
@@ -156,6 +162,7 @@ def test_every_example_is_understood(text):
         if words[0] == "config":  # behind it stands the command line of another command
             words = words[next((i for i, word in enumerate(words[1:], 1) if word in COMMANDS), 0) :]
         command = COMMANDS[words[0]]
+        command = getattr(command, "commands", {}).get(" ".join(words[1:2]), command)
         known = {name for one in command.get_params(typer.Context(command)) for name in one.opts}
         for word in words[1:]:
             assert not word.startswith("-") or word.split("=")[0] in known, (words[0], word)

@@ -214,22 +214,17 @@ def _measurement(measured: Measured) -> hd.sr.Measurement:
         unit=code(figure.unit.code),
         derivation=code(figure.derivation) if figure.derivation else None,
         method=None if figure.derivation else code(SUM_OF_VOXELS),
-        properties=_uncertainty(measured) if value is not None and measured.interval else None,
+        properties=_uncertainty(measured, measured.reach) if measured.reach else None,
         qualifier=code(measured.why_absent) if value is None else None,  # `_complete` takes the value away
     )
 
 
-def _uncertainty(measured: Measured) -> hd.sr.MeasurementProperties:
+def _uncertainty(measured: Measured, reach: tuple[float, float]) -> hd.sr.MeasurementProperties:
     """How far the ends of an interval lie from the value (TID 310, CID 225), in its unit: the library has none."""
-    figure, value = measured.figure, measured.value
-    assert value is not None and measured.interval
-    low, high = measured.interval
-    properties = hd.sr.MeasurementProperties(
-        upper_measurement_uncertainty=round(high - value, figure.digits) + 0.0,
-        lower_measurement_uncertainty=round(value - low, figure.digits) + 0.0,
-    )
+    upper, lower = reach
+    properties = hd.sr.MeasurementProperties(upper_measurement_uncertainty=upper, lower_measurement_uncertainty=lower)
     for item in properties:
-        item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence = [code(figure.unit.code)]
+        item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence = [code(measured.figure.unit.code)]
     return properties
 
 

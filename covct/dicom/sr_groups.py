@@ -58,6 +58,14 @@ class Measured:
         """Why there is no value (PS3.16 CID 42)."""
         return NOT_ATTEMPTED if self.withheld else VALUE_UNKNOWN
 
+    @property
+    def reach(self) -> tuple[float, float] | None:
+        """How far the upper end of the interval lies above the value, and the lower below it; None without one."""
+        if self.value is None or not self.interval:
+            return None
+        (low, high), digits = self.interval, self.figure.digits
+        return round(high - self.value, digits) + 0.0, round(self.value - low, digits) + 0.0
+
 
 @dataclass(frozen=True)
 class Group:
@@ -162,6 +170,8 @@ def _outside(report: dict[str, Any], segment: Segment) -> Group:
 def _thirds(report: dict[str, Any]) -> list[Group]:
     """Each third of each lung, and of both: how much lung there is in it, and how much of that is opacity."""
     given = [one for one in FIGURES if one.in_thirds]
+    if not report["thirds"]:  # of an earlier version, which divided each region by its own height
+        return []
     edges = report["thirds"]["edges"]
     slices = dict(zip(THIRDS, zip(edges, edges[1:], strict=False), strict=True))
     return [
