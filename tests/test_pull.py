@@ -23,11 +23,18 @@ from pydicom.uid import CTImageStorage, RLELossless
 
 from covct.commands.pull import _days
 from covct.errors import OutputLocked, OutputNotWritable, PeerError, UsageError
+from covct.exchange.acceptor import Terms
 from covct.exchange.archive import FoundSeries, FoundStudy
 from covct.exchange.arrivals import STAGING, arriving
+from covct.exchange.listener import listening
+from covct.exchange.peers import Caller
 from covct.exchange.pull_event import PullEvent
+from covct.exchange.received import Inbox
+from covct.exchange.tls import server_context
 from covct.exchange.wanted import Days, Wanted
+from covct.intake.discover import discover
 from support.archive import GET, ct_series, tiny_archive
+from support.certificates import make_authority
 from support.checkout import PYTHONPATH
 from support.events import as_published
 from support.pacs import data_set, free_ports
@@ -73,7 +80,7 @@ def arrived(inbox):
 
 
 def expected(*series):
-    return {f"{uid.rpartition('.')[0]}/{uid}/{uid}.{number}.dcm" for uid in series for number in range(1, 5)}
+    return {f"{uid.rpartition('.')[0]}/{uid}.{number}.dcm" for uid in series for number in range(1, 5)}
 
 
 def assert_as_sent(inbox, studies):
@@ -207,9 +214,11 @@ def test_the_audit_log_says_who_was_asked_and_what_came_without_names(studies, i
     assert not re.search("Secret|Thorax|P1.2|20261129", text)
 
 
-def test_what_lies_in_the_inbox_by_any_name_is_not_pulled(studies, inbox):
-    for index, path in enumerate(studies["1.2.1"]):
-        (inbox / f"slice-{index}").write_bytes(path.read_bytes())
+@pytest.mark.parametrize("place", ["any name {}", "1.2.1/1.2.1.1.{}.dcm", "1.2.1/1.2.1.1/1.2.1.1.{}.dcm"])
+def test_what_lies_in_the_inbox_by_any_name_is_not_pulled(place, studies, inbox):
+    for index, path in enumerate(studies["1.2.1"], start=1):
+        (inbox / place.format(index)).parent.mkdir(parents=True, exist_ok=True)
+        (inbox / place.format(index)).write_bytes(path.read_bytes())
     with tiny_archive(studies["1.2.1"]) as archive:
         events, _ = pulled(inbox, "--from", archive.peer, *NIGHT)
     assert events == [{"event": "finished", "here": 1}] and not archive.sent
@@ -222,6 +231,8 @@ def test_a_pulled_study_that_was_moved_away_is_not_pulled_again_unless_it_has_gr
     (inbox / "1.2.1").rename(tmp_path / "done")
     with tiny_archive(first) as archive:
         assert pulled(inbox, "--from", archive.peer, *NIGHT) == ([{"event": "finished", "here": 1}], 0)
+        [plan], _ = pulled(inbox, "--from", archive.peer, *NIGHT, "--dry-run", "--out", tmp_path / "out")
+        assert plan["verdict"] == "pull", "where there is a ledger, it alone knows what was done"
     with tiny_archive(late) as archive:
         pulled(inbox, "--from", archive.peer, *NIGHT)
     assert arrived(inbox) == expected("1.2.1.1")
@@ -287,6 +298,7 @@ def test_a_pull_that_is_killed_goes_on_where_it_was(studies, inbox):
         process.wait()
         there = len(list((inbox / STAGING).rglob("*.dcm")))
         assert 0 < there < 60 and not arrived(inbox)
+        assert not discover([inbox]).series, "nobody meets half a study"
     with tiny_archive(files) as archive:
         events, code = pulled(inbox, "--from", archive.peer, *NIGHT)
     assert code == 0 and len(archive.sent) == 60 - there
@@ -319,7 +331,7 @@ def test_studies_are_limited_and_spaced(studies, inbox, monkeypatch):
     monkeypatch.setattr("covct.exchange.pull.pull.__defaults__", (waited.append,))
     with tiny_archive(every(studies)) as archive:
         events, _ = pulled(inbox, "--from", archive.peer, *NIGHT[:2], "--json", "--limit", "1", "--pause", "7")
-        assert events[-1] == {"event": "finished", "pulled": 1, "left for the next pull": 1, "left out": 1}
+        assert events[-1] == {"event": "finished", "pulled": 1, "not looked at": 2}
         assert waited == []
         pulled(inbox, "--from", archive.peer, "--date", "2026-11-28", "--json")
         events, _ = pulled(inbox, "--from", archive.peer, "--since", "2026-11-28", "--json", "--pause", "7")
@@ -337,7 +349,6 @@ def test_studies_are_limited_and_spaced(studies, inbox, monkeypatch):
         ({"refuses": {GET}}, (), r"it does not offer C-GET \(Study Root\); wanted --move-to"),
         ({"refuses": {CTImageStorage}}, (), r"it does not send CT images by C-GET \(role selection refused\)"),
         ({"status": 0xA700}, (), r"it did not answer a query of study: out of resources \(status 0xA700\)"),
-        ({}, ("--move-to", "COVCT@192.0.2.1:104"), "cannot listen there"),
     ],
 )
 def test_refusals_are_told_in_a_sentence(settings, options, sentence, studies, inbox):
@@ -383,14 +394,45 @@ def test_c_move_to_a_listener_of_its_own(studies, inbox):
     assert_as_sent(inbox, studies)
 
 
+def test_c_move_to_a_listener_that_runs_anyway(studies, inbox):
+    terms = Terms("LISTENER", (Caller("*", None),), 1 << 17, 10)
+    with listening("127.0.0.1", 0, terms, Inbox(inbox), None, 4, lambda event: None) as listener:
+        thread = threading.Thread(target=listener.serve)
+        thread.start()
+        try:
+            with tiny_archive(studies["1.2.1"], listeners={"LISTENER": listener.address}) as archive:
+                for told in ("pulled", "here"):
+                    events, code = pulled(inbox, "--from", archive.peer, *NIGHT, "--move-to", "LISTENER")
+                    assert (code, events[-1]) == (0, {"event": "finished", told: 1})
+        finally:
+            listener.stop()
+            thread.join()
+    assert arrived(inbox) == expected("1.2.1.1")
+
+
+def test_by_tls_the_archive_shows_who_it_is(studies, inbox, tmp_path):
+    ours, strangers = (make_authority(tmp_path / name) for name in ("ours", "strangers"))
+    tls = server_context(*ours.signs("archive"), authorities=ours.certificate)
+    known = ("--tls-authorities", ours.certificate)
+    certificate, key = ours.signs("covct")
+    shown = ("--tls-certificate", certificate, "--tls-key", key)
+    with tiny_archive(studies["1.2.1"], tls=tls) as archive:
+        with pytest.raises(PeerError, match="the peer's certificate is refused"):
+            raise invoke(
+                "pull", inbox, "--from", archive.peer, *NIGHT, "--tls-authorities", strangers.certificate
+            ).exception
+        _, code = pulled(inbox, "--from", archive.peer, *NIGHT, *known, *shown)
+    assert code == 0 and arrived(inbox) == expected("1.2.1.1")
+
+
 def test_names_of_an_archive_are_no_paths(inbox):
     """UIDs are what an archive says they are: one that is none becomes a hash."""
     series = FoundSeries("../../etc", "/tmp/x", {})
     with arriving(inbox) as arrivals:
-        arrivals.keep(series, "../1", b"x")
-        arrivals.hand_over(series.study_uid, [series])
+        arrivals.keep(series.study_uid, "../1", b"x")
+        arrivals.hand_over(series.study_uid, {series.uid: 1})
     [path] = [path for path in inbox.rglob("*.dcm")]
-    assert re.fullmatch(r"uid-\w+/uid-\w+/uid-\w+\.dcm", path.relative_to(inbox).as_posix())
+    assert re.fullmatch(r"uid-\w+/uid-\w+\.dcm", path.relative_to(inbox).as_posix())
     assert Path(inbox.parent, "1").exists() is False
 
 
@@ -526,6 +568,11 @@ def test_options_that_do_not_go_together(inbox, tmp_path):
         (("--from", "TITLE@host"), "--from TITLE@host: wanted TITLE@HOST:PORT"),
         (("--from", "A@h:1", "--date", "today", "--since", "1d"), "--date: wanted without --since and --until"),
         (("--from", "A@h:1", "--body-part", "("), r"--body-part \(: "),
+        (
+            ("--from", "A@127.0.0.1:1", "--move-to", "X@192.0.2.1:104"),
+            "--move-to X: cannot listen on 192.0.2.1, port 104",
+        ),
+        (("--from", "A@127.0.0.1:1", "--move-to", "dicoms://X@127.0.0.1:104"), "speaks no TLS"),
         (("--from", "A@h:1", "--marker", "a/b"), "wanted the name of a file, not a path"),
         (("--from", "http://127.0.0.1/", "--auth-file", tmp_path / "none"), "cannot be read: No such file"),
         (("--from", "http://pacs.example/", "--auth-file", tmp_path / "none"), "goes nowhere without TLS"),

@@ -110,10 +110,10 @@ def pull_command(
     days = _days(date, since, until, datetime.now().astimezone())
     wanted = Wanted(days, _pattern(body_part or CHEST), patterns_of(select), series_min_slices)
     order = Pull(inbox, out, wanted, limit, pause, marker, ae_title)
-    with (
-        stoppable(),
-        _opened(source, ae_title, move_to, (tls_authorities, tls_certificate, tls_key), auth_file) as archive,
-    ):
+    if dry_run and move_to:
+        move_to = move_to.partition("@")[0]  # nothing is sent, so nothing need listen
+    tls = (tls_authorities, tls_certificate, tls_key)
+    with stoppable(), _opened(inbox, source, ae_title, move_to, tls, auth_file) as archive:
         if dry_run:
             _show(order, archive, json_events)
             return
@@ -149,6 +149,7 @@ def _pattern(body_part: str) -> re.Pattern[str]:
 
 @contextmanager
 def _opened(
+    inbox: Path,
     source: str,
     title: str,
     move_to: str | None,
@@ -165,17 +166,17 @@ def _opened(
         with session_of(source, auth_file, *tls) as session:
             yield web_archive(source, session)
         return
+    from covct.exchange.arrivals import Arrivals
     from covct.exchange.peers import peer_of, title_of
     from covct.exchange.query_retrieve import query_retrieve
     from covct.exchange.tls import client_context
 
     if auth_file:
-        raise UsageError(
-            "--auth-file is for DICOMweb URLs; a DICOM peer knows us by --ae-title and --tls-certificateificate"
-        )
+        raise UsageError("--auth-file is for DICOMweb URLs; a DICOM peer knows us by --ae-title and --tls-certificate")
     peer = peer_of(source, "--from")
     context = client_context(*tls) if peer.is_secured else None
-    with query_retrieve(peer, title_of(title, "--ae-title"), _destination(move_to), context) as archive:
+    ours, staging = title_of(title, "--ae-title"), Arrivals(inbox).staging
+    with query_retrieve(peer, ours, staging, _destination(move_to), context) as archive:
         yield archive
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,16 +10,14 @@ from covct.dicom.header import Header
 from covct.disk.documents import DamagedDocument
 from covct.disk.outcome import read_outcome
 from covct.disk.places import OUTCOME, REPORT_NAME
-from covct.disk.sources import SourceFile
 from covct.intake.discover import Sighting, asked, candidates, read_facts, safe_name
 
 
 def in_ledger(out: Path, study_uid: str) -> set[str]:
     """Series Instance UIDs of a study that an output tree has an outcome of, or left out in favour of another."""
     found = set()
-    for path in out.glob(
-        f"{safe_name(study_uid)}*/*/{OUTCOME}"
-    ):  # several people under one study UID have a folder each
+    # several people under one study UID have a folder each
+    for path in out.glob(f"{safe_name(study_uid)}*/*/{OUTCOME}"):
         outcome = read_outcome(path.parent)
         if outcome and outcome.study_instance_uid == study_uid:
             found |= {outcome.series_instance_uid, *_left_out(path.with_name(REPORT_NAME))}
@@ -36,24 +33,19 @@ def _left_out(report: Path) -> Iterator[str]:
                 yield one.series_instance_uid
 
 
-def in_inbox(inbox: Path, avoid: Path | None = None) -> dict[str, set[str]]:
-    """SOP Instance UIDs of what lies in an inbox, by Series Instance UID. Where files are named and filed by their
-    UIDs, as pulls and listeners do it, names are believed; others are read."""
-    found: dict[str, set[str]] = defaultdict(set)
+def in_inbox(inbox: Path, avoid: Path | None = None) -> set[str]:
+    """SOP Instance UIDs of what lies in an inbox. Where files are named by UIDs, in folders that are too (pulls and
+    listeners do so), names are believed; others are read."""
+    found: set[str] = set()
     seen = Sighting()
     for file in candidates([inbox], avoid, seen):
-        if named := _by_name(file):
-            series, instance = named
-            found[series].add(instance)
+        path, name = file.path, file.path.name.removesuffix(".dcm")
+        if path.suffix == ".dcm" and _is_uid(name) and _is_uid(path.parent.name):
+            found.add(name)
         elif isinstance(facts := asked(file, read_facts, seen), Header):
-            found[facts.series_uid] |= {one.sop_instance_uid for one in facts.instances}
+            found |= {one.sop_instance_uid for one in facts.instances}
     return found
 
 
-def _by_name(file: SourceFile) -> tuple[str, str] | None:
-    """Series and instance of a file ``STUDY/SERIES/INSTANCE.dcm``."""
-    study, series, name = file.path.parts[-3:] if len(file.path.parts) > 2 else ("", "", "")
-    instance = name.removesuffix(".dcm")
-    parts = (study, series, instance)
-    is_filed = not file.member and instance != name and all("." in one and safe_name(one) == one for one in parts)
-    return (series, instance) if is_filed else None
+def _is_uid(name: str) -> bool:
+    return "." in name and safe_name(name) == name

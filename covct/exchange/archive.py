@@ -6,15 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from covct.dicom.header import CT_IMAGE, ENHANCED_CT, LEGACY_CONVERTED_CT
 from covct.exchange.audit import Party
 
-# SOP Classes of CT slices (PS3.4 B.5), and of the captures that scanners file among them.
-CT_IMAGES = (
-    "1.2.840.10008.5.1.4.1.1.2",  # CT Image
-    "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT Image
-    "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT Image
-)
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+CT_IMAGES = (CT_IMAGE, ENHANCED_CT, LEGACY_CONVERTED_CT)
 # Attributes of patient and study: an archive tells them at the level of the study, all others at that of the series.
 OF_STUDY = {
     "AccessionNumber", "ModalitiesInStudy", "NameOfPhysiciansReadingStudy", "NumberOfStudyRelatedInstances",
@@ -55,15 +50,12 @@ class Fetched:
 
     Attributes
     ----------
-    failed : int
-        Instances that it says it could not send.
     message : str
-        What it said of that, for whoever looks after it; empty where all went well.
+        What it said of instances that it could not send; empty where all went well.
     sent_elsewhere : int or None
         Instances that it says it sent to another listener, of which nothing is seen here; None where they came here.
     """
 
-    failed: int = 0
     message: str = ""
     sent_elsewhere: int | None = None
 

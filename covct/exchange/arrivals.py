@@ -10,14 +10,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from covct.disk.durable import fsync, make_folder, remove_halves, rename, replace_file
 from covct.errors import OutputLocked
-from covct.exchange.archive import FoundSeries
+from covct.exchange.received import SIGN
 from covct.intake.discover import safe_name
 
 STAGING = ".covct-pull"  # hidden: neither a scan nor a watch enters it
@@ -35,19 +35,19 @@ class Arrivals:
         """Where studies are gathered."""
         return self.inbox / STAGING
 
-    def of(self, series: FoundSeries) -> Path:
-        """Where the instances of a series are gathered."""
-        return self.staging / safe_name(series.study_uid) / safe_name(series.uid)
+    def of(self, study_uid: str) -> Path:
+        """Where the instances of a study are gathered."""
+        return self.staging / safe_name(study_uid)
 
     def studies(self) -> list[str]:
         """Study Instance UIDs of what an earlier pull left unfinished."""
         return sorted(path.name for path in self.staging.glob("*/"))
 
-    def held(self, series: FoundSeries) -> set[str]:
+    def held(self, study_uid: str) -> set[str]:
         """Names of the instances gathered so far, which are their UIDs."""
-        return _names(self.of(series))
+        return {path.stem for path in self.of(study_uid).glob("*.dcm")}
 
-    def keep(self, series: FoundSeries, uid: str, content: bytes) -> None:
+    def keep(self, study_uid: str, uid: str, content: bytes) -> None:
         """An instance, on the disk when this returns.
 
         Raises
@@ -55,39 +55,32 @@ class Arrivals:
         OSError
             It is not.
         """
-        folder = self.of(series)
+        folder = self.of(study_uid)
         make_folder(folder)
         replace_file(folder / f"{safe_name(uid)}.dcm", content)
 
-    def hand_over(self, study_uid: str, series: Sequence[FoundSeries], marker: str = "") -> int:
-        """Put a study into the inbox, and say how many instances that were: the whole folder at once; where the study
-        is there already, each series at once; where that is there too, the instances that it lacks."""
-        name = safe_name(study_uid)
-        gathered, place = self.staging / name, self.inbox / name
-        arrived = {one.uid: self.held(one) for one in series}
-        if not any(arrived.values()):
-            return 0
-        self._record({uid: len(held | _names(place / safe_name(uid))) for uid, held in arrived.items()})
-        if marker:
-            replace_file(gathered / marker, b"")
-        if place.exists():
-            self._join(gathered, place, marker)
-        else:
-            rename(gathered, place)
-        return sum(map(len, arrived.values()))
+    def hand_over(self, study_uid: str, counts: Mapping[str, int], marker: str = "") -> None:
+        """Put what was gathered of a study into the inbox: the folder at once, or where there is one each file.
 
-    def _join(self, gathered: Path, place: Path, marker: str) -> None:
-        for folder in sorted(path for path in gathered.iterdir() if path.is_dir()):
-            if not (place / folder.name).exists():
-                rename(folder, place / folder.name)
-                continue
-            for path in sorted(folder.iterdir()):
-                os.replace(path, place / folder.name / path.name)
-            fsync(place / folder.name)
-            folder.rmdir()
-        if marker:  # the last: it says that all is there
-            rename(gathered / marker, place / marker)
-        gathered.rmdir()
+        Parameters
+        ----------
+        counts : mapping of str to int
+            How many instances each of its series has now, by UID.
+        marker : str
+            Name of a file that comes last; empty: none.
+        """
+        gathered, place = self.of(study_uid), self.inbox / safe_name(study_uid)
+        (gathered / SIGN).unlink(missing_ok=True)  # of an association that the archive has not ended yet
+        if marker and gathered.is_dir():
+            replace_file(gathered / marker, b"")
+        if not place.exists() and gathered.is_dir():
+            rename(gathered, place)
+        elif gathered.is_dir():
+            for path in sorted(gathered.iterdir(), key=lambda path: (path.name == marker, path.name)):
+                os.replace(path, place / path.name)
+            fsync(place)
+            gathered.rmdir()
+        self._record(counts)
 
     def record(self) -> dict[str, int]:
         """How many instances of each series, by its UID, pulls have put into this inbox, wherever they are by now."""
@@ -109,10 +102,6 @@ class Arrivals:
             os.fsync(file.fileno())
 
 
-def _names(folder: Path) -> set[str]:
-    return {path.stem for path in folder.glob("*.dcm")} if folder.is_dir() else set()
-
-
 @contextmanager
 def arriving(inbox: Path) -> Iterator[Arrivals]:
     """An inbox to pull into, for this process alone; half-written files of a process that was killed are removed.
@@ -131,6 +120,6 @@ def arriving(inbox: Path) -> Iterator[Arrivals]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OutputLocked(f"{inbox}: another covct pull is writing there; wanted one at a time") from None
-        for folder in arrivals.staging.glob("*/*/"):
+        for folder in arrivals.staging.glob("*/"):
             remove_halves(folder)
         yield arrivals

@@ -63,7 +63,7 @@ def associated(
     entity.connection_timeout, entity.acse_timeout = CONNECTING_S, ANSWERING_S
     entity.dimse_timeout = entity.network_timeout = SILENT_S
     secured = (tls, peer.host) if peer.is_secured else None
-    check_resolves(peer)
+    addresses_of(peer)
     association = entity.associate(
         peer.host, peer.port, ae_title=peer.title, ext_neg=list(roles), evt_handlers=list(handlers), tls_args=secured
     )
@@ -77,12 +77,19 @@ def associated(
             association.abort()
 
 
-def check_resolves(peer: Peer) -> None:
-    """Refuse a peer whose host name nobody knows."""
+def addresses_of(peer: Peer) -> list[str]:
+    """The addresses of a peer's host, each once.
+
+    Raises
+    ------
+    PeerError
+        Nobody knows the host's name.
+    """
     try:
-        socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise PeerError(f"{peer}: the host name {peer.host} does not resolve: {error.strerror}") from error
+    return list(dict.fromkeys(str(address[0]).partition("%")[0] for *_, address in found))
 
 
 def _why_not(association: Association, peer: Peer, ours: str, tls: ssl.SSLContext | None) -> str:

@@ -84,7 +84,7 @@ class Looked:
 
     arrivals: Arrivals
     out: Path | None
-    present: dict[str, set[str]] = field(repr=False)
+    present: set[str] = field(repr=False)
     pulled: dict[str, int] = field(repr=False)
 
     def verdicts(self, archive: Archive, wanted: Wanted, study: FoundStudy) -> list[Verdict]:
@@ -95,29 +95,26 @@ class Looked:
     def _verdict(self, archive: Archive, wanted: Wanted, series: FoundSeries, known: set[str]) -> Verdict:
         if why := wanted.why_not(series):
             return Verdict(series, LEAVE_OUT, why)
-        gathered, present = self.arrivals.held(series), self.present.get(series.uid, set())
-        count = series.announced
-        if not gathered and series.uid in known and not self._has_grown(series, count):
+        count, before = series.announced, self.pulled.get(series.uid)
+        has_grown = before is not None and count is not None and count > before  # it had not been sent whole
+        if series.uid in known and not has_grown:
             return Verdict(series, KNOWN, "it has its outcome", count=count)
-        if not gathered and not present and count is not None and self.pulled.get(series.uid, 0) >= count:
+        gathered = self.arrivals.held(series.study_uid)
+        if self.out is None and before is not None and not has_grown and not gathered:  # only the record tells
             return Verdict(series, KNOWN, "it was pulled before", count=count)
         uids = archive.instances(series)
         if why := wanted.too_few(len(uids)):
             return Verdict(series, LEAVE_OUT, why, count=len(uids))
-        missing = {uid: of for uid, of in uids.items() if safe_name(uid) not in gathered and uid not in present}
-        if not missing and not gathered:
+        missing = {uid: of for uid, of in uids.items() if safe_name(uid) not in gathered and uid not in self.present}
+        if not missing and self.present.issuperset(uids):
             return Verdict(series, HERE, "it lies in the inbox", count=len(uids))
         why = f"{len(uids) - len(missing)} of its {len(uids)} slices are here" if len(missing) < len(uids) else ""
         return Verdict(series, PULL, why, missing, len(uids))
 
-    def _has_grown(self, series: FoundSeries, count: int | None) -> bool:
-        """Whether the archive has more of a series by now than was once pulled of it: it had not been sent whole."""
-        before = self.pulled.get(series.uid)
-        return before is not None and count is not None and count > before
-
 
 def pull(order: Pull, archive: Archive, emit: Emit, sleep: Callable[[float], None] = time.sleep) -> Counter[str]:
-    """Pull what is wanted, and count studies by what became of them: "pulled", "here", "incomplete", "failed", "left".
+    """Pull what is wanted, and count studies by what became of them: "pulled", "incomplete", "here", "left out", and
+    beyond the limit "not looked at".
 
     Raises
     ------
@@ -134,13 +131,13 @@ def pull(order: Pull, archive: Archive, emit: Emit, sleep: Callable[[float], Non
         audit = audit_log(order.out or order.inbox, None if order.out else arrivals.staging / AUDIT)
         audit.record("queried", Party(order.ours), archive.party)
         for study in _studies(order, archive, arrivals, emit):
+            if order.limit is not None and tally["pulled"] + tally["incomplete"] >= order.limit:
+                tally["not looked at"] += 1
+                continue
             verdicts = looked.verdicts(archive, order.wanted, study)
             todo = [one for one in verdicts if one.verdict == PULL]
             if not todo:
                 tally["here" if any(one.verdict in (HERE, KNOWN) for one in verdicts) else "left out"] += 1
-                continue
-            if order.limit is not None and tally["pulled"] + tally["incomplete"] >= order.limit:
-                tally["left for the next pull"] += 1
                 continue
             if tally["pulled"] + tally["incomplete"]:
                 sleep(order.pause_s)
@@ -198,7 +195,7 @@ def _one_study(
         emit({"event": "incomplete", "study": study.uid, "missing": len(lacking), "message": why})
         return "incomplete"
     with unbroken():
-        arrivals.hand_over(study.uid, [one.series for one in todo], order.marker)
+        arrivals.hand_over(study.uid, {one.series.uid: one.count or 0 for one in todo}, order.marker)
     seconds = round(time.monotonic() - began, 1)
     emit({"event": "pulled", "study": study.uid, "series": len(todo), "instances": wanted, "seconds": seconds})
     return "pulled"
@@ -208,9 +205,9 @@ def _one_series(archive: Archive, arrivals: Arrivals, verdict: Verdict) -> tuple
     """The missing instances that still are, and what the archive said."""
     if not verdict.missing:
         return [], Fetched()
-    uids, keep = list(verdict.missing), partial(arrivals.keep, verdict.series)
+    uids, keep = list(verdict.missing), partial(arrivals.keep, verdict.series.study_uid)
     fetched = archive.fetch(verdict.series, uids, verdict.is_whole, keep)
     if fetched.sent_elsewhere is not None:
         return uids[fetched.sent_elsewhere :], fetched
-    held = arrivals.held(verdict.series)
+    held = arrivals.held(verdict.series.study_uid)
     return [uid for uid in uids if safe_name(uid) not in held], fetched

@@ -3,44 +3,28 @@ listener (PS3.4 C, Study Root)."""
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from covct.errors import PeerError
-from covct.exchange.archive import CT_IMAGES, SECONDARY_CAPTURE, Fetched, FoundSeries, FoundStudy, Keep
+from covct.dicom.syntaxes import SYNTAXES
+from covct.errors import PeerError, UsageError
+from covct.exchange.archive import CT_IMAGES, Fetched, FoundSeries, FoundStudy, Keep
 from covct.exchange.audit import Party
-from covct.exchange.calling import associated
-from covct.exchange.peers import Peer
+from covct.exchange.calling import SILENT_S, addresses_of, associated
+from covct.exchange.peers import ANY, Caller, Peer
 
 if TYPE_CHECKING:
     from pydicom import Dataset
     from pynetdicom.association import Association
 
 FIND, MOVE, GET = (f"1.2.840.10008.5.1.4.1.2.2.{number}" for number in (1, 2, 3))  # Study Root
-# A context each, so that the archive may send what it holds as it holds it: of several in one it takes one for all.
-SYNTAXES = (
-    "1.2.840.10008.1.2.1",  # Explicit VR Little Endian
-    "1.2.840.10008.1.2",  # Implicit VR Little Endian
-    "1.2.840.10008.1.2.1.99",  # Deflated
-    "1.2.840.10008.1.2.2",  # Explicit VR Big Endian
-    "1.2.840.10008.1.2.4.50",  # JPEG Baseline
-    "1.2.840.10008.1.2.4.51",  # JPEG Extended
-    "1.2.840.10008.1.2.4.57",  # JPEG Lossless
-    "1.2.840.10008.1.2.4.70",  # JPEG Lossless, first-order prediction
-    "1.2.840.10008.1.2.4.80",  # JPEG-LS Lossless
-    "1.2.840.10008.1.2.4.81",  # JPEG-LS near-lossless
-    "1.2.840.10008.1.2.4.90",  # JPEG 2000 Lossless
-    "1.2.840.10008.1.2.4.91",  # JPEG 2000
-    "1.2.840.10008.1.2.4.201",  # HTJ2K Lossless
-    "1.2.840.10008.1.2.4.202",  # HTJ2K Lossless RPCL
-    "1.2.840.10008.1.2.4.203",  # HTJ2K
-    "1.2.840.10008.1.2.5",  # RLE Lossless
-)
-CAPTURE_SYNTAXES = SYNTAXES[:2]
 PENDING = (0xFF00, 0xFF01)
 STORED, DISK_FULL, NOT_ASKED_FOR = 0x0000, 0xA700, 0xA900
 WHY_FAILED = {
@@ -54,39 +38,40 @@ WHY_FAILED = {
     0xFE00: "it broke off",
 }
 UIDS_A_REQUEST = 200  # of a list of instances: 64 characters each
-COUNTS = ("Completed", "Failed", "Warning")
+LONGEST_PDU = 1 << 17  # bytes, that the listener of a pull takes
+MOST_ASSOCIATIONS = 4  # that an archive may send by at once
+
+log = logging.getLogger("covct")
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where an archive sends by C-MOVE: `host` and `port` where this process listens by that title, while it pulls;
+    """Where an archive sends by C-MOVE: `address` and `port` where this process listens by that title, while it pulls;
     None where another listener does."""
 
     title: str
-    host: str | None = None
-    port: int | None = None
+    address: str | None = None
+    port: int = 0
 
 
 @dataclass
 class _Receiving:
-    """The retrieval that is under way: what is wanted of it, and what went wrong with what came."""
+    """The C-GET that is under way: what is wanted of it, and what went wrong with what came."""
 
     wanted: frozenset[str] = frozenset()
     keep: Keep = field(default=lambda uid, content: None)
     error: OSError | None = None
-    lock: Any = field(default_factory=threading.Lock)
 
     def store(self, event: Any) -> int:
         """Answer a C-STORE: success once the instance is on the disk."""
         uid = str(event.request.AffectedSOPInstanceUID)
         if uid not in self.wanted:
             return NOT_ASKED_FOR
-        with self.lock:  # an archive may send by several associations
-            try:
-                self.keep(uid, event.encoded_dataset())
-            except OSError as error:
-                self.error = error
-                return DISK_FULL
+        try:
+            self.keep(uid, event.encoded_dataset())
+        except OSError as error:
+            self.error = error
+            return DISK_FULL
         return STORED
 
 
@@ -140,16 +125,14 @@ class QueryRetrieve:
         ended = [self._retrieve(series, some) for some in lists]
         if self.receiving.error:
             raise self.receiving.error
-        elsewhere = self.destination is not None and self.destination.host is None
-        return Fetched(
-            failed=sum(counts["Failed"] for counts, _ in ended),
-            message="; ".join(dict.fromkeys(message for _, message in ended if message)),
-            sent_elsewhere=sum(counts["Completed"] + counts["Warning"] for counts, _ in ended) if elsewhere else None,
-        )
+        elsewhere = self.destination is not None and self.destination.address is None
+        said = "; ".join(dict.fromkeys(message for _, message in ended if message))
+        return Fetched(said, sum(sent for sent, _ in ended) if elsewhere else None)
 
     def _find(self, level: str, asked: dict[str, str]) -> list[dict[str, str]]:
         """What matches. All of it at once: the next question over this association waits for the end of this one."""
         answers = []
+        self._check_open()
         for status, identifier in self.association.send_c_find(_identifier(level, asked), FIND):
             code = self._status(status, "query")
             if code in PENDING and identifier is not None:
@@ -158,24 +141,30 @@ class QueryRetrieve:
                 raise PeerError(f"{self.peer}: it did not answer a query of {level.lower()}: {_why_failed(code)}")
         return answers
 
-    def _retrieve(self, series: FoundSeries, uids: Sequence[str]) -> tuple[dict[str, int], str]:
-        """How many instances were sent, and not, and what the archive said; all of a series without `uids`."""
+    def _retrieve(self, series: FoundSeries, uids: Sequence[str]) -> tuple[int, str]:
+        """How many instances were sent, and what the archive said of others; all of a series without `uids`."""
         asked = {"StudyInstanceUID": series.study_uid, "SeriesInstanceUID": series.uid}
         identifier = _identifier("IMAGE" if uids else "SERIES", asked)
         if uids:
             identifier.SOPInstanceUID = list(uids)
-        counts, code = dict.fromkeys(COUNTS, 0), STORED
+        sent, code = 0, STORED
         for status, _ in self._answers(identifier):
             code = self._status(status, "retrieval")
-            counts |= {one: int(status.get(f"NumberOf{one}Suboperations") or 0) for one in counts}
-        return counts, "" if code == STORED else _why_failed(code)
+            counts = (status.get(f"NumberOf{one}Suboperations") for one in ("Completed", "Warning"))
+            sent = sum(int(count or 0) for count in counts)
+        return sent, "" if code == STORED else _why_failed(code)
 
     def _answers(self, identifier: Dataset) -> Iterator[tuple[Dataset, Dataset | None]]:
+        self._check_open()
         if self.destination:
             answers = self.association.send_c_move(identifier, self.destination.title, MOVE)
         else:
             answers = self.association.send_c_get(identifier, GET)
         yield from answers
+
+    def _check_open(self) -> None:
+        if not self.association.is_established:
+            raise PeerError(f"{self.peer}: it ended the association; the next pull goes on from here")
 
     def _status(self, status: Dataset, what: str) -> int:
         if "Status" not in status:
@@ -185,7 +174,7 @@ class QueryRetrieve:
 
 @contextmanager
 def query_retrieve(
-    peer: Peer, ours: str, destination: Destination | None = None, tls: ssl.SSLContext | None = None
+    peer: Peer, ours: str, arrivals: Path, destination: Destination | None = None, tls: ssl.SSLContext | None = None
 ) -> Iterator[QueryRetrieve]:
     """One association with an archive, for all that a pull asks of it.
 
@@ -193,6 +182,8 @@ def query_retrieve(
     ----------
     ours : str
         Our AE title.
+    arrivals : Path
+        Folder that a listener of ours stores into, as ``STUDY/INSTANCE.dcm``.
     destination : Destination, optional
         To retrieve by C-MOVE; without, by C-GET.
 
@@ -204,25 +195,19 @@ def query_retrieve(
     from pynetdicom import build_context, build_role, evt
 
     receiving = _Receiving()
-    handlers: list[tuple[Any, Callable[[Any], int]]] = [(evt.EVT_C_STORE, receiving.store)]
     asked = [build_context(FIND), build_context(MOVE if destination else GET)]
-    images = [] if destination else _storage_contexts()
-    roles = [build_role(uid, scp_role=True) for uid in sorted({str(one.abstract_syntax) for one in images})]
+    # A context for each syntax, so that an archive may send what it holds as it holds it; of several it takes one.
+    images = [] if destination else [build_context(uid, syntax) for uid in CT_IMAGES for syntax in SYNTAXES]
+    roles = [] if destination else [build_role(uid, scp_role=True) for uid in CT_IMAGES]
+    handlers = [] if destination else [(evt.EVT_C_STORE, receiving.store)]
     with ExitStack() as stack:
-        if destination and destination.host is not None:
-            stack.enter_context(_listening(destination, handlers))
+        if destination and destination.address is not None:
+            stack.enter_context(_listening(peer, destination, destination.address, arrivals))
         association = stack.enter_context(
-            associated(peer, ours, [*asked, *images], roles=roles, handlers=[] if destination else handlers, tls=tls)
+            associated(peer, ours, [*asked, *images], roles=roles, handlers=handlers, tls=tls)
         )
         _check_offers(peer, association, destination)
         yield QueryRetrieve(peer, association, receiving, destination)
-
-
-def _storage_contexts() -> list[Any]:
-    from pynetdicom import build_context
-
-    contexts = [build_context(uid, syntax) for uid in CT_IMAGES for syntax in SYNTAXES]
-    return [*contexts, build_context(SECONDARY_CAPTURE, list(CAPTURE_SYNTAXES))]
 
 
 def _check_offers(peer: Peer, association: Association, destination: Destination | None) -> None:
@@ -239,25 +224,30 @@ def _check_offers(peer: Peer, association: Association, destination: Destination
 
 
 @contextmanager
-def _listening(destination: Destination, handlers: list[tuple[Any, Callable[[Any], int]]]) -> Iterator[None]:
-    """A listener for the time of the pull, which takes nothing but what is asked for."""
-    from pynetdicom import AE, build_context
+def _listening(peer: Peer, destination: Destination, address: str, arrivals: Path) -> Iterator[None]:
+    """A listener for the time of the pull, which nobody but the archive may call."""
+    from covct.exchange.acceptor import Terms
+    from covct.exchange.listener import listening
+    from covct.exchange.received import Inbox
 
-    entity = AE(ae_title=destination.title)
-    entity.require_called_aet = True
-    entity.supported_contexts = [
-        *(build_context(uid, list(SYNTAXES)) for uid in CT_IMAGES),
-        build_context(SECONDARY_CAPTURE, list(CAPTURE_SYNTAXES)),
-    ]
+    def heard(event: dict[str, Any]) -> None:
+        if event["event"] == "turned-away":
+            log.warning("%s called the listener of this pull, and is not %s: turned away", event["address"], peer.host)
+
+    allowed = tuple(Caller(ANY, ipaddress.ip_network(found)) for found in addresses_of(peer))
+    terms = Terms(destination.title, allowed, LONGEST_PDU, SILENT_S)
     try:
-        server = entity.start_server((destination.host, destination.port), block=False, evt_handlers=handlers)
-    except OSError as error:
-        where = f"{destination.title}@{destination.host}:{destination.port}"
-        raise PeerError(f"--move-to {where}: cannot listen there: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        server.shutdown()
+        opened = listening(address, destination.port, terms, Inbox(arrivals), None, MOST_ASSOCIATIONS, heard)
+        with opened as listener:
+            thread = threading.Thread(target=listener.serve, name="covct pull", daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                listener.stop()
+                thread.join()
+    except UsageError as error:
+        raise UsageError(f"--move-to {destination.title}: {str(error).removeprefix('--')}") from error
 
 
 def _identifier(level: str, asked: dict[str, str]) -> Dataset:

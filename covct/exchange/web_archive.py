@@ -69,7 +69,7 @@ class WebArchive:
                 refused.append(str(error).removeprefix(f"{self.url}: "))
             else:
                 keep(uid, content)
-        return Fetched(len(refused), "; ".join(dict.fromkeys(refused)))
+        return Fetched("; ".join(dict.fromkeys(refused)))
 
     def _search(
         self, search: Callable[..., list[Any]], key: str, asked: dict[str, str], keywords: Iterable[str], *within: str

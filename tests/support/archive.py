@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,10 +75,11 @@ class TinyArchive:
     stop_after: int | None = None
     status: int | None = None
     port: int = 0
+    tls: ssl.SSLContext | None = None
 
     @property
     def peer(self) -> str:
-        return f"{self.title}@127.0.0.1:{self.port}"
+        return f"{'dicoms://' if self.tls else ''}{self.title}@127.0.0.1:{self.port}"
 
     def datasets(self) -> list[pydicom.Dataset]:
         return [pydicom.dcmread(path) for path in self.files]
@@ -142,8 +145,6 @@ class TinyArchive:
 @contextmanager
 def tiny_archive(files: Iterable[Path], **settings: Any) -> Iterator[TinyArchive]:
     """A tiny archive that is up."""
-    import logging
-
     from pynetdicom import AE, build_context, evt
     from pynetdicom.presentation import DEFAULT_TRANSFER_SYNTAXES
 
@@ -160,7 +161,9 @@ def tiny_archive(files: Iterable[Path], **settings: Any) -> Iterator[TinyArchive
     entity.add_requested_context(CTImageStorage, [ExplicitVRLittleEndian])
     [archive.port] = free_ports(1)
     handlers = [(evt.EVT_C_FIND, archive.find), (evt.EVT_C_GET, archive.get), (evt.EVT_C_MOVE, archive.move)]
-    server = entity.start_server(("127.0.0.1", archive.port), block=False, evt_handlers=handlers)
+    server = entity.start_server(
+        ("127.0.0.1", archive.port), block=False, evt_handlers=handlers, ssl_context=archive.tls
+    )  # fmt: skip
     try:
         yield archive
     finally:
