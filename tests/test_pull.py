@@ -425,6 +425,16 @@ def test_by_tls_the_archive_shows_who_it_is(studies, inbox, tmp_path):
     assert code == 0 and arrived(inbox) == expected("1.2.1.1")
 
 
+def test_an_archive_by_its_name_in_the_configuration(studies, inbox, tmp_path):
+    config = tmp_path / "covct.toml"
+    with tiny_archive(studies["1.2.1"], calling="NIGHT") as archive:
+        config.write_text(f'[destinations.pacs]\naddress = "{archive.peer}"\nours = "NIGHT"\n[pull]\nfrom = "pacs"\n')
+        _, code = pulled(inbox, "--config", config, *NIGHT)
+        assert code == 0 and arrived(inbox) == expected("1.2.1.1")
+        with pytest.raises(PeerError, match="it does not know our AE title OTHER"):
+            raise invoke("pull", inbox, "--config", config, *NIGHT, "--ae-title", "OTHER").exception
+
+
 def test_names_of_an_archive_are_no_paths(inbox):
     """UIDs are what an archive says they are: one that is none becomes a hash."""
     series = FoundSeries("../../etc", "/tmp/x", {})
@@ -562,10 +572,12 @@ def test_a_url_that_is_no_service(studies, inbox, monkeypatch):
 
 
 def test_options_that_do_not_go_together(inbox, tmp_path):
+    (token := tmp_path / "token").write_text("abc")
     for options, sentence in [
         (("--from", "http://127.0.0.1/", "--move-to", "X"), "--move-to is for DICOM peers"),
         (("--from", "A@127.0.0.1:1", "--auth-file", "x"), "--auth-file is for DICOMweb URLs"),
         (("--from", "TITLE@host"), "--from TITLE@host: wanted TITLE@HOST:PORT"),
+        (("--from", "nowhere"), "--from nowhere: wanted TITLE@HOST:PORT, https://HOST/PATH, or the NAME"),
         (("--from", "A@h:1", "--date", "today", "--since", "1d"), "--date: wanted without --since and --until"),
         (("--from", "A@h:1", "--body-part", "("), r"--body-part \(: "),
         (
@@ -575,8 +587,8 @@ def test_options_that_do_not_go_together(inbox, tmp_path):
         (("--from", "A@127.0.0.1:1", "--move-to", "dicoms://X@127.0.0.1:104"), "speaks no TLS"),
         (("--from", "A@h:1", "--marker", "a/b"), "wanted the name of a file, not a path"),
         (("--from", "http://127.0.0.1/", "--auth-file", tmp_path / "none"), "cannot be read: No such file"),
-        (("--from", "http://pacs.example/", "--auth-file", tmp_path / "none"), "goes nowhere without TLS"),
-        (("--from", "https://me:secret@pacs.example/"), "credentials stand in no URL"),
+        (("--from", "http://pacs.example/", "--auth-file", token), "goes nowhere without TLS"),
+        (("--from", "https://me:secret@pacs.example/"), "credentials stand in no address"),
     ]:
         with pytest.raises(UsageError, match=sentence):
             raise invoke("pull", inbox, *options).exception

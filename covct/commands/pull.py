@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,10 @@ import typer
 from rich.table import Table
 
 from covct import RESEARCH_USE
+from covct.commands.configured import config_of
 from covct.commands.console import plain, stamp, stderr, stdout
 from covct.commands.options import Json, patterns_of, since_of
+from covct.commands.send import destinations_of
 from covct.commands.told import short
 from covct.disk.signals import stoppable
 from covct.errors import UsageError
@@ -26,25 +29,25 @@ from covct.visible import json_line
 
 if TYPE_CHECKING:
     from covct.exchange.archive import Archive
-    from covct.exchange.query_retrieve import Destination
+    from covct.exchange.destinations import Destination
+    from covct.exchange.query_retrieve import MoveTo
 
 _archive = partial(typer.Option, rich_help_panel="Archive")
 _choice = partial(typer.Option, rich_help_panel="What to pull", show_default=False)
 _limits = partial(typer.Option, rich_help_panel="Limits")
 _secured = partial(typer.Option, rich_help_panel="TLS", show_default=False)
 
-WEB = ("http://", "https://")
 LAST_NIGHT = timedelta(days=1)
-OUR_TITLE = "COVCT"
 
 
 def pull_command(
+    context: typer.Context,
     inbox: Annotated[Path, typer.Argument(help="Directory that studies go to.", show_default=False)],
     source: Annotated[
         str,
         _archive(
             "--from",
-            help="The archive: TITLE@HOST:PORT, dicoms://TITLE@HOST:PORT or a DICOMweb URL.",
+            help="The archive: TITLE@HOST:PORT, dicoms://TITLE@HOST:PORT, a DICOMweb URL or a name of covct.toml.",
             show_default=False,
         ),
     ],
@@ -52,7 +55,10 @@ def pull_command(
         Path | None,
         typer.Option("--out", "-o", help="Output tree: what it has an outcome of is not pulled.", show_default=False),
     ] = None,
-    ae_title: Annotated[str, _archive("--ae-title", help="AE title of ours, as the archive knows it.")] = OUR_TITLE,
+    ae_title: Annotated[
+        str | None,
+        _archive("--ae-title", help="AE title of ours, as the archive knows it. Default: COVCT.", show_default=False),
+    ] = None,
     move_to: Annotated[
         str | None,
         _archive(
@@ -109,11 +115,11 @@ def pull_command(
         raise UsageError(f"--marker {marker}: wanted the name of a file, not a path")
     days = _days(date, since, until, datetime.now().astimezone())
     wanted = Wanted(days, _pattern(body_part or CHEST), patterns_of(select), series_min_slices)
-    order = Pull(inbox, out, wanted, limit, pause, marker, ae_title)
+    place = _place(context, source, ae_title, auth_file, tls_authorities, tls_certificate, tls_key)
+    order = Pull(inbox, out, wanted, limit, pause, marker, place.ours)
     if dry_run and move_to:
         move_to = move_to.partition("@")[0]  # nothing is sent, so nothing need listen
-    tls = (tls_authorities, tls_certificate, tls_key)
-    with stoppable(), _opened(inbox, source, ae_title, move_to, tls, auth_file) as archive:
+    with stoppable(), _opened(inbox, place, move_to) as archive:
         if dry_run:
             _show(order, archive, json_events)
             return
@@ -147,51 +153,66 @@ def _pattern(body_part: str) -> re.Pattern[str]:
         raise UsageError(f"--body-part {body_part}: {error}") from error
 
 
-@contextmanager
-def _opened(
-    inbox: Path,
+def _place(
+    context: typer.Context,
     source: str,
-    title: str,
-    move_to: str | None,
-    tls: tuple[Path | None, Path | None, Path | None],
+    ae_title: str | None,
     auth_file: Path | None,
-) -> Iterator[Archive]:
-    """The archive that `--from` names."""
-    if source.startswith(WEB):
+    authorities: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+) -> Destination:
+    """The archive that `--from` names, with what it knows us by: of the options, else of its table in covct.toml."""
+    from covct.exchange.peers import title_of
+
+    [place] = destinations_of(config_of(context), [source], "--from")
+    if auth_file and place.peer:
+        raise UsageError("--auth-file is for DICOMweb URLs; a DICOM peer knows us by --ae-title and --tls-certificate")
+    known = place.access
+    access = replace(
+        known,
+        auth_file=auth_file or known.auth_file,
+        authorities=authorities or known.authorities,
+        certificate=certificate or known.certificate,
+        key=key or known.key,
+    )
+    return replace(place, access=access, ours=title_of(ae_title or place.ours, "--ae-title"))
+
+
+@contextmanager
+def _opened(inbox: Path, place: Destination, move_to: str | None) -> Iterator[Archive]:
+    access = place.access
+    tls = (access.authorities, access.certificate, access.key)
+    if place.peer is None:
         from covct.exchange.web_archive import web_archive
         from covct.exchange.web_session import session_of
 
         if move_to:
             raise UsageError("--move-to is for DICOM peers, TITLE@HOST:PORT; a DICOMweb URL needs no listener")
-        with session_of(source, auth_file, *tls) as session:
-            yield web_archive(source, session)
+        with session_of(place.url, None, *tls, credentials=access.credentials()) as session:
+            yield web_archive(place.url, session)
         return
     from covct.exchange.arrivals import Arrivals
-    from covct.exchange.peers import peer_of, title_of
     from covct.exchange.query_retrieve import query_retrieve
     from covct.exchange.tls import client_context
 
-    if auth_file:
-        raise UsageError("--auth-file is for DICOMweb URLs; a DICOM peer knows us by --ae-title and --tls-certificate")
-    peer = peer_of(source, "--from")
-    context = client_context(*tls) if peer.is_secured else None
-    ours, staging = title_of(title, "--ae-title"), Arrivals(inbox).staging
-    with query_retrieve(peer, ours, staging, _destination(move_to), context) as archive:
+    secured = client_context(*tls) if place.peer.is_secured else None
+    with query_retrieve(place.peer, place.ours, Arrivals(inbox).staging, _move_to(move_to), secured) as archive:
         yield archive
 
 
-def _destination(move_to: str | None) -> Destination | None:
+def _move_to(move_to: str | None) -> MoveTo | None:
     from covct.exchange.peers import peer_of, title_of
-    from covct.exchange.query_retrieve import Destination
+    from covct.exchange.query_retrieve import MoveTo
 
     if move_to is None:
         return None
     if "@" not in move_to:
-        return Destination(title_of(move_to, "--move-to"))
+        return MoveTo(title_of(move_to, "--move-to"))
     place = peer_of(move_to, "--move-to")
     if place.is_secured:
         raise UsageError(f"--move-to {move_to}: the listener of a pull speaks no TLS; wanted covct listen for that")
-    return Destination(place.title, place.host, place.port)
+    return MoveTo(place.title, place.host, place.port)
 
 
 def _show(order: Any, archive: Archive, json_events: bool) -> None:

@@ -45,7 +45,7 @@ log = logging.getLogger("covct")
 
 
 @dataclass(frozen=True)
-class Destination:
+class MoveTo:
     """Where an archive sends by C-MOVE: `address` and `port` where this process listens by that title, while it pulls;
     None where another listener does."""
 
@@ -82,7 +82,7 @@ class QueryRetrieve:
     peer: Peer
     association: Association
     receiving: _Receiving
-    destination: Destination | None
+    destination: MoveTo | None
 
     @property
     def party(self) -> Party:
@@ -174,7 +174,7 @@ class QueryRetrieve:
 
 @contextmanager
 def query_retrieve(
-    peer: Peer, ours: str, arrivals: Path, destination: Destination | None = None, tls: ssl.SSLContext | None = None
+    peer: Peer, ours: str, arrivals: Path, destination: MoveTo | None = None, tls: ssl.SSLContext | None = None
 ) -> Iterator[QueryRetrieve]:
     """One association with an archive, for all that a pull asks of it.
 
@@ -184,7 +184,7 @@ def query_retrieve(
         Our AE title.
     arrivals : Path
         Folder that a listener of ours stores into, as ``STUDY/INSTANCE.dcm``.
-    destination : Destination, optional
+    destination : MoveTo, optional
         To retrieve by C-MOVE; without, by C-GET.
 
     Raises
@@ -210,7 +210,7 @@ def query_retrieve(
         yield QueryRetrieve(peer, association, receiving, destination)
 
 
-def _check_offers(peer: Peer, association: Association, destination: Destination | None) -> None:
+def _check_offers(peer: Peer, association: Association, destination: MoveTo | None) -> None:
     accepted = {str(one.abstract_syntax) for one in association.accepted_contexts}
     if FIND not in accepted:
         raise PeerError(f"{peer}: it does not answer queries (C-FIND, Study Root) of this AE title")
@@ -224,7 +224,7 @@ def _check_offers(peer: Peer, association: Association, destination: Destination
 
 
 @contextmanager
-def _listening(peer: Peer, destination: Destination, address: str, arrivals: Path) -> Iterator[None]:
+def _listening(peer: Peer, destination: MoveTo, address: str, arrivals: Path) -> Iterator[None]:
     """A listener for the time of the pull, which nobody but the archive may call."""
     from covct.exchange.acceptor import Terms
     from covct.exchange.listener import listening
