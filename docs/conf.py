@@ -32,10 +32,10 @@ INCLUDED = {
 
 
 def link_to_pages(text: str) -> str:
-    """Markdown whose links to included files lead to their pages."""
+    """Markdown whose links to included files lead to their pages, and those of included files to the others."""
     for file, page in INCLUDED.items():
         text = re.sub(rf"\]\((\.\./)*{re.escape(file)}", f"]({page}", text)
-    return text
+    return re.sub(r"\]\((\.\./)+docs/", "](", text)
 
 
 def setup(app):
