@@ -24,8 +24,8 @@ from covct.unattended.batch import INDEX_NAME
 from covct.unattended.inbox import Settling, survey
 from covct.unattended.index import open_index
 from support.certificates import make_authority
-from support.dicom_peers import MAX_PDU, Raw, command, data_set, instance, request, running, send
-from support.pacs import die_with_parent
+from support.dicom_peers import MAX_PDU, Raw, command, instance, request, running, send
+from support.pacs import data_set, die_with_parent
 from support.running import invoke
 
 SUCCESS, INVALID_INSTANCE = 0x0000, 0x0117

@@ -64,11 +64,6 @@ def instance(
     return path
 
 
-def data_set(contents: bytes) -> bytes:
-    """A file without preamble and file meta information."""
-    return contents[144 + int.from_bytes(contents[140:144], "little") :]
-
-
 @dataclass
 class Running:
     """A listener of this process in a thread, with the events that it tells."""
