@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,7 @@ from support.certificates import make_authority
 from support.checkout import ROOT
 from support.chests import SMALL
 from support.pacs import free_ports
+from support.processes import child_of
 from support.receivers import node, objects_of, put_result, service
 from support.running import invoke, read_json
 from support.thresholds import make_networks, make_weights
@@ -136,6 +138,27 @@ def test_a_scan_sends_beside_its_work_and_its_exit_code_tells_what_waits(night):
         assert len(every) == 3 and len(pacs.kept) == 2 and pacs.kept.items() <= every.items()
     wrong = invoke(*arguments, "--send-to", "pasc")
     assert "--send-to pasc: no such destination; did you mean pacs?" in str(wrong.exception)
+
+
+def test_a_sender_dies_with_the_run_that_it_is_beside(tmp_path):
+    put_result(tmp_path / "out", "1.2.1/1.2.1.1")
+    [port] = free_ports(1)
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from covct.exchange.beside import Task, beside; from covct.exchange.destinations import of_texts\n"
+        f"task = Task(Path(sys.argv[1]), ('P@127.0.0.1:{port}',), of_texts(['P@127.0.0.1:{port}'], {{}}), None)\n"
+        "with beside(task, lambda event: None) as emit:\n    emit({'event': 'alive'}); print('on'); time.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    run = subprocess.Popen([sys.executable, "-c", code, tmp_path / "out"], env=environment, stdout=subprocess.PIPE)
+    assert run.stdout.readline() == b"on\n"
+    sender = child_of(run)
+    run.kill()
+    run.communicate()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{sender}").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{sender}").exists()
 
 
 def test_verify_and_older_trees_know_nothing_of_deliveries(night):

@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from covct.disk.places import PRIVATE
+from covct.exchange.deliveries import FOLDER
 from covct.exchange.destinations import Destination
 from covct.outputs import Emit, Event
 from covct.unattended.sending import DestinationState, as_event, read_sending
 
 AGAIN_S = 60.0  # after it ended
 LOOK_S = 5.0  # between two looks at what it has done
+STALLED_S = 900.0  # without progress, after which the last attempt is over
 STOP_S = 20.0  # that it may take to end what it is at
 NICE = 5
 DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
@@ -73,11 +75,14 @@ def beside(task: Task, emit: Emit) -> Iterator[Emit]:
 
 def last_attempt(task: Task, emit: Emit, sleep: Callable[[float], None] = time.sleep) -> list[DestinationState] | None:
     """Send what is left, whatever was tried before; how the destinations stand then. None: it could not be tried."""
-    process = _start(task, "--json")
+    process = _start(task)
+    progress, since = _progress(task), time.monotonic()
     try:
-        while process.poll() is None:
+        while process.poll() is None and time.monotonic() - since < STALLED_S:
             sleep(0.2)
             emit({"event": "alive"})
+            if (now := _progress(task)) != progress:
+                progress, since = now, time.monotonic()
     finally:
         _end(process)
     if process.returncode not in (0, 3):
@@ -86,6 +91,12 @@ def last_attempt(task: Task, emit: Emit, sleep: Callable[[float], None] = time.s
     said = read_sending(task.out)
     names = [one.name for one in task.destinations]
     return [said.state_of(name) if said else DestinationState(name=name) for name in names]
+
+
+def _progress(task: Task) -> list[float]:
+    """Changes with whatever is entered."""
+    folders = [task.out / PRIVATE / FOLDER / one.folder for one in task.destinations]
+    return [folder.stat().st_mtime for folder in folders if folder.exists()]
 
 
 class _Running:

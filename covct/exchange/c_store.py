@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from covct.errors import PeerError, UsageError
+from covct.errors import PeerError, UsageError, whereabouts
 from covct.exchange.answers import Answer, Loaded, NotReached, Store, of_status
 from covct.exchange.calling import associated
 from covct.exchange.destinations import Destination
@@ -84,10 +84,11 @@ def _sent(association: Association, objects: Iterable[Loaded]) -> Iterator[tuple
             raise NotReached("it broke the association off")
         try:
             status = association.send_c_store(dcmread(BytesIO(one.content)))
-        except (RuntimeError, ValueError) as error:  # it went between two of our instructions
-            if association.is_established:
-                raise
-            raise NotReached("it broke the association off") from error
+        except Exception as error:
+            if not association.is_established:  # it went between two of our instructions
+                raise NotReached("it broke the association off") from error
+            yield one, Answer("failed", f"it cannot be encoded ({whereabouts(error)})")  # the others can
+            continue
         if "Status" not in status:
             raise NotReached(f"it broke the association off, or gave no answer within {ANSWER_S:g} s")
         yield one, of_status(status.Status)

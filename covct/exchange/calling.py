@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CONNECTING_S = 20.0
 ANSWERING_S = 60.0  # until the peer says yes or no to an association
+STALLED_S = 60.0  # in the middle of a message, of which the peer takes nothing, or sends no more
 SILENT_S = 600.0  # between two messages: an archive may fetch from a tape first
 WHY_REJECTED = {  # by source and diagnostic (PS3.8 table 9-21)
     (1, 3): "it does not know our AE title {ours}; wanted it entered there, or another one here",
@@ -69,6 +70,10 @@ def associated(
     )
     if not association.is_established:
         raise PeerError(f"{peer}: {_why_not(association, peer, ours, tls)}")
+    # The library waits for ever in a call that sends, and aborting waits for that call.
+    connection = association.dul.socket.socket
+    connection.settimeout(STALLED_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a message's last part waits for no answer
     try:
         yield association
         association.release()

@@ -152,15 +152,22 @@ def _ready(one: Due, destination: Destination, now: float, patient: bool) -> Due
 
     ready = replace(one, to_send=tuple(each for each in one.to_send if is_due(*each)))
     asked = [each for each in uncommitted(one, destination) if not patient or _ask_again(each) <= now]
-    rejects = destination.rejects and one.superseded and not one.to_send
-    return ready if ready.to_send or asked or rejects else None
+    rejects = _reject_at(one, destination)
+    return ready if ready.to_send or asked or (rejects is not None and (not patient or rejects <= now)) else None
 
 
 def _again(one: Due, destination: Destination) -> float | None:
     moments = [entry.not_before if (entry := one.entered.of(*each)) else 0.0 for each in one.to_send]
     moments += [_ask_again(each) for each in uncommitted(one, destination)]
-    moments += [0.0] if destination.rejects and one.superseded and not one.to_send else []
+    moments += [rejects] if (rejects := _reject_at(one, destination)) is not None else []
     return min(moments) if moments else None
+
+
+def _reject_at(one: Due, destination: Destination) -> float | None:
+    """When a note may reject what was replaced: once all that replaces it is there. None: there is nothing to."""
+    if not destination.rejects or not one.superseded or one.to_send:
+        return None
+    return max(each.not_before for each in one.superseded)
 
 
 def _ask_again(one: Delivery) -> float:
@@ -182,7 +189,7 @@ def _rows(one: Due, destination: Destination) -> Iterator[Row]:
     if one.superseded:
         since = min(_moment(entry.at) for entry in one.superseded)
         if destination.rejects:
-            yield Row("waiting", TO_BE_REJECTED, since, len(one.superseded))
+            yield Row("waiting", one.superseded[0].reason or TO_BE_REJECTED, since, len(one.superseded))
         else:
             yield Row("superseded", NOT_REJECTED, since, len(one.superseded))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ RESULTS_AT_ONCE = 25  # over one association
 ENTERED_AT_ONCE = 16  # objects: as many may be sent once more after a kill
 TURN_S = 60.0  # of one destination, before the others have theirs
 SHARE_OF_TIME = 20.0  # a look over a tree that takes one second is followed by a rest of so many
+LONGEST_REST_S = 600.0
+NOBODY_LEFT = "the study has no object left that tells whose it is; reject or delete what it had there"
 SPOILED = "its file is not the one that its outcome lists (see covct verify)"
 
 
@@ -71,14 +73,28 @@ def send(
         call = Call(out, destinations, emit, audit, reports)
         lines = [_line(out, one) for one in destinations]
         while True:
-            began = time.monotonic()
-            more = True
-            while more:
-                more = any([_turn(call, line, patient=every_s is not None) for line in lines])
+            looked_s = _round(call, lines, patient=every_s is not None)
             states = _say(call, lines)
             if every_s is None:
                 return states
-            sleep(max(every_s, min(SHARE_OF_TIME * (time.monotonic() - began), 600.0)))
+            sleep(max(every_s, min(SHARE_OF_TIME * looked_s, LONGEST_REST_S)))
+
+
+def _round(call: Call, lines: list[Line], *, patient: bool) -> float:
+    """Each destination in its turn, until none is left with anything to do. Returns how long a look over the tree took.
+
+    Whoever is patient looks again for a destination that has nothing to do while another one has much; else a look is
+    all there is, as what was refused would be tried again and again.
+    """
+    began = time.monotonic()
+    queues = [line.to_do(patient) for line in lines]
+    looked_s = time.monotonic() - began
+    while any(queues):
+        for index, line in enumerate(lines):
+            queues[index] = _turn(call, line, queues[index], patient=patient)
+        if patient and any(queues):
+            queues = [queue or line.to_do(patient) for queue, line in zip(queues, lines, strict=True)]
+    return looked_s
 
 
 def _line(out: Path, destination: Destination) -> Line:
@@ -99,12 +115,11 @@ def _say(call: Call, lines: Iterable[Line]) -> list[DestinationState]:
     return states
 
 
-def _turn(call: Call, line: Line, *, patient: bool) -> bool:
-    """Send to one destination. Returns whether its time was over before its work."""
+def _turn(call: Call, line: Line, to_do: list[Due], *, patient: bool) -> list[Due]:
+    """Send to one destination. Returns what is left to do when its time is over."""
     _take_reports(call, line)
-    to_do = line.to_do(patient)
     if not to_do or (patient and time.time() < line.not_before):
-        return False
+        return []
     deadline = time.monotonic() + TURN_S
     try:
         while to_do:
@@ -112,14 +127,15 @@ def _turn(call: Call, line: Line, *, patient: bool) -> bool:
             _send_batch(call, line, batch)
             line.reached()
             _say(call, [line])
-            if to_do and len(call.destinations) > 1 and time.monotonic() > deadline:
-                return True
+            if len(call.destinations) > 1 and time.monotonic() > deadline:
+                break
     except NotReached as error:
         line.not_reached(error)
         parties = Party(line.destination.ours), Party(line.destination.name, line.destination.address)
         call.audit.record("sent", *parties, outcome=MINOR_FAILURE, reason=line.error)
         call.emit({"event": "not-reached", "destination": line.destination.name, "why": line.error})
-    return False
+        return []
+    return to_do
 
 
 def _send_batch(call: Call, line: Line, batch: list[Due]) -> None:
@@ -129,14 +145,21 @@ def _send_batch(call: Call, line: Line, batch: list[Due]) -> None:
         kinds.add((KEY_OBJECT, EXPLICIT))
     with _channel(call, destination, kinds) as (store, ask):
         for one in batch:
-            if one.to_send:
-                _send_result(call, line, one, store)
+            if now := _as_it_is_now(line, one):
+                _send_result(call, line, now, store)
             after = line.look_again(one.folder)
             if after and destination.rejects and after.superseded and not after.to_send:
                 _reject(call, line, after, store)
         if ask:
             commitment.ask_for(call.out, line, [one.folder for one in batch], ask, call.reports)
             _take_reports(call, line)
+
+
+def _as_it_is_now(line: Line, one: Due) -> Due | None:
+    """Of what was to be sent, what still is: the queue may have been long. None: nothing, or it is being replaced."""
+    now = line.look_again(one.folder)
+    to_send = tuple(each for each in one.to_send if each in now.to_send) if now else ()
+    return replace(now, to_send=to_send) if now and to_send else None
 
 
 @contextmanager
@@ -242,19 +265,31 @@ def _reject(call: Call, line: Line, one: Due, store: Store) -> None:
     """Send a note that rejects what was replaced, once all that replaces it is there."""
     note = note_of(call.out, one)
     if note is None:
+        _enter_rejection(call, line, one, "", Answer("refused", NOBODY_LEFT))
         return
     for item, answer in store([note]):
-        if answer.state == "delivered":
-            gone = {each.sop_instance_uid for each in one.superseded}
-            objects = [
-                each.model_copy(update={"rejected": item.sop_instance}) if each.sop_instance_uid in gone else each
-                for each in one.entered.objects
-            ]
-            write_deliveries(call.out, line.destination.folder, one.entered.model_copy(update={"objects": objects}))
-            line.look_again(one.folder)
+        _enter_rejection(call, line, one, item.sop_instance, answer)
         parties = Party(line.destination.ours), Party(line.destination.name, line.destination.address)
         outcome = SUCCESS if answer.state == "delivered" else MINOR_FAILURE
         call.audit.record("sent", *parties, [Instance(item.study, item.sop_class)], outcome, answer.reason)
+
+
+def _enter_rejection(call: Call, line: Line, one: Due, note: str, answer: Answer) -> None:
+    """That objects were rejected by a note, or why not and until when they are left alone."""
+    gone = {each.sop_instance_uid for each in one.superseded}
+
+    def changed(each: Delivery) -> Delivery:
+        if each.sop_instance_uid not in gone:
+            return each
+        if answer.state == "delivered":
+            return each.model_copy(update={"rejected": note, "reason": ""})
+        tried = each.attempts + 1
+        pause = retry_after(answer.state, tried)
+        return each.model_copy(update={"attempts": tried, "reason": answer.reason, "not_before": time.time() + pause})
+
+    objects = [changed(each) for each in one.entered.objects]
+    write_deliveries(call.out, line.destination.folder, one.entered.model_copy(update={"objects": objects}))
+    line.look_again(one.folder)
 
 
 def _take_reports(call: Call, line: Line) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -59,7 +60,8 @@ def write_object(path: Path, folder: str, identity: str, remark: str = "") -> No
     one.PatientName, one.PatientID, one.StudyInstanceUID = "Doe^Jane", "P1", study
     one.PatientBirthDate = one.PatientSex = one.AccessionNumber = one.StudyID = one.StudyDate = one.StudyTime = ""
     one.SeriesInstanceUID = generate_uid(entropy_srcs=[identity, series])
-    one.ImageComments = remark
+    if remark:
+        one.EncapsulatedDocument = remark.encode()
     if syntax == RLELossless:
         one.Rows = one.Columns = 2
         one.PixelData = pydicom.encaps.encapsulate([bytes(64)])
@@ -138,6 +140,42 @@ def node(
         yield found
     finally:
         server.shutdown()
+
+
+@contextmanager
+def stalling(port: int, after: int) -> Iterator[int]:
+    """A port that hands on to another one, and stops reading after so many bytes."""
+    stalled = threading.Event()
+
+    def up(client: socket.socket, server: socket.socket) -> None:
+        handed = 0
+        while handed < after and (chunk := client.recv(4096)):
+            server.sendall(chunk)
+            handed += len(chunk)
+        stalled.wait()
+        client.close()
+        server.close()
+
+    def down(client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while chunk := server.recv(4096):
+                client.sendall(chunk)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                ends = listener.accept()[0], socket.create_connection(("127.0.0.1", port))
+                for one in (up, down):
+                    threading.Thread(target=one, args=ends, daemon=True).start()
+
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+        stalled.set()
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def _report(association: Any, request: pydicom.Dataset, commits: Callable[[str], bool]) -> None:
