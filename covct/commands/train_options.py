@@ -22,6 +22,7 @@ class Task(str, Enum):
     lungs = "lungs"
     infection = "infection"
     empty_slices = "empty-slices"
+    diagnosis = "diagnosis"
 
 
 class Optimizer(str, Enum):

@@ -37,6 +37,9 @@ def run(asked: Asked, readings: Readings | None = None) -> None:
     check(asked)
     if asked.exact:
         compute_on_one_thread()
+    if asked.task is Task.diagnosis:
+        _train_diagnosis(asked)
+        return
     if _all_folds(asked) and asked.parallel and not asked.find_lr and _in_parallel(asked):
         return
     with progress("loading Keras", asked.log_format == LogFormat.json), quiet_tensorflow():
@@ -63,6 +66,16 @@ def check(asked: Asked) -> None:
         raise UsageError(f"--ema {asked.ema}: wanted a decay below 1, such as 0.99")
     if asked.cross_validated and asked.split != "none":
         raise UsageError("--cross-validated is for weights trained on all patients; wanted --split none")
+
+
+def _train_diagnosis(asked: Asked) -> None:
+    """Heads on a frozen encoder: no epochs, no checkpoints."""
+    with _told(asked, 0) as report:
+        with quiet_tensorflow():
+            from covct.training.diagnosis import train_diagnosis
+        told = train_diagnosis(asked.data, asked.out, asked.initial, asked.seed, report)
+    card = str(asked.out / "diagnosis.json")
+    typer.echo(json.dumps({"card": card, "notice": told.notice, "scores": told.scores}))
 
 
 def compute_on_one_thread() -> None:

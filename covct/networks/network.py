@@ -10,6 +10,7 @@ import numpy as np
 
 from covct.networks.cards import TASK_CLASSES, Card
 from covct.networks.devices import Device, Ladder
+from covct.networks.diagnosis import Diagnosis
 from covct.networks.features import Learned
 from covct.networks.meanwhile import meanwhile
 from covct.voxels.around import Around, adjacent, at_distances, channels_last, mixed
@@ -60,7 +61,8 @@ class Network:
 class Networks:
     """Both networks, the device they were made for, and the ladder that they go down when its memory runs out.
 
-    `empty_slices`, where there is one, spares the infection network the slices that hold no infection.
+    `empty_slices`, where there is one, spares the infection network the slices that hold no infection. `diagnosis`:
+    heads on the infection network's features, where a folder has them.
     """
 
     lungs: Network
@@ -68,6 +70,7 @@ class Networks:
     device: Device = Device("cpu", "plain function")
     ladder: Ladder | None = None
     empty_slices: Network | None = None
+    diagnosis: Diagnosis | None = None
 
     def begin(self) -> None:
         """A new series begins."""

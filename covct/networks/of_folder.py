@@ -9,11 +9,12 @@ from typing import Any
 
 from covct.errors import WeightsError
 from covct.networks.cards import Card, members
+from covct.networks.diagnosis import read_diagnosis
 from covct.networks.network import Network
 
 
 def networks_in(folder: Path, load: Callable[[Path], Network], rest: Path | None = None) -> dict[str, Any]:
-    """Every network that the pipeline can make use of, by its field of `Networks`, its ensemble with it.
+    """Every network that the pipeline can make use of, by its field of `Networks`, its ensemble with it; and the heads.
 
     Parameters
     ----------
@@ -26,13 +27,15 @@ def networks_in(folder: Path, load: Callable[[Path], Network], rest: Path | None
     WeightsError
         A card of another task, or an ensemble whose networks do not see the same slices.
     """
-    loaded = {}
-    for task, paths in members(folder, rest).items():
+    loaded: dict[str, Any] = {}
+    cards = members(folder, rest)
+    for task, paths in cards.items():
         first, *others = (_of_task(path, task, load(path)) for path in paths)
         for other in others:
             _check_member(folder, first.card, other.card)
         loaded[task.replace("-", "_")] = replace(first, members=tuple(others))
-    return loaded
+    infection: Network = loaded["infection"]
+    return {**loaded, "diagnosis": read_diagnosis(cards["infection"][0].parent, infection.card)}
 
 
 def _of_task(path: Path, task: str, network: Network) -> Network:

@@ -50,10 +50,11 @@ def build_report(
     work_key: str,
     filled: list[str],
     skipped_slices: int = 0,
+    suspicion: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything but the `run` part, which is known only when the files are written; see `finished`.
 
-    `filled`: what the headers lack, as `evidence.filled` has it.
+    `filled`: what the headers lack, as `evidence.filled` has it; `suspicion` as `suspicion_of` has it.
 
     Volumes are rounded to 0.001 mL, percent to 0.01: far below what a segmentation can promise, but a one-voxel
     lesion shall not read as 0.
@@ -80,6 +81,7 @@ def build_report(
         "severity": {"scale": SEVERITY_SCALE, "class": cls, "label": words},
         "in_view": _in_view(measured),
         "uncertainty": _uncertainty(percent, measured.sure, valid_for),
+        "suspicion": suspicion,
         "since": None,  # compared with the patient's earlier results once it is this one's turn to be written
         "hu_bands": {name: list(band) for name, band in HU_BANDS.items()},
         "networks": _networks(networks, skipped_slices),

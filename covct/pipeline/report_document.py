@@ -15,6 +15,7 @@ from covct.disk.documents import Count, DamagedDocument, Document, Sha256
 from covct.disk.versions import ReportSchema
 from covct.pipeline.report_figures import Least, Regions, SeverityClass, Slug, Text, withheld_figures
 from covct.pipeline.report_since import Since
+from covct.pipeline.report_suspicion import Suspicion
 from covct.pipeline.report_uncertainty import Uncertainty
 from covct.terms import VALID_FOR
 
@@ -309,6 +310,9 @@ class Report(Document):
         None,
         description="What was called of the lung that the scan shows. Null where the share of the lungs is given, or "
         "no lung is in view.",
+    )
+    suspicion: Suspicion | None = Field(
+        None, description="How much it looks like COVID-19, not a diagnosis; null where no weights for that were given."
     )
     since: Since | None = Field(None, description="What has changed since the patient's last result.")
     hu_bands: HuBands = Field(description="Bands that split the opacity, Hounsfield units.")

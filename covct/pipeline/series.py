@@ -35,7 +35,7 @@ from covct.pipeline.aerated import complete_aerated
 from covct.pipeline.burden import RegionBurden, find_lesions, measure_burden
 from covct.pipeline.chest_wall import remove_chest_wall
 from covct.pipeline.conformal import Stated
-from covct.pipeline.likeness import Likeness, unlike
+from covct.pipeline.likeness import Likeness, suspicion_of, unlike
 from covct.pipeline.memory import BASE_MIB, at_hand_mib, needed_mib
 from covct.pipeline.postprocess import (
     mark_infection,
@@ -166,7 +166,8 @@ def process_scan(
         _mark(lungs.labels, infection.probability, networks.infection.card.threshold, scan)
     with clock.step("measure"):
         measured, findings = _measure(scan, lungs, infection, networks, valid_for, findings, strict)
-    report = build_report(choice, scan, measured, findings, networks, work_key, what, infection.skipped)
+    looks = suspicion_of(networks.diagnosis, infection.likeness)
+    report = build_report(choice, scan, measured, findings, networks, work_key, what, infection.skipped, looks)
     masks = Masks(lungs.labels.lungs, lungs.labels.infection, lungs.probability, infection.probability)
     return Result(series, scan, masks, report, work_key, networks.used(), measured.sure.stated)
 
@@ -233,12 +234,12 @@ def _find_lungs(network: Network, scan: Scan, tell: Callable[[int, int], None] =
 @dataclass(frozen=True)
 class _Infection:
     """Infection as found: its probability, how much of it hesitates (of an ensemble also by network), slices with lung
-    that were not looked at, and how far from what was learned the scan looks, as `Likeness.apart`."""
+    that were not looked at, and how the scan looks to the network: its `Likeness`."""
 
     probability: Probability
     tallies: list[Tally]
     skipped: int
-    apart: float | None
+    likeness: Likeness
 
 
 def _find_infection(
@@ -260,7 +261,7 @@ def _find_infection(
     counted = _counting(looked_at, tell)
     skipped = int(np.count_nonzero(with_lung & ~looked_at))
     probability = probabilities(network, hu, view, looked_at, spacing_mm=spacing, watch=watch, notice=likeness.notice)
-    return _Infection(Probability(probability, view), tallies, skipped, likeness.apart)
+    return _Infection(Probability(probability, view), tallies, skipped, likeness)
 
 
 def _mark(labels: Labels, probability: Probability, threshold: float, scan: Scan) -> None:
@@ -280,10 +281,10 @@ def _measure(
     """What is measured, and all that is to be said of it by now; `strict` refuses what is warned of before that."""
     volume, labels = scan.working, lungs.labels
     burden, found = _one_lung(measure_burden(volume.array, labels.lungs, labels.infection, voxel_volume_mm3(volume)))
-    findings = [*findings, *found, *unlike(infection.apart)]
+    findings = [*findings, *found, *unlike(infection.likeness.apart)]
     if strict:
         refuse_warnings(findings)
-    sure = uncertainty(burden, lungs.tally, infection.tallies, networks, infection.apart)
+    sure = uncertainty(burden, lungs.tally, infection.tallies, networks, infection.likeness.apart)
     lesions = find_lesions(labels.infection, labels.lungs, scan.working_affine)
     measured = Measurements(burden, sure, lesions, valid_for & left_valid(findings))
     return measured, [*findings, *measured.doubts()]

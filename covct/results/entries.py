@@ -79,6 +79,8 @@ class Entry:
         Of both lungs, by name of the figure.
     called_in_view : float or None
         Where the scan does not allow the share of the lungs: what was called of the lung that it shows, percent.
+    suspicion : (float, float, float) or None
+        How much it looks like COVID-19, 0 to 1, and its interval; not a diagnosis.
     low_confidence : bool or None
         Whether the share's interval reaches another class or is wide.
     first : str
@@ -107,6 +109,7 @@ class Entry:
     figures: dict[tuple[str, str], float | None] = field(default_factory=dict)
     intervals: dict[str, Interval | None] = field(default_factory=dict)
     called_in_view: float | None = None
+    suspicion: tuple[float, float, float] | None = None
     low_confidence: bool | None = None
     severity_class: int | None = None
     severity_label: str = ""
@@ -220,6 +223,7 @@ def _from_report(report: Report) -> dict[str, Any]:
         "figures": {(name, region): report.regions.named(region).figure(name) for name, region in SHOWN},
         "intervals": _intervals(report.regions),
         "called_in_view": report.in_view.called_percent if report.in_view else None,
+        "suspicion": (report.suspicion.covid, *report.suspicion.interval) if report.suspicion else None,
         "low_confidence": sure.low_confidence if sure else None,
         "severity_class": report.severity.class_,
         "severity_label": one_line(report.severity.label),

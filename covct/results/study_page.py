@@ -42,6 +42,7 @@ def page_of(result: Result, encoding: Encoding, template: str, **more: Any) -> s
         sides=list(SIDES.values()),
         figures=[(figure.meaning, _cells(report, figure)) for figure in FIGURES],
         about_intervals=_about_intervals(report),
+        suspicion=_suspicion(report),
         thirds=_thirds(report),
         lesion_count=_lesion_count(report),
         lesions=_lesions(scan, report["lesions"]["largest"], encoding),
@@ -119,6 +120,18 @@ def _cells(report: dict[str, Any], figure: Figure) -> list[tuple[str, str]]:
         else:
             cells.append((amount(value, figure.unit, interval), ends(interval) if interval else ""))
     return cells
+
+
+def _suspicion(report: dict[str, Any]) -> str:
+    told = report.get("suspicion")
+    if not told:
+        return ""
+    low, high = told["interval"]
+    return (
+        f"{told['notice']} Like published pictures of COVID-19: {told['covid']:.2f} of 1 ({low:.2f} to {high:.2f}). "
+        f"On pictures of other sources its AUC is {told['auc']:.2f}; their borders alone, which show no disease, reach "
+        f"{told['auc_borders']:.2f}."
+    )
 
 
 def _about_intervals(report: dict[str, Any]) -> str:

@@ -162,7 +162,7 @@ def _lines(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _csv_row(entry: Entry) -> dict[str, str | float | None]:
-    valid_for = dict(entry.valid_for)
+    valid_for, suspicion = dict(entry.valid_for), entry.suspicion or (None, None, None)
     return {
         "study_instance_uid": entry.study_instance_uid,
         "series_instance_uid": entry.series_instance_uid,
@@ -171,6 +171,9 @@ def _csv_row(entry: Entry) -> dict[str, str | float | None]:
         "message": entry.message,
         **{name: value for figure in FIGURES if figure.column for name, value in _columns(entry, figure).items()},
         "called_in_view_percent": entry.called_in_view,
+        "suspicion_not_a_diagnosis": suspicion[0],
+        "suspicion_low": suspicion[1],
+        "suspicion_high": suspicion[2],
         "low_confidence": {True: "yes", False: "no", None: ""}[entry.low_confidence],
         "severity_class": entry.severity_class,
         **{f"valid_for_{name}": {True: "yes", False: "no", None: ""}[valid_for.get(name)] for name in VALID_FOR},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from covct.intake.choice import NOT_CHOSEN, NOT_SELECTED, Choice, choose, select
 from covct.intake.discover import Discovery, Series
 from covct.intake.gate import check_headers
 from covct.intake.older_trees import where_it_lies
+from covct.networks import diagnosis
 from covct.networks.cards import ensemble, file_sha256, read_card, tasks_in
 from covct.networks.devices import TENSORFLOW
 from covct.outputs import Outputs, formats_for, hold_masks, with_needed
@@ -226,6 +228,8 @@ def card_hashes(weights: Path) -> dict[str, str]:
         for card in ensemble(weights, task):
             read_card(card)
             hashes[card.stem] = file_sha256(card)
+    if os.path.lexists(weights / diagnosis.FILE):  # told in the report, so another one gives another result
+        hashes[diagnosis.NAME] = file_sha256(weights / diagnosis.FILE)
     return hashes
 
 

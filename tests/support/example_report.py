@@ -129,6 +129,7 @@ _REPORT: dict[str, Any] = {
     },
     "severity": {"scale": "CT-SS (whole lung, 1-5)", "class": 2, "label": "5 to below 25 %"},
     "in_view": None,
+    "suspicion": None,
     "uncertainty": {
         "looks": 2,
         "calibration": None,
