@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from covct.disk import state
@@ -27,7 +27,7 @@ from covct.unattended.inbox import Roots, Settling, Survey, add, survey
 from covct.unattended.index import Index, open_index
 from covct.unattended.movable import movable, move_done, sent_again
 from covct.unattended.move_done import moved_before, put_back
-from covct.unattended.one_pass import PassResult, closed, one_pass, with_troubles
+from covct.unattended.one_pass import Hands, PassResult, closed, in_turn, one_pass, with_troubles
 from covct.unattended.plan import NEVER_FINAL, Order, card_hashes, settings, standing
 from covct.unattended.priors import Past
 from covct.unattended.run_summary import Command
@@ -43,7 +43,7 @@ LONGEST_SLEEP_S = 60.0  # without a sign of life: health checks and the parent d
 INDEX_NAME = "index.sqlite"  # in the output tree's private folder
 
 
-def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> PassResult:
+def scan(order: Order, networks: Callable[[], Networks], emit: Emit, hands: Hands | None = None) -> PassResult:
     """One pass over the sources: everything found has an outcome afterwards.
 
     Parameters
@@ -52,7 +52,10 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> PassResu
         Called once, and only when there is a series to segment: importing keras takes seconds.
     emit : function (dict) -> None
         Told of every event; the caller shows or prints it.
+    hands : function (Pass, list of Job), optional
+        Do the work in place of this process.
     """
+    hands = hands or partial(in_turn, cache(networks))
     with _tree(order, emit, "scan") as (index, emit):
         state.recover(order.out)
         with recorded(_run(order, "scan"), emit) as heard:
@@ -63,7 +66,7 @@ def scan(order: Order, networks: Callable[[], Networks], emit: Emit) -> PassResu
             not_read = seen.unread.by_source(seen.problems)
             troubles.tell_all([*seen.problems, *not_read])
             past = Past((order.out, *order.priors))
-            tally = _studies(order, seen, list(seen.studies), index, cache(networks), troubles, summary, past)
+            tally = _studies(order, seen, list(seen.studies), index, hands, troubles, summary, past)
             if order.move_done:
                 move_done(order, seen, movable(seen, tally, troubles), index, troubles)
             if not_read:
@@ -127,7 +130,7 @@ def _studies(
     seen: Survey,
     names: list[str],
     index: Index,
-    networks: Callable[[], Networks],
+    hands: Hands,
     troubles: Troubles,
     summary: Summary,
     past: Past,
@@ -145,7 +148,7 @@ def _studies(
     new = [name for name in names if name not in before]
     series, problems, lost = _assembled(seen, new, index, troubles)
     found = _since(order, Discovery(series, (*seen.problems, *problems), seen.ignored))
-    tally = one_pass(order, found, networks, troubles, cards, before, summary, past)
+    tally = one_pass(order, found, hands, troubles, cards, before, summary, past)
     tally.lost |= lost
     for name in tally.studies.keys() - before.keys() - troubles.studies - tally.left:
         outcomes = tally.studies[name]
@@ -193,17 +196,18 @@ def watch(
     interval_s: float,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
+    hands: Hands | None = None,
 ) -> PassResult:
     """Pass over the inbox again and again until stopped. A study is taken when its files have settled.
 
     Polling, not inotify: events do not arrive over NFS or SMB. When a study has settled says `Settling`. A late slice
     changes the study and reopens it. Returns how the passes ended, together.
     """
-    total = PassResult()
-    settling = Settling(settle_s, order.marker, order.sources)
+    total, settling = PassResult(), Settling(settle_s, order.marker, order.sources)
     done: dict[str, int] = {}
     told: set[str] = set()
-    loaded, roots, past = cache(networks), Roots(order.sources), Past((order.out, *order.priors))
+    hands = hands or partial(in_turn, cache(networks))
+    roots, past = Roots(order.sources), Past((order.out, *order.priors))
     with _tree(order, emit, "watch") as (index, emit):
         state.recover(order.out)
         with recorded(_run(order, "watch"), emit) as heard:
@@ -228,7 +232,7 @@ def watch(
                 heard({"event": "kept-back", "studies": settling.kept_back})
                 heard({"event": "look", **settling.counts, **settling.settles, "source_ok": True})
                 if ready:
-                    tally = _studies(order, replace(seen, problems=[]), ready, index, loaded, troubles, summary, past)
+                    tally = _studies(order, replace(seen, problems=[]), ready, index, hands, troubles, summary, past)
                     total.counts.update(tally.counts)
                     for name in ready:
                         outcomes = tally.studies.get(name, {}).values()

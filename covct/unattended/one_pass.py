@@ -14,6 +14,7 @@ from covct.disk.durable import output_errors
 from covct.disk.outcome import Outcome, read_outcome
 from covct.disk.places import PRIVATE, SUMMARY_DUE
 from covct.intake.discover import Discovery
+from covct.outputs import Emit
 from covct.results.summary import Summary
 from covct.unattended.job_events import job_event, skipped_event
 from covct.unattended.live import UNKNOWN_SLICES
@@ -47,10 +48,70 @@ class PassResult:
         return sum(self[status] + self[f"{status} before"] for status in finished) + self["waiting"]
 
 
+@dataclass
+class Pass:
+    """A pass under way: what is asked for, and what came of it so far.
+
+    Attributes
+    ----------
+    cards : dict of str to str
+        The hash of each weight card.
+    past : Past
+        Results that others are compared with.
+    started : int
+        Series that this run has begun.
+    touched : list of str
+        Folders of those that were done, at once: whatever ends the work, the summary knows of them.
+    left : list of str
+        Folders of those that no time was left for.
+    why : str
+        Why they were left.
+    """
+
+    order: Order
+    cards: dict[str, str]
+    troubles: Troubles
+    past: Past
+    tally: PassResult
+    started: int
+    touched: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    why: str = ""
+
+    @property
+    def emit(self) -> Emit:
+        return self.troubles.emit
+
+    def begins(self, job: Job) -> bool:
+        """Whether a job is to be done now. One that is not is counted, told of, or left for the next run."""
+        if not _is_due(self.order, job, self.troubles, self.tally):
+            return False
+        self.why = self.why or closed(self.order, self.started)
+        if self.why:
+            self.left.append(job.series.folder)
+            self.tally.left.add(job.series.study_folder)
+        return not self.why
+
+    def take(self, job: Job, ended: Outcome | Kept) -> Job | None:
+        """Count how a job ended. Returns the next best series of its study, where that is to be done now."""
+        if isinstance(ended, Kept):
+            self.started -= 1  # it gets no outcome in this run
+            outcome = _kept(self.order, job, ended, self.troubles, self.tally)
+        else:
+            outcome = ended
+            self.touched.append(job.series.folder)
+            self.tally.counts[outcome.status] += 1
+        self.tally.studies[job.series.study_folder][job.series.folder] = outcome
+        return follow(self.order, job, outcome, self.cards)
+
+
+Hands = Callable[[Pass, list[Job]], None]  # what does the jobs of a pass
+
+
 def one_pass(
     order: Order,
     found: Discovery,
-    networks: Callable[[], Networks],
+    hands: Hands,
     troubles: Troubles,
     cards: dict[str, str],
     before: dict[str, dict[str, Outcome]],
@@ -59,7 +120,8 @@ def one_pass(
 ) -> PassResult:
     """Bring everything found to an outcome. The caller holds the lock.
 
-    `before` are the outcomes of studies that need no look, `past` the results that others are compared with.
+    `hands` do the work: `in_turn`, or workers side by side. `before` are the outcomes of studies that need no look,
+    `past` the results that others are compared with.
     """
     jobs, emit = by_day(plan(order, found, cards)), troubles.emit
     tally = PassResult(studies={one.study_folder: {} for one in found.series} | before)
@@ -75,67 +137,40 @@ def one_pass(
         with output_errors(order.out):
             due.touch()
         state.withdraw(order.out, outlived)
-    touched: list[str] = []
+    work = Pass(order, cards, troubles, past, tally, len(order.already))
     try:
-        left, why = _work(order, jobs, networks, troubles, cards, tally, touched, past)
-        if left:
-            emit({"event": "kept-back", "studies": [{"folder": one, "why": why, "age_s": 0.0} for one in left]})
+        hands(work, jobs)
+        if left := work.left:
+            emit({"event": "kept-back", "studies": [{"folder": one, "why": work.why, "age_s": 0.0} for one in left]})
             tally.counts["waiting"] = len(left)
-            emit({"event": "waiting", "series": len(left), "why": why})
+            emit({"event": "waiting", "series": len(left), "why": work.why})
     except BaseException:
         with suppress(OSError):  # the page of what was finished, if the disk still takes it
-            summary.write(touched)
+            summary.write(work.touched)
         raise
     with output_errors(order.out):
         if due.exists() or not all((order.out / name).exists() for name in ("summary.csv", "index.html")):
             emit({"event": "alive", "step": "page"})
-            summary.write(touched)
+            summary.write(work.touched)
             due.unlink(missing_ok=True)
     emit({"event": "finished", **with_troubles(tally, troubles).counts})
     return tally
 
 
-def _work(
-    order: Order,
-    jobs: list[Job],
-    networks: Callable[[], Networks],
-    troubles: Troubles,
-    cards: dict[str, str],
-    tally: PassResult,
-    touched: list[str],
-    past: Past,
-) -> tuple[list[str], str]:
-    """Do the jobs in turn, and count them. Returns the folders of those that no time was left for, and why.
-
-    `touched` gets the folders of those that were done, at once: whatever ends the work, the summary knows of them.
-    """
-    left: list[str] = []
-    why = ""
-    started = len(order.already)
+def in_turn(networks: Callable[[], Networks], work: Pass, jobs: list[Job]) -> None:
+    """Do the jobs one after the other in this process."""
+    order = work.order
     with line(order, networks) as prepare:
         while jobs:
             job = jobs.pop(0)
-            if not _is_due(order, job, troubles, tally):
+            if not work.begins(job):
                 continue
-            why = why or closed(order, started)
-            if why:
-                left.append(job.series.folder)
-                tally.left.add(job.series.study_folder)
-                continue
-            started += 1
-            following = None if closed(order, started) else next((one for one in jobs if one.to_prepare), None)
-            with troubles.of(job.series.study_folder, "working on a series"):
-                outcome = do(order, job, prepare, troubles.emit, past, following)
-                if isinstance(outcome, Kept):
-                    started -= 1  # it gets no outcome in this run
-                    outcome = _kept(order, job, outcome, troubles, tally)
-                else:
-                    touched.append(job.series.folder)
-                    tally.counts[outcome.status] += 1
-                tally.studies[job.series.study_folder][job.series.folder] = outcome
-                if next_best := follow(order, job, outcome, cards):
+            work.started += 1
+            following = None if closed(order, work.started) else next((one for one in jobs if one.to_prepare), None)
+            with work.troubles.of(job.series.study_folder, "working on a series"):
+                ended = do(order, job, prepare, work.emit, work.past, following)
+                if next_best := work.take(job, ended):
                     jobs.insert(0, next_best)
-    return left, why
 
 
 def _is_due(order: Order, job: Job, troubles: Troubles, tally: PassResult) -> bool:

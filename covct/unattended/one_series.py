@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from covct.disk.outcome import Outcome, content_key, first_computed, read_outcom
 from covct.disk.places import PRIVATE, REPORT_NAME
 from covct.errors import RunError, Stopped, UsageError
 from covct.networks.cards import file_sha256
-from covct.outputs import FORMATS, Emit, formats_for
+from covct.outputs import FORMATS, Emit, Event, formats_for
 from covct.unattended.ahead import Line
 from covct.unattended.job_events import file_meant, job_event
 from covct.unattended.logs import hashed, identifier_key
@@ -36,6 +36,24 @@ if TYPE_CHECKING:  # highdicom and SimpleITK are for those who have work
 CRASHED = "the attempts before this one ended in a crash"
 
 
+@dataclass(frozen=True)
+class Worked:
+    """What came of a series whose files lie in a stage, of which the ledger knows nothing yet.
+
+    Attributes
+    ----------
+    seconds : float
+        That it took.
+    hashes : dict of str to str
+        sha256 of files of the stage, by name, where they are known already.
+    """
+
+    prepared: Prepared
+    end: End | Kept
+    seconds: float = 0.0
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+
 def do(
     order: Order, job: Job, prepare: Line[Loaded, Prepared], emit: Emit, past: Past, following: Job | None = None
 ) -> Outcome | Kept:
@@ -46,31 +64,57 @@ def do(
     The `following` one is prepared meanwhile. Not after an attempt that a crash ended: whose fault it was is seen when
     each works by itself.
     """
-    start = time.perf_counter()
-    folder, prepared = job.series.folder, Prepared(Read(job.work_key))
-    emit(job_event("started", job, slices=len(job.series.instances) or None))
-    with _not_an_attempt_when_stopped(order.out, folder):
-        attempt = begin_attempt(order.out, folder, job.work_key)
+    emit(started(job))
+    with not_an_attempt_when_stopped(order.out, job.series.folder):
+        attempt = begin_attempt(order.out, job.series.folder, job.work_key)
         stage = state.new_stage(order.out, job.work_key)
-        end = _given_up(job, attempt)
-        if end is None:
-            prepared = _taken(prepare, job, emit, None if attempt.attempts > 1 else following)
-            start = time.perf_counter()
-            known = past if attempt.attempts < MOST_ATTEMPTS else None
-            end = prepared.end or _written(order, job, prepared, stage, emit, prepare.go_on, known)
-            end = _kept_if_unread(job, end, prepared.read)
-        if isinstance(end, Kept):
-            state.keep(order.out, folder, stage, None if end.slug else end.outcome)
-            emit(job_event("unchanged", job, status=end.outcome.status, slug=end.outcome.slug))
-            return end
-        if end.status != "done":
-            stage = state.new_stage(order.out, job.work_key)
-        seconds = prepared.seconds + time.perf_counter() - start
-        outcome = _outcome(order, job, prepared, stage, end, seconds)
-        state.commit(order.out, folder, stage, outcome, superseded(job.choice) if end.status == "done" else ())
+        worked = given_up(job, attempt)
+        if worked is None:
+            following = None if attempt.attempts > 1 else following
+            worked = work(order, job, attempt, stage, prepare, emit, past, following)
+        return conclude(order, job, stage, worked, emit, past)
+
+
+def started(job: Job) -> Event:
+    return job_event("started", job, slices=len(job.series.instances) or None)
+
+
+def work(
+    order: Order,
+    job: Job,
+    attempt: Attempt,
+    stage: Path,
+    prepare: Line[Loaded, Prepared],
+    emit: Emit,
+    past: Past,
+    following: Job | None = None,
+) -> Worked:
+    """Read and compute a series and write its files into the stage. The ledger is not touched.
+
+    In the last attempt it is compared with nothing, since those before ended in a crash, perhaps there.
+    """
+    prepared = _taken(prepare, job, emit, following)
+    start = time.perf_counter()
+    known = past if attempt.attempts < MOST_ATTEMPTS else None
+    end = prepared.end or _written(order, job, prepared, stage, emit, prepare.go_on, known)
+    end = _kept_if_unread(job, end, prepared.read)
+    return Worked(prepared, end, prepared.seconds + time.perf_counter() - start)
+
+
+def conclude(order: Order, job: Job, stage: Path, worked: Worked, emit: Emit, past: Past) -> Outcome | Kept:
+    """Commit what was made of a series, or the reason that nothing was; its result is added to the `past`."""
+    end, folder = worked.end, job.series.folder
+    if isinstance(end, Kept):
+        state.keep(order.out, folder, stage, None if end.slug else end.outcome)
+        emit(job_event("unchanged", job, status=end.outcome.status, slug=end.outcome.slug))
+        return end
+    if end.status != "done":
+        stage = state.new_stage(order.out, job.work_key)
+    outcome = _outcome(order, job, worked, stage, end)
+    state.commit(order.out, folder, stage, outcome, superseded(job.choice) if end.status == "done" else ())
     past.add(folder)
-    told = {"slug": end.slug, "message": end.message, "seconds": round(seconds, 3)}
-    added = {"added": list(prepared.added)} if prepared.added else {}
+    told = {"slug": end.slug, "message": end.message, "seconds": round(worked.seconds, 3)}
+    added = {"added": list(worked.prepared.added)} if worked.prepared.added else {}
     emit(job_event(end.status, job, **told, **file_meant(end.file), **end.figures, **added))
     return outcome
 
@@ -81,8 +125,13 @@ def _taken(prepare: Line[Loaded, Prepared], job: Job, emit: Emit, following: Job
     return prepare.take_alone(job, emit) if prepared.ran_out_of_memory and prepare.in_company else prepared
 
 
-def _given_up(job: Job, attempt: Attempt) -> End | Kept | None:
-    """The end of a series that is not read: its headers or attempts before this one tell it, or planning it broke."""
+def given_up(job: Job, attempt: Attempt) -> Worked | None:
+    """A series that is not read: its headers or attempts before this one tell its end, or planning it broke."""
+    end, read = _unread(job, attempt), Read(job.work_key)
+    return Worked(Prepared(read), _kept_if_unread(job, end, read)) if end else None
+
+
+def _unread(job: Job, attempt: Attempt) -> End | Kept | None:
     if job.refusal:  # it is recorded by its slug, whatever came before
         return _kept_if_unread(job, End("rejected", *job.refusal), Read(job.work_key))
     if job.trouble:
@@ -113,7 +162,7 @@ def _kept_without(job: Job, end: End) -> Kept:
 
 
 @contextmanager
-def _not_an_attempt_when_stopped(out: Path, folder: str) -> Iterator[None]:
+def not_an_attempt_when_stopped(out: Path, folder: str) -> Iterator[None]:
     """A stop signal or our own disk is not the series' fault."""
     try:
         with output_errors(out):
@@ -244,21 +293,22 @@ def _source(order: Order, job: Job) -> str:
     return hashed(path, order.identifier_key) if path and order.identifier_key else path
 
 
-def _outcome(order: Order, job: Job, prepared: Prepared, stage: Path, end: End, seconds: float) -> Outcome:
-    read, done = prepared.read, end.status == "done"
+def _outcome(order: Order, job: Job, worked: Worked, stage: Path, end: End) -> Outcome:
+    prepared, done = worked.prepared, end.status == "done"
+    read = prepared.read
     if prepared.added and done:
-        return _added_to(job, prepared, stage, end)
+        return _added_to(job, worked, stage, end)
     return Outcome(
         status=end.status,
         work_key=read.work_key,
         slug=end.slug,
         message=end.message,
-        files={path.name: file_sha256(path) for path in sorted(stage.iterdir())},
+        files=_hashes(stage, worked.hashes),
         formats={name: job.outputs.kind(name) for name in _formats(job, prepared)} if done else {},
         pruned=_pruned(job, prepared) if done else [],
         covct_version=__version__,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=round(seconds, 3),
+        seconds=round(worked.seconds, 3),
         study_instance_uid=job.series.study_uid,
         series_instance_uid=job.series.series_uid,
         source=_source(order, job),
@@ -271,15 +321,20 @@ def _outcome(order: Order, job: Job, prepared: Prepared, stage: Path, end: End, 
     )
 
 
-def _added_to(job: Job, prepared: Prepared, stage: Path, end: End) -> Outcome:
+def _hashes(stage: Path, known: Mapping[str, str]) -> dict[str, str]:
+    return {path.name: known.get(path.name) or file_sha256(path) for path in sorted(stage.iterdir())}
+
+
+def _added_to(job: Job, worked: Worked, stage: Path, end: End) -> Outcome:
     """The outcome before, with what was added: when it was computed, by which version, and the hashes of files that
     stayed are not this run's to tell."""
     assert job.before
+    prepared = worked.prepared
     stayed = {name: job.before.files[name] for name in _carried(job, prepared.added)}
     formats = {**job.before.held, **{name: job.outputs.kind(name) for name in prepared.added}}
     return still_of(job.before, job.signature).model_copy(
         update={
-            "files": {path.name: stayed.get(path.name) or file_sha256(path) for path in sorted(stage.iterdir())},
+            "files": _hashes(stage, {**worked.hashes, **stayed}),
             "formats": {name: formats[name] for name in FORMATS if name in formats},
             "pruned": _pruned(job, prepared),
             "moments": with_moments(job.before, {k: v for k, v in end.computed.items() if k != job.before.work_key}),
