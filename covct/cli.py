@@ -59,6 +59,9 @@ class Commands(ByName):
             "Scan as the platform wants it that started this container, and write results in its form; exit 0 only if "
             "done.",
         ),
+        "worker": segmentation(
+            "crews.worker", "Work for scans and watches that were started with --scheduler, until stopped."
+        ),
         "status": results(
             "results.status",
             "Show whether covct is alive, its current work and queue, its last run, and results by outcome and reason.",

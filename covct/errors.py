@@ -64,6 +64,12 @@ class NotEnding(RunError):
     exit_code = 14
 
 
+class WorkersLost(RunError):
+    """No worker can be reached, or none can be used."""
+
+    exit_code = 14
+
+
 class NotANumber(RunError):
     """The loss of a training, or its gradient, is not a number any more."""
 

@@ -28,7 +28,7 @@ FLOORS = [
     {"pipeline", "data"},
     {"results", "training", "evaluation"},
     {"unattended", "viewer"},
-    {"exchange", "platforms"},
+    {"exchange", "platforms", "workers"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -113,7 +113,7 @@ def test_what_tests_share_is_in_support():
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("covct", {"cpu", "verify"}), ("benchmarks", {"cpu", "dev"}), ("tests", {"cpu", "dev"})],
+    [("covct", {"cpu", "verify", "workers"}), ("benchmarks", {"cpu", "dev"}), ("tests", {"cpu", "dev"})],
 )
 def test_what_is_imported_is_declared(folder, extras):
     """What another package brings along may go with that package's next version."""

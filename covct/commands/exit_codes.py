@@ -18,7 +18,7 @@ EXIT_CODES = (
     "health or doctor found a problem; "
     "10 weights missing or altered; 11 output tree locked; 12 output not writable or disk full; "
     "13 GPU or runtime required but absent; "
-    "14 a source or driver is not responding, and what hung was killed or cannot be; "
+    "14 a source, a driver or the workers' scheduler is not responding, and what hung was killed or cannot be; "
     "15 training loss is not a number; 130 stopped by a signal, finished series are kept."
 )
 

@@ -41,6 +41,7 @@ class Runtime(str, Enum):
 
 _output = partial(typer.Option, rich_help_panel="Results")
 _compute = partial(typer.Option, rich_help_panel="Computing")
+_beside = partial(typer.Option, rich_help_panel="Many workers")
 _choice = partial(typer.Option, rich_help_panel="What to process", show_default=False)
 _limits = partial(typer.Option, rich_help_panel="Limits")
 _logs = partial(typer.Option, rich_help_panel="Logs and metrics")
@@ -128,6 +129,21 @@ RequireGpu = Annotated[bool, _compute("--require-gpu", help="Exit 13 if there is
 MemoryLimit = Annotated[
     float | None,
     _compute(help="Memory for a series, in GiB. Default: all of the machine or container.", min=0, show_default=False),
+]
+
+Workers = Annotated[
+    int | None,
+    _beside(help="Work in N processes side by side, with a GPU each if there are any.", min=1, show_default=False),
+]
+Scheduler = Annotated[
+    str | None,
+    _beside(
+        help="Work in the covct workers of a Dask scheduler, at tcp://host:port or tls://host:port.", show_default=False
+    ),
+]
+WorkersTls = Annotated[
+    Path | None,
+    _beside("--workers-tls", help="Folder with ca.crt, tls.crt and tls.key for tls://.", show_default=False),
 ]
 
 Limit = Annotated[int | None, _limits(help="Process at most N series.", min=1, show_default=False)]

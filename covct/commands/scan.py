@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from covct import RESEARCH_USE
 from covct.commands.console import plain, stdout
+from covct.commands.crews import crew_of, hands_of
 from covct.commands.exit_codes import ended_badly
 from covct.commands.options import (
     DEFAULT_FORMATS,
@@ -40,6 +41,7 @@ from covct.commands.options import (
     RetryFailed,
     Runtime,
     RuntimeOption,
+    Scheduler,
     SegType,
     SegTypeOption,
     Select,
@@ -51,6 +53,8 @@ from covct.commands.options import (
     Strict,
     Until,
     Weights,
+    Workers,
+    WorkersTls,
     check_metrics,
     check_places,
     check_there,
@@ -96,6 +100,9 @@ def scan_command(
     runtime: RuntimeOption = Runtime.auto,
     require_gpu: RequireGpu = False,
     memory_limit: MemoryLimit = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    workers_tls: WorkersTls = None,
     strict: Strict = False,
     series: SeriesUids = None,
     select: Select = None,
@@ -132,10 +139,16 @@ def scan_command(
             raise UsageError("--dry-run shows identifiers and writes nothing, not even a key to hash them with")
         _show_plan(order, json_events)
         return
+    crew = crew_of(order, workers, scheduler, workers_tls, device, require_gpu)
+    load = networks_of(order.weights, device, require_gpu, runtime.value)
+    told_how = (json_events, log_format, hash_identifiers, metrics)
     sending = sending_of(context, out, send_to)
-    with _under_way(order, series_timeout, json_events, log_format, hash_identifiers, metrics) as (emit, order):
+    with (
+        _under_way(order, series_timeout, *told_how, alone=crew is None) as (emit, order),
+        hands_of(crew, load, series_timeout, device, require_gpu) as hands,
+    ):
         with sending(emit) as sent:
-            tally = batch.scan(order, networks_of(order.weights, device, require_gpu, runtime.value), sent.emit)
+            tally = batch.scan(order, load, sent.emit, hands)
         arrived = sent.all_there()
     if ended_badly(tally, strict) or not arrived or ((expect_input or series) and not tally.series):
         raise typer.Exit(3)
@@ -157,6 +170,9 @@ def watch_command(
     runtime: RuntimeOption = Runtime.auto,
     require_gpu: RequireGpu = False,
     memory_limit: MemoryLimit = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    workers_tls: WorkersTls = None,
     strict: Strict = False,
     select: Select = None,
     retry_failed: RetryFailed = False,
@@ -186,12 +202,17 @@ def watch_command(
     check_places(order)
     if os.path.basename(marker) != marker:
         raise UsageError(f"--marker {marker}: wanted the name of a file, not a path")
+    crew = crew_of(order, workers, scheduler, workers_tls, device, require_gpu)
+    load = networks_of(order.weights, device, require_gpu, runtime.value)
+    told_how = (json_events, log_format, hash_identifiers, metrics)
     sending = sending_of(context, out, send_to)
-    with _under_way(order, series_timeout, json_events, log_format, hash_identifiers, metrics) as (emit, order):
+    with (
+        _under_way(order, series_timeout, *told_how, alone=crew is None) as (emit, order),
+        hands_of(crew, load, series_timeout, device, require_gpu) as hands,
+    ):
         emit({"event": "watching", "inbox": str(inbox), "settle_s": settle, "interval_s": interval})
-        networks = networks_of(order.weights, device, require_gpu, runtime.value)
         with sending(emit) as sent:
-            tally = batch.watch(order, networks, sent.emit, settle, interval)
+            tally = batch.watch(order, load, sent.emit, settle, interval, hands=hands)
         arrived = sent.all_there()
     if ended_badly(tally, strict) or not arrived:
         raise typer.Exit(3)
@@ -206,29 +227,42 @@ def networks_of(
     """
     from covct.networks import devices, runtimes
 
-    wish = devices.parse_wish(device)
-    runtimes.check(runtime, wish, require_gpu)
+    runtimes.check(runtime, devices.parse_wish(device), require_gpu)
+    return _Loading(weights, device, require_gpu, runtime, rest)
 
-    def load() -> Networks:
+
+@dataclass(frozen=True)
+class _Loading:
+    """What loads the networks: also in another process, and equal to another one that loads the same."""
+
+    weights: Path
+    device: str
+    require_gpu: bool
+    runtime: str
+    rest: Path | None
+
+    def __call__(self) -> Networks:
+        from covct.networks import devices, runtimes
+
+        wish, weights, rest = devices.parse_wish(self.device), self.weights, self.rest
         visible = dict(os.environ)
         devices.select(wish, os.environ)  # before tensorflow looks
-        choice = runtimes.choose(runtime, weights, require_gpu or runtimes.may_have_gpu(wish, os.environ), rest)
+        may_be_gpu = self.require_gpu or runtimes.may_have_gpu(wish, os.environ)
+        choice = runtimes.choose(self.runtime, weights, may_be_gpu, rest)
         if choice.runtime == devices.TENSORFLOW:
             with quiet_tensorflow():
                 from covct.networks.segment import device_in_use, load_keras_networks
 
             on_gpu = device_in_use().kind == "gpu"
-            if not on_gpu and (require_gpu or wish.kind == "gpu"):
+            if not on_gpu and (self.require_gpu or wish.kind == "gpu"):
                 raise devices.missing(wish, visible)
             if not on_gpu:  # there is a driver, but keras cannot use it
-                choice = runtimes.choose(runtime, weights, on_gpu=False, rest=rest)
+                choice = runtimes.choose(self.runtime, weights, on_gpu=False, rest=rest)
             if choice.runtime == devices.TENSORFLOW:
                 return load_keras_networks(weights, (choice.fallback,) if choice.fallback else (), rest)
         from covct.networks.converted import load_converted_networks
 
         return load_converted_networks(weights, rest)
-
-    return load
 
 
 def _with_runtime(order: Order, device: str, require_gpu: bool, runtime: str) -> Order:
@@ -246,22 +280,27 @@ def _under_way(
     log_format: LogFormat,
     hash_identifiers: bool,
     metrics: Path | None,
+    *,
+    alone: bool,
 ) -> Iterator[tuple[Emit, Order]]:
-    """A run that can be stopped, is told of and looked after: where its events go, and the order as it now stands."""
+    """A run that can be stopped, is told of and looked after: where its events go, and the order as it now stands.
+
+    `alone`: this process does the work, and may hang at a series.
+    """
     check_metrics(metrics, order.out)
     with told(order.out, json_events, log_format, hash_identifiers, metrics) as emit, stoppable():
-        emit, order = _looked_after(emit, order, series_timeout, log_format, metrics)
+        emit, order = _looked_after(emit, order, series_timeout, log_format, metrics, alone)
         yield emit, replace(order, identifier_key=identifier_key_of(order.out) if hash_identifiers else None)
 
 
 def _looked_after(
-    emit: Emit, order: Order, series_timeout: float, log_format: LogFormat, metrics: Path | None
+    emit: Emit, order: Order, series_timeout: float, log_format: LogFormat, metrics: Path | None, alone: bool
 ) -> tuple[Emit, Order]:
     """Events also to the process that looks after this one, and of this run what it had done before."""
     watched = worker()
     if watched is None:
         return emit, order
-    emit = watched.reporting(emit, order.out, series_timeout, log_format is LogFormat.json, metrics)
+    emit = watched.reporting(emit, order.out, series_timeout, log_format is LogFormat.json, metrics, alone)
     return emit, replace(order, began=watched.began, already=watched.finished)
 
 

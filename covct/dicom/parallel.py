@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from covct.networks.processors import processors_at_hand
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Threads, not processes: the decoders release the interpreter's lock, and worker processes need a /dev/shm that a
 # container may not have. Beyond four the parsing of headers, which does not, is the limit.
-WORKERS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+WORKERS = min(4, processors_at_hand() if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def decode_in_order(

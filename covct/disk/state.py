@@ -23,7 +23,15 @@ from typing import IO, TYPE_CHECKING
 from uuid import uuid4
 
 from covct.disk import lockfile, versions
-from covct.disk.attempts import Attempt, attempt_path, digest, read_attempt, stands, write_attempt
+from covct.disk.attempts import (
+    Attempt,
+    attempt_path,
+    digest,
+    forgive_attempt,
+    read_attempt,
+    stands,
+    write_attempt,
+)
 from covct.disk.durable import (
     bring_to_disk,
     make_folder,
@@ -159,6 +167,7 @@ def recover(out: Path) -> None:
             attempt = read_attempt(note)
             if attempt:
                 _end_commit(out, note, attempt)
+                _forgive_unclaimed(out, note, attempt)
         for rubbish in ("old", "staging", "rubbish"):
             shutil.rmtree(private / rubbish, ignore_errors=True)
         for name in DERIVED:
@@ -178,6 +187,14 @@ def _end_commit(out: Path, note: Path, attempt: Attempt) -> None:
     note.unlink(missing_ok=True)
 
 
+def _forgive_unclaimed(out: Path, note: Path, attempt: Attempt) -> None:
+    """An attempt that no worker had begun does not count. Its offer goes first: what is done again must not count it
+    twice."""
+    offers = list((out / PRIVATE / "staging").glob(f"{attempt.work_key[:16]}.*"))
+    if offers and note.exists() and all([take_back(offer) for offer in offers]):
+        forgive_attempt(out, attempt.folder)
+
+
 def new_stage(out: Path, key: str) -> Path:
     """An empty folder on the output's own file system to write a result into."""
     with output_errors(out):
@@ -185,6 +202,46 @@ def new_stage(out: Path, key: str) -> Path:
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir(parents=True)
         return stage
+
+
+def offer_stage(out: Path, key: str) -> Path:
+    """As `new_stage`, for another process to `claim`: under a name of its own, whoever else works on the series."""
+    with output_errors(out):
+        offer = out / PRIVATE / "staging" / f"{key[:16]}.{uuid4().hex}"
+        offer.mkdir(parents=True)
+        return offer
+
+
+def claim(offer: Path) -> Path:
+    """The stage of an offer, for whoever comes first.
+
+    Raises
+    ------
+    FileExistsError
+        Somebody has claimed it.
+    FileNotFoundError
+        It was taken back.
+    """
+    stage = claimed(offer)
+    stage.mkdir()
+    return stage
+
+
+def claimed(offer: Path) -> Path:
+    """Where the stage of an offer lies once it is claimed."""
+    return offer / "stage"
+
+
+def take_back(offer: Path) -> bool:
+    """End an offer. Returns whether nobody had claimed it; from now on nobody can."""
+    try:
+        offer.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        shutil.rmtree(offer, ignore_errors=True)
+        return False
+    return True
 
 
 def commit(out: Path, folder: str, stage: Path, outcome: Outcome, supersedes: Iterable[str] = ()) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -179,8 +179,7 @@ def select(wish: Wish, environment: MutableMapping[str, str], gpus: Path = NVIDI
         return
     environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the numbers of nvidia-smi, not the fastest first
     given = environment.get("CUDA_VISIBLE_DEVICES")
-    names = present_gpus(gpus)
-    visible = [str(number) for number in range(len(names))] if given is None else _visible(given)
+    names, visible = present_gpus(gpus), visible_gpus(environment, gpus)
     if wish.number < len(visible):
         environment["CUDA_VISIBLE_DEVICES"] = visible[wish.number]
     elif given is None and not names:  # a driver that does not list them: the network's backend has the last word
@@ -208,6 +207,12 @@ def present_gpus(folder: Path = NVIDIA_GPUS) -> list[str]:
             continue
         names.append(found[1] if found else "unknown model")
     return names
+
+
+def visible_gpus(environment: Mapping[str, str], gpus: Path = NVIDIA_GPUS) -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    return [str(number) for number in range(len(present_gpus(gpus)))] if given is None else _visible(given)
 
 
 def _visible(given: str) -> list[str]:

@@ -13,13 +13,19 @@ from covct.networks.control_groups import CGROUPS, PROC, control_groups
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
+SHARE = "COVCT_PROCESSORS"  # of a worker among others of its machine: how many are its own
+
+
 def processors_at_hand(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
-    """How many: those of this process's affinity, or fewer where a control group (docker run --cpus) allows less time.
+    """How many: those of this process's affinity, or fewer where a control group (docker run --cpus) allows less time,
+    or where others of covct have their share of them.
 
     More threads than that only wait for each other.
     """
     quotas = map(_quota_of, control_groups("cpu", proc, cgroups))
-    return max(1, math.ceil(min([len(os.sched_getaffinity(0)), *quotas])))
+    share = os.environ.get(SHARE, "")
+    shares = [int(share)] if share.isdecimal() else []
+    return max(1, math.ceil(min([len(os.sched_getaffinity(0)), *shares, *quotas])))
 
 
 def adds_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

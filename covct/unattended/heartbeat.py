@@ -39,7 +39,9 @@ class Doing:
     Attributes
     ----------
     folder, step : str
-        The series at work and its step; without a series, what covct does between two.
+        The series at work and its step, of several the last that began; without a series, what covct does between two.
+    at_work : int
+        How many there are.
     since, series_since : float
         When the step began, and the series.
     pass_began : float
@@ -59,6 +61,7 @@ class Doing:
     command: str = ""
     folder: str = ""
     step: str = LOOKING
+    at_work: int = 0
     since: float = 0.0
     series_since: float = 0.0
     pass_began: float = 0.0
@@ -78,22 +81,30 @@ class Doing:
         if kind == "found":
             return replace(self, to_do=event["to_do"], finished=0, failed=0, pass_began=now, step="", since=now)
         if kind == "started":
-            return replace(self, folder=event["folder"], step="", since=now, series_since=now)
+            at_work = self.at_work + 1
+            return replace(self, folder=event["folder"], step="", at_work=at_work, since=now, series_since=now)
+        if kind == "step" and event.get("folder", self.folder) != self.folder:
+            return self
         if kind == "step":
             return self if event["step"] == self.step else replace(self, step=event["step"], since=now)
         if kind in ("done", "rejected", "failed"):
-            left, failed = max(0, self.to_do - 1), self.failed + (kind == "failed")
-            return replace(self, folder="", step="", since=now, to_do=left, finished=self.finished + 1, failed=failed)
+            failed = self.failed + (kind == "failed")
+            return replace(self._without(event["folder"], now), finished=self.finished + 1, failed=failed)
         if kind == "unchanged":
-            return replace(self, folder="", step="", since=now, to_do=max(0, self.to_do - 1))
+            return self._without(event["folder"], now)
         if kind == "look":
             seen = {name: event[name] for name in ("studies", "waiting", "without_marker", "source_ok")}
             return replace(self, **seen, step=IDLE, since=now if self.step != IDLE else self.since)
         if kind == "looking":
             return replace(self, step=LOOKING, since=now)
         if kind == "finished":
-            return replace(self, folder="", step="", since=now, to_do=0)
+            return replace(self, folder="", step="", at_work=0, since=now, to_do=0)
         return replace(self, problems=self.problems + (kind == "problem"))
+
+    def _without(self, folder: str, now: float) -> Doing:
+        """After a series came to its end, whether or not it is the one that is told of."""
+        less = replace(self, at_work=max(0, self.at_work - 1), to_do=max(0, self.to_do - 1))
+        return replace(less, folder="", step="", since=now) if folder == self.folder else less
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Live:
     finished: int = 0
     _slices: float = 0.0  # of the pass
     _behind: float = 0.0  # of finished series
-    _current: float = 0.0  # of the series at work
+    _at_work: dict[str, float] = field(default_factory=dict)  # slices of series at work; that of `_uid` is told of
     _uid: str = ""
     _step: str = ""
     _of_step: tuple[int, int] = (0, 0)
@@ -80,14 +80,16 @@ class Live:
         elif kind == "found":
             self._found(event)
         elif kind == "started":
-            self._current = event.get("slices") or UNKNOWN_SLICES
+            self._at_work[event["series"]] = event.get("slices") or UNKNOWN_SLICES
             self._uid, self._step, self._of_step = event["series"], "", (0, 0)
             self._began = now if self._began is None else self._began
         elif kind == "step":
             self._stepped(event)
         elif kind in OUTCOMES:
-            self._behind += self._current or self._slices / max(1, self.to_do)
-            self._current, self._uid, self._step = 0.0, "", ""
+            series = event.get("series", self._uid)
+            self._behind += self._at_work.pop(series, 0.0) or self._slices / max(1, self.to_do)
+            if series == self._uid or not self._at_work:
+                self._uid, self._step = next(reversed(self._at_work), ""), ""
             self._began = now if self._began is None else self._began
             self.finished += 1
         elif kind == "finished":
@@ -102,18 +104,21 @@ class Live:
 
     def _stepped(self, event: dict[str, Any]) -> None:
         seconds, step = event.get("seconds"), event["step"]
-        if seconds is None:
+        is_shown = event.get("series", self._uid) == self._uid
+        if seconds is None and is_shown:
             self._step, self._of_step = step, (0, 0)
+        elif seconds is None:
+            return
         elif step == "networks":
             self._not_work += seconds
         else:
             self._spent[step] = self._spent.get(step, 0.0) + seconds
-            self._of_step = (1, 1)
+            self._of_step = (1, 1) if is_shown else self._of_step
 
     def _alive(self, event: dict[str, Any], now: float) -> None:
         self._files = event.get("files", self._files)
         self._step = event.get("step", self._step)
-        if "of" in event:
+        if "of" in event and event.get("series", self._uid) == self._uid:
             self._of_step = event["done"], event["of"]
         if "rest_s" in event:
             self._next_look, self._step, self.to_do = now + event["rest_s"], "", 0
@@ -124,7 +129,8 @@ class Live:
         """How much of the pass is behind it, 0 to 1; None while that is not known."""
         if not self.to_do or not self._slices:
             return None
-        return min(1.0, (self._behind + self._current * self._of_series()) / self._slices)
+        of_series = self._at_work.get(self._uid, 0.0) * self._of_series()
+        return min(1.0, (self._behind + of_series) / self._slices)
 
     def _of_series(self) -> float:
         """How much of the series at work is done."""
@@ -156,6 +162,8 @@ class Live:
             done, of = self._of_step
             part = f", {done} of {of} slices" if of > 1 else ""
             begins = "starting" if self.finished else "loading the libraries"
+            if (several := len(self._at_work)) > 1:
+                begins, part = f"and {several - 1} more", f"{part}, and {several - 1} more" if self._step else ""
             return f"{self._uid} {WORDS.get(self._step, self._step or begins)}{part}".strip()
         if self._looking is not None and now - self._looking > FLICKER_S:
             return "looking for studies" + (f", {self._files:,} files so far" if self._files else "")

@@ -76,14 +76,27 @@ class Past:
         """Results that bear this patient's number, as they stand now."""
         found = []
         for tree in self.trees:
-            key = tree_key(tree)
-            if tree not in self._known or self._known[tree].key != key:  # a first result of ours makes one
-                self._known[tree] = _numbers(tree, key)
-            for folder in sorted(self._known[tree].folders.get(sealing(key)(who).id, ()))[-MOST_CANDIDATES:]:
+            known = self._in(tree)
+            for folder in sorted(known.folders.get(sealing(known.key)(who).id, ()))[-MOST_CANDIDATES:]:
                 outcome = read_outcome(tree / folder)
                 if outcome and outcome.status == "done":
                     found.append(Candidate(tree, folder, outcome))
         return found
+
+    def only(self, who: Patient) -> Past:
+        """What is known of this patient alone: another process need not read the trees."""
+        known = {}
+        for tree in self.trees:
+            numbers = self._in(tree) if who.id else _Numbers(tree_key(tree), {})
+            number = sealing(numbers.key)(who).id
+            known[tree] = _Numbers(numbers.key, {number: set(numbers.folders.get(number, ()))})
+        return Past(self.trees, known)
+
+    def _in(self, tree: Path) -> _Numbers:
+        key = tree_key(tree)
+        if tree not in self._known or self._known[tree].key != key:  # a first result of ours makes one
+            self._known[tree] = _numbers(tree, key)
+        return self._known[tree]
 
     def look_again(self) -> None:
         """Forget what lies in other trees than the run's own: others write to them."""

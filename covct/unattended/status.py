@@ -127,6 +127,7 @@ def _now(alive: Life) -> dict[str, Any]:
         "command": doing.command or None,
         "folder": doing.folder or None,
         "step": doing.step or None,
+        "at_work": doing.at_work if is_alive else 0,
         "step_seconds": _elapsed(doing.since) if is_alive else None,
         "series_seconds": _elapsed(doing.series_since) if is_alive and doing.folder else None,
         "to_do": doing.to_do,
@@ -239,7 +240,8 @@ def _alive(now: dict[str, Any]) -> str:
 
 def _at_work(now: dict[str, Any]) -> str:
     step = f"step {now['step']} for {span(now['step_seconds'])}" if now["step"] else "starting"
-    return f"{now['folder']}: {step}, {span(now['series_seconds'])} for the series so far"
+    others = f"; {now['at_work'] - 1} more at work" if now["at_work"] > 1 else ""
+    return f"{now['folder']}: {step}, {span(now['series_seconds'])} for the series so far{others}"
 
 
 def _progress(now: dict[str, Any]) -> str:

@@ -150,9 +150,19 @@ class Worker:
     finished: frozenset[str]
 
     def reporting(
-        self, emit: Emit, out: Path, timeout_s: float | None, log_json: bool, metrics: Path | None = None
+        self,
+        emit: Emit,
+        out: Path,
+        timeout_s: float | None,
+        log_json: bool,
+        metrics: Path | None = None,
+        alone: bool = True,
     ) -> Emit:
-        """`emit`, and the parent hears which series is at work."""
+        """`emit`, and the parent hears which series is at work.
+
+        Only which has come to an end, where this process is not `alone` at work: it looks after its workers itself.
+        """
+        heard = ("started", "step", "unchanged", *OUTCOMES) if alone else ("unchanged", *OUTCOMES)
         figures = os.fspath(metrics.absolute()) if metrics else None
         options = {"timeout_s": timeout_s, "log_json": log_json, "metrics": figures}
         self._tell({"out": os.fspath(out.absolute()), **options})
@@ -160,7 +170,7 @@ class Worker:
 
         def reported(event: dict[str, Any]) -> None:
             nonlocal last
-            if event["event"] in ("started", "step", "unchanged", *OUTCOMES) and "folder" in event:
+            if event["event"] in heard and "folder" in event:
                 self._tell({name: event[name] for name in ("event", "folder", "step") if name in event})
             elif time.monotonic() - last >= ALIVE_EVERY_S:
                 last = time.monotonic()
