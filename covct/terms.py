@@ -25,6 +25,11 @@ SEVERITY = (
 )
 NOTHING_FOUND = "no opacity found"  # of 0 %, in place of the words of class 1
 
+# CT severity score by lobes, 0 to 5 each, 25 in all (Pan 2020, with the edges of Francone 2020): from what share of
+# opacity a lobe has it, percent, and whether that share itself does. 0: nothing is marked.
+LOBE_SCALE = "CT severity score by lobes (0-25)"
+LOBE_SCORES = ((1, 0.0, False), (2, 5.0, True), (3, 25.0, False), (4, 50.0, False), (5, 75.0, False))
+
 
 @dataclass(frozen=True)
 class CodedTerm:
@@ -50,8 +55,8 @@ class Segment:
 
     @property
     def task(self) -> str:
-        """Of the network that calls it."""
-        return "infection" if self.type == OPACITY else "lungs"
+        """Of the network that calls it; of lobes those of the atlas, which are none."""
+        return "infection" if self.type == OPACITY else "lungs" if self.type == LUNG else "lobes"
 
 
 ANATOMICAL_STRUCTURE = CodedTerm("91723000", "SCT", "Anatomical Structure")
@@ -66,6 +71,34 @@ PROCESSING_EQUIPMENT = CodedTerm("109102", "DCM", "Processing Equipment")
 ARTIFICIAL_INTELLIGENCE = CodedTerm("123110", "DCM", "Artificial Intelligence")
 SOURCE_IMAGE = CodedTerm("121322", "DCM", "Source image for image processing operation")
 
+
+@dataclass(frozen=True)
+class Lobe:
+    """A lobe: its name in documents, its number in masks, its lung, in words and in short, and coded with its side."""
+
+    name: str
+    number: int
+    lung: int
+    words: str
+    short: str
+    code: CodedTerm
+    side: CodedTerm
+    colour_rgb: tuple[int, int, int]
+
+
+# Codes of DICOM's CID 6170: those of upper and lower lobes need a side.
+UPPER_LOBE = CodedTerm("45653009", "SCT", "Upper lobe of lung")
+LOBE_OF_LUNG = CodedTerm("31094006", "SCT", "Lobe of lung")
+MIDDLE_LOBE = CodedTerm("72481006", "SCT", "Middle lobe of right lung")
+LOWER_LOBE = CodedTerm("90572001", "SCT", "Lower lobe of lung")
+LOBES = (
+    Lobe("right_upper_lobe", 1, RIGHT_LUNG, "Right upper lobe", "RUL", UPPER_LOBE, RIGHT, (66, 146, 226)),
+    Lobe("right_middle_lobe", 2, RIGHT_LUNG, "Right middle lobe", "RML", MIDDLE_LOBE, RIGHT, (150, 214, 120)),
+    Lobe("right_lower_lobe", 3, RIGHT_LUNG, "Right lower lobe", "RLL", LOWER_LOBE, RIGHT, (170, 130, 220)),
+    Lobe("left_upper_lobe", 4, LEFT_LUNG, "Left upper lobe", "LUL", UPPER_LOBE, LEFT, (240, 190, 70)),
+    Lobe("left_lower_lobe", 5, LEFT_LUNG, "Left lower lobe", "LLL", LOWER_LOBE, LEFT, (210, 120, 80)),
+)
+
 # What the network for infection calls. It was taught on COVID-19 pneumonia and calls tumours, atelectasis and oedema
 # too: no object of ours names a disease. Documents keep the name `infection`.
 CALLED = "Opacity (COVID-19 network)"
@@ -76,6 +109,15 @@ SEGMENTS = (
     Segment(2, "Left lung", ANATOMICAL_STRUCTURE, LUNG, LEFT, LUNG, (246, 214, 84), LEFT),
     Segment(3, CALLED, ABNORMAL_STRUCTURE, OPACITY, None, LUNG, (255, 70, 104)),
 )
+
+# On request, in a SEG of overlapping masks. Not a network's but an atlas's, from the shape of the lungs.
+LOBE_SEGMENTS = tuple(
+    Segment(
+        len(SEGMENTS) + lobe.number, f"{lobe.words} (approximate)", ANATOMICAL_STRUCTURE, lobe.code, lobe.side, LUNG,
+        lobe.colour_rgb, lobe.side,
+    )
+    for lobe in LOBES
+)  # fmt: skip
 
 # A label map has one segment a voxel. Opacity is split by side, so that a lung is its two segments together.
 LABELMAP_SEGMENTS = (
@@ -120,6 +162,8 @@ SEVERITY_CLASSES = {
 }
 
 MEAN = CodedTerm("373098007", "SCT", "Mean")
+BY_LOBE = CodedTerm("by-lobe", PRIVATE_SCHEME, "What figures by lobe are worth")
+LOBES_OF_ATLAS = CodedTerm("lobes-of-atlas", PRIVATE_SCHEME, "Approximate lobes, from the shape of the lungs")
 
 
 def _private(value: str, meaning: str) -> CodedTerm:
@@ -138,6 +182,7 @@ class Unit:
 MILLILITRE = Unit(CodedTerm("mL", "UCUM", "mL"), "mL", "mL")
 PERCENT = Unit(CodedTerm("%", "UCUM", "Percent"), "%", "percent")
 GRAM = Unit(CodedTerm("g", "UCUM", "gram"), "g", "grams")
+NO_UNITS = Unit(CodedTerm("1", "UCUM", "no units"), "", "points")
 HOUNSFIELD_UNIT = Unit(CodedTerm("[hnsf'U]", "UCUM", "Hounsfield unit"), "HU", "Hounsfield units")
 
 # What the input may not allow, and what is withheld then, in words.
@@ -337,3 +382,14 @@ FIGURES = (
         later=True,
     ),
 )
+# By lobe in place of regions. The first three are those of FIGURES with these names.
+IN_LOBES = ("volume_ml", "infection_ml", "infection_percent")
+SHARE_OF_LOBE = _private("lobe-percent", "Share of opacity in the lobe's volume")
+LOBE_SCORE = Figure(
+    "score", "CT severity score of the lobe, 0 to 5", NO_UNITS, 0, ("percent",), most=5,
+    of_lung=_private("lobe-score", "CT severity score of the lobe (0 to 5)"),
+)  # fmt: skip
+LOBES_SCORE = Figure(
+    "score", "CT severity score of all lobes, 0 to 25", NO_UNITS, 0, ("percent",), most=25,
+    of_lung=_private("lobes-score", "CT severity score of the five lobes (0 to 25)"),
+)  # fmt: skip
