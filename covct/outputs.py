@@ -96,8 +96,8 @@ FORMATS = {
         of_pixels=True,
     ),
     "nifti": Format(
-        "NIfTI masks",
-        {"lungs.nii.gz": "lungs NIfTI", "infection.nii.gz": "infection NIfTI"},
+        "NIfTI masks: lungs, opacity, and with `--lobes atlas` lobes",
+        {"lungs.nii.gz": "lungs NIfTI", "infection.nii.gz": "infection NIfTI", "lobes.nii.gz": "lobes NIfTI"},
         stands_in=True,
     ),
     "png": Format("a montage to look at", {"overlay.png": "picture"}, of_pixels=True),
@@ -108,6 +108,8 @@ FORMATS = {
         of_pixels=True,
     ),
 }
+NIFTI_PAIR = tuple(FORMATS["nifti"].files)[:2]  # without them it holds no masks
+NIFTI_LOBES = tuple(FORMATS["nifti"].files)[2]
 DICOM_FORMATS = tuple(name for name, one in FORMATS.items() if one.series_number)
 SEG_TYPES = ("binary", "labelmap", "fractional")
 CAPTURES = ("key", "all")

@@ -19,7 +19,7 @@ from covct.errors import SeriesError
 from covct.intake import load_dicom
 from covct.intake.nifti import write_nifti
 from covct.networks.cards import file_sha256
-from covct.outputs import FORMATS, Outputs
+from covct.outputs import FORMATS, NIFTI_PAIR, Outputs
 from covct.phantom.chest import make_phantom
 from covct.phantom.dicom import write_dicom_series
 from covct.results.verify import verify
@@ -117,7 +117,7 @@ def test_added_to_a_volume_file(tmp_path, weights, networks, one_moment):
     at_once = asking(replace(order, out=tmp_path / "at-once"), *ALL)
     scanned(at_once, lambda: networks)
     scanned(asking(order, "seg"), lambda: networks)
-    assert set(files(order.out)) == set(FORMATS["nifti"].files), "NIfTI masks stand in for a SEG"
+    assert set(files(order.out)) == set(NIFTI_PAIR), "NIfTI masks stand in for a SEG"
     scanned(asking(order, "page", "png", "pdf", "sc"), never)
     assert files(order.out) == files(at_once.out)
 

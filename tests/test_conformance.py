@@ -34,7 +34,8 @@ def written(tmp_path_factory, phantom_series):
     objects = {}
     for kind in SEG_TYPES:
         outputs = Outputs(("seg", "sr", "sc", "ko", "pdf"), kind)
-        order = batch.Order((phantom_series,), folder / kind, weights, outputs)
+        lobes = "atlas" if kind == "binary" else "none"
+        order = batch.Order((phantom_series,), folder / kind, weights, outputs, lobes=lobes)
         assert batch.scan(order, lambda: calibrated(make_networks()), lambda event: None)["done"] == 1
         for path in sorted((folder / kind).glob("*/*/*.dcm")):
             name = path.suffixes[-2][1:]

@@ -327,9 +327,8 @@ def test_every_file_of_a_result(phantom_series, tmp_path):
     from covct.outputs import FORMATS, Outputs
     from covct.unattended import batch
 
-    order = batch.Order(
-        (phantom_series,), tmp_path / "out", make_weights(tmp_path / "weights"), Outputs(tuple(FORMATS))
-    )
+    weights = make_weights(tmp_path / "weights")
+    order = batch.Order((phantom_series,), tmp_path / "out", weights, Outputs(tuple(FORMATS)), lobes="atlas")
     assert batch.scan(order, make_networks, lambda event: None)["done"] == 1
     tree = page("outputs").split("```")[1]
     for path in (tmp_path / "out").glob("*/*/*"):

@@ -12,7 +12,7 @@ import pytest
 from covct.disk import state
 from covct.disk.outcome import read_outcome
 from covct.intake.nifti import write_nifti
-from covct.outputs import FORMATS, Outputs
+from covct.outputs import NIFTI_PAIR, Outputs
 from covct.phantom.chest import make_phantom
 from covct.phantom.dicom import write_dicom_series
 from covct.results.verify import verify
@@ -152,7 +152,7 @@ def test_of_a_volume_file_the_masks_stay_in_place_of_a_seg(tmp_path, weights, ne
     [folder] = results(tmp_path / "out")
     age(folder)
     pruned(tmp_path / "out")
-    assert names(folder) == {"outcome.json", "report.json", *FORMATS["nifti"].files}
+    assert names(folder) == {"outcome.json", "report.json", *NIFTI_PAIR}
 
 
 def test_masks_stay_where_a_pdf_is_the_only_dicom_object(nights):

@@ -28,6 +28,11 @@ class SegType(str, Enum):
     fractional = "fractional"
 
 
+class LobesFrom(str, Enum):
+    none = "none"
+    atlas = "atlas"
+
+
 class Captures(str, Enum):
     key = "key"
     all = "all"
@@ -70,6 +75,9 @@ SegTypeOption = Annotated[
 ]
 AllFrames = Annotated[
     bool, _output("--all-frames", help="Write a SEG frame for every slice and segment, even if it is empty.")
+]
+LobesOption = Annotated[
+    LobesFrom, _output(help="Divide the lungs into lobes, approximately, with the CT severity score of 0 to 25.")
 ]
 CapturesOption = Annotated[Captures, _output(help="Slices that the secondary capture (format sc) shows.")]
 PageIdentifiers = Annotated[

@@ -30,6 +30,8 @@ from covct.commands.options import (
     HashIdentifiers,
     Json,
     Limit,
+    LobesFrom,
+    LobesOption,
     LogFormatOption,
     MemoryLimit,
     MetricsFile,
@@ -94,6 +96,7 @@ def scan_command(
     seg_type: SegTypeOption = SegType.binary,
     all_frames: AllFrames = False,
     captures: CapturesOption = Captures.key,
+    lobes: LobesOption = LobesFrom.none,
     show_identifiers: PageIdentifiers = False,
     weights: Weights = None,
     device: DeviceOption = "auto",
@@ -129,7 +132,7 @@ def scan_command(
         sources, out, outputs, weights, priors, force=force, retry_failed=retry_failed, strict=strict,
         series_uids=tuple(series or ()), select=patterns_of(select), move_done=move_done, memory_mib=mib(memory_limit),
         since=since_of(since), until=until_of(until), limit=limit,
-        show_identifiers=show_identifiers,
+        show_identifiers=show_identifiers, lobes=lobes.value,
     )  # fmt: skip
     order = _with_runtime(order, device, require_gpu, runtime.value)
     check_there(sources)
@@ -164,6 +167,7 @@ def watch_command(
     seg_type: SegTypeOption = SegType.binary,
     all_frames: AllFrames = False,
     captures: CapturesOption = Captures.key,
+    lobes: LobesOption = LobesFrom.none,
     show_identifiers: PageIdentifiers = False,
     weights: Weights = None,
     device: DeviceOption = "auto",
@@ -196,7 +200,7 @@ def watch_command(
     order = order_of(
         [inbox], out, outputs, weights, priors, retry_failed=retry_failed, strict=strict, select=patterns_of(select),
         memory_mib=mib(memory_limit), until=until_of(until), marker=marker, move_done=move_done,
-        show_identifiers=show_identifiers,
+        show_identifiers=show_identifiers, lobes=lobes.value,
     )  # fmt: skip
     order = _with_runtime(order, device, require_gpu, runtime.value)
     check_places(order)
@@ -311,7 +315,7 @@ def _show_plan(order: Order, json_events: bool) -> None:
 
     found = look(order)
     rows: list[dict[str, Any]] = []
-    for job in plan(order, found, card_hashes(order.weights)):
+    for job in plan(order, found, card_hashes(order.weights, order.lobes)):
         series = job.series
         told = {"series": series.series_uid or series.folder, "slices": len(series.instances) or None}
         rows.append({**told, **_verdict(job, order.strict)})

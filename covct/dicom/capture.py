@@ -40,6 +40,7 @@ from covct.dicom.evidence import (
 )
 from covct.dicom.orientation import snapped
 from covct.dicom.run_lengths import run_lengths
+from covct.dicom.sentences import score_of_lobes
 from covct.outputs import Outputs
 from covct.terms import SOURCE_IMAGE
 from covct.visible import share
@@ -159,6 +160,8 @@ def figure_lines(report: dict[str, Any]) -> list[Line]:
     severity = report["severity"]
     if severity["class"] is not None:
         lines.append((f"{severity['scale']}: class {severity['class']}, {severity['label']}", TEXT))
+    if lobes := report.get("lobes"):
+        lines.append((f"{lobes['scale']}, approximate: {score_of_lobes(lobes)}", TEXT))
     return lines
 
 

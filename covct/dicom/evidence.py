@@ -113,8 +113,9 @@ def instance_uid(key: str, kind: str, number: int = 1) -> str:
 def algorithm(task: str, networks: dict[str, Any]) -> hd.AlgorithmIdentificationSequence:
     """covct as the algorithm of a task, with its threshold and the hash of the weights it ran with.
 
-    `networks` is the report's: by task `threshold` and `sha256`, and more.
+    `networks` is the report's: by task `threshold` and `sha256`, and more; an atlas has no threshold.
     """
+    threshold = networks[task].get("threshold")
     return hd.AlgorithmIdentificationSequence(
         name="covct",
         version=__version__,
@@ -122,7 +123,7 @@ def algorithm(task: str, networks: dict[str, Any]) -> hd.AlgorithmIdentification
         parameters={
             "weights": networks[task]["sha256"][:16],
             "task": task,
-            "threshold": f"{networks[task]['threshold']:g}",
+            **({} if threshold is None else {"threshold": f"{threshold:g}"}),
         },
     )
 

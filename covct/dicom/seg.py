@@ -33,7 +33,8 @@ from covct.dicom.evidence import (
 )
 from covct.dicom.run_lengths import run_lengths
 from covct.outputs import Outputs
-from covct.terms import LABELMAP_SEGMENTS, LEFT_LUNG, RIGHT_LUNG, SEGMENTS, Segment
+from covct.terms import LABELMAP_SEGMENTS, LEFT_LUNG, LOBE_SEGMENTS, LOBES, RIGHT_LUNG, SEGMENTS, Segment
+from covct.voxels.labels import Labels
 from covct.voxels.volume import Masks, Probability, Scan
 
 TYPE_MODIFIERS = "SegmentedPropertyTypeModifierCodeSequence"
@@ -73,7 +74,7 @@ def write_seg(
     making: Making,
     reader: str = "",
 ) -> None:
-    """Write a segmentation with right lung, left lung and infection.
+    """Write a segmentation with right lung, left lung and infection; as overlapping masks also with lobes, if any.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ def write_seg(
     key : str
         Work key: all UIDs derive from it, so that a redo sends a PACS the same object.
     networks : dict
-        As the report has them: by task `threshold` and `sha256` of the weights.
+        As the report has them: by task `threshold` and `sha256` of the weights; with lobes that of their atlas.
     outputs : Outputs
         Its `seg_type`: "binary" has a mask a segment, which overlap, as infection lies in a lung; "labelmap" one label
         a voxel (RLE, a tenth of the size; fewer viewers show it); "fractional" the networks' probabilities.
@@ -244,14 +245,23 @@ def _append_encapsulated(file: BinaryIO, frames: Iterator[np.ndarray], count: in
 
 
 def _binary(masks: Masks) -> Content:
-    """Masks of 0 and 1; infection lies in a lung."""
-    layers = (
+    """Masks of 0 and 1; infection lies in a lung, and so does a lobe."""
+    layers: tuple[Callable[[int], np.ndarray], ...] = (
         lambda index: (masks.lungs[index] == RIGHT_LUNG).view(np.uint8),
         lambda index: (masks.lungs[index] == LEFT_LUNG).view(np.uint8),
         lambda index: masks.infection[index].view(np.uint8),
     )
     infected = any(one.any() for one in masks.infection)
-    return Content(SEGMENTS, ExplicitVRLittleEndian, layers, "YES" if infected else "NO")
+    lobes = masks.lobes
+    if lobes is None:
+        return Content(SEGMENTS, ExplicitVRLittleEndian, layers, "YES" if infected else "NO")
+    of_lobes = (partial(_of_lobe, lobes, lobe.number) for lobe in LOBES)
+    return Content((*SEGMENTS, *LOBE_SEGMENTS), ExplicitVRLittleEndian, (*layers, *of_lobes), "YES")
+
+
+def _of_lobe(lobes: Labels, number: int, index: int) -> np.ndarray:
+    mask: np.ndarray = (lobes[index] == number).view(np.uint8)
+    return mask
 
 
 def _labelmap(masks: Masks) -> Content:

@@ -16,7 +16,7 @@ from covct.dicom.read import read_dataset
 from covct.dicom.seg_frames import frame_pixels, frame_places, referenced_slices
 from covct.disk.sources import SourceFile, read_all
 from covct.errors import SourceDefect, UsageError, why
-from covct.terms import LEFT, LEFT_LUNG, LUNG, OPACITY, RIGHT, RIGHT_LUNG
+from covct.terms import LEFT, LEFT_LUNG, LOBE_SEGMENTS, LUNG, OPACITY, RIGHT, RIGHT_LUNG
 from covct.voxels.labels import INFECTED as INFECTED_VOXEL
 from covct.voxels.volume import Scan
 
@@ -50,8 +50,8 @@ OF_A_LUNG = {"lung", "lungs", "left", "right", "l", "r", "both", "whole", "field
 INFECTED = (INFECTION_NAME, GROUND_GLASS, CONSOLIDATION)
 ANY_LUNG = (LUNGS_NAME, RIGHT_LUNG_NAME, LEFT_LUNG_NAME)
 OF_TASK = {"lungs": ANY_LUNG, "infection": (*INFECTED, EFFUSION)}
-# By segment number of SEGMENTS and of LABELMAP_SEGMENTS: the label of a voxel, or what it adds to it.
-OF_SEGMENT = np.array([0, RIGHT_LUNG, LEFT_LUNG, INFECTED_VOXEL], np.uint8)
+# By segment number of SEGMENTS and of LABELMAP_SEGMENTS: the label of a voxel, or what it adds; a lobe nothing.
+OF_SEGMENT = np.array([0, RIGHT_LUNG, LEFT_LUNG, INFECTED_VOXEL, *[0] * len(LOBE_SEGMENTS)], np.uint8)
 OF_LABEL_MAP = np.array([0, RIGHT_LUNG, LEFT_LUNG, RIGHT_LUNG + INFECTED_VOXEL, LEFT_LUNG + INFECTED_VOXEL], np.uint8)
 # What a user says that segments are: by task, their numbers or labels in small letters.
 LabelNames = Mapping[str, frozenset[str]]

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from covct import RESEARCH_USE
-from covct.terms import COMMENT, INTERVAL, NOT_TOLD, SINCE, VALID_FOR, WARNING, CodedTerm
+from covct.terms import BY_LOBE, COMMENT, INTERVAL, LOBES, NOT_TOLD, SINCE, VALID_FOR, WARNING, CodedTerm
 
 
 def remarks(report: dict[str, Any], absent: Iterable[str]) -> Iterator[tuple[CodedTerm, str]]:
-    """What a reader must know, each with its concept: research use, the report's warnings, intervals, what has changed
-    since the last result, what is absent.
+    """What a reader must know, each with its concept: research use, the report's warnings, intervals, figures by lobe,
+    what has changed since the last result, what is absent.
 
     `absent` is what the source does not tell, by `requested.not_told`.
     """
@@ -19,6 +19,7 @@ def remarks(report: dict[str, Any], absent: Iterable[str]) -> Iterator[tuple[Cod
     for warned in report["warnings"]:
         yield WARNING, f"{warned['slug']}: {warned['message']}"
     yield from ((INTERVAL, f"{figure}: {worth}") for figure, worth in worth_of_intervals(report).items())
+    yield from ((BY_LOBE, words) for words in worth_of_lobes(report))
     since = report.get("since") or {}
     if since.get("comparison"):
         yield from ((SINCE, words) for words in since["sentences"])
@@ -38,6 +39,31 @@ def worth_of_intervals(report: dict[str, Any]) -> dict[str, str]:
                 worth += f" between {low:g} and {high:g}"
             told[figure] = f"{worth}, measured on: {sure['source']}"
     return told
+
+
+def score_of_lobes(lobes: dict[str, Any]) -> str:
+    """The score of all lobes in words, with its interval."""
+    score, interval = lobes["score"], lobes["score_interval"]
+    if score is None:
+        return "withheld"
+    low, high = interval
+    return f"{score} of 25" + ("" if low == high else f" ({low} to {high})")
+
+
+def worth_of_lobes(report: dict[str, Any]) -> list[str]:
+    """What figures by lobe are worth, and which are withheld; nothing where there are none."""
+    found = report.get("lobes")
+    if not found:
+        return []
+    atlas = found["atlas"]
+    agree = ", ".join(f"{lobe.short} {atlas['dice'][lobe.name]:.2f}" for lobe in LOBES)
+    worth = (
+        f"Approximate: lobes are put where lungs of this shape have them, by an atlas of {atlas['people']} people, and "
+        f"agree with drawn ones to a Dice of {agree} (each of these people by the others). Intervals of level "
+        f"{found['level']:g} tell how much that changes, and held {100 * atlas['interval_held']:.0f} % of these "
+        "people's scores; what the network called too much or too little is not in them"
+    )
+    return [worth, *found["withheld"]]
 
 
 def missing_intervals(report: dict[str, Any]) -> dict[str, str]:

@@ -42,7 +42,6 @@ from covct.terms import (
     PRIVATE_SCHEME,
     SEVERITY_CLASSES,
     SEVERITY_NAME,
-    SUM_OF_VOXELS,
     WITHHELD,
     CodedTerm,
 )
@@ -165,8 +164,8 @@ def _encoded(
             segment_number=group.segment,
             source_series=hd.sr.SourceSeriesForSegmentation(source.SeriesInstanceUID),
         )
-    number = report["severity"]["class"] if group.side == BILATERAL and not group.third else None
-    if number is not None:
+    both_lungs = group.finding == LUNG and group.side == BILATERAL and not group.third
+    if both_lungs and (number := report["severity"]["class"]) is not None:
         arguments["qualitative_evaluations"] = [
             hd.sr.QualitativeEvaluation(code(SEVERITY_NAME), code(SEVERITY_CLASSES[number]))
         ]
@@ -197,7 +196,7 @@ def _finding(group: Group, key: str) -> dict[str, Any]:
         "finding_type": code(group.finding),
         "finding_sites": [
             hd.sr.FindingSite(
-                code(LUNG),
+                code(group.site),
                 code(group.side) if group.side else None,
                 code(group.third) if group.third else None,
             )
@@ -213,7 +212,7 @@ def _measurement(measured: Measured) -> hd.sr.Measurement:
         value=float(value or 0),
         unit=code(figure.unit.code),
         derivation=code(figure.derivation) if figure.derivation else None,
-        method=None if figure.derivation else code(SUM_OF_VOXELS),
+        method=None if figure.derivation else code(measured.method),
         properties=_uncertainty(measured, measured.reach) if measured.reach else None,
         qualifier=code(measured.why_absent) if value is None else None,  # `_complete` takes the value away
     )

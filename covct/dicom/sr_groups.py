@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from covct.outputs import Outputs
+from covct.outputs import SEG_TYPES, Outputs
 from covct.terms import (
     ABNORMAL_STRUCTURE,
     ANATOMICAL_STRUCTURE,
     BILATERAL,
     CALLED,
     FIGURES,
+    IN_LOBES,
     LABELMAP_SEGMENTS,
     LEFT,
+    LOBE_OF_LUNG,
+    LOBE_SCORE,
+    LOBE_SEGMENTS,
+    LOBES,
+    LOBES_OF_ATLAS,
+    LOBES_SCORE,
     LUNG,
     NOT_ATTEMPTED,
     OPACITY,
     RIGHT,
     SEGMENTS,
+    SHARE_OF_LOBE,
+    SUM_OF_VOXELS,
     THIRD_OF_LUNG,
     THIRDS,
     VALUE_UNKNOWN,
@@ -30,6 +39,7 @@ from covct.terms import (
 # Regions of the report, each with its side and its words.
 SIDES = {"lungs": (BILATERAL, "Both lungs"), "right_lung": (RIGHT, "Right lung"), "left_lung": (LEFT, "Left lung")}
 REGION_OF = {RIGHT: "right_lung", LEFT: "left_lung", None: "lungs"}
+FIVE_LOBES = "Five lobes (approximate)"
 [VOLUME] = (figure for figure in FIGURES if figure.name == "volume_ml")
 
 
@@ -45,6 +55,8 @@ class Measured:
         Where it is put.
     withheld : bool
         The input does not allow it.
+    method : CodedTerm
+        How it was measured.
     """
 
     figure: Figure
@@ -52,6 +64,7 @@ class Measured:
     value: float | None
     interval: tuple[float, float] | None = None
     withheld: bool = False
+    method: CodedTerm = SUM_OF_VOXELS
 
     @property
     def why_absent(self) -> CodedTerm:
@@ -83,6 +96,8 @@ class Group:
         Its number in the SEG; None where the region is no single segment.
     third : CodedTerm or None
         Which third of the region.
+    site : CodedTerm
+        The organ, or the part of it.
     slices : (int, int) or None
         Of a third: its first slice and the one after its last, in working orientation.
     outlined : str
@@ -99,13 +114,14 @@ class Group:
     measured: tuple[Measured, ...]
     segment: int | None = None
     third: CodedTerm | None = None
+    site: CodedTerm = LUNG
     slices: tuple[int, int] | None = None
     outlined: str = "lungs"
     centre_mm: tuple[float, float, float] | None = None
 
 
 def groups_of(report: dict[str, Any], outputs: Outputs) -> list[Group]:
-    """The lungs, their opacity, the rest of a label map's segments, thirds of the lungs, and the largest lesions.
+    """The lungs, their opacity, the rest of a label map's segments, thirds of the lungs, lobes, the largest lesions.
 
     Figures of opacity stand in groups of opacity, also by side: where the SEG has a segment of it the group refers to
     that one, and to none where it has not.
@@ -132,7 +148,8 @@ def groups_of(report: dict[str, Any], outputs: Outputs) -> list[Group]:
         for label, side in ((CALLED, None), (f"{CALLED}, right lung", RIGHT), (f"{CALLED}, left lung", LEFT))
     ]
     outside = [_outside(report, segment) for segment in LABELMAP_SEGMENTS if split and segment.task == "lungs"]
-    return [*lungs, *opacity, *outside, *_thirds(report), *_lesions(report)]
+    lobes = _lobes(report, {} if outputs.seg_type != SEG_TYPES[0] else {one.label: one.number for one in LOBE_SEGMENTS})
+    return [*lungs, *opacity, *outside, *_thirds(report), *lobes, *_lesions(report)]
 
 
 def _measured(report: dict[str, Any], figure: Figure, name: CodedTerm, region: dict[str, Any]) -> Measured:
@@ -188,6 +205,45 @@ def _thirds(report: dict[str, Any]) -> list[Group]:
         for name, (side, words) in SIDES.items()
         for third, figures in (report["regions"][name].get("thirds") or {}).items()
     ]
+
+
+def _lobes(report: dict[str, Any], segments: dict[str, int]) -> list[Group]:
+    """Each lobe, and the score of all; nothing where lobes were not asked for."""
+    found = report.get("lobes")
+    if not found:
+        return []
+    groups = [
+        Group(
+            segment.label,
+            segment.category,
+            lobe.code,
+            lobe.side,
+            _of_lobe(report, found["by_lobe"][lobe.name]),
+            segments.get(segment.label),
+            site=lobe.code,
+            outlined=lobe.name,
+        )
+        for lobe, segment in zip(LOBES, LOBE_SEGMENTS, strict=True)
+    ]
+    whole = _by_atlas(report, LOBES_SCORE, LOBES_SCORE.of_lung, found)
+    return [*groups, Group(FIVE_LOBES, ANATOMICAL_STRUCTURE, LOBE_OF_LUNG, BILATERAL, (whole,))]
+
+
+def _of_lobe(report: dict[str, Any], lobe: dict[str, Any]) -> tuple[Measured, ...]:
+    named = {figure.name: figure for figure in FIGURES if figure.name in IN_LOBES}
+    share = named["infection_percent"]
+    return (
+        *(_by_atlas(report, named[name], named[name].of_lung, lobe) for name in IN_LOBES if name != share.name),
+        _by_atlas(report, share, SHARE_OF_LOBE, lobe),
+        _by_atlas(report, LOBE_SCORE, LOBE_SCORE.of_lung, lobe),
+    )
+
+
+def _by_atlas(report: dict[str, Any], figure: Figure, name: CodedTerm | None, values: dict[str, Any]) -> Measured:
+    """A share that is null though the input allows it is withheld too: its lung is mostly dense."""
+    assert name
+    measured = _measured(report, figure, name, values)
+    return replace(measured, method=LOBES_OF_ATLAS, withheld=measured.value is None)
 
 
 def _lesions(report: dict[str, Any]) -> list[Group]:

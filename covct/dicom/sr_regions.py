@@ -22,19 +22,28 @@ from pydicom.sr.codedict import codes
 
 from covct.dicom.evidence import code
 from covct.dicom.sr_groups import Group
-from covct.terms import IMAGE_POSITION, PIXELS, SOURCE
+from covct.terms import IMAGE_POSITION, LOBES, PIXELS, SOURCE
 from covct.voxels.components import largest_part
 from covct.voxels.volume import Masks, Scan
 
 OPACITY_OFFSET = 2  # added to a lung's label where it is opacity, as in a label map
-# Masks that are outlined, by the labels that make them up.
-LABELS = {
+LOBE_OFFSET = 4  # times a lobe's number, added where lobes are known
+MOST_LABEL = LOBE_OFFSET * (len(LOBES) + 1)
+_OF_LUNGS = {
     "right_lung": (1, 3),
     "left_lung": (2, 4),
     "lungs": (1, 2, 3, 4),
     "opacity right_lung": (3,),
     "opacity left_lung": (4,),
     "opacity lungs": (3, 4),
+}
+# Masks that are outlined, by the labels that make them up.
+LABELS = {
+    **{
+        name: tuple(label + LOBE_OFFSET * lobe for lobe in range(len(LOBES) + 1) for label in labels)
+        for name, labels in _OF_LUNGS.items()
+    },
+    **{lobe.name: tuple(label + LOBE_OFFSET * lobe.number for label in _OF_LUNGS["lungs"]) for lobe in LOBES},
 }
 FINER = 3  # pixels are divided for outlines, so that the smallest mask has an inside
 FEWEST_POINTS = 6  # OHIF takes a region of four or five for a rectangle of its own, and drops the figures
@@ -111,9 +120,10 @@ def _middle(
 
 
 def _labels(masks: Masks, index: int) -> np.ndarray:
-    """(rows, columns) of a slice in working orientation: 1, 2 the lungs, 3, 4 their opacity."""
+    """(rows, columns) of a slice in working orientation: 1, 2 the lungs, 3, 4 their opacity, with what lobes add."""
     lungs = masks.lungs[index]
-    return lungs + np.uint8(OPACITY_OFFSET) * (masks.infection[index] & (lungs > 0))
+    labels = lungs + np.uint8(OPACITY_OFFSET) * (masks.infection[index] & (lungs > 0))
+    return labels if masks.lobes is None else labels + np.uint8(LOBE_OFFSET) * masks.lobes[index]
 
 
 def _planes(
@@ -124,7 +134,7 @@ def _planes(
     largest: dict[str, tuple[int, np.ndarray]] = {}
     planes: dict[int, np.ndarray] = {}
     for index, plane in enumerate(scan.planes_of_source(partial(_labels, masks))):
-        counts = np.bincount(plane.ravel(), minlength=5)
+        counts = np.bincount(plane.ravel(), minlength=MOST_LABEL + 1)
         here = {name: int(counts[list(labels)].sum()) for name, labels in LABELS.items()}
         larger = {name: area for name, area in here.items() if area > areas.get(name, 0)}
         if larger or index in wanted:

@@ -15,14 +15,16 @@ from uuid import UUID, uuid5
 from covct import RESEARCH_USE
 from covct.dicom.evidence import MANUFACTURER, object_uids, telling_uids
 from covct.dicom.seg import tracking_uid
-from covct.dicom.sentences import remarks, why_withheld, worth_of_intervals
+from covct.dicom.sentences import remarks, why_withheld, worth_of_intervals, worth_of_lobes
 from covct.dicom.sr_groups import Group, Measured, groups_of
 from covct.intake.given_uids import given
 from covct.outputs import Outputs
 from covct.terms import (
     ARTIFICIAL_INTELLIGENCE,
     BILATERAL,
+    BY_LOBE,
     LEFT,
+    LOBES_OF_ATLAS,
     LUNG,
     MEASUREMENT_REPORT,
     NOT_ATTEMPTED,
@@ -31,7 +33,6 @@ from covct.terms import (
     SEVERITY_CLASSES,
     SEVERITY_NAME,
     SINCE,
-    SUM_OF_VOXELS,
     WARNING,
     CodedTerm,
 )
@@ -63,6 +64,13 @@ SITES = {
     LEFT: CodedTerm("44029006", "SCT", "Left lung"),
     BILATERAL: CodedTerm("74101002", "SCT", "Both lungs"),
     None: LUNG,
+}
+LOBE_SITES: dict[tuple[str, CodedTerm | None], CodedTerm] = {
+    ("45653009", RIGHT): CodedTerm("42400003", "SCT", "Upper lobe of right lung"),
+    ("72481006", RIGHT): CodedTerm("72481006", "SCT", "Middle lobe of right lung"),
+    ("90572001", RIGHT): CodedTerm("266005", "SCT", "Lower lobe of right lung"),
+    ("45653009", LEFT): CodedTerm("44714003", "SCT", "Upper lobe of left lung"),
+    ("90572001", LEFT): CodedTerm("41224006", "SCT", "Lower lobe of left lung"),
 }
 IMAGING = {"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "imaging"}
 RADIOLOGY = {"system": "http://terminology.hl7.org/CodeSystem/v2-0074", "code": "RAD", "display": "Radiology"}
@@ -101,12 +109,12 @@ def bundle_of(
     context = _context(report, computed, identifiers or {})
     device = _device(report)
     groups = groups_of(report, Outputs(seg_type=held.get("seg") or "binary"))
-    notes = worth_of_intervals(report)
+    notes = worth_of_intervals(report) | {BY_LOBE.value: " ".join(f"{one}." for one in worth_of_lobes(report))}
     observations: list[Resource] = []
     results = []
     for group in groups:
         found = [_measurement(one, group, folder, notes) for one in group.measured]
-        if group.side == BILATERAL and group.outlined == "lungs" and not group.third:
+        if group.finding == LUNG and group.side == BILATERAL and group.outlined == "lungs" and not group.third:
             found.append(_severity(report, group, folder))
         whole = _group(report, group, folder, found)
         results.append(_reference(whole))
@@ -178,7 +186,7 @@ def _conclusion(report: dict[str, Any]) -> Iterator[str]:
     if withheld := why_withheld(report):
         yield withheld
     for concept, text in remarks(report, ()):
-        if concept in (WARNING, SINCE):
+        if concept in (WARNING, BY_LOBE, SINCE):
             yield text if text.endswith(".") else f"{text}."
 
 
@@ -233,7 +241,7 @@ def _measurement(measured: Measured, group: Group, folder: str, notes: Mapping[s
         "category": [{"coding": [IMAGING]}],
         "code": _concept(measured.name),
         "bodySite": _site(group),
-        "method": _concept(figure.derivation or SUM_OF_VOXELS),
+        "method": _concept(figure.derivation or measured.method),
     }
     if value is None:
         return told | {"dataAbsentReason": _absent(measured.why_absent)}
@@ -241,7 +249,9 @@ def _measurement(measured: Measured, group: Group, folder: str, notes: Mapping[s
     if reach := measured.reach:
         ends = zip((UPPER, LOWER), reach, strict=True)
         told["component"] = [{"code": _concept(of), "valueQuantity": _quantity(measured, end)} for of, end in ends]
-        if figure.name in notes:
+        if measured.method == LOBES_OF_ATLAS:
+            told["note"] = [{"text": notes[BY_LOBE.value]}]
+        elif figure.name in notes:
             told["note"] = [{"text": notes[figure.name]}]
     return told
 
@@ -296,12 +306,14 @@ def _concept(term: CodedTerm) -> Resource:
 
 
 def _site(group: Group) -> Resource:
-    return {**_concept(SITES[group.side]), "text": group.label}
+    site = LOBE_SITES.get((group.site.value, group.side)) or SITES[group.side]
+    return {**_concept(site), "text": group.label}
 
 
 def _quantity(measured: Measured, value: float) -> Resource:
     unit = measured.figure.unit
-    return {"value": value, "unit": unit.symbol, "system": SYSTEMS["UCUM"], "code": unit.code.value}
+    symbol = {"unit": unit.symbol} if unit.symbol else {}
+    return {"value": value, **symbol, "system": SYSTEMS["UCUM"], "code": unit.code.value}
 
 
 def _absent(why: CodedTerm) -> Resource:

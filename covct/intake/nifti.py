@@ -16,7 +16,7 @@ from covct.disk.archives import DEFLATE_RATIO, GZIP_MAGIC, LARGEST_FILE
 from covct.disk.sources import SourceFile, read_all, size_of
 from covct.errors import SeriesError, SourceDefect, why
 from covct.intake.gate_rules import PIXEL_MM, TILT_REFUSED_DEGREES
-from covct.voxels.labels import Slices
+from covct.voxels.labels import Labels, Slices
 from covct.voxels.volume import Scan
 
 LONGEST_MM = 100.0  # no voxel of a scanner is longer; the gate judges what is shorter
@@ -288,7 +288,7 @@ def write_nifti(volume: hd.Volume, path: Path, affine: np.ndarray | None = None,
     nibabel.save(_described(volume, affine, description), path)
 
 
-def write_mask(scan: Scan, mask: Slices, path: Path, dicom_grid: bool, description: str = "") -> None:
+def write_mask(scan: Scan, mask: Slices | Labels, path: Path, dicom_grid: bool, description: str = "") -> None:
     """Write a mask in working orientation as .nii.gz in the order of the source, in the memory of a few slices.
 
     Parameters

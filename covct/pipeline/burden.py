@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from covct.terms import HU_AROUND, HU_BANDS, LEFT_LUNG, NOTHING_FOUND, REGIONS, RIGHT_LUNG, SEVERITY, THIRDS
+from covct.intake.gate_rules import ONE_LUNG, Finding
+from covct.terms import FIGURES, HU_AROUND, HU_BANDS, LEFT_LUNG, NOTHING_FOUND, REGIONS, RIGHT_LUNG, SEVERITY, THIRDS
 from covct.voxels.components import components
 from covct.voxels.labels import Slices
 
@@ -175,6 +177,20 @@ def _thirds(
 
 def _percent(part: int, whole: int) -> float | None:
     return 100.0 * part / whole if whole else None
+
+
+def without_one_lung(burden: dict[str, RegionBurden]) -> tuple[dict[str, RegionBurden], list[Finding]]:
+    """Withhold share and mean of a lung that is all but gone: they would be those of the last air in it."""
+    right, left = burden["right_lung"].volume_ml, burden["left_lung"].volume_ml
+    if min(right, left) >= ONE_LUNG * max(right, left):
+        return burden, []
+    side = "right" if right < left else "left"
+    message = f"hardly any {side} lung was found ({min(right, left):.0f} mL): absent or airless, no percentage of it"
+    gone = burden[f"{side}_lung"]
+    thirds = {name: replace(third, infection_percent=None) for name, third in gone.thirds.items()}
+    withheld: dict[str, Any] = {figure.name: None for figure in FIGURES if "percent" in figure.valid_for}
+    gone = replace(gone, **withheld, thirds=thirds)
+    return {**burden, f"{side}_lung": gone}, [Finding("one-lung", message)]
 
 
 def find_lesions(infection: Slices, lungs: Slices, affine: np.ndarray) -> tuple[int, list[Lesion]]:

@@ -15,6 +15,7 @@ from covct.intake.gate_rules import Finding, ValidFor
 from covct.networks.network import Network, Networks
 from covct.pipeline.burden import Lesion, RegionBurden, ThirdBurden, severity
 from covct.pipeline.conformal import Guarantee
+from covct.pipeline.lobes import ByLobe, lobes_part
 from covct.pipeline.postprocess import SPECK_MM3
 from covct.pipeline.report_document import Report
 from covct.pipeline.uncertainty import Interval, Uncertainty, classes, doubts, next_class
@@ -29,12 +30,14 @@ CARD_FIELDS = (
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured of a scan: by region, how sure that is, the lesions (their count, the largest), what holds."""
+    """What was measured of a scan: by region, how sure that is, the lesions (their count, the largest), what holds;
+    and by lobe, where that was asked for."""
 
     burden: dict[str, RegionBurden]
     sure: Uncertainty
     lesions: tuple[int, list[Lesion]]
     valid_for: ValidFor
+    lobes: ByLobe | None = None
 
     def doubts(self) -> list[Finding]:
         """The warning of an uncertain share, where a share may be given."""
@@ -82,6 +85,7 @@ def build_report(
         "in_view": _in_view(measured),
         "uncertainty": _uncertainty(percent, measured.sure, valid_for),
         "suspicion": suspicion,
+        "lobes": lobes_part(measured.lobes, valid_for) if measured.lobes else None,
         "since": None,  # compared with the patient's earlier results once it is this one's turn to be written
         "hu_bands": {name: list(band) for name, band in HU_BANDS.items()},
         "networks": _networks(networks, skipped_slices),

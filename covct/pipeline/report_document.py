@@ -14,6 +14,8 @@ from covct.disk import versions
 from covct.disk.documents import Count, DamagedDocument, Document, Sha256
 from covct.disk.versions import ReportSchema
 from covct.pipeline.report_figures import Least, Regions, SeverityClass, Slug, Text, withheld_figures
+from covct.pipeline.report_lobes import WITHHELD as WITHHELD_BY_LOBE
+from covct.pipeline.report_lobes import Lobes
 from covct.pipeline.report_since import Since
 from covct.pipeline.report_suspicion import Suspicion
 from covct.pipeline.report_uncertainty import Uncertainty
@@ -315,6 +317,7 @@ class Report(Document):
         None, description="How much it looks like COVID-19, not a diagnosis; null where no weights for that were given."
     )
     since: Since | None = Field(None, description="What has changed since the patient's last result.")
+    lobes: Lobes | None = Field(None, description="Figures by lobe. Null where they were not asked for (--lobes).")
     hu_bands: HuBands = Field(description="Bands that split the opacity, Hounsfield units.")
     networks: NetworksUsed = Field(description="The networks that drew the masks.")
     run: Run = Field(description="How the result was computed. Differs from run to run.")
@@ -347,7 +350,7 @@ class Report(Document):
 
 def withheld(kind: str) -> list[tuple[str, ...]]:
     """Paths of all that is null where `valid_for` denies a kind of figure; "*" stands for every item."""
-    return [*withheld_figures(kind), *WITHHELD[kind]]
+    return [*withheld_figures(kind), *WITHHELD[kind], *WITHHELD_BY_LOBE[kind]]
 
 
 def _values(told: Any, path: tuple[str, ...], place: str = "") -> Iterator[tuple[str, Any]]:

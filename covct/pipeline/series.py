@@ -25,17 +25,18 @@ from covct.intake.gate import (
     refuse_warnings,
 )
 from covct.intake.gate_geometry import default_affine, nifti_geometry
-from covct.intake.gate_rules import NOTED, ONE_LUNG, TILTED_MASKS, Finding, ValidFor
+from covct.intake.gate_rules import NOTED, TILTED_MASKS, Finding, ValidFor
 from covct.intake.gate_voxels import judge_chest, measure_chest
 from covct.intake.load_dicom import bytes_beside, hu_type, load_dicom, load_headers
 from covct.intake.volume_file import declared_size, load_volume
 from covct.networks.devices import TENSORFLOW, Device
 from covct.networks.network import Network, Networks, field_of_view, holds_infection, probabilities
 from covct.pipeline.aerated import complete_aerated
-from covct.pipeline.burden import RegionBurden, find_lesions, measure_burden
+from covct.pipeline.burden import find_lesions, measure_burden, without_one_lung
 from covct.pipeline.chest_wall import remove_chest_wall
 from covct.pipeline.conformal import Stated
 from covct.pipeline.likeness import Likeness, suspicion_of, unlike
+from covct.pipeline.lobes import LoadLobes, by_lobe
 from covct.pipeline.memory import BASE_MIB, at_hand_mib, needed_mib
 from covct.pipeline.postprocess import (
     mark_infection,
@@ -47,7 +48,6 @@ from covct.pipeline.postprocess import (
 )
 from covct.pipeline.report import Measurements, build_report
 from covct.pipeline.uncertainty import Tally, sides_in_view, tally_lungs, uncertainty
-from covct.terms import FIGURES
 from covct.voxels.between import every, fill_between
 from covct.voxels.labels import Labels, Layer, per_slice
 from covct.voxels.preprocess import FieldOfView, to_model_space
@@ -142,6 +142,7 @@ def process_scan(
     work_key: str,
     clock: Clock,
     strict: bool = False,
+    load_lobes: LoadLobes | None = None,
 ) -> Result:
     """Segment and measure the chosen series, which was read. The networks are asked for once its slices are checked.
 
@@ -149,6 +150,8 @@ def process_scan(
     ----------
     strict : bool
         Warnings refuse the series: a SeriesError, as for all input that is not for us.
+    load_lobes : function () -> (LobeCard, Atlas), optional
+        Lungs are divided into lobes by this atlas.
     """
     series = choice.chosen
     assert series is not None
@@ -167,8 +170,13 @@ def process_scan(
     with clock.step("measure"):
         measured, findings = _measure(scan, lungs, infection, networks, valid_for, findings, strict)
     looks = suspicion_of(networks.diagnosis, infection.likeness)
+    lobes = None
+    if load_lobes:
+        with clock.step("lobes"):
+            lobes, figures = by_lobe(*load_lobes(), lungs.labels, measured.burden, voxel_volume_mm3(scan.working))
+            measured = replace(measured, lobes=figures)
     report = build_report(choice, scan, measured, findings, networks, work_key, what, infection.skipped, looks)
-    masks = Masks(lungs.labels.lungs, lungs.labels.infection, lungs.probability, infection.probability)
+    masks = Masks(lungs.labels.lungs, lungs.labels.infection, lungs.probability, infection.probability, lobes)
     return Result(series, scan, masks, report, work_key, networks.used(), measured.sure.stated)
 
 
@@ -280,7 +288,9 @@ def _measure(
 ) -> tuple[Measurements, list[Finding]]:
     """What is measured, and all that is to be said of it by now; `strict` refuses what is warned of before that."""
     volume, labels = scan.working, lungs.labels
-    burden, found = _one_lung(measure_burden(volume.array, labels.lungs, labels.infection, voxel_volume_mm3(volume)))
+    burden, found = without_one_lung(
+        measure_burden(volume.array, labels.lungs, labels.infection, voxel_volume_mm3(volume))
+    )
     findings = [*findings, *found, *unlike(infection.likeness.apart)]
     if strict:
         refuse_warnings(findings)
@@ -378,20 +388,6 @@ def _nifti_findings(scan: Scan) -> list[Finding]:
         message = f"the slices are tilted by {scan.tilt_degrees:.1f}°: {TILTED_MASKS}"
         found.append(Finding("gantry-tilt", message))
     return found
-
-
-def _one_lung(burden: dict[str, RegionBurden]) -> tuple[dict[str, RegionBurden], list[Finding]]:
-    """Withhold share and mean of a lung that is all but gone: they would be those of the last air in it."""
-    right, left = burden["right_lung"].volume_ml, burden["left_lung"].volume_ml
-    if min(right, left) >= ONE_LUNG * max(right, left):
-        return burden, []
-    side = "right" if right < left else "left"
-    message = f"hardly any {side} lung was found ({min(right, left):.0f} mL): absent or airless, no percentage of it"
-    gone = burden[f"{side}_lung"]
-    thirds = {name: replace(third, infection_percent=None) for name, third in gone.thirds.items()}
-    withheld: dict[str, Any] = {figure.name: None for figure in FIGURES if "percent" in figure.valid_for}
-    gone = replace(gone, **withheld, thirds=thirds)
-    return {**burden, f"{side}_lung": gone}, [Finding("one-lung", message)]
 
 
 def peak_memory_mib() -> float:

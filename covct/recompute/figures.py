@@ -23,6 +23,14 @@ BANDS = {
     "above_bands_ml": (100, np.inf),
 }
 HARDLY_A_LUNG = 0.1  # of the other: its share and its mean would be those of the last air in it
+MOSTLY_DENSE_HU = -400
+LOBES = {
+    "right_upper_lobe": "right_lung",
+    "right_middle_lobe": "right_lung",
+    "right_lower_lobe": "right_lung",
+    "left_upper_lobe": "left_lung",
+    "left_lower_lobe": "left_lung",
+}
 CLASS_STARTS = (0, 5, 25, 50, 75)
 SMALLEST_MM3, SMALLEST_MM2 = 100.0, 25.0
 
@@ -48,14 +56,20 @@ class Tally:
     infected_hu: np.ndarray = field(default_factory=lambda: np.zeros(3))
     mass: np.ndarray = field(default_factory=lambda: np.zeros(3))
     bands: dict[str, np.ndarray] = field(default_factory=lambda: {name: np.zeros(3, np.int64) for name in BANDS})
+    lobes: np.ndarray | None = None  # (6, 2) int: voxels and infected ones, from index 1; None where none are drawn
 
 
-def tally(lungs: np.ndarray, infection: np.ndarray, hu: np.ndarray | None) -> Tally:
-    """What a slice adds. lungs (rows, columns) uint8, infection likewise bool, hu likewise float; None: unknown."""
+def tally(lungs: np.ndarray, infection: np.ndarray, hu: np.ndarray | None, lobes: np.ndarray | None = None) -> Tally:
+    """What a slice adds. lungs (rows, columns) uint8, infection likewise bool, hu likewise float, lobes likewise uint8;
+    None: unknown."""
     sides = np.stack([lungs == side for side in range(3)])
     sides[0] = False
     ill = sides & infection
     found = Tally((sides.sum(2), sides.sum(1)), (ill.sum(2), ill.sum(1)))
+    if lobes is not None:
+        found.lobes = np.stack(
+            [np.bincount(one, minlength=len(LOBES) + 1) for one in (lobes.ravel(), lobes[infection])], 1
+        )
     for side in (RIGHT, LEFT) if hu is not None else ():
         assert hu is not None
         found.lung_hu[side] = hu[sides[side]].sum(dtype=np.float64)
@@ -98,7 +112,31 @@ def figures(tallies: Sequence[Tally], lattice: Lattice, *, with_hu: bool, one_he
     percent = regions["lungs"]["infection_percent"]
     severity = None if percent is None else int(np.searchsorted(CLASS_STARTS, percent, "right"))
     divided = {"thirds": {"edges": shared}} if one_height and lattice.whole else {}
-    return {"regions": regions, "severity": {"class": severity}, "geometry": _geometry(lattice), **divided}
+    lobes = _by_lobe(tallies, regions, ml) if with_hu else {}  # whether a lung is mostly dense HU alone tell
+    return {"regions": regions, "severity": {"class": severity}, "geometry": _geometry(lattice), **divided, **lobes}
+
+
+def _by_lobe(tallies: Sequence[Tally], regions: Tree, ml: float | None) -> Tree:
+    """Figures by lobe and their score; nothing where no lobes are drawn. What withholds a lung's share withholds its
+    lobes', and so does a mean above MOSTLY_DENSE_HU."""
+    drawn = [one.lobes for one in tallies if one.lobes is not None]
+    if not drawn:
+        return {}
+    by_lobe = {}
+    for (name, lung), (voxels, infected) in zip(LOBES.items(), np.sum(drawn, axis=0)[1:].tolist(), strict=True):
+        here = _measured(voxels, infected, ml)
+        mean, share = regions[lung]["mean_hu"], regions[lung]["infection_percent"]
+        if share is None or mean is None or mean > MOSTLY_DENSE_HU:
+            here["infection_percent"] = None
+        percent = here["infection_percent"]
+        by_lobe[name] = {**here, "score": None if percent is None else _lobe_score(percent)}
+    scores = [lobe["score"] for lobe in by_lobe.values()]
+    return {"lobes": {"by_lobe": by_lobe, "score": None if None in scores else sum(scores)}}
+
+
+def _lobe_score(percent: float) -> int:
+    """0: nothing; 1: below 5 %; 2: 5 to 25 %; 3: above 25 to 50 %; 4: above 50 to 75 %; 5: above 75 %."""
+    return 0 if not percent else 1 if percent < 5 else 2 + sum(percent > edge for edge in (25, 50, 75))
 
 
 def _profiles(tallies: Sequence[Tally], lattice: Lattice, what: str) -> np.ndarray:

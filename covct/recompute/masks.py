@@ -17,6 +17,8 @@ from covct.recompute.planes import Plane, numbers
 LUNG = "39607008"  # SNOMED CT: the type of a segment that is lung
 RIGHT, LEFT = 1, 2
 SIDES = {"24028007": RIGHT, "7771000": LEFT}
+# Types of segments that are lobes, with their side: in the order of the numbers that a NIfTI mask gives them, from 1.
+LOBES = (("45653009", RIGHT), ("72481006", RIGHT), ("90572001", RIGHT), ("45653009", LEFT), ("90572001", LEFT))
 LPS_OF_RAS = np.diag([-1.0, -1, 1, 1])
 
 Slice = tuple[np.ndarray, np.ndarray]  # lungs (rows, columns) uint8: 1 right, 2 left; infection likewise bool
@@ -38,19 +40,23 @@ class Segmented:
         All source instances that it lists, those without a frame too.
     slice_of : function (str, int or None) -> Slice
         The masks of a source slice; nothing where no frame names it.
+    lobes_of : function (str, int or None) -> (rows, columns) uint8, or None
+        Its lobes, 1 to 5 in the order of LOBES; None where it has no segments of lobes.
     """
 
     planes: dict[tuple[str, int | None], Plane]
     instances: set[str]
     slice_of: Callable[[str, int | None], Slice]
+    lobes_of: Callable[[str, int | None], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
 class _Meaning:
-    """What a segment number stands for: lung or infection; of which side, None of either."""
+    """What a segment number stands for: lung or infection, of which side, None of either; or a lobe, by its number."""
 
     lung: bool
     side: int | None
+    lobe: int = 0
 
 
 def read_seg(path: Path) -> Segmented:
@@ -82,15 +88,25 @@ def read_seg(path: Path) -> Segmented:
     def slice_of(uid: str, frame: int | None) -> Slice:
         lungs, infection = np.zeros(shape, np.uint8), np.zeros(shape, bool)
         for index, number in frames.get((uid, frame), []):
+            if number and meanings[number].lobe:
+                continue
             pixels = np.asarray(pixel_array(dataset, index=index, raw=True))
             for segment in meanings if number is None else [number]:
                 _mark(lungs, infection, pixels == segment if number is None else pixels > 0, meanings[segment])
         return lungs, infection
 
+    def lobes_of(uid: str, frame: int | None) -> np.ndarray:
+        lobes = np.zeros(shape, np.uint8)
+        for index, number in frames.get((uid, frame), []):
+            if number and meanings[number].lobe:
+                lobes[np.asarray(pixel_array(dataset, index=index, raw=True)) > 0] = meanings[number].lobe
+        return lobes
+
     listed = {
         str(i.ReferencedSOPInstanceUID) for s in dataset.ReferencedSeriesSequence for i in s.ReferencedInstanceSequence
     }
-    return Segmented(planes, listed, slice_of)
+    has_lobes = any(meaning.lobe for meaning in meanings.values())
+    return Segmented(planes, listed, slice_of, lobes_of if has_lobes else None)
 
 
 def _meaning(segment: pydicom.Dataset) -> _Meaning:
@@ -99,6 +115,8 @@ def _meaning(segment: pydicom.Dataset) -> _Meaning:
     modifiers = [*(kind.get("SegmentedPropertyTypeModifierCodeSequence") or [])]
     modifiers += [m for r in regions for m in r.get("AnatomicRegionModifierSequence") or []]
     sides = [SIDES[m.CodeValue] for m in modifiers if m.CodeValue in SIDES]
+    if sides and (lobe := (str(kind.CodeValue), sides[0])) in LOBES:
+        return _Meaning(lung=False, side=sides[0], lobe=LOBES.index(lobe) + 1)
     return _Meaning(str(kind.CodeValue) == LUNG, sides[0] if sides else None)
 
 
@@ -122,14 +140,15 @@ def _mark(lungs: np.ndarray, infection: np.ndarray, here: np.ndarray, meaning: _
 
 @dataclass(frozen=True)
 class Volume:
-    """Both masks of a NIfTI pair: (i, j, k) uint8, and their affine to LPS mm."""
+    """Both masks of a NIfTI pair: (i, j, k) uint8, and their affine to LPS mm; with lobes, if there are any."""
 
     lungs: np.ndarray
     infection: np.ndarray
     affine: np.ndarray
+    lobes: np.ndarray | None = None
 
 
-def read_nifti_pair(lungs: Path, infection: Path) -> Volume:
+def read_nifti_pair(lungs: Path, infection: Path, lobes: Path | None = None) -> Volume:
     """Masks written as NIfTI.
 
     Raises
@@ -138,12 +157,14 @@ def read_nifti_pair(lungs: Path, infection: Path) -> Volume:
         Of any kind, where they are damaged or of two grids.
     """
     first, second = nibabel.load(lungs), nibabel.load(infection)
-    if first.shape != second.shape:
+    third = nibabel.load(lobes) if lobes else None
+    if first.shape != second.shape or (third is not None and third.shape != first.shape):
         raise ValueError("the masks differ in size")
     return Volume(
         np.asanyarray(first.dataobj).astype(np.uint8),
         np.asanyarray(second.dataobj) > 0,
         LPS_OF_RAS @ first.affine,
+        None if third is None else np.asanyarray(third.dataobj).astype(np.uint8),
     )
 
 

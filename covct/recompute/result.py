@@ -10,10 +10,11 @@ import pydicom
 
 from covct.recompute.figures import Lesion, Tally, Tree, figures, lesions, tally
 from covct.recompute.lattice import Stack, is_even, lattice_of, stack_of
-from covct.recompute.masks import RIGHT, NoMasks, Segmented, Slice, Volume
+from covct.recompute.masks import RIGHT, NoMasks, Segmented, Volume
 from covct.recompute.planes import Plane, hounsfield, parsed, planes_of
 
 BY_HU = ("mean HU", "ground glass", "consolidation", "what is in neither band", "mass")
+_Drawn = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # a `Slice`, and its lobes where there are any
 GRID = "the size of the grid, and where thirds begin"
 ON_ITS_SLICE = 0.1  # of a voxel: a slice and a mask that lie further apart lie on two grids
 
@@ -66,13 +67,19 @@ def of_seg(seg: Segmented, files: Iterable[bytes], *, one_height: bool) -> Recom
     Exception
         Of any kind: what is damaged raises what the damage hits.
     """
-    found = _lay(files, lambda plane: seg.slice_of(plane.uid, plane.frame) if plane.uid in seg.instances else None)
+
+    def slice_of(plane: Plane) -> _Drawn | None:
+        if plane.uid not in seg.instances:
+            return None
+        return *seg.slice_of(plane.uid, plane.frame), seg.lobes_of(plane.uid, plane.frame) if seg.lobes_of else None
+
+    found = _lay(files, slice_of)
     gone = len(seg.instances - {one.plane.uid for one in found})
     if not gone:
         scan, whole = _of_one_scan(found, seg)
         unknown = {} if whole else {GRID: "the frames of its multi-frame source make several stacks"}
         return _of_stack(scan, one_height=one_height, whole=whole, missing=unknown)
-    there = [_laid(plane, seg.slice_of(*key), None) for key, plane in seg.planes.items()]
+    there = [_laid(plane, (*seg.slice_of(*key), None), None) for key, plane in seg.planes.items()]
     why = f"{gone} of {len(seg.instances)} source instances are not among the sources"
     missing = {", ".join(BY_HU): why, GRID: why}
     return _of_stack(there, one_height=one_height, with_hu=False, whole=False, missing=missing)
@@ -89,7 +96,7 @@ def of_masks(pair: Volume, files: Iterable[bytes], *, one_height: bool) -> Recom
     to_index, seen = np.linalg.inv(pair.affine), set()
     height, width = pair.lungs.shape[1::-1]
 
-    def slice_of(plane: Plane) -> Slice | None:
+    def slice_of(plane: Plane) -> _Drawn | None:
         column, row, index = (to_index @ [*plane.position, 1.0])[:3]
         number = round(float(index))
         if max(abs(column), abs(row)) > ON_ITS_SLICE * 10 or not 0 <= number < pair.lungs.shape[2]:
@@ -97,7 +104,8 @@ def of_masks(pair: Volume, files: Iterable[bytes], *, one_height: bool) -> Recom
         if plane.shape != (height, width) or number in seen:
             return None
         seen.add(number)
-        return pair.lungs[..., number].T, pair.infection[..., number].T
+        lobes = None if pair.lobes is None else pair.lobes[..., number].T
+        return pair.lungs[..., number].T, pair.infection[..., number].T, lobes
 
     found = _lay(files, slice_of)
     if len(seen) < pair.lungs.shape[2]:
@@ -109,13 +117,14 @@ def of_volume(pair: Volume, hu: np.ndarray | None, why: str, *, one_height: bool
     """By NIfTI masks on the grid of a volume file, (i, j, k); without HU where its format is not read here, and why."""
     lattice = lattice_of((pair.lungs.shape[0], pair.lungs.shape[1], pair.lungs.shape[2]), pair.affine)
     planes = (None if hu is None else hu[index] for index in range(len(pair.lungs)))
-    tallies = [tally(*each) for each in zip(pair.lungs, pair.infection, planes, strict=True)]
+    lobes = [None] * len(pair.lungs) if pair.lobes is None else pair.lobes
+    tallies = [tally(*each) for each in zip(pair.lungs, pair.infection, planes, lobes, strict=True)]
     tree = figures(tallies, lattice, with_hu=hu is not None, one_height=one_height)
     missing = {} if hu is not None else {", ".join(BY_HU): why}
     return Recomputed(tree, lesions(*_part(pair.infection, pair.lungs == RIGHT), lattice), missing=missing)
 
 
-def _lay(files: Iterable[bytes], slice_of: Callable[[Plane], Slice | None]) -> list[_Laid]:
+def _lay(files: Iterable[bytes], slice_of: Callable[[Plane], _Drawn | None]) -> list[_Laid]:
     found: list[_Laid] = []
     for contents in files:
         dataset = parsed(contents)
@@ -126,11 +135,11 @@ def _lay(files: Iterable[bytes], slice_of: Callable[[Plane], Slice | None]) -> l
     return found
 
 
-def _laid(plane: Plane, masks: Slice, dataset: pydicom.Dataset | None) -> _Laid:
-    lungs, infection = masks
+def _laid(plane: Plane, masks: _Drawn, dataset: pydicom.Dataset | None) -> _Laid:
+    lungs, infection, lobes = masks
     hu = hounsfield(dataset, plane.frame) if dataset is not None and lungs.any() else None
     return _Laid(
-        plane, np.packbits(lungs == RIGHT, axis=1), np.packbits(infection, axis=1), tally(lungs, infection, hu)
+        plane, np.packbits(lungs == RIGHT, axis=1), np.packbits(infection, axis=1), tally(lungs, infection, hu, lobes)
     )
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pydicom
 
+from covct.recompute.figures import LOBES
+from covct.recompute.masks import LOBES as LOBE_CODES
 from covct.recompute.masks import LUNG
+from covct.recompute.masks import SIDES as NUMBERS
 
 GROUP, FINDING, FINDING_SITE, SEGMENT = "125007", "121071", "363698007", "121191"
 TRACKING_IDENTIFIER = "112039"
@@ -54,7 +57,17 @@ COLUMNS = {
     "lung_mean_hu_right": "regions.right_lung.mean_hu",
     "lung_mean_hu_left": "regions.left_lung.mean_hu",
     "severity_class": "severity.class",
+    "lobes_score": "lobes.score",
+    **{f"{name}_score": f"lobes.by_lobe.{name}.score" for name in LOBES},
+    **{f"{name}_percent": f"lobes.by_lobe.{name}.infection_percent" for name in LOBES},
 }
+# The same by lobe: concept names, and the group that they are in.
+OF_LOBE = {
+    **OF_LUNG,
+    "lobe-percent": "infection_percent",
+    "lobe-score": "score",
+}
+LOBE_OF_LUNG = "31094006"
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,9 @@ def _of_group(group: pydicom.Dataset) -> Iterator[Told]:
         if one.get("ValueType") != "NUM" or not one.MeasuredValueSequence:
             continue
         name = one.ConceptNameCodeSequence[0]
+        if by_lobe := _of_lobes(finding, where, str(name.CodeValue)):
+            yield Told(f"{name.CodeMeaning} of {by_lobe}", float(one.MeasuredValueSequence[0].NumericValue), by_lobe)
+            continue
         figure = (OF_LUNG if finding == LUNG else OF_INFECTION).get(str(name.CodeValue), "")
         yield Told(
             f"{name.CodeMeaning} of {f'lesion {lesion}' if lesion else f'the {region}{third}'}",
@@ -117,6 +133,16 @@ def _of_group(group: pydicom.Dataset) -> Iterator[Told]:
             f"regions.{region}.infection_ml" if outside else "",
             lesion,
         )
+
+
+def _of_lobes(finding: str, where: list[str], name: str) -> str:
+    """Where the report has a figure of a lobe, or of all of them; empty where it is none."""
+    if finding == LOBE_OF_LUNG:
+        return "lobes.score" if name == "lobes-score" else ""
+    side = next((NUMBERS[code] for code in where if code in NUMBERS), 0)
+    if (finding, side) not in LOBE_CODES or name not in OF_LOBE:
+        return ""
+    return f"lobes.by_lobe.{list(LOBES)[LOBE_CODES.index((finding, side))]}.{OF_LOBE[name]}"
 
 
 def _items(dataset: pydicom.Dataset) -> Iterator[pydicom.Dataset]:

@@ -15,7 +15,7 @@ from covct.disk.places import REPORT_NAME
 from covct.disk.sources import read_all
 from covct.errors import logged
 from covct.intake.discover import Series
-from covct.outputs import FORMATS
+from covct.outputs import FORMATS, NIFTI_LOBES
 from covct.recompute.figures import Lesion
 from covct.recompute.masks import NoMasks, read_nifti_pair, read_nifti_source, read_seg
 from covct.recompute.result import Recomputed, of_masks, of_seg, of_volume
@@ -33,7 +33,7 @@ SAME = 1e-9  # of the value: by so much sums in another order differ
 # A figure is null where the input does not allow it, which masks cannot tell.
 NEEDS = {
     **dict.fromkeys(("volume_ml", "infection_ml"), ("volume",)),
-    **dict.fromkeys(("infection_percent", "class"), ("percent",)),
+    **dict.fromkeys(("infection_percent", "class", "score"), ("percent",)),
     "infection_mean_hu": ("hu_bands",),
     "mean_hu": ("percent", "hu_bands"),
     **dict.fromkeys(
@@ -89,6 +89,8 @@ def check_figures(
     except Exception as error:  # damage raises anything; its text may quote the patient
         return [Defect("not-recomputed", f"no figure: {logged(error)}", REPORT_NAME)], 0
     defects = [Defect("not-recomputed", f"{what}: {why}", REPORT_NAME) for what, why in made.missing.items()]
+    if report.get("lobes") and "lobes" not in made.tree:
+        defects.append(Defect("not-recomputed", f"figures by lobe: {_no_lobes(there)}", REPORT_NAME))
     compared = list(_report(report, made))
     if SR in there:
         compared += _copies(SR, of_sr(folder / SR), report, made)
@@ -97,6 +99,12 @@ def check_figures(
     else:
         compared += _copies(SUMMARY, of_row(row), report, made)
     return defects + [one for one in compared if one], len(compared)
+
+
+def _no_lobes(there: set[str]) -> str:
+    if NIFTI_LOBES in there and SEG not in there:
+        return "whether a lung is mostly dense is not known without HU"
+    return "its masks hold no lobes, or HU are missing"
 
 
 def _recomputed(folder: Path, there: set[str], report: dict[str, Any], sources: SourceFiles) -> Recomputed:
@@ -112,7 +120,7 @@ def _recomputed(folder: Path, there: set[str], report: dict[str, Any], sources: 
             why = str(reason)
     if not there.issuperset(MASKS):
         raise NoMasks(why)
-    pair = read_nifti_pair(*(folder / name for name in MASKS))
+    pair = read_nifti_pair(*(folder / name for name in (*MASKS, NIFTI_LOBES) if name in there))
     if report["source"]["format"] == "dicom":
         return of_masks(pair, _contents(sources.series.values()), one_height=one_height)
     hu, why = _volume(report["source"]["format"], sources.volumes)
@@ -159,7 +167,7 @@ def _copies(file: str, told: Iterable[Told], report: dict[str, Any], made: Recom
             yield _compared(file, "volume_ml", one.value, volume, report, made, one.name)
             continue
         parent, name = _at(made.tree, one.path.rpartition(".")[0]), one.path.rpartition(".")[2]
-        if name not in parent:  # it needs HU, and there are none
+        if parent is None or name not in parent:  # it needs HU or masks of lobes, and there are none
             continue
         value = parent[name]
         if one.less and value is not None:

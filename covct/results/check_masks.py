@@ -11,19 +11,19 @@ from covct.errors import SeriesError
 from covct.intake.discover import Series
 from covct.intake.nifti import read_mask
 from covct.intake.volume_file import load_volume
-from covct.outputs import FORMATS
+from covct.outputs import NIFTI_LOBES, NIFTI_PAIR
 from covct.pipeline.report_document import Report
 from covct.results.defects import Defect
-from covct.terms import LEFT_LUNG, RIGHT_LUNG
+from covct.terms import LEFT_LUNG, LOBES, RIGHT_LUNG
 
-MASKS = tuple(FORMATS["nifti"].files)
+MASKS = NIFTI_PAIR
 SPACING_TOLERANCE_MM, VOXEL_TOLERANCE = 1e-3, 1e-4  # NIfTI holds single precision, the report four digits
 AXES = {"F": "slice", "H": "slice", "A": "row", "P": "row", "L": "column", "R": "column"}
 SIZES = {"slice": "slices", "row": "rows", "column": "columns"}
 
 
 def check_masks(folder: Path, names: Sequence[str], report: Report, volumes: list[Series] | None) -> Iterator[Defect]:
-    """Volumes and grid of both masks; of a volume file's result also the grid of its source.
+    """Volumes and grid of both masks, and of lobes if any; of a volume file's result also the grid of its source.
 
     Parameters
     ----------
@@ -35,7 +35,8 @@ def check_masks(folder: Path, names: Sequence[str], report: Report, volumes: lis
         Volume files among the sources that may be this result's; None where no sources were given.
     """
     masks = []
-    for name in MASKS if set(MASKS) <= set(names) else ():
+    there = (*MASKS, *(name for name in names if name == NIFTI_LOBES))
+    for name in there if set(MASKS) <= set(names) else ():
         try:
             masks.append(_in_source_order(*read_mask(folder / name), report))
         except SeriesError as error:
@@ -43,20 +44,26 @@ def check_masks(folder: Path, names: Sequence[str], report: Report, volumes: lis
             return
     if not masks:
         return
-    if misplaced := next(_misplaced(masks, report), None):
+    if misplaced := next(_misplaced(there, masks, report), None):
         yield misplaced
         return
-    (lungs, affine), (infection, _) = masks
+    (lungs, affine), (infection, _), *others = masks
     yield from _voxels(lungs, infection, report)
+    for lobes, _ in others:
+        voxels = {lobe.name: int(np.count_nonzero(lobes == lobe.number)) for lobe in LOBES}
+        for defect in compare_lobes(voxels, report):
+            yield Defect(defect.slug, defect.message, NIFTI_LOBES)
     if volumes is not None and report.source.format != "dicom":
         yield from _check_volume(_named(volumes, report), lungs, affine)
 
 
-def _misplaced(masks: Sequence[tuple[np.ndarray, np.ndarray]], report: Report) -> Iterator[Defect]:
+def _misplaced(
+    names: Sequence[str], masks: Sequence[tuple[np.ndarray, np.ndarray]], report: Report
+) -> Iterator[Defect]:
     """Masks whose grid is not the report's."""
     sizes, spacings = source_grid(report)
     wanted = report.geometry.voxel_volume_mm3
-    for name, (mask, place) in zip(MASKS, masks, strict=True):
+    for name, (mask, place) in zip(names, masks, strict=True):
         voxel = abs(np.linalg.det(place[:3, :3]))  # also where a tilted gantry shears it
         pixel = np.linalg.norm(place[:3, 1:3], axis=0)
         if list(mask.shape) != sizes or np.abs(pixel - spacings[1:]).max() > SPACING_TOLERANCE_MM:
@@ -118,13 +125,25 @@ def source_grid(report: Report) -> tuple[list[int], list[float]]:
     return [geometry[SIZES[axis]] for axis in axes], [geometry[f"{axis}_spacing_mm"] or 0.0 for axis in axes]
 
 
+def compare_lobes(voxels: Mapping[str, int], report: Report) -> Iterator[Defect]:
+    """Voxels by lobe likewise."""
+    if report.lobes is None:
+        yield Defect("volume-differs", "there are masks of lobes, of which the report says nothing")
+        return
+    for name, lobe in report.lobes.by_lobe.items():
+        yield from _compared(f"{name} volume_ml", voxels[name], lobe.volume_ml, report)
+
+
 def compare_volumes(voxels: Mapping[tuple[str, str], int], report: Report) -> Iterator[Defect]:
     """Voxels by region and figure against the report's mL, within the rounding of both the mL and the voxel volume."""
-    voxel_mm3 = report.geometry.voxel_volume_mm3
     for (region, figure), number in voxels.items():
-        told = report.regions.named(region).figure(figure)
-        if told is None or not voxel_mm3:
-            continue
-        volume = number * voxel_mm3 / 1000
-        if abs(volume - told) > 0.0005 + number * 5e-10 + 1e-6:
-            yield Defect("volume-differs", f"{region} {figure}: the mask has {volume:.3f} mL, the report {told:.3f}")
+        yield from _compared(f"{region} {figure}", number, report.regions.named(region).figure(figure), report)
+
+
+def _compared(name: str, number: int, told: float | None, report: Report) -> Iterator[Defect]:
+    voxel_mm3 = report.geometry.voxel_volume_mm3
+    if told is None or not voxel_mm3:
+        return
+    volume = number * voxel_mm3 / 1000
+    if abs(volume - told) > 0.0005 + number * 5e-10 + 1e-6:
+        yield Defect("volume-differs", f"{name}: the mask has {volume:.3f} mL, the report {told:.3f}")

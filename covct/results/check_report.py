@@ -15,6 +15,7 @@ from covct.pipeline.report_figures import Interval, Measured, Region, Regions
 from covct.pipeline.report_since import Between, Comparison
 from covct.pipeline.report_uncertainty import Uncertainty
 from covct.pipeline.uncertainty import classes
+from covct.results.check_lobes import lobes_contradict
 from covct.results.defects import Defect
 from covct.terms import FIGURES, HU_AROUND, HU_BANDS, SEVERITY, Figure
 
@@ -57,6 +58,8 @@ def contradictions(report: Report) -> Iterator[str]:
         yield from _intervals(regions, report.uncertainty)
     yield from _lesions(report.lesions, regions.lungs.figure("infection_ml"))
     yield from _voxel(report.geometry)
+    if report.lobes is not None:
+        yield from lobes_contradict(report.lobes, regions)
     if report.since is not None and report.since.comparison is not None:
         yield from _since(report.since.comparison, report)
 

@@ -11,9 +11,9 @@ import numpy as np
 import pydicom
 
 from covct.pipeline.report_document import Report
-from covct.results.check_masks import compare_volumes, source_grid
+from covct.results.check_masks import compare_lobes, compare_volumes, source_grid
 from covct.results.defects import Defect
-from covct.terms import CALLED, LABELMAP_SEGMENTS, OPACITY, SEGMENTS, CodedTerm, Segment
+from covct.terms import CALLED, LABELMAP_SEGMENTS, LOBE_SEGMENTS, LOBES, OPACITY, SEGMENTS, CodedTerm, Segment
 
 SPACING_TOLERANCE_MM = 1e-3  # of the same: the gate's tolerance for pixel spacing
 SIDEWAYS_TOLERANCE_MM = 10.0  # the gate lets slices be shifted by 5 mm to either side
@@ -82,6 +82,9 @@ def check_seg(dataset: pydicom.Dataset, counts: dict[int, int], report: Report |
         yield Defect("wrong-source", f"its source has {listed[0][1]} instances, the report's {source.instances}")
     yield from _check_grid(dataset, frames, report)
     yield from compare_volumes(_by_figure(dataset.SegmentationType, counts), report)
+    if len(dataset.SegmentSequence) == len(SEGMENTS) + len(LOBE_SEGMENTS):
+        by_lobe = {lobe.name: counts.get(one.number, 0) for lobe, one in zip(LOBES, LOBE_SEGMENTS, strict=True)}
+        yield from compare_lobes(by_lobe, report)
 
 
 def instances_of(series: pydicom.Dataset) -> list[pydicom.Dataset]:
@@ -93,6 +96,8 @@ def _check_segments(dataset: pydicom.Dataset) -> Iterator[Defect]:
     wanted: tuple[Segment, ...] = LABELMAP_SEGMENTS if labelmap else SEGMENTS
     segments = [s for s in dataset.SegmentSequence if s.SegmentNumber != 0]  # 0: a label map's background
     got = [(int(s.SegmentNumber), str(s.SegmentLabel)) for s in segments]
+    if not labelmap and len(got) > len(SEGMENTS):
+        wanted = (*SEGMENTS, *LOBE_SEGMENTS)
     if any(FORMER in label for _, label in got):
         wanted = FORMER_LABELMAP_SEGMENTS if labelmap else FORMER_SEGMENTS
     if got != [(s.number, s.label) for s in wanted]:

@@ -14,6 +14,7 @@ from covct.disk.places import OUTCOME, REPORT_NAME, results_in
 from covct.errors import logged
 from covct.pipeline.report_document import Report
 from covct.pipeline.report_figures import Interval, Regions
+from covct.pipeline.report_lobes import Lobes
 from covct.terms import FIGURES
 
 STATUSES = ("done", "failed", "rejected")  # in the order of the page
@@ -92,6 +93,10 @@ class Entry:
     identifiers : tuple of (str, str)
         Name and value of what the archive knows the study by; empty unless a reader asked for it.
     since : Change
+    lobes_score : int or None
+        CT severity score of all lobes; with its interval.
+    by_lobe : dict of str to (float or None, int or None)
+        By name of a lobe: share of opacity, percent, and score. Empty where lobes were not asked for.
     """
 
     folder: str
@@ -117,6 +122,9 @@ class Entry:
     warnings: tuple[tuple[str, str], ...] = ()
     identifiers: tuple[tuple[str, str], ...] = ()
     since: Change = Change()
+    lobes_score: int | None = None
+    lobes_interval: tuple[int, int] | None = None
+    by_lobe: dict[str, tuple[float | None, int | None]] = field(default_factory=dict)
 
     def figure(self, name: str, region: str = "lungs") -> float | None:
         """A figure of SHOWN; None where the report has none."""
@@ -229,6 +237,15 @@ def _from_report(report: Report) -> dict[str, Any]:
         "severity_label": one_line(report.severity.label),
         "valid_for": tuple(report.valid_for),
         "warnings": tuple((warned.slug, one_line(warned.message)) for warned in report.warnings),
+        **(_by_lobe(report.lobes) if report.lobes else {}),
+    }
+
+
+def _by_lobe(lobes: Lobes) -> dict[str, Any]:
+    return {
+        "lobes_score": lobes.score,
+        "lobes_interval": lobes.score_interval,
+        "by_lobe": {name: (lobe.infection_percent, lobe.score) for name, lobe in lobes.by_lobe.items()},
     }
 
 

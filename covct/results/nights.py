@@ -127,6 +127,14 @@ def severity(entry: Entry) -> str:
     return f"class {entry.severity_class}" + (f" · {entry.severity_label}" if entry.severity_label else "")
 
 
+def lobes(entry: Entry) -> str:
+    """The score by lobes in words; empty where there is none."""
+    if entry.lobes_score is None:
+        return ""
+    low, high = entry.lobes_interval or (entry.lobes_score, entry.lobes_score)
+    return f"score by lobes {entry.lobes_score}{'' if low == high else f' ({low}–{high})'} of 25, approximate"
+
+
 def name(entry: Entry) -> str:
     """Of a series, in one column: the path of a volume file, else the UID."""
     return entry.source or series_name(entry) or one_line(entry.folder)

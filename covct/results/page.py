@@ -19,6 +19,7 @@ from covct.results.nights import (
     Nights,
     clock_time,
     headline,
+    lobes,
     name,
     nights_of,
     series_name,
@@ -155,5 +156,5 @@ def _bar_length(percent: float | None) -> str:
 
 _FILTERS = (
     _facts, _pictures, _shares, _volumes, _in_brief, _identity, _links, _address, _bar_length,
-    clock_time, from_to, headline, name, share, short, since, warnings,
+    clock_time, from_to, headline, lobes, name, share, short, since, warnings,
 )  # fmt: skip

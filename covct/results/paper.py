@@ -14,7 +14,14 @@ from covct import RESEARCH_USE
 from covct.dicom.capture import figure_lines
 from covct.dicom.evidence import identified
 from covct.dicom.requested import not_told
-from covct.dicom.sentences import missing_intervals, remarks, why_withheld, worth_of_intervals
+from covct.dicom.sentences import (
+    missing_intervals,
+    remarks,
+    score_of_lobes,
+    why_withheld,
+    worth_of_intervals,
+    worth_of_lobes,
+)
 from covct.dicom.sr_groups import SIDES, Group, Measured, groups_of
 from covct.outputs import Outputs
 from covct.pipeline.series import Result
@@ -39,7 +46,7 @@ from covct.results.sheet import (
     table,
     write,
 )
-from covct.results.study_page import LIMITS, heading, provenance
+from covct.results.study_page import LIMITS, heading, lobe_rows, provenance
 from covct.terms import (
     CALLED,
     FIGURES,
@@ -149,6 +156,7 @@ def _second_page(canvas: Canvas, result: Result, groups: list[Group], absent: li
     """The figures by place, what all are worth, and where they come from."""
     report = result.report
     top = _thirds_and_lesions(canvas, result, groups, TOP - 2)
+    top = _lobes(canvas, report, top)
     if withheld := why_withheld(report):
         top = write(canvas, withheld, top + 1, colour=NOTICE, most=3)
     top = head(canvas, INTERVAL.meaning, top)
@@ -207,6 +215,19 @@ def _thirds_and_lesions(canvas: Canvas, result: Result, groups: list[Group], top
         words = f"{group.label}: {_cell(size)}, {_lies(result.scan, group)}"
         below = write(canvas, words, below, place, width, SMALL, most=2)
     return max(end, below)
+
+
+def _lobes(canvas: Canvas, report: dict[str, Any], top: float) -> float:
+    """Nothing where lobes were not asked for."""
+    rows = lobe_rows(report)
+    if not rows:
+        return top
+    below = head(canvas, f"{report['lobes']['scale']}, approximate: {score_of_lobes(report['lobes'])}", top)
+    cells = [(name, [f"{value} ({ends})" if ends else value for value, ends in told]) for name, told in rows]
+    below = table(canvas, below, ["volume", "opacity", "share", "score, 0 to 5"], cells)
+    for words in worth_of_lobes(report):
+        below = write(canvas, f"{words}.", below, size=SMALL, most=4)
+    return below
 
 
 def _share_and_volume(group: Group) -> str:

@@ -21,9 +21,11 @@ from covct.intake.discover import Series
 from covct.intake.nifti import read_mask
 from covct.networks.cards import file_sha256
 from covct.networks.devices import Device
-from covct.outputs import FORMATS, hold_masks
+from covct.outputs import FORMATS, NIFTI_PAIR, hold_masks
+from covct.pipeline.lobes import LoadLobes
 from covct.pipeline.series import Result
 from covct.voxels.labels import INFECTED, Labels
+from covct.voxels.lobes import lobes_of
 from covct.voxels.preprocess import FieldOfView
 from covct.voxels.volume import WORKING_ORIENTATION, Masks, Probability, Scan
 
@@ -53,7 +55,7 @@ def standing(folder: Path, outcome: Outcome) -> Standing | None:
     held = outcome.held
     if not hold_masks(held):
         return None
-    masks = tuple(FORMATS["seg" if hold_masks({"seg": held.get("seg", "")}) else "nifti"].files)
+    masks = (FORMATS["seg"].file,) if hold_masks({"seg": held.get("seg", "")}) else NIFTI_PAIR
     try:
         if any(file_sha256(folder / name) != outcome.files.get(name) for name in (REPORT_NAME, *masks)):
             return None
@@ -62,13 +64,17 @@ def standing(folder: Path, outcome: Outcome) -> Standing | None:
         return None
 
 
-def as_computed(found: Standing, series: Series, scan: Scan, work_key: str) -> Result:
+def as_computed(
+    found: Standing, series: Series, scan: Scan, work_key: str, load_lobes: LoadLobes | None = None
+) -> Result:
     """The result as it was when it was computed, but for the networks' probabilities, which are kept nowhere.
 
     Parameters
     ----------
     scan : Scan
         The slices that the result was made of; its headers alone, where what is to be written shows no pixel.
+    load_lobes : function () -> (LobeCard, Atlas), optional
+        The atlas that the result has its lobes from: the same lungs make the same lobes.
 
     Raises
     ------
@@ -78,7 +84,8 @@ def as_computed(found: Standing, series: Series, scan: Scan, work_key: str) -> R
     labels = _labels(found, scan)
     device = found.report["run"]["device"]
     report = {name: part for name, part in found.report.items() if name != "run"}
-    masks = Masks(labels.lungs, labels.infection, NOT_KEPT, NOT_KEPT)
+    lobes = lobes_of(load_lobes()[1], labels.lungs, labels.infection)[0] if load_lobes else None
+    masks = Masks(labels.lungs, labels.infection, NOT_KEPT, NOT_KEPT, lobes)
     return Result(series, scan, masks, report, work_key, Device(device["kind"], device["name"]))
 
 

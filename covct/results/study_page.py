@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from covct.dicom.sentences import score_of_lobes, worth_of_lobes
 from covct.html import inline_script, render
 from covct.pipeline.series import Result
 from covct.results.amounts import amount, ends
 from covct.results.nights import IN_VIEW, marked
 from covct.results.over_time import line_of
 from covct.results.study_pictures import HU_A_GREY, LOWEST_HU, Encoding, Picture, fitting, pictures
-from covct.terms import FIGURES, PERCENT, SEGMENTS, Figure
+from covct.terms import FIGURES, LOBES, PERCENT, SEGMENTS, Figure
 from covct.visible import from_to, share
 from covct.voxels.volume import Scan, spacing_mm
 
@@ -44,6 +45,9 @@ def page_of(result: Result, encoding: Encoding, template: str, **more: Any) -> s
         about_intervals=_about_intervals(report),
         suspicion=_suspicion(report),
         thirds=_thirds(report),
+        lobes=lobe_rows(report),
+        score_of_lobes=score_of_lobes(report["lobes"]) if report.get("lobes") else "",
+        worth_of_lobes=worth_of_lobes(report),
         lesion_count=_lesion_count(report),
         lesions=_lesions(scan, report["lesions"]["largest"], encoding),
         since=(report.get("since") or {}).get("sentences", []),
@@ -161,6 +165,26 @@ def _thirds(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
     ]
 
 
+def lobe_rows(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Of each lobe volume, opacity, share and score, the last two with their intervals; none where there are none."""
+    found = report.get("lobes")
+    if not found:
+        return []
+    named = {figure.name: figure for figure in FIGURES}
+    rows = []
+    for lobe in LOBES:
+        one = found["by_lobe"][lobe.name]
+        share_ends, score_ends = one["infection_percent_interval"], one["score_interval"]
+        cells = [(amount(one[name], named[name].unit), "") for name in ("volume_ml", "infection_ml")]
+        cells.append((share(one["infection_percent"], share_ends), from_to(share_ends) if share_ends else ""))
+        score = "-" if one["score"] is None else str(one["score"])
+        cells.append(
+            (score, "" if not score_ends or score_ends[0] == score_ends[1] else "–".join(map(str, score_ends)))
+        )
+        rows.append((lobe.words, cells))
+    return rows
+
+
 def _lesion_count(report: dict[str, Any]) -> str:
     lesions = report["lesions"]
     shown = len(lesions["largest"])
@@ -202,10 +226,18 @@ def provenance(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("slice spacing", geometry["slice_spacing_mm"] and f"{geometry['slice_spacing_mm']:g} mm"),
         ("lungs network", _network(networks["lungs"])),
         ("infection network", _network(networks["infection"])),
+        ("atlas of lobes", _atlas(report.get("lobes"))),
         ("what it does badly", networks["infection"]["limits"]),
         ("program", f"covct {report['covct_version']}"),
     ]
     return [(name, str(value)) for name, value in said if value]
+
+
+def _atlas(lobes: dict[str, Any] | None) -> str:
+    if not lobes:
+        return ""
+    atlas = lobes["atlas"]
+    return f"{atlas['name']}, {atlas['people']} people, sha256 {atlas['sha256'][:12]}, {atlas['licence']}"
 
 
 def _network(network: dict[str, Any]) -> str:

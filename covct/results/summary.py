@@ -16,7 +16,7 @@ from covct.disk.durable import replace_file
 from covct.results.entries import Entry, damaged, read_entry, read_tree, worst_first
 from covct.results.identifiers import with_identifiers
 from covct.results.page import OVERLAY, SHOWS_IDENTIFIERS, THUMBNAIL, as_html
-from covct.terms import FIGURES, VALID_FOR, Figure
+from covct.terms import FIGURES, LOBES, VALID_FOR, Figure
 from covct.visible import cell
 
 HEAD_BYTES = 4096  # of the page; what it says of itself stands before its stylesheet
@@ -176,6 +176,9 @@ def _csv_row(entry: Entry) -> dict[str, str | float | None]:
         "suspicion_high": suspicion[2],
         "low_confidence": {True: "yes", False: "no", None: ""}[entry.low_confidence],
         "severity_class": entry.severity_class,
+        "lobes_score": entry.lobes_score,
+        **dict(zip(("lobes_score_low", "lobes_score_high"), entry.lobes_interval or (None, None), strict=True)),
+        **{name: value for lobe in LOBES for name, value in _lobe_columns(entry, lobe.name).items()},
         **{f"valid_for_{name}": {True: "yes", False: "no", None: ""}[valid_for.get(name)] for name in VALID_FOR},
         "warnings": ";".join(slug for slug, _ in entry.warnings),
         "since_mark": entry.since.mark,
@@ -191,6 +194,11 @@ def _csv_row(entry: Entry) -> dict[str, str | float | None]:
         "source": entry.source,
         "research_use": RESEARCH_USE,
     }
+
+
+def _lobe_columns(entry: Entry, lobe: str) -> dict[str, float | None]:
+    percent, score = entry.by_lobe.get(lobe, (None, None))
+    return {f"{lobe}_percent": percent, f"{lobe}_score": score}
 
 
 def _columns(entry: Entry, figure: Figure) -> dict[str, float | None]:

@@ -20,7 +20,9 @@ from covct.voxels.volume import spacing_mm
 
 
 def write_dicom_seg(result: Result, folder: Path, outputs: Outputs, making: Making) -> None:
-    networks = result.report["networks"]
+    networks, lobes = result.report["networks"], result.report["lobes"]
+    if lobes:
+        networks = {**networks, "lobes": lobes["atlas"]}
     write_seg(folder / FORMATS["seg"].file, result.scan, result.masks, result.work_key, networks, outputs, making)
 
 
@@ -53,11 +55,13 @@ def write_pdf(result: Result, folder: Path, outputs: Outputs, making: Making) ->
 
 
 def write_nifti_masks(result: Result, folder: Path, outputs: Outputs, making: Making) -> None:
-    """Two masks: lungs (1 right, 2 left) and infection (1); on the NIfTI's own grid and axis order, or on the grid that
-    `covct convert` gives a DICOM series."""
-    scan = result.scan
-    for name, mask in zip(FORMATS["nifti"].files, (result.masks.lungs, result.masks.infection), strict=True):
-        write_mask(scan, mask, folder / name, dicom_grid=result.series.kind == "dicom")
+    """Masks: lungs (1 right, 2 left), infection (1), and lobes (1 to 5) if any; on the NIfTI's own grid and axis order,
+    or on the grid that `covct convert` gives a DICOM series."""
+    scan, masks = result.scan, result.masks
+    named = dict(zip(FORMATS["nifti"].files, (masks.lungs, masks.infection, masks.lobes), strict=True))
+    for name, mask in named.items():
+        if mask is not None:
+            write_mask(scan, mask, folder / name, dicom_grid=result.series.kind == "dicom")
 
 
 def write_png(result: Result, folder: Path, outputs: Outputs, making: Making) -> None:

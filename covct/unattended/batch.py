@@ -137,7 +137,7 @@ def _studies(
 ) -> PassResult:
     """Bring studies to their outcomes. One that is as it was when it got them is not even planned again."""
     past.look_again()
-    cards = card_hashes(order.weights)
+    cards = card_hashes(order.weights, order.lobes)
     select = [(keyword, pattern.pattern) for keyword, pattern in order.select]
     wishes = repr((order.series_uids, select, settings(order), sorted(cards.items())))
     before = {}

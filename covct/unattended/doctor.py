@@ -28,6 +28,8 @@ from covct.errors import DeviceMissing, OutputNotWritable, RunError, UsageError,
 from covct.networks.cards import read_card, tasks_in
 from covct.networks.control_groups import control_groups
 from covct.networks.devices import DRIVER
+from covct.networks.lobe_card import CARD as LOBES
+from covct.networks.lobe_card import checked
 from covct.networks.network import Networks, input_shape
 from covct.pipeline.memory import at_hand_mib
 from covct.unattended.damaged import damage
@@ -184,6 +186,13 @@ def check_weights(folder: Path) -> Iterator[Check]:
             )
         else:
             yield Check(f"weights: {task}", OK, f"{card.sha256[:12]}…, as on its card ({card.licence})")
+    if os.path.lexists(folder / LOBES):
+        try:
+            lobes, _ = checked(folder / LOBES)
+        except WeightsError as error:
+            yield Check("weights: lobes", FAIL, str(error), "reinstall covct, or leave --lobes out", error.exit_code)
+        else:
+            yield Check("weights: lobes", OK, f"{lobes.sha256[:12]}…, as on its card ({lobes.licence})")
 
 
 def check_networks(load: Callable[[], Networks] | None, require_gpu: bool) -> Iterator[Check]:

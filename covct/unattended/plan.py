@@ -22,6 +22,7 @@ from covct.intake.older_trees import where_it_lies
 from covct.networks import diagnosis
 from covct.networks.cards import ensemble, file_sha256, read_card, tasks_in
 from covct.networks.devices import TENSORFLOW
+from covct.networks.lobe_card import checked, lobe_card
 from covct.outputs import Outputs, formats_for, hold_masks, with_needed
 from covct.unattended.replaced import may_be_replaced, signature
 from covct.unattended.whose import further_patients, record, told_apart
@@ -69,6 +70,8 @@ class Order:
         What paths in results are hashed with; None: they stand as they are.
     show_identifiers : bool
         index.html shows what the archive knows the studies by.
+    lobes : str
+        Where lobes come from: "none", there are none, or "atlas".
     """
 
     sources: tuple[Path, ...]
@@ -92,6 +95,7 @@ class Order:
     priors: tuple[Path, ...] = ()
     identifier_key: bytes | None = None
     show_identifiers: bool = False
+    lobes: str = "none"
 
 
 @dataclass(frozen=True)
@@ -221,8 +225,8 @@ def _by_study(found: list[Series]) -> Iterator[tuple[str, list[Series]]]:
         yield study, list(group)
 
 
-def card_hashes(weights: Path) -> dict[str, str]:
-    """sha256 of each card, once its weights are found unaltered."""
+def card_hashes(weights: Path, lobes: str = "none") -> dict[str, str]:
+    """sha256 of each card, once its weights are found unaltered; of the atlas of lobes where these are asked for."""
     hashes = {}
     for task in tasks_in(weights):
         for card in ensemble(weights, task):
@@ -230,6 +234,10 @@ def card_hashes(weights: Path) -> dict[str, str]:
             hashes[card.stem] = file_sha256(card)
     if os.path.lexists(weights / diagnosis.FILE):  # told in the report, so another one gives another result
         hashes[diagnosis.NAME] = file_sha256(weights / diagnosis.FILE)
+    if lobes != "none":
+        card = lobe_card(weights)
+        checked(card)
+        hashes["lobes"] = file_sha256(card)
     return hashes
 
 

@@ -25,6 +25,7 @@ from covct.unattended.replaced import slices_digest, still_of
 
 if TYPE_CHECKING:  # highdicom, SimpleITK and OpenCV are for those who have work
     from covct.networks.network import Network, Networks
+    from covct.pipeline.lobes import LoadLobes
     from covct.pipeline.series import Clock, Result
     from covct.results.standing import Standing
     from covct.voxels.volume import Scan
@@ -188,7 +189,7 @@ def _prepare(
             return Prepared(read, end=Kept(still_of(job.before, job.signature)))
         added = job.lacking if same and scan.standing else ()
         if added:
-            result = _read_back(job, scan, read.work_key)
+            result = _read_back(order, job, scan, read.work_key)
         else:
             result = _computed(order, job, scan.scan, read.work_key, networks, scan.clock, tell)
         return Prepared(read, scan.clock, result, seconds=time.perf_counter() - start, added=added)
@@ -204,12 +205,12 @@ def _is_as_before(job: Job, loaded: Loaded, read: Read) -> bool:
     return same or bool(job.lacking and job.before and job.before.slices == read.slices)
 
 
-def _read_back(job: Job, loaded: Loaded, work_key: str) -> Result:
+def _read_back(order: Order, job: Job, loaded: Loaded, work_key: str) -> Result:
     from covct.results.standing import as_computed
 
     assert loaded.standing
     with loaded.clock.step("masks"):
-        return as_computed(loaded.standing, job.series, loaded.scan, work_key)
+        return as_computed(loaded.standing, job.series, loaded.scan, work_key, _atlas(order))
 
 
 def _fit(order: Order, job: Job, other: Job) -> bool:
@@ -241,7 +242,16 @@ def _computed(
         clock.ended("networks", round(time.perf_counter() - start, 3))
         return _signs_of_life(loaded, emit)
 
-    return process_scan(job.choice, scan, asked, work_key, clock, order.strict)
+    return process_scan(job.choice, scan, asked, work_key, clock, order.strict, _atlas(order))
+
+
+def _atlas(order: Order) -> LoadLobes | None:
+    """What loads the atlas of lobes; None where none are asked for."""
+    if order.lobes == "none":
+        return None
+    from covct.networks.lobe_card import lobe_card, read_lobes
+
+    return partial(read_lobes, lobe_card(order.weights))
 
 
 def _signs_of_life(networks: Networks, emit: Emit) -> Networks:

@@ -16,7 +16,7 @@ from covct.evaluation.scores import count, scores
 from covct.intake.discover import Series
 from covct.intake.nifti import read_mask
 from covct.networks.devices import Device
-from covct.outputs import FORMATS
+from covct.outputs import FORMATS, NIFTI_PAIR
 from covct.pipeline.memory import at_hand_mib
 from covct.pipeline.report_document import Report
 from covct.pipeline.series import Result, read
@@ -27,7 +27,7 @@ from covct.viewer.studies import Study
 from covct.voxels.labels import INFECTED, LUNG_BITS, Labels
 from covct.voxels.volume import Masks, Scan, voxel_volume_mm3
 
-SEG, NIFTI = FORMATS["seg"].file, tuple(FORMATS["nifti"].files)
+SEG, NIFTI = FORMATS["seg"].file, NIFTI_PAIR
 UNSET = "default-affine"  # the warning that no program set voxel sizes
 BESIDE = 1e-2  # mm: corners of masks and scan lie no further apart, as NIfTI holds single precision
 

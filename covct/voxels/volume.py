@@ -13,7 +13,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 
-from covct.voxels.labels import Slices
+from covct.voxels.labels import Labels, Slices
 from covct.voxels.preprocess import FieldOfView, from_model_space
 
 WORKING_ORIENTATION = "FPL"
@@ -135,12 +135,15 @@ class Masks:
         0 background, 1 right lung, 2 left lung.
     infection : (slices, rows, columns) bool, likewise
     lung_probability, infection_probability : Probability
+    lobes : Labels or None
+        (slices, rows, columns) uint8, likewise, numbered as `terms.LOBES`; None where they were not asked for.
     """
 
     lungs: Slices
     infection: Slices
     lung_probability: Probability
     infection_probability: Probability
+    lobes: Labels | None = None
 
 
 def voxel_volume_mm3(volume: hd.Volume) -> float:

@@ -151,6 +151,7 @@ _REPORT: dict[str, Any] = {
         "low_confidence": False,
         "unlikeness": 0.8,
     },
+    "lobes": None,
     "since": {
         "mark": "first",
         "reason": "no earlier result of this patient was found",
