@@ -166,6 +166,18 @@ def test_a_study_uid_that_is_a_path_is_no_path(study, sent, inbox):
     assert name.startswith("uid-") and name.endswith("/1.2.3.4.1.dcm")
 
 
+def test_a_sequence_of_unknown_vr_is_read_over(sent, inbox):
+    """What an archive makes of a private sequence that it does not know: UN of undefined length, implicit within."""
+    within = struct.pack("<HHL", 0x0019, 0x1003, 4) + b"GEMS"
+    begin, *ends = (struct.pack("<HHL", 0xFFFE, *one) for one in ((0xE000, 0xFFFFFFFF), (0xE00D, 0), (0xE0DD, 0)))
+    private = struct.pack("<HH2sHL", 0x0019, 0x1002, b"UN", 0, 0xFFFFFFFF) + begin + within + b"".join(ends)
+    data = own_data(sent)
+    at = data.rindex(struct.pack("<HH2s", 0x0020, 0x000D, b"UI"))
+    with running(inbox) as node, Raw(node.port) as peer:
+        assert peer.store("1.2.3.4.1", data[:at] + private + data[at:]) == SUCCESS
+    assert [*stored(inbox)] == ["1.2.3/1.2.3.4.1.dcm"]
+
+
 @pytest.mark.parametrize(
     "damage", [lambda data: b"", lambda data: data[:30], lambda data: os.urandom(2000), lambda data: data[::-1]]
 )

@@ -60,14 +60,18 @@ def read_head(stream: BinaryIO, syntax: str) -> DataSetHead:
 
 
 def _walked(stream: BinaryIO, implicit: bool, order: str) -> dict[int, str]:
-    """Values by tag. A sequence of undefined length is entered and left again; `depth` counts those that are open."""
+    """Values by tag. A sequence of undefined length is entered and left again; `depth` counts those that are open.
+
+    `unknown` is the depth of one whose value representation is UN: what is in it is implicit, little endian (PS3.5
+    6.2.2), whatever the data set is.
+    """
     values: dict[int, str] = {}
-    depth = last = 0
+    depth = last = unknown = 0
     for _ in range(MOST_ELEMENTS):
         head = stream.read(8)
         if not head:
             return values
-        tag, vr, length = _element(head, stream, implicit, order)
+        tag, vr, length = _element(head, stream, implicit or unknown > 0, "<" if unknown else order)
         if not depth:
             if tag <= last:
                 raise ValueError("its elements are out of order")
@@ -75,11 +79,13 @@ def _walked(stream: BinaryIO, implicit: bool, order: str) -> dict[int, str]:
             if tag > LAST_WANTED:
                 return values
         if tag in (ITEM_END, SEQUENCE_END):
+            unknown = 0 if depth == unknown else unknown
             depth -= 1
         elif length == UNDEFINED:
             if tag != ITEM and vr not in (b"", b"SQ", b"UN"):
                 raise ValueError("a value without a length")
             depth += 1
+            unknown = unknown or (depth if vr == b"UN" else 0)
         elif not depth and tag in (CLASS, INSTANCE, STUDY, RELATED) and length <= LONGEST_VALUE:
             values[tag] = _text(stream.read(length), length)
         else:
