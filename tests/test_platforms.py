@@ -117,6 +117,21 @@ def test_mercure_is_asked_to_notify_and_to_route_from_a_share(mercure, percent, 
     assert "too-short" in told["__mercure_notification"]["text"]
 
 
+def test_two_scans_of_one_series_do_not_write_over_each_other(mercure):
+    """Under one Series Instance UID there may be several, whose results have folders of their own."""
+    mercure.settings()
+    [assignment] = mercure.assignments()
+    entries = []
+    for folder in ("1.2/3.4", "1.2/3.4.80kV"):
+        (assignment.tree / folder).mkdir(parents=True)
+        (assignment.tree / folder / "report.json").write_text(folder)
+        entries.append(Entry(folder, "done", series_instance_uid="3.4", files=["report.json"]))
+    assignment.deliver(Results(assignment.tree, entries))
+    names = [one["files"] for one in read_json(mercure.out / "result.json")["series"]]
+    assert names == [["3.4#report.json"], ["3.4.80kV#report.json"]]
+    assert [(mercure.out / name).read_text() for [name] in names] == [one.folder for one in entries]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

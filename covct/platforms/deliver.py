@@ -34,11 +34,13 @@ def below_its_study(entry: Entry, path: Path) -> str:
 def as_received(entry: Entry, path: Path) -> str:
     """Side by side: a DICOM object under the name that Mercure gives one, its series, "#" and itself.
 
-    Other files keep their names behind the UID of the series that they tell of, or the folder of a volume file.
+    Other files keep their names behind the UID of the series that they tell of (and the scan's, where there are several
+    under it), or the folder of a volume file.
     """
     if path.suffix == ".dcm":
         return f"{_series_and_instance(path)}.dcm"
-    return f"{entry.series_instance_uid or entry.folder.replace('/', '-')}#{path.name}"
+    of = entry.folder.rpartition("/")[2] if entry.series_instance_uid else entry.folder.replace("/", "-")
+    return f"{of}#{path.name}"
 
 
 def put(path: Path, target: Path) -> None:
