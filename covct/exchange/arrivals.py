@@ -11,14 +11,14 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from covct.disk.durable import fsync, make_folder, remove_halves, rename, replace_file
 from covct.errors import OutputLocked
 from covct.exchange.received import SIGN
-from covct.intake.discover import safe_name
+from covct.intake.discover import UID_PATTERN, safe_name
 
 STAGING = ".covct-pull"  # hidden: neither a scan nor a watch enters it
 LOCK, RECORD = "lock", "pulled.jsonl"
@@ -40,8 +40,8 @@ class Arrivals:
         return self.staging / safe_name(study_uid)
 
     def studies(self) -> list[str]:
-        """Study Instance UIDs of what an earlier pull left unfinished."""
-        return sorted(path.name for path in self.staging.glob("*/"))
+        """Study Instance UIDs of what an earlier pull left unfinished, of those whose folders are called by them."""
+        return sorted(path.name for path in self.staging.glob("*/") if UID_PATTERN.fullmatch(path.name))
 
     def held(self, study_uid: str) -> set[str]:
         """Names of the instances gathered so far, which are their UIDs."""
@@ -77,9 +77,12 @@ class Arrivals:
             rename(gathered, place)
         elif gathered.is_dir():
             for path in sorted(gathered.iterdir(), key=lambda path: (path.name == marker, path.name)):
-                os.replace(path, place / path.name)
+                if path.name != SIGN:
+                    os.replace(path, place / path.name)
             fsync(place)
-            gathered.rmdir()
+            with suppress(OSError):  # a listener of ours has put something there since: the next pull takes it
+                (gathered / SIGN).unlink(missing_ok=True)
+                gathered.rmdir()
         self._record(counts)
 
     def record(self) -> dict[str, int]:

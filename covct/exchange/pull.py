@@ -17,7 +17,7 @@ from covct.exchange.arrivals import STAGING, Arrivals, arriving
 from covct.exchange.audit import MINOR_FAILURE, SUCCESS, AuditLog, Instance, Party, audit_log
 from covct.exchange.audit import NAME as AUDIT
 from covct.exchange.wanted import Wanted
-from covct.intake.discover import UID_PATTERN, safe_name
+from covct.intake.discover import safe_name
 from covct.outputs import Emit
 
 PULL, HERE, KNOWN, LEAVE_OUT = "pull", "here", "known", "leave out"  # verdicts on a series
@@ -158,10 +158,10 @@ def _studies(order: Pull, archive: Archive, arrivals: Arrivals, emit: Emit) -> I
     keywords, seen = order.wanted.of_study, set()
     for name in arrivals.studies():
         found = next((one for one in archive.studies("", name, keywords) if one.uid == name), None)
-        if found is None and UID_PATTERN.fullmatch(name):
+        if found is None:
             message = f"the archive does not have it any more; what came of it lies in {STAGING} of the inbox"
             emit({"event": "incomplete", "study": name, "missing": None, "message": message})
-        elif found is not None:
+        else:
             seen.add(found.uid)
             yield found
     for study in list(archive.studies(order.wanted.days.dates, "", keywords)):
@@ -185,8 +185,8 @@ def _one_study(
     wanted = sum(len(one.missing) for one in todo)
     emit({"event": "pulling", "study": study.uid, "series": len(todo), "instances": wanted})
     ended = [_one_series(archive, arrivals, one) for one in todo]
-    lacking = [uid for missing, _ in ended for uid in missing]
-    came = [Instance(study.uid, of) for one in todo for uid, of in one.missing.items() if uid not in set(lacking)]
+    lacking = {uid for missing, _ in ended for uid in missing}
+    came = [Instance(study.uid, of) for one in todo for uid, of in one.missing.items() if uid not in lacking]
     said = "; ".join(dict.fromkeys(fetched.message for _, fetched in ended if fetched.message))
     why = f"{len(lacking)} of {wanted} instances did not come" + (f": {said}" if said else "") if lacking else ""
     outcome = MINOR_FAILURE if lacking else SUCCESS
