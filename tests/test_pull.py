@@ -16,22 +16,25 @@ from datetime import datetime
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pydicom
 import pytest
+import requests
 from pydicom.uid import CTImageStorage, RLELossless
 
 from covct.commands.pull import _days
 from covct.errors import OutputLocked, OutputNotWritable, PeerError, UsageError
 from covct.exchange.acceptor import Terms
 from covct.exchange.archive import FoundSeries, FoundStudy
-from covct.exchange.arrivals import STAGING, arriving
+from covct.exchange.arrivals import STAGING, Arrivals, arriving
 from covct.exchange.listener import listening
 from covct.exchange.peers import Caller
 from covct.exchange.pull_event import PullEvent
-from covct.exchange.received import Inbox
+from covct.exchange.received import SIGN, Inbox
 from covct.exchange.tls import server_context
 from covct.exchange.wanted import Days, Wanted
+from covct.exchange.web_archive import NoAnswer, WebArchive, web_archive
 from covct.intake.discover import discover
 from support.archive import GET, ct_series, tiny_archive
 from support.certificates import make_authority
@@ -446,6 +449,33 @@ def test_names_of_an_archive_are_no_paths(inbox):
     assert Path(inbox.parent, "1").exists() is False
 
 
+def test_what_is_no_study_is_not_asked_for(inbox):
+    """A listener of the pull keeps its notes beside the studies; a study whose UID is none has a hash for a name."""
+    for name in (".whole", "uid-0123", "1.2.3"):
+        (inbox / STAGING / name).mkdir(parents=True)
+    assert Arrivals(inbox).studies() == ["1.2.3"]
+
+
+def test_an_instance_that_comes_during_the_hand_over_is_kept_for_the_next_pull(inbox, monkeypatch):
+    """The archive's association may outlive its last answer: the sign of the listener, and instances, still come."""
+    replaced = os.replace
+    (inbox / "1.2.3").mkdir()
+
+    def replace(source, target):
+        replaced(source, target)
+        if Path(source).name == "1.2.3.1.dcm":
+            for name in (SIGN, "1.2.3.2.dcm"):
+                Path(source).with_name(name).touch()
+
+    with arriving(inbox) as arrivals:
+        arrivals.keep("1.2.3", "1.2.3.1", b"x")
+        monkeypatch.setattr("covct.exchange.arrivals.os.replace", replace)
+        arrivals.hand_over("1.2.3", {"1.2.3.9": 1})
+        assert arrivals.held("1.2.3") == {"1.2.3.2"} and arrivals.studies() == ["1.2.3"]
+        assert arrivals.record() == {"1.2.3.9": 1}
+    assert [path.name for path in (inbox / "1.2.3").iterdir()] == ["1.2.3.1.dcm"]
+
+
 # A DICOMweb service that is not as it should be
 
 
@@ -457,9 +487,11 @@ class WebService:
     files: Callable[[int, bytes], tuple[int, str, bytes]]
     asked: list[str] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
+    most: int | None = None
+    warning: str = ""
 
-    def answer(self, path: str) -> tuple[int, str, bytes]:
-        """Pages are unknown to it: it says all of it each time."""
+    def answer(self, path: str, offset: int = 0) -> tuple[int, str, bytes]:
+        """Pages are unknown to it, unless it gives `most` at once: it says all of it each time."""
         self.asked.append(path)
         sent = [pydicom.dcmread(one) for one in self.paths]
         if path.endswith("/studies"):
@@ -471,6 +503,8 @@ class WebService:
         else:
             [content] = [one.read_bytes() for one in self.paths if path.endswith(f"/{one.name}")]
             return self.files(len(self.asked), content)
+        if self.most:
+            found = found[offset : offset + self.most]
         return 200, "application/dicom+json", json.dumps(found).encode()
 
 
@@ -485,8 +519,12 @@ def web_service(paths, files):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             service.tokens.append(self.headers.get("Authorization"))
-            status, kind, body = service.answer(self.path.partition("?")[0])
+            path, _, query = self.path.partition("?")
+            [offset] = parse_qs(query).get("offset", ["0"])
+            status, kind, body = service.answer(path, int(offset)) if service.most else service.answer(path)
             self.send_response(status)
+            if service.warning:
+                self.send_header("Warning", service.warning)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -523,6 +561,37 @@ def test_a_service_without_pages_with_a_token_and_with_bare_files(studies, inbox
     assert code == 0 and set(service.tokens) == {"Bearer abc.def"}
     assert arrived(inbox) == expected("1.2.1.1")
     assert_as_sent(inbox, studies)
+
+
+@pytest.mark.parametrize(("warning", "came"), [("299 it: there are more", 4), ("", 2)])
+def test_a_service_that_gives_fewer_at_once_is_asked_for_the_rest_where_it_says_so(warning, came, studies, inbox):
+    with web_service(studies["1.2.1"], lambda _, content: (200, "application/dicom", content)) as (service, url):
+        service.most, service.warning = 2, warning
+        events, code = pulled(inbox, "--from", url, *NIGHT, "--series-min-slices", "2")
+    assert code == 0 and len(list(inbox.rglob("*.dcm"))) == came
+
+
+def test_a_service_that_goes_in_the_middle_of_a_series_is_not_waited_for_at_each_instance(studies, inbox, monkeypatch):
+    with web_service(studies["1.2.1"], lambda *_: None) as (_, url):
+        archive = web_archive(url, requests.Session())
+        asked, kept = [], []
+
+        def instance(_, place):
+            asked.append(place)
+            if len(asked) > 1:
+                raise NoAnswer(f"{archive.url}: it did not answer in time")
+            return b"x"
+
+        monkeypatch.setattr(WebArchive, "_instance", instance)
+        fetched = archive.fetch(FoundSeries("1.2", "1.3", {}), list("123456789"), True, lambda *one: kept.append(one))
+    assert (len(asked), len(kept)) == (4, 1) and fetched.message == "it did not answer in time"
+
+
+def test_a_study_whose_uid_is_none_ends_no_pull(tmp_path, inbox):
+    files = ct_series(tmp_path / "sent", "1.2.x")
+    with web_service(files, lambda _, content: (200, "application/dicom", content)) as (_, url):
+        _, code = pulled(inbox, "--from", url, *NIGHT)
+    assert code == 0 and len(list(inbox.glob("uid-*/*.dcm"))) == 4
 
 
 def test_a_busy_service_is_asked_again_and_an_answer_cut_short_is_not_kept(studies, inbox, monkeypatch):

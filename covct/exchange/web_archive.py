@@ -27,6 +27,21 @@ WAIT_S = 1.0  # before the second attempt at a request
 PIECE = 1024**2
 
 
+class NoAnswer(PeerError):
+    """Nobody answers, or not in time."""
+
+
+@dataclass
+class _Heads:
+    """What the head of the last answer said: `has_more` where a search has more matches than it gives at once."""
+
+    has_more: bool = False
+
+    def keep(self, answer: Response, *_: Any, **__: Any) -> Response:
+        self.has_more = answer.headers.get("Warning", "").lstrip().startswith("299")  # PS3.18 8.3.4.4
+        return answer
+
+
 @dataclass(frozen=True)
 class WebArchive:
     """A DICOMweb service; see `Archive`. `session` brings what authenticates us."""
@@ -34,6 +49,7 @@ class WebArchive:
     url: str
     session: Session = field(repr=False)
     client: DICOMwebClient = field(repr=False)
+    heads: _Heads = field(repr=False)
 
     @property
     def party(self) -> Party:
@@ -60,15 +76,18 @@ class WebArchive:
     def fetch(self, series: FoundSeries, uids: Sequence[str], whole: bool, keep: Keep) -> Fetched:
         """One request an instance, over one connection: no more than one is in memory."""
         refused: list[str] = []
+        unanswered = 0  # in a row
         for asked, uid in enumerate(uids):
-            if len(refused) == asked == ATTEMPTS:  # nothing comes at all
+            if unanswered == ATTEMPTS or len(refused) == asked == ATTEMPTS:  # nothing comes any more, or at all
                 break
             try:
                 content = self._instance(f"{self.url}/studies/{series.study_uid}/series/{series.uid}/instances/{uid}")
             except PeerError as error:
                 refused.append(str(error).removeprefix(f"{self.url}: "))
+                unanswered = unanswered + 1 if isinstance(error, NoAnswer) else 0
             else:
                 keep(uid, content)
+                unanswered = 0
         return Fetched("; ".join(dict.fromkeys(refused)))
 
     def _search(
@@ -85,7 +104,7 @@ class WebArchive:
             fresh = [told for told in found if told.get(key, "") not in {"", *seen}]
             yield from fresh
             seen |= {told[key] for told in fresh}
-            if not fresh or len(answers) < PAGE:
+            if not fresh or (len(answers) < PAGE and not self.heads.has_more):
                 return
 
     def _instance(self, place: str) -> bytes:
@@ -108,9 +127,10 @@ def web_archive(url: str, session: Session) -> WebArchive:
     from dicomweb_client import DICOMwebClient
 
     url = url.rstrip("/")
-    client = DICOMwebClient(url, session=session, timeout=TIMEOUT_S)
+    heads = _Heads()
+    client = DICOMwebClient(url, session=session, timeout=TIMEOUT_S, callback=heads.keep, permissive_uid=True)
     client.set_http_retry_params(max_attempts=ATTEMPTS, wait_exponential_multiplier=round(500 * WAIT_S))
-    return WebArchive(url, session, client)
+    return WebArchive(url, session, client, heads)
 
 
 @contextmanager
@@ -124,13 +144,13 @@ def _sentences(url: str) -> Iterator[None]:
         code = error.response.status_code if error.response is not None else 0
         raise PeerError(f"{url}: {_why_refused(code)}") from error
     except requests.exceptions.SSLError as error:
-        raise PeerError(f"{url}: its certificate is refused, or it speaks no TLS") from error
+        raise NoAnswer(f"{url}: its certificate is refused, or it speaks no TLS") from error
     except requests.Timeout as error:
-        raise PeerError(f"{url}: it did not answer in time") from error
+        raise NoAnswer(f"{url}: it did not answer in time") from error
     except requests.ConnectionError as error:
         unknown = "NameResolution" in repr(error)
         told = "the host name does not resolve" if unknown else "nobody answers there, or the connection was lost"
-        raise PeerError(f"{url}: {told}") from error
+        raise NoAnswer(f"{url}: {told}") from error
     except (requests.RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PeerError(f"{url}: it does not answer as DICOMweb does; wanted the URL before /studies") from error
 
