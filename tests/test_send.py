@@ -12,7 +12,9 @@ from covct.exchange import calling, sender
 from covct.exchange.audit import audit_log
 from covct.exchange.deliveries import read_deliveries
 from covct.exchange.destinations import of_texts
+from covct.exchange.tls import server_context
 from covct.unattended.sending import read_sending
+from support.certificates import make_authority
 from support.pacs import free_ports
 from support.receivers import KO, SR, node, objects_of, put_result, service, stalling, stored, write_object
 from support.running import change_json, invoke, read_json
@@ -273,6 +275,14 @@ def test_an_answer_in_xml_is_read(out):
         return 200, {"Content-Type": "application/dicom+xml"}, text.encode()
 
     with service(answer) as web:
+        assert counted(send(out, web.address)) == (8, 0, 0)
+
+
+def test_who_signs_a_services_certificate_may_be_known_to_the_system_alone(out, tmp_path, monkeypatch):
+    authority = make_authority(tmp_path / "ours")
+    with service(tls=server_context(*authority.signs("theirs"))) as web:
+        assert "certificate" in send(out, web.address).error
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
         assert counted(send(out, web.address)) == (8, 0, 0)
 
 

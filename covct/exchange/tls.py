@@ -81,6 +81,14 @@ def client_context(
     return context
 
 
+def authorities_of_system() -> Path | None:
+    """File or folder of the authorities that this system trusts, as `client_context` takes them; None: it has none."""
+    places = ssl.get_default_verify_paths()
+    if places.cafile:
+        return Path(places.cafile)
+    return Path(places.capath) if places.capath and any(Path(places.capath).iterdir()) else None
+
+
 def why_not_trusted(error: ssl.SSLError) -> str:
     """Why a handshake failed, in words that name nobody: for the log, or for the state of a delivery."""
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -43,7 +43,7 @@ def session_of(
     """
     import requests
 
-    from covct.exchange.tls import client_context
+    from covct.exchange.tls import authorities_of_system, client_context
 
     parts = urlsplit(url)
     if parts.username or parts.password:
@@ -58,8 +58,8 @@ def session_of(
         session.headers["Accept-Encoding"] = "identity"  # gzip takes an archive 180 ms for a slice of 512 x 512
         if credentials:
             _authenticate(session, credentials)
-        if authorities:
-            session.verify = str(authorities)
+        if trusted := authorities or authorities_of_system():  # else requests' own list
+            session.verify = str(trusted)
         if certificate and key:
             session.cert = (str(certificate), str(key))
         yield session
