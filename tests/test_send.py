@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import subprocess
 import time
 from io import BytesIO
 
 import pydicom
 import pytest
 
-from covct.exchange import calling, sender
+from covct.exchange import beside, calling, commitment, sender
 from covct.exchange.audit import audit_log
 from covct.exchange.deliveries import read_deliveries
 from covct.exchange.destinations import of_texts
@@ -470,6 +471,32 @@ def test_what_an_archive_commits_itself_to_is_entered_and_the_rest_is_sent_again
         assert counted(state) == (8, 0, 0)
         assert len(pacs.got) == 9
     assert all(one.committed for one in read_deliveries(out, "pacs", FOLDERS[0]).objects)
+
+
+def test_a_sender_beside_a_run_that_ends_is_told_of_once(out, monkeypatch, caplog):
+    """Its own words go nowhere: without this, a watch whose sender cannot start sends nothing and says nothing."""
+    monkeypatch.setattr(beside, "AGAIN_S", 0.0)
+    monkeypatch.setattr(beside, "_start", lambda *_: subprocess.Popen(["false"]))
+    events = []
+    with beside.beside(beside.Task(out, (), (), None), events.append) as emit:
+        deadline = time.monotonic() + 10
+        while not caplog.messages and time.monotonic() < deadline:
+            emit({"event": "alive"})
+            time.sleep(0.01)
+        for _ in range(20):
+            emit({"event": "alive"})
+            time.sleep(0.01)
+    assert caplog.messages == ["covct send beside this run ended with exit code 1; it is started again"]
+
+
+def test_a_report_that_comes_twice_or_of_nothing_asked_for_is_passed_over(out):
+    [destination] = of_texts(["pacs"], {"pacs": {"address": "PACS@127.0.0.1:1", "commit": True}})
+    reports = commitment.Reports()
+    reports.asked["1.2.3"] = commitment.Asked("pacs", {"1.9": FOLDERS[0]})
+    for transaction in ("1.2.3", "1.2.3", "1.2.4"):
+        reports.came.put((transaction, {"1.9"}, {}))
+    assert commitment.enter(out, destination, reports) == [FOLDERS[0]]
+    assert not reports.waiting and not commitment.enter(out, destination, reports)
 
 
 def test_a_node_without_storage_commitment_is_said_to_have_none(out):

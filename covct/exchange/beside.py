@@ -105,10 +105,15 @@ class _Running:
     def __init__(self, task: Task):
         self._task, self._started = task, 0.0
         self._process: subprocess.Popen[bytes] | None = None
+        self._said: int | None = None  # the exit code that was told of
 
     def look_after(self) -> None:
-        if self._process and self._process.poll() is None:
+        code = self._process.poll() if self._process else None
+        if self._process and code is None:
             return
+        if code is not None and code != self._said:
+            log.warning("covct send beside this run ended with exit code %d; it is started again", code)
+            self._said = code
         if self._process and time.monotonic() - self._started < AGAIN_S:
             return
         if (self._task.out / PRIVATE).is_dir():

@@ -181,11 +181,15 @@ def enter(out: Path, destination: Destination, reports: Reports) -> list[str]:
             reports.waiting.append(reports.came.get_nowait())
     except Empty:
         pass
+    reports.waiting = [one for one in reports.waiting if one[0] in reports.asked]  # others were told twice
     mine = [one for one in reports.waiting if reports.asked[one[0]].destination == destination.name]
     reports.waiting = [one for one in reports.waiting if one not in mine]
     touched: list[str] = []
     for transaction, kept, failed in mine:
-        folders = reports.asked.pop(transaction).folders
+        asked = reports.asked.pop(transaction, None)
+        if asked is None:
+            continue
+        folders = asked.folders
         for folder in dict.fromkeys(folders.values()):
             entered = read_deliveries(out, destination.folder, folder)
             changes = {uid: _committed() for uid in kept if folders.get(uid) == folder}
