@@ -143,6 +143,17 @@ def test_what_cannot_work_is_said_at_once(arguments, said, tmp_path):
     assert not (tmp_path / "inbox").exists()
 
 
+def test_what_is_not_covcts_is_not_written_over(tmp_path):
+    """The node makes its folder first; its watch would then take the tree for its own."""
+    (out := tmp_path / "out").mkdir()
+    (out / "index.html").write_text("somebody's")
+    error = invoke("node", tmp_path / "inbox", out).exception
+    assert isinstance(error, UsageError) and "its index.html is not covct's" in str(error)
+    error = invoke("node", tmp_path / "inbox", tmp_path / "inbox/out").exception
+    assert isinstance(error, UsageError) and "OUT" in str(error)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "index.html"]
+
+
 @pytest.mark.slow
 def test_a_bad_night_shortened(tmp_path):
     """Whole, in half an hour: `python tests/node_campaign.py`."""

@@ -22,7 +22,7 @@ from covct.commands.network_options import (
     TlsKey,
     server_tls_of,
 )
-from covct.commands.options import Json, LogFormatOption, MetricsFile, check_metrics
+from covct.commands.options import Json, LogFormatOption, MetricsFile, check_metrics, check_out
 from covct.disk.durable import make_folder, output_errors
 from covct.disk.places import PRIVATE
 from covct.disk.signals import stoppable
@@ -66,6 +66,7 @@ def node_command(
 
     callers_of(allow, address)  # what cannot work is said at once
     server_tls_of(tls_certificate, tls_key, tls_authorities)
+    check_out(out, [inbox], "OUT")
     check_metrics(metrics, out)
     private = out.absolute() / PRIVATE
     with output_errors(out):

@@ -191,16 +191,23 @@ def check_there(sources: list[Path]) -> None:
         raise UsageError(f"no such file or directory: {', '.join(missing)}")
 
 
+def check_out(out: Path, sources: Iterable[Path], option: str = "--out") -> None:
+    """Nothing is written where sources are looked for, nor over what is not covct's."""
+    from covct.disk.places import is_foreign
+    from covct.disk.sources import check_apart
+
+    check_apart(out, sources, option)
+    taken = [name for name in ("index.html", "summary.csv") if (out / name).exists()]
+    if taken and is_foreign(out):
+        raise UsageError(f"{option} {out}: its {taken[0]} is not covct's and would be written over")
+
+
 def check_places(order: Order) -> None:
     """Nothing is written where sources are looked for, and no source is looked for among results."""
-    from covct.disk.places import is_foreign, is_output_tree
-    from covct.disk.sources import check_apart
+    from covct.disk.places import is_output_tree
     from covct.unattended.move_done import check_place
 
-    check_apart(order.out, order.sources, "--out")
-    taken = [name for name in ("index.html", "summary.csv") if (order.out / name).exists()]
-    if taken and is_foreign(order.out):
-        raise UsageError(f"--out {order.out}: its {taken[0]} is not covct's and would be written over")
+    check_out(order.out, order.sources)
     for tree in order.priors:
         if not is_output_tree(tree):
             raise UsageError(f"--priors {tree}: no results tree of covct")
