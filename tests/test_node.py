@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from covct.errors import Stopped, UsageError
 from covct.exchange import node
 from covct.exchange.node import Part, run
 from covct.exchange.node_figures import write_figures
-from covct.unattended.parts import PartState, note_parts
+from covct.unattended.parts import PartState, forget_parts, note_parts
 from support.running import invoke
 
 HERE = Path(__file__).parent
@@ -130,6 +131,17 @@ def test_health_says_which_part_is_down(tmp_path):
     as_json = json.loads(invoke("health", tmp_path, "--json").stdout)
     assert as_json["healthy"] is False
     assert as_json["down"] == ["listen"]
+
+
+def test_status_says_how_the_parts_are(tmp_path):
+    (tmp_path / PRIVATE).mkdir()
+    parts = [PartState("listen", True, 0, None), PartState("watch", False, 3, 12)]
+    note_parts(tmp_path / PRIVATE, parts)
+    said = " ".join(invoke("status", tmp_path).stdout.split())
+    assert "node listen is up; watch is down: it ended with exit code 12, started again 3 times" in said
+    assert json.loads(invoke("status", tmp_path, "--json").stdout)["parts"] == [asdict(part) for part in parts]
+    forget_parts(tmp_path / PRIVATE)
+    assert "node" not in invoke("status", tmp_path).stdout.split()
 
 
 @pytest.mark.parametrize(

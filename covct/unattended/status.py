@@ -4,7 +4,7 @@ reads."""
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from covct.disk.places import PRIVATE
 from covct.results.entries import Entry, read_tree
 from covct.unattended import heartbeat
 from covct.unattended.heartbeat import BROKEN, ENDED, IDLE, Heartbeat, age_s, read_beat, read_waiting, since_boot
+from covct.unattended.parts import PartState, read_parts
 from covct.unattended.run_summary import RunSummary
 from covct.unattended.runs import latest
 from covct.unattended.sending import as_document, read_sending
@@ -97,6 +98,7 @@ def tree_status(out: Path, now: datetime) -> dict[str, Any]:
     waiting = read_waiting(out / PRIVATE)
     return {
         "now": _now(alive),
+        "parts": [asdict(part) for part in read_parts(out / PRIVATE)],
         "series": sum(counts.values()),
         "by_outcome": [{"status": s, "slug": slug or None, "series": n} for (s, slug), n in sorted(counts.items())],
         "done": _total(counts, "done"),
@@ -197,6 +199,8 @@ def _age(moment: str, now: datetime) -> float:
 def sentences(told: dict[str, Any]) -> list[tuple[str, str]]:
     """What an operator asks at three in the morning, each answer with its heading."""
     lines = [("alive", _alive(told["now"]))]
+    if told["parts"]:
+        lines.append(("node", "; ".join(_part(PartState(**part)) for part in told["parts"])))
     if told["now"]["folder"] and told["now"]["step_seconds"] is not None:
         lines.append(("at work", _at_work(told["now"])))
     if told["now"]["step_seconds"] is not None and told["now"]["state"] != IDLES and told["now"]["to_do"]:
@@ -221,6 +225,14 @@ def run_sentences(run: RunSummary, alive: Life, now: datetime) -> list[tuple[str
 
 def _of_last_run(told: dict[str, Any]) -> list[tuple[str, str]]:
     return [("last run", _last_run(told)), ("lost", _lost(told))]
+
+
+def _part(part: PartState) -> str:
+    """A process of a node, in words."""
+    again = f", started again {part.restarts} {'time' if part.restarts == 1 else 'times'}" if part.restarts > 0 else ""
+    if part.up or part.exit_code is None:
+        return f"{part.name} is {'up' if part.up else 'not up yet'}{again}"
+    return f"{part.name} is down: it ended with exit code {part.exit_code}{again}"
 
 
 def _alive(now: dict[str, Any]) -> str:
