@@ -319,13 +319,18 @@ def test_health_finds_the_trees_of_what_runs_here(tmp_path):
         "3": ["python", "-m", "covct", "scan", "/in", "-oout"],
         "4": ["covct", "health"],
         "5": ["covct", "train", "lungs", "-o", "/models"],
+        "6": ["/opt/covct/bin/python", "/opt/covct/bin/covct", "platform", "auto"],
         "self": ["covct", "scan", "-o", "/no"],
     }
     for name, words in lines.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "cmdline").write_bytes(b"\0".join(map(os.fsencode, [*words, ""])))
         (tmp_path / name / "cwd").symlink_to("/zone")
-    assert running.output_trees(tmp_path) == [Path("/other"), Path("/results"), Path("/zone/out")]
+    (tmp_path / "6/fd").mkdir()  # its output tree is in no word of it, but its lock is open
+    for number, target in enumerate(("/dev/null", "/out/.covct-work/.covct/lock", "/out/lock")):
+        (tmp_path / "6/fd" / str(number)).symlink_to(target)
+    trees = ["/other", "/out/.covct-work", "/results", "/zone/out"]
+    assert running.output_trees(tmp_path) == [*map(Path, trees)]
 
 
 def test_health_without_a_tree_is_well_where_nothing_runs(monkeypatch):

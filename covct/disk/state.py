@@ -49,7 +49,7 @@ from covct.errors import OutputLocked
 if TYPE_CHECKING:  # pydantic is for those who read outcomes
     from covct.disk.outcome import Outcome
 
-OWNER = "lock.owner"
+LOCK, OWNER = "lock", "lock.owner"
 NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of a file system that has none
 LOCK_PATIENCE_S = 1.0  # a killed process needs a moment to die and free its lock
 DERIVED = ("summary.csv", "index.html")  # made again from the outcomes; half-written ones may be thrown away
@@ -75,7 +75,7 @@ def lock(out: Path) -> Iterator[None]:
         private = out / PRIVATE
         make_folder(private)
         # Held as long as the lock. Unbuffered: what a full disk did not take must not come up again when it is closed.
-        handle = open(private / "lock", "a+b", buffering=0)  # noqa: SIM115
+        handle = open(private / LOCK, "a+b", buffering=0)  # noqa: SIM115
     try:
         with ExitStack() as held:
             with output_errors(out):
