@@ -21,7 +21,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,14 +66,27 @@ class Receiver:
     words: list[str]
     environment: dict[str, str] = field(default_factory=dict)
 
-    def start(self, port: int, folder: Path) -> subprocess.Popen[bytes]:
+    @contextmanager
+    def running(self, port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """The program, once it listens; it is ended with the context, also where sending to it fails."""
         folder.mkdir()
         words = [word.format(port=port, folder=folder) for word in self.words]
         quiet = subprocess.DEVNULL
         process = subprocess.Popen(words, stdout=quiet, stderr=quiet, env={**os.environ, **self.environment})
-        while socket.socket().connect_ex(("127.0.0.1", port)):
-            time.sleep(0.05)
-        return process
+        try:
+            while not _listens(port):
+                if process.poll() is not None:
+                    raise SystemExit(f"{self.name} ended with exit code {process.returncode}")
+                time.sleep(0.05)
+            yield process
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
 
 
 RECEIVERS = [
@@ -127,14 +141,12 @@ def measure(base: Path, instances: int, rounds: int) -> None:
             for receiver in RECEIVERS:
                 with socket.create_server(("127.0.0.1", 0)) as free:
                     port = free.getsockname()[1]
-                process = receiver.start(port, base / "received")
-                time.sleep(0.5)
-                before = processor_s(process.pid)
-                seconds = sent(port, shares)
-                time.sleep(0.5)  # children of storescp end
-                used = processor_s(process.pid) - before
-                process.terminate()
-                process.wait()
+                with receiver.running(port, base / "received") as process:
+                    time.sleep(0.5)
+                    before = processor_s(process.pid)
+                    seconds = sent(port, shares)
+                    time.sleep(0.5)  # children of storescp end
+                    used = processor_s(process.pid) - before
                 kept = [path for path in (base / "received").rglob("*") if path.is_file()]
                 assert len(kept) == instances, (receiver.name, len(kept))
                 shutil.rmtree(base / "received")
