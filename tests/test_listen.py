@@ -1,6 +1,7 @@
 """`covct listen`: what a modality is told, what lies in the inbox then, and what others may do to it."""
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -420,6 +421,15 @@ def memory_mib(process: subprocess.Popen) -> float:
     """The most that it ever had."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def test_what_ends_a_listener_is_a_line_of_json_where_lines_are(inbox):
+    process = listen(inbox, "--log-format", "json")
+    port_of(process)
+    process.terminate()
+    *_, last = process.communicate(timeout=30)[1].splitlines()
+    told = json.loads(last)
+    assert (told["event"], told["exit_code"], process.returncode) == ("ended", 130, 130)
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from covct.commands.console import plain, stamp, stderr
+from covct.commands.console import plain
 from covct.commands.network_options import (
     Address,
     AeTitle,
@@ -25,11 +23,10 @@ from covct.commands.network_options import (
     server_tls_of,
 )
 from covct.commands.options import Json, LogFormatOption, MetricsFile, check_metrics
+from covct.commands.told import telling
 from covct.disk.signals import stoppable
 from covct.errors import UsageError
-from covct.outputs import Emit
 from covct.unattended.logs import LogFormat
-from covct.visible import json_line
 
 if TYPE_CHECKING:
     from covct.exchange.peers import Caller
@@ -91,31 +88,6 @@ def callers_of(allow: list[str] | None, address: str) -> tuple[Caller, ...]:
             f"--address {address} is reached by other machines; wanted --allow TITLE@ADDRESS for each that may call"
         )
     return caller_of(f"{ANY}@127.0.0.0/8"), caller_of(f"{ANY}@::1")
-
-
-@contextmanager
-def telling(
-    json_events: bool, log_format: LogFormat, line_of: Callable[[dict[str, Any]], str], metrics: Path | None = None
-) -> Iterator[Emit]:
-    """A function that tells events: to stdout as JSON where wanted, to stderr as a line or as JSON, and as figures."""
-    from covct.unattended import logs
-    from covct.unattended.prometheus import measured
-
-    with ExitStack() as stack:
-        lines = stack.enter_context(logs.as_json_lines()) if log_format is LogFormat.json else None
-        counted = stack.enter_context(measured(metrics)) if metrics else None
-
-        def emit(event: dict[str, Any]) -> None:
-            if counted:
-                counted(event)
-            if json_events:
-                print(json_line(event), flush=True)
-            if lines:
-                lines.tell(event)
-            elif line := line_of(event):
-                stderr.print(f"{stamp()}{line}", highlight=False, soft_wrap=True)
-
-        yield emit
 
 
 def said(event: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from covct.commands.configured import config_of
-from covct.commands.listen import DICOM_PORT, callers_of, said, telling
+from covct.commands.listen import DICOM_PORT, callers_of, said
 from covct.commands.network_options import (
     Address,
     AeTitle,
@@ -23,6 +23,7 @@ from covct.commands.network_options import (
     server_tls_of,
 )
 from covct.commands.options import Json, LogFormatOption, MetricsFile, check_metrics, check_out
+from covct.commands.told import telling
 from covct.disk.durable import make_folder, output_errors
 from covct.disk.places import PRIVATE
 from covct.disk.signals import stoppable

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
+from rich.console import Console
 
 from covct import RESEARCH_USE
 from covct.commands.console import plain, stamp, stderr, stdout
@@ -36,30 +37,81 @@ def told(
     `of_series`: they tell of series, so that a bar says how far they are, and the page to open is named.
     """
     from covct.unattended import logs
-    from covct.unattended.prometheus import measured
 
     with ExitStack() as stack:
-        lines = stack.enter_context(logs.as_json_lines()) if log_format is LogFormat.json else None
+        lines = stack.enter_context(_last_words(log_format, "; finished series are kept"))
         try:
             hide = _hiding(out) if hash_identifiers else None
-            listeners = [stack.enter_context(measured(metrics))] if metrics else []
+            figures = _figures(stack, metrics)
             shown = stack.enter_context(showing(json_events, lines, of_series=of_series))
-            listeners.append(lambda event: shown(hide(event) if hide else event))
-            yield logs.tell_all(*listeners)
+            yield logs.tell_all(*figures, lambda event: shown(hide(event) if hide else event))
             _name_page(out, quiet=bool(lines) or hash_identifiers or not of_series)
         except RunError as error:
-            if not lines and not hash_identifiers:
+            if not hash_identifiers:
                 raise
-            _end(lines, error, meaning_of(error) if hash_identifiers else str(error), error.exit_code)
+            _end(lines, error, meaning_of(error), error.exit_code)
+        except Stopped:
+            _name_page(out, quiet=bool(lines) or hash_identifiers or not of_series)
+            raise
+
+
+@contextmanager
+def telling(
+    json_events: bool, log_format: LogFormat, line_of: Callable[[dict[str, Any]], str], metrics: Path | None = None
+) -> Iterator[Emit]:
+    """As `told`, of what has no output tree: without a bar and a page. `line_of`: an event for a person, or nothing."""
+    from covct.unattended import logs
+
+    with ExitStack() as stack:
+        lines = stack.enter_context(_last_words(log_format))
+        figures = _figures(stack, metrics)
+        yield logs.tell_all(*figures, lambda event: _show(event, json_events, lines, line_of, stderr))
+
+
+def _figures(stack: ExitStack, metrics: Path | None) -> list[Emit]:
+    from covct.unattended.prometheus import measured
+
+    return [stack.enter_context(measured(metrics))] if metrics else []
+
+
+@contextmanager
+def _last_words(log_format: LogFormat, kept: str = "") -> Iterator[JsonLines | None]:
+    """Where lines are JSON, what makes them; and what ends the process is then the last of them.
+
+    `kept`: what a stop signal leaves, as the end of a sentence.
+    """
+    from covct.unattended import logs
+
+    if log_format is not LogFormat.json:
+        yield None
+        return
+    with logs.as_json_lines() as lines:
+        try:
+            yield lines
+        except typer.Exit:
+            raise
+        except RunError as error:
+            _end(lines, error, str(error), error.exit_code)
         except Stopped as stopped:
-            if not lines:
-                _name_page(out, quiet=hash_identifiers or not of_series)
-                raise
-            _end(lines, stopped, f"stopped by {stopped}; finished series are kept", 130)
+            _end(lines, stopped, f"stopped by {stopped}{kept}", 130)
         except Exception as error:
-            if not lines or isinstance(error, typer.Exit):
-                raise
             _end(lines, error, whereabouts(error), 1)
+
+
+def _show(
+    event: dict[str, Any],
+    json_events: bool,
+    lines: JsonLines | None,
+    line_of: Callable[[dict[str, Any]], str],
+    console: Console,
+) -> None:
+    """An event on stdout, for programs, and on stderr, as JSON or for a person."""
+    if json_events:
+        print(json_line(event), flush=True)
+    if lines:
+        lines.tell(event)
+    elif line := line_of(event):
+        console.print(f"{stamp()}{line}", highlight=False, soft_wrap=True)
 
 
 def _name_page(out: Path, *, quiet: bool) -> None:
@@ -109,14 +161,8 @@ def showing(json_events: bool, lines: JsonLines | None = None, *, of_series: boo
             bar.hear(event)
             if event["event"] in QUIET:
                 return
-            if json_events:
-                print(json_line(event), flush=True)
-            if lines:
-                lines.tell(event)
-                return
-            line = _of_sending(event) if event["event"] in OF_SENDING else _line(event)
-            if line:
-                progress.console.print(f"{stamp()}{line}", highlight=False, soft_wrap=True)
+            line_of = _of_sending if event["event"] in OF_SENDING else _line
+            _show(event, json_events, lines, line_of, progress.console)
 
         yield emit
 
