@@ -7,13 +7,14 @@ import time
 from io import BytesIO
 
 import pydicom
+import pynetdicom
 import pytest
 
 from covct.exchange import beside, calling, commitment, sender
 from covct.exchange.audit import audit_log
 from covct.exchange.deliveries import read_deliveries
-from covct.exchange.destinations import of_texts
-from covct.exchange.tls import server_context
+from covct.exchange.destinations import Fault, named, of_texts
+from covct.exchange.tls import client_context, server_context
 from covct.unattended.sending import read_sending
 from support.certificates import make_authority
 from support.pacs import free_ports
@@ -487,6 +488,24 @@ def test_a_sender_beside_a_run_that_ends_is_told_of_once(out, monkeypatch, caplo
             emit({"event": "alive"})
             time.sleep(0.01)
     assert caplog.messages == ["covct send beside this run ended with exit code 1; it is started again"]
+
+
+def test_commitment_is_heard_by_tls_where_objects_go_by_it(tmp_path):
+    authority = make_authority(tmp_path / "ours")
+    certificate, key = map(str, authority.signs("covct"))
+    [port] = free_ports(1)
+    table = {"address": "dicoms://PACS@127.0.0.1:1", "commit": True, "commit_port": port}
+    with pytest.raises(Fault, match="wanted certificate and key too"):
+        named("pacs", table)
+    destination = named("pacs", table | {"certificate": certificate, "key": key})
+    entity = pynetdicom.AE("PACS")
+    entity.add_requested_context(commitment.PUSH_MODEL)
+    with commitment.listening([destination]):
+        assert not entity.associate("127.0.0.1", port, ae_title="COVCT").is_established
+        tls = client_context(authority.certificate), "127.0.0.1"
+        association = entity.associate("127.0.0.1", port, ae_title="COVCT", tls_args=tls)
+        assert association.is_established
+        association.release()
 
 
 def test_a_report_that_comes_twice_or_of_nothing_asked_for_is_passed_over(out):

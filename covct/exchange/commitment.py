@@ -20,6 +20,7 @@ from covct.exchange.answers import of_status
 from covct.exchange.deliveries import Deliveries, Delivery, read_deliveries, write_deliveries
 from covct.exchange.destinations import Destination
 from covct.exchange.line import Line, retry_after, uncommitted
+from covct.exchange.tls import server_context
 
 if TYPE_CHECKING:
     import pydicom
@@ -79,7 +80,7 @@ def listening(destinations: Iterable[Destination]) -> Iterator[Reports]:
     Raises
     ------
     UsageError
-        A port is taken.
+        A port is taken, or a certificate of ours is not valid any more.
     """
     reports = Reports()
     with ExitStack() as servers:
@@ -98,9 +99,13 @@ def _server(destination: Destination, reports: Reports) -> Any:
     entity.require_calling_aet = [destination.peer.title]
     entity.require_called_aet = True
     entity.maximum_associations = 4
-    address = _ours_towards(destination)
+    address, access = _ours_towards(destination), destination.access
+    tls = None
+    if destination.peer.is_secured and access.certificate and access.key:
+        tls = server_context(access.certificate, access.key, authorities=access.authorities)
+    place = (address, destination.commitment_port)
     try:
-        return entity.start_server((address, destination.commitment_port), block=False, evt_handlers=reports.handlers)
+        return entity.start_server(place, block=False, evt_handlers=reports.handlers, ssl_context=tls)
     except OSError as error:
         where = f"{address}:{destination.commitment_port}"
         raise UsageError(

@@ -194,6 +194,8 @@ def _assembled(name: str, read: dict[str, Any]) -> Destination:
         raise Fault("certificate", "wanted a certificate and its key, got one of them")
     if url and read.get("commit"):
         raise Fault("commit", "storage commitment is asked of a DICOM node; STOW-RS has none")
+    if "commit_port" in read and peer and peer.is_secured and "certificate" not in read:
+        raise Fault("commit_port", "its answer comes by TLS, as objects go: wanted certificate and key too")
     access = Access(**{one.name: read[one.name] for one in fields(Access) if one.name in read})
     return Destination(
         name, peer, url, read.get("formats", DICOM_FORMATS), read.get("when", ()), read.get("ours", OUR_TITLE), access,
