@@ -655,6 +655,7 @@ def test_options_that_do_not_go_together(inbox, tmp_path):
         ),
         (("--from", "A@127.0.0.1:1", "--move-to", "dicoms://X@127.0.0.1:104"), "speaks no TLS"),
         (("--from", "A@h:1", "--marker", "a/b"), "wanted the name of a file, not a path"),
+        (("--from", "A@h:1", "--marker", ".."), "wanted the name of a file, not a path"),
         (("--from", "http://127.0.0.1/", "--auth-file", tmp_path / "none"), "cannot be read: No such file"),
         (("--from", "http://pacs.example/", "--auth-file", token), "goes nowhere without TLS"),
         (("--from", "https://me:secret@pacs.example/"), "credentials stand in no address"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from covct.commands.console import plain, stamp, stderr, stdout
 from covct.commands.options import Json, patterns_of, since_of
 from covct.commands.send import destinations_of
 from covct.commands.told import short
+from covct.disk.places import is_bare_name
 from covct.disk.signals import stoppable
 from covct.errors import UsageError
 from covct.exchange.wanted import CHEST, Days
@@ -111,7 +111,7 @@ def pull_command(
 
     if not inbox.is_dir():
         raise UsageError(f"no such directory: {inbox}")
-    if os.path.basename(marker) != marker:
+    if marker and not is_bare_name(marker):
         raise UsageError(f"--marker {marker}: wanted the name of a file, not a path")
     days = _days(date, since, until, datetime.now().astimezone())
     wanted = Wanted(days, _pattern(body_part or CHEST), patterns_of(select), series_min_slices)
