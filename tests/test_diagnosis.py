@@ -8,10 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
+from covct.commands.train_options import Asked, Task
+from covct.commands.training import check
 from covct.data.classified import read_classified, read_picture
 from covct.errors import UsageError, WeightsError
 from covct.networks.cards import read_card
 from covct.networks.diagnosis import NOTICE, Diagnosis, DiagnosisCard, Head, read_diagnosis
+from covct.networks.features import Learned
+from covct.pipeline.likeness import Likeness, suspicion_of
 from covct.results.summary import write_summary
 from covct.unattended.plan import card_hashes
 from support.line import night, segment
@@ -92,6 +96,7 @@ def test_heads_of_another_network_are_refused(tmp_path):
         (heads(), "fitted to another infection network"),
         (heads(card.sha256, scale=[1.0]), "do not fit each other"),
         (heads(card.sha256, scale=[1.0, 0.0]), "do not fit each other"),
+        (heads(card.sha256, scores={"auc_whole": 0.8}), "wanted auc_whole and auc_borders of 0 to 1"),
     ]:
         (tmp_path / "diagnosis.json").write_text(given.as_json())
         with pytest.raises(WeightsError, match=said):
@@ -162,12 +167,14 @@ def test_letters_in_the_borders_are_found_out(training, tmp_path):
 
 
 def describing(networks, diagnosis):
-    """The threshold network, with two features that are always the same."""
+    """The threshold network, with two features that are always the same, as they were learned."""
 
     def describe(slices):
         return call_infection(slices), np.tile([3.0, 2.0], (len(slices), 1))
 
-    return replace(networks, infection=replace(networks.infection, describe=describe), diagnosis=diagnosis)
+    learned = Learned(np.array([3.0, 2.0]), np.eye(2), 1.0)
+    seeing = replace(networks.infection, describe=describe, learned=learned)
+    return replace(networks, infection=seeing, diagnosis=diagnosis)
 
 
 def test_a_scan_tells_its_suspicion_and_that_it_is_no_diagnosis(phantom_series, tmp_path):
@@ -182,6 +189,23 @@ def test_a_scan_tells_its_suspicion_and_that_it_is_no_diagnosis(phantom_series, 
     write_summary(out)
     [row] = csv.DictReader((out / "summary.csv").open())
     assert float(row["suspicion_not_a_diagnosis"]) == 0.881
+
+
+@pytest.mark.parametrize(("slices", "at", "told"), [(10, 3.0, True), (10, 9.0, False), (9, 3.0, False)])
+def test_a_scan_that_may_look_like_nothing_learned_tells_nothing(slices, at, told):
+    likeness = Likeness(Learned(np.array([3.0, 2.0]), np.eye(2), 1.0))
+    likeness.notice(np.tile([at, 2.0], (slices, 1)))
+    assert (suspicion_of(Diagnosis(heads(), SHA), likeness) is not None) == told
+    unknown = Likeness(None)
+    unknown.notice(np.tile([3.0, 2.0], (slices, 1)))
+    assert suspicion_of(Diagnosis(heads(), SHA), unknown) is None
+
+
+def test_other_options_of_training_are_refused_not_ignored(tmp_path):
+    asked = Asked(Task.diagnosis, tmp_path, tmp_path / "out", seed=1)
+    check(asked)
+    with pytest.raises(UsageError, match="--epochs means nothing to it"):
+        check(replace(asked, epochs=3))
 
 
 def test_a_scan_without_such_weights_tells_nothing(phantom_series):

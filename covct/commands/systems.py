@@ -20,7 +20,7 @@ from covct.errors import UsageError
 
 TABLE, SUFFIX = "train", ".toml"
 FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-TASKS = [task.value for task in Task]
+TASKS = [task.value for task in Task if task is not Task.diagnosis]  # which trains no network
 NOT_ITS_OWN = ("out", "task", "resume")  # a recipe is of any folder, and its tables name the tasks
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from covct.training.settings import Settings
 
 RANGE_TEST_STEPS = 100
+OF_DIAGNOSIS = ("task", "data", "out", "initial", "seed", "exact", "log_format")  # options that it takes
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -64,8 +65,16 @@ def check(asked: Asked) -> None:
         raise UsageError(f"--fold {asked.fold}: the number of folds is missing; give --folds")
     if asked.ema >= 1:
         raise UsageError(f"--ema {asked.ema}: wanted a decay below 1, such as 0.99")
+    if asked.task is Task.diagnosis and (beside := _not_of_diagnosis(asked)):
+        raise UsageError(f"diagnosis fits heads on a network that is there: {beside} means nothing to it")
     if asked.cross_validated and asked.split != "none":
         raise UsageError("--cross-validated is for weights trained on all patients; wanted --split none")
+
+
+def _not_of_diagnosis(asked: Asked) -> str:
+    """The first option that asks for something else than the fit of heads takes; empty where there is none."""
+    others = (one for one in fields(asked) if one.name not in OF_DIAGNOSIS)
+    return next((f"--{one.name.replace('_', '-')}" for one in others if getattr(asked, one.name) != one.default), "")
 
 
 def _train_diagnosis(asked: Asked) -> None:

@@ -22,6 +22,7 @@ from covct.networks.features import MOST_FEATURES
 NAME = "diagnosis"
 FILE = f"{NAME}.json"
 NOTICE: Literal["Not a diagnosis. Research use only."] = "Not a diagnosis. Research use only."
+WORTH = ("auc_whole", "auc_borders")  # scores that are told with every figure
 Numbers = Annotated[list[float], Field(min_length=1, max_length=MOST_FEATURES)]
 
 
@@ -99,4 +100,6 @@ def read_diagnosis(folder: Path, infection: Card) -> Diagnosis | None:
     width = len(card.mean)
     if len(card.scale) != width or any(len(head.coefficients) != width for head in card.heads) or min(card.scale) <= 0:
         raise WeightsError(f"{path}: its mean, scale and coefficients do not fit each other")
+    if not all(0 <= card.scores.get(name, -1) <= 1 for name in WORTH):
+        raise WeightsError(f"{path}: it does not say what it is worth; wanted {' and '.join(WORTH)} of 0 to 1")
     return Diagnosis(card, file_sha256(path))

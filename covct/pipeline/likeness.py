@@ -58,9 +58,9 @@ def unlike(apart: float | None) -> list[Finding]:
 
 
 def suspicion_of(diagnosis: Diagnosis | None, likeness: Likeness) -> dict[str, Any] | None:
-    """None without heads, without features, and of a scan that looks like nothing that was learned."""
+    """None without heads, and of a scan that looks like nothing that was learned or of which that cannot be told."""
     features, apart = likeness.features, likeness.apart
-    if diagnosis is None or features is None or (apart is not None and apart > 1):
+    if diagnosis is None or features is None or apart is None or apart > 1:
         return None
     covid, interval = diagnosis.of(features)
     card = diagnosis.card
