@@ -373,6 +373,10 @@ def test_a_worker_that_would_do_it_otherwise_is_refused(order, tmp_path, monkeyp
     with pytest.raises(errors.WeightsError, match="are others there than here: lungs"):
         at_work._check(replace(errand, cards={**cards, "lungs": "0" * 64}))
     at_work._check(pickle.loads(pickle.dumps(errand)))
+    with_lobes = replace(order, lobes="atlas")
+    cards = at_work.card_hashes(order.weights, "atlas")
+    at_work._errands.clear()
+    at_work._check(replace(errand, order=with_lobes, cards=cards))
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def _check(errand: Errand) -> None:
             raise UsageError(f"paths are relative to {errand.folder}, which is not there") from error
     _check_tree(errand)
     _check_sources(errand)
-    if (cards := card_hashes(errand.order.weights)) != errand.cards:
+    if (cards := card_hashes(errand.order.weights, errand.order.lobes)) != errand.cards:
         other = sorted(name for name, sha256 in errand.cards.items() if cards.get(name) != sha256) or sorted(cards)
         raise WeightsError(f"the weights in {errand.order.weights} are others there than here: {', '.join(other)}")
     _errands.add(errand.name)
