@@ -1,5 +1,6 @@
 """Many workers on one output tree: the same tree as one process makes, whoever dies or hangs meanwhile."""
 
+import asyncio
 import errno
 import json
 import os
@@ -21,14 +22,16 @@ import pytest
 from covct import __version__, errors
 from covct.disk import state
 from covct.disk.attempts import begin_attempt
+from covct.intake.discover import discover
 from covct.intake.nifti import write_nifti
 from covct.networks.devices import OPENVINO, parse_wish
 from covct.outputs import Outputs
 from covct.phantom.chest import make_phantom
-from covct.unattended import batch, one_series
+from covct.unattended import batch, one_series, supervisor
 from covct.unattended.heartbeat import Doing
 from covct.unattended.job_events import job_event
 from covct.unattended.live import Live
+from covct.unattended.plan import plan
 from covct.workers import at_work, crew, places, shares, side_by_side
 from covct.workers.parcel import DiskFailed, Errand, Unfit
 from covct.workers.side_by_side import Team
@@ -134,6 +137,19 @@ def test_a_worker_that_is_killed_costs_an_attempt_and_nothing_else(two, order, a
     assert told_by(order.out) == alone
 
 
+def test_a_scheduler_that_says_nothing_is_gone(two, monkeypatch):
+    """Paused, it takes connections, and never answers."""
+
+    async def never():
+        await asyncio.sleep(60)
+
+    two.open()
+    monkeypatch.setattr(two._client.scheduler, "identity", never, raising=False)
+    monkeypatch.setattr(crew, "ANSWER_S", 0.2)
+    with pytest.raises(OSError, match="timed out"):
+        two.workers()
+
+
 def kill_who_is_held(held):
     while not (held.exists() and held.read_text()):
         time.sleep(0.05)
@@ -230,6 +246,17 @@ def dies(stand, token, worker, parcel):
     stand.heard.put((crew.ANSWERED, token, pickle.dumps(answer)))
 
 
+def waits_for_files(stand, token, worker, parcel):
+    """It took the series up, and a share does not answer; of the series nothing is begun."""
+    stand.heard.put((crew.TOLD, token, [{"event": at_work.TAKEN_UP}]))
+
+
+def loads_for_ever(stand, token, worker, parcel):
+    state.claim(parcel.offer)
+    step = job_event("step", parcel.job, step="networks")
+    stand.heard.put((crew.TOLD, token, [{"event": at_work.TAKEN_UP}, {"event": "claimed"}, step]))
+
+
 def loses_the_scheduler(stand, token, worker, parcel):
     state.claim(parcel.offer)
     stand.close()
@@ -262,6 +289,34 @@ def test_a_series_whose_workers_die_three_times_is_given_up(small):
     assert tally["done"] == 1
     tally, events = scan(Stand(dies, dies, dies), replace(one, force=True), teams.make_networks)
     assert failed(events) == ["crashed-repeatedly"]
+
+
+@pytest.mark.parametrize("mishap", [waits_for_files, loads_for_ever])
+def test_what_never_begins_is_held_against_no_series(mishap, small, monkeypatch):
+    """Weights or a share that do not answer: the worker is killed, and after four in a row the run ends."""
+    monkeypatch.setattr(supervisor, "LONGEST_LOADING_S", 0.1)
+    one = replace(small, sources=(small.sources[0] / "a",))
+    stand = Stand(*[mishap] * 3)
+    assert scan(stand, one, teams.make_networks)[0]["done"] == 1
+    assert len(stand.ended) == 3
+    with pytest.raises(errors.WorkersLost, match="4 workers in a row did not read files or load networks in time"):
+        scan(Stand(*[mishap] * 4), replace(one, force=True), teams.make_networks)
+
+
+def stops(stand, token, worker, parcel):
+    raise KeyboardInterrupt
+
+
+def test_a_stop_forgives_a_series_once(small):
+    """Its offer goes too: the crash of an attempt before counts still when the next run has cleared up."""
+    jobs = plan(small, discover(small.sources), at_work.card_hashes(small.weights))
+    for job in jobs:
+        begin_attempt(small.out, job.series.folder, job.work_key)
+    team = Team(Stand(stops), teams.make_networks, 60.0, places.Places(local=True))
+    with pytest.raises(KeyboardInterrupt):
+        batch.scan(small, None, lambda event: None, team.hands)
+    state.recover(small.out)
+    assert [begin_attempt(small.out, job.series.folder, job.work_key).attempts for job in jobs] == [2, 2, 2]
 
 
 def test_a_scheduler_that_is_lost_is_held_against_no_series(small):

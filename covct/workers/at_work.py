@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from covct.networks.network import Networks
 
 TELL_EVERY_S = 0.25
+TAKEN_UP = "taken-up"  # from here on the worker's time counts: also a look at files may never come to an end
 Answer = Worked | Unfit | NotOffered | DiskFailed | Broken
 
 _alone = Lock()  # a worker may have several threads; a series has all of its memory and processors
@@ -68,6 +69,7 @@ def _answer(version: str, packed: bytes, tell: Callable[[Event], None]) -> Answe
         return Unfit(f"covct {__version__} is installed there, {version} here")
     try:
         parcel: Parcel = pickle.loads(packed)
+        tell({"event": TAKEN_UP})
         _check(parcel.errand)
         return _worked(parcel, tell)
     except RunError as error:

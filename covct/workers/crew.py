@@ -1,7 +1,7 @@
 """The line to Dask: to a scheduler and workers of our own on this machine, or to a scheduler that is running somewhere.
 
-Whoever can talk to a scheduler can run code as its workers' user. Our own listens on the loopback alone, and takes only
-who has the keys that were made for it and that lie on no disk.
+Whoever can talk to a scheduler or a worker can run code as the user of the workers, and of the coordinator. Our own
+listen on the loopback alone, and take only who has the keys that were made for them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("covct")
 CONNECT_S = 10.0
+PATIENCE_S = 600.0  # for a scheduler that is not there, or a first worker
+LONGEST_PAUSE_S = 30.0  # between two tries to reach one
+ANSWER_S = 60.0  # a scheduler that is paused or swapped out takes connections, and says nothing
 CLOSE_S = 2.0  # before the process that looks after this one loses patience
 TLS_FILES = ("ca.crt", "tls.crt", "tls.key")  # as Kubernetes names them in a secret
 # Dask's own: no pages over HTTP, which ask nobody who they are, and none of what it measures to show there.
@@ -115,14 +118,14 @@ class Crew:
         Raises
         ------
         OSError
-            It is not answering.
+            It is not answering, or not within `ANSWER_S`.
         """
         if not self.is_open:
             raise ConnectionError("the scheduler is gone")
         client = self._client
         assert client is not None
         # Not `scheduler_info`: what that gives, another thread of Dask replaces now and then, without the workers.
-        return dict(client.sync(client.scheduler.identity)["workers"])
+        return dict(client.sync(client.scheduler.identity, callback_timeout=ANSWER_S)["workers"])
 
     def submit(self, function: Callable[..., None], token: str, worker: str, *arguments: Any) -> Future:
         """Have a worker call the function with the arguments, the topic and the token; `heard` is told how it ends."""

@@ -11,12 +11,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from covct.errors import WorkersLost
-from covct.workers.crew import CONNECT_S, import_distributed, security_of
+from covct.workers.crew import CONNECT_S, LONGEST_PAUSE_S, PATIENCE_S, import_distributed, security_of
 from covct.workers.shares import Share, nanny_options
 
 log = logging.getLogger("covct")
-LONGEST_PAUSE_S = 30.0
-PATIENCE_S = 600.0  # for a scheduler that is not there
 
 
 def join(address: str, shares: list[Share], tls: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from covct.disk import state
 from covct.disk.attempts import Attempt
 from covct.errors import SeriesError
 from covct.unattended.plan import Job, Order
@@ -47,7 +47,8 @@ class Flight:
 
     @property
     def is_begun(self) -> bool:
-        return bool(self.clock.folder) or state.claimed(self.offer).exists()
+        # Listed, not asked for by name: that a name was absent, an NFS client remembers for half a minute.
+        return bool(self.clock.folder) or bool(os.listdir(self.offer))
 
 
 @dataclass

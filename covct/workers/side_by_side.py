@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from covct import __version__
 from covct.disk import state
-from covct.disk.attempts import begin_attempt, forgive_attempt, note_timeout
+from covct.disk.attempts import MOST_ATTEMPTS, begin_attempt, forgive_attempt, note_timeout
 from covct.disk.durable import output_errors
 from covct.disk.outcome import Outcome
 from covct.errors import OutputNotWritable, RunError, WorkersLost
@@ -32,8 +32,8 @@ from covct.unattended.one_series import Worked, conclude, given_up, not_an_attem
 from covct.unattended.plan import Job, Order
 from covct.unattended.preparing import Kept
 from covct.unattended.supervisor import Work
-from covct.workers.at_work import Answer, take_up
-from covct.workers.crew import ANSWERED, TOLD, Crew
+from covct.workers.at_work import TAKEN_UP, Answer, take_up
+from covct.workers.crew import ANSWERED, LONGEST_PAUSE_S, PATIENCE_S, TOLD, Crew
 from covct.workers.parcel import Broken, DiskFailed, Errand, NotOffered, Parcel, Unfit
 from covct.workers.places import Flight, Lanes, Places, needed_mib
 
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("covct")
 TICK_S = 0.25
 LOOK_S = 1.0  # between two looks at who is there
-PATIENCE_S = 600.0  # for a scheduler that is gone, or a first worker
-LONGEST_PAUSE_S = 30.0
 MOST_MISSES = 10  # workers in a row that were lost before they had begun a series
 WITH_THE_SCHEDULER = ("cancelled", "lost")  # how calls end of which it knows nothing any more
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -112,6 +110,7 @@ class _Turn:
     waiting: deque[Job]
     flights: dict[str, Flight] = field(default_factory=dict)
     misses: int = 0
+    not_ready: int = 0  # workers in a row that did not come to begin a series, or to load their networks
     _lanes: Lanes = field(default_factory=Lanes)
     _looked: float = 0.0
     _ticked: float = field(default_factory=time.monotonic)
@@ -143,6 +142,7 @@ class _Turn:
         while self.flights:
             _, flight = self.flights.popitem()
             with suppress(RunError):
+                state.take_back(flight.offer)  # first: what `recover` finds unclaimed, it forgives again
                 forgive_attempt(self.order.out, flight.job.series.folder)
 
     # Handing out
@@ -221,6 +221,9 @@ class _Turn:
         if event["event"] == "log":
             log.log(event["level"], "%s", event["message"])
             return
+        if event["event"] == TAKEN_UP:
+            flight.clock.hear(started(flight.job))
+            return
         if event["event"] == "claimed":
             event = started(flight.job)
         if event["event"] in ("started", "step"):
@@ -264,7 +267,7 @@ class _Turn:
                     raise OSError(errno.ESTALE, f"what the worker {flight.worker} wrote cannot be seen from here")
                 ended = conclude(self.order, job, stage, worked, self.work.emit, self.work.past)
             self._take(job, ended)
-        self.misses = 0
+        self.misses = self.not_ready = 0
         state.take_back(flight.offer)
 
     def _take(self, job: Job, ended: Outcome | Kept) -> None:
@@ -311,14 +314,21 @@ class _Turn:
                 self._end_worker(flight)
 
     def _end_worker(self, flight: Flight) -> None:
-        """Kill one that does not come to an end with a series, and let go of all that it has."""
-        if flight.clock.too_long:
+        """Kill one that does not come to an end with a series, and let go of all that it has.
+
+        Files that do not answer and networks that do not load are no series' fault, as in a single process.
+        """
+        too_long = flight.clock.too_long
+        if too_long:
             note_timeout(self.order.out, flight.job.series.folder, self.team.timeout_s)
-        what = "a series had no result" if flight.clock.too_long else "the networks did not load"
+        what = "a series had no result" if too_long else "files were not read, or networks not loaded,"
         log.error("%s in time; the worker %s is killed", what, flight.worker)
         self.places.set_aside(flight.worker, Unfit("it was killed"))  # whoever comes in its place has another address
         self.crew.end(flight.worker)
-        self._drop_all_of(flight.worker)
+        self._drop_all_of(flight.worker, forgiven=not too_long)
+        self.not_ready += not too_long
+        if self.not_ready > MOST_ATTEMPTS:
+            raise WorkersLost(f"{self.not_ready} workers in a row did not read files or load networks in time")
 
     def _look_at_workers(self) -> None:
         """Who is there; series of those that are gone are let go. A sign of life."""
