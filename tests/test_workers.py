@@ -468,7 +468,7 @@ def test_a_person_sees_how_many_are_at_work():
     def of(folder, event, **more):
         return {"event": event, "folder": folder, "series": folder, **more}
 
-    doing, told = Doing(to_do=3), Live()
+    doing, told = Doing(to_do=3).after(of("2/2", "started", slices=100), 0.0), Live()  # its first worker died
     told.hear({"event": "found", "to_do": 3, "slices_to_do": 300}, 0.0)
     for event in (of("1/1", "started", slices=100), of("2/2", "started", slices=100), of("1/1", "step", step="lungs")):
         doing = doing.after(event, 1.0)

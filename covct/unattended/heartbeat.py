@@ -42,6 +42,8 @@ class Doing:
         The series at work and its step, of several the last that began; without a series, what covct does between two.
     at_work : int
         How many there are.
+    begun : tuple of str
+        Their folders, which a beat has no room for. One that was begun again, since its worker died, is one.
     since, series_since : float
         When the step began, and the series.
     pass_began : float
@@ -62,6 +64,7 @@ class Doing:
     folder: str = ""
     step: str = LOOKING
     at_work: int = 0
+    begun: tuple[str, ...] = ()
     since: float = 0.0
     series_since: float = 0.0
     pass_began: float = 0.0
@@ -81,8 +84,9 @@ class Doing:
         if kind == "found":
             return replace(self, to_do=event["to_do"], finished=0, failed=0, pass_began=now, step="", since=now)
         if kind == "started":
-            at_work = self.at_work + 1
-            return replace(self, folder=event["folder"], step="", at_work=at_work, since=now, series_since=now)
+            begun = (*_others(self.begun, event["folder"]), event["folder"])
+            told = replace(self, begun=begun, at_work=len(begun))
+            return replace(told, folder=event["folder"], step="", since=now, series_since=now)
         if kind == "step" and event.get("folder", self.folder) != self.folder:
             return self
         if kind == "step":
@@ -98,13 +102,18 @@ class Doing:
         if kind == "looking":
             return replace(self, step=LOOKING, since=now)
         if kind == "finished":
-            return replace(self, folder="", step="", at_work=0, since=now, to_do=0)
+            return replace(self, folder="", step="", begun=(), at_work=0, since=now, to_do=0)
         return replace(self, problems=self.problems + (kind == "problem"))
 
     def _without(self, folder: str, now: float) -> Doing:
         """After a series came to its end, whether or not it is the one that is told of."""
-        less = replace(self, at_work=max(0, self.at_work - 1), to_do=max(0, self.to_do - 1))
+        begun = _others(self.begun, folder)
+        less = replace(self, begun=begun, at_work=len(begun), to_do=max(0, self.to_do - 1))
         return replace(less, folder="", step="", since=now) if folder == self.folder else less
+
+
+def _others(begun: tuple[str, ...], folder: str) -> tuple[str, ...]:
+    return tuple(one for one in begun if one != folder)
 
 
 @dataclass(frozen=True)
@@ -147,9 +156,15 @@ def beat(private: Path, state: str, doing: Doing | None = None) -> None:
         descriptor = os.open(private / NAME, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             # In one write of one page: whoever reads meets the beat before or this one.
-            os.pwrite(descriptor, json.dumps(asdict(now)).encode().ljust(SIZE - 1) + b"\n", 0)
+            os.pwrite(descriptor, json.dumps(_told(now)).encode().ljust(SIZE - 1) + b"\n", 0)
         finally:
             os.close(descriptor)
+
+
+def _told(last: Heartbeat) -> dict[str, Any]:
+    told = asdict(last)
+    del told["doing"]["begun"]
+    return told
 
 
 def read_beat(private: Path) -> Heartbeat | None:
