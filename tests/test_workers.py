@@ -32,7 +32,7 @@ from covct.unattended.heartbeat import Doing
 from covct.unattended.job_events import job_event
 from covct.unattended.live import Live
 from covct.unattended.plan import plan
-from covct.workers import at_work, crew, places, shares, side_by_side
+from covct.workers import at_work, crew, joining, places, shares, side_by_side
 from covct.workers.parcel import DiskFailed, Errand, Unfit
 from covct.workers.side_by_side import Team
 from support import teams
@@ -454,6 +454,30 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch, tmp_path):
         crew.Crew(address="tcp://127.0.0.1:9").open()
     with pytest.raises(errors.UsageError, match=r"no ca\.crt, tls\.crt, tls\.key there"):
         crew.security_of(tmp_path)
+
+
+def test_workers_that_a_scheduler_does_not_take_give_up(monkeypatch):
+    """Something is listening there, with other certificates: that is not a scheduler that was lost."""
+    distributed = pytest.importorskip("distributed")
+
+    class Refused:
+        def __init__(self, *_, **__): ...
+
+        def __await__(self):
+            raise OSError("no handshake")
+            yield
+
+        async def close(self, **_): ...
+
+    async def listens(address):
+        return True
+
+    monkeypatch.setattr(distributed, "Nanny", Refused)
+    monkeypatch.setattr(joining, "_is_answering", listens)
+    monkeypatch.setattr(joining, "PATIENCE_S", 0.5)
+    joined = joining._joined("tcp://127.0.0.1:9", [shares.Share(1, 4096.0)], None)
+    with pytest.raises(errors.WorkersLost, match=r"no Dask scheduler has been answering at tcp://127\.0\.0\.1:9"):
+        asyncio.run(asyncio.wait_for(joined, 3))
 
 
 def test_without_dask_it_says_what_to_install(monkeypatch):

@@ -34,8 +34,7 @@ async def _joined(address: str, shares: list[Share], tls: Path | None) -> None:
     loop, pause = asyncio.get_running_loop(), 1.0
     away_since = loop.time()
     while True:
-        if await _is_answering(address):
-            await _stay(address, shares, tls)
+        if await _is_answering(address) and await _stay(address, shares, tls):
             pause, away_since = 1.0, loop.time()
             log.warning("the scheduler %s is gone; trying to reach it again", address)
         if loop.time() - away_since > PATIENCE_S:
@@ -54,8 +53,8 @@ async def _is_answering(address: str) -> bool:
     return True
 
 
-async def _stay(address: str, shares: list[Share], tls: Path | None) -> None:
-    """Work as long as the scheduler is there."""
+async def _stay(address: str, shares: list[Share], tls: Path | None) -> bool:
+    """Work as long as the scheduler is there. Returns whether it took us: something else may be listening there."""
     from distributed import Nanny
     from distributed.utils import get_ip
 
@@ -66,8 +65,10 @@ async def _stay(address: str, shares: list[Share], tls: Path | None) -> None:
         Nanny(address, host=host, **security, **nanny_options(share, name.format(number)))
         for number, share in enumerate(shares)
     ]
+    joined = False
     try:
         await asyncio.gather(*nannies)
+        joined = True
         log.warning("%d workers have joined %s", len(nannies), address)
         await asyncio.wait([asyncio.ensure_future(nanny.finished()) for nanny in nannies],
                            return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
@@ -76,3 +77,4 @@ async def _stay(address: str, shares: list[Share], tls: Path | None) -> None:
     finally:
         with suppress(Exception):
             await asyncio.gather(*(nanny.close(timeout=5) for nanny in nannies), return_exceptions=True)
+    return joined
