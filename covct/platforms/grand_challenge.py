@@ -14,7 +14,7 @@ from pathlib import Path
 
 from covct.disk.durable import make_folder, replace_file
 from covct.errors import UsageError
-from covct.outputs import FORMATS
+from covct.outputs import NIFTI_PAIR
 from covct.platforms.assignment import Assignment, Platform, Results, Wishes
 from covct.platforms.deliver import tell
 
@@ -38,7 +38,7 @@ def assignments(environment: Mapping[str, str], wishes: Wishes) -> Iterable[Assi
     def deliver(results: Results) -> None:
         names: dict[str, list[str]] = {}
         for entry in results.done:
-            for mask, socket in zip(FORMATS["nifti"].files, (wishes.lungs, wishes.infection), strict=True):
+            for mask, socket in zip(NIFTI_PAIR, (wishes.lungs, wishes.infection), strict=True):
                 name = f"{socket}/{image.name}"
                 make_folder((out / name).parent)
                 write_mask_like(image, results.tree / entry.folder / mask, out / name)
