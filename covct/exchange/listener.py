@@ -23,7 +23,7 @@ from covct.exchange.tls import why_not_trusted
 from covct.outputs import Emit
 
 TICK_S = 0.5  # signs of what is open are touched as often
-STOP_GRACE_S = 3.0  # for the instances at hand, once covct is to stop
+STOP_GRACE_S = 3.0  # for instances that have come whole, once covct is to stop
 MOST_REJECTED = 8  # connections beyond the limit that are told so at one time; more are closed
 BACKLOG = 64
 SAY_AGAIN_S = 60.0  # between two events of the same address that is turned away
@@ -64,7 +64,10 @@ class Listener:
         return str(host), int(port)
 
     def serve(self) -> None:
-        """Answer callers until `stop`, or a stop signal (`Stopped`); instances at hand have a moment to be stored."""
+        """Answer callers until `stop`, or a stop signal (`Stopped`).
+
+        What has come whole has a moment to be stored; what has come in part is not acknowledged, and is sent again.
+        """
         try:
             while not self._stopping.is_set():
                 ready, _, _ = select.select([self.opened], [], [], TICK_S)
@@ -153,7 +156,7 @@ class Listener:
                 )
 
     def _end(self) -> None:
-        """No new caller; who is idle is cut off, and what is being stored is stored."""
+        """No new caller; nothing more is read, and what has come whole is stored."""
         self.opened.close()
         self._stopping.set()
         with self._lock:
