@@ -112,6 +112,7 @@ class _Turn:
     misses: int = 0
     not_ready: int = 0  # workers in a row that did not come to begin a series, or to load their networks
     _lanes: Lanes = field(default_factory=Lanes)
+    _asked: tuple[Job, float] | None = None  # the job that was last placed or has to wait, and the memory it needs
     _looked: float = 0.0
     _ticked: float = field(default_factory=time.monotonic)
     _nobody_since: float | None = None
@@ -160,7 +161,7 @@ class _Turn:
                 if not self.team.is_opened:
                     self.team.open(self.work)
                     self._look_at_workers()
-                need = needed_mib(job, self.order)
+                need = self._needed(job)
                 worker = self.places.place(need, self.flights.values())
                 if not worker:
                     return
@@ -168,6 +169,12 @@ class _Turn:
             self.work.started += 1
             with self.work.troubles.of(job.series.study_folder, "working on a series"):
                 self._begin(job, worker, need)
+
+    def _needed(self, job: Job) -> float:
+        """MiB. Asked once for a job that waits: it looks at each of its files."""
+        if self._asked is None or self._asked[0] is not job:
+            self._asked = job, needed_mib(job, self.order)
+        return self._asked[1]
 
     def _begin(self, job: Job, worker: str, need_mib: float) -> None:
         """Note the attempt, and send the series to the worker; or end it, where it need not be read."""
