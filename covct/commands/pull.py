@@ -16,15 +16,17 @@ from rich.table import Table
 
 from covct import RESEARCH_USE
 from covct.commands.configured import config_of
-from covct.commands.console import plain, stamp, stderr, stdout
+from covct.commands.console import plain, stdout
 from covct.commands.options import Json, patterns_of, since_of
 from covct.commands.send import destinations_of
-from covct.commands.told import short
+from covct.commands.told import short, telling
 from covct.disk.places import is_bare_name
 from covct.disk.signals import stoppable
 from covct.errors import UsageError
 from covct.exchange.wanted import CHEST, Days
 from covct.intake.choice import FEWEST_SLICES
+from covct.outputs import Emit
+from covct.unattended.logs import LogFormat
 from covct.visible import json_line
 
 if TYPE_CHECKING:
@@ -119,12 +121,13 @@ def pull_command(
     order = Pull(inbox, out, wanted, limit, pause, marker, place.ours)
     if dry_run and move_to:
         move_to = move_to.partition("@")[0]  # nothing is sent, so nothing need listen
-    with stoppable(), _opened(inbox, place, move_to) as archive:
-        if dry_run:
-            _show(order, archive, json_events)
-            return
-        tally = pull(order, archive, partial(_tell, json_events))
-    _tell(json_events, {"event": "finished", **tally})
+    with telling(json_events, LogFormat.text, _line) as tell:
+        with stoppable(), _opened(inbox, place, move_to) as archive:
+            if dry_run:
+                _show(order, archive, json_events, tell)
+                return
+            tally = pull(order, archive, tell)
+        tell({"event": "finished", **tally})
     if tally["incomplete"]:
         raise typer.Exit(3)
 
@@ -215,12 +218,12 @@ def _move_to(move_to: str | None) -> MoveTo | None:
     return MoveTo(place.title, place.host, place.port)
 
 
-def _show(order: Any, archive: Archive, json_events: bool) -> None:
+def _show(order: Any, archive: Archive, json_events: bool, tell: Emit) -> None:
     """The dry run. Nothing is written; no name, date or description is shown."""
     from covct.exchange.pull import foreseen
 
     table = Table("study", "series", "slices", "verdict", "why", caption=RESEARCH_USE)
-    for one in foreseen(order, archive, partial(_tell, json_events)):
+    for one in foreseen(order, archive, tell):
         series = one.series
         if json_events:
             row = {"study": series.study_uid, "series": series.uid, "slices": one.count, "missing": len(one.missing)}
@@ -232,14 +235,8 @@ def _show(order: Any, archive: Archive, json_events: bool) -> None:
         stdout.print(table)
 
 
-def _tell(json_events: bool, event: dict[str, Any]) -> None:
-    """An event: for programs on stdout, for a person on stderr."""
-    if json_events:
-        print(json_line(event), flush=True)
-    stderr.print(f"{stamp()}{_line(event)}", highlight=False, soft_wrap=True)
-
-
 def _line(event: dict[str, Any]) -> str:
+    """An event for a person."""
     kind = event["event"]
     if kind == "finished":
         counts = ", ".join(f"{number} {name}" for name, number in event.items() if name != "event" and number)
