@@ -7,7 +7,6 @@ import os
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 
-from covct.errors import UsageError
+from covct.errors import UsageError, did_you_mean
 
 NAME = "covct.toml"
 DESTINATIONS = "destinations"  # tables that are no command's: [destinations.NAME]
@@ -222,8 +221,8 @@ def _check_value(config: ConfigFile, table: str, command: Any, key: str, value: 
 
 def unknown(config: ConfigFile, table: str, key: str, why: str, known: Any) -> UsageError:
     """The refusal of a key that is not among the `known`, with the near one."""
-    near = get_close_matches(key.replace("_", "-"), list(known), n=1)
-    return _refusal(config, table, key, why + (f"; did you mean {near[0]}?" if near else ""))
+    near = did_you_mean(key.replace("_", "-"), known)
+    return _refusal(config, table, key, why + (f"; {near}" if near else ""))
 
 
 def _refusal(config: ConfigFile, table: str, key: str, why: str) -> UsageError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from difflib import get_close_matches
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 
 from covct.commands.config_file import annotation, is_of, parameters, wanted
 from covct.commands.console import plain, stderr
-from covct.errors import UsageError
+from covct.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from covct.platforms.assignment import Assignment, Results
@@ -115,9 +114,10 @@ def arguments_of(assignment: Assignment, scan: Any) -> list[str]:
     for key, value in assignment.settings.items():
         name = key.replace("_", "-")
         if name not in known:
-            near = get_close_matches(name, [*known, *assignment.own], n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"{assignment.given_in}: {plain(key)}: there is no such setting{hint}")
+            near = did_you_mean(name, [*known, *assignment.own])
+            raise UsageError(
+                f"{assignment.given_in}: {plain(key)}: there is no such setting" + (f"; {near}" if near else "")
+            )
         kind = annotation(scan, known[name])
         if not is_of(kind, value):
             raise UsageError(f"{assignment.given_in}: {name}: got {value!r}, wanted {wanted(kind)}")

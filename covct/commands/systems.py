@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from covct.commands.config_file import ConfigFile, check_table, read, unknown
 from covct.commands.train_options import Task
-from covct.errors import UsageError
+from covct.errors import UsageError, did_you_mean
 
 TABLE, SUFFIX = "train", ".toml"
 FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -82,11 +81,8 @@ def _file_of(name: str) -> Path:
     if name.endswith(SUFFIX):
         return Path(name)
     if name not in published():
-        near = get_close_matches(name, published(), n=1)
-        wanted = (
-            f"did you mean {near[0]}?" if near else f"wanted one of {', '.join(published())}, or a file NAME{SUFFIX}"
-        )
-        raise UsageError(f"--like {name}: no system of that name; {wanted}")
+        wanted = f"wanted one of {', '.join(published())}, or a file NAME{SUFFIX}"
+        raise UsageError(f"--like {name}: no system of that name; {did_you_mean(name, published()) or wanted}")
     return Path(str(_shelf() / f"{name}{SUFFIX}"))
 
 

@@ -7,12 +7,11 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from covct.errors import UsageError
+from covct.errors import UsageError, did_you_mean
 from covct.exchange.peers import Peer, peer_of, title_of
 from covct.exchange.rules import Rule, parse_rule
 from covct.exchange.web_session import credentials_in, is_loopback
@@ -146,8 +145,8 @@ def _of_text(text: str, tables: Mapping[str, Any], option: str) -> Destination:
     if text in tables:
         return named(text, tables[text])
     if NAME.fullmatch(text):
-        near = get_close_matches(text, list(tables), n=1)
-        raise UsageError(f"{option} {text}: " + (f"no such destination; did you mean {near[0]}?" if near else WANTED))
+        near = did_you_mean(text, tables)
+        raise UsageError(f"{option} {text}: " + (f"no such destination; {near}" if near else WANTED))
     if text.startswith(("http://", "https://")):
         try:
             return Destination(text.rstrip("/"), url=_url(text))
@@ -173,8 +172,7 @@ def named(name: str, table: Any) -> Destination:
         raise Fault("", f"wanted a table, [{TABLE}.{name}]")
     for key in table:
         if key not in KEYS:
-            near = get_close_matches(key, list(KEYS), n=1)
-            raise Fault(key, "not known" + (f"; did you mean {near[0]}?" if near else f"; wanted {', '.join(KEYS)}"))
+            raise Fault(key, f"not known; {did_you_mean(key, KEYS) or 'wanted ' + ', '.join(KEYS)}")
     read = {key: KEYS[key](key, value) for key, value in table.items()}
     if "address" not in read:
         raise Fault("address", "is missing: wanted TITLE@HOST:PORT, or https://HOST/PATH")
@@ -243,8 +241,7 @@ def _texts(key: str, value: Any) -> list[str]:
 def _formats(key: str, value: Any) -> tuple[str, ...]:
     names = _texts(key, value)
     if unknown := [name for name in names if name not in DICOM_FORMATS]:
-        near = get_close_matches(unknown[0], DICOM_FORMATS, n=1)
-        told = f"did you mean {near[0]}?" if near else f"wanted {', '.join(DICOM_FORMATS)}"
+        told = did_you_mean(unknown[0], DICOM_FORMATS) or f"wanted {', '.join(DICOM_FORMATS)}"
         raise Fault(key, f"{unknown[0]} is no DICOM format; {told}")
     return tuple(name for name in DICOM_FORMATS if name in names)
 

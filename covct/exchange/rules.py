@@ -9,9 +9,9 @@ import operator
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
+from covct.errors import did_you_mean
 from covct.results.entries import STATUSES, Entry
 from covct.terms import FIGURES
 
@@ -74,9 +74,8 @@ def parse_rule(text: str) -> Rule:
         raise ValueError(f'"{text}", wanted a field, a comparison and a value, such as "infection_percent >= 5"')
     field, comparison, value = match.groups()
     if field not in FIELDS:
-        near = get_close_matches(field, FIELDS, n=1)
-        told = f"; did you mean {near[0]}?" if near else f"; wanted one of {', '.join(FIELDS)}"
-        raise ValueError(f'"{text}": a result has no {field}{told}')
+        told = did_you_mean(field, FIELDS) or f"wanted one of {', '.join(FIELDS)}"
+        raise ValueError(f'"{text}": a result has no {field}; {told}')
     return Rule(field, "=" if comparison == "==" else comparison, _value(field, comparison, value.strip("\"'"), text))
 
 
