@@ -63,8 +63,7 @@ class ByLobe:
 
 def lobe_score(percent: float) -> int:
     """0 to 5 by a lobe's share of opacity."""
-    reached = [number for number, start, itself in LOBE_SCORES if percent > start or (itself and percent == start)]
-    return max(reached, default=0)
+    return int(lobe_scores(np.asarray(percent)))
 
 
 def lobe_scores(percent: np.ndarray) -> np.ndarray:
@@ -123,7 +122,7 @@ def _lobe(voxels: int, infected: int, ml: float, other: np.ndarray | None) -> Lo
     """`other`: its shares by other courses of the fissures, (people,); None where share and score are withheld."""
     if other is None or not voxels:
         return LobeBurden(voxels * ml, infected * ml, None, None, None, None)
-    percent, known = 100.0 * infected / voxels, np.sort(other[~np.isnan(other)])
+    percent, known = 100.0 * infected / voxels, other[~np.isnan(other)]
     score = lobe_score(percent)
     return LobeBurden(
         voxels * ml, infected * ml, percent, _ends(known, percent), score, _whole_ends(lobe_scores(known), score)
