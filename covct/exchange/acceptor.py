@@ -24,11 +24,11 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import build_context, negotiate_as_acceptor
 
 from covct import __version__
-from covct.dicom.header import CT_IMAGE, ENHANCED_CT, LEGACY_CONVERTED_CT
 from covct.dicom.syntaxes import EXPLICIT_LITTLE_ENDIAN, SYNTAXES
 from covct.exchange import pdus
+from covct.exchange.archive import CT_IMAGES
 from covct.exchange.pdus import Gone, Violation, Wire
-from covct.exchange.peers import Caller, may_call
+from covct.exchange.peers import VERIFICATION, Caller, may_call
 from covct.exchange.received import (
     INVALID_INSTANCE,
     SUCCESS,
@@ -40,8 +40,6 @@ from covct.exchange.received import (
     is_name,
 )
 
-VERIFICATION = "1.2.840.10008.1.1"
-STORED_CLASSES = (CT_IMAGE, ENHANCED_CT, LEGACY_CONVERTED_CT)
 # Whoever offers several gets the first of these: as plain as can be, and lossy only where nothing else is offered.
 TAKEN_SYNTAXES = (EXPLICIT_LITTLE_ENDIAN, *sorted(SYNTAXES.keys() - {EXPLICIT_LITTLE_ENDIAN}, key=lambda uid: (
     ("never", "maybe", "always").index(SYNTAXES[uid].loss), [*SYNTAXES].index(uid)
@@ -257,7 +255,7 @@ def _request(encoded: bytes) -> tuple[Any, int]:
 
 def _acceptance(request: Any, terms: Terms) -> tuple[dict[int, tuple[str, str]], bytes]:
     """Accepted contexts (class and transfer syntax by their number), and the PDU that tells them."""
-    ours = [build_context(VERIFICATION), *(build_context(uid, list(TAKEN_SYNTAXES)) for uid in STORED_CLASSES)]
+    ours = [build_context(VERIFICATION), *(build_context(uid, list(TAKEN_SYNTAXES)) for uid in CT_IMAGES)]
     found, _ = negotiate_as_acceptor(request.presentation_context_definition_list, ours)
     longest, implementation, version = (
         MaximumLengthNotification(), ImplementationClassUIDNotification(), ImplementationVersionNameNotification(),

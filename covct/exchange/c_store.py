@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from covct.dicom.syntaxes import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from covct.errors import PeerError, UsageError, whereabouts
 from covct.exchange.answers import Answer, Loaded, NotReached, Store, of_status
 from covct.exchange.calling import associated
 from covct.exchange.destinations import Destination
+from covct.exchange.peers import VERIFICATION
 from covct.exchange.tls import client_context
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
 
-VERIFICATION = "1.2.840.10008.1.1"
-IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 ANSWER_S = 120.0  # from the last byte of an object to its status
 MOST_CONTEXTS = 128
 
@@ -68,8 +68,8 @@ def _contexts(kinds: Iterable[tuple[str, str]], further: Iterable[str]) -> list[
     from pynetdicom.presentation import build_context
 
     wanted = set(kinds)
-    wanted |= {(sop_class, IMPLICIT) for sop_class, syntax in wanted if syntax == EXPLICIT}
-    wanted |= {(sop_class, IMPLICIT) for sop_class in (VERIFICATION, *further)}
+    wanted |= {(sop_class, IMPLICIT_LITTLE_ENDIAN) for sop_class, syntax in wanted if syntax == EXPLICIT_LITTLE_ENDIAN}
+    wanted |= {(sop_class, IMPLICIT_LITTLE_ENDIAN) for sop_class in (VERIFICATION, *further)}
     return [build_context(sop_class, syntax) for sop_class, syntax in sorted(wanted)][:MOST_CONTEXTS]
 
 
@@ -100,7 +100,9 @@ def _refusal(association: Association, one: Loaded) -> str:
 
     accepted = [context for context in association.accepted_contexts if context.abstract_syntax == one.sop_class]
     syntaxes = {context.transfer_syntax[0] for context in accepted}
-    usable = {one.transfer_syntax} | ({IMPLICIT} if one.transfer_syntax == EXPLICIT else set())
+    usable = {one.transfer_syntax} | (
+        {IMPLICIT_LITTLE_ENDIAN} if one.transfer_syntax == EXPLICIT_LITTLE_ENDIAN else set()
+    )
     if syntaxes & usable:
         return ""
     name = UID(one.sop_class).name

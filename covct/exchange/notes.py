@@ -6,13 +6,13 @@ from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 
+from covct.dicom.syntaxes import EXPLICIT_LITTLE_ENDIAN
 from covct.disk.outcome import moment_of, read_outcome
 from covct.disk.places import OUTCOME
 from covct.exchange.answers import Loaded
 from covct.exchange.outgoing import Due
 
 KEY_OBJECT = "1.2.840.10008.5.1.4.1.1.88.59"
-EXPLICIT = "1.2.840.10008.1.2.1"
 
 
 def note_of(out: Path, one: Due) -> Loaded | None:
@@ -34,8 +34,8 @@ def note_of(out: Path, one: Due) -> Loaded | None:
     content = rejection_note(header, rejected, Making(moment, installation(out)))
     note = dcmread(BytesIO(content), stop_before_pixels=True)
     return Loaded(
-        "", "", str(note.StudyInstanceUID), str(note.SeriesInstanceUID), KEY_OBJECT, str(note.SOPInstanceUID), EXPLICIT,
-        content,
+        "", "", str(note.StudyInstanceUID), str(note.SeriesInstanceUID), KEY_OBJECT, str(note.SOPInstanceUID),
+        EXPLICIT_LITTLE_ENDIAN, content,
     )  # fmt: skip
 
 

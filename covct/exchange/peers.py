@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from covct.errors import UsageError
 
 ANY = "*"
+VERIFICATION = "1.2.840.10008.1.1"  # SOP class of C-ECHO
 PLAIN, SECURED = "dicom", "dicoms"  # schemes, as http and https
 WANTED = f"wanted TITLE@HOST:PORT, or {SECURED}://TITLE@HOST:PORT for TLS"
 TITLE = re.compile(r"[ -\[\]-~]{1,16}")  # ASCII that prints, without the backslash (PS3.5 6.2)

@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from covct.dicom.syntaxes import EXPLICIT_LITTLE_ENDIAN
 from covct.disk.durable import output_errors
 from covct.exchange import commitment
 from covct.exchange.answers import Answer, Loaded, NotReached, Store
 from covct.exchange.audit import MINOR_FAILURE, SUCCESS, AuditLog, Instance, Party
-from covct.exchange.c_store import EXPLICIT, c_store
+from covct.exchange.c_store import c_store
 from covct.exchange.deliveries import Deliveries, Delivery, only_sender, write_deliveries
 from covct.exchange.destinations import Destination
 from covct.exchange.line import Line, retry_after
@@ -142,7 +143,7 @@ def _send_batch(call: Call, line: Line, batch: list[Due]) -> None:
     destination = line.destination
     kinds = kinds_of(call.out, batch)
     if destination.rejects:
-        kinds.add((KEY_OBJECT, EXPLICIT))
+        kinds.add((KEY_OBJECT, EXPLICIT_LITTLE_ENDIAN))
     with _channel(call, destination, kinds) as (store, ask):
         for one in batch:
             if now := _as_it_is_now(line, one):

@@ -24,9 +24,9 @@ from pynetdicom.presentation import build_context
 
 from covct.dicom.header import CT_IMAGE
 from covct.dicom.syntaxes import EXPLICIT_LITTLE_ENDIAN, SYNTAXES
-from covct.exchange.acceptor import VERIFICATION, Terms
+from covct.exchange.acceptor import Terms
 from covct.exchange.listener import Listener, listening
-from covct.exchange.peers import caller_of
+from covct.exchange.peers import VERIFICATION, caller_of
 from covct.exchange.received import Inbox
 
 TITLE, MODALITY, MAX_PDU = "COVCT", "CT1", 16384
