@@ -61,6 +61,7 @@ def node_command(
 
     Whatever else covct watch can do stands in the [watch] table of covct.toml, or in the environment (COVCT_WATCH_...).
     """
+    from covct.exchange.audit import NAME as AUDIT_LOG
     from covct.exchange.node import Part, run
     from covct.exchange.node_figures import write_figures
     from covct.unattended.parts import PartState, forget_parts, note_parts
@@ -81,7 +82,7 @@ def node_command(
     receiving = {
         "--port": port, "--ae-title": ae_title, "--address": address, "--max-pdu": max_pdu,
         "--max-associations": max_associations, "--timeout": timeout, "--tls-certificate": tls_certificate,
-        "--tls-key": tls_key, "--tls-authorities": tls_authorities, "--audit": private / "audit.jsonl",
+        "--tls-key": tls_key, "--tls-authorities": tls_authorities, "--audit": private / AUDIT_LOG,
         "--metrics": private / FIGURES / "listen.prom",
     }  # fmt: skip
     listen = [word for name, value in receiving.items() for word in _option(name, value)]

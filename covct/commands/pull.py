@@ -192,7 +192,7 @@ def _opened(inbox: Path, place: Destination, move_to: str | None) -> Iterator[Ar
 
         if move_to:
             raise UsageError("--move-to is for DICOM peers, TITLE@HOST:PORT; a DICOMweb URL needs no listener")
-        with session_of(place.url, None, *tls, credentials=access.credentials()) as session:
+        with session_of(place.url, *tls, credentials=access.credentials()) as session:
             yield web_archive(place.url, session)
         return
     from covct.exchange.arrivals import Arrivals

@@ -60,7 +60,7 @@ def stow(destination: Destination) -> Iterator[Store]:
     logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)  # what it says is said here, in a sentence
     try:
         opened = session_of(
-            destination.url, None, access.authorities, access.certificate, access.key, credentials=access.credentials()
+            destination.url, access.authorities, access.certificate, access.key, credentials=access.credentials()
         )
         with opened as session:
             session.max_redirects = 0  # a POST that is led elsewhere becomes a GET there

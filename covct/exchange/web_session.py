@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 @contextmanager
 def session_of(
     url: str,
-    auth_file: Path | None = None,
     authorities: Path | None = None,
     certificate: Path | None = None,
     key: Path | None = None,
@@ -29,17 +28,15 @@ def session_of(
 
     Parameters
     ----------
-    auth_file : Path, optional
-        One line: ``USER:PASSWORD``, or a bearer token, which holds no colon.
     authorities, certificate, key : Path, optional
         As in `tls.client_context`.
     credentials : str, optional
-        What would stand in `auth_file`, from elsewhere.
+        ``USER:PASSWORD``, or a bearer token, which holds no colon.
 
     Raises
     ------
     UsageError
-        A file cannot be read, or does not hold that; or credentials would be seen: in the URL, or without TLS.
+        A file of TLS cannot be used; or credentials would be seen: in the URL, or without TLS.
     """
     import requests
 
@@ -48,8 +45,6 @@ def session_of(
     parts = urlsplit(url)
     if parts.username or parts.password:
         raise UsageError("credentials stand in no URL, where logs and lists of processes show them")
-    if auth_file:
-        credentials = credentials_in(auth_file)
     if credentials and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise UsageError(f"a password or token goes nowhere without TLS; wanted https in place of {url}")
     client_context(authorities, certificate, key)  # what is wrong with them is said in a sentence now
