@@ -74,21 +74,16 @@ def node_command(
     with output_errors(out):
         for folder in (inbox, private / FIGURES):
             make_folder(folder)
-    both = [
-        *(("--json",) if json_events else ()),
-        *_option("--log-format", log_format.value),
-        *_option("--config", config_of(context).path),
-    ]
-    receiving = {
+    both = [*(("--json",) if json_events else ()), *_options({
+        "--log-format": log_format.value, "--config": config_of(context).path,
+    })]  # fmt: skip
+    listen = _options({
         "--port": port, "--ae-title": ae_title, "--address": address, "--max-pdu": max_pdu,
         "--max-associations": max_associations, "--timeout": timeout, "--tls-certificate": tls_certificate,
         "--tls-key": tls_key, "--tls-authorities": tls_authorities, "--audit": private / AUDIT_LOG,
-        "--metrics": private / FIGURES / "listen.prom",
-    }  # fmt: skip
-    listen = [word for name, value in receiving.items() for word in _option(name, value)]
-    listen += [word for one in allow or () for word in ("--allow", one)]
-    watch = ["--out", str(out), *_option("--metrics", private / FIGURES / "watch.prom")]
-    watch += [word for one in to or () for word in ("--send-to", one)]
+        "--metrics": private / FIGURES / "listen.prom", "--allow": allow,
+    })  # fmt: skip
+    watch = _options({"--out": out, "--metrics": private / FIGURES / "watch.prom", "--send-to": to})
     parts = (Part("listen", (str(inbox), *listen, *both)), Part("watch", (str(inbox), *watch, *both)))
 
     def note(states: list[PartState]) -> None:
@@ -104,6 +99,7 @@ def node_command(
             forget_parts(private)
 
 
-def _option(name: str, value: object) -> list[str]:
-    """An option and its value; nothing where there is none."""
-    return [] if value is None else [name, str(value)]
+def _options(values: dict[str, object]) -> list[str]:
+    """Options with their values: none where there is none, and once for each one of a list."""
+    each = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+    return [word for name, many in each.items() for one in many if one is not None for word in (name, str(one))]

@@ -125,7 +125,10 @@ class Crew:
         client = self._client
         assert client is not None
         # Not `scheduler_info`: what that gives, another thread of Dask replaces now and then, without the workers.
-        return dict(client.sync(client.scheduler.identity, callback_timeout=ANSWER_S)["workers"])
+        try:
+            return dict(client.sync(client.scheduler.identity, callback_timeout=ANSWER_S)["workers"])
+        except TimeoutError as error:  # Dask's own says nothing where its event loop is the first to lose patience
+            raise TimeoutError(f"the scheduler has not answered for {ANSWER_S:g} s") from error
 
     def submit(self, function: Callable[..., None], token: str, worker: str, *arguments: Any) -> Future:
         """Have a worker call the function with the arguments, the topic and the token; `heard` is told how it ends."""
