@@ -51,7 +51,7 @@ RUN_OF = {
 }  # what in an outcome or a summary tells of the run, or of files' times
 KEYED = {"patient"}  # digests under a key that each tree draws for itself
 DONE, NOT_WRITABLE, LOCKED, STOPPED = 0, 12, 11, 130
-ALL_FORMATS = "seg,sr,ko,sc,nifti,png"
+ALL_FORMATS = "seg,sr,sc,ko,pdf,nifti,png,page"
 
 
 @dataclass(frozen=True)

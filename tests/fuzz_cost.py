@@ -84,7 +84,7 @@ def look(contents: bytes, folder: Path) -> None:
     for name in ("a.dcm", "a"):
         (folder / name).write_bytes(contents)
         try:
-            read_header(SourceFile(folder / name))
+            read_header(SourceFile(str(folder / name)))
         except SeriesError as error:
             if isinstance(error.__cause__, MemoryError):
                 raise error.__cause__ from error

@@ -73,7 +73,7 @@ def slices(request, phantom_series):
 
 def said(path):
     try:
-        return read_header(SourceFile(path))
+        return read_header(SourceFile(str(path)))
     except SeriesError as error:
         return error.slug, error.message
 
@@ -107,7 +107,7 @@ def test_whatever_is_damaged_says_what_pydicom_says(slices, tmp_path, monkeypatc
         for contents in (slices[0], first, second, damage(first, Random(-number)), slices[2]):
             path.write_bytes(contents)
             walked = alike.walk(contents[: module.HEADER_BYTES[0]])
-            taken += bool(walked and alike.recall(walked, SourceFile(path)))
+            taken += bool(walked and alike.recall(walked, SourceFile(str(path))))
             assert repr(said(path)) == repr(by_pydicom(path, monkeypatch)), (name, number)
     assert taken > 40  # else nothing was tried
 

@@ -134,12 +134,12 @@ def test_a_media_directory_is_moved_with_the_last_of_its_studies(phantom, series
 def one_medium(number: int) -> tuple[str, list[SourceFile], SourceFile]:
     """A study of four slices in two folders, and the media directory above them."""
     export = Path(f"/in/ward{number % 3}/export{number}")
-    slices = [SourceFile(export / f"IMAGES{at % 2}" / f"{at}") for at in range(4)]
-    return f"1.{number}", slices, SourceFile(export / "DICOMDIR")
+    slices = [SourceFile(f"{export}/IMAGES{at % 2}/{at}") for at in range(4)]
+    return f"1.{number}", slices, SourceFile(str(export / "DICOMDIR"))
 
 
 def media_of(count: int) -> Survey:
-    found = Survey(media=[SourceFile(Path("/in/ward0/DICOMDIR")), SourceFile(Path("/in/empty/DICOMDIR"))])
+    found = Survey(media=[SourceFile("/in/ward0/DICOMDIR"), SourceFile("/in/empty/DICOMDIR")])
     for name, slices, directory in map(one_medium, range(count)):
         found.studies[name] = Study(slices, [0] * len(slices))
         found.media.append(directory)
@@ -150,7 +150,7 @@ def test_each_media_directory_goes_with_the_last_of_the_studies_below_it():
     ready = {f"1.{number}" for number in range(6)}
     own = {name: [directory] for name, _, directory in map(one_medium, range(6))}
     assert movable.media_of(media_of(7), ready) == own, "1.6 is below that of the ward, and stays"
-    own["1.3"].insert(0, SourceFile(Path("/in/ward0/DICOMDIR")))
+    own["1.3"].insert(0, SourceFile("/in/ward0/DICOMDIR"))
     assert movable.media_of(media_of(6), ready) == own
 
 

@@ -616,7 +616,7 @@ def test_a_seg_of_other_slices_is_refused(phantom_series, tmp_path, weights):
     [path] = (tmp_path / "out").rglob("*.seg.dcm")
     [series] = discover([phantom_series]).series
     shorter = load_dicom(replace(series, instances=series.instances[:12]))
-    seg = read_segmentation(SourceFile(path))
+    seg = read_segmentation(SourceFile(str(path)))
     with pytest.raises(UsageError, match=r"seg.dcm: frame \d+ refers to a slice that its scan does not have"):
         read_seg_mask(seg, "lungs", {}, shorter)
     scan = load_dicom(series)

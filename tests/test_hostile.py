@@ -218,7 +218,7 @@ def test_an_acquisition_number_without_end_becomes_no_folder_name(number, series
 def test_a_value_that_cannot_be_parsed_is_empty_when_it_is_asked_for(series_folder):
     path = first(series_folder)
     path.write_bytes(path.read_bytes().replace(b"\x18\x00\x00\x51CS", b"\x18\x00\x00\x51\x43\x13"))
-    values = read_values(SourceFile(path), ("PatientPosition", "Modality"))
+    values = read_values(SourceFile(str(path)), ("PatientPosition", "Modality"))
     assert values == {"PatientPosition": "", "Modality": "CT"}
 
 
@@ -371,7 +371,7 @@ def lying_zip(path, contents: bytes, **claims: int) -> None:
 def test_a_zip_member_gives_no_more_than_its_directory_says(tmp_path):
     lying_zip(tmp_path / "a.zip", bytes(60 * MIB), size=1000)
     with peak() as used, pytest.raises(SeriesError) as refused:
-        list(read_all([SourceFile(tmp_path / "a.zip", "a.dcm")]))
+        list(read_all([SourceFile(str(tmp_path / "a.zip"), "a.dcm")]))
     assert "a.zip" in refused.value.file
     assert used.bytes < MIB
 

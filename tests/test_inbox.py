@@ -28,7 +28,7 @@ def seen(**studies):
     """A survey: of each study the files, with a mark each."""
     found = Survey()
     for name, marks in studies.items():
-        files = [SourceFile(Path(f"/inbox/{name}/{number}")) for number in range(len(marks))]
+        files = [SourceFile(f"/inbox/{name}/{number}") for number in range(len(marks))]
         found.studies[name] = Study(files, list(marks))
     return found
 
@@ -101,8 +101,8 @@ def test_what_could_not_be_read_is_tried_again_at_longer_intervals():
 
 def test_a_growing_unfinished_file_keeps_the_study_beside_it(tmp_path):
     rule, part = Settling(SETTLE, "", [tmp_path]), tmp_path / "3.dcm.part"
-    study = Survey(arriving=[SourceFile(part)])
-    study.studies["a"] = Study([SourceFile(tmp_path / "1.dcm")], [1])
+    study = Survey(arriving=[SourceFile(str(part))])
+    study.studies["a"] = Study([SourceFile(str(tmp_path / "1.dcm"))], [1])
     for step in range(5):
         part.write_bytes(bytes(step))
         assert rule.ready(study, Files(), 30 * step) == []
@@ -115,8 +115,8 @@ def test_times_in_the_future_or_the_past_do_not_block(tmp_path, times):
     path.write_bytes(b"")
     os.utime(path, times)
     rule = Settling(SETTLE, "", [tmp_path])
-    study = Survey(arriving=[SourceFile(path)])
-    study.studies["a"] = Study([SourceFile(tmp_path / "1.dcm")], [1])
+    study = Survey(arriving=[SourceFile(str(path))])
+    study.studies["a"] = Study([SourceFile(str(tmp_path / "1.dcm"))], [1])
     rule.ready(study, Files(), 0)
     assert rule.ready(study, Files(), 30) == ["a"]
 
@@ -136,7 +136,7 @@ def test_a_marker_speaks_of_its_folder_and_those_below(tmp_path, marker, files, 
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     study = Survey()
-    study.studies["a"] = Study([SourceFile(tmp_path / name) for name in files], list(range(len(files))))
+    study.studies["a"] = Study([SourceFile(str(tmp_path / name)) for name in files], list(range(len(files))))
     rule = Settling(0, "DONE", [tmp_path])
     assert rule.ready(study, Files(), 0) == (["a"] if taken else [])
     assert rule.counts["without_marker"] == (not taken)

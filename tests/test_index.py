@@ -370,7 +370,7 @@ def test_what_came_of_a_study_is_known_for_the_same_files_and_wishes_only(index_
 
 
 def test_a_file_is_still_the_same_only_while_it_is(four_slices, index_file):
-    file = SourceFile(sorted(four_slices.iterdir())[0])
+    file = SourceFile(str(sorted(four_slices.iterdir())[0]))
     with index.open_index(index_file, later) as opened:
         opened.study_of(file)
         assert opened.still(file)

@@ -81,7 +81,7 @@ def mixtures(draw):
 @pytest.fixture(scope="module")
 def slices(phantom_series):
     paths = sorted(phantom_series.iterdir())[:SLICES]
-    return [read_header(SourceFile(path)).instances[0] for path in paths]
+    return [read_header(SourceFile(str(path))).instances[0] for path in paths]
 
 
 def made(slices, mixture: Mixture) -> dict[SourceFile, Header]:
@@ -97,7 +97,7 @@ def made(slices, mixture: Mixture) -> dict[SourceFile, Header]:
             moved = bool(which) and another_scan
             instance = replace(
                 slices[index],
-                file=SourceFile(Path(("first", "second")[which]) / f"{index}-{number}.dcm"),
+                file=SourceFile(f"{('first', 'second')[which]}/{index}-{number}.dcm"),
                 sop_instance_uid=f"1.4.{0 if mixture.same_instances else which}.{index}",
                 position=(x + 3 * moved, y, z + step / 2 * (moved and mixture.half_a_step)),
                 acquisition=1 + moved,

@@ -105,7 +105,7 @@ def test_fifo_socket_and_device_are_never_opened(series_folder, monkeypatch):
 @pytest.mark.parametrize("name", ["a.dcm", "a.zip", "a.nii"])
 def test_file_that_becomes_a_fifo_between_look_and_open_does_not_hang(name, tmp_path):
     os.mkfifo(tmp_path / name)
-    file = SourceFile(tmp_path / name, "member.dcm" if name == "a.zip" else "")
+    file = SourceFile(str(tmp_path / name), "member.dcm" if name == "a.zip" else "")
     caught: list[Exception] = []
 
     def read():

@@ -329,7 +329,7 @@ def test_a_name_that_repeats_the_number_is_no_name():
 
 def test_several_studies_of_one_patient_are_worked_on_by_date(sources):
     def job(name, night, number="n", to_prepare=True):
-        slices = (SimpleNamespace(file=SourceFile(next(sources[night].iterdir()))),)
+        slices = (SimpleNamespace(file=SourceFile(str(next(sources[night].iterdir())))),)
         series = SimpleNamespace(kind="dicom", patient=Patient(number), study_folder=name, instances=slices)
         return SimpleNamespace(series=series, to_prepare=to_prepare)
 

@@ -473,7 +473,7 @@ def test_the_files_that_hold_a_volume(phantom, tmp_path):
     from covct.disk.sources import SourceFile
 
     path = save(phantom.volume, tmp_path / "a.mhd")
-    assert check(SourceFile(path)) == [SourceFile(path), SourceFile(tmp_path / "a.raw")]
+    assert check(SourceFile(str(path))) == [SourceFile(str(path)), SourceFile(str(tmp_path / "a.raw"))]
 
 
 # Pairs of an image and its masks

@@ -115,7 +115,7 @@ def _segmentations(folder: Path) -> Iterator[Segmentation]:
                     continue
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
             if str(header.get("SOPClassUID")) in SEG_STORAGE:
-                yield read_segmentation(SourceFile(path))
+                yield read_segmentation(SourceFile(str(path)))
         except Exception as error:  # a damaged file raises what the damage hits
             raise UsageError(f"{path}: the DICOM file cannot be read ({why(error)})") from error
 

@@ -21,28 +21,42 @@ MEDIA_STORAGE_DIRECTORY = b"1.2.840.10008.1.3.10"
 MEDIA_STORAGE_SOP_CLASS = b"\x02\0\x02\0UI"  # tag and value representation, little endian always (PS3.10 7.1)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class SourceFile:
     """One file, or one member of a zip archive.
 
     Attributes
     ----------
+    where : str
+        Its path. Text, since a night looks at files by the hundred thousand, and asks few of them for more.
     entry : int
         An archive may have several members of one name: which of them, from 0.
     """
 
-    path: Path
+    where: str
     member: str = ""
     entry: int = 0
+
+    def __lt__(self, other: SourceFile) -> bool:
+        return (self.path, self.member, self.entry) < (other.path, other.member, other.entry)
+
+    @property
+    def path(self) -> Path:
+        return Path(self.where)
 
     @property
     def label(self) -> str:
         which = f" ({self.entry + 1})" if self.entry else ""
-        return printable(f"{self.path}!{self.member}{which}" if self.member else self.path)
+        return printable(f"{self.where}!{self.member}{which}" if self.member else self.where)
+
+    @property
+    def file_name(self) -> str:
+        """As it is on the disk; of a member, its archive's."""
+        return os.path.basename(self.where)
 
     @property
     def name(self) -> str:
-        return printable(self.member or self.path.name)
+        return printable(self.member or self.file_name)
 
 
 def printable(path: Path | str) -> str:
@@ -101,12 +115,12 @@ def walk(sources: Iterable[Path], problems: list[Problem], avoid: Path | None = 
             for path, is_regular in _files_below(place, list(roots), problems, seen):
                 yield from _with_members(path, problems, is_regular)
         elif not _is_below(root, folders):  # else it comes with the folder
-            yield from _with_members(place, problems)
+            yield from _with_members(str(place), problems)
 
 
 def _files_below(
     folder: Path, roots: list[str], problems: list[Problem], seen: set[tuple[int, int]]
-) -> Iterator[tuple[Path, bool]]:
+) -> Iterator[tuple[str, bool]]:
     """Files, and whether the listing itself says of one that it is regular: then nobody else need be asked.
 
     Not by recursion: folders nested by the thousand shall not end the night. `seen` are folders not to enter.
@@ -132,7 +146,7 @@ def _files_below(
             elif _is_folder(entry):
                 folders.append(entry.path)
             else:
-                yield Path(entry.path), _is_regular(entry)
+                yield entry.path, _is_regular(entry)
         if outside:
             reason = f"{outside} links lead outside the sources; name their targets as sources too"
             problems.append(Problem(printable(here), "unreadable", reason))
@@ -183,20 +197,20 @@ def _is_below(path: str, roots: list[str]) -> bool:
     return any(target == root or target.startswith(root.rstrip("/") + "/") for root in roots)
 
 
-def _with_members(path: Path, problems: list[Problem], is_regular: bool = False) -> Iterator[SourceFile]:
+def _with_members(path: str, problems: list[Problem], is_regular: bool = False) -> Iterator[SourceFile]:
     try:
-        regular = is_regular or stat.S_ISREG(path.stat().st_mode)
+        regular = is_regular or stat.S_ISREG(os.stat(path).st_mode)
     except OSError as error:
         if os.path.lexists(path):  # else it was moved away since it was listed
             problems.append(Problem(printable(path), "unreadable", f"the file cannot be read: {error.strerror}"))
         return
     if not regular:  # opening a FIFO waits for ever, reading a device may never end
         return
-    if not str(path).lower().endswith(".zip") or not path.suffix:
+    if not path.lower().endswith(".zip") or not os.path.splitext(path)[1]:
         yield SourceFile(path)
         return
     try:
-        members, size = members_of(path)
+        members, size = members_of(Path(path))
     except Exception as error:  # a damaged directory raises what the damage hits: struct, unicode, zip errors
         problems.append(Problem(printable(path), "unreadable", f"the zip archive cannot be read: {why(error)}"))
         return

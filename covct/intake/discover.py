@@ -172,7 +172,7 @@ def candidates(sources: Iterable[Path], avoid: Path | None, seen: Sighting) -> I
     """Files that may be images, by their names."""
     for file in walk(sources, seen.problems, avoid):
         seen.alive()
-        name = (os.path.basename(file.member) if file.member else file.path.name).lower()
+        name = (file.member or file.where).lower()
         if is_partial(name):
             seen.arriving.append(file)
             seen.unread.leave_named(file)
@@ -256,7 +256,7 @@ def asked(file: SourceFile, ask: Callable[[SourceFile], T | None], seen: Sightin
     try:
         answer = ask(file)
     except Exception as error:
-        if os.path.lexists(file.path):  # else it was moved away since it was listed
+        if os.path.lexists(file.where):  # else it was moved away since it was listed
             seen.problems.append(_problem(file.label, error))
             seen.unreadable.append(file)
         return None
@@ -291,7 +291,7 @@ def _beside(header: Header, file: SourceFile) -> str:
 
 def place(file: SourceFile) -> str:
     """The folder, or the archive, that a file lies in."""
-    return str(file.path) if file.member else str(file.path.parent)
+    return file.where if file.member else os.path.dirname(file.where) or "."
 
 
 def _dicom_series(headers: list[Header]) -> list[Series]:

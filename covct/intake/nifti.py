@@ -78,7 +78,7 @@ def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
     SeriesError
         `unreadable` for a truncated, damaged or foreign file.
     """
-    [(_, contents)] = read_all([SourceFile(path)])
+    [(_, contents)] = read_all([SourceFile(str(path))])
     try:
         image = _image(contents)
         return np.asanyarray(image.dataobj), np.diag([-1, -1, 1, 1]) @ image.affine  # RAS to LPS

@@ -54,7 +54,7 @@ def _has_place(header: Header) -> bool:
 
 
 def _folder(one: Instance) -> str:
-    return str(one.file.path) if one.file.member else os.path.dirname(one.file.path)
+    return one.file.where if one.file.member else os.path.dirname(one.file.where)
 
 
 def _kind(one: Instance) -> tuple[Any, ...]:

@@ -73,7 +73,7 @@ class Unread:
     left: dict[Path, list[SourceFile]] = field(default_factory=lambda: defaultdict(list))
 
     def read(self, file: SourceFile) -> None:
-        if self.sources - self.read_of:
+        if len(self.read_of) < len(self.sources):
             self.read_of |= self._sources_of(file)
 
     def leave(self, file: SourceFile) -> None:

@@ -42,7 +42,7 @@ def read_volume(path: Path) -> hd.Volume:
         `unreadable` for a truncated, damaged or foreign file, `not-3d` for more than one volume, `not-hounsfield` for
         colours, `no-geometry` where the file does not say how the patient lies.
     """
-    return _decode(SourceFile(path))[0]
+    return _decode(SourceFile(str(path)))[0]
 
 
 def declared_size(series: Series) -> tuple[tuple[int, int, int], float]:

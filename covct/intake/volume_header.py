@@ -56,8 +56,10 @@ def volume_beside(stem: Path) -> Path | None:
 
 def data_file(file: SourceFile) -> SourceFile | None:
     """The file beside a detached header that holds its voxels; None for others, and where the header is defective."""
+    if not (file.member or file.where).lower().endswith(DETACHED):
+        return None
     try:
-        return _beside(file, layout_of(file)) if (file.member or str(file.path)).lower().endswith(DETACHED) else None
+        return _beside(file, layout_of(file))
     except SeriesError:
         return None
 
@@ -139,12 +141,12 @@ def _beside(file: SourceFile, layout: VoxelLayout) -> SourceFile | None:
     if not layout.data:
         return None
     if file.member:
-        return SourceFile(file.path, posixpath.join(posixpath.dirname(file.member), layout.data))
+        return SourceFile(file.where, posixpath.join(posixpath.dirname(file.member), layout.data))
     path = file.path.with_name(layout.data)
     if not _is_own(path):
         message = f"the {layout.format} cannot be read: the file with its voxels is not beside it"
         raise SeriesError("unreadable", message, file.label)
-    return SourceFile(path)
+    return SourceFile(str(path))
 
 
 def _is_own(path: Path) -> bool:

@@ -91,7 +91,7 @@ def as_computed(
 
 def _labels(found: Standing, scan: Scan) -> Labels:
     first, *second = (found.folder / name for name in found.masks)
-    return packed(scan, _of_pair(first, second[0], scan) if second else read_labels(SourceFile(first), scan))
+    return packed(scan, _of_pair(first, second[0], scan) if second else read_labels(SourceFile(str(first)), scan))
 
 
 def packed(scan: Scan, in_source: np.ndarray) -> Labels:

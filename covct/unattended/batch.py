@@ -108,8 +108,12 @@ def _tree(order: Order, emit: Emit, command: str) -> Iterator[tuple[Index, Emit]
 
 def _survey(order: Order, index: Index, troubles: Troubles) -> Survey:
     """What lies in the sources; with what was moved away of studies of which more has come."""
-    looked = Counter(files=0)
-    watched = heartbeat.now_and_then(troubles.emit, looked), lambda: looked.update(files=1)
+    looked = {"files": 0}
+
+    def met() -> None:
+        looked["files"] += 1
+
+    watched = heartbeat.now_and_then(troubles.emit, looked), met
     seen = survey(order.sources, order.out, index, *watched)
     if order.move_done and put_back(seen.aside, order.move_done):
         seen = survey(order.sources, order.out, index, *watched)

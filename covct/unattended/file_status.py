@@ -22,5 +22,5 @@ def with_data(file: SourceFile, status: Status) -> Status:
     data = None if file.member else data_file(file)
     if data is None:
         return status
-    size, modified, inode, changed = status_of(data.path)
+    size, modified, inode, changed = status_of(data.where)
     return status[0] + size, max(status[1], modified), status[2] ^ inode, max(status[3], changed)

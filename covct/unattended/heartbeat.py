@@ -103,7 +103,7 @@ class Doing:
             return replace(self, step=LOOKING, since=now)
         if kind == "finished":
             return replace(self, folder="", step="", begun=(), at_work=0, since=now, to_do=0)
-        return replace(self, problems=self.problems + (kind == "problem"))
+        return replace(self, problems=self.problems + 1) if kind == "problem" else self
 
     def _without(self, folder: str, now: float) -> Doing:
         """After a series came to its end, whether or not it is the one that is told of."""

@@ -110,7 +110,7 @@ def add(seen: Survey, sources: Iterable[Path], avoid: Path | None, index: Index)
     """Survey further files or directories."""
     for file in candidates(sources, avoid, seen):
         seen.met()
-        if ASIDE.fullmatch(file.path.name) and not file.member:
+        if not file.member and ASIDE.fullmatch(file.file_name):
             seen.aside.append(file.path)
         if answer := asked(file, index.study_of, seen):
             name, mark = answer

@@ -86,7 +86,7 @@ class Index:
         self._met: dict[bytes, tuple[Status, str, int]] = {}
         self._fresh: dict[bytes, Facts] = {}  # of this pass: read, and not yet to be relied on
         self._aged: set[bytes] = set()  # in the database with another day's date
-        self._archive: tuple[Path, Status] | None = None  # the last one asked for: its members follow one another
+        self._archive: tuple[str, Status] | None = None  # the last one asked for: its members follow one another
         self._opener = Opener()
         self._refusals = Refusals(path.parent)
         self._seen: set[bytes] = set()  # of this pass, refused ones too
@@ -138,7 +138,7 @@ class Index:
         self._alive()
         known = self._met.get(_key(file)) or self._before.get(_key(file))
         try:
-            descriptor = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(file.where, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return None
         try:
@@ -197,9 +197,9 @@ class Index:
     def _status(self, file: SourceFile) -> Status:
         try:
             if not file.member:
-                return with_data(file, status_of(str(file.path)))
-            if not self._archive or self._archive[0] != file.path:
-                self._archive = file.path, status_of(file.path)
+                return with_data(file, status_of(file.where))
+            if not self._archive or self._archive[0] != file.where:
+                self._archive = file.where, status_of(file.where)
             return self._archive[1]
         except OSError as error:
             raise SeriesError("unreadable", f"the file cannot be read: {error.strerror}", file.label) from error
@@ -225,7 +225,7 @@ class Index:
 
     def _holds_still(self, file: SourceFile, status: Status) -> bool:
         try:
-            return with_data(file, status_of(file.path)) == status and abs(self._now_ns() - status[3]) >= FRESH_NS
+            return with_data(file, status_of(file.where)) == status and abs(self._now_ns() - status[3]) >= FRESH_NS
         except OSError:
             return False
 
@@ -388,7 +388,7 @@ def _remove(path: Path) -> None:
 
 def _key(file: SourceFile) -> bytes:
     """A path may hold a patient's name."""
-    return blake2b(os.fsencode(f"{file.path}\0{file.member}\0{file.entry}"), digest_size=16).digest()
+    return blake2b(os.fsencode(f"{file.where}\0{file.member}\0{file.entry}"), digest_size=16).digest()
 
 
 def _mark(*parts: Any) -> int:

@@ -78,7 +78,7 @@ def sent_again(moved: Iterable[Path], files: Iterable[SourceFile], index: Index)
     """Of files that were moved before, those whose instances lie among these files again, under the same patient."""
     moved = list(moved)
     there = {who for file in files for who in _instances(file, index)} if moved else set()
-    return [path for path in moved if (mine := _instances(SourceFile(path), index)) and mine <= there]
+    return [path for path in moved if (mine := _instances(SourceFile(str(path)), index)) and mine <= there]
 
 
 def _instances(file: SourceFile, index: Index) -> set[tuple[str, Patient]]:

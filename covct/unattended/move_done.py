@@ -134,7 +134,7 @@ def _move_all(
 def _units(below: list[Place]) -> list[list[Place]]:
     """Files that go together: voxels, and the headers that name them. A header whose voxels have to stay, stays."""
     places = {place[0]: place for place in below}
-    named = {path: data.path for path in places if (data := data_file(SourceFile(path)))}
+    named = {path: data.path for path in places if (data := data_file(SourceFile(str(path))))}
     units = {path: [place] for path, place in places.items() if path not in named}
     for header, voxels in named.items():
         if voxels in units:

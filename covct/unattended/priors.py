@@ -198,7 +198,7 @@ def _header(one: Candidate) -> dict[str, str]:
     objects = sorted(name for name in one.outcome.files if name.endswith(".dcm"))  # the SEG, the largest, is last
     for name in objects:
         with suppress(SeriesError):
-            return read_values(SourceFile(one.path / name), (*PATIENT_TAGS, STUDY_DAY))
+            return read_values(SourceFile(str(one.path / name)), (*PATIENT_TAGS, STUDY_DAY))
     raise ValueError("no DICOM object")
 
 
@@ -236,7 +236,7 @@ def _masks(one: Candidate) -> dict[str, str] | None:
     if SEG not in one.outcome.files:
         return None
     keywords = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")
-    told = read_values(SourceFile(one.path / SEG), keywords)
+    told = read_values(SourceFile(str(one.path / SEG)), keywords)
     names = ("sop_class_uid", "sop_instance_uid", "series_instance_uid")
     return {"sha256": one.outcome.files[SEG], **dict(zip(names, (told[word] for word in keywords), strict=True))}
 

@@ -231,7 +231,7 @@ def owner_of(folder: Path, outcome: Outcome, seal: Seal) -> Patient | None:
     objects = (name for name in sorted(outcome.files) if name.endswith(".dcm"))  # the SEG, the largest, is last
     for path in (folder / name for name in objects):
         with suppress(SeriesError):
-            return seal(patient_of(read_values(SourceFile(path), PATIENT_TAGS).get))
+            return seal(patient_of(read_values(SourceFile(str(path)), PATIENT_TAGS).get))
     if len(noted) != RECORDED:
         return None
     return SOMEBODY if mark or not _is_keyed(seal) else Patient(*noted)  # of a version that noted no key

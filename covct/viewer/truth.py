@@ -60,7 +60,7 @@ def _read(path: Path, task: str, labels: LabelNames, scan: Scan) -> np.ndarray:
     if format_of(path.name):
         return on_grid(read_volume_mask(path, task, labels), path, scan.working)
     try:
-        seg = read_segmentation(SourceFile(path))
+        seg = read_segmentation(SourceFile(str(path)))
     except (SeriesError, SourceDefect, AttributeError, KeyError, ValueError) as error:
         raise UsageError("the file is no mask: wanted a DICOM SEG, a NIfTI, or of one slice a picture") from error
     if not scan.headers:
