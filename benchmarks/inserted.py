@@ -3,8 +3,8 @@
     python benchmarks/inserted.py DATA HOST.nii.gz ... [--weights DIR] [--donors NAME,...]
 
 DATA holds `ma-hu`. Of each donor all slices in HU, which run through the middle of a chest, are laid into the lungs of
-each host from 20 to 80 % of their height, lung beside lung. A lesion brings its outline and its share of tissue, so that
-it lets through as much of the host's own texture as it did of its donor's. What is then marked by the steps of a scan
+each host from 20 to 80 % of their height, box on box. A lesion brings its outline and its share of tissue, so that it
+lets through as much of the host's own texture as it did of its donor's. What is then marked by the steps of a scan
 stands beside what was put in, in percent of the lungs: as reported, of the lungs that were found, and as it is, of the
 lungs of `HOST_lungs.nii.gz` beside `HOST_ct.nii.gz`, or where there are none of those found before.
 """
