@@ -308,7 +308,18 @@ def differences(tree: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Paths that are too many, too few, or not the same."""
     said = [f"too much: {_short(name)}" for name in sorted(tree.keys() - wanted.keys())]
     said += [f"lost: {_short(name)}" for name in sorted(wanted.keys() - tree.keys())]
-    return said + [f"differs: {_short(name)}" for name in sorted(tree.keys() & wanted) if tree[name] != wanted[name]]
+    unlike = [name for name in sorted(tree.keys() & wanted) if tree[name] != wanted[name]]
+    return said + [f"differs: {_short(name)}{_where(tree[name], wanted[name])}" for name in unlike]
+
+
+def _where(one: Any, other: Any) -> str:
+    """Which fields of two documents differ, with both values."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        unlike = [key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)]
+        return "".join(f", {key}{_where(one.get(key), other.get(key))}" for key in unlike)
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return "".join(_where(mine, its) for mine, its in zip(one, other, strict=True) if mine != its)
+    return f" {one!r:.80} for {other!r:.80}"
 
 
 def _fate(outcome: Path | dict[str, Any]) -> tuple[str, str, dict[str, str]]:
@@ -821,7 +832,10 @@ def _warm(base: Path) -> None:
     """Whatever libraries do at their first call is done before the forks."""
     from support.line import night
 
-    night(base / "one", out=base / "warm", formats=("seg", "sr", "ko", "sc", "pdf", "nifti", "png"))
+    night(base / "one", out=base / "warm", formats=tuple(ALL_FORMATS.split(",")))
+    deadline = time.monotonic() + STOP_SECONDS
+    while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)  # threads that have nothing left to do take a moment to end, on a busy machine
     if len(os.listdir("/proc/self/task")) > 1:
         raise SystemExit("this process has threads, and cannot be forked")
 

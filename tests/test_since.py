@@ -92,6 +92,28 @@ def test_the_second_night_says_how_much_less_there_is(nights, told):
     assert "12 days before" in told["sentences"][0] and "less" in told["sentences"][0]
 
 
+class PowerCut(BaseException):
+    """What nothing catches but the end of the process."""
+
+
+@pytest.mark.parametrize(("during", "mark"), [("compare", None), ("write", "changed")])
+def test_two_power_cuts_cost_the_comparison_only_where_it_was_under_way(sources, tmp_path, during, mark):
+    """Else a series at which two nights ended by chance would never be compared."""
+    out = tmp_path / "out"
+    night(sources[0], out=out, formats=("seg",))
+
+    def cut(event):
+        if event["event"] == "step" and event["step"] == during and "seconds" not in event:
+            raise PowerCut
+
+    for _ in range(2):
+        with pytest.raises(PowerCut):
+            night(sources[1], out=out, formats=("seg",), told=cut)
+    told = night(sources[1], out=out, formats=("seg",)).report["since"]
+    assert told["mark"] == mark, told["reason"]
+    assert mark or "ended in a crash while it was compared" in told["reason"]
+
+
 def test_document_table_and_page_repeat_it(nights, told):
     document = pydicom.dcmread(nights[1].result / "measurements.sr.dcm")
     texts = [str(one.value) for one in document.iterall() if one.keyword == "TextValue"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from covct.disk import lockfile, signals, state
-from covct.disk.attempts import Attempt, begin_attempt, forgive_attempt, note_timeout
+from covct.disk.attempts import Attempt, begin_attempt, forgive_attempt, note_comparing, note_timeout
 from covct.disk.durable import write_json
 from covct.disk.outcome import Outcome, read_outcome, work_key
 from covct.errors import OutputLocked, OutputNotWritable, Stopped
@@ -80,6 +80,33 @@ def test_a_stop_signal_does_not_forgive_the_crashes_before_it(tmp_path):
         begin_attempt(tmp_path, "s/t", "k1")
     forgive_attempt(tmp_path, "s/t")
     assert begin_attempt(tmp_path, "s/t", "k1").attempts == 3
+
+
+@pytest.mark.parametrize(
+    ("ends", "may"),
+    [
+        (((), ()), True),
+        (((True,), (True,)), False),
+        (((True,), ()), True),
+        (((True, False), (True,)), True),
+    ],
+    ids=["elsewhere", "both comparing", "one comparing", "one after comparing"],
+)
+def test_a_last_attempt_is_not_compared_where_all_before_it_ended_at_that(tmp_path, ends, may):
+    for noted in ends:
+        assert begin_attempt(tmp_path, "s/t", "k1").may_be_compared
+        for comparing in noted:
+            note_comparing(tmp_path, "s/t", comparing)
+    last = begin_attempt(tmp_path, "s/t", "k1")
+    assert (last.attempts, last.may_be_compared) == (3, may)
+
+
+def test_a_stop_while_comparing_is_no_death(tmp_path):
+    for _ in range(2):
+        begin_attempt(tmp_path, "s/t", "k1")
+    note_comparing(tmp_path, "s/t", True)
+    forgive_attempt(tmp_path, "s/t")
+    assert begin_attempt(tmp_path, "s/t", "k1").died_comparing == 0
 
 
 def test_a_timeout_is_remembered_until_the_series_has_an_outcome(tmp_path):

@@ -33,6 +33,10 @@ class Attempt:
         sha256 of the `outcome.json` that is about to take its place; empty before.
     supersedes : tuple of str
         Folders of results that go when the commit stands.
+    comparing : bool
+        It is being compared with earlier results.
+    died_comparing : int
+        How many of the attempts before ended while it was.
     """
 
     folder: str
@@ -41,6 +45,13 @@ class Attempt:
     timed_out_s: float | None = None
     commit: str = ""
     supersedes: tuple[str, ...] = ()
+    comparing: bool = False
+    died_comparing: int = 0
+
+    @property
+    def may_be_compared(self) -> bool:
+        """Not in a last attempt where all before it ended at that: the comparison is not worth the result."""
+        return self.died_comparing < MOST_ATTEMPTS - 1
 
 
 def begin_attempt(out: Path, folder: str, key: str) -> Attempt:
@@ -49,7 +60,8 @@ def begin_attempt(out: Path, folder: str, key: str) -> Attempt:
     before = read_attempt(path)
     attempt = Attempt(folder, key, 1)
     if before and before.work_key == key:
-        attempt = Attempt(folder, key, before.attempts + 1, before.timed_out_s)
+        died = before.died_comparing + before.comparing
+        attempt = Attempt(folder, key, before.attempts + 1, before.timed_out_s, died_comparing=died)
     with output_errors(out), unbroken():
         write_attempt(path, attempt)
     return attempt
@@ -63,9 +75,18 @@ def forgive_attempt(out: Path, folder: str) -> None:
         if attempt and stands(out, attempt):
             return  # our disk failed after the commit: `recover` ends it
         if attempt and (attempt.attempts > 1 or attempt.timed_out_s is not None):
-            write_attempt(path, replace(attempt, attempts=attempt.attempts - 1, commit="", supersedes=()))
+            fewer = replace(attempt, attempts=attempt.attempts - 1, commit="", supersedes=(), comparing=False)
+            write_attempt(path, fewer)
         else:
             path.unlink(missing_ok=True)
+
+
+def note_comparing(out: Path, folder: str, comparing: bool) -> None:
+    """The attempt is being compared with earlier results, or no more: should it end there, the next one knows."""
+    path = attempt_path(out, folder)
+    if attempt := read_attempt(path):
+        with output_errors(out), unbroken():
+            write_attempt(path, replace(attempt, comparing=comparing))
 
 
 def note_timeout(out: Path, folder: str, seconds: float, writing: bool = False) -> None:

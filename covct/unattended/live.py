@@ -17,7 +17,8 @@ SHARES = {
     "load": 0.05, "check": 0.01, "lungs": 0.5, "infection": 0.29, "postprocess": 0.01, "measure": 0.01, "write": 0.13,
 }  # fmt: skip
 BESIDE = ("networks", "masks")  # steps that not every series has, after it was read
-AT_THE_END = ("lobes", "compare")  # the same, before it is written
+COMPARE = "compare"
+AT_THE_END = ("lobes", COMPARE)  # the same, before it is written
 WORDS = {
     "load": "reading the slices",
     "check": "checking the slices",
@@ -28,7 +29,7 @@ WORDS = {
     "postprocess": "putting the masks together",
     "measure": "measuring",
     "lobes": "dividing the lungs into lobes",
-    "compare": "comparing with earlier results",
+    COMPARE: "comparing with earlier results",
     "write": "writing the results",
     "page": "writing summary.csv and index.html",
 }

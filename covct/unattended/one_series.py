@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from covct import __version__
 from covct.disk import state
-from covct.disk.attempts import MOST_ATTEMPTS, Attempt, begin_attempt, forgive_attempt
+from covct.disk.attempts import MOST_ATTEMPTS, Attempt, begin_attempt, forgive_attempt, note_comparing
 from covct.disk.durable import link_or_copy, output_errors, write_json
 from covct.disk.outcome import Outcome, content_key, first_computed, read_outcome, with_moments
 from covct.disk.places import PRIVATE, REPORT_NAME
@@ -23,6 +23,7 @@ from covct.networks.cards import file_sha256
 from covct.outputs import FORMATS, Emit, Event, formats_for
 from covct.unattended.ahead import Line
 from covct.unattended.job_events import file_meant, job_event
+from covct.unattended.live import COMPARE
 from covct.unattended.logs import hashed, identifier_key
 from covct.unattended.plan import NEVER_FINAL, Job, Order, superseded
 from covct.unattended.preparing import End, Kept, Loaded, Prepared, Read, clock_of, ends
@@ -33,7 +34,7 @@ from covct.unattended.whose import record
 if TYPE_CHECKING:  # highdicom and SimpleITK are for those who have work
     from covct.pipeline.series import Clock, Result
 
-CRASHED = "the attempts before this one ended in a crash"
+CRASHED = "the attempts before this one ended in a crash while it was compared"
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,19 @@ def do(
         worked = given_up(job, attempt)
         if worked is None:
             following = None if attempt.attempts > 1 else following
-            worked = work(order, job, attempt, stage, prepare, emit, past, following)
+            worked = work(order, job, attempt, stage, prepare, noting_comparison(order, emit), past, following)
         return conclude(order, job, stage, worked, emit, past)
+
+
+def noting_comparison(order: Order, emit: Emit) -> Emit:
+    """`emit`, after the ledger has noted where a comparison begins and ends."""
+
+    def told(event: Event) -> None:
+        if event["event"] == "step" and event["step"] == COMPARE:
+            note_comparing(order.out, event["folder"], "seconds" not in event)
+        emit(event)
+
+    return told
 
 
 def started(job: Job) -> Event:
@@ -91,11 +103,11 @@ def work(
 ) -> Worked:
     """Read and compute a series and write its files into the stage. The ledger is not touched.
 
-    In the last attempt it is compared with nothing, since those before ended in a crash, perhaps there.
+    It is compared with nothing where the attempts before all ended at that.
     """
     prepared = _taken(prepare, job, emit, following)
     start = time.perf_counter()
-    known = past if attempt.attempts < MOST_ATTEMPTS else None
+    known = past if attempt.may_be_compared else None
     end = prepared.end or _written(order, job, prepared, stage, emit, prepare.go_on, known)
     end = _kept_if_unread(job, end, prepared.read)
     return Worked(prepared, end, prepared.seconds + time.perf_counter() - start)
@@ -178,8 +190,7 @@ def _written(
 ) -> End:
     """Write every file of the result into the stage. `go_on` is called once it is told that this is written.
 
-    `past`: results that it may be compared with; None in the last attempt, since those before ended in a crash,
-    perhaps there.
+    `past`: results that it may be compared with; None where the attempts before ended at that.
     """
     from covct.pipeline.since import not_compared
 

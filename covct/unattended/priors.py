@@ -23,6 +23,7 @@ from covct.disk.places import REPORT_NAME, results_in
 from covct.disk.sources import SourceFile
 from covct.errors import SeriesError, logged
 from covct.outputs import FORMATS
+from covct.unattended.live import COMPARE
 from covct.unattended.plan import Job
 from covct.unattended.whose import owner_of, sealing, tree_key
 
@@ -157,7 +158,7 @@ def _since(past: Past, result: Result, clock: Clock) -> dict[str, Any]:
     candidates = [one for one in past.of(me) if one.outcome.study_instance_uid != study]
     sure, doubts = _sorted_out(candidates, me, day)
     if sure:
-        with clock.step("compare"):
+        with clock.step(COMPARE):
             earlier = _in_order(result, sure)
             last = earlier[-1]
             return compared(result.report, earlier, _prior(past, last), _lesions(result, last), bool(doubts))

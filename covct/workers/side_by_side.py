@@ -28,7 +28,14 @@ from covct.disk.outcome import Outcome
 from covct.errors import OutputNotWritable, RunError, WorkersLost
 from covct.outputs import Event
 from covct.unattended.one_pass import Pass, closed
-from covct.unattended.one_series import Worked, conclude, given_up, not_an_attempt_when_stopped, started
+from covct.unattended.one_series import (
+    Worked,
+    conclude,
+    given_up,
+    not_an_attempt_when_stopped,
+    noting_comparison,
+    started,
+)
 from covct.unattended.plan import Job, Order
 from covct.unattended.preparing import Kept
 from covct.unattended.supervisor import Work
@@ -235,7 +242,7 @@ class _Turn:
             event = started(flight.job)
         if event["event"] in ("started", "step"):
             flight.clock.hear(event)
-        self.work.emit(event)
+        noting_comparison(self.order, self.work.emit)(event)
 
     def _no_answer(self, flight: Flight, why: str) -> Answer:
         """Of Dask: the worker died, was asked twice, or could not make anything of it."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from covct.disk.outcome import read_outcome
 from covct.networks.network import Networks
-from covct.outputs import Outputs
+from covct.outputs import Emit, Event, Outputs
 from covct.unattended import batch
 from support.running import read_json
 from support.thresholds import make_networks, make_weights
@@ -68,9 +68,10 @@ def night(
     out: Path | None = None,
     formats: tuple[str, ...] = (),
     networks: Networks | None = None,
+    told: Emit = lambda event: None,
     **wishes: Any,
 ) -> Night:
-    """One pass. Without `out` the result goes to a new folder beside the first source."""
+    """One pass. Without `out` the result goes to a new folder beside the first source. `told` hears each event too."""
     beside = sources[0].parent
     out = out or Path(tempfile.mkdtemp(dir=beside, prefix="out-"))
     weights = beside / "threshold-weights"
@@ -78,7 +79,12 @@ def night(
         make_weights(weights)
     events: list[dict[str, Any]] = []
     order = batch.Order(sources, out, weights, Outputs(formats), **wishes)
-    tally = batch.scan(order, lambda: networks or make_networks(), events.append)
+
+    def heard(event: Event) -> None:
+        events.append(event)
+        told(event)
+
+    tally = batch.scan(order, lambda: networks or make_networks(), heard)
     return Night(out, events, tally)
 
 
