@@ -80,6 +80,7 @@ def write_converted(card: Card, network: keras.Model, folder: Path) -> Converted
     try:
         network.export(str(raw), format="openvino", verbose=False)
         model = ov.Core().read_model(raw)
+        _leave_out_sizes(model, len(network.output_shape))
         _strip(model, card.name)
         check_model(card, model)
         ov.serialize(model, str(graph), str(arrays))
@@ -94,6 +95,14 @@ def write_converted(card: Card, network: keras.Model, folder: Path) -> Converted
         graph=graph.name, graph_sha256=file_sha256(graph), arrays=arrays.name, arrays_sha256=file_sha256(arrays),
         source_sha256=card.sha256, version=str(ov.get_version()),
     )  # fmt: skip
+
+
+def _leave_out_sizes(model: Any, axes: int) -> None:
+    """Leave out results with fewer axes than the network's own: sizes that an enlarging layer reckons and nobody asks
+    for, which TensorFlow's converter takes for results."""
+    for result in model.get_results():
+        if len(result.get_output_partial_shape(0)) < axes:
+            model.remove_result(result)
 
 
 def _strip(model: Any, name: str) -> None:
