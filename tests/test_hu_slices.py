@@ -107,6 +107,27 @@ def test_infection_and_lungs_are_learned_from_them(twins):
         assert all((truth[..., 1] == 0).any() for truth in drawn), "the surroundings have no weight"
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["cropped alone", "with a whole scan"])
+def test_lungs_that_know_nothing_of_what_lies_around_say_so(twins, whole, caplog):
+    """Trained on such slices alone, scans of whole chests came out with 12 to 28 litres of lung."""
+    pytest.importorskip("keras")
+    from covct.training.finish import limits
+    from covct.training.samples.plans import plan_lungs
+    from covct.training.samples.reading import Reading
+    from covct.training.settings import Settings
+
+    data = twins / "hu"
+    if whole:
+        (twins / "whole").mkdir()
+        for name in ("a", "b"):
+            save_pair(twins / "whole", name, seed=ord(name))
+        data = twins
+    settings = Settings("lungs", 1, 8, augment="none")
+    plan = plan_lungs(Reading(find_sources(data)), settings)
+    said = "What lies around the chest is unknown"
+    assert (said in limits(settings, plan)) is (said in caplog.text) is not whole
+
+
 def test_slices_in_both_forms_are_true_pairs_of_the_restorer(twins):
     """One number is one slice, its front up in both; nobody who is left out is drawn, unknown surroundings weigh 0."""
     pytest.importorskip("keras")

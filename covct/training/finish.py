@@ -140,6 +140,6 @@ def limits(settings: Settings, plan: Plan) -> str:
     """What is known to be wrong with the network, a leaking split first."""
     texts = [leak_of(plan)] if is_by_slice(settings) else []
     texts += [LIMITS[settings.task]] if settings.task in LIMITS else []
-    texts += limits_of(settings)
+    texts += [*limits_of(settings), *plan.limits]
     judged = OPTIMISTIC if plan.validation is not None else LEFT_OUT if settings.leave_out else UNSCORED
     return " ".join([*texts, judged])

@@ -40,6 +40,8 @@ class Plan:
         Patients that are trained on and held out at once: not 0 only where the split is by slice.
     size : int
         Side of a sample, pixels.
+    limits : tuple of str
+        What these data do not teach, for the card: a sentence each.
     """
 
     draw: Callable[..., Sample]
@@ -55,6 +57,7 @@ class Plan:
     size: int = SIZE
     arguments: dict[str, float] = field(default_factory=dict)  # of the recipe
     validated: tuple[str, ...] = ()  # the source of each validation sample
+    limits: tuple[str, ...] = ()
 
     @property
     def restored(self) -> list[str]:

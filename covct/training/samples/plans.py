@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +27,13 @@ from covct.training.samples.restorer import plan_restorer
 from covct.training.samples.split import Split, split_sources
 from covct.training.settings import Settings
 
+log = logging.getLogger(__name__)
 # Slices that end at the ribs: shrink, and put tissue around; but not where all are cropped to the lungs
 CROPPED = {"scale": (0.6, 1.0), "border_hu": 40.0}
 CROPPED_LIKE_ALL = {"scale": (0.85, 1.15), "border_hu": 40.0}
+NOTHING_AROUND = (
+    "What lies around the chest is unknown in all slices that it learned from: in scans it may call anything there."
+)
 EQUALISED = {"scale": (0.7, 1.2)}  # the publisher's CLAHE saw whole slices, ours are cut around the body
 EQUALISED_SHARE = 0.4
 
@@ -69,7 +75,15 @@ def plan_lungs(reading: Reading, settings: Settings) -> Plan:
 
     check_sets = [with_context(part, settings) for part in split.check_sets]
     checks = {part.source: _stack(how, part, part.lungs == 1, part.lungs != UNKNOWN) for part in check_sets}
-    return _plan(draw, how, checks, split, reading.sources)
+    return replace(_plan(draw, how, checks, split, reading.sources), limits=_unknown_around(marked))
+
+
+def _unknown_around(marked: list[Slices]) -> tuple[str, ...]:
+    """What is to be said where no slice tells what lies at its rim, as those do not that were cropped to the chest."""
+    if any((part.lungs[:, [0, -1]] != UNKNOWN).any() for part in marked):
+        return ()
+    log.warning("lungs: %s Add scans in full field to the data.", NOTHING_AROUND)
+    return (NOTHING_AROUND,)
 
 
 def plan_infection(reading: Reading, settings: Settings) -> Plan:
