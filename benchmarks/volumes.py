@@ -51,9 +51,15 @@ def main() -> None:
         labelled = read_case(case)
         if len(labelled.pixels) < FEWEST or labelled.lungs is None or labelled.infection is None:
             continue
+        if labelled.domain != "hu":
+            print(f"{case.name}: left out, it is not in HU", flush=True)
+            continue
         numbers = np.arange(len(labelled.pixels)) if labelled.numbers is None else labelled.numbers
         arrays = labelled.pixels.astype(np.int16), labelled.lungs, labelled.infection
         spacing = spacing_of(arrays[0], arrays[1], numbers)
+        if not np.isfinite(spacing).all():
+            print(f"{case.name}: left out, too little aerated lung to tell how far apart its slices lie", flush=True)
+            continue
         bounds = [0, *first_of_runs(one_volume(numbers)), len(numbers)]
         runs = [(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if b - a >= FEWEST]
         if person_of(case.name) == case.name:
