@@ -45,6 +45,11 @@ class SourceFile:
         return Path(self.where)
 
     @property
+    def place(self) -> str:
+        """The folder, or the archive, that it lies in."""
+        return self.where if self.member else os.path.dirname(self.where) or "."
+
+    @property
     def label(self) -> str:
         which = f" ({self.entry + 1})" if self.entry else ""
         return printable(f"{self.where}!{self.member}{which}" if self.member else self.where)

@@ -228,9 +228,9 @@ def assemble(files: Iterable[SourceFile], ask: Callable[[SourceFile], Facts], se
     faulty = scattered(headers)
     in_one = {id(header) for group in faulty for header in group}
     headers = [header for header in headers if id(header) not in in_one]
-    spoiled = Counter(place(file) for file in seen.unreadable)
+    spoiled = Counter(file.place for file in seen.unreadable)
     series = [
-        replace(one, unreadable_beside=sum(spoiled[where] for where in {place(i.file) for i in one.instances}))
+        replace(one, unreadable_beside=sum(spoiled[where] for where in {i.file.place for i in one.instances}))
         for one in (*_by_study(headers, seen), *map(_as_one, faulty))
     ]
     return (*series, *(_volume_series(same, contents) for (contents, _), same in volumes.items()))
@@ -287,11 +287,6 @@ def study_folder(file: SourceFile, facts: Header | MediaDirectory | str) -> str:
 def _beside(header: Header, file: SourceFile) -> str:
     """Without identifiers only the place tells what belongs together; the gate refuses it, once for all."""
     return "" if header.study_uid and header.series_uid else str((file.path / file.member).parent)
-
-
-def place(file: SourceFile) -> str:
-    """The folder, or the archive, that a file lies in."""
-    return file.where if file.member else os.path.dirname(file.where) or "."
 
 
 def _dicom_series(headers: list[Header]) -> list[Series]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -28,7 +27,7 @@ def scattered(headers: Iterable[Header]) -> list[list[Header]]:
     alone = [files for uids in series.values() if len(uids) == 1 for files in uids.values()]
     alone = [files for files in alone if _has_place(files[0])]
     found: list[list[Header]] = []
-    for key in (lambda one: (_folder(one), _kind(one)), _kind):
+    for key in (lambda one: (one.file.place, _kind(one)), _kind):
         groups = _grouped(alone, key)
         found += [[header for files in group for header in files] for group in groups]
         taken = {id(files) for group in groups for files in group}
@@ -51,10 +50,6 @@ def _grouped(alone: list[list[Header]], key: Callable[[Instance], tuple[Any, ...
 def _has_place(header: Header) -> bool:
     one = header.instances[0]
     return bool(one.position and one.orientation and not one.frame)
-
-
-def _folder(one: Instance) -> str:
-    return one.file.where if one.file.member else os.path.dirname(one.file.where)
 
 
 def _kind(one: Instance) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from covct.disk.sources import Problem, SourceFile, printable
-from covct.intake.discover import MEDIA, Sighting, asked, candidates, place
+from covct.intake.discover import MEDIA, Sighting, asked, candidates
 from covct.intake.unread import Unread
 from covct.intake.volume_header import data_file
 from covct.unattended.file_status import status_of
@@ -263,9 +263,9 @@ def _beside(files: list[SourceFile]) -> dict[str, int]:
             size, modified, *_ = status_of(file.path)
         except OSError:
             continue
-        found[place(file)] += 1 + size + modified
+        found[file.place] += 1 + size + modified
     return found
 
 
 def _sum_beside(study: Study, beside: dict[str, int]) -> int:
-    return sum(beside[where] for where in {place(file) for file in study.files} & beside.keys()) if beside else 0
+    return sum(beside[where] for where in {file.place for file in study.files} & beside.keys()) if beside else 0

@@ -12,7 +12,6 @@ from covct.dicom.patient import Patient
 from covct.disk.outcome import Outcome
 from covct.disk.sources import SourceFile, printable
 from covct.errors import SeriesError
-from covct.intake.discover import place
 from covct.unattended import heartbeat
 from covct.unattended.inbox import Survey
 from covct.unattended.index import Index
@@ -27,7 +26,7 @@ def movable(seen: Survey, tally: PassResult, troubles: Troubles) -> dict[str, in
 
     Where a file beside the series cannot be read, all stay: it may be a slice, that shall not come alone.
     """
-    spoiled = {place(file) for file in seen.unreadable}
+    spoiled = {file.place for file in seen.unreadable}
     return {
         name: seen.studies[name].fingerprint
         for name, outcomes in tally.studies.items()
@@ -35,7 +34,7 @@ def movable(seen: Survey, tally: PassResult, troubles: Troubles) -> dict[str, in
         and outcomes
         and _each_study_done(outcomes)
         and not any(outcome.status == "failed" or outcome.slug in NEVER_FINAL for outcome in outcomes.values())
-        and not spoiled & {place(file) for file in seen.studies[name].files}
+        and not spoiled & {file.place for file in seen.studies[name].files}
     }
 
 
