@@ -12,6 +12,7 @@ lungs of `HOST_lungs.nii.gz` beside `HOST_ct.nii.gz`, or where there are none of
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,17 +20,16 @@ import cv2
 import numpy as np
 from features import name_of, networks_of
 
+from covct.data.domains import TISSUE_HU
 from covct.data.published import find_sources, read_ma_slices
 from covct.data.slices import Slices
 from covct.intake.volume_file import read_volume
 from covct.networks.cards import default_weights_folder, read_card
 from covct.networks.network import Networks
 from covct.pipeline.series import segment
-from covct.voxels.labels import Labels
 from covct.voxels.volume import Scan
 
 LOWEST, HIGHEST = 0.2, 0.8  # of the height of the lungs: where the donors' slices come from
-TISSUE_HU = 40
 SOFT_PX = 0.8  # sigma of a lesion's border
 FEWEST_PX = 200  # of lung, for a slice to take or to give a lesion
 
@@ -47,7 +47,7 @@ def read_host(path: Path, networks: Networks) -> Host:
     scan = Scan(read_volume(path))
     truth = path.with_name(path.name.replace("_ct.nii", "_lungs.nii"))
     known = Scan(read_volume(truth)).working.array > 0 if truth != path and truth.exists() else None
-    return Host(name_of(path), scan, lungs_of(segment(networks, scan)) if known is None else known)
+    return Host(name_of(path), scan, stacked(segment(networks, scan).lungs) if known is None else known)
 
 
 def head_first(slices: Slices) -> Slices:
@@ -59,8 +59,9 @@ def head_first(slices: Slices) -> Slices:
     return replace(slices, **{name: getattr(slices, name)[::-1] for name in ("hu", "lungs", "infection")})
 
 
-def lungs_of(labels: Labels) -> np.ndarray:
-    return np.stack([np.asarray(one) > 0 for one in labels.lungs])
+def stacked(layer: Iterable[np.ndarray]) -> np.ndarray:
+    """The masks of a scan's slices as one: (slices, rows, columns) bool."""
+    return np.stack([np.asarray(one) > 0 for one in layer])
 
 
 def box(lungs: np.ndarray) -> np.ndarray:
@@ -69,8 +70,8 @@ def box(lungs: np.ndarray) -> np.ndarray:
     return np.array([rows[0], rows[-1], columns[0], columns[-1]], np.float32)
 
 
-def brought(donor: Slices, index: int, lungs: np.ndarray) -> np.ndarray:
-    """The share of tissue that a donor's slice brings to each pixel of a host's, 0 where no lesion is: float32."""
+def brought(donor: Slices, index: int, lungs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a donor's slice brings to a host's: each pixel's share of tissue, float32, and which are lesion, bool."""
     healthy = donor.hu[index][(donor.lungs[index] == 1) & (donor.infection[index] == 0)]
     air = float(np.median(healthy)) if healthy.size else -850.0
     share = np.clip((donor.hu[index].astype(np.float32) - air) / (TISSUE_HU - air), 0, 1)
@@ -80,10 +81,9 @@ def brought(donor: Slices, index: int, lungs: np.ndarray) -> np.ndarray:
     (down, across), (top, left) = scale, here[::2] - scale * there[::2]
     place = np.array([[across, 0, left], [0, down, top]], np.float32)
     size = lungs.shape[::-1]
-    mask = cv2.warpAffine(infected, place, size, flags=cv2.INTER_LINEAR) >= 0.5
-    soft = cv2.GaussianBlur((mask & lungs).astype(np.float32), (0, 0), SOFT_PX) * lungs
-    moved: np.ndarray = cv2.warpAffine(share, place, size, flags=cv2.INTER_LINEAR) * soft
-    return np.where(mask & lungs, np.maximum(moved, 1e-6), moved * (soft > 0))
+    mask = (cv2.warpAffine(infected, place, size, flags=cv2.INTER_LINEAR) >= 0.5) & lungs
+    soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), SOFT_PX) * lungs
+    return cv2.warpAffine(share, place, size, flags=cv2.INTER_LINEAR) * soft, mask
 
 
 def with_lesions(host: Host, donor: Slices) -> tuple[Scan, np.ndarray]:
@@ -96,17 +96,16 @@ def with_lesions(host: Host, donor: Slices) -> tuple[Scan, np.ndarray]:
         giving = round((index - first) / (last - first) * (len(donor) - 1))
         if np.count_nonzero(host.lungs[index]) < FEWEST_PX or np.count_nonzero(donor.lungs[giving] == 1) < FEWEST_PX:
             continue
-        share = brought(donor, giving, host.lungs[index])
+        share, where[index] = brought(donor, giving, host.lungs[index])
         hu[index] += share * np.maximum(0, TISSUE_HU - hu[index])
-        where[index] = share > 0.5e-6
-    return Scan(volume.with_array(np.rint(hu).astype(np.int16))), where & host.lungs
+    return Scan(volume.with_array(np.rint(hu).astype(np.int16))), where
 
 
 def row(networks: Networks, host: Host, donor: Slices | None) -> tuple[float, float]:
     """Percent of the lungs put in and reported; prints them, with the Dice of both."""
     scan, where = with_lesions(host, donor) if donor else (host.scan, np.zeros(host.lungs.shape, bool))
     labels = segment(networks, scan)
-    found, lungs = np.stack([np.asarray(one) > 0 for one in labels.infection]), lungs_of(labels)
+    found, lungs = stacked(labels.infection), stacked(labels.lungs)
     there = 100 * np.count_nonzero(where) / np.count_nonzero(host.lungs)
     told = 100 * np.count_nonzero(found) / np.count_nonzero(lungs)
     both, inside = np.count_nonzero(found & where), np.count_nonzero(lungs & where)
